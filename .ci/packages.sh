@@ -1,0 +1,47 @@
+#!/bin/sh
+# packages.sh build|check: installs the Debian packages that building, or building and testing,
+# takes. Does nothing when all of them are there.
+set -eu
+
+build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash-dev libjansson-dev
+    libpcre2-dev libutf8proc-dev"
+check="binutils clang clang-format libomp-dev libcriterion-dev"
+
+case "${1:-}" in
+build) wanted=$build ;;
+check) wanted="$build $check" ;;
+*)
+    echo "usage: packages.sh build|check" >&2
+    exit 2
+    ;;
+esac
+
+is_installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+missing=""
+for package in $wanted; do
+    is_installed "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+give_up() {
+    echo "$1" >&2
+    echo "These packages are missing (names of Debian 12):$missing" >&2
+    echo "Install them, or what this system calls them; then: meson setup build && ninja -C build" >&2
+    exit 1
+}
+
+command -v apt-get >/dev/null || give_up "There is no apt-get on this machine."
+as_root=""
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || give_up "Installing packages takes root: neither root nor sudo is here."
+    as_root=sudo
+fi
+
+echo "Installing packages:$missing" >&2
+$as_root apt-get update -qq || give_up "apt-get update failed."
+# shellcheck disable=SC2086  # a list of words
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2 ||
+    give_up "apt-get install failed."

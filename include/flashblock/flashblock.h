@@ -1,0 +1,23 @@
+/* FlashBlock attention caching for block diffusion (arXiv 2602.05305): the whole public API.
+ *
+ *   runtime.h    version, instruction sets, threads
+ *   attention.h  part = attend(view), merge; the canonical order; the double-precision truth
+ *   kv_cache.h   keys and values of a sequence
+ *   reuse.h      the cached block-external part and when it is reused
+ *   model.h, tokenizer.h, generate.h
+ *                block-diffusion language models (library flashblock-lm)
+ */
+#ifndef FLASHBLOCK_FLASHBLOCK_H
+#define FLASHBLOCK_FLASHBLOCK_H
+
+#include <flashblock/attention.h>
+#include <flashblock/generate.h>
+#include <flashblock/kv_cache.h>
+#include <flashblock/model.h>
+#include <flashblock/reuse.h>
+#include <flashblock/runtime.h>
+#include <flashblock/status.h>
+#include <flashblock/tokenizer.h>
+#include <flashblock/types.h>
+
+#endif

@@ -1,0 +1,215 @@
+/* Generating text with a block-diffusion model, dense or with FlashBlock.
+ *
+ * Tokens are written block by block. A block starts as mask tokens (the first one with what the
+ * prompt has beyond a multiple of block_size) and is denoised in steps: a forward pass of the
+ * block, one proposed token and its confidence per position, and a remasking strategy that says
+ * which masked positions keep their proposal. When no mask is left, one more forward pass, the
+ * commit, writes the finished block's keys and values, and the next block follows. (The paper's
+ * engine: LLMEngine.generate_streaming and Scheduler.)
+ *
+ *     fb_generate_options options = fb_generate_options_default();
+ *     fb_prompt prompt = {ids, num_ids};
+ *     fb_generation *generation;
+ *     if (fb_generate(model, &prompt, 1, &options, &generation) != FB_OK)
+ *         ... fb_error_message() ...
+ *     ... generation->results[0].tokens ...
+ *     fb_generation_destroy(generation);
+ *
+ * Everything here is token ids; tokenizer.h has the text.
+ */
+#ifndef FLASHBLOCK_GENERATE_H
+#define FLASHBLOCK_GENERATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <flashblock/kv_cache.h>
+#include <flashblock/model.h>
+#include <flashblock/reuse.h>
+#include <flashblock/status.h>
+#include <flashblock/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Which masked positions keep the token proposed for them. The step's budget is block_size /
+ * denoising_steps, one more in the first block_size % denoising_steps steps.
+ *   low_confidence_dynamic  all whose confidence is above confidence_threshold; the `budget` most
+ *                           confident ones if those are fewer
+ *   low_confidence_static   the `budget` most confident ones
+ *   sequential              the `budget` first ones
+ *   entropy_bounded         those of the lowest entropy, as many as keep the sum of entropies
+ *                           below entropy_bound, but at least one, and at least `budget`
+ * Of equal confidences or entropies the lower position goes first. */
+typedef enum fb_remasking {
+    FB_LOW_CONFIDENCE_DYNAMIC = 0,
+    FB_LOW_CONFIDENCE_STATIC,
+    FB_SEQUENTIAL,
+    FB_ENTROPY_BOUNDED,
+} fb_remasking;
+
+/* The names above; "unknown" otherwise. Never NULL. */
+FB_API const char *fb_remasking_name(fb_remasking remasking);
+
+/* The inverse of fb_remasking_name; FB_ERROR_ARGUMENT for any other name. */
+FB_API fb_status fb_remasking_parse(const char *name, fb_remasking *remasking);
+
+typedef enum fb_finish_reason {
+    FB_FINISH_STOP = 0,  /* a stop token was generated; it is the last token of the result */
+    FB_FINISH_LENGTH,    /* max_tokens tokens */
+    FB_FINISH_CONTEXT,   /* the next block would not fit max_position_embeddings */
+    FB_FINISH_CANCELLED, /* on_step returned false */
+} fb_finish_reason;
+
+/* "stop", "length", "context", "cancelled"; "unknown" otherwise. Never NULL. */
+FB_API const char *fb_finish_reason_name(fb_finish_reason reason);
+
+/* Token ids of a prompt, in [0, vocab_size). May be empty: the model then writes without one. */
+typedef struct fb_prompt {
+    const int32_t *tokens; /* [num_tokens]; borrowed; may be NULL when num_tokens is 0 */
+    size_t num_tokens;
+} fb_prompt;
+
+/* One pass over one sequence's block, as on_step sees it: after a denoising step, or after a
+ * commit. Pointers are valid during the call. */
+typedef struct fb_generate_event {
+    size_t sequence;       /* index of the prompt */
+    size_t slot;           /* place in the batch, below max_active */
+    size_t block;          /* number of the block in its sequence, from 0 */
+    size_t context_length; /* committed tokens before the block: its first token's position */
+    bool commit;           /* the pass over the finished block */
+    size_t denoising_step; /* in the block, from 0 */
+    size_t sequence_step;  /* denoising steps of the sequence before this pass */
+    fb_reuse_action action;
+    size_t dirty_before, dirty_after; /* dirty tokens: accepted since the last refresh */
+    size_t num_accepted;
+
+    size_t block_size;
+    const int32_t *before;       /* [block_size], mask tokens where still masked */
+    const int32_t *after;        /* [block_size]; after a commit the same as before */
+    const bool *masked_before;   /* [block_size] */
+    const bool *masked_after;    /* [block_size] */
+    const bool *accepted;        /* [block_size] */
+    const int32_t *proposed;     /* [block_size] sampled tokens; NULL at a commit */
+    const float *confidence;     /* [block_size] their probabilities; NULL at a commit */
+    const float *logits;         /* [block_size, vocab_size]; NULL at a commit */
+    const fb_kv_cache *kv;       /* the sequence's, after the pass */
+    const fb_part_cache *parts;  /* its block-external cache; NULL when tau is 0 */
+
+    const int32_t *completion;    /* [num_completion] committed tokens after the prompt */
+    size_t num_completion;
+    size_t num_new;               /* how many of them, the last ones, this commit added */
+    bool finished;                /* this was the sequence's last pass, because of ... */
+    fb_finish_reason finish_reason;
+} fb_generate_event;
+
+/* Start from fb_generate_options_default(). "0: ..." says what zero stands for. */
+typedef struct fb_generate_options {
+    size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */
+    size_t block_size;      /* 0 (default): the model's; 4, as in the paper, if it names none */
+    size_t denoising_steps; /* per block; 0 (default): block_size. More than block_size is allowed
+                               and changes only how early the budget ends (the paper's scripts:
+                               8 steps for blocks of 4) */
+    fb_reuse_policy reuse;  /* default tau 2 (the paper's evaluation script); 0: dense */
+    fb_compat compat;       /* default FB_COMPAT_PAPER, see below */
+    bool overwrite_decided; /* FB_COMPAT_RELEASED only: the engine's code path on the GPU
+                               (TRADO_GPU_POST_SCHED_OPS) or with differing sampling parameters,
+                               where a budget above the number of masks overwrites decided tokens,
+                               those of the prompt included. Default false */
+
+    fb_remasking remasking;      /* default low_confidence_dynamic */
+    double confidence_threshold; /* default 0.9; exceeded, not reached */
+    double entropy_bound;        /* default 0.35; nats */
+
+    double temperature; /* default 0: the most probable token, its confidence being its probability
+                           at temperature 1. Otherwise tokens are sampled from
+                           softmax(logits / temperature) */
+    bool greedy;        /* the most probable token at any temperature, which then matters to the
+                           confidence only; default false */
+    size_t top_k;       /* 0 (default): all; else tokens whose logit is at least the k-th largest */
+    double top_p;       /* default 1: all; else the fewest most probable tokens whose probabilities
+                           add up to more than top_p. In (0, 1]. After top_k, before sampling; the
+                           confidence is the probability among what is left */
+    uint64_t seed;      /* default 0. A number drawn depends on the seed, the prompt's index, the
+                           block, the step and the position only, not on the batch */
+
+    const int32_t *stop_tokens; /* borrowed; NULL (default): the model's end-of-text tokens */
+    size_t num_stop_tokens;
+    bool ignore_stop;      /* never stop at a token; default false */
+    int32_t mask_token_id; /* -1 (default): the model's */
+
+    fb_dtype kv_dtype;    /* how keys and values are kept; default FB_F32 */
+    size_t prefill_chunk; /* prompt tokens of one forward pass, cut to a multiple of block_size (at
+                             least one block); 0 (default): 512 */
+    size_t max_active;    /* prompts denoised together; 0 (default): 8. The others wait for a slot */
+
+    /* Called after every denoising step and commit, from the calling thread; false cancels every
+     * sequence. NULL (default): none. */
+    bool (*on_step)(void *user, const fb_generate_event *event);
+    void *user;
+} fb_generate_options;
+
+/* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:
+ *   - which positions are masked is read from the token ids, so a mask token in the prompt's
+ *     incomplete last block is denoised, and a sampled mask token stays masked; FB_COMPAT_PAPER
+ *     remembers positions, and prompts may hold any token;
+ *   - a prompt that holds the model's pad token is cut to what follows its first one;
+ *   - mask tokens that are left when denoising_steps run out are committed;
+ *   - entropy_bounded has no minimum but one;
+ *   - a stop token right behind the max_tokens-th token, in its block, is still appended;
+ *   - a new sequence finds in its block-external cache what the slot's previous one left. */
+
+FB_API fb_generate_options fb_generate_options_default(void);
+
+/* Counts of one sequence, or sums over all. */
+typedef struct fb_generate_counts {
+    size_t prefill_tokens;  /* prompt tokens in whole blocks */
+    size_t denoising_steps; /* = refreshes + reuses */
+    size_t refreshes;       /* denoising steps that computed the block-external part */
+    size_t stores;          /* those of them that kept it */
+    size_t reuses;          /* denoising steps that took it from the cache */
+    size_t commits;         /* passes over finished blocks */
+    size_t accepted_tokens; /* masks replaced */
+    size_t completion_tokens;
+} fb_generate_counts;
+
+typedef struct fb_generate_result {
+    int32_t *tokens;      /* [num_tokens] the completion, a stop token included */
+    int32_t *unmask_step; /* [num_tokens] the step of the sequence, from 1, that accepted it; 0:
+                             none did (a committed mask, FB_COMPAT_RELEASED only) */
+    size_t num_tokens;
+    fb_finish_reason finish_reason;
+    fb_generate_counts counts;
+} fb_generate_result;
+
+typedef struct fb_generation {
+    fb_generate_result *results; /* [num_results], in the order of the prompts */
+    size_t num_results;
+    fb_generate_counts counts;        /* over all sequences */
+    size_t prefill_passes;            /* calls of fb_model_forward, each for a batch */
+    size_t decode_passes;
+    fb_forward_times prefill, decode; /* seconds inside fb_model_forward */
+    double seconds;                   /* of the whole call */
+} fb_generation;
+
+/* Generates after every prompt. Prompts wait for one of max_active slots; prefill goes before
+ * denoising, as in the engine; each sequence has its own KV cache, block-external cache and reuse
+ * decisions. The caller owns *generation.
+ *
+ * FB_ERROR_ARGUMENT: an option out of range, a token that is not in the vocabulary, a prompt that
+ * leaves no room for a block in max_position_embeddings, a model without a mask token where none
+ * is given. FB_ERROR_FORMAT: the model's logits are not finite.
+ * Needs the model to itself during the call. */
+FB_API fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prompts,
+                             const fb_generate_options *options, fb_generation **generation);
+
+/* NULL is allowed. */
+FB_API void fb_generation_destroy(fb_generation *generation);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

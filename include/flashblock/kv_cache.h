@@ -1,0 +1,78 @@
+/* The KV cache of one sequence: keys (with their positions already applied) and values of every
+ * layer, in pages, growing by committed blocks.
+ *
+ * Tokens 0 .. length-1 are *committed*: the block-external context. Writes at positions from
+ * `length` on are the *current block*: a denoising step writes its keys and values there, the
+ * next step overwrites them, and only fb_kv_cache_commit makes them history. (The paper's engine
+ * does the same: JetEngine, ModelRunner and BlockManager.)
+ *
+ * Every change of committed content (commit, truncate, a write below `length`) gives the cache a
+ * new *epoch*: parts computed before it are stale afterwards, see reuse.h.
+ *
+ * Layout: pages of 256 tokens. In a page, keys are packed 16 tokens wide,
+ * [kv_head][group of 16 tokens][head_dim][16], so that a vector register holds one dimension of
+ * 16 keys and no step transposes anything; values are rows, [kv_head][token][head_dim].
+ *
+ * Threads: writes need the cache to themselves; reads may be concurrent.
+ */
+#ifndef FLASHBLOCK_KV_CACHE_H
+#define FLASHBLOCK_KV_CACHE_H
+
+#include <flashblock/attention.h>
+#include <flashblock/status.h>
+#include <flashblock/types.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fb_kv_cache fb_kv_cache;
+
+typedef struct fb_kv_cache_config {
+    size_t num_layers, num_kv_heads, head_dim; /* each at least 1 */
+    fb_dtype dtype;                            /* how keys and values are stored */
+} fb_kv_cache_config;
+
+/* An empty cache. Pages are allocated as tokens are written. The caller owns *cache. */
+FB_API fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cache);
+
+/* NULL is allowed. */
+FB_API void fb_kv_cache_destroy(fb_kv_cache *cache);
+
+FB_API const fb_kv_cache_config *fb_kv_cache_get_config(const fb_kv_cache *cache);
+
+/* Writes the keys and values of one layer at positions first .. first + num_tokens - 1:
+ *   k, v  [num_tokens, num_kv_heads, head_dim] float32, dense; rounded to the cache's dtype
+ * `first` may be at most the number of tokens that this layer already holds (no holes). */
+FB_API fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first,
+                                   size_t num_tokens, const float *k, const float *v);
+
+/* Makes the next num_tokens positions committed. Every layer must have been written up to there. */
+FB_API fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens);
+
+/* Forgets committed tokens from `length` on (and everything behind them). */
+FB_API fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length);
+
+/* Committed tokens; the epoch, a number from 1 on that no other state of any KV cache of the
+ * process has; bytes of all pages. */
+FB_API size_t fb_kv_cache_length(const fb_kv_cache *cache);
+FB_API uint64_t fb_kv_cache_epoch(const fb_kv_cache *cache);
+FB_API size_t fb_kv_cache_bytes(const fb_kv_cache *cache);
+
+/* The keys and values of one layer as fb_attend takes them; kv->num_tokens counts the current
+ * block too. Valid until the next write, truncate or destroy. */
+FB_API fb_status fb_kv_cache_layer(const fb_kv_cache *cache, size_t layer, fb_kv *kv);
+
+/* Copies stored keys and values back, widened: k, v [num_tokens, num_kv_heads, head_dim]. Either
+ * may be NULL. */
+FB_API fb_status fb_kv_cache_read(const fb_kv_cache *cache, size_t layer, size_t first,
+                                  size_t num_tokens, float *k, float *v);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

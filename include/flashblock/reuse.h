@@ -1,0 +1,115 @@
+/* FlashBlock: the cached block-external part, and when it is reused.
+ *
+ * A block of `block_size` queries is denoised in several steps. Its attention to the committed
+ * tokens (block-external) changes little between steps, so a *refresh* step computes that part
+ * and keeps it, and a *reuse* step merges what was kept with a fresh block-internal part
+ * (paper, section 4; the engine's Scheduler.schedule and BlockAttention.forward).
+ *
+ *   refresh, store     external part computed and kept     attention as dense
+ *   refresh, no store  external part computed, not kept    attention as dense
+ *   reuse              external part taken from the cache  only the block's own keys are read
+ *
+ * A refresh is bitwise dense attention: dense *is* merge(external part, internal part).
+ *
+ * The rule (engine: scheduler.py; tau is its `sparsity_ratio`): a denoising step reuses if it is
+ * not the block's first and fewer than tau tokens were accepted since, and including, the last
+ * refresh (the *dirty* tokens). A refresh stores unless the block is expected to finish at this
+ * step: it is the commit pass, or no more masks are left than this step accepts at least, or it
+ * is the last step. tau = 0 and tau = 1 never reuse where every step accepts a token.
+ */
+#ifndef FLASHBLOCK_REUSE_H
+#define FLASHBLOCK_REUSE_H
+
+#include <flashblock/attention.h>
+#include <flashblock/kv_cache.h>
+#include <flashblock/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Whose behaviour to follow where the paper and its released engine differ.
+ *   FB_COMPAT_PAPER     dirty tokens are counted under every remasking strategy; a step reuses
+ *                       only what was stored for this very block and KV length; the mask token
+ *                       is never sampled; stop tokens count from the first generated token on
+ *   FB_COMPAT_RELEASED  the engine exactly: only low_confidence_dynamic counts dirty tokens, so
+ *                       every other strategy reuses at each step after the first (any tau >= 1);
+ *                       a reuse takes whatever the slot holds (an earlier block's part; at first
+ *                       O = 0 with L = 0); the mask token can be sampled and counts as accepted;
+ *                       a stop token in the prompt's incomplete last block ends generation */
+typedef enum fb_compat { FB_COMPAT_PAPER = 0, FB_COMPAT_RELEASED } fb_compat;
+
+typedef enum fb_reuse_action {
+    FB_REFRESH_AND_STORE = 0,
+    FB_REFRESH_ONLY,
+    FB_REUSE,
+} fb_reuse_action;
+
+/* "refresh+store", "refresh", "reuse". Never NULL. */
+FB_API const char *fb_reuse_action_name(fb_reuse_action action);
+
+typedef struct fb_reuse_policy {
+    size_t tau;           /* reuse while dirty tokens < tau; 0: dense attention throughout */
+    bool reuse_always;    /* every step after a block's first, whatever tau says (tau >= 1);
+                             the engine's TRADO_FORCE_DENOISE_NO_UPDATE */
+    bool reuse_at_commit; /* the commit pass obeys the rule too instead of refreshing;
+                             the engine's TRADO_NO_FORCE_UPDATE_ON_SAVE */
+} fb_reuse_policy;
+
+/* What the rule needs to know of a step. */
+typedef struct fb_reuse_step {
+    size_t denoising_step;  /* 0 at a block's first */
+    size_t denoising_steps; /* the block's limit */
+    size_t dirty_tokens;    /* accepted since, and including, the last refresh */
+    size_t masked_tokens;   /* before the step */
+    size_t budget;          /* tokens that the step accepts at least */
+    bool commit;            /* the pass over the finished block */
+} fb_reuse_step;
+
+FB_API fb_reuse_action fb_reuse_decide(const fb_reuse_policy *policy, const fb_reuse_step *step);
+
+/* The block-external cache of one sequence: for each layer, the part of the block's rows over the
+ * committed tokens, and what it was computed from. */
+typedef struct fb_part_cache fb_part_cache;
+
+/* Rows: block_size x num_heads of head_dim, float32, per layer. Caller owns *cache. Slots start
+ * with O = 0 and L = 0, belonging to nothing. */
+FB_API fb_status fb_part_cache_create(size_t num_layers, size_t block_size, size_t num_heads,
+                                      size_t head_dim, fb_part_cache **cache);
+FB_API void fb_part_cache_destroy(fb_part_cache *cache);
+
+/* Makes every slot stale (a new sequence, say); the values stay. */
+FB_API void fb_part_cache_invalidate(fb_part_cache *cache);
+
+/* Whether the slot of `layer` was stored from the committed tokens that `kv` holds now: same KV
+ * cache, layer, length and epoch. */
+FB_API bool fb_part_cache_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv);
+
+/* The slot of `layer`, for reading: out [block_size, num_heads, head_dim], lse [block_size,
+ * num_heads], owned by the cache. FB_ERROR_STALE when it does not belong to the state of `kv`;
+ * under FB_COMPAT_RELEASED it is given out all the same, as the engine does. */
+FB_API fb_status fb_part_cache_load(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
+                                    fb_compat compat, fb_part *part);
+
+/* One layer's attention of the current block at one step, the heart of FlashBlock.
+ *
+ *   queries  q [rows, num_heads, head_dim], rows <= block_size of `parts`; the block's keys and
+ *            values are in `kv` already, at positions length .. length + rows - 1
+ *   action   what fb_reuse_decide said
+ *   parts    the block-external cache; may be NULL unless the action stores or reuses
+ *   scale    0 means 1/sqrt(head_dim)
+ *   result   out, lse  [rows, num_heads, ...] over external and internal keys together
+ *
+ * A reuse reads no committed key or value: its cost does not depend on the context length. */
+FB_API fb_status fb_block_attend(const fb_queries *queries, const fb_kv_cache *kv, size_t layer,
+                                 fb_reuse_action action, fb_compat compat, fb_part_cache *parts,
+                                 float scale, const fb_part *result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

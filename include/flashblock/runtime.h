@@ -1,0 +1,55 @@
+/* What the library runs on: version, instruction set, threads.
+ *
+ * Neither the instruction set nor the number of threads changes a bit of any result; they change
+ * the time it takes.
+ */
+#ifndef FLASHBLOCK_RUNTIME_H
+#define FLASHBLOCK_RUNTIME_H
+
+#include <flashblock/status.h>
+
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* "MAJOR.MINOR.PATCH" of the library that is linked. */
+FB_API const char *fb_version(void);
+
+typedef enum fb_isa {
+    FB_ISA_SCALAR = 0, /* plain C; the twin that the others equal bit for bit */
+    FB_ISA_AVX2,       /* x86-64 with AVX2, FMA and F16C */
+    FB_ISA_COUNT
+} fb_isa;
+
+/* "scalar", "avx2"; "unknown" otherwise. Never NULL. */
+FB_API const char *fb_isa_name(fb_isa isa);
+
+/* The inverse of fb_isa_name; FB_ERROR_ARGUMENT for any other name. */
+FB_API fb_status fb_isa_parse(const char *name, fb_isa *isa);
+
+/* Whether this build holds the kernels of `isa`, and whether this CPU (and its operating system,
+ * which must save the wide registers) can run them. */
+FB_API bool fb_isa_built(fb_isa isa);
+FB_API bool fb_isa_supported(fb_isa isa);
+
+/* The instruction set that later calls use. The first use of the library chooses: the one that
+ * the environment variable FLASHBLOCK_ISA names, else the widest that is built and supported.
+ * A FLASHBLOCK_ISA that cannot be had fails the first call that needs kernels. */
+FB_API fb_status fb_isa_current(fb_isa *isa);
+
+/* Chooses for the whole process. FB_ERROR_UNSUPPORTED when `isa` is not built or not supported.
+ * Thread-safe; calls that are already running finish with the set that they began with. */
+FB_API fb_status fb_isa_select(fb_isa isa);
+
+/* OpenMP threads that later calls may use, 1 to 1024. Default: what OpenMP says (OMP_NUM_THREADS,
+ * else the CPUs that the process may run on). */
+FB_API fb_status fb_set_num_threads(int num_threads);
+FB_API int fb_num_threads(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

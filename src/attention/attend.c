@@ -1,0 +1,525 @@
+/* The tiled driver: attention of query rows over a view, in the canonical order of attention.h.
+ *
+ *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
+ *              row = query * heads_per_kv + head in group), each on its own
+ *   view    -> chunks of up to 1024 keys, each a part; parts merge left to right
+ *   chunk   -> tiles of 64 keys: scores, online softmax, values
+ *
+ * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
+ * order afterwards. The cut into chunks is the view's alone, so no bit depends on who did what.
+ */
+#include "check.h"
+#include "error.h"
+#include "kv_access.h"
+#include "memory.h"
+#include "merge.h"
+#include "scalar_math.h"
+#include "scratch.h"
+
+#include <flashblock/attention.h>
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+enum {
+    UNIT_ROWS = 48,          /* eight register tiles of 6: rows, scores and outputs stay in L2 */
+    TASKS_PER_THREAD = 4,    /* enough to even out threads that are not equally fast */
+    PARALLEL_FMAS = 1 << 18, /* below this, starting threads costs more than it saves */
+};
+
+/* A run of at most FB_CHUNK_KEYS keys inside one range. */
+typedef struct key_chunk {
+    size_t begin, end; /* tokens */
+    size_t ordinal;    /* of its first key in the view */
+} key_chunk;
+
+/* What all threads share. */
+typedef struct attend_problem {
+    const fb_kernels *kernels;
+    const fb_queries *queries;
+    const fb_kv *kv;
+    const fb_mask *mask; /* NULL: none */
+    const fb_part *result;
+    float scale;
+    size_t head_dim, heads_per_kv;
+    size_t num_rows;       /* of one KV head: num_queries * heads_per_kv */
+    size_t units_per_head; /* row blocks of one KV head */
+    size_t num_units;
+    size_t num_keys;
+    const key_chunk *chunks;
+    size_t num_chunks;
+} attend_problem;
+
+typedef struct row_unit {
+    size_t kv_head, first_row, rows;
+} row_unit;
+
+/* One thread's memory; R = UNIT_ROWS, D = head_dim. */
+typedef struct workspace {
+    float *q;       /* [R][D] */
+    float *keys;    /* [D][16] one group, where it has to be widened or packed */
+    float *values;  /* [64][D] one tile, where it has to be widened */
+    float *scores;  /* [R][FB_SCORE_STRIDE] */
+    float *p;       /* [R][64] */
+    float *max;     /* [R] */
+    float *sums;    /* [R][16] */
+    float *alpha;   /* [R] */
+    float *out;     /* [R][D] a chunk's part */
+    float *lse;     /* [R] */
+    float *run_out; /* [R][D] the merge of the chunks so far */
+    float *run_lse; /* [R] */
+} workspace;
+
+/* Floats of a buffer, rounded up so that the next one is aligned. */
+static size_t padded(size_t floats) {
+    size_t unit_floats = FB_ALIGNMENT / sizeof(float);
+    return (floats + unit_floats - 1) / unit_floats * unit_floats;
+}
+
+/* Lays the buffers out from `base`; returns how many floats they take. base may be NULL. */
+static size_t workspace_layout(workspace *w, float *base, size_t head_dim) {
+    struct {
+        float **buffer;
+        size_t floats;
+    } parts[] = {
+        {&w->q, UNIT_ROWS * head_dim},         {&w->keys, FB_GROUP_KEYS * head_dim},
+        {&w->values, FB_TILE_KEYS * head_dim}, {&w->scores, UNIT_ROWS * FB_SCORE_STRIDE},
+        {&w->p, UNIT_ROWS * FB_TILE_KEYS},     {&w->max, UNIT_ROWS},
+        {&w->sums, UNIT_ROWS * FB_GROUP_KEYS}, {&w->alpha, UNIT_ROWS},
+        {&w->out, UNIT_ROWS * head_dim},       {&w->lse, UNIT_ROWS},
+        {&w->run_out, UNIT_ROWS * head_dim},   {&w->run_lse, UNIT_ROWS},
+    };
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        *parts[i].buffer = base ? base + used : NULL;
+        used += padded(parts[i].floats);
+    }
+    return used;
+}
+
+static row_unit unit_at(const attend_problem *problem, size_t index) {
+    size_t first = index % problem->units_per_head * UNIT_ROWS;
+    size_t left = problem->num_rows - first;
+    return (row_unit){
+        .kv_head = index / problem->units_per_head,
+        .first_row = first,
+        .rows = left < UNIT_ROWS ? left : UNIT_ROWS,
+    };
+}
+
+/* Query and head of a unit's row. */
+static size_t row_query(const attend_problem *problem, row_unit unit, size_t row) {
+    return (unit.first_row + row) / problem->heads_per_kv;
+}
+
+static size_t row_head(const attend_problem *problem, row_unit unit, size_t row) {
+    return unit.kv_head * problem->heads_per_kv + (unit.first_row + row) % problem->heads_per_kv;
+}
+
+static void gather_queries(const attend_problem *problem, row_unit unit, float *q) {
+    const fb_queries *queries = problem->queries;
+    for (size_t row = 0; row < unit.rows; row++) {
+        const float *from = queries->q +
+                            (ptrdiff_t)row_query(problem, unit, row) * queries->token_stride +
+                            (ptrdiff_t)row_head(problem, unit, row) * queries->head_stride;
+        memcpy(q + row * problem->head_dim, from, problem->head_dim * sizeof *q);
+    }
+}
+
+/* How many of the view's keys a query sees: always the first ones, so a mask is a number. */
+static size_t visible_keys(const attend_problem *problem, size_t query) {
+    const fb_mask *mask = problem->mask;
+    if (!mask || mask->kind == FB_MASK_NONE)
+        return problem->num_keys;
+    size_t position = mask->first_query + query;
+    size_t block_begin = position - position % mask->block_size;
+    if (block_begin > SIZE_MAX - mask->block_size)
+        return problem->num_keys;
+    size_t end = block_begin + mask->block_size;
+    if (end <= mask->first_key)
+        return 0;
+    size_t visible = end - mask->first_key;
+    return visible < problem->num_keys ? visible : problem->num_keys;
+}
+
+/* Of the `tile_keys` keys from the view's key number `ordinal` on, how many each row sees. Counts
+ * never fall from a row to the next, as rows are in the order of their queries. */
+static void count_visible(const attend_problem *problem, row_unit unit, size_t ordinal,
+                          size_t tile_keys, size_t *counts) {
+    for (size_t row = 0; row < unit.rows; row++) {
+        size_t visible = visible_keys(problem, row_query(problem, unit, row));
+        size_t count = visible > ordinal ? visible - ordinal : 0;
+        counts[row] = count < tile_keys ? count : tile_keys;
+    }
+}
+
+static void widen(const attend_problem *problem, const void *from, float *to, size_t count) {
+    if (problem->kv->dtype == FB_BF16)
+        problem->kernels->widen_bf16(from, to, count);
+    else if (problem->kv->dtype == FB_F16)
+        problem->kernels->widen_f16(from, to, count);
+    else
+        memcpy(to, from, count * sizeof *to);
+}
+
+/* Up to 16 keys of the caller's rows, packed: to [D][16], absent keys 0. */
+static void pack_group(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
+                       float *row, float *to) {
+    memset(to, 0, problem->head_dim * FB_GROUP_KEYS * sizeof *to);
+    for (size_t key = 0; key < keys; key++) {
+        widen(problem, fb_key(problem->kv, kv_head, token + key), row, problem->head_dim);
+        for (size_t d = 0; d < problem->head_dim; d++)
+            to[d * FB_GROUP_KEYS + key] = row[d];
+    }
+}
+
+/* Scores of all rows against the tokens begin .. end-1 (at most 64). Returns the column of the
+ * first one in w->scores: packed groups are taken whole, wherever the tile begins in them. */
+static size_t tile_scores(const attend_problem *problem, row_unit unit, size_t begin, size_t end,
+                          const workspace *w) {
+    const fb_kv *kv = problem->kv;
+    size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
+    size_t skipped = kv->pages ? begin % FB_GROUP_KEYS : 0;
+    for (size_t token = begin - skipped; token < end; token += FB_GROUP_KEYS) {
+        const float *keys = w->keys;
+        size_t present = end - token < FB_GROUP_KEYS ? end - token : FB_GROUP_KEYS;
+        if (!kv->pages) /* w->values is free until the scores are done */
+            pack_group(problem, unit.kv_head, token, present, w->values, w->keys);
+        else if (kv->dtype == FB_F32)
+            keys = fb_packed_keys(kv, unit.kv_head, token);
+        else
+            widen(problem, fb_packed_keys(kv, unit.kv_head, token), w->keys, group_floats);
+        problem->kernels->scores(w->q, unit.rows, problem->head_dim, keys, problem->scale,
+                                 w->scores + (token - (begin - skipped)));
+    }
+    return skipped;
+}
+
+/* The values of a run of tokens as float rows at *stride, and how many tokens of begin .. end-1
+ * the run holds: pages end, widened rows fill w->values. */
+static const float *value_run(const attend_problem *problem, size_t kv_head, size_t begin,
+                              size_t end, const workspace *w, ptrdiff_t *stride, size_t *run) {
+    const fb_kv *kv = problem->kv;
+    *run = end - begin;
+    if (kv->pages) {
+        size_t left = FB_PAGE_TOKENS - begin % FB_PAGE_TOKENS;
+        *run = *run < left ? *run : left;
+    }
+    *stride = kv->pages ? (ptrdiff_t)kv->head_dim : kv->v_token_stride;
+    if (kv->dtype == FB_F32)
+        return fb_value(kv, kv_head, begin);
+    *stride = (ptrdiff_t)kv->head_dim;
+    if (kv->pages)
+        widen(problem, fb_value(kv, kv_head, begin), w->values, *run * kv->head_dim);
+    else
+        for (size_t i = 0; i < *run; i++)
+            widen(problem, fb_value(kv, kv_head, begin + i), w->values + i * kv->head_dim,
+                  kv->head_dim);
+    return w->values;
+}
+
+/* O = O * alpha + P V for one tile whose first key is token `begin`. Rows see a staircase of
+ * keys: each step of it is one rectangle of rows that all see the same keys. */
+static void tile_values(const attend_problem *problem, row_unit unit, size_t begin,
+                        const size_t *counts, const workspace *w, float *out) {
+    size_t keys = counts[unit.rows - 1];
+    for (size_t first = 0, run = 0; first < keys; first += run) {
+        ptrdiff_t stride = 0;
+        const float *v =
+            value_run(problem, unit.kv_head, begin + first, begin + keys, w, &stride, &run);
+        size_t row = 0, done = first;
+        while (done < first + run) {
+            while (counts[row] <= done) /* the last row sees them all, so this ends */
+                row++;
+            size_t until = counts[row] < first + run ? counts[row] : first + run;
+            problem->kernels->values(w->p + row * FB_TILE_KEYS + done, unit.rows - row,
+                                     until - done, v + (ptrdiff_t)(done - first) * stride, stride,
+                                     problem->head_dim, done == 0 ? w->alpha + row : NULL,
+                                     out + row * problem->head_dim);
+            done = until;
+        }
+    }
+}
+
+/* The row sum: 16 sums folded 8-4-2-1. */
+static float fold_sums(const float *sums) {
+    float folded[FB_GROUP_KEYS];
+    memcpy(folded, sums, sizeof folded);
+    for (size_t half = FB_GROUP_KEYS / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            folded[i] += folded[i + half];
+    return folded[0];
+}
+
+/* O / l and m + ln l; the empty part where no key was seen. */
+static void finish_row(float max, const float *sums, size_t head_dim, float *out, float *lse) {
+    float sum = fold_sums(sums);
+    if (sum == 0.0f) {
+        memset(out, 0, head_dim * sizeof *out);
+        *lse = -INFINITY;
+        return;
+    }
+    for (size_t d = 0; d < head_dim; d++)
+        out[d] /= sum;
+    *lse = (float)((double)max + fb_log_value((double)sum));
+    fb_canonical_nan(out, head_dim);
+    fb_canonical_nan(lse, 1);
+}
+
+/* The part of one chunk: out [rows][D], lse [rows]. w->q holds the unit's queries. Returns whether
+ * any row sees any key of it; otherwise nothing is written. */
+static bool chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
+                       const workspace *w, float *out, float *lse) {
+    size_t counts[UNIT_ROWS];
+    count_visible(problem, unit, chunk->ordinal, FB_TILE_KEYS, counts);
+    if (counts[unit.rows - 1] == 0)
+        return false;
+    memset(out, 0, unit.rows * problem->head_dim * sizeof *out);
+    memset(w->sums, 0, unit.rows * FB_GROUP_KEYS * sizeof *w->sums);
+    for (size_t row = 0; row < unit.rows; row++)
+        w->max[row] = -INFINITY;
+    for (size_t begin = chunk->begin; begin < chunk->end; begin += FB_TILE_KEYS) {
+        size_t left = chunk->end - begin;
+        size_t tile_keys = left < FB_TILE_KEYS ? left : FB_TILE_KEYS;
+        count_visible(problem, unit, chunk->ordinal + (begin - chunk->begin), tile_keys, counts);
+        size_t keys = counts[unit.rows - 1];
+        if (keys == 0)
+            break;
+        size_t column = tile_scores(problem, unit, begin, begin + keys, w);
+        problem->kernels->softmax(w->scores + column, unit.rows, counts, w->max, w->sums, w->p,
+                                  w->alpha);
+        tile_values(problem, unit, begin, counts, w, out);
+    }
+    for (size_t row = 0; row < unit.rows; row++)
+        finish_row(w->max[row], w->sums + row * FB_GROUP_KEYS, problem->head_dim,
+                   out + row * problem->head_dim, lse + row);
+    return true;
+}
+
+/* run := merge(run, part), for all rows of a unit. */
+static void merge_unit(const attend_problem *problem, row_unit unit, const float *out,
+                       const float *lse, float *run_out, float *run_lse) {
+    for (size_t row = 0; row < unit.rows; row++) {
+        float *run_row = run_out + row * problem->head_dim;
+        fb_merge_rows(problem->kernels, run_row, run_lse[row], out + row * problem->head_dim,
+                      lse[row], problem->head_dim, run_row, run_lse + row);
+    }
+}
+
+static void empty_part(size_t rows, size_t head_dim, float *out, float *lse) {
+    memset(out, 0, rows * head_dim * sizeof *out);
+    for (size_t row = 0; row < rows; row++)
+        lse[row] = -INFINITY;
+}
+
+static void write_result(const attend_problem *problem, row_unit unit, const float *out,
+                         const float *lse) {
+    const fb_part *result = problem->result;
+    for (size_t row = 0; row < unit.rows; row++) {
+        ptrdiff_t query = (ptrdiff_t)row_query(problem, unit, row);
+        ptrdiff_t head = (ptrdiff_t)row_head(problem, unit, row);
+        memcpy(result->out + query * result->out_token_stride + head * result->out_head_stride,
+               out + row * problem->head_dim, problem->head_dim * sizeof *out);
+        result->lse[query * result->lse_token_stride + head * result->lse_head_stride] = lse[row];
+    }
+}
+
+/* A whole unit by one thread. Merging into the empty part changes no bit, so the first chunk needs
+ * no case of its own. */
+static void attend_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
+    gather_queries(problem, unit, w->q);
+    empty_part(unit.rows, problem->head_dim, w->run_out, w->run_lse);
+    for (size_t c = 0; c < problem->num_chunks; c++)
+        if (chunk_part(problem, unit, &problem->chunks[c], w, w->out, w->lse))
+            merge_unit(problem, unit, w->out, w->lse, w->run_out, w->run_lse);
+    write_result(problem, unit, w->run_out, w->run_lse);
+}
+
+static void attend_by_units(const attend_problem *problem, int threads, float *scratch,
+                            size_t thread_floats) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t u = 0; u < problem->num_units; u++) {
+        workspace w;
+        workspace_layout(&w, scratch + (size_t)omp_get_thread_num() * thread_floats,
+                         problem->head_dim);
+        attend_unit(problem, unit_at(problem, u), &w);
+    }
+}
+
+/* Floats of one unit's part: out [R][D], lse [R]. */
+static size_t part_floats(size_t head_dim) {
+    return padded(UNIT_ROWS * head_dim) + padded(UNIT_ROWS);
+}
+
+/* Few units: the chunks of a wave are computed side by side, then merged in order.
+ *   parts  [num_units][1 + wave] parts: the merge so far, then the wave's */
+static void attend_by_chunks(const attend_problem *problem, int threads, float *scratch,
+                             size_t thread_floats, float *parts, size_t wave) {
+    size_t part_size = part_floats(problem->head_dim);
+    size_t lse_at = padded(UNIT_ROWS * problem->head_dim);
+    for (size_t u = 0; u < problem->num_units; u++) {
+        float *run = parts + u * (1 + wave) * part_size;
+        empty_part(unit_at(problem, u).rows, problem->head_dim, run, run + lse_at);
+    }
+    for (size_t first = 0; first < problem->num_chunks; first += wave) {
+        size_t left = problem->num_chunks - first;
+        size_t count = left < wave ? left : wave;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t task = 0; task < problem->num_units * count; task++) {
+            workspace w;
+            workspace_layout(&w, scratch + (size_t)omp_get_thread_num() * thread_floats,
+                             problem->head_dim);
+            size_t u = task / count, slot = task % count;
+            row_unit unit = unit_at(problem, u);
+            float *part = parts + (u * (1 + wave) + 1 + slot) * part_size;
+            gather_queries(problem, unit, w.q);
+            if (!chunk_part(problem, unit, &problem->chunks[first + slot], &w, part, part + lse_at))
+                empty_part(unit.rows, problem->head_dim, part, part + lse_at);
+        }
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (size_t u = 0; u < problem->num_units; u++)
+            for (size_t slot = 0; slot < count; slot++) {
+                float *run = parts + u * (1 + wave) * part_size;
+                const float *part = run + (1 + slot) * part_size;
+                merge_unit(problem, unit_at(problem, u), part, part + lse_at, run, run + lse_at);
+            }
+    }
+    for (size_t u = 0; u < problem->num_units; u++) {
+        const float *run = parts + u * (1 + wave) * part_size;
+        write_result(problem, unit_at(problem, u), run, run + lse_at);
+    }
+}
+
+/* The view cut into chunks; *chunks is to be freed with fb_scratch_release. */
+static fb_status cut_into_chunks(const fb_view *view, key_chunk **chunks, size_t *num_chunks) {
+    size_t count = 0;
+    for (size_t r = 0; r < view->num_ranges; r++) {
+        size_t keys = view->ranges[r].end - view->ranges[r].begin;
+        count += keys / FB_CHUNK_KEYS + (keys % FB_CHUNK_KEYS != 0);
+    }
+    size_t bytes = 0;
+    if (!fb_size_mul(count, sizeof **chunks, &bytes))
+        return fb_fail(FB_ERROR_MEMORY, "view: %zu chunks do not fit the address space", count);
+    void *memory = NULL;
+    FB_TRY(fb_scratch_acquire(bytes, &memory));
+    *chunks = memory;
+    *num_chunks = 0;
+    size_t ordinal = 0;
+    for (size_t r = 0; r < view->num_ranges; r++)
+        for (size_t t = view->ranges[r].begin; t < view->ranges[r].end;) {
+            size_t left = view->ranges[r].end - t;
+            size_t keys = left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS;
+            (*chunks)[(*num_chunks)++] = (key_chunk){t, t + keys, ordinal};
+            t += keys;
+            ordinal += keys;
+        }
+    return FB_OK;
+}
+
+static int useful_threads(const attend_problem *problem) {
+    double fmas = 2.0 * (double)problem->queries->num_queries *
+                  (double)problem->queries->num_heads * (double)problem->num_keys *
+                  (double)problem->head_dim;
+    return fmas < (double)PARALLEL_FMAS ? 1 : fb_num_threads();
+}
+
+/* Memory, then the work: nothing can fail once threads run. */
+static fb_status run_problem(const attend_problem *problem) {
+    workspace layout;
+    int threads = useful_threads(problem);
+    size_t thread_floats = workspace_layout(&layout, NULL, problem->head_dim);
+    size_t tasks = (size_t)threads * TASKS_PER_THREAD;
+    bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
+    size_t wave = (tasks + problem->num_units - 1) / problem->num_units;
+    wave = wave < problem->num_chunks ? wave : problem->num_chunks;
+    size_t floats = (size_t)threads * thread_floats;
+    if (!by_units)
+        floats += problem->num_units * (1 + wave) * part_floats(problem->head_dim);
+    void *scratch = NULL;
+    FB_TRY(fb_scratch_acquire(floats * sizeof(float), &scratch));
+    if (by_units)
+        attend_by_units(problem, threads, scratch, thread_floats);
+    else
+        attend_by_chunks(problem, threads, scratch, thread_floats,
+                         (float *)scratch + (size_t)threads * thread_floats, wave);
+    fb_scratch_release(scratch);
+    return FB_OK;
+}
+
+fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
+                    float scale, const fb_part *result) {
+    size_t num_keys = 0;
+    FB_TRY(fb_check_view(view, &num_keys));
+    FB_TRY(fb_check_queries(queries, view));
+    FB_TRY(fb_check_mask(mask));
+    FB_TRY(fb_check_part(result, "result", queries->num_queries, queries->num_heads,
+                         queries->head_dim));
+    const fb_kernels *kernels = NULL;
+    FB_TRY(fb_kernels_current(&kernels));
+    if (queries->num_queries == 0)
+        return FB_OK;
+    const fb_kv *kv = view->kv;
+    attend_problem problem = {
+        .kernels = fb_kernels_for(kernels, kv->head_dim),
+        .queries = queries,
+        .kv = kv,
+        .mask = mask,
+        .result = result,
+        .scale = scale != 0.0f ? scale : (float)(1.0 / sqrt((double)kv->head_dim)),
+        .head_dim = kv->head_dim,
+        .heads_per_kv = queries->num_heads / kv->num_kv_heads,
+        .num_keys = num_keys,
+    };
+    if (!fb_size_mul(queries->num_queries, problem.heads_per_kv, &problem.num_rows))
+        return fb_fail(FB_ERROR_ARGUMENT, "queries: %zu queries x %zu heads overflow",
+                       queries->num_queries, queries->num_heads);
+    problem.units_per_head = (problem.num_rows + UNIT_ROWS - 1) / UNIT_ROWS;
+    problem.num_units = problem.units_per_head * kv->num_kv_heads;
+    key_chunk *chunks = NULL;
+    FB_TRY(cut_into_chunks(view, &chunks, &problem.num_chunks));
+    problem.chunks = chunks;
+    fb_status status = run_problem(&problem);
+    fb_scratch_release(chunks);
+    return status;
+}
+
+fb_kv fb_kv_rows(fb_dtype dtype, const void *k, const void *v, size_t num_tokens,
+                 size_t num_kv_heads, size_t head_dim) {
+    ptrdiff_t head_stride = (ptrdiff_t)head_dim;
+    ptrdiff_t token_stride = (ptrdiff_t)(num_kv_heads * head_dim);
+    return (fb_kv){
+        .dtype = dtype,
+        .num_tokens = num_tokens,
+        .num_kv_heads = num_kv_heads,
+        .head_dim = head_dim,
+        .k = k,
+        .v = v,
+        .k_token_stride = token_stride,
+        .k_head_stride = head_stride,
+        .v_token_stride = token_stride,
+        .v_head_stride = head_stride,
+    };
+}
+
+fb_queries fb_queries_rows(const float *q, size_t num_queries, size_t num_heads, size_t head_dim) {
+    return (fb_queries){
+        .q = q,
+        .num_queries = num_queries,
+        .num_heads = num_heads,
+        .head_dim = head_dim,
+        .token_stride = (ptrdiff_t)(num_heads * head_dim),
+        .head_stride = (ptrdiff_t)head_dim,
+    };
+}
+
+fb_part fb_part_rows(float *out, float *lse, size_t num_heads, size_t head_dim) {
+    return (fb_part){
+        .out = out,
+        .out_token_stride = (ptrdiff_t)(num_heads * head_dim),
+        .out_head_stride = (ptrdiff_t)head_dim,
+        .lse = lse,
+        .lse_token_stride = (ptrdiff_t)num_heads,
+        .lse_head_stride = 1,
+    };
+}

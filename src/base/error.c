@@ -1,0 +1,67 @@
+#include "error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MESSAGE_SIZE = 512 };
+
+static _Thread_local char message[MESSAGE_SIZE];
+
+const char *fb_status_name(fb_status status) {
+    switch (status) {
+    case FB_OK:
+        return "ok";
+    case FB_ERROR_ARGUMENT:
+        return "invalid argument";
+    case FB_ERROR_MEMORY:
+        return "out of memory";
+    case FB_ERROR_STALE:
+        return "stale cached part";
+    case FB_ERROR_IO:
+        return "input/output error";
+    case FB_ERROR_FORMAT:
+        return "malformed file";
+    case FB_ERROR_UNSUPPORTED:
+        return "unsupported";
+    }
+    return "unknown status";
+}
+
+const char *fb_error_message(void) {
+    return message;
+}
+
+/* Hostile files reach messages (names of tensors, say): a message stays one line. */
+static void keep_one_line(void) {
+    for (char *c = message; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+}
+
+fb_status fb_fail(fb_status status, const char *format, ...) {
+    /* Formatted beside the buffer: an argument may be the message itself. */
+    char text[MESSAGE_SIZE];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    memcpy(message, text, sizeof text);
+    keep_one_line();
+    return status;
+}
+
+fb_status fb_fail_in(fb_status status, const char *format, ...) {
+    char text[MESSAGE_SIZE];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (length < 0)
+        return status;
+    size_t used = (size_t)length < sizeof text ? (size_t)length : sizeof text - 1;
+    snprintf(text + used, sizeof text - used, ": %.*s", (int)(sizeof text - used - 1), message);
+    memcpy(message, text, sizeof text);
+    keep_one_line();
+    return status;
+}

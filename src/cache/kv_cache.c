@@ -1,0 +1,238 @@
+#include "check.h"
+#include "error.h"
+#include "kv_access.h"
+#include "memory.h"
+
+#include <flashblock/kv_cache.h>
+
+#include <stdatomic.h>
+#include <string.h>
+
+struct fb_kv_cache {
+    fb_kv_cache_config config;
+    size_t page_bytes;
+    size_t length; /* committed tokens */
+    uint64_t epoch;
+    struct fb_kv_pages *layers; /* [num_layers] */
+};
+
+/* One number for each state of each KV cache of the process, so that a part stored from a cache
+ * that is gone fits no later one. */
+static uint64_t next_epoch(void) {
+    static atomic_uint_fast64_t last;
+    return atomic_fetch_add(&last, 1) + 1;
+}
+
+/* keys and values of one page */
+static fb_status page_size(const fb_kv_cache_config *config, size_t *bytes) {
+    size_t elements = 0;
+    if (!fb_size_mul(config->num_kv_heads, config->head_dim, &elements) ||
+        !fb_size_mul(elements, 2 * FB_PAGE_TOKENS * fb_dtype_size(config->dtype), bytes))
+        return fb_fail(FB_ERROR_ARGUMENT, "%zu KV heads of %zu values overflow a page",
+                       config->num_kv_heads, config->head_dim);
+    return FB_OK;
+}
+
+static fb_status check_config(const fb_kv_cache_config *config) {
+    if (!config)
+        return fb_fail(FB_ERROR_ARGUMENT, "config is NULL");
+    if (config->num_layers == 0 || config->num_kv_heads == 0)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "config has %zu layers and %zu KV heads, expected at least 1 of each",
+                       config->num_layers, config->num_kv_heads);
+    if (config->head_dim == 0 || config->head_dim > FB_MAX_HEAD_DIM)
+        return fb_fail(FB_ERROR_ARGUMENT, "config.head_dim is %zu, expected 1 to %d",
+                       config->head_dim, FB_MAX_HEAD_DIM);
+    if (fb_dtype_size(config->dtype) == 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "config.dtype is %d, expected f32, bf16 or f16",
+                       (int)config->dtype);
+    return FB_OK;
+}
+
+fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cache) {
+    FB_TRY(check_config(config));
+    if (!cache)
+        return fb_fail(FB_ERROR_ARGUMENT, "cache is NULL");
+    size_t bytes = 0;
+    FB_TRY(page_size(config, &bytes));
+    fb_kv_cache *created = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *created, "KV cache", &created));
+    created->config = *config;
+    created->page_bytes = bytes;
+    created->epoch = next_epoch();
+    fb_status status = fb_alloc_zeroed(config->num_layers, sizeof *created->layers,
+                                       "KV cache layers", &created->layers);
+    if (status != FB_OK) {
+        fb_free(created);
+        return status;
+    }
+    *cache = created;
+    return FB_OK;
+}
+
+void fb_kv_cache_destroy(fb_kv_cache *cache) {
+    if (!cache)
+        return;
+    for (size_t layer = 0; layer < cache->config.num_layers; layer++) {
+        for (size_t page = 0; page < cache->layers[layer].num_pages; page++)
+            fb_free(cache->layers[layer].pages[page]);
+        fb_free(cache->layers[layer].pages);
+    }
+    fb_free(cache->layers);
+    fb_free(cache);
+}
+
+const fb_kv_cache_config *fb_kv_cache_get_config(const fb_kv_cache *cache) {
+    return &cache->config;
+}
+
+size_t fb_kv_cache_length(const fb_kv_cache *cache) {
+    return cache->length;
+}
+
+uint64_t fb_kv_cache_epoch(const fb_kv_cache *cache) {
+    return cache->epoch;
+}
+
+size_t fb_kv_cache_bytes(const fb_kv_cache *cache) {
+    size_t bytes = 0;
+    for (size_t layer = 0; layer < cache->config.num_layers; layer++)
+        bytes += cache->layers[layer].num_pages * cache->page_bytes;
+    return bytes;
+}
+
+/* Pages for at least `tokens` tokens. The array of pointers grows by powers of two; pages never
+ * move. A fresh page is zeroed: lanes that no token has filled are read, and thrown away. */
+static fb_status reserve(fb_kv_cache *cache, struct fb_kv_pages *layer, size_t tokens) {
+    size_t needed = tokens / FB_PAGE_TOKENS + (tokens % FB_PAGE_TOKENS != 0);
+    while (layer->num_pages < needed) {
+        size_t count = layer->num_pages;
+        if ((count & (count - 1)) == 0) { /* full: 0, 1, 2, 4, ... */
+            void **grown = NULL;
+            FB_TRY(fb_alloc(count ? 2 * count : 1, sizeof *grown, "KV cache pages", &grown));
+            if (count)
+                memcpy(grown, layer->pages, count * sizeof *grown);
+            fb_free(layer->pages);
+            layer->pages = grown;
+        }
+        FB_TRY(fb_alloc_zeroed(cache->page_bytes, 1, "KV cache page", &layer->pages[count]));
+        layer->num_pages++;
+    }
+    return FB_OK;
+}
+
+static fb_status check_layer(const fb_kv_cache *cache, size_t layer) {
+    if (!cache)
+        return fb_fail(FB_ERROR_ARGUMENT, "cache is NULL");
+    if (layer >= cache->config.num_layers)
+        return fb_fail(FB_ERROR_ARGUMENT, "layer is %zu, expected below %zu", layer,
+                       cache->config.num_layers);
+    return FB_OK;
+}
+
+/* Rounds `count` floats into elements `stride` apart. */
+static void store(fb_dtype dtype, const float *from, void *to, size_t count, size_t stride) {
+    char *element = to;
+    size_t size = fb_dtype_size(dtype);
+    if (stride == 1)
+        (void)fb_from_f32(dtype, from, to, count);
+    else
+        for (size_t i = 0; i < count; i++)
+            (void)fb_from_f32(dtype, from + i, element + i * stride * size, 1);
+}
+
+fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
+                            const float *k, const float *v) {
+    FB_TRY(check_layer(cache, layer));
+    struct fb_kv_pages *pages = &cache->layers[layer];
+    size_t end = 0;
+    if (first > pages->num_tokens || !fb_size_add(first, num_tokens, &end))
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "first is %zu, expected at most the %zu tokens of layer %zu", first,
+                       pages->num_tokens, layer);
+    if (num_tokens == 0)
+        return FB_OK;
+    if (!k || !v)
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL with %zu tokens", k ? "v" : "k", num_tokens);
+    FB_TRY(reserve(cache, pages, end));
+    if (first < cache->length)
+        cache->epoch = next_epoch();
+    pages->num_tokens = end > pages->num_tokens ? end : pages->num_tokens;
+    fb_kv kv;
+    FB_TRY(fb_kv_cache_layer(cache, layer, &kv));
+    size_t head_dim = kv.head_dim;
+    for (size_t token = 0; token < num_tokens; token++)
+        for (size_t head = 0; head < kv.num_kv_heads; head++) {
+            size_t row = (token * kv.num_kv_heads + head) * head_dim;
+            /* fb_key and fb_value read; this cache owns the memory they point into */
+            store(kv.dtype, k + row, (void *)(uintptr_t)fb_key(&kv, head, first + token), head_dim,
+                  fb_key_stride(&kv));
+            store(kv.dtype, v + row, (void *)(uintptr_t)fb_value(&kv, head, first + token),
+                  head_dim, 1);
+        }
+    return FB_OK;
+}
+
+fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens) {
+    FB_TRY(check_layer(cache, 0));
+    size_t length = 0;
+    if (!fb_size_add(cache->length, num_tokens, &length))
+        return fb_fail(FB_ERROR_ARGUMENT, "num_tokens is %zu, which overflows the length",
+                       num_tokens);
+    for (size_t layer = 0; layer < cache->config.num_layers; layer++)
+        if (cache->layers[layer].num_tokens < length)
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "num_tokens is %zu, but layer %zu holds %zu tokens behind the %zu "
+                           "committed ones",
+                           num_tokens, layer, cache->layers[layer].num_tokens - cache->length,
+                           cache->length);
+    cache->length = length;
+    cache->epoch = next_epoch();
+    return FB_OK;
+}
+
+fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length) {
+    FB_TRY(check_layer(cache, 0));
+    if (length > cache->length)
+        return fb_fail(FB_ERROR_ARGUMENT, "length is %zu, expected at most %zu", length,
+                       cache->length);
+    for (size_t layer = 0; layer < cache->config.num_layers; layer++)
+        cache->layers[layer].num_tokens = length;
+    cache->length = length;
+    cache->epoch = next_epoch();
+    return FB_OK;
+}
+
+fb_status fb_kv_cache_layer(const fb_kv_cache *cache, size_t layer, fb_kv *kv) {
+    FB_TRY(check_layer(cache, layer));
+    *kv = (fb_kv){
+        .dtype = cache->config.dtype,
+        .num_tokens = cache->layers[layer].num_tokens,
+        .num_kv_heads = cache->config.num_kv_heads,
+        .head_dim = cache->config.head_dim,
+        .pages = &cache->layers[layer],
+    };
+    return FB_OK;
+}
+
+fb_status fb_kv_cache_read(const fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
+                           float *k, float *v) {
+    fb_kv kv;
+    FB_TRY(fb_kv_cache_layer(cache, layer, &kv));
+    if (first > kv.num_tokens || num_tokens > kv.num_tokens - first)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "tokens [%zu, %zu + %zu) are not inside the %zu of layer "
+                       "%zu",
+                       first, first, num_tokens, kv.num_tokens, layer);
+    size_t size = fb_dtype_size(kv.dtype);
+    for (size_t token = 0; token < num_tokens; token++)
+        for (size_t head = 0; head < kv.num_kv_heads; head++) {
+            size_t row = (token * kv.num_kv_heads + head) * kv.head_dim;
+            const char *key = fb_key(&kv, head, first + token);
+            for (size_t d = 0; k && d < kv.head_dim; d++)
+                (void)fb_to_f32(kv.dtype, key + d * fb_key_stride(&kv) * size, k + row + d, 1);
+            if (v)
+                (void)fb_to_f32(kv.dtype, fb_value(&kv, head, first + token), v + row, kv.head_dim);
+        }
+    return FB_OK;
+}

@@ -1,0 +1,9 @@
+/* The commands of the `flashblock` program: one file each, one line each in main.c's table.
+ * A command gets its own name as argv[0] and returns the program's exit status. */
+#ifndef FB_CLI_COMMAND_H
+#define FB_CLI_COMMAND_H
+
+int fb_command_generate(int argc, char **argv);
+int fb_command_info(int argc, char **argv);
+
+#endif

@@ -1,0 +1,300 @@
+#include "options.h"
+
+#include "memory.h"
+#include "output.h"
+
+#include <flashblock/status.h>
+
+#include <errno.h>
+#include <float.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --help: where the descriptions begin, and how far they go. */
+enum { HELP_COLUMN = 30, HELP_WIDTH = 96 };
+
+static const char help_text[] = "show this text";
+
+void fb_option_list_free(fb_option_list *list) {
+    fb_free(list->values);
+    *list = (fb_option_list){0};
+}
+
+/* --- values ----------------------------------------------------------------------------------- */
+
+static bool parse_uint64(const char *text, uint64_t *value) {
+    if (text[0] < '0' || text[0] > '9') /* strtoull would take spaces and signs */
+        return false;
+    char *end = NULL;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno != 0 || *end != '\0' || number > UINT64_MAX)
+        return false;
+    *value = number;
+    return true;
+}
+
+static bool parse_double(const char *text, double *value) {
+    if (text[0] == '\0' || strspn(text, "0123456789+-.eE") != strlen(text))
+        return false;
+    char *end = NULL;
+    double number = strtod(text, &end);
+    if (*end != '\0' || !isfinite(number))
+        return false;
+    *value = number;
+    return true;
+}
+
+static bool in_range(const fb_option *option, double value) {
+    return value >= option->min && (option->max == 0 || value <= option->max);
+}
+
+static fb_options_result wrong_number(const fb_option *option, const char *text, const char *kind) {
+    if (option->max != 0)
+        fb_report("--%s: '%s' is not %s from %g to %.15g", option->name, text, kind, option->min,
+                  option->max);
+    else if (option->min != 0)
+        fb_report("--%s: '%s' is not %s of at least %g", option->name, text, kind, option->min);
+    else
+        fb_report("--%s: '%s' is not %s", option->name, text, kind);
+    return FB_OPTIONS_WRONG;
+}
+
+static fb_options_result set_size(const fb_option *option, const char *text, void *target) {
+    uint64_t number = 0;
+    if (!parse_uint64(text, &number) || number > SIZE_MAX || !in_range(option, (double)number))
+        return wrong_number(option, text, "a whole number");
+    *(size_t *)target = (size_t)number;
+    return FB_OPTIONS_READY;
+}
+
+static fb_options_result set_double(const fb_option *option, const char *text, void *target) {
+    double number = 0;
+    if (!parse_double(text, &number) || !in_range(option, number))
+        return wrong_number(option, text, "a number");
+    *(double *)target = number;
+    return FB_OPTIONS_READY;
+}
+
+/* The list has room for every argument there can be: fb_options_parse saw to that. */
+static void append(fb_option_list *list, const fb_option *option, const char *text) {
+    list->values[list->count++] = (fb_option_value){option, text};
+}
+
+static fb_options_result set_value(const fb_option *option, const char *text, void *target) {
+    switch (option->kind) {
+    case FB_OPTION_GROUP:
+    case FB_OPTION_FLAG:
+        *(bool *)target = true;
+        return FB_OPTIONS_READY;
+    case FB_OPTION_STRING:
+    case FB_OPTION_FILE:
+        if (text[0] == '\0') {
+            fb_report("--%s: the %s is empty", option->name, option->argument);
+            return FB_OPTIONS_WRONG;
+        }
+        *(const char **)target = text;
+        return FB_OPTIONS_READY;
+    case FB_OPTION_LIST:
+        append(target, option, text);
+        return FB_OPTIONS_READY;
+    case FB_OPTION_SIZE:
+        return set_size(option, text, target);
+    case FB_OPTION_UINT64:
+        if (!parse_uint64(text, target))
+            return wrong_number(option, text, "a whole number below 2^64");
+        return FB_OPTIONS_READY;
+    case FB_OPTION_DOUBLE:
+        return set_double(option, text, target);
+    case FB_OPTION_PARSED:
+        if (option->parse(text, target) == FB_OK)
+            return FB_OPTIONS_READY;
+        fb_report("--%s: %s", option->name, fb_error_message());
+        return FB_OPTIONS_WRONG;
+    }
+    return FB_OPTIONS_WRONG;
+}
+
+/* --- the command line ------------------------------------------------------------------------- */
+
+/* One argument that begins with a dash, taken apart. */
+typedef struct spelling {
+    const char *name; /* after the dashes */
+    size_t length;
+    char letter;       /* of a short option, else 0 */
+    const char *value; /* attached to it, or NULL */
+} spelling;
+
+static spelling take_apart(const char *argument) {
+    if (argument[1] != '-')
+        return (spelling){
+            .name = argument + 1,
+            .length = 1,
+            .letter = argument[1],
+            .value = argument[2] ? argument + 2 : NULL,
+        };
+    const char *name = argument + 2;
+    size_t length = strcspn(name, "=");
+    return (spelling){
+        .name = name,
+        .length = length,
+        .value = name[length] == '=' ? name + length + 1 : NULL,
+    };
+}
+
+static bool is_named(const spelling *given, const char *name, char letter) {
+    if (given->letter)
+        return given->letter == letter;
+    return strlen(name) == given->length && strncmp(name, given->name, given->length) == 0;
+}
+
+static const fb_option *find(const fb_option_table *table, const spelling *given) {
+    for (size_t i = 0; i < table->num_options; i++) {
+        const fb_option *option = &table->options[i];
+        if (option->kind != FB_OPTION_GROUP && is_named(given, option->name, option->letter))
+            return option;
+    }
+    return NULL;
+}
+
+static const char *command_name(const fb_option_table *table) {
+    static char name[32];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(table->usage, " "), table->usage);
+    return name;
+}
+
+/* The value of `option` written at argv[*index], which moves on when the value is an argument of
+ * its own. NULL with *result set when it has to be there and is not, or must not be and is. */
+static const char *value_of(const fb_option *option, const spelling *given, int argc, char **argv,
+                            int *index, fb_options_result *result) {
+    *result = FB_OPTIONS_READY;
+    if (option->kind == FB_OPTION_FLAG) {
+        if (!given->value)
+            return "";
+        fb_report("--%s takes no value, it is given '%s'", option->name, given->value);
+        *result = FB_OPTIONS_WRONG;
+        return NULL;
+    }
+    if (given->value)
+        return given->value;
+    const char *next = *index + 1 < argc ? argv[*index + 1] : NULL;
+    if (option->kind == FB_OPTION_FILE && (!next || (next[0] == '-' && next[1] != '\0')))
+        return "-";
+    if (next) {
+        ++*index;
+        return next;
+    }
+    fb_report("--%s needs a value: %s", option->name, option->argument);
+    *result = FB_OPTIONS_WRONG;
+    return NULL;
+}
+
+static void print_help(const fb_option_table *table);
+
+static fb_options_result read_argument(const fb_option_table *table, int argc, char **argv,
+                                       int *index, char *target) {
+    const char *argument = argv[*index];
+    if (argument[0] != '-' || argument[1] == '\0' || strcmp(argument, "--") == 0) {
+        fb_report("unexpected argument '%s'; see flashblock %s --help", argument,
+                  command_name(table));
+        return FB_OPTIONS_WRONG;
+    }
+    spelling given = take_apart(argument);
+    if (is_named(&given, "help", 'h') && !given.value) {
+        print_help(table);
+        return FB_OPTIONS_HELP;
+    }
+    const fb_option *option = find(table, &given);
+    if (!option) {
+        fb_report("unknown option '%s'; see flashblock %s --help", argument, command_name(table));
+        return FB_OPTIONS_WRONG;
+    }
+    fb_options_result result;
+    const char *value = value_of(option, &given, argc, argv, index, &result);
+    return value ? set_value(option, value, target + option->target) : result;
+}
+
+/* Defaults, and empty lists with room for every argument. */
+static fb_options_result set_defaults(const fb_option_table *table, int argc, char *target) {
+    for (size_t i = 0; i < table->num_options; i++) {
+        const fb_option *option = &table->options[i];
+        if (option->kind == FB_OPTION_LIST) {
+            fb_option_list *list = (fb_option_list *)(void *)(target + option->target);
+            if (!list->values && fb_alloc((size_t)argc, sizeof *list->values, option->name,
+                                          &list->values) != FB_OK) {
+                fb_report("%s", fb_error_message());
+                return FB_OPTIONS_WRONG;
+            }
+        }
+        if (option->otherwise &&
+            set_value(option, option->otherwise, target + option->target) != FB_OPTIONS_READY)
+            return FB_OPTIONS_WRONG;
+    }
+    return FB_OPTIONS_READY;
+}
+
+fb_options_result fb_options_parse(const fb_option_table *table, int argc, char **argv,
+                                   void *target) {
+    fb_options_result result = set_defaults(table, argc, target);
+    for (int i = 1; i < argc && result == FB_OPTIONS_READY; i++)
+        result = read_argument(table, argc, argv, &i, target);
+    return result;
+}
+
+/* --- help ------------------------------------------------------------------------------------- */
+
+/* Prints `text` from HELP_COLUMN on, broken at spaces; `column` is where the cursor is. */
+static void print_wrapped(const char *text, int column) {
+    if (column >= HELP_COLUMN) {
+        putchar('\n');
+        column = 0;
+    }
+    while (*text) {
+        int length = (int)strcspn(text, " ");
+        if (column > HELP_COLUMN && column + 1 + length > HELP_WIDTH) {
+            putchar('\n');
+            column = 0;
+        }
+        if (column > HELP_COLUMN)
+            column += printf(" ");
+        column += printf("%*s", column < HELP_COLUMN ? HELP_COLUMN - column : 0, "");
+        column += printf("%.*s", length, text);
+        text += length;
+        text += strspn(text, " ");
+    }
+    putchar('\n');
+}
+
+static void print_option(const fb_option *option) {
+    char letter[] = "    ";
+    if (option->letter)
+        snprintf(letter, sizeof letter, "-%c, ", option->letter);
+    int column = printf("  %s--%s", letter, option->name);
+    if (option->argument)
+        column += printf(option->kind == FB_OPTION_FILE ? " [%s]" : " %s", option->argument);
+    char text[512];
+    if (option->otherwise)
+        snprintf(text, sizeof text, "%s (default: %s)", option->help, option->otherwise);
+    else
+        snprintf(text, sizeof text, "%s", option->help);
+    print_wrapped(text, column);
+}
+
+static void print_help(const fb_option_table *table) {
+    printf("Usage: flashblock %s\n\n%s\n", table->usage, table->summary);
+    if (table->options[0].kind != FB_OPTION_GROUP)
+        putchar('\n');
+    for (size_t i = 0; i < table->num_options; i++) {
+        const fb_option *option = &table->options[i];
+        if (option->kind == FB_OPTION_GROUP)
+            printf("\n%s:\n", option->help);
+        else
+            print_option(option);
+    }
+    const fb_option help = {
+        .kind = FB_OPTION_FLAG, .name = "help", .letter = 'h', .help = help_text};
+    print_option(&help);
+}

@@ -1,0 +1,70 @@
+/* Options of a command, declared as one table: parsing, range checks, defaults and --help all come
+ * from it.
+ *
+ * Accepted forms: --name VALUE, --name=VALUE, --flag, -n VALUE, -nVALUE. A value may begin with a
+ * dash. There are no positional arguments. Of an option given twice the last counts, except where
+ * its kind is a list. */
+#ifndef FB_CLI_OPTIONS_H
+#define FB_CLI_OPTIONS_H
+
+#include <flashblock/status.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum fb_option_kind {
+    FB_OPTION_GROUP = 0, /* no option: a heading in --help; only `help` is used */
+    FB_OPTION_FLAG,      /* bool: true */
+    FB_OPTION_STRING,    /* const char *, borrowed from argv; never empty */
+    FB_OPTION_LIST,      /* fb_option_list: every value, in the order given */
+    FB_OPTION_FILE,      /* const char *; without a value "-", which stands for standard output */
+    FB_OPTION_SIZE,      /* size_t in [min, max], decimal digits */
+    FB_OPTION_UINT64,    /* uint64_t, decimal digits */
+    FB_OPTION_DOUBLE,    /* double in [min, max], finite */
+    FB_OPTION_PARSED,    /* what `parse` makes of the value */
+} fb_option_kind;
+
+typedef struct fb_option {
+    fb_option_kind kind;
+    const char *name;      /* without the dashes */
+    char letter;           /* of the short form; 0: none */
+    const char *argument;  /* what --help calls the value; NULL for a flag */
+    size_t target;         /* offset of the variable in the structure given to fb_options_parse */
+    double min, max;       /* of FB_OPTION_SIZE and FB_OPTION_DOUBLE; max 0: no upper limit */
+    const char *otherwise; /* default, read as if it were given and shown in --help; or NULL */
+    fb_status (*parse)(const char *text, void *target); /* of FB_OPTION_PARSED */
+    const char *help;
+} fb_option;
+
+/* Values of options of kind FB_OPTION_LIST; several options may share a list. */
+typedef struct fb_option_value {
+    const fb_option *option;
+    const char *text; /* borrowed from argv */
+} fb_option_value;
+
+typedef struct fb_option_list {
+    fb_option_value *values;
+    size_t count;
+} fb_option_list;
+
+void fb_option_list_free(fb_option_list *list);
+
+/* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
+typedef struct fb_option_table {
+    const char *usage, *summary;
+    const fb_option *options;
+    size_t num_options;
+} fb_option_table;
+
+typedef enum fb_options_result {
+    FB_OPTIONS_READY, /* the targets are set */
+    FB_OPTIONS_HELP,  /* --help: it has been printed to standard output */
+    FB_OPTIONS_WRONG, /* one line has been printed to standard error */
+} fb_options_result;
+
+/* Reads argv[1] .. argv[argc - 1] into `target`: first every default, then what is given. --help
+ * (-h) is understood for every table and need not be listed. */
+fb_options_result fb_options_parse(const fb_option_table *table, int argc, char **argv,
+                                   void *target);
+
+#endif

@@ -1,0 +1,52 @@
+#include "output.h"
+
+#include "file.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void fb_report(const char *format, ...) {
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    for (char *c = text; *c; c++) /* arguments of the command line may hold anything */
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    fflush(stdout);
+    fprintf(stderr, "flashblock: %s\n", text);
+}
+
+int fb_report_status(fb_status status) {
+    fb_report("%s", fb_error_message());
+    return status == FB_ERROR_ARGUMENT ? FB_EXIT_USAGE : FB_EXIT_FAILED;
+}
+
+int fb_finish_stdout(void) {
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return FB_EXIT_OK;
+    fb_report("cannot write standard output: %s", errno ? strerror(errno) : "write failed");
+    return FB_EXIT_FAILED;
+}
+
+fb_status fb_write_json(json_t *value, const char *path) {
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    if (!text)
+        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
+    fb_status status = FB_OK;
+    if (strcmp(path, "-") == 0) {
+        puts(text);
+    } else {
+        /* json_dumps leaves room for its NUL only: the newline takes its place. */
+        size_t size = strlen(text);
+        text[size] = '\n';
+        status = fb_file_write(path, text, size + 1);
+    }
+    free(text);
+    return status;
+}

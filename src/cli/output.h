@@ -1,0 +1,30 @@
+/* What the program says: one-line errors, results, JSON. */
+#ifndef FB_CLI_OUTPUT_H
+#define FB_CLI_OUTPUT_H
+
+#include "error.h"
+
+#include <flashblock/status.h>
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Exit status of the program. */
+enum { FB_EXIT_OK = 0, FB_EXIT_FAILED = 1, FB_EXIT_USAGE = 2 };
+
+/* "flashblock: MESSAGE" on standard error, always one line. */
+void fb_report(const char *format, ...) FB_PRINTF(1, 2);
+
+/* Reports the library's last error; the exit status that stands for it: 2 when it was an argument,
+ * as all of those come from the command line, else 1. */
+int fb_report_status(fb_status status);
+
+/* Flushes standard output. Returns FB_EXIT_FAILED and reports when not all of it was written. */
+int fb_finish_stdout(void);
+
+/* Writes `value`, indented, with a newline, to `path` ("-": standard output). A file appears whole
+ * or not at all. */
+fb_status fb_write_json(json_t *value, const char *path);
+
+#endif

@@ -1,0 +1,302 @@
+#include "schedule.h"
+
+#include "error.h"
+#include "memory.h"
+#include "remask.h"
+
+#include <string.h>
+
+static bool released(const fb_sequence *sequence) {
+    return sequence->schedule->compat == FB_COMPAT_RELEASED;
+}
+
+size_t fb_sequence_num_completion(const fb_sequence *sequence) {
+    return sequence->num_tokens > sequence->num_prompt_tokens
+               ? sequence->num_tokens - sequence->num_prompt_tokens
+               : 0;
+}
+
+static size_t count_masked(const fb_sequence *sequence) {
+    size_t count = 0;
+    for (size_t i = 0; i < sequence->schedule->block_size; i++)
+        count += sequence->masked[i] ? 1 : 0;
+    return count;
+}
+
+static void finish(fb_sequence *sequence, fb_finish_reason reason) {
+    sequence->status = FB_SEQUENCE_FINISHED;
+    sequence->finish_reason = reason;
+    sequence->counts.completion_tokens = fb_sequence_num_completion(sequence);
+}
+
+/* The engine knows masked positions by their token. */
+static void find_masks(fb_sequence *sequence) {
+    for (size_t i = 0; i < sequence->schedule->block_size; i++)
+        sequence->masked[i] = sequence->block[i] == sequence->schedule->mask_token;
+}
+
+/* A new block: prompt tokens that are not committed yet, then mask tokens. */
+static void start_block(fb_sequence *sequence) {
+    size_t block_size = sequence->schedule->block_size;
+    for (size_t i = 0; i < block_size; i++) {
+        bool prompt = sequence->num_tokens + i < sequence->num_prompt_tokens;
+        sequence->masked[i] = !prompt;
+        sequence->block[i] = prompt ? sequence->tokens[sequence->num_tokens + i]
+                                    : sequence->schedule->mask_token;
+        sequence->block_unmask_step[i] = 0;
+    }
+    if (released(sequence))
+        find_masks(sequence);
+    sequence->denoising_step = 0;
+    sequence->stored = false;
+    sequence->status = FB_SEQUENCE_DENOISING;
+}
+
+/* Tokens that prompt and completion can have together: in the engine a stop token may follow the
+ * max_tokens-th one. */
+static fb_status token_capacity(const fb_schedule *schedule, size_t prompt, size_t *capacity) {
+    size_t prefill = prompt - prompt % schedule->block_size, needed;
+    if (!fb_size_add(prefill, schedule->block_size, &needed))
+        return fb_fail(FB_ERROR_ARGUMENT, "prompt of %zu tokens is too long", prompt);
+    if (schedule->max_positions > 0 && needed > schedule->max_positions)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "prompt of %zu tokens leaves no room for a block of %zu in the model's %zu "
+                       "positions",
+                       prompt, schedule->block_size, schedule->max_positions);
+    if (!fb_size_add(prompt, 1, capacity) ||
+        !fb_size_add(*capacity, schedule->max_tokens, capacity))
+        return fb_fail(FB_ERROR_ARGUMENT, "max_tokens is %zu, more than fits memory",
+                       schedule->max_tokens);
+    if (schedule->max_positions > 0 && *capacity > schedule->max_positions)
+        *capacity = schedule->max_positions;
+    return FB_OK;
+}
+
+static fb_status allocate(fb_sequence *sequence, size_t capacity) {
+    size_t size = sequence->schedule->block_size;
+    FB_TRY(fb_alloc(capacity, sizeof(int32_t), "tokens", &sequence->tokens));
+    FB_TRY(fb_alloc(capacity, sizeof(int32_t), "unmask steps", &sequence->unmask_step));
+    FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &sequence->block));
+    FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &sequence->block_unmask_step));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masked positions", &sequence->masked));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "dirty positions", &sequence->dirty));
+    return fb_alloc(size, sizeof(size_t), "positions", &sequence->order);
+}
+
+fb_status fb_sequence_create(const fb_schedule *schedule, const fb_prompt *prompt,
+                             fb_sequence **sequence) {
+    size_t capacity;
+    FB_TRY(token_capacity(schedule, prompt->num_tokens, &capacity));
+    fb_sequence *new;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *new, "sequence", &new));
+    new->schedule = schedule;
+    fb_status status = allocate(new, capacity);
+    if (status != FB_OK) {
+        fb_sequence_destroy(new);
+        return status;
+    }
+    if (prompt->num_tokens > 0)
+        memcpy(new->tokens, prompt->tokens, prompt->num_tokens * sizeof *prompt->tokens);
+    new->num_prompt_tokens = prompt->num_tokens;
+    if (fb_sequence_prefill_left(new) > 0)
+        new->status = FB_SEQUENCE_PREFILL;
+    else
+        start_block(new);
+    *sequence = new;
+    return FB_OK;
+}
+
+void fb_sequence_destroy(fb_sequence *sequence) {
+    if (sequence == NULL)
+        return;
+    fb_free(sequence->tokens);
+    fb_free(sequence->unmask_step);
+    fb_free(sequence->block);
+    fb_free(sequence->block_unmask_step);
+    fb_free(sequence->masked);
+    fb_free(sequence->dirty);
+    fb_free(sequence->order);
+    fb_free(sequence);
+}
+
+size_t fb_sequence_prefill_left(const fb_sequence *sequence) {
+    size_t prompt = sequence->num_prompt_tokens;
+    size_t whole = prompt - prompt % sequence->schedule->block_size;
+    return whole > sequence->num_tokens ? whole - sequence->num_tokens : 0;
+}
+
+void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens) {
+    sequence->num_tokens += num_tokens;
+    sequence->counts.prefill_tokens += num_tokens;
+    if (fb_sequence_prefill_left(sequence) == 0)
+        start_block(sequence);
+}
+
+static void clear_dirty(fb_sequence *sequence) {
+    sequence->dirty_tokens = 0;
+    memset(sequence->dirty, 0, sequence->schedule->block_size * sizeof(bool));
+}
+
+/* What a reuse finds in the cache must come from this block: the commit pass of a block that was
+ * expected to finish at its first step would else (with reuse_at_commit) find an earlier one's. */
+static fb_reuse_action decide(const fb_sequence *sequence, const fb_plan *plan) {
+    const fb_schedule *schedule = sequence->schedule;
+    fb_reuse_step step = {
+        .denoising_step = sequence->denoising_step,
+        .denoising_steps = schedule->denoising_steps,
+        .dirty_tokens = sequence->dirty_tokens,
+        .masked_tokens = plan->masked_tokens,
+        .budget = plan->budget,
+        .commit = plan->commit,
+    };
+    fb_reuse_action action = fb_reuse_decide(&schedule->reuse, &step);
+    if (action == FB_REUSE && !sequence->stored && !released(sequence))
+        action = plan->commit ? FB_REFRESH_ONLY : FB_REFRESH_AND_STORE;
+    return action;
+}
+
+static void count_pass(fb_sequence *sequence, const fb_plan *plan) {
+    fb_generate_counts *counts = &sequence->counts;
+    if (plan->commit) {
+        counts->commits++;
+        return;
+    }
+    counts->denoising_steps++;
+    counts->reuses += plan->action == FB_REUSE ? 1 : 0;
+    counts->refreshes += plan->action != FB_REUSE ? 1 : 0;
+    counts->stores += plan->action == FB_REFRESH_AND_STORE ? 1 : 0;
+}
+
+fb_plan fb_sequence_plan(fb_sequence *sequence) {
+    const fb_schedule *schedule = sequence->schedule;
+    if (sequence->denoising_step == 0)
+        clear_dirty(sequence);
+    fb_plan plan = {
+        .commit = sequence->status == FB_SEQUENCE_COMMIT,
+        .masked_tokens = count_masked(sequence),
+        .budget = fb_remask_budget(schedule->block_size, schedule->denoising_steps,
+                                   sequence->denoising_step),
+    };
+    plan.action = decide(sequence, &plan);
+    sequence->action = plan.action;
+    sequence->stored = sequence->stored || plan.action == FB_REFRESH_AND_STORE;
+    count_pass(sequence, &plan);
+    return plan;
+}
+
+/* The engine counts dirty tokens under one strategy, and only where it may need them. */
+static bool counts_dirty(const fb_sequence *sequence) {
+    const fb_schedule *schedule = sequence->schedule;
+    return !released(sequence) ||
+           (schedule->remasking == FB_LOW_CONFIDENCE_DYNAMIC && schedule->reuse.tau > 0);
+}
+
+static void mark_dirty(fb_sequence *sequence, size_t num_accepted) {
+    if (!counts_dirty(sequence))
+        return;
+    if (sequence->action != FB_REUSE)
+        clear_dirty(sequence);
+    for (size_t i = 0; i < num_accepted; i++)
+        sequence->dirty[sequence->order[i]] = true;
+    sequence->dirty_tokens += num_accepted;
+}
+
+/* Which of the engine's two code paths; only the tensor one can run entropy_bounded. */
+static fb_budget_rule budget_rule(const fb_schedule *schedule) {
+    bool tensor = schedule->overwrite_decided || schedule->remasking == FB_ENTROPY_BOUNDED;
+    return schedule->compat == FB_COMPAT_RELEASED && tensor ? FB_BUDGET_FLOOR_TENSOR
+                                                            : FB_BUDGET_FLOOR;
+}
+
+static void write_block(fb_sequence *sequence, const int32_t *proposed, size_t num_accepted,
+                        bool *accepted) {
+    memset(accepted, 0, sequence->schedule->block_size * sizeof(bool));
+    for (size_t i = 0; i < num_accepted; i++) {
+        size_t position = sequence->order[i];
+        accepted[position] = true;
+        sequence->block[position] = proposed[position];
+        sequence->masked[position] = false;
+        if (sequence->block_unmask_step[position] == 0)
+            sequence->block_unmask_step[position] = (int32_t)(sequence->sequence_step + 1);
+    }
+    if (released(sequence))
+        find_masks(sequence);
+}
+
+size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
+                          const float *entropy, bool *accepted) {
+    const fb_schedule *schedule = sequence->schedule;
+    fb_remask_step step = {
+        .strategy = schedule->remasking,
+        .rule = budget_rule(schedule),
+        .block_size = schedule->block_size,
+        .budget = fb_remask_budget(schedule->block_size, schedule->denoising_steps,
+                                   sequence->denoising_step),
+        .masked = sequence->masked,
+        .confidence = confidence,
+        .entropy = entropy,
+        .confidence_threshold = schedule->confidence_threshold,
+        .entropy_bound = schedule->entropy_bound,
+    };
+    size_t num_accepted = fb_remask(&step, sequence->order);
+    mark_dirty(sequence, num_accepted);
+    write_block(sequence, proposed, num_accepted, accepted);
+    sequence->counts.accepted_tokens += num_accepted;
+    sequence->denoising_step++;
+    sequence->sequence_step++;
+    if (count_masked(sequence) == 0 || sequence->denoising_step >= schedule->denoising_steps)
+        sequence->status = FB_SEQUENCE_COMMIT;
+    return num_accepted;
+}
+
+static bool is_stop_token(const fb_schedule *schedule, int32_t token) {
+    for (size_t i = 0; i < schedule->num_stop_tokens && !schedule->ignore_stop; i++)
+        if (token == schedule->stop_tokens[i])
+            return true;
+    return false;
+}
+
+/* Commits the block's tokens one by one; false when the completion ends here. */
+static bool commit_token(fb_sequence *sequence, size_t position) {
+    const fb_schedule *schedule = sequence->schedule;
+    int32_t token = sequence->block[position];
+    bool prompt = sequence->num_tokens < sequence->num_prompt_tokens;
+    bool stop = is_stop_token(schedule, token) && (!prompt || released(sequence));
+    bool full = !prompt && fb_sequence_num_completion(sequence) >= schedule->max_tokens;
+    if (full && !(stop && released(sequence))) {
+        finish(sequence, FB_FINISH_LENGTH);
+        return false;
+    }
+    if (!prompt)
+        sequence->unmask_step[fb_sequence_num_completion(sequence)] =
+            sequence->block_unmask_step[position];
+    sequence->tokens[sequence->num_tokens++] = token;
+    if (stop)
+        finish(sequence, FB_FINISH_STOP);
+    return !stop;
+}
+
+size_t fb_sequence_commit(fb_sequence *sequence) {
+    const fb_schedule *schedule = sequence->schedule;
+    size_t before = fb_sequence_num_completion(sequence);
+    for (size_t i = 0; i < schedule->block_size; i++)
+        if (!commit_token(sequence, i))
+            break;
+    sequence->num_blocks++;
+    size_t completion = fb_sequence_num_completion(sequence), next;
+    if (sequence->status == FB_SEQUENCE_FINISHED)
+        return completion - before;
+    if (completion >= schedule->max_tokens)
+        finish(sequence, FB_FINISH_LENGTH);
+    else if (schedule->max_positions > 0 &&
+             (!fb_size_add(sequence->num_tokens, schedule->block_size, &next) ||
+              next > schedule->max_positions))
+        finish(sequence, FB_FINISH_CONTEXT);
+    else
+        start_block(sequence);
+    return completion - before;
+}
+
+void fb_sequence_cancel(fb_sequence *sequence) {
+    finish(sequence, FB_FINISH_CANCELLED);
+}

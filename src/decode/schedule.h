@@ -1,0 +1,110 @@
+/* One sequence on its way from prompt to completion, without any model: which tokens the current
+ * block holds, what the next pass is, what a pass's proposals change. A state machine:
+ *
+ *     PREFILL --prefilled--> DENOISING --accept--> DENOISING ... --accept--> COMMIT
+ *                                ^                                             |
+ *                                +----------------- commit ------------------- + --> FINISHED
+ *
+ * Before each denoising or commit pass: fb_sequence_plan; after it: fb_sequence_accept or
+ * fb_sequence_commit. (The engine's Scheduler.schedule, Scheduler.postprocess, Sequence.)
+ *
+ * Differences of FB_COMPAT_PAPER and FB_COMPAT_RELEASED: reuse.h and generate.h list them. */
+#ifndef FB_DECODE_SCHEDULE_H
+#define FB_DECODE_SCHEDULE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <flashblock/generate.h>
+#include <flashblock/reuse.h>
+#include <flashblock/status.h>
+
+/* What all sequences of a run share. */
+typedef struct fb_schedule {
+    fb_compat compat;
+    fb_reuse_policy reuse;
+    size_t block_size, denoising_steps; /* each at least 1 */
+    size_t max_tokens;                  /* at least 1 */
+    size_t max_positions;               /* of the model; 0: no limit */
+    fb_remasking remasking;
+    bool overwrite_decided; /* FB_COMPAT_RELEASED only */
+    double confidence_threshold, entropy_bound;
+    int32_t mask_token;
+    const int32_t *stop_tokens; /* [num_stop_tokens] */
+    size_t num_stop_tokens;
+    bool ignore_stop;
+} fb_schedule;
+
+typedef enum fb_sequence_status {
+    FB_SEQUENCE_PREFILL = 0,
+    FB_SEQUENCE_DENOISING,
+    FB_SEQUENCE_COMMIT,
+    FB_SEQUENCE_FINISHED,
+} fb_sequence_status;
+
+/* Readable by everybody, written by the functions below only. */
+typedef struct fb_sequence {
+    const fb_schedule *schedule;
+    fb_sequence_status status;
+    fb_finish_reason finish_reason; /* when FINISHED */
+
+    int32_t *tokens;   /* [capacity] the prompt, and behind it the completion */
+    size_t num_tokens; /* committed of them: the position of the current block's first token */
+    size_t num_prompt_tokens;
+    int32_t *unmask_step; /* [capacity] of each completion token, see generate.h */
+
+    size_t num_blocks; /* blocks before the current one that were denoised */
+    int32_t *block;    /* [block_size] current block */
+    bool *masked;      /* [block_size] */
+    bool *dirty;       /* [block_size] accepted since, and including, the last refresh */
+    int32_t *block_unmask_step; /* [block_size] */
+    size_t dirty_tokens;   /* acceptances since then; a position may count twice (RELEASED) */
+    size_t denoising_step; /* of this block, from 0 */
+    size_t sequence_step;  /* over all blocks */
+    bool stored;           /* a pass of this block stored its block-external part */
+    fb_reuse_action action; /* of the planned pass */
+    size_t *order;          /* [block_size] scratch */
+
+    fb_generate_counts counts;
+} fb_sequence;
+
+/* What the next pass is. */
+typedef struct fb_plan {
+    fb_reuse_action action;
+    bool commit;
+    size_t masked_tokens;
+    size_t budget; /* tokens that the remasking strategy accepts at least (its "budget") */
+} fb_plan;
+
+/* A sequence for `prompt`, a copy of which is kept. The first num_tokens / block_size blocks of it
+ * are to be prefilled; the rest starts the first block. `schedule` is borrowed. Destroy what
+ * succeeded. */
+fb_status fb_sequence_create(const fb_schedule *schedule, const fb_prompt *prompt,
+                             fb_sequence **sequence);
+void fb_sequence_destroy(fb_sequence *sequence);
+
+/* PREFILL: num_tokens more tokens, a multiple of block_size, are in the KV cache. */
+size_t fb_sequence_prefill_left(const fb_sequence *sequence);
+void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens);
+
+/* DENOISING or COMMIT: decides about the next pass. Counts it. */
+fb_plan fb_sequence_plan(fb_sequence *sequence);
+
+/* DENOISING, after the planned pass: the proposals of every position,
+ *   proposed, confidence [block_size], entropy [block_size] or NULL unless entropy_bounded
+ * Sets accepted[block_size]; returns the number of accepted positions. */
+size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
+                          const float *entropy, bool *accepted);
+
+/* COMMIT, after the planned pass: the block joins the committed tokens up to where the completion
+ * ends; if it does not end, the next block begins. Returns the completion tokens that it added. */
+size_t fb_sequence_commit(fb_sequence *sequence);
+
+/* Ends the sequence with what is committed. */
+void fb_sequence_cancel(fb_sequence *sequence);
+
+/* Committed tokens after the prompt. */
+size_t fb_sequence_num_completion(const fb_sequence *sequence);
+
+#endif

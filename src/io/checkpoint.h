@@ -1,0 +1,29 @@
+/* The weights of a Hugging Face model directory: model.safetensors, or the shards that
+ * model.safetensors.index.json names. */
+#ifndef FB_IO_CHECKPOINT_H
+#define FB_IO_CHECKPOINT_H
+
+#include "tensor.h"
+
+/* Immutable once open: any number of threads may read one. */
+typedef struct fb_checkpoint fb_checkpoint;
+
+/* Maps every shard. FB_ERROR_IO when neither file is there or one cannot be read;
+ * FB_ERROR_FORMAT when both are, when a shard's name is no plain file name, when a shard lacks a
+ * tensor that the index places there, or when a shard itself is malformed. A tensor that the
+ * index does not mention is not part of the checkpoint. */
+fb_status fb_checkpoint_open(const char *directory, fb_checkpoint **checkpoint);
+
+/* Invalidates every view. Takes NULL. */
+void fb_checkpoint_close(fb_checkpoint *checkpoint);
+
+/* Tensors in the order of their names; index < count. */
+size_t fb_checkpoint_count(const fb_checkpoint *checkpoint);
+const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index);
+
+/* By name: NULL when there is none / FB_ERROR_FORMAT naming directory and tensor. */
+const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name);
+fb_status fb_checkpoint_get(const fb_checkpoint *checkpoint, const char *name,
+                            const fb_tensor_view **tensor);
+
+#endif

@@ -1,0 +1,161 @@
+#include "json.h"
+
+#include "error.h"
+#include "file.h"
+#include "memory.h"
+
+#include <stdint.h>
+#include <stdio.h>
+
+fb_status fb_json_parse(const char *text, size_t size, const char *where, json_t **object) {
+    json_error_t error;
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (!root)
+        return fb_fail(FB_ERROR_FORMAT, "%s: not JSON: line %d: %s", where, error.line, error.text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return fb_fail(FB_ERROR_FORMAT, "%s: is not a JSON object", where);
+    }
+    *object = root;
+    return FB_OK;
+}
+
+fb_status fb_json_load(const char *path, size_t limit, json_t **object) {
+    char *text = NULL;
+    size_t size = 0;
+    FB_TRY(fb_file_read(path, limit, &text, &size));
+    fb_status status = fb_json_parse(text, size, path, object);
+    fb_free(text);
+    return status;
+}
+
+bool fb_json_has(const json_t *object, const char *key) {
+    const json_t *item = json_object_get(object, key);
+    return item && !json_is_null(item);
+}
+
+enum { VALUE_TEXT_SIZE = 80 };
+
+/* What a message shows of a value: JSON text, cut where it is long. */
+static const char *show(const json_t *item, char text[VALUE_TEXT_SIZE]) {
+    size_t size = json_dumpb(item, text, VALUE_TEXT_SIZE - 1,
+                             JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
+    if (size < VALUE_TEXT_SIZE) {
+        text[size] = '\0';
+        return text;
+    }
+    return json_is_object(item) ? "an object" : json_is_array(item) ? "an array" : "a long string";
+}
+
+static fb_status wrong(const json_t *item, const char *where, const char *key, const char *wanted) {
+    char text[VALUE_TEXT_SIZE];
+    return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, not %s", where, key, show(item, text), wanted);
+}
+
+static fb_status find(const json_t *object, const char *where, const char *key, json_t **item) {
+    json_t *found = json_object_get(object, key);
+    if (!found)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is missing", where, key);
+    *item = found;
+    return FB_OK;
+}
+
+fb_status fb_json_size(const json_t *item, const char *where, const char *key, size_t min,
+                       size_t max, size_t *value) {
+    if (!json_is_integer(item))
+        return wrong(item, where, key, "a whole number");
+    json_int_t number = json_integer_value(item);
+    if (number < 0 || (uintmax_t)number < min || (uintmax_t)number > max)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %lld, not in [%zu, %zu]", where, key,
+                       (long long)number, min, max);
+    *value = (size_t)number;
+    return FB_OK;
+}
+
+fb_status fb_json_get_size(const json_t *object, const char *where, const char *key, size_t min,
+                           size_t max, size_t *value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    return fb_json_size(item, where, key, min, max, value);
+}
+
+fb_status fb_json_get_double(const json_t *object, const char *where, const char *key,
+                             double *value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    if (!json_is_number(item))
+        return wrong(item, where, key, "a number");
+    *value = json_number_value(item);
+    return FB_OK;
+}
+
+fb_status fb_json_get_bool(const json_t *object, const char *where, const char *key, bool *value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    if (!json_is_boolean(item))
+        return wrong(item, where, key, "true or false");
+    *value = json_is_true(item);
+    return FB_OK;
+}
+
+fb_status fb_json_get_string(const json_t *object, const char *where, const char *key,
+                             const char **value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    if (!json_is_string(item))
+        return wrong(item, where, key, "a string");
+    *value = json_string_value(item);
+    return FB_OK;
+}
+
+fb_status fb_json_get_array(const json_t *object, const char *where, const char *key,
+                            json_t **value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    if (!json_is_array(item))
+        return wrong(item, where, key, "an array");
+    *value = item;
+    return FB_OK;
+}
+
+fb_status fb_json_get_object(const json_t *object, const char *where, const char *key,
+                             json_t **value) {
+    json_t *item = NULL;
+    FB_TRY(find(object, where, key, &item));
+    if (!json_is_object(item))
+        return wrong(item, where, key, "an object");
+    *value = item;
+    return FB_OK;
+}
+
+fb_status fb_json_get_size_or(const json_t *object, const char *where, const char *key, size_t min,
+                              size_t max, size_t otherwise, size_t *value) {
+    if (fb_json_has(object, key))
+        return fb_json_get_size(object, where, key, min, max, value);
+    *value = otherwise;
+    return FB_OK;
+}
+
+fb_status fb_json_get_double_or(const json_t *object, const char *where, const char *key,
+                                double otherwise, double *value) {
+    if (fb_json_has(object, key))
+        return fb_json_get_double(object, where, key, value);
+    *value = otherwise;
+    return FB_OK;
+}
+
+fb_status fb_json_get_bool_or(const json_t *object, const char *where, const char *key,
+                              bool otherwise, bool *value) {
+    if (fb_json_has(object, key))
+        return fb_json_get_bool(object, where, key, value);
+    *value = otherwise;
+    return FB_OK;
+}
+
+fb_status fb_json_get_string_or(const json_t *object, const char *where, const char *key,
+                                const char *otherwise, const char **value) {
+    if (fb_json_has(object, key))
+        return fb_json_get_string(object, where, key, value);
+    *value = otherwise;
+    return FB_OK;
+}

@@ -1,0 +1,25 @@
+/* Unicode as the tokenizer needs it: that of utf8proc, and the characters that came later. */
+#ifndef FB_IO_UNICODE_H
+#define FB_IO_UNICODE_H
+
+#include <stdbool.h>
+
+#include "utf8.h"
+
+/* true when the text is certainly in normalization form C (nothing at or above U+0300). */
+bool fb_unicode_is_plain(const unsigned char *text, size_t length);
+
+/* Appends the normalization form C of well-formed UTF-8. O(length log length) for any text. */
+fb_status fb_unicode_append_nfc(fb_buffer *buffer, const unsigned char *text, size_t length);
+
+/* The property White_Space. */
+bool fb_unicode_is_white_space(uint32_t code_point);
+
+/* Letters, marks, decimal digits, letter numbers, connectors and joiners: what \w is. */
+bool fb_unicode_is_word(uint32_t code_point);
+
+/* Appends \x{...}-\x{...} for every character that PCRE2 may not yet know and whose general
+ * category is category[0 .. length): "L", "Lu", "LC" or "L&" (cased letters). */
+fb_status fb_unicode_append_additions(fb_buffer *buffer, const char *category, size_t length);
+
+#endif

@@ -1,0 +1,54 @@
+/* One golden file: a .safetensors file under golden/paper with the tensors of a case and, in its
+ * metadata, how they came about. Whatever is missing or malformed fails the running test.
+ *
+ *   golden_case *c = golden_open("rope/rmsnorm_0_d64.safetensors");
+ *   const float *x = golden_f32(c, "x");                           [S, D]
+ *   size_t rows = golden_size(c, "S");                             of its `params`
+ *   golden_close(c);
+ */
+#ifndef FB_TESTS_GOLDEN_CASE_H
+#define FB_TESTS_GOLDEN_CASE_H
+
+#include "safetensors.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct golden_case golden_case;
+
+/* `name` is relative to golden/paper. */
+golden_case *golden_open(const char *name);
+void golden_close(golden_case *c);
+
+/* The name it was opened with, for messages. */
+const char *golden_name(const golden_case *c);
+
+/* The path of `name` under the root of the source tree; belongs to a buffer that the next call
+ * overwrites. */
+const char *golden_source_path(const char *name);
+
+/* Names like "step0.tokens" are often put together: tensor names below are printf formats. */
+#define GOLDEN_PRINTF __attribute__((format(printf, 2, 3)))
+
+bool golden_has(const golden_case *c, const char *format, ...) GOLDEN_PRINTF;
+
+/* The tensor as the file describes it. */
+const fb_tensor_view *golden_tensor(const golden_case *c, const char *format, ...) GOLDEN_PRINTF;
+
+/* All elements in C order, converted as fb_tensor_read_* convert; they belong to the case. */
+const float *golden_f32(golden_case *c, const char *format, ...) GOLDEN_PRINTF;
+const double *golden_f64(golden_case *c, const char *format, ...) GOLDEN_PRINTF;
+const int32_t *golden_i32(golden_case *c, const char *format, ...) GOLDEN_PRINTF;
+
+/* The metadata value `key`: text, or parsed as JSON (then it belongs to the case). */
+const char *golden_text(const golden_case *c, const char *key);
+json_t *golden_json(golden_case *c, const char *key);
+
+/* Fields of the metadata object `params`. */
+json_t *golden_param(golden_case *c, const char *key);
+size_t golden_size(golden_case *c, const char *key);
+double golden_real(golden_case *c, const char *key);
+
+#endif
