@@ -36,7 +36,7 @@ give_up() {
 command -v apt-get >/dev/null || give_up "There is no apt-get on this machine."
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || give_up "Installing packages takes root: neither root nor sudo is here."
+    command -v sudo >/dev/null || give_up "Installing packages takes root, and there is no sudo."
     as_root=sudo
 fi
 

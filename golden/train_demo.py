@@ -63,8 +63,8 @@ MODEL = dict(
 # (objective, tokens a window, windows a step, share of the time at which the stage ends)
 Stage = collections.namedtuple("Stage", "objective context windows until")
 STAGES = (
-    Stage("autoregressive", 256, 12, 0.40),
-    Stage("diffusion", 256, 8, 0.70),
+    Stage("autoregressive", 256, 12, 0.30),
+    Stage("diffusion", 256, 8, 0.65),
     Stage("diffusion", 1280, 2, 1.00),
 )
 NOISY_COPIES = 2  # the second masks exactly what the first shows, so that every token is predicted once

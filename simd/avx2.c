@@ -3,6 +3,8 @@
  * Scores and values share one register tile, 6 rows x 16 columns: 12 accumulators, 2 registers of
  * keys (or values) and 1 broadcast coordinate, 15 in all.
  *
+ * A tile runs 16 coordinates (or keys) long, then its accumulators are added to what came before.
+ *
  *              keys 0-7   keys 8-15          For each d: load two registers of the group's
  *     row 0  [  acc00   |  acc01  ]          d-th line, broadcast q[row][d], 12 fma.
  *      ...        ...        ...             12 independent chains hide an fma's 4 cycles at 2 a
@@ -26,28 +28,41 @@
 
 enum { LANES = 8, TILE_ROWS = 6 };
 
-/* ROWS is a constant wherever this is inlined, so that `acc` is registers. */
+/* ROWS is a constant wherever this is inlined, so that `acc` is registers. The sum of the segments
+ * so far waits in `s`: there is no register for it. */
 INLINE void scores_tile(const int ROWS, const float *q, size_t head_dim, const float *keys,
                         __m256 scale, float *s) {
-    __m256 acc[TILE_ROWS][2];
+    for (size_t first = 0; first < head_dim; first += FB_SEGMENT) {
+        size_t end = first + FB_SEGMENT < head_dim ? first + FB_SEGMENT : head_dim;
+        __m256 acc[TILE_ROWS][2];
 #pragma GCC unroll 6
-    for (int row = 0; row < ROWS; row++)
-        acc[row][0] = acc[row][1] = _mm256_setzero_ps();
-    for (size_t d = 0; d < head_dim; d++) {
-        __m256 k0 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS);
-        __m256 k1 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS + LANES);
+        for (int row = 0; row < ROWS; row++)
+            acc[row][0] = acc[row][1] = _mm256_setzero_ps();
+        for (size_t d = first; d < end; d++) {
+            __m256 k0 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS);
+            __m256 k1 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS + LANES);
+#pragma GCC unroll 6
+            for (int row = 0; row < ROWS; row++) {
+                __m256 q_d = _mm256_broadcast_ss(q + (size_t)row * head_dim + d);
+                acc[row][0] = _mm256_fmadd_ps(q_d, k0, acc[row][0]);
+                acc[row][1] = _mm256_fmadd_ps(q_d, k1, acc[row][1]);
+            }
+        }
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS; row++) {
-            __m256 q_d = _mm256_broadcast_ss(q + (size_t)row * head_dim + d);
-            acc[row][0] = _mm256_fmadd_ps(q_d, k0, acc[row][0]);
-            acc[row][1] = _mm256_fmadd_ps(q_d, k1, acc[row][1]);
+            float *out = s + (size_t)row * FB_SCORE_STRIDE;
+            __m256 sum0 = acc[row][0], sum1 = acc[row][1];
+            if (first) {
+                sum0 = _mm256_add_ps(_mm256_loadu_ps(out), sum0);
+                sum1 = _mm256_add_ps(_mm256_loadu_ps(out + LANES), sum1);
+            }
+            if (end == head_dim) {
+                sum0 = _mm256_mul_ps(scale, sum0);
+                sum1 = _mm256_mul_ps(scale, sum1);
+            }
+            _mm256_storeu_ps(out, sum0);
+            _mm256_storeu_ps(out + LANES, sum1);
         }
-    }
-#pragma GCC unroll 6
-    for (int row = 0; row < ROWS; row++) {
-        float *out = s + (size_t)row * FB_SCORE_STRIDE;
-        _mm256_storeu_ps(out, _mm256_mul_ps(scale, acc[row][0]));
-        _mm256_storeu_ps(out + LANES, _mm256_mul_ps(scale, acc[row][1]));
     }
 }
 
@@ -171,34 +186,43 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
 INLINE void values_tile(const int ROWS, const int COLUMNS, const float *p, size_t num_keys,
                         const float *v, ptrdiff_t v_stride, const float *alpha, float *o,
                         size_t o_stride) {
-    __m256 acc[TILE_ROWS][2];
+    __m256 sums[TILE_ROWS][2] = {{{0}}}; /* of the segments so far; no registers left for them */
+    for (size_t first = 0; first < num_keys; first += FB_SEGMENT) {
+        size_t end = first + FB_SEGMENT < num_keys ? first + FB_SEGMENT : num_keys;
+        __m256 acc[TILE_ROWS][2];
 #pragma GCC unroll 6
-    for (int row = 0; row < ROWS; row++)
-#pragma GCC unroll 2
-        for (int column = 0; column < COLUMNS; column++) {
-            acc[row][column] = _mm256_loadu_ps(o + (size_t)row * o_stride + column * LANES);
-            if (alpha)
-                acc[row][column] =
-                    _mm256_mul_ps(acc[row][column], _mm256_broadcast_ss(alpha + row));
-        }
-    for (size_t j = 0; j < num_keys; j++) {
-        __m256 v_j[2];
-#pragma GCC unroll 2
-        for (int column = 0; column < COLUMNS; column++)
-            v_j[column] = _mm256_loadu_ps(v + (ptrdiff_t)j * v_stride + column * LANES);
-#pragma GCC unroll 6
-        for (int row = 0; row < ROWS; row++) {
-            __m256 p_j = _mm256_broadcast_ss(p + (size_t)row * FB_TILE_KEYS + j);
+        for (int row = 0; row < ROWS; row++)
+            acc[row][0] = acc[row][1] = _mm256_setzero_ps();
+        for (size_t j = first; j < end; j++) {
+            __m256 v_j[2];
 #pragma GCC unroll 2
             for (int column = 0; column < COLUMNS; column++)
-                acc[row][column] = _mm256_fmadd_ps(p_j, v_j[column], acc[row][column]);
+                v_j[column] = _mm256_loadu_ps(v + (ptrdiff_t)j * v_stride + column * LANES);
+#pragma GCC unroll 6
+            for (int row = 0; row < ROWS; row++) {
+                __m256 p_j = _mm256_broadcast_ss(p + (size_t)row * FB_TILE_KEYS + j);
+#pragma GCC unroll 2
+                for (int column = 0; column < COLUMNS; column++)
+                    acc[row][column] = _mm256_fmadd_ps(p_j, v_j[column], acc[row][column]);
+            }
+        }
+#pragma GCC unroll 6
+        for (int row = 0; row < ROWS; row++) {
+            __m256 alpha_row = _mm256_broadcast_ss(alpha + row);
+#pragma GCC unroll 2
+            for (int column = 0; column < COLUMNS; column++) {
+                __m256 sum = acc[row][column];
+                if (first)
+                    sum = _mm256_add_ps(sums[row][column], sum);
+                sums[row][column] = sum;
+                if (end == num_keys) {
+                    float *out = o + (size_t)row * o_stride + column * LANES;
+                    sum = _mm256_fmadd_ps(_mm256_loadu_ps(out), alpha_row, sum);
+                    _mm256_storeu_ps(out, sum);
+                }
+            }
         }
     }
-#pragma GCC unroll 6
-    for (int row = 0; row < ROWS; row++)
-#pragma GCC unroll 2
-        for (int column = 0; column < COLUMNS; column++)
-            _mm256_storeu_ps(o + (size_t)row * o_stride + column * LANES, acc[row][column]);
 }
 
 /* All rows of one panel of 8 * COLUMNS output dimensions. */
@@ -209,8 +233,7 @@ INLINE void values_panel(const int COLUMNS, const float *p, size_t rows, size_t 
         values_tile(TILE_ROWS, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
         p += TILE_ROWS * FB_TILE_KEYS;
         o += TILE_ROWS * head_dim;
-        if (alpha)
-            alpha += TILE_ROWS;
+        alpha += TILE_ROWS;
         rows -= TILE_ROWS;
     }
     switch (rows) {

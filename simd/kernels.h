@@ -17,6 +17,8 @@
 
 enum {
     FB_GROUP_KEYS = 16,
+    /* Both products are cut into chains of 16: see the canonical order in attention.h. */
+    FB_SEGMENT = 16,
     /* A tile that does not start at a group's start touches five groups. */
     FB_SCORE_STRIDE = 5 * FB_GROUP_KEYS,
     FB_SIMD_MAX_HEAD_DIM = 512,
@@ -26,7 +28,7 @@ enum {
  *   q     [rows][head_dim]
  *   keys  [head_dim][16]
  *   s     [rows] at stride FB_SCORE_STRIDE; 16 scores each are written
- *   s = scale * (fma chain over d from +0) */
+ *   s = scale * ((c_0 + c_1) + ...), c_i the fma chain from +0 over d = 16 i .. 16 i + 15 */
 typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const float *keys,
                           float scale, float *s);
 
@@ -39,11 +41,13 @@ typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const fl
 typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, float *max,
                            float *sums, float *p, float *alpha);
 
-/* Adds a run of keys to the outputs:
- *   p      [rows] at stride 64, the run's first key first
+/* Adds the keys of one tile to the outputs:
+ *   p      [rows] at stride 64
  *   v      [num_keys] at stride v_stride (in elements, of either sign), head_dim values each
- *   alpha  [rows], or NULL for 1
- *   o      [rows][head_dim]:  o = o * alpha, then o = fma(p_j, v_j, o) for j in order */
+ *   alpha  [rows]
+ *   o      [rows][head_dim]
+ * num_keys is 1 to 64. With c_i the fma chain from +0 over p_j v_j, j = 16 i .. 16 i + 15:
+ * o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
 typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const float *v,
                           ptrdiff_t v_stride, size_t head_dim, const float *alpha, float *o);
 
@@ -75,7 +79,7 @@ extern const fb_kernels fb_kernels_scalar;
 extern const fb_kernels fb_kernels_avx2;
 
 /* The table that fb_isa_current names. */
-fb_status fb_kernels_current(const fb_kernels **kernels);
+FB_API fb_status fb_kernels_current(const fb_kernels **kernels);
 
 /* The table for rows of this head_dim: the SIMD kernels take multiples of 8 up to 512. */
 static inline const fb_kernels *fb_kernels_for(const fb_kernels *current, size_t head_dim) {

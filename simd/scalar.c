@@ -6,15 +6,25 @@
 
 #include <string.h>
 
+/* a . b as the sum of chains of at most 16 fused multiply-adds, each from +0. */
+static float product(const float *a, const float *b, ptrdiff_t b_stride, size_t length) {
+    float sum = 0.0f;
+    for (size_t first = 0; first < length; first += FB_SEGMENT) {
+        size_t end = first + FB_SEGMENT < length ? first + FB_SEGMENT : length;
+        float chain = 0.0f;
+        for (size_t i = first; i < end; i++)
+            chain = fmaf(a[i], b[(ptrdiff_t)i * b_stride], chain);
+        sum = first == 0 ? chain : sum + chain;
+    }
+    return sum;
+}
+
 static void scores(const float *q, size_t rows, size_t head_dim, const float *keys, float scale,
                    float *s) {
     for (size_t row = 0; row < rows; row++)
-        for (size_t lane = 0; lane < FB_GROUP_KEYS; lane++) {
-            float chain = 0.0f;
-            for (size_t d = 0; d < head_dim; d++)
-                chain = fmaf(q[row * head_dim + d], keys[d * FB_GROUP_KEYS + lane], chain);
-            s[row * FB_SCORE_STRIDE + lane] = scale * chain;
-        }
+        for (size_t lane = 0; lane < FB_GROUP_KEYS; lane++)
+            s[row * FB_SCORE_STRIDE + lane] =
+                scale * product(q + row * head_dim, keys + lane, FB_GROUP_KEYS, head_dim);
 }
 
 static void softmax_row(const float *s, size_t count, float *max, float *sums, float *p,
@@ -44,15 +54,10 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
 static void values(const float *p, size_t rows, size_t num_keys, const float *v, ptrdiff_t v_stride,
                    size_t head_dim, const float *alpha, float *o) {
     for (size_t row = 0; row < rows; row++)
-        for (size_t d = 0; d < head_dim; d++) {
-            float sum = o[row * head_dim + d];
-            if (alpha)
-                sum *= alpha[row];
-            for (size_t j = 0; j < num_keys; j++)
-                sum =
-                    fmaf(p[row * FB_TILE_KEYS + j], v[(ptrdiff_t)j * v_stride + (ptrdiff_t)d], sum);
-            o[row * head_dim + d] = sum;
-        }
+        for (size_t d = 0; d < head_dim; d++)
+            o[row * head_dim + d] =
+                fmaf(o[row * head_dim + d], alpha[row],
+                     product(p + row * FB_TILE_KEYS, v + d, v_stride, num_keys));
 }
 
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,

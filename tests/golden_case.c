@@ -3,6 +3,7 @@
 #include "memory.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,13 +39,18 @@ const char *golden_source_path(const char *name) {
     return path;
 }
 
+const char *golden_folder(void) {
+    const char *folder = getenv("FLASHBLOCK_GOLDEN_PAPER");
+    return folder ? folder : golden_source_path("golden/paper");
+}
+
 golden_case *golden_open(const char *name) {
     golden_case *c = NULL;
     cr_assert_eq(fb_alloc_zeroed(1, sizeof *c, "golden case", &c), FB_OK);
     snprintf(c->name, sizeof c->name, "%s", name);
-    char below[MAX_NAME + 16];
-    snprintf(below, sizeof below, "golden/paper/%s", name);
-    fb_status status = fb_safetensors_open(golden_source_path(below), &c->file);
+    char path[MAX_PATH + MAX_NAME];
+    snprintf(path, sizeof path, "%s/%s", golden_folder(), name);
+    fb_status status = fb_safetensors_open(path, &c->file);
     cr_assert_eq(status, FB_OK, "%s", fb_error_message());
     return c;
 }
@@ -140,4 +146,17 @@ double golden_real(golden_case *c, const char *key) {
     json_t *value = golden_param(c, key);
     cr_assert(json_is_number(value), "%s: parameter %s", c->name, key);
     return json_number_value(value);
+}
+
+double golden_expect_close(const char *what, const float *got, const float *want, size_t count,
+                           double tolerance) {
+    double largest = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        double difference = fabs((double)got[i] - (double)want[i]);
+        cr_assert(difference <= tolerance,
+                  "%s: element %zu of %zu is %.9g, expected %.9g within %g", what, i, count,
+                  (double)got[i], (double)want[i], tolerance);
+        largest = difference > largest ? difference : largest;
+    }
+    return largest;
 }

@@ -18,7 +18,10 @@
 
 typedef struct golden_case golden_case;
 
-/* `name` is relative to golden/paper. */
+/* The folder of the golden files: golden/paper, or another that FLASHBLOCK_GOLDEN_PAPER names. */
+const char *golden_folder(void);
+
+/* `name` is relative to that folder. */
 golden_case *golden_open(const char *name);
 void golden_close(golden_case *c);
 
@@ -50,5 +53,10 @@ json_t *golden_json(golden_case *c, const char *key);
 json_t *golden_param(golden_case *c, const char *key);
 size_t golden_size(golden_case *c, const char *key);
 double golden_real(golden_case *c, const char *key);
+
+/* Fails the test, naming `what` and the first bad element, unless |got - want| <= tolerance for all
+ * `count` values. NaN is never close. Returns the largest difference. */
+double golden_expect_close(const char *what, const float *got, const float *want, size_t count,
+                           double tolerance);
 
 #endif

@@ -20,15 +20,15 @@
 #ifndef FLASHBLOCK_GENERATE_H
 #define FLASHBLOCK_GENERATE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #include <flashblock/kv_cache.h>
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
 #include <flashblock/status.h>
 #include <flashblock/types.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -87,21 +87,21 @@ typedef struct fb_generate_event {
     size_t num_accepted;
 
     size_t block_size;
-    const int32_t *before;       /* [block_size], mask tokens where still masked */
-    const int32_t *after;        /* [block_size]; after a commit the same as before */
-    const bool *masked_before;   /* [block_size] */
-    const bool *masked_after;    /* [block_size] */
-    const bool *accepted;        /* [block_size] */
-    const int32_t *proposed;     /* [block_size] sampled tokens; NULL at a commit */
-    const float *confidence;     /* [block_size] their probabilities; NULL at a commit */
-    const float *logits;         /* [block_size, vocab_size]; NULL at a commit */
-    const fb_kv_cache *kv;       /* the sequence's, after the pass */
-    const fb_part_cache *parts;  /* its block-external cache; NULL when tau is 0 */
+    const int32_t *before;      /* [block_size], mask tokens where still masked */
+    const int32_t *after;       /* [block_size]; after a commit the same as before */
+    const bool *masked_before;  /* [block_size] */
+    const bool *masked_after;   /* [block_size] */
+    const bool *accepted;       /* [block_size] */
+    const int32_t *proposed;    /* [block_size] sampled tokens; NULL at a commit */
+    const float *confidence;    /* [block_size] their probabilities; NULL at a commit */
+    const float *logits;        /* [block_size, vocab_size]; NULL at a commit */
+    const fb_kv_cache *kv;      /* the sequence's, after the pass */
+    const fb_part_cache *parts; /* its block-external cache; NULL when tau is 0 */
 
-    const int32_t *completion;    /* [num_completion] committed tokens after the prompt */
+    const int32_t *completion; /* [num_completion] committed tokens after the prompt */
     size_t num_completion;
-    size_t num_new;               /* how many of them, the last ones, this commit added */
-    bool finished;                /* this was the sequence's last pass, because of ... */
+    size_t num_new; /* how many of them, the last ones, this commit added */
+    bool finished;  /* this was the sequence's last pass, because of ... */
     fb_finish_reason finish_reason;
 } fb_generate_event;
 
@@ -143,7 +143,7 @@ typedef struct fb_generate_options {
     fb_dtype kv_dtype;    /* how keys and values are kept; default FB_F32 */
     size_t prefill_chunk; /* prompt tokens of one forward pass, cut to a multiple of block_size (at
                              least one block); 0 (default): 512 */
-    size_t max_active;    /* prompts denoised together; 0 (default): 8. The others wait for a slot */
+    size_t max_active; /* prompts denoised together; 0 (default): 8. The others wait for a slot */
 
     /* Called after every denoising step and commit, from the calling thread; false cancels every
      * sequence. NULL (default): none. */
@@ -187,8 +187,8 @@ typedef struct fb_generate_result {
 typedef struct fb_generation {
     fb_generate_result *results; /* [num_results], in the order of the prompts */
     size_t num_results;
-    fb_generate_counts counts;        /* over all sequences */
-    size_t prefill_passes;            /* calls of fb_model_forward, each for a batch */
+    fb_generate_counts counts; /* over all sequences */
+    size_t prefill_passes;     /* calls of fb_model_forward, each for a batch */
     size_t decode_passes;
     fb_forward_times prefill, decode; /* seconds inside fb_model_forward */
     double seconds;                   /* of the whole call */

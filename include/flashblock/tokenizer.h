@@ -63,7 +63,7 @@ typedef enum fb_added_tokens {
 
 /* Ids of text[0 .. length). *ids (at least one element allocated, also when *count is 0) is the
  * caller's, fb_tokenizer_free. Takes time O(length log length) for a run without a split, and
- * memory of some 50 bytes a byte of the longest one. FB_ERROR_ARGUMENT for a length above 1 GiB,
+ * memory of some 60 bytes a byte of the longest one. FB_ERROR_ARGUMENT for a length above 1 GiB,
  * FB_ERROR_UNSUPPORTED when the tokenizer's expression exceeds PCRE2's limits on this text. */
 FB_API fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
                                      fb_added_tokens added, int32_t **ids, size_t *count);

@@ -196,49 +196,40 @@ static size_t tile_scores(const attend_problem *problem, row_unit unit, size_t b
     return skipped;
 }
 
-/* The values of a run of tokens as float rows at *stride, and how many tokens of begin .. end-1
- * the run holds: pages end, widened rows fill w->values. */
-static const float *value_run(const attend_problem *problem, size_t kv_head, size_t begin,
-                              size_t end, const workspace *w, ptrdiff_t *stride, size_t *run) {
+/* The values of the tokens begin .. end-1 (at most 64) as float rows at *stride: where they are, or
+ * in w->values when they have to be widened or lie on two pages. */
+static const float *tile_rows(const attend_problem *problem, size_t kv_head, size_t begin,
+                              size_t end, const workspace *w, ptrdiff_t *stride) {
     const fb_kv *kv = problem->kv;
-    *run = end - begin;
-    if (kv->pages) {
-        size_t left = FB_PAGE_TOKENS - begin % FB_PAGE_TOKENS;
-        *run = *run < left ? *run : left;
-    }
-    *stride = kv->pages ? (ptrdiff_t)kv->head_dim : kv->v_token_stride;
-    if (kv->dtype == FB_F32)
+    bool one_page = begin / FB_PAGE_TOKENS == (end - 1) / FB_PAGE_TOKENS;
+    if (kv->dtype == FB_F32 && (!kv->pages || one_page)) {
+        *stride = kv->pages ? (ptrdiff_t)kv->head_dim : kv->v_token_stride;
         return fb_value(kv, kv_head, begin);
+    }
     *stride = (ptrdiff_t)kv->head_dim;
-    if (kv->pages)
-        widen(problem, fb_value(kv, kv_head, begin), w->values, *run * kv->head_dim);
+    if (kv->pages && one_page)
+        widen(problem, fb_value(kv, kv_head, begin), w->values, (end - begin) * kv->head_dim);
     else
-        for (size_t i = 0; i < *run; i++)
-            widen(problem, fb_value(kv, kv_head, begin + i), w->values + i * kv->head_dim,
+        for (size_t token = begin; token < end; token++)
+            widen(problem, fb_value(kv, kv_head, token), w->values + (token - begin) * kv->head_dim,
                   kv->head_dim);
     return w->values;
 }
 
-/* O = O * alpha + P V for one tile whose first key is token `begin`. Rows see a staircase of
- * keys: each step of it is one rectangle of rows that all see the same keys. */
+/* O = O * alpha + P V for one tile whose first key is token `begin`, in runs of rows that see the
+ * same keys. A row that sees none has alpha = 1 and stays. */
 static void tile_values(const attend_problem *problem, row_unit unit, size_t begin,
                         const size_t *counts, const workspace *w, float *out) {
+    ptrdiff_t stride = 0;
     size_t keys = counts[unit.rows - 1];
-    for (size_t first = 0, run = 0; first < keys; first += run) {
-        ptrdiff_t stride = 0;
-        const float *v =
-            value_run(problem, unit.kv_head, begin + first, begin + keys, w, &stride, &run);
-        size_t row = 0, done = first;
-        while (done < first + run) {
-            while (counts[row] <= done) /* the last row sees them all, so this ends */
-                row++;
-            size_t until = counts[row] < first + run ? counts[row] : first + run;
-            problem->kernels->values(w->p + row * FB_TILE_KEYS + done, unit.rows - row,
-                                     until - done, v + (ptrdiff_t)(done - first) * stride, stride,
-                                     problem->head_dim, done == 0 ? w->alpha + row : NULL,
+    const float *v = tile_rows(problem, unit.kv_head, begin, begin + keys, w, &stride);
+    for (size_t row = 0, same = 0; row < unit.rows; row += same) {
+        for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
+            same++;
+        if (counts[row] > 0)
+            problem->kernels->values(w->p + row * FB_TILE_KEYS, same, counts[row], v, stride,
+                                     problem->head_dim, w->alpha + row,
                                      out + row * problem->head_dim);
-            done = until;
-        }
     }
 }
 

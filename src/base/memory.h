@@ -11,15 +11,15 @@
 #define FB_ALIGNMENT 64
 
 /* false when the product does not fit size_t; *product is then untouched. */
-bool fb_size_mul(size_t a, size_t b, size_t *product);
-bool fb_size_add(size_t a, size_t b, size_t *sum);
+FB_API bool fb_size_mul(size_t a, size_t b, size_t *product);
+FB_API bool fb_size_add(size_t a, size_t b, size_t *sum);
 
 /* count * size bytes, aligned to FB_ALIGNMENT, uninitialised / zeroed. `what` names the buffer in
  * the message of a failure. A size of zero gives a pointer that can be freed. */
-fb_status fb_alloc(size_t count, size_t size, const char *what, void *result);
-fb_status fb_alloc_zeroed(size_t count, size_t size, const char *what, void *result);
+FB_API fb_status fb_alloc(size_t count, size_t size, const char *what, void *result);
+FB_API fb_status fb_alloc_zeroed(size_t count, size_t size, const char *what, void *result);
 
 /* Takes what fb_alloc gave, or NULL. */
-void fb_free(void *memory);
+FB_API void fb_free(void *memory);
 
 #endif

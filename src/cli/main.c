@@ -57,6 +57,5 @@ static int run(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     int status = run(argc, argv);
-    int written = fb_finish_stdout();
-    return status != FB_EXIT_OK ? status : written;
+    return status == FB_EXIT_OK ? fb_finish_stdout() : status;
 }

@@ -41,8 +41,8 @@ static void start_block(fb_sequence *sequence) {
     for (size_t i = 0; i < block_size; i++) {
         bool prompt = sequence->num_tokens + i < sequence->num_prompt_tokens;
         sequence->masked[i] = !prompt;
-        sequence->block[i] = prompt ? sequence->tokens[sequence->num_tokens + i]
-                                    : sequence->schedule->mask_token;
+        sequence->block[i] =
+            prompt ? sequence->tokens[sequence->num_tokens + i] : sequence->schedule->mask_token;
         sequence->block_unmask_step[i] = 0;
     }
     if (released(sequence))
@@ -55,14 +55,6 @@ static void start_block(fb_sequence *sequence) {
 /* Tokens that prompt and completion can have together: in the engine a stop token may follow the
  * max_tokens-th one. */
 static fb_status token_capacity(const fb_schedule *schedule, size_t prompt, size_t *capacity) {
-    size_t prefill = prompt - prompt % schedule->block_size, needed;
-    if (!fb_size_add(prefill, schedule->block_size, &needed))
-        return fb_fail(FB_ERROR_ARGUMENT, "prompt of %zu tokens is too long", prompt);
-    if (schedule->max_positions > 0 && needed > schedule->max_positions)
-        return fb_fail(FB_ERROR_ARGUMENT,
-                       "prompt of %zu tokens leaves no room for a block of %zu in the model's %zu "
-                       "positions",
-                       prompt, schedule->block_size, schedule->max_positions);
     if (!fb_size_add(prompt, 1, capacity) ||
         !fb_size_add(*capacity, schedule->max_tokens, capacity))
         return fb_fail(FB_ERROR_ARGUMENT, "max_tokens is %zu, more than fits memory",

@@ -12,13 +12,13 @@
 #ifndef FB_DECODE_SCHEDULE_H
 #define FB_DECODE_SCHEDULE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #include <flashblock/generate.h>
 #include <flashblock/reuse.h>
 #include <flashblock/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 /* What all sequences of a run share. */
 typedef struct fb_schedule {
@@ -54,17 +54,17 @@ typedef struct fb_sequence {
     size_t num_prompt_tokens;
     int32_t *unmask_step; /* [capacity] of each completion token, see generate.h */
 
-    size_t num_blocks; /* blocks before the current one that were denoised */
-    int32_t *block;    /* [block_size] current block */
-    bool *masked;      /* [block_size] */
-    bool *dirty;       /* [block_size] accepted since, and including, the last refresh */
+    size_t num_blocks;          /* blocks before the current one that were denoised */
+    int32_t *block;             /* [block_size] current block */
+    bool *masked;               /* [block_size] */
+    bool *dirty;                /* [block_size] accepted since, and including, the last refresh */
     int32_t *block_unmask_step; /* [block_size] */
-    size_t dirty_tokens;   /* acceptances since then; a position may count twice (RELEASED) */
-    size_t denoising_step; /* of this block, from 0 */
-    size_t sequence_step;  /* over all blocks */
-    bool stored;           /* a pass of this block stored its block-external part */
-    fb_reuse_action action; /* of the planned pass */
-    size_t *order;          /* [block_size] scratch */
+    size_t dirty_tokens;        /* acceptances since then; a position may count twice (RELEASED) */
+    size_t denoising_step;      /* of this block, from 0 */
+    size_t sequence_step;       /* over all blocks */
+    bool stored;                /* a pass of this block stored its block-external part */
+    fb_reuse_action action;     /* of the planned pass */
+    size_t *order;              /* [block_size] scratch */
 
     fb_generate_counts counts;
 } fb_sequence;
@@ -78,8 +78,8 @@ typedef struct fb_plan {
 } fb_plan;
 
 /* A sequence for `prompt`, a copy of which is kept. The first num_tokens / block_size blocks of it
- * are to be prefilled; the rest starts the first block. `schedule` is borrowed. Destroy what
- * succeeded. */
+ * are to be prefilled; the rest starts the first block, which must fit max_positions. `schedule` is
+ * borrowed. */
 fb_status fb_sequence_create(const fb_schedule *schedule, const fb_prompt *prompt,
                              fb_sequence **sequence);
 void fb_sequence_destroy(fb_sequence *sequence);

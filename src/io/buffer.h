@@ -2,9 +2,9 @@
 #ifndef FB_IO_BUFFER_H
 #define FB_IO_BUFFER_H
 
-#include <stddef.h>
-
 #include <flashblock/status.h>
+
+#include <stddef.h>
 
 typedef struct fb_buffer {
     unsigned char *data; /* aligned as fb_alloc aligns; NULL while nothing was reserved */

@@ -114,6 +114,11 @@ bool fb_file_exists(const char *path) {
     return stat(path, &status) == 0;
 }
 
+bool fb_file_is_directory(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
 fb_status fb_path_join(const char *directory, const char *name, char **path) {
     size_t directory_length = strlen(directory), name_length = strlen(name);
     char *joined = NULL;

@@ -27,6 +27,7 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
 
 /* true when something is at `path`, whatever it is. */
 bool fb_file_exists(const char *path);
+bool fb_file_is_directory(const char *path);
 
 /* directory/name; *path is the caller's, fb_free. */
 fb_status fb_path_join(const char *directory, const char *name, char **path);

@@ -38,7 +38,8 @@ static fb_status add_tensor(json_t *header, const fb_tensor_view *tensor, size_t
     if (strcmp(tensor->name, "__metadata__") == 0 || json_object_get(header, tensor->name))
         return fb_fail(FB_ERROR_ARGUMENT, "the name is taken");
     size_t count = 0, bytes = 0, end = 0;
-    FB_TRY(fb_tensor_sizes(tensor->dtype, tensor->ndim, tensor->shape, &count, &bytes));
+    if (fb_tensor_sizes(tensor->dtype, tensor->ndim, tensor->shape, &count, &bytes) != FB_OK)
+        return FB_ERROR_ARGUMENT; /* of the caller's, not of a file */
     if (!fb_size_add(*offset, bytes, &end))
         return fb_fail(FB_ERROR_ARGUMENT, "the file's size does not fit size_t");
     json_t *shape = json_array(), *offsets = json_array();

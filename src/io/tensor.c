@@ -4,6 +4,7 @@
 #include "half.h"
 #include "memory.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,7 +76,10 @@ static const char *show_shape(size_t ndim, const size_t *shape, char text[SHAPE_
 }
 
 fb_status fb_tensor_check_shape(const fb_tensor_view *tensor, size_t ndim, const size_t *shape) {
-    if (tensor->ndim == ndim && memcmp(tensor->shape, shape, ndim * sizeof *shape) == 0)
+    bool same = tensor->ndim == ndim;
+    for (size_t i = 0; same && i < ndim; i++)
+        same = tensor->shape[i] == shape[i];
+    if (same)
         return FB_OK;
     char have[SHAPE_TEXT_SIZE], want[SHAPE_TEXT_SIZE];
     return fb_fail(FB_ERROR_FORMAT, "tensor %s has shape %s, expected %s", tensor->name,

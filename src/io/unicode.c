@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
 #include <utf8proc.h>
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
@@ -143,8 +142,8 @@ fb_status fb_unicode_append_nfc(fb_buffer *buffer, const unsigned char *text, si
 }
 
 bool fb_unicode_is_white_space(uint32_t code_point) {
-    return (code_point >= 0x09 && code_point <= 0x0d) || code_point == 0x20 ||
-           code_point == 0x85 || code_point == 0xa0 || code_point == 0x1680 ||
+    return (code_point >= 0x09 && code_point <= 0x0d) || code_point == 0x20 || code_point == 0x85 ||
+           code_point == 0xa0 || code_point == 0x1680 ||
            (code_point >= 0x2000 && code_point <= 0x200a) || code_point == 0x2028 ||
            code_point == 0x2029 || code_point == 0x202f || code_point == 0x205f ||
            code_point == 0x3000;

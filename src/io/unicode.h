@@ -2,9 +2,9 @@
 #ifndef FB_IO_UNICODE_H
 #define FB_IO_UNICODE_H
 
-#include <stdbool.h>
-
 #include "utf8.h"
+
+#include <stdbool.h>
 
 /* true when the text is certainly in normalization form C (nothing at or above U+0300). */
 bool fb_unicode_is_plain(const unsigned char *text, size_t length);

@@ -3,9 +3,9 @@
 #ifndef FB_IO_UTF8_H
 #define FB_IO_UTF8_H
 
-#include <stdint.h>
-
 #include "buffer.h"
+
+#include <stdint.h>
 
 #define FB_REPLACEMENT_CHARACTER 0xfffdu
 

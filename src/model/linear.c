@@ -1,21 +1,22 @@
 #include "linear.h"
 
-#include <cblas.h>
-#include <stdint.h>
-#include <string.h>
-
-#include <flashblock/runtime.h>
-
 #include "error.h"
 #include "kernels.h"
 #include "memory.h"
 
+#include <flashblock/runtime.h>
+
+#include <cblas.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
 enum {
-    /* A panel: 64 x 1024 floats are 256 KiB, half of a small L2 cache; OpenBLAS's own packed copy
-     * needs the rest. A power of two of columns also keeps the sums' order simple: chunk after
-     * chunk of 1024 inputs. */
+    /* A panel: 64 x 512 floats are 128 KiB, half of the smallest L2 cache in use; OpenBLAS's own
+     * packed copy needs the rest. Up to 30 rows of x, such a product also stays below the size
+     * (10^6 multiply-adds) to which OpenBLAS has kernels that do not pack at all on AVX-512. */
     PANEL_ROWS = 64,
-    PANEL_COLUMNS = 1024,
+    PANEL_COLUMNS = 512,
     /* A misaligned 16-bit row is moved here before it is widened. In floats. */
     STAGING = PANEL_COLUMNS / 2,
     THREAD_FLOATS = PANEL_ROWS * PANEL_COLUMNS + STAGING,
@@ -59,6 +60,15 @@ static void widen_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t
     (matrix->dtype == FB_BF16 ? kernels->widen_bf16 : kernels->widen_f16)(halves, to, count);
 }
 
+void fb_matrix_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, float *to) {
+    float staging[STAGING];
+    for (size_t first = 0; first < matrix->columns; first += PANEL_COLUMNS) {
+        size_t left = matrix->columns - first;
+        widen_row(kernels, matrix, row, first, left < PANEL_COLUMNS ? left : PANEL_COLUMNS,
+                  to + first, staging);
+    }
+}
+
 /* Part of a matrix as floats: rows at a stride, in the mapped file or in the thread's panel. */
 typedef struct panel {
     const float *data;
@@ -77,24 +87,42 @@ static panel panel_floats(const fb_kernels *kernels, const fb_matrix *matrix, si
     return (panel){buffer, PANEL_COLUMNS};
 }
 
-/* y[:, first_row .. first_row + rows - 1], whole: all chunks of columns, in order. */
-static void multiply_panel(const fb_kernels *kernels, const float *x, size_t num_rows,
-                           const fb_linear_output *output, size_t first_row, float *buffer) {
-    const fb_matrix *matrix = output->matrix;
-    size_t left = matrix->rows - first_row;
-    size_t rows = left < PANEL_ROWS ? left : PANEL_ROWS;
-    float *y = output->y + first_row;
+/* One panel of one output, for all groups of rows. */
+typedef struct panel_job {
+    const fb_kernels *kernels;
+    const fb_linear_input *input;
+    const fb_linear_output *output;
+    size_t first_row, rows; /* of the matrix: columns of y */
+    float *buffer;
+} panel_job;
+
+/* Adds the products with columns first .. first + columns - 1 to y, group by group. */
+static void multiply_chunk(const panel_job *job, size_t first, size_t columns) {
+    const fb_matrix *matrix = job->output->matrix;
+    panel w =
+        panel_floats(job->kernels, matrix, job->first_row, job->rows, first, columns, job->buffer);
+    float beta = first == 0 && !matrix->bias ? 0.0f : 1.0f;
+    const float *x = job->input->x + first;
+    float *y = job->output->y + job->first_row;
+    for (size_t g = 0; g < job->input->num_groups; g++) {
+        size_t rows = job->input->group_rows[g];
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)job->rows,
+                    (blasint)columns, 1.0f, x, (blasint)matrix->columns, w.data, (blasint)w.stride,
+                    beta, y, (blasint)matrix->rows);
+        x += rows * matrix->columns;
+        y += rows * matrix->rows;
+    }
+}
+
+static void multiply_panel(const panel_job *job) {
+    const fb_matrix *matrix = job->output->matrix;
+    float *y = job->output->y + job->first_row;
     if (matrix->bias)
-        for (size_t i = 0; i < num_rows; i++)
-            memcpy(y + i * matrix->rows, matrix->bias + first_row, rows * sizeof *y);
+        for (size_t i = 0; i < fb_linear_num_rows(job->input); i++)
+            memcpy(y + i * matrix->rows, matrix->bias + job->first_row, job->rows * sizeof *y);
     for (size_t first = 0; first < matrix->columns; first += PANEL_COLUMNS) {
-        size_t rest = matrix->columns - first;
-        size_t columns = rest < PANEL_COLUMNS ? rest : PANEL_COLUMNS;
-        panel w = panel_floats(kernels, matrix, first_row, rows, first, columns, buffer);
-        float beta = first == 0 && !matrix->bias ? 0.0f : 1.0f;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)num_rows, (blasint)rows,
-                    (blasint)columns, 1.0f, x + first, (blasint)matrix->columns, w.data,
-                    (blasint)w.stride, beta, y, (blasint)matrix->rows);
+        size_t left = matrix->columns - first;
+        multiply_chunk(job, first, left < PANEL_COLUMNS ? left : PANEL_COLUMNS);
     }
 }
 
@@ -103,26 +131,35 @@ static size_t num_panels(const fb_matrix *matrix) {
 }
 
 /* Panel number `index`, counted over all outputs. */
-static void multiply_indexed(const fb_kernels *kernels, const float *x, size_t num_rows,
+static void multiply_indexed(const fb_kernels *kernels, const fb_linear_input *input,
                              const fb_linear_output *outputs, size_t index, float *buffer) {
     while (index >= num_panels(outputs->matrix)) {
         index -= num_panels(outputs->matrix);
         outputs++;
     }
-    multiply_panel(kernels, x, num_rows, outputs, index * PANEL_ROWS, buffer);
+    size_t first = index * PANEL_ROWS, left = outputs->matrix->rows - first;
+    panel_job job = {kernels, input, outputs, first, left < PANEL_ROWS ? left : PANEL_ROWS, buffer};
+    multiply_panel(&job);
+}
+
+size_t fb_linear_num_rows(const fb_linear_input *input) {
+    size_t rows = 0;
+    for (size_t g = 0; g < input->num_groups; g++)
+        rows += input->group_rows[g];
+    return rows;
 }
 
 static size_t threads_for(size_t num_rows, size_t weights, size_t panels) {
-    if (weights < WORTH_THREADS / (num_rows + 1))
+    if (weights < WORTH_THREADS / num_rows)
         return 1;
     size_t threads = (size_t)fb_num_threads();
     threads = threads < MAX_THREADS ? threads : MAX_THREADS;
     return threads < panels ? threads : panels;
 }
 
-fb_status fb_linear(fb_linear_scratch *scratch, const float *x, size_t num_rows,
+fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
                     const fb_linear_output *outputs, size_t num_outputs) {
-    size_t panels = 0, weights = 0;
+    size_t num_rows = fb_linear_num_rows(input), panels = 0, weights = 0;
     for (size_t i = 0; i < num_outputs; i++) {
         panels += num_panels(outputs[i].matrix);
         weights += outputs[i].matrix->rows * outputs[i].matrix->columns;
@@ -133,18 +170,10 @@ fb_status fb_linear(fb_linear_scratch *scratch, const float *x, size_t num_rows,
     FB_TRY(fb_kernels_current(&kernels));
     size_t threads = threads_for(num_rows, weights, panels);
     FB_TRY(reserve(scratch, threads));
-    float *next_buffer = scratch->panels;
-#pragma omp parallel num_threads((int)threads) if (threads > 1)
-    {
-        float *buffer = NULL;
-#pragma omp atomic capture
-        {
-            buffer = next_buffer;
-            next_buffer += THREAD_FLOATS;
-        }
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < panels; i++)
-            multiply_indexed(kernels, x, num_rows, outputs, i, buffer);
+#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
+    for (size_t i = 0; i < panels; i++) {
+        size_t thread = (size_t)omp_get_thread_num();
+        multiply_indexed(kernels, input, outputs, i, scratch->panels + thread * THREAD_FLOATS);
     }
     return FB_OK;
 }

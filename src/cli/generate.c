@@ -1,0 +1,367 @@
+/* flashblock generate: text from a block-diffusion language model, dense or with FlashBlock. */
+#include "command.h"
+#include "compare.h"
+#include "display.h"
+#include "error.h"
+#include "options.h"
+#include "output.h"
+#include "session.h"
+#include "summary.h"
+
+#include <flashblock/runtime.h>
+
+#include <stdio.h>
+#include <string.h>
+
+/* What the command line says. */
+typedef struct settings {
+    const char *model, *mask_token, *json;
+    fb_option_list prompts;
+    fb_prompt_format format;
+    fb_generate_options options;
+    size_t threads; /* 0: not given */
+    fb_isa isa;     /* FB_ISA_COUNT: not given */
+    size_t repeats;
+    bool visual, compare;
+} settings;
+
+static fb_status parse_compat(const char *text, void *target) {
+    for (fb_compat compat = FB_COMPAT_PAPER; compat <= FB_COMPAT_RELEASED; compat++)
+        if (strcmp(text, fb_compat_name(compat)) == 0) {
+            *(fb_compat *)target = compat;
+            return FB_OK;
+        }
+    return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither paper nor released", text);
+}
+
+static fb_status parse_remasking(const char *text, void *target) {
+    return fb_remasking_parse(text, target);
+}
+
+static fb_status parse_dtype(const char *text, void *target) {
+    return fb_dtype_parse(text, target);
+}
+
+static fb_status parse_isa(const char *text, void *target) {
+    return fb_isa_parse(text, target);
+}
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option option_list[] = {
+    {.kind = FB_OPTION_GROUP, .help = "Model and prompt"},
+    {.kind = FB_OPTION_STRING,
+     .name = "model",
+     .letter = 'm',
+     .argument = "DIR",
+     TARGET(model),
+     .help = "a Hugging Face directory: config.json, model.safetensors (or its shards), "
+             "tokenizer.json"},
+    {.kind = FB_OPTION_LIST,
+     .name = "prompt",
+     .letter = 'p',
+     .argument = "TEXT",
+     TARGET(prompts),
+     .help = "the text to continue; given several times, all are continued in one batch"},
+    {.kind = FB_OPTION_LIST,
+     .name = "prompt-file",
+     .letter = 'f',
+     .argument = "FILE",
+     TARGET(prompts),
+     .help = "the same from a file, \"-\" for standard input; one newline at its end is dropped"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "chat",
+     TARGET(format.chat),
+     .help = "each prompt is a user's turn in ChatML (Qwen, SDAR-Chat, TraDo), not plain text"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "parse-special",
+     TARGET(format.parse_special),
+     .help = "special tokens that prompts spell out, such as <|endoftext|>, are those tokens; "
+             "plain text otherwise"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "max-tokens",
+     .letter = 'n',
+     .argument = "TOKENS",
+     TARGET(options.max_tokens),
+     .min = 1,
+     .max = 1 << 30,
+     .otherwise = "128",
+     .help = "write at most this many tokens after each prompt"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "ignore-eos",
+     TARGET(options.ignore_stop),
+     .help = "go on after the model's end-of-text token"},
+
+    {.kind = FB_OPTION_GROUP, .help = "FlashBlock"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "tau",
+     .letter = 't',
+     .argument = "T",
+     TARGET(options.reuse.tau),
+     .max = 1 << 30,
+     .otherwise = "2",
+     .help = "a denoising step reuses the attention to earlier blocks while fewer than T tokens "
+             "were accepted since it was computed; 0: dense attention throughout"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "reuse-always",
+     TARGET(options.reuse.reuse_always),
+     .help = "reuse at every step of a block after its first"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "reuse-at-commit",
+     TARGET(options.reuse.reuse_at_commit),
+     .help = "the pass over a finished block may reuse, too"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "compat",
+     .argument = "NAME",
+     TARGET(options.compat),
+     .parse = parse_compat,
+     .otherwise = "paper",
+     .help = "\"paper\": what the paper means; \"released\": what its published engine does"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "kv-dtype",
+     .argument = "TYPE",
+     TARGET(options.kv_dtype),
+     .parse = parse_dtype,
+     .otherwise = "f32",
+     .help = "storage of keys and values: f32, bf16 or f16"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Denoising"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "block-size",
+     .letter = 'b',
+     .argument = "B",
+     TARGET(options.block_size),
+     .min = 1,
+     .max = 1 << 16,
+     .help = "tokens of a block (default: the model's, 4 if it names none)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "denoising-steps",
+     .letter = 's',
+     .argument = "S",
+     TARGET(options.denoising_steps),
+     .min = 1,
+     .max = 1 << 16,
+     .help = "denoising steps of a block (default: one for each of its tokens)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "remasking",
+     .argument = "NAME",
+     TARGET(options.remasking),
+     .parse = parse_remasking,
+     .otherwise = "low_confidence_dynamic",
+     .help = "which proposed tokens a step accepts: low_confidence_dynamic, low_confidence_static, "
+             "sequential or entropy_bounded"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "confidence-threshold",
+     .argument = "C",
+     TARGET(options.confidence_threshold),
+     .max = 1,
+     .otherwise = "0.9",
+     .help = "low_confidence_dynamic accepts every token of a higher probability than C"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "entropy-bound",
+     .argument = "E",
+     TARGET(options.entropy_bound),
+     .otherwise = "0.35",
+     .help = "entropy_bounded accepts tokens while their entropies add up to less than E nats"},
+    {.kind = FB_OPTION_STRING,
+     .name = "mask-token",
+     .argument = "TOKEN",
+     TARGET(mask_token),
+     .help = "id or text of the mask token (default: the one that the model's files name)"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Sampling"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "temperature",
+     .argument = "X",
+     TARGET(options.temperature),
+     .otherwise = "0",
+     .help = "0 takes the most probable token; otherwise tokens are drawn"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "top-k",
+     .argument = "K",
+     TARGET(options.top_k),
+     .otherwise = "0",
+     .help = "draw from the K most probable tokens; 0: from all"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "top-p",
+     .argument = "P",
+     TARGET(options.top_p),
+     .max = 1,
+     .otherwise = "1",
+     .help = "draw from the most probable tokens that together exceed probability P"},
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(options.seed),
+     .otherwise = "0",
+     .help = "the same seed draws the same text, on any machine"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "threads",
+     .argument = "N",
+     TARGET(threads),
+     .min = 1,
+     .max = 1024,
+     .help = "threads (default: OMP_NUM_THREADS, or one for each CPU)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "isa",
+     .argument = "NAME",
+     TARGET(isa),
+     .parse = parse_isa,
+     .help = "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
+             "the widest)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "batch-size",
+     .argument = "N",
+     TARGET(options.max_active),
+     .min = 1,
+     .max = 1 << 16,
+     .otherwise = "8",
+     .help = "prompts that are denoised together"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Output"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "visual",
+     TARGET(visual),
+     .help = "show every denoising step: in place on a terminal, else a line for each"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "compare",
+     TARGET(compare),
+     .help = "write the text with dense attention and with FlashBlock, and compare"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "repeats",
+     .argument = "N",
+     TARGET(repeats),
+     .min = 1,
+     .max = 1000,
+     .otherwise = "3",
+     .help = "--compare runs both N times, in turn, and reports medians"},
+    {.kind = FB_OPTION_FILE,
+     .name = "json",
+     .argument = "FILE",
+     TARGET(json),
+     .help = "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
+             "\"-\", to standard output instead of the text"},
+};
+
+static const fb_option_table table = {
+    .usage = "generate --model DIR (--prompt TEXT | --prompt-file FILE)... [OPTION]...",
+    .summary =
+        "Continues prompts with a block-diffusion language model (SDAR, TraDo). Text goes to\n"
+        "standard output as blocks finish, a summary to standard error.",
+    .options = option_list,
+    .num_options = sizeof option_list / sizeof option_list[0],
+};
+
+/* --- the run -----------------------------------------------------------------------------------
+ */
+
+static const char *contradiction(const settings *given) {
+    if (!given->model)
+        return "--model DIR is missing";
+    if (given->prompts.count == 0)
+        return "--prompt TEXT or --prompt-file FILE is missing";
+    if (given->visual && given->compare)
+        return "--visual and --compare exclude each other";
+    if (given->visual && given->prompts.count > 1)
+        return "--visual shows one prompt only";
+    if (given->visual && given->json && strcmp(given->json, "-") == 0)
+        return "--visual and --json would both write to standard output";
+    if (given->compare && given->options.reuse.tau == 0)
+        return "--compare needs --tau of at least 1: 0 is the dense run";
+    return NULL;
+}
+
+static fb_status set_machine(const settings *given) {
+    if (given->threads > 0)
+        FB_TRY(fb_set_num_threads((int)given->threads));
+    return given->isa != FB_ISA_COUNT ? fb_isa_select(given->isa) : FB_OK;
+}
+
+/* --mask-token: digits are an id, all else is the text of a token. */
+static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token,
+                                fb_generate_options *options) {
+    if (!token)
+        return FB_OK;
+    if (token[strspn(token, "0123456789")] == '\0') {
+        if (strlen(token) > 9)
+            return fb_fail(FB_ERROR_ARGUMENT, "--mask-token: %s is no token id", token);
+        int32_t id = 0;
+        for (const char *digit = token; *digit; digit++)
+            id = id * 10 + (*digit - '0');
+        options->mask_token_id = id;
+        return FB_OK;
+    }
+    options->mask_token_id = fb_tokenizer_token_id(tokenizer, token);
+    if (options->mask_token_id < 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "--mask-token: the tokenizer has no token '%s'", token);
+    return FB_OK;
+}
+
+static fb_status prepare(fb_session *session, const settings *given) {
+    FB_TRY(set_machine(given));
+    FB_TRY(fb_session_load(session, given->model));
+    session->options = given->options;
+    FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
+    FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format));
+    return fb_session_resolve(session);
+}
+
+static fb_status write_generation(const fb_session *session, const fb_generation *generation,
+                                  const char *path) {
+    json_t *value = fb_session_json(session);
+    json_t *of_generation = fb_generation_json(session, generation);
+    fb_status status = FB_OK;
+    if (!value || !of_generation || json_object_update(value, of_generation) != 0)
+        status = fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
+    else
+        status = fb_write_json(value, path);
+    json_decref(of_generation);
+    json_decref(value);
+    return status;
+}
+
+static fb_status run(fb_session *session, const settings *given) {
+    fb_display_kind kind = given->visual ? FB_DISPLAY_VISUAL : FB_DISPLAY_TEXT;
+    if (given->json && strcmp(given->json, "-") == 0)
+        kind = FB_DISPLAY_NONE;
+    fb_generation *generation = NULL;
+    FB_TRY(fb_session_generate(session, kind, session->options.reuse.tau, &generation));
+    fb_print_summary(session, generation);
+    fb_status status = given->json ? write_generation(session, generation, given->json) : FB_OK;
+    fb_generation_destroy(generation);
+    return status;
+}
+
+static int generate(const settings *given) {
+    const char *wrong = contradiction(given);
+    if (wrong) {
+        fb_report("%s; see flashblock generate --help", wrong);
+        return FB_EXIT_USAGE;
+    }
+    fb_session session = {0};
+    fb_status status = prepare(&session, given);
+    if (status == FB_OK)
+        status = given->compare ? fb_compare(&session, given->repeats, given->json)
+                                : run(&session, given);
+    fb_session_free(&session);
+    return status == FB_OK ? FB_EXIT_OK : fb_report_status(status);
+}
+
+int fb_command_generate(int argc, char **argv) {
+    settings given = {.options = fb_generate_options_default(), .isa = FB_ISA_COUNT};
+    int exit_status = FB_EXIT_OK;
+    switch (fb_options_parse(&table, argc, argv, &given)) {
+    case FB_OPTIONS_HELP:
+        break;
+    case FB_OPTIONS_WRONG:
+        exit_status = FB_EXIT_USAGE;
+        break;
+    case FB_OPTIONS_READY:
+        exit_status = generate(&given);
+        break;
+    }
+    fb_option_list_free(&given.prompts);
+    return exit_status;
+}

@@ -1,0 +1,369 @@
+/* The decoding loop: slots, forward passes, proposals; what each pass means is in schedule.c. */
+#include "error.h"
+#include "generate_options.h"
+#include "memory.h"
+#include "rng.h"
+#include "sampler.h"
+#include "schedule.h"
+#include "slots.h"
+
+#include <string.h>
+#include <time.h>
+
+/* Buffers of one call of fb_generate. Rows of different slots are block_size apart. */
+typedef struct generator {
+    fb_model *model;
+    size_t vocab_size;
+    fb_generate_options options; /* zeros replaced by what they stand for */
+    fb_schedule schedule;
+    fb_sampler sampler;
+    fb_slots slots;
+    fb_forward *forwards; /* [max_active] */
+    float *logits;        /* [max_active, block_size, vocab_size] */
+    float *probabilities; /* [vocab_size] */
+    uint32_t *order;      /* [vocab_size] */
+    int32_t *proposed;    /* [block_size], as all that follow */
+    float *confidence, *entropy;
+    bool *accepted, *masked_before, *masked_after;
+    int32_t *before, *after;
+    fb_generation *generation;
+    bool cancelled;
+} generator;
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static fb_status allocate_buffers(generator *g, size_t num_slots) {
+    size_t size = g->options.block_size, rows;
+    if (!fb_size_mul(num_slots, size, &rows) || !fb_size_mul(rows, sizeof(float), &rows))
+        return fb_fail(FB_ERROR_ARGUMENT, "block_size is %zu, more than fits memory", size);
+    FB_TRY(fb_slots_create(num_slots, &g->slots));
+    FB_TRY(fb_alloc_zeroed(num_slots, sizeof *g->forwards, "forward passes", &g->forwards));
+    FB_TRY(fb_alloc(rows, g->vocab_size, "logits", &g->logits));
+    FB_TRY(fb_alloc(g->vocab_size, sizeof(float), "probabilities", &g->probabilities));
+    FB_TRY(fb_alloc(g->vocab_size, sizeof(uint32_t), "token order", &g->order));
+    FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &g->proposed));
+    FB_TRY(fb_alloc(size, sizeof(float), "confidences", &g->confidence));
+    FB_TRY(fb_alloc(size, sizeof(float), "entropies", &g->entropy));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "acceptances", &g->accepted));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_before));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_after));
+    FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &g->before));
+    return fb_alloc(size, sizeof(int32_t), "block", &g->after);
+}
+
+static void free_buffers(generator *g) {
+    fb_slots_destroy(&g->slots);
+    fb_free(g->forwards);
+    fb_free(g->logits);
+    fb_free(g->probabilities);
+    fb_free(g->order);
+    fb_free(g->proposed);
+    fb_free(g->confidence);
+    fb_free(g->entropy);
+    fb_free(g->accepted);
+    fb_free(g->masked_before);
+    fb_free(g->masked_after);
+    fb_free(g->before);
+    fb_free(g->after);
+}
+
+/* Caches of a slot that a new sequence takes: made at its first, emptied at later ones. In the
+ * engine the block-external part of the one before stays. */
+static fb_status prepare_caches(generator *g, fb_slot *slot) {
+    if (slot->kv == NULL) {
+        FB_TRY(fb_model_new_kv_cache(g->model, g->options.kv_dtype, &slot->kv));
+        if (g->options.reuse.tau > 0)
+            FB_TRY(fb_model_new_part_cache(g->model, g->options.block_size, &slot->parts));
+        return FB_OK;
+    }
+    if (slot->parts != NULL && g->options.compat == FB_COMPAT_PAPER)
+        fb_part_cache_invalidate(slot->parts);
+    return fb_kv_cache_truncate(slot->kv, 0);
+}
+
+static fb_status admit(generator *g, const fb_prompt *prompts, size_t num_prompts) {
+    size_t first = g->slots.num_active;
+    FB_TRY(fb_slots_admit(&g->slots, &g->schedule, prompts, num_prompts));
+    for (size_t i = first; i < g->slots.num_active; i++)
+        FB_TRY(prepare_caches(g, &g->slots.slots[i]));
+    return FB_OK;
+}
+
+/* One forward pass over as many whole blocks of waiting prompts as prefill_chunk allows. Sets
+ * *done when no prompt is waiting. */
+static fb_status prefill_pass(generator *g, bool *done) {
+    size_t room = g->options.prefill_chunk, count = 0;
+    for (size_t i = 0; i < g->slots.num_active && room > 0; i++) {
+        fb_slot *slot = &g->slots.slots[i];
+        size_t left = fb_sequence_prefill_left(slot->sequence);
+        if (left == 0)
+            continue;
+        size_t num_tokens = left < room ? left : room;
+        g->forwards[count++] = (fb_forward){
+            .tokens = slot->sequence->tokens + slot->sequence->num_tokens,
+            .num_tokens = num_tokens,
+            .kv = slot->kv,
+            .prefill_block = g->options.block_size,
+            .action = FB_REFRESH_ONLY,
+            .compat = g->options.compat,
+        };
+        room -= num_tokens;
+    }
+    *done = count == 0;
+    if (count == 0)
+        return FB_OK;
+    FB_TRY(fb_model_forward(g->model, g->forwards, count, &g->generation->prefill));
+    g->generation->prefill_passes++;
+    for (size_t i = 0, pass = 0; pass < count; i++) {
+        fb_slot *slot = &g->slots.slots[i];
+        if (fb_sequence_prefill_left(slot->sequence) == 0)
+            continue;
+        FB_TRY(fb_kv_cache_commit(slot->kv, g->forwards[pass].num_tokens));
+        fb_sequence_prefilled(slot->sequence, g->forwards[pass++].num_tokens);
+    }
+    return FB_OK;
+}
+
+static float *slot_logits(const generator *g, size_t slot) {
+    return g->logits + slot * g->options.block_size * g->vocab_size;
+}
+
+/* Proposals of all rows of a slot's block. */
+static fb_status propose(generator *g, size_t index) {
+    const fb_slot *slot = &g->slots.slots[index];
+    const fb_sequence *sequence = slot->sequence;
+    for (size_t i = 0; i < g->options.block_size; i++) {
+        double uniform = fb_random_uniform(g->options.seed, (uint32_t)slot->prompt,
+                                           (uint32_t)sequence->num_blocks,
+                                           (uint32_t)sequence->denoising_step, (uint32_t)i);
+        fb_proposal proposal;
+        fb_status status =
+            fb_sampler_propose(&g->sampler, slot_logits(g, index) + i * g->vocab_size,
+                               g->vocab_size, uniform, g->order, g->probabilities, &proposal);
+        if (status != FB_OK)
+            return fb_fail_in(status, "prompt %zu, position %zu", slot->prompt,
+                              sequence->num_tokens + i);
+        g->proposed[i] = proposal.token;
+        g->confidence[i] = proposal.confidence;
+        g->entropy[i] = proposal.entropy;
+    }
+    return FB_OK;
+}
+
+/* What is known of a pass before its result changes the sequence. */
+static fb_generate_event begin_event(generator *g, size_t index) {
+    const fb_slot *slot = &g->slots.slots[index];
+    const fb_sequence *sequence = slot->sequence;
+    size_t size = g->options.block_size;
+    memcpy(g->before, sequence->block, size * sizeof *g->before);
+    memcpy(g->masked_before, sequence->masked, size * sizeof *g->masked_before);
+    return (fb_generate_event){
+        .sequence = slot->prompt,
+        .slot = index,
+        .block = sequence->num_blocks,
+        .context_length = sequence->num_tokens,
+        .commit = sequence->status == FB_SEQUENCE_COMMIT,
+        .denoising_step = sequence->denoising_step,
+        .sequence_step = sequence->sequence_step,
+        .action = sequence->action,
+        .dirty_before = sequence->dirty_tokens,
+        .block_size = size,
+        .before = g->before,
+        .after = g->after,
+        .masked_before = g->masked_before,
+        .masked_after = g->masked_after,
+        .accepted = g->accepted,
+        .kv = slot->kv,
+        .parts = slot->parts,
+    };
+}
+
+static void report(generator *g, size_t index, fb_generate_event *event) {
+    const fb_sequence *sequence = g->slots.slots[index].sequence;
+    event->dirty_after = sequence->dirty_tokens;
+    event->completion = sequence->tokens + sequence->num_prompt_tokens;
+    event->num_completion = fb_sequence_num_completion(sequence);
+    event->finished = sequence->status == FB_SEQUENCE_FINISHED;
+    event->finish_reason = sequence->finish_reason;
+    if (g->options.on_step != NULL && !g->options.on_step(g->options.user, event))
+        g->cancelled = true;
+}
+
+static fb_status finish_denoising(generator *g, size_t index) {
+    fb_sequence *sequence = g->slots.slots[index].sequence;
+    size_t size = g->options.block_size;
+    fb_generate_event event = begin_event(g, index);
+    FB_TRY(propose(g, index));
+    event.num_accepted =
+        fb_sequence_accept(sequence, g->proposed, g->confidence, g->entropy, g->accepted);
+    memcpy(g->after, sequence->block, size * sizeof *g->after);
+    memcpy(g->masked_after, sequence->masked, size * sizeof *g->masked_after);
+    event.proposed = g->proposed;
+    event.confidence = g->confidence;
+    event.logits = slot_logits(g, index);
+    report(g, index, &event);
+    return FB_OK;
+}
+
+static fb_status finish_commit(generator *g, size_t index) {
+    fb_slot *slot = &g->slots.slots[index];
+    size_t size = g->options.block_size;
+    fb_generate_event event = begin_event(g, index);
+    memcpy(g->after, g->before, size * sizeof *g->after);
+    memcpy(g->masked_after, g->masked_before, size * sizeof *g->masked_after);
+    memset(g->accepted, 0, size * sizeof *g->accepted);
+    FB_TRY(fb_kv_cache_commit(slot->kv, size));
+    event.num_new = fb_sequence_commit(slot->sequence);
+    report(g, index, &event);
+    return FB_OK;
+}
+
+static void plan_pass(generator *g, size_t index) {
+    fb_slot *slot = &g->slots.slots[index];
+    fb_plan plan = fb_sequence_plan(slot->sequence);
+    g->forwards[index] = (fb_forward){
+        .tokens = slot->sequence->block,
+        .num_tokens = g->options.block_size,
+        .kv = slot->kv,
+        .action = plan.action,
+        .compat = g->options.compat,
+        .parts = slot->parts,
+        .logits = plan.commit ? NULL : slot_logits(g, index),
+    };
+}
+
+/* One forward pass over the blocks of all active sequences, and what follows from it. */
+static fb_status decode_pass(generator *g) {
+    for (size_t i = 0; i < g->slots.num_active; i++)
+        plan_pass(g, i);
+    FB_TRY(fb_model_forward(g->model, g->forwards, g->slots.num_active, &g->generation->decode));
+    g->generation->decode_passes++;
+    for (size_t i = 0; i < g->slots.num_active && !g->cancelled; i++) {
+        if (g->slots.slots[i].sequence->status == FB_SEQUENCE_COMMIT)
+            FB_TRY(finish_commit(g, i));
+        else
+            FB_TRY(finish_denoising(g, i));
+    }
+    return FB_OK;
+}
+
+static void add_counts(fb_generate_counts *sum, const fb_generate_counts *counts) {
+    sum->prefill_tokens += counts->prefill_tokens;
+    sum->denoising_steps += counts->denoising_steps;
+    sum->refreshes += counts->refreshes;
+    sum->stores += counts->stores;
+    sum->reuses += counts->reuses;
+    sum->commits += counts->commits;
+    sum->accepted_tokens += counts->accepted_tokens;
+    sum->completion_tokens += counts->completion_tokens;
+}
+
+/* The results of finished sequences. */
+static fb_status collect(generator *g) {
+    for (size_t i = 0; i < g->slots.num_active; i++) {
+        const fb_slot *slot = &g->slots.slots[i];
+        const fb_sequence *sequence = slot->sequence;
+        if (sequence->status != FB_SEQUENCE_FINISHED)
+            continue;
+        fb_generate_result *result = &g->generation->results[slot->prompt];
+        size_t count = fb_sequence_num_completion(sequence);
+        FB_TRY(fb_alloc(count, sizeof *result->tokens, "completion", &result->tokens));
+        FB_TRY(fb_alloc(count, sizeof *result->tokens, "completion", &result->unmask_step));
+        memcpy(result->tokens, sequence->tokens + sequence->num_prompt_tokens,
+               count * sizeof *result->tokens);
+        memcpy(result->unmask_step, sequence->unmask_step, count * sizeof *result->unmask_step);
+        result->num_tokens = count;
+        result->finish_reason = sequence->finish_reason;
+        result->counts = sequence->counts;
+        add_counts(&g->generation->counts, &result->counts);
+    }
+    return FB_OK;
+}
+
+/* Sequences that are running end where they are; the rest keeps its empty result. */
+static void cancel(generator *g) {
+    for (size_t i = 0; i < g->slots.num_active; i++)
+        if (g->slots.slots[i].sequence->status != FB_SEQUENCE_FINISHED)
+            fb_sequence_cancel(g->slots.slots[i].sequence);
+}
+
+static fb_status run(generator *g, const fb_prompt *prompts, size_t num_prompts) {
+    for (;;) {
+        FB_TRY(admit(g, prompts, num_prompts));
+        if (g->slots.num_active == 0)
+            return FB_OK;
+        for (bool done = false; !done;)
+            FB_TRY(prefill_pass(g, &done));
+        FB_TRY(decode_pass(g));
+        if (g->cancelled)
+            cancel(g);
+        FB_TRY(collect(g));
+        if (g->cancelled)
+            return FB_OK;
+        fb_slots_retire(&g->slots);
+    }
+}
+
+static fb_status new_generation(size_t num_prompts, fb_generation **generation) {
+    fb_generation *new;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *new, "generation", &new));
+    fb_status status = fb_alloc_zeroed(num_prompts, sizeof *new->results, "results", &new->results);
+    if (status != FB_OK) {
+        fb_free(new);
+        return status;
+    }
+    new->num_results = num_prompts;
+    for (size_t i = 0; i < num_prompts; i++)
+        new->results[i].finish_reason = FB_FINISH_CANCELLED;
+    *generation = new;
+    return FB_OK;
+}
+
+static fb_status generate(generator *g, const fb_prompt *prompts, size_t num_prompts) {
+    size_t max_active = g->options.max_active;
+    FB_TRY(new_generation(num_prompts, &g->generation));
+    FB_TRY(allocate_buffers(g, max_active < num_prompts ? max_active : num_prompts));
+    return run(g, prompts, num_prompts);
+}
+
+fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prompts,
+                      const fb_generate_options *options, fb_generation **generation) {
+    if (model == NULL || options == NULL || generation == NULL)
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL",
+                       model == NULL     ? "model"
+                       : options == NULL ? "options"
+                                         : "generation");
+    double start = seconds_now();
+    const fb_model_config *config = fb_model_get_config(model);
+    generator g = {.model = model, .vocab_size = config->vocab_size, .options = *options};
+    FB_TRY(fb_generate_options_resolve(config, &g.options));
+    fb_prompt *checked;
+    FB_TRY(fb_generate_prompts(config, &g.options, prompts, num_prompts, &checked));
+    g.schedule = fb_generate_schedule(config, &g.options);
+    g.sampler = fb_generate_sampler(&g.options);
+    fb_status status = generate(&g, checked, num_prompts);
+    free_buffers(&g);
+    fb_free(checked);
+    if (status != FB_OK) {
+        fb_generation_destroy(g.generation);
+        return status;
+    }
+    g.generation->seconds = seconds_now() - start;
+    *generation = g.generation;
+    return FB_OK;
+}
+
+void fb_generation_destroy(fb_generation *generation) {
+    if (generation == NULL)
+        return;
+    for (size_t i = 0; i < generation->num_results; i++) {
+        fb_free(generation->results[i].tokens);
+        fb_free(generation->results[i].unmask_step);
+    }
+    fb_free(generation->results);
+    fb_free(generation);
+}

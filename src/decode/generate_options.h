@@ -1,0 +1,26 @@
+/* What the options of fb_generate come to for a model: zeros replaced, ranges checked. */
+#ifndef FB_DECODE_GENERATE_OPTIONS_H
+#define FB_DECODE_GENERATE_OPTIONS_H
+
+#include "sampler.h"
+#include "schedule.h"
+
+#include <flashblock/generate.h>
+#include <flashblock/model.h>
+
+#include <stddef.h>
+
+/* Replaces zeros (and -1, and NULL) by what they stand for and checks everything. Stop tokens of
+ * the model are borrowed from `config`. On error the options are half replaced. */
+fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate_options *options);
+
+/* A copy of the prompts' descriptions after checking them: what is generated after. The caller
+ * frees *checked; the tokens stay borrowed. */
+fb_status fb_generate_prompts(const fb_model_config *config, const fb_generate_options *options,
+                              const fb_prompt *prompts, size_t num_prompts, fb_prompt **checked);
+
+/* The parts of resolved options that schedule.h and sampler.h take. */
+fb_schedule fb_generate_schedule(const fb_model_config *config, const fb_generate_options *options);
+fb_sampler fb_generate_sampler(const fb_generate_options *options);
+
+#endif

@@ -1,0 +1,46 @@
+/* Finding the added tokens (<|im_end|>, <think>, ...) that a text spells. */
+#ifndef FB_IO_ADDED_TOKENS_H
+#define FB_IO_ADDED_TOKENS_H
+
+#include "vocabulary.h"
+
+#include <flashblock/tokenizer.h>
+
+/* An added token's text; longer ones are FB_ERROR_UNSUPPORTED (the time of a search grows with
+ * them). */
+#define FB_MAX_ADDED_TOKEN 1024
+
+typedef struct fb_added_entry {
+    size_t text; /* offset */
+    size_t length;
+    int32_t id;
+    bool special, lstrip, rstrip, single_word;
+} fb_added_entry;
+
+typedef struct fb_added_matcher {
+    fb_added_entry *entries; /* [count], in the order of their texts */
+    size_t count;
+    fb_buffer text;
+    bool begins[256]; /* is it the first byte of an entry? */
+} fb_added_matcher;
+
+/* Of the tokens those whose `normalized` is as given; they are searched for in NFC when `nfc`.
+ * *matcher is zeroed before; free it on failure too. */
+fb_status fb_added_matcher_load(const fb_added_token *tokens, size_t count, bool normalized,
+                                bool nfc, fb_added_matcher *matcher);
+void fb_added_matcher_free(fb_added_matcher *matcher);
+
+/* A part of a text: plain text, or an added token. */
+typedef struct fb_added_part {
+    size_t begin, end; /* of the plain text before the token; may be empty */
+    int32_t id;        /* of the token; -1: none, the text ends with the plain part */
+    size_t next;       /* where the next part begins */
+} fb_added_part;
+
+/* The part of text[0 .. length), well-formed UTF-8, that begins at `from`: the leftmost token, of
+ * those at one place the longest. lstrip and rstrip take white space out of the neighbouring
+ * parts; single_word tokens do not stand beside a word character. */
+fb_added_part fb_added_find(const fb_added_matcher *matcher, fb_added_tokens mode,
+                            const unsigned char *text, size_t length, size_t from);
+
+#endif

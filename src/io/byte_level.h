@@ -1,0 +1,25 @@
+/* The alphabet of byte-level BPE: 256 printable characters that stand for the bytes, those of
+ * GPT-2. Bytes that are printable Latin-1 stand for themselves, the others are U+0100, U+0101, ...
+ * in order. */
+#ifndef FB_IO_BYTE_LEVEL_H
+#define FB_IO_BYTE_LEVEL_H
+
+#include "utf8.h"
+
+#define FB_BYTE_LEVEL_SIZE 256
+
+/* The character of a byte. */
+uint32_t fb_byte_level_character(unsigned char byte);
+
+/* The byte of a character, or -1. */
+int fb_byte_level_byte(uint32_t code_point);
+
+/* Appends the characters of bytes, as UTF-8. */
+fb_status fb_byte_level_append_spelling(fb_buffer *buffer, const unsigned char *bytes,
+                                        size_t length);
+
+/* Appends the bytes that a spelling (well-formed UTF-8) stands for. A spelling with a character
+ * outside the alphabet stands for its own UTF-8. */
+fb_status fb_byte_level_append_bytes(fb_buffer *buffer, const char *spelling, size_t length);
+
+#endif

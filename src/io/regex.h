@@ -1,0 +1,43 @@
+/* Regular expressions of tokenizers, over PCRE2.
+ *
+ * tokenizer.json writes them for Oniguruma. Most of both languages is the same; what differs is
+ * translated (regex_translate.c), so that \s, \p{L} and the like mean the same characters with
+ * every version of PCRE2:
+ *   \s \S       White_Space (PCRE2 adds U+180E)
+ *   \p{..}      with the characters of later Unicode versions; an upper-case \P inside [...] is
+ *               left to PCRE2's version
+ *   \d \w       decimal digits; letters, marks, digits, connectors
+ *   \h          a hexadecimal digit
+ *   (?i:...)    folds ASCII letters only
+ *   {,n}        {0,n}
+ *   ^ $         at lines
+ * Class intersections, nested classes and a + behind {m,n} are FB_ERROR_UNSUPPORTED. */
+#ifndef FB_IO_REGEX_H
+#define FB_IO_REGEX_H
+
+#include "buffer.h"
+
+#include <stdbool.h>
+
+/* Immutable once compiled: any number of threads may use one, each with a state of its own. */
+typedef struct fb_regex fb_regex;
+
+/* `literal`: the pattern is text to be found as it stands. */
+fb_status fb_regex_compile(const char *pattern, bool literal, fb_regex **regex);
+void fb_regex_destroy(fb_regex *regex);
+
+/* What a thread needs for matching; one serves any number of expressions. */
+typedef struct fb_regex_state fb_regex_state;
+
+fb_status fb_regex_state_create(fb_regex_state **state);
+void fb_regex_state_destroy(fb_regex_state *state);
+
+/* The first match in text[0 .. length), well-formed UTF-8, at or after `from`:
+ * [*begin, *end) and *found. FB_ERROR_UNSUPPORTED when it exceeds PCRE2's limits. */
+fb_status fb_regex_find(const fb_regex *regex, fb_regex_state *state, const unsigned char *text,
+                        size_t length, size_t from, bool *found, size_t *begin, size_t *end);
+
+/* Appends the PCRE2 form of an Oniguruma expression. */
+fb_status fb_regex_translate(fb_buffer *buffer, const char *pattern);
+
+#endif

@@ -1,0 +1,217 @@
+#include "error.h"
+#include "file.h"
+#include "json.h"
+#include "memory.h"
+#include "tokenizer_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The largest published tokenizer.json has 35 MB. */
+enum { MAX_FILE = 512 * 1024 * 1024 };
+
+static const char file_name[] = "tokenizer.json";
+static const char config_name[] = "tokenizer_config.json";
+
+/* Added tokens while they are collected. */
+typedef struct added_list {
+    fb_added_token *items;
+    size_t count;
+} added_list;
+
+static fb_status read_added(const json_t *item, const char *where, size_t id,
+                            fb_added_token *token) {
+    FB_TRY(fb_json_get_string(item, where, "content", &token->content));
+    token->id = (int32_t)id;
+    FB_TRY(fb_json_get_bool_or(item, where, "special", false, &token->special));
+    FB_TRY(fb_json_get_bool_or(item, where, "normalized", !token->special, &token->normalized));
+    FB_TRY(fb_json_get_bool_or(item, where, "lstrip", false, &token->lstrip));
+    FB_TRY(fb_json_get_bool_or(item, where, "rstrip", false, &token->rstrip));
+    return fb_json_get_bool_or(item, where, "single_word", false, &token->single_word);
+}
+
+/* tokenizer.json: an array of objects that have an id. */
+static fb_status read_added_array(const json_t *array, const char *where, added_list *list) {
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const json_t *item = json_array_get(array, i);
+        size_t id = 0;
+        FB_TRY(fb_json_get_size(item, where, "id", 0, FB_MAX_TOKEN_ID, &id));
+        FB_TRY(read_added(item, where, id, &list->items[list->count]));
+        list->count++;
+    }
+    return FB_OK;
+}
+
+static fb_status parse_id(const char *text, const char *where, size_t *id) {
+    char *end = NULL;
+    unsigned long value = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || value > FB_MAX_TOKEN_ID)
+        return fb_fail(FB_ERROR_FORMAT, "%s: '%s' is no token id", where, text);
+    *id = value;
+    return FB_OK;
+}
+
+/* The texts of the list, as keys. */
+static fb_status collect_texts(const added_list *list, json_t **texts) {
+    json_t *made = json_object();
+    for (size_t i = 0; made && i < list->count; i++)
+        if (json_object_set_new(made, list->items[i].content, json_true()) != 0) {
+            json_decref(made);
+            made = NULL;
+        }
+    if (!made)
+        return fb_fail(FB_ERROR_MEMORY, "added tokens: cannot allocate");
+    *texts = made;
+    return FB_OK;
+}
+
+static fb_status read_missing(const json_t *object, const char *where, const json_t *texts,
+                              added_list *list) {
+    const char *key = NULL;
+    json_t *item = NULL;
+    json_object_foreach((json_t *)(uintptr_t)object, key, item) {
+        size_t id = 0;
+        fb_added_token token = {0};
+        FB_TRY(parse_id(key, where, &id));
+        FB_TRY(read_added(item, where, id, &token));
+        if (!json_object_get(texts, token.content))
+            list->items[list->count++] = token;
+    }
+    return FB_OK;
+}
+
+/* tokenizer_config.json: an object by id. What tokenizer.json has already is left as it is. */
+static fb_status read_added_object(const json_t *object, const char *where, added_list *list) {
+    json_t *texts = NULL;
+    FB_TRY(collect_texts(list, &texts));
+    fb_status status = read_missing(object, where, texts, list);
+    json_decref(texts);
+    return status;
+}
+
+static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc);
+
+static fb_status any_is_nfc(const json_t *items, const char *where, bool *nfc) {
+    for (size_t i = 0; i < json_array_size(items); i++) {
+        bool one = false;
+        FB_TRY(is_nfc(json_array_get(items, i), where, &one));
+        *nfc = *nfc || one;
+    }
+    return FB_OK;
+}
+
+static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc) {
+    const char *type = NULL;
+    FB_TRY(fb_json_get_string(normalizer, where, "type", &type));
+    if (strcmp(type, "Sequence") == 0) {
+        json_t *items = NULL;
+        FB_TRY(fb_json_get_array(normalizer, where, "normalizers", &items));
+        return any_is_nfc(items, where, nfc);
+    }
+    if (strcmp(type, "NFC") != 0)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: type is '%s', not NFC", where, type);
+    *nfc = true;
+    return FB_OK;
+}
+
+static fb_status load_added(fb_tokenizer *tokenizer, const json_t *vocab, const added_list *list) {
+    FB_TRY(fb_vocabulary_load(vocab, list->items, list->count, "model", &tokenizer->vocabulary));
+    /* Without a normalizer there is one search for all of them. */
+    for (size_t i = 0; i < list->count; i++)
+        list->items[i].normalized = list->items[i].normalized && tokenizer->nfc;
+    FB_TRY(fb_added_matcher_load(list->items, list->count, false, false, &tokenizer->raw));
+    return fb_added_matcher_load(list->items, list->count, true, true, &tokenizer->normalized);
+}
+
+static fb_status load_parts(fb_tokenizer *tokenizer, const json_t *root, const added_list *list) {
+    json_t *model = NULL, *vocab = NULL;
+    if (fb_json_has(root, "normalizer"))
+        FB_TRY(is_nfc(json_object_get(root, "normalizer"), "normalizer", &tokenizer->nfc));
+    FB_TRY(fb_json_get_object(root, "top level", "model", &model));
+    FB_TRY(fb_json_get_object(model, "model", "vocab", &vocab));
+    FB_TRY(load_added(tokenizer, vocab, list));
+    if (!fb_json_has(root, "pre_tokenizer"))
+        return fb_fail(FB_ERROR_UNSUPPORTED, "pre_tokenizer is null: not a byte-level tokenizer");
+    FB_TRY(fb_pretokenizer_load(json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
+                                &tokenizer->pretokenizer));
+    return fb_bpe_load(model, &tokenizer->vocabulary, "model", &tokenizer->bpe);
+}
+
+/* `array` is of tokenizer.json, `object` of tokenizer_config.json; either may be NULL. */
+static fb_status collect_added(const json_t *array, const json_t *object, added_list *list) {
+    FB_TRY(fb_alloc_zeroed(json_array_size(array) + json_object_size(object), sizeof *list->items,
+                           "added tokens", &list->items));
+    FB_TRY(read_added_array(array, "added_tokens", list));
+    fb_status status = read_added_object(object, "added_tokens_decoder", list);
+    return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", config_name);
+}
+
+/* `config`: tokenizer_config.json, or NULL. */
+static fb_status load_documents(fb_tokenizer *tokenizer, const json_t *root, const json_t *config) {
+    json_t *array = NULL, *object = NULL;
+    if (fb_json_has(root, "added_tokens"))
+        FB_TRY(fb_json_get_array(root, "top level", "added_tokens", &array));
+    if (fb_json_has(config, "added_tokens_decoder"))
+        FB_TRY(fb_json_get_object(config, config_name, "added_tokens_decoder", &object));
+    added_list list = {0};
+    fb_status status = collect_added(array, object, &list);
+    if (status == FB_OK)
+        status = load_parts(tokenizer, root, &list);
+    fb_free(list.items);
+    return status;
+}
+
+static fb_status load_file(const char *path, const json_t *config, fb_tokenizer **tokenizer) {
+    json_t *root = NULL;
+    fb_tokenizer *made = NULL;
+    FB_TRY(fb_json_load(path, MAX_FILE, &root));
+    fb_status status = fb_alloc_zeroed(1, sizeof *made, "tokenizer", &made);
+    if (status == FB_OK) {
+        status = load_documents(made, root, config);
+        if (status != FB_OK)
+            fb_fail_in(status, "%s", path);
+    }
+    json_decref(root);
+    if (status != FB_OK) {
+        fb_tokenizer_destroy(made);
+        return status;
+    }
+    *tokenizer = made;
+    return FB_OK;
+}
+
+static fb_status load_directory(const char *file, const char *config_file,
+                                fb_tokenizer **tokenizer) {
+    json_t *config = NULL;
+    if (fb_file_exists(config_file))
+        FB_TRY(fb_json_load(config_file, MAX_FILE, &config));
+    fb_status status = load_file(file, config, tokenizer);
+    json_decref(config);
+    return status;
+}
+
+fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer) {
+    if (!path || !tokenizer)
+        return fb_fail(FB_ERROR_ARGUMENT, "fb_tokenizer_load: path or tokenizer is NULL");
+    if (!fb_file_is_directory(path))
+        return load_file(path, NULL, tokenizer);
+    char *file = NULL, *config_file = NULL;
+    FB_TRY(fb_path_join(path, file_name, &file));
+    fb_status status = fb_path_join(path, config_name, &config_file);
+    if (status == FB_OK)
+        status = load_directory(file, config_file, tokenizer);
+    fb_free(file);
+    fb_free(config_file);
+    return status;
+}
+
+void fb_tokenizer_destroy(fb_tokenizer *tokenizer) {
+    if (!tokenizer)
+        return;
+    fb_vocabulary_free(&tokenizer->vocabulary);
+    fb_added_matcher_free(&tokenizer->raw);
+    fb_added_matcher_free(&tokenizer->normalized);
+    fb_pretokenizer_destroy(tokenizer->pretokenizer);
+    fb_bpe_free(&tokenizer->bpe);
+    fb_free(tokenizer);
+}

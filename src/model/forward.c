@@ -1,0 +1,353 @@
+/* The forward pass, in the order in which it happens. */
+#include "error.h"
+#include "kernels.h"
+#include "layers.h"
+#include "model_state.h"
+#include "rope.h"
+
+#include <flashblock/attention.h>
+#include <flashblock/model.h>
+#include <flashblock/runtime.h>
+
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+
+/* One call of fb_model_forward. Rows are the tokens of all sequences, one after the other. */
+typedef struct pass {
+    fb_model *model;
+    const fb_model_config *config;
+    const fb_forward *sequences; /* [count] */
+    size_t count;
+    size_t num_rows;
+    size_t num_groups;     /* of the linear layers' input: the sequences */
+    size_t num_logit_rows; /* rows of the sequences that want logits */
+    size_t num_wanting;    /* those sequences */
+    size_t q_width, kv_width;
+    const fb_kernels *kernels;
+    fb_activations *a;
+    fb_forward_times times;
+} pass;
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Threads for work on `values` floats, row by row: few are not worth waking anyone for. */
+static int threads_for(size_t values) {
+    return values < 1 << 15 ? 1 : fb_num_threads();
+}
+
+static fb_status linear(pass *p, const float *x, const fb_linear_output *outputs,
+                        size_t num_outputs) {
+    double start = seconds();
+    fb_linear_input input = {x, p->a->group_rows, p->num_groups};
+    fb_status status = fb_linear(&p->model->linear, &input, outputs, num_outputs);
+    p->times.linear += seconds() - start;
+    return status;
+}
+
+/* --- arguments -------------------------------------------------------------------------------- */
+
+static fb_status check_tokens(const pass *p, size_t index) {
+    const fb_forward *sequence = &p->sequences[index];
+    if (sequence->num_tokens == 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: num_tokens is 0", index);
+    if (!sequence->tokens)
+        return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: tokens is NULL", index);
+    for (size_t i = 0; i < sequence->num_tokens; i++)
+        if (sequence->tokens[i] < 0 || (size_t)sequence->tokens[i] >= p->config->vocab_size)
+            return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: tokens[%zu] is %ld, expected 0 to %zu",
+                           index, i, (long)sequence->tokens[i], p->config->vocab_size - 1);
+    return FB_OK;
+}
+
+static fb_status check_cache(const pass *p, size_t index) {
+    const fb_forward *sequence = &p->sequences[index];
+    if (!sequence->kv)
+        return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: kv is NULL", index);
+    const fb_kv_cache_config *kv = fb_kv_cache_get_config(sequence->kv);
+    if (kv->num_layers != p->config->num_hidden_layers ||
+        kv->num_kv_heads != p->config->num_key_value_heads || kv->head_dim != p->config->head_dim)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: kv has %zu layers of %zu x %zu, the model %zu of %zu x %zu",
+                       index, kv->num_layers, kv->num_kv_heads, kv->head_dim,
+                       p->config->num_hidden_layers, p->config->num_key_value_heads,
+                       p->config->head_dim);
+    for (size_t i = 0; i < index; i++)
+        if (p->sequences[i].kv == sequence->kv ||
+            (sequence->parts && p->sequences[i].parts == sequence->parts))
+            return fb_fail(FB_ERROR_ARGUMENT, "sequences %zu and %zu share a cache", i, index);
+    return FB_OK;
+}
+
+static fb_status check_sequence(const pass *p, size_t index) {
+    FB_TRY(check_tokens(p, index));
+    FB_TRY(check_cache(p, index));
+    const fb_forward *sequence = &p->sequences[index];
+    size_t length = fb_kv_cache_length(sequence->kv), block = sequence->prefill_block;
+    if (block > 0 && length % block != 0)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: prefill starts at %zu, inside a block of %zu", index, length,
+                       block);
+    if (block == 0 && !sequence->parts && sequence->action != FB_REFRESH_ONLY)
+        return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: parts is NULL, but the action is %s",
+                       index, fb_reuse_action_name(sequence->action));
+    return FB_OK;
+}
+
+/* Counts rows, too. */
+static fb_status check_sequences(pass *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        FB_TRY(check_sequence(p, i));
+        size_t num_tokens = p->sequences[i].num_tokens;
+        if (num_tokens > INT_MAX - p->num_rows)
+            return fb_fail(FB_ERROR_ARGUMENT, "more than %d tokens in one forward pass", INT_MAX);
+        p->num_rows += num_tokens;
+        if (p->sequences[i].logits) {
+            p->num_logit_rows += num_tokens;
+            p->num_wanting++;
+        }
+    }
+    return FB_OK;
+}
+
+static fb_status prepare(pass *p) {
+    FB_TRY(check_sequences(p));
+    FB_TRY(fb_kernels_current(&p->kernels));
+    size_t kept_logits = p->num_wanting > 1 ? p->num_logit_rows : 0;
+    FB_TRY(fb_activations_reserve(p->config, p->num_rows, p->count, kept_logits, p->a));
+    for (size_t i = 0; i < p->count; i++)
+        p->a->group_rows[i] = p->sequences[i].num_tokens;
+    p->num_groups = p->count;
+    return FB_OK;
+}
+
+/* --- embedding and positions ------------------------------------------------------------------ */
+
+/* x = rows of the embedding; cosines and sines of the rows' positions. */
+static void embed(pass *p) {
+    const fb_matrix *embedding = &p->model->weights.embedding;
+    size_t hidden = p->config->hidden_size, half = p->config->head_dim / 2, row = 0;
+    for (size_t s = 0; s < p->count; s++) {
+        const fb_forward *sequence = &p->sequences[s];
+        size_t first = fb_kv_cache_length(sequence->kv);
+        for (size_t i = 0; i < sequence->num_tokens; i++, row++) {
+            fb_matrix_row(p->kernels, embedding, (size_t)sequence->tokens[i],
+                          p->a->x + row * hidden);
+            fb_rope_angles(p->model->inv_freq, half, first + i, p->a->cosines + row * half,
+                           p->a->sines + row * half);
+        }
+    }
+}
+
+/* --- attention -------------------------------------------------------------------------------- */
+
+/* normed = rms_norm(x), row by row. */
+static void norm_rows(pass *p, const float *weight) {
+    size_t hidden = p->config->hidden_size;
+#pragma omp parallel for num_threads(threads_for(p->num_rows *hidden))
+    for (size_t row = 0; row < p->num_rows; row++)
+        fb_rms_norm(p->a->x + row * hidden, weight, p->config->rms_norm_eps, hidden,
+                    p->a->normed + row * hidden);
+}
+
+/* x += normed, which holds what a sublayer gave. */
+static void add_rows(pass *p) {
+    fb_add(p->a->x, p->a->normed, p->num_rows * p->config->hidden_size);
+}
+
+/* Heads of one row: each normalised, then rotated to the row's position. */
+static void place_heads(const pass *p, size_t row, float *heads, size_t num_heads,
+                        const float *weight) {
+    size_t head_dim = p->config->head_dim, half = head_dim / 2;
+    for (size_t h = 0; h < num_heads; h++) {
+        float *head = heads + h * head_dim;
+        fb_rms_norm(head, weight, p->config->rms_norm_eps, head_dim, head);
+        fb_rope_rotate(p->a->cosines + row * half, p->a->sines + row * half, half, head);
+    }
+}
+
+static void place_rows(pass *p, const fb_layer_weights *layer) {
+#pragma omp parallel for num_threads(threads_for(p->num_rows * p->q_width))
+    for (size_t row = 0; row < p->num_rows; row++) {
+        place_heads(p, row, p->a->q + row * p->q_width, p->config->num_attention_heads,
+                    layer->q_norm);
+        place_heads(p, row, p->a->k + row * p->kv_width, p->config->num_key_value_heads,
+                    layer->k_norm);
+    }
+}
+
+/* Attention of a prefill: to everything committed, and to the new tokens of blocks up to one's
+ * own. */
+static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const fb_queries *queries,
+                                const fb_part *result) {
+    fb_kv kv;
+    FB_TRY(fb_kv_cache_layer(sequence->kv, layer, &kv));
+    size_t length = fb_kv_cache_length(sequence->kv);
+    fb_range range = {0, length + sequence->num_tokens};
+    fb_view view = {&kv, &range, 1};
+    fb_mask mask = {FB_MASK_BLOCK_CAUSAL, sequence->prefill_block, length, 0};
+    return fb_attend(queries, &view, &mask, 0.0f, result);
+}
+
+static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequence,
+                                 size_t first_row) {
+    size_t heads = p->config->num_attention_heads, head_dim = p->config->head_dim;
+    FB_TRY(fb_kv_cache_write(sequence->kv, layer, fb_kv_cache_length(sequence->kv),
+                             sequence->num_tokens, p->a->k + first_row * p->kv_width,
+                             p->a->v + first_row * p->kv_width));
+    fb_queries queries =
+        fb_queries_rows(p->a->q + first_row * p->q_width, sequence->num_tokens, heads, head_dim);
+    fb_part result = fb_part_rows(p->a->attended + first_row * p->q_width,
+                                  p->a->lse + first_row * heads, heads, head_dim);
+    double start = seconds();
+    fb_status status = sequence->prefill_block > 0
+                           ? attend_prefill(sequence, layer, &queries, &result)
+                           : fb_block_attend(&queries, sequence->kv, layer, sequence->action,
+                                             sequence->compat, sequence->parts, 0.0f, &result);
+    p->times.attention += seconds() - start;
+    return status;
+}
+
+/* x += o_proj(attention(rms_norm(x))) */
+static fb_status attention_sublayer(pass *p, size_t index) {
+    const fb_layer_weights *layer = &p->model->weights.layers[index];
+    norm_rows(p, layer->input_norm);
+    fb_linear_output qkv[] = {{&layer->q, p->a->q}, {&layer->k, p->a->k}, {&layer->v, p->a->v}};
+    FB_TRY(linear(p, p->a->normed, qkv, 3));
+    place_rows(p, layer);
+    size_t row = 0;
+    for (size_t s = 0; s < p->count; s++) {
+        FB_TRY(attend_sequence(p, index, &p->sequences[s], row));
+        row += p->sequences[s].num_tokens;
+    }
+    fb_linear_output o = {&layer->o, p->a->normed};
+    FB_TRY(linear(p, p->a->attended, &o, 1));
+    add_rows(p);
+    return FB_OK;
+}
+
+/* --- the feed-forward network ----------------------------------------------------------------- */
+
+/* x += down(silu(gate(rms_norm(x))) * up(rms_norm(x))) */
+static fb_status mlp_sublayer(pass *p, size_t index) {
+    const fb_layer_weights *layer = &p->model->weights.layers[index];
+    norm_rows(p, layer->post_attention_norm);
+    fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
+    FB_TRY(linear(p, p->a->normed, gate_up, 2));
+    size_t middle = p->config->intermediate_size;
+#pragma omp parallel for num_threads(threads_for(p->num_rows *middle))
+    for (size_t row = 0; row < p->num_rows; row++)
+        fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
+    fb_linear_output down = {&layer->down, p->a->normed};
+    FB_TRY(linear(p, p->a->gate, &down, 1));
+    add_rows(p);
+    return FB_OK;
+}
+
+/* --- results ---------------------------------------------------------------------------------- */
+
+/* Copies rows of `from` to slice `index` of the sequences' `hidden`. */
+static void give_hidden(const pass *p, size_t index, const float *from) {
+    size_t hidden = p->config->hidden_size;
+    for (size_t s = 0; s < p->count; s++) {
+        size_t values = p->sequences[s].num_tokens * hidden;
+        if (p->sequences[s].hidden)
+            memcpy(p->sequences[s].hidden + index * values, from, values * sizeof *from);
+        from += values;
+    }
+}
+
+/* Moves the rows that want logits to the front of `normed`, and counts them in group_rows. */
+static void gather_wanting(pass *p) {
+    size_t hidden = p->config->hidden_size, groups = 0;
+    float *from = p->a->normed, *to = p->a->normed;
+    for (size_t s = 0; s < p->count; s++) {
+        size_t values = p->sequences[s].num_tokens * hidden;
+        if (p->sequences[s].logits) {
+            memmove(to, from, values * sizeof *to);
+            p->a->group_rows[groups++] = p->sequences[s].num_tokens;
+            to += values;
+        }
+        from += values;
+    }
+    p->num_groups = groups;
+}
+
+/* The head reads its weights once, for all sequences together: with several, logits are computed
+ * into one array and copied from there. */
+static fb_status give_logits(pass *p) {
+    const fb_forward *sequences = p->sequences;
+    if (p->num_wanting == 0)
+        return FB_OK;
+    float *logits = p->a->logits;
+    for (size_t s = 0; s < p->count && p->num_wanting == 1; s++)
+        logits = sequences[s].logits ? sequences[s].logits : logits;
+    gather_wanting(p);
+    fb_linear_output head = {&p->model->weights.head, logits};
+    FB_TRY(linear(p, p->a->normed, &head, 1));
+    for (size_t s = 0; s < p->count && p->num_wanting > 1; s++)
+        if (sequences[s].logits) {
+            size_t values = sequences[s].num_tokens * p->config->vocab_size;
+            memcpy(sequences[s].logits, logits, values * sizeof *logits);
+            logits += values;
+        }
+    return FB_OK;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+/* The first pass reads the weights from the disk: each layer asks for the next one's. Later passes
+ * find them in memory, or the model is larger than that and reading ahead would not help. */
+static void prefetch(const pass *p, size_t layer) {
+    const fb_weights *weights = &p->model->weights;
+    if (!p->model->used && layer < weights->num_layers)
+        fb_weights_prefetch(&weights->layers[layer]);
+}
+
+static fb_status run(pass *p) {
+    FB_TRY(prepare(p));
+    prefetch(p, 0);
+    embed(p);
+    size_t num_layers = p->config->num_hidden_layers;
+    for (size_t layer = 0; layer < num_layers; layer++) {
+        prefetch(p, layer + 1);
+        give_hidden(p, layer, p->a->x);
+        FB_TRY(attention_sublayer(p, layer));
+        FB_TRY(mlp_sublayer(p, layer));
+    }
+    norm_rows(p, p->model->weights.norm);
+    give_hidden(p, num_layers, p->a->normed);
+    FB_TRY(give_logits(p));
+    p->model->used = true;
+    return FB_OK;
+}
+
+fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t count,
+                           fb_forward_times *times) {
+    if (!model || (!sequences && count > 0))
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", model ? "sequences" : "model");
+    if (count == 0)
+        return FB_OK;
+    const fb_model_config *config = &model->config;
+    pass p = {
+        .model = model,
+        .config = config,
+        .sequences = sequences,
+        .count = count,
+        .q_width = config->num_attention_heads * config->head_dim,
+        .kv_width = config->num_key_value_heads * config->head_dim,
+        .a = &model->activations,
+    };
+    double start = seconds();
+    FB_TRY(run(&p));
+    if (times) {
+        times->attention += p.times.attention;
+        times->linear += p.times.linear;
+        times->total += seconds() - start;
+    }
+    return FB_OK;
+}

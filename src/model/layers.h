@@ -1,0 +1,19 @@
+/* The parts of a decoder layer that are not matrix products. All float32, rows independent. */
+#ifndef FB_MODEL_LAYERS_H
+#define FB_MODEL_LAYERS_H
+
+#include "kernels.h"
+
+#include <stddef.h>
+
+/* y = x / sqrt(mean(x^2) + eps) * weight, for x, y, weight [size]; y may be x. As the Hugging Face
+ * class: normalised in float32, then multiplied. The mean is summed in double precision. */
+void fb_rms_norm(const float *x, const float *weight, double eps, size_t size, float *y);
+
+/* gate = silu(gate) * up, for [count] each; silu(g) = g / (1 + e^-g). */
+void fb_swiglu(const fb_kernels *kernels, float *gate, const float *up, size_t count);
+
+/* x += y, for [count] each. */
+void fb_add(float *x, const float *y, size_t count);
+
+#endif

@@ -1,0 +1,74 @@
+#include "error.h"
+#include "memory.h"
+#include "model_config.h"
+#include "model_state.h"
+#include "rope.h"
+
+#include <flashblock/model.h>
+
+static fb_status load(const char *directory, fb_model *model) {
+    fb_model_config *config = &model->config;
+    FB_TRY(fb_model_config_read(directory, config));
+    FB_TRY(fb_weights_open(directory, config, &model->weights));
+    config->dtype = model->weights.embedding.dtype;
+    FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
+                    &model->inv_freq));
+    fb_rope_frequencies(config->head_dim, config->rope_theta, model->inv_freq);
+    fb_linear_setup();
+    return FB_OK;
+}
+
+fb_status fb_model_load(const char *directory, fb_model **model) {
+    if (!directory || !model)
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
+    fb_model *made = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "model", &made));
+    fb_status status = load(directory, made);
+    if (status != FB_OK) {
+        fb_model_destroy(made);
+        return status;
+    }
+    *model = made;
+    return FB_OK;
+}
+
+void fb_model_destroy(fb_model *model) {
+    if (!model)
+        return;
+    fb_weights_close(&model->weights);
+    fb_activations_free(&model->activations);
+    fb_linear_scratch_free(&model->linear);
+    fb_free(model->inv_freq);
+    fb_free(model);
+}
+
+const fb_model_config *fb_model_get_config(const fb_model *model) {
+    return &model->config;
+}
+
+size_t fb_model_num_parameters(const fb_model *model) {
+    return model->weights.num_parameters;
+}
+
+size_t fb_model_num_bytes(const fb_model *model) {
+    return model->weights.num_bytes;
+}
+
+fb_status fb_model_new_kv_cache(const fb_model *model, fb_dtype dtype, fb_kv_cache **kv) {
+    if (!model)
+        return fb_fail(FB_ERROR_ARGUMENT, "model is NULL");
+    fb_kv_cache_config config = {
+        .num_layers = model->config.num_hidden_layers,
+        .num_kv_heads = model->config.num_key_value_heads,
+        .head_dim = model->config.head_dim,
+        .dtype = dtype,
+    };
+    return fb_kv_cache_create(&config, kv);
+}
+
+fb_status fb_model_new_part_cache(const fb_model *model, size_t block_size, fb_part_cache **parts) {
+    if (!model)
+        return fb_fail(FB_ERROR_ARGUMENT, "model is NULL");
+    return fb_part_cache_create(model->config.num_hidden_layers, block_size,
+                                model->config.num_attention_heads, model->config.head_dim, parts);
+}

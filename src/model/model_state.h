@@ -1,0 +1,44 @@
+/* What a loaded model consists of, and the buffers of a forward pass. */
+#ifndef FB_MODEL_MODEL_STATE_H
+#define FB_MODEL_MODEL_STATE_H
+
+#include "linear.h"
+#include "weights.h"
+
+#include <flashblock/model.h>
+
+/* Activations of a forward pass, dense rows: the tokens of all sequences, one sequence after the
+ * other. Kept from pass to pass, and grown when a larger batch comes. q_width and kv_width as in
+ * weights.h. */
+typedef struct fb_activations {
+    float *memory; /* all of the arrays below */
+    size_t num_rows;
+    float *x;               /* [num_rows, hidden_size]  the residual stream */
+    float *normed;          /* [num_rows, hidden_size]  what a norm gives, then what is added */
+    float *q, *attended;    /* [num_rows, q_width] */
+    float *k, *v;           /* [num_rows, kv_width] */
+    float *lse;             /* [num_rows, num_attention_heads] */
+    float *gate, *up;       /* [num_rows, intermediate_size] */
+    float *cosines, *sines; /* [num_rows, head_dim / 2]  of each row's position */
+    float *logits;          /* [num_logit_rows, vocab_size], where several sequences want some */
+    size_t num_logit_rows;
+    size_t *group_rows; /* [num_groups]  rows of each sequence */
+    size_t num_groups;
+} fb_activations;
+
+struct fb_model {
+    fb_model_config config;
+    fb_weights weights;
+    float *inv_freq; /* [head_dim / 2] */
+    fb_activations activations;
+    fb_linear_scratch linear;
+    bool used; /* a forward pass has touched every weight */
+};
+
+/* Makes room for num_rows rows of num_groups sequences, num_logit_rows of them with logits in
+ * `logits` (0 when they go elsewhere). What the arrays held is lost if they grow. */
+fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows, size_t num_groups,
+                                 size_t num_logit_rows, fb_activations *activations);
+void fb_activations_free(fb_activations *activations);
+
+#endif

@@ -1,0 +1,129 @@
+#include "special_tokens.h"
+
+#include "error.h"
+#include "file.h"
+#include "json.h"
+#include "memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The largest published tokenizer.json has 35 MB. */
+enum { MAX_FILE = 512 * 1024 * 1024 };
+
+static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "[MASK]", "<mask>"};
+
+/* Both files; NULL what is not there. `vocabulary` is read when it is first needed: it can be
+ * large. */
+typedef struct documents {
+    const char *directory;
+    json_t *config;     /* tokenizer_config.json */
+    json_t *vocabulary; /* tokenizer.json */
+    bool vocabulary_read;
+} documents;
+
+static fb_status load_if_there(const char *directory, const char *name, json_t **root) {
+    char *path = NULL;
+    FB_TRY(fb_path_join(directory, name, &path));
+    fb_status status = fb_file_exists(path) ? fb_json_load(path, MAX_FILE, root) : FB_OK;
+    fb_free(path);
+    return status;
+}
+
+static fb_status need_vocabulary(documents *files) {
+    if (files->vocabulary_read)
+        return FB_OK;
+    FB_TRY(load_if_there(files->directory, "tokenizer.json", &files->vocabulary));
+    files->vocabulary_read = true;
+    return FB_OK;
+}
+
+static const char *content_of(const json_t *token) {
+    return json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+}
+
+static int32_t id_or_none(json_int_t id) {
+    return id >= 0 && id <= INT32_MAX ? (int32_t)id : -1;
+}
+
+/* added_tokens_decoder: {"151669": {"content": "<|MASK|>", ...}, ...} */
+static int32_t find_in_decoder(const documents *files, const char *text) {
+    json_t *decoder = json_object_get(files->config, "added_tokens_decoder");
+    const char *key = NULL;
+    json_t *token = NULL;
+    json_object_foreach(decoder, key, token) {
+        const char *content = content_of(token);
+        char *end = NULL;
+        long long id = strtoll(key, &end, 10);
+        if (content && strcmp(content, text) == 0 && end != key && *end == '\0')
+            return id_or_none(id);
+    }
+    return -1;
+}
+
+/* added_tokens: [{"id": 151669, "content": "<|MASK|>", ...}, ...] */
+static int32_t find_in_added_tokens(const documents *files, const char *text) {
+    json_t *added = json_object_get(files->vocabulary, "added_tokens");
+    for (size_t i = 0; i < json_array_size(added); i++) {
+        const json_t *token = json_array_get(added, i);
+        const json_t *id = json_object_get(token, "id");
+        const char *content = content_of(token);
+        if (content && strcmp(content, text) == 0 && json_is_integer(id))
+            return id_or_none(json_integer_value(id));
+    }
+    return -1;
+}
+
+static fb_status find_added(documents *files, const char *text, int32_t *id) {
+    *id = find_in_decoder(files, text);
+    if (*id >= 0)
+        return FB_OK;
+    FB_TRY(need_vocabulary(files));
+    *id = find_in_added_tokens(files, text);
+    return FB_OK;
+}
+
+static int32_t find_in_vocabulary(const documents *files, const char *text) {
+    const json_t *model = json_object_get(files->vocabulary, "model");
+    const json_t *id = json_object_get(json_object_get(model, "vocab"), text);
+    return json_is_integer(id) ? id_or_none(json_integer_value(id)) : -1;
+}
+
+/* The token that tokenizer_config.json names under `key`; -1 when it names none, or one that does
+ * not exist. */
+static fb_status find_named(documents *files, const char *key, int32_t *id) {
+    *id = -1;
+    const char *text = content_of(json_object_get(files->config, key));
+    if (!text)
+        return FB_OK;
+    FB_TRY(find_added(files, text, id));
+    if (*id < 0)
+        *id = find_in_vocabulary(files, text);
+    return FB_OK;
+}
+
+static fb_status find_mask(documents *files, int32_t *id) {
+    FB_TRY(find_named(files, "mask_token", id));
+    size_t spellings = sizeof mask_spellings / sizeof mask_spellings[0];
+    for (size_t i = 0; *id < 0 && i < spellings; i++)
+        FB_TRY(find_added(files, mask_spellings[i], id));
+    return FB_OK;
+}
+
+static fb_status find_all(documents *files, fb_special_tokens *tokens) {
+    FB_TRY(load_if_there(files->directory, "tokenizer_config.json", &files->config));
+    fb_special_tokens found = {-1, -1, -1};
+    FB_TRY(find_mask(files, &found.mask));
+    FB_TRY(find_named(files, "pad_token", &found.pad));
+    FB_TRY(find_named(files, "eos_token", &found.eos));
+    *tokens = found;
+    return FB_OK;
+}
+
+fb_status fb_special_tokens_read(const char *directory, fb_special_tokens *tokens) {
+    documents files = {.directory = directory};
+    fb_status status = find_all(&files, tokens);
+    json_decref(files.config);
+    json_decref(files.vocabulary);
+    return status;
+}

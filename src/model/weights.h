@@ -1,0 +1,45 @@
+/* The weights of a decoder, by their Hugging Face names. */
+#ifndef FB_MODEL_WEIGHTS_H
+#define FB_MODEL_WEIGHTS_H
+
+#include "checkpoint.h"
+#include "linear.h"
+
+#include <flashblock/model.h>
+
+/* One decoder layer. Matrices are in the mapped files as [out, in]; vectors are widened copies.
+ * q_width = num_attention_heads * head_dim, kv_width = num_key_value_heads * head_dim. */
+typedef struct fb_layer_weights {
+    float *input_norm;          /* [hidden_size]      input_layernorm */
+    fb_matrix q;                /* [q_width, hidden_size] */
+    fb_matrix k, v;             /* [kv_width, hidden_size] */
+    float *q_norm, *k_norm;     /* [head_dim] */
+    fb_matrix o;                /* [hidden_size, q_width] */
+    float *post_attention_norm; /* [hidden_size]      post_attention_layernorm */
+    fb_matrix gate, up;         /* [intermediate_size, hidden_size] */
+    fb_matrix down;             /* [hidden_size, intermediate_size] */
+} fb_layer_weights;
+
+typedef struct fb_weights {
+    fb_checkpoint *checkpoint; /* the mapped files */
+    fb_matrix embedding;       /* [vocab_size, hidden_size] */
+    fb_layer_weights *layers;  /* [num_layers] */
+    size_t num_layers;
+    float *norm;           /* [hidden_size]      the final one */
+    fb_matrix head;        /* [vocab_size, hidden_size]: lm_head, or the embedding again */
+    size_t num_parameters; /* each tensor counted once */
+    size_t num_bytes;      /* of them, as stored */
+} fb_weights;
+
+/* Opens the directory's checkpoint and finds every tensor of the configuration in it. A tensor
+ * that is missing, or has another shape, or is not f32, bf16 or f16, is an error that names it;
+ * tensors that the model does not have are ignored. *weights is {0} before; fb_weights_close it,
+ * after a failure too. */
+fb_status fb_weights_open(const char *directory, const fb_model_config *config,
+                          fb_weights *weights);
+void fb_weights_close(fb_weights *weights);
+
+/* Asks the kernel to read a layer's matrices from the disk while something else is computed. */
+void fb_weights_prefetch(const fb_layer_weights *layer);
+
+#endif

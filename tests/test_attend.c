@@ -1,0 +1,478 @@
+/* fb_attend: one answer everywhere, right to float32's precision, and nothing from nothing. */
+#include "half.h"
+#include "numbers.h"
+
+#include <flashblock/flashblock.h>
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A random problem, and room for its result. */
+typedef struct trial {
+    size_t queries, heads, kv_heads, dim, tokens;
+    fb_dtype dtype;
+    float *q, *k, *v; /* k and v hold values of `dtype` exactly */
+    void *stored_k, *stored_v;
+    fb_kv kv;
+    fb_range ranges[3];
+    fb_view view;
+    fb_mask mask;
+    size_t keys;
+    float *out, *lse;
+    fb_part part;
+} trial;
+
+static void *stored(fb_dtype dtype, float *values, size_t count) {
+    void *half = malloc(count * fb_dtype_size(dtype) + 1);
+    cr_assert_eq(fb_from_f32(dtype, values, half, count), FB_OK);
+    cr_assert_eq(fb_to_f32(dtype, half, values, count), FB_OK);
+    return half;
+}
+
+static trial trial_new(random_stream *random, size_t queries, size_t heads, size_t kv_heads,
+                       size_t dim, size_t tokens, fb_dtype dtype) {
+    trial t = {.queries = queries,
+               .heads = heads,
+               .kv_heads = kv_heads,
+               .dim = dim,
+               .tokens = tokens,
+               .dtype = dtype};
+    size_t kv_count = tokens * kv_heads * dim, rows = queries * heads;
+    t.q = random_floats(random, rows * dim, 1.5f);
+    t.k = random_floats(random, kv_count, 1.0f);
+    t.v = random_floats(random, kv_count, 1.0f);
+    t.stored_k = stored(dtype, t.k, kv_count);
+    t.stored_v = stored(dtype, t.v, kv_count);
+    t.kv = fb_kv_rows(dtype, t.stored_k, t.stored_v, tokens, kv_heads, dim);
+    t.ranges[0] = (fb_range){0, tokens};
+    t.view.num_ranges = 1;
+    t.keys = tokens;
+    t.out = calloc(rows * dim + 1, sizeof *t.out);
+    t.lse = calloc(rows + 1, sizeof *t.lse);
+    t.part = fb_part_rows(t.out, t.lse, heads, dim);
+    return t;
+}
+
+static void trial_free(trial *t) {
+    void *all[] = {t->q, t->k, t->v, t->stored_k, t->stored_v, t->out, t->lse};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
+}
+
+static void trial_run(trial *t, const fb_kv *kv, const fb_part *part) {
+    fb_queries queries = fb_queries_rows(t->q, t->queries, t->heads, t->dim);
+    fb_view view = {kv, t->ranges, t->view.num_ranges};
+    cr_assert_eq(fb_attend(&queries, &view, &t->mask, 0.0f, part), FB_OK, "%s", fb_error_message());
+}
+
+static trial random_trial(random_stream *random) {
+    static const size_t dims[] = {8, 16, 24, 32, 64, 80, 96, 128, 136, 256, 512, 7, 20, 520};
+    size_t kv_heads = random_between(random, 1, 3), group = random_between(random, 1, 5);
+    size_t style = random_between(random, 0, 9);
+    size_t tokens = style == 0   ? random_between(random, 1000, 2500)
+                    : style == 1 ? 0
+                                 : random_between(random, 1, 300);
+    size_t dim = dims[random_between(random, 0, style == 0 ? 5 : 13)];
+    trial t = trial_new(random, random_between(random, 1, 20), kv_heads * group, kv_heads, dim,
+                        tokens, (fb_dtype)random_between(random, 0, 2));
+    if (random_uniform(random) < 0.5) { /* up to three ranges, unaligned, in any order */
+        t.view.num_ranges = random_between(random, 0, 3);
+        t.keys = 0;
+        for (size_t r = 0; r < t.view.num_ranges; r++) {
+            size_t third = tokens / 3, slot = (r + tokens) % 3;
+            size_t begin = slot * third + random_between(random, 0, third);
+            t.ranges[r] =
+                (fb_range){begin, begin + random_between(random, 0, (slot + 1) * third - begin)};
+            t.keys += t.ranges[r].end - t.ranges[r].begin;
+        }
+    }
+    if (random_uniform(random) < 0.5)
+        t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, random_between(random, 1, 9),
+                           random_between(random, 0, tokens + 5), random_between(random, 0, 20)};
+    return t;
+}
+
+/* The same keys and values in a KV cache. */
+static fb_kv_cache *cached(const trial *t, fb_kv *kv) {
+    fb_kv_cache *cache = NULL;
+    fb_kv_cache_config config = {1, t->kv_heads, t->dim, t->dtype};
+    cr_assert_eq(fb_kv_cache_create(&config, &cache), FB_OK);
+    cr_assert_eq(fb_kv_cache_write(cache, 0, 0, t->tokens, t->k, t->v), FB_OK, "%s",
+                 fb_error_message());
+    cr_assert_eq(fb_kv_cache_layer(cache, 0, kv), FB_OK);
+    return cache;
+}
+
+/* Every instruction set, number of threads and storage gives the bits of the scalar path with one
+ * thread over rows. */
+Test(attend, one_answer_everywhere, .timeout = 900) {
+    random_stream random = random_named(10);
+    for (int round = 0; round < 120; round++) {
+        trial t = random_trial(&random);
+        size_t rows = t.queries * t.heads;
+        float *out = calloc(rows * t.dim, sizeof *out), *lse = calloc(rows, sizeof *lse);
+        fb_part other = fb_part_rows(out, lse, t.heads, t.dim);
+        fb_kv paged;
+        fb_kv_cache *cache = cached(&t, &paged);
+        cr_assert_eq(fb_isa_select(FB_ISA_SCALAR), FB_OK);
+        cr_assert_eq(fb_set_num_threads(1), FB_OK);
+        trial_run(&t, &t.kv, &t.part);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+            for (int threads = 1; threads <= 3; threads++) {
+                if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                    continue;
+                cr_assert_eq(fb_isa_select(isa), FB_OK);
+                cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+                const fb_kv *kv = (round + threads) % 2 ? &paged : &t.kv;
+                trial_run(&t, kv, &other);
+                expect_same_bits("out", t.out, out, rows * t.dim);
+                expect_same_bits("lse", t.lse, lse, rows);
+            }
+        fb_kv_cache_destroy(cache);
+        free(out);
+        free(lse);
+        trial_free(&t);
+    }
+}
+
+/* Few units and many chunks: the waves of the driver. */
+Test(attend, threads_over_long_contexts) {
+    random_stream random = random_named(11);
+    trial t = trial_new(&random, 3, 2, 1, 16, 70000, FB_BF16);
+    float out[3 * 2 * 16], lse[3 * 2];
+    fb_part other = fb_part_rows(out, lse, 2, 16);
+    cr_assert_eq(fb_set_num_threads(1), FB_OK);
+    trial_run(&t, &t.kv, &t.part);
+    for (int threads = 2; threads <= 8; threads++) {
+        cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+        trial_run(&t, &t.kv, &other);
+        expect_same_bits("out", t.out, out, 3 * 2 * 16);
+        expect_same_bits("lse", t.lse, lse, 3 * 2);
+    }
+    trial_free(&t);
+}
+
+/* A row's result does not depend on the other rows of the call. */
+Test(attend, rows_alone_equal_rows_together) {
+    random_stream random = random_named(12);
+    for (int round = 0; round < 30; round++) {
+        trial t = random_trial(&random);
+        trial_run(&t, &t.kv, &t.part);
+        for (size_t query = 0; query < t.queries; query++) {
+            float *out = calloc(t.heads * t.dim, sizeof *out), *lse = calloc(t.heads, sizeof *lse);
+            fb_part part = fb_part_rows(out, lse, t.heads, t.dim);
+            fb_queries one = fb_queries_rows(t.q + query * t.heads * t.dim, 1, t.heads, t.dim);
+            fb_view view = {&t.kv, t.ranges, t.view.num_ranges};
+            fb_mask mask = t.mask;
+            mask.first_query += query;
+            cr_assert_eq(fb_attend(&one, &view, &mask, 0.0f, &part), FB_OK);
+            expect_same_bits("out", t.out + query * t.heads * t.dim, out, t.heads * t.dim);
+            expect_same_bits("lse", t.lse + query * t.heads, lse, t.heads);
+            free(out);
+            free(lse);
+        }
+        trial_free(&t);
+    }
+}
+
+/* A long range is the merge, in order, of its chunks: what attention.h promises. */
+Test(attend, a_range_is_the_merge_of_its_chunks) {
+    random_stream random = random_named(13);
+    trial t = trial_new(&random, 5, 4, 2, 64, 3300, FB_F32);
+    t.ranges[0] = (fb_range){37, 3300};
+    trial_run(&t, &t.kv, &t.part);
+    float *out = calloc(5 * 4 * 64, sizeof *out), *lse = calloc(5 * 4, sizeof *lse);
+    float *merged = calloc(5 * 4 * 64, sizeof *out), *merged_lse = calloc(5 * 4, sizeof *lse);
+    fb_part chunk = fb_part_rows(out, lse, 4, 64), so_far = fb_part_rows(merged, merged_lse, 4, 64);
+    for (size_t i = 0; i < 5 * 4; i++)
+        merged_lse[i] = -INFINITY;
+    for (size_t begin = 37; begin < 3300; begin += FB_CHUNK_KEYS) {
+        size_t end = begin + FB_CHUNK_KEYS < 3300 ? begin + FB_CHUNK_KEYS : 3300;
+        t.ranges[0] = (fb_range){begin, end};
+        trial_run(&t, &t.kv, &chunk);
+        cr_assert_eq(fb_merge(&so_far, &chunk, 5, 4, 64, &so_far), FB_OK);
+    }
+    expect_same_bits("out", t.out, merged, 5 * 4 * 64);
+    expect_same_bits("lse", t.lse, merged_lse, 5 * 4);
+    free(out);
+    free(lse);
+    free(merged);
+    free(merged_lse);
+    trial_free(&t);
+}
+
+/* What somebody writes first, in float32 throughout: scores, their maximum, exponentials, sums. */
+static void naive_row(const trial *t, size_t row, float *out, float *lse) {
+    size_t kv_head = row % t->heads / (t->heads / t->kv_heads);
+    float *p = calloc(t->tokens, sizeof *p), max = -INFINITY, sum = 0.0f;
+    for (size_t key = 0; key < t->tokens; key++) {
+        for (size_t d = 0; d < t->dim; d++)
+            p[key] += t->q[row * t->dim + d] * t->k[(key * t->kv_heads + kv_head) * t->dim + d];
+        p[key] /= sqrtf((float)t->dim);
+        max = p[key] > max ? p[key] : max;
+    }
+    for (size_t key = 0; key < t->tokens; key++)
+        sum += p[key] = expf(p[key] - max);
+    for (size_t key = 0; key < t->tokens; key++)
+        for (size_t d = 0; d < t->dim; d++)
+            out[d] += p[key] / sum * t->v[(key * t->kv_heads + kv_head) * t->dim + d];
+    *lse = max + logf(sum);
+    free(p);
+}
+
+typedef struct error_sum {
+    double squares, worst;
+} error_sum;
+
+static void add_errors(error_sum *sum, const float *got, const double *truth, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        double error = fabs((double)got[i] - truth[i]);
+        cr_assert(!isnan(error));
+        sum->squares += error * error;
+        sum->worst = error > sum->worst ? error : sum->worst;
+    }
+}
+
+/* Against the double-precision truth: no farther from it than a plain float32 implementation. */
+Test(attend, error_against_the_truth, .timeout = 300) {
+    random_stream random = random_named(14);
+    error_sum ours = {0}, naive = {0}, ours_lse = {0}, naive_lse = {0};
+    for (int round = 0; round < 60; round++) {
+        size_t dim = 8 * random_between(&random, 1, 20), heads = random_between(&random, 1, 6);
+        trial t = trial_new(&random, 4, heads, 1, dim, random_between(&random, 1, 2500), FB_F32);
+        size_t rows = t.queries * t.heads;
+        double *out = calloc(rows * dim, sizeof *out), *lse = calloc(rows, sizeof *lse);
+        float *plain = calloc(rows * dim, sizeof *plain), *plain_lse = calloc(rows, sizeof *plain);
+        fb_queries queries = fb_queries_rows(t.q, t.queries, t.heads, dim);
+        fb_view view = {&t.kv, t.ranges, 1};
+        trial_run(&t, &t.kv, &t.part);
+        cr_assert_eq(fb_attend_reference(&queries, &view, NULL, 0.0, out, lse), FB_OK);
+        for (size_t row = 0; row < rows; row++)
+            naive_row(&t, row, plain + row * dim, plain_lse + row);
+        add_errors(&ours, t.out, out, rows * dim);
+        add_errors(&naive, plain, out, rows * dim);
+        add_errors(&ours_lse, t.lse, lse, rows);
+        add_errors(&naive_lse, plain_lse, lse, rows);
+        free(out), free(lse), free(plain), free(plain_lse);
+        trial_free(&t);
+    }
+    cr_log_info("out: worst %.3g, plain %.3g; lse: worst %.3g, plain %.3g", ours.worst, naive.worst,
+                ours_lse.worst, naive_lse.worst);
+    /* the mean is what the order of operations decides; one worst element of 1e5 is chance */
+    cr_assert(ours.worst <= 2.0 * naive.worst && ours.squares <= naive.squares,
+              "outputs: worst %g, plain float32 %g; squares %g, %g", ours.worst, naive.worst,
+              ours.squares, naive.squares);
+    cr_assert(ours_lse.worst <= 2.0 * naive_lse.worst && ours_lse.squares <= naive_lse.squares,
+              "LSEs: worst %g, plain float32 %g; squares %g, %g", ours_lse.worst, naive_lse.worst,
+              ours_lse.squares, naive_lse.squares);
+}
+
+/* The reference itself, against sums that can be done by hand. */
+Test(attend, reference_by_hand) {
+    float q[2] = {1.0f, 2.0f}, k[6] = {3.0f, 0.0f, 0.0f, 1.0f, 1.0f, 1.0f};
+    float v[6] = {1.0f, 0.0f, 0.0f, 1.0f, 4.0f, 4.0f};
+    fb_kv kv = fb_kv_rows(FB_F32, k, v, 3, 1, 2);
+    fb_range all = {0, 3};
+    fb_view view = {&kv, &all, 1};
+    fb_queries queries = fb_queries_rows(q, 1, 1, 2);
+    double out[2], lse;
+    cr_assert_eq(fb_attend_reference(&queries, &view, NULL, 0.5, out, &lse), FB_OK);
+    double weights[3] = {exp(1.5), exp(1.0), exp(1.5)}, sum = weights[0] + weights[1] + weights[2];
+    cr_assert_float_eq(lse, log(sum), 1e-15);
+    cr_assert_float_eq(out[0], (weights[0] + 4.0 * weights[2]) / sum, 1e-15);
+    cr_assert_float_eq(out[1], (weights[1] + 4.0 * weights[2]) / sum, 1e-15);
+    /* merging the parts of keys {0} and {1, 2} gives the same */
+    fb_range first = {0, 1}, rest = {1, 3};
+    fb_view first_view = {&kv, &first, 1}, rest_view = {&kv, &rest, 1};
+    double a[2], b[2], lse_a, lse_b, merged[2], merged_lse;
+    cr_assert_eq(fb_attend_reference(&queries, &first_view, NULL, 0.5, a, &lse_a), FB_OK);
+    cr_assert_eq(fb_attend_reference(&queries, &rest_view, NULL, 0.5, b, &lse_b), FB_OK);
+    fb_merge_reference(a, &lse_a, b, &lse_b, 1, 2, merged, &merged_lse);
+    cr_assert_float_eq(merged_lse, lse, 1e-15);
+    cr_assert_float_eq(merged[0], out[0], 1e-15);
+    cr_assert_float_eq(merged[1], out[1], 1e-15);
+}
+
+/* Block-causal: each row sees what floor(q/B) >= floor(k/B) allows, and masked keys, NaN or not,
+ * leave no trace. */
+Test(attend, masked_keys_leave_no_trace) {
+    random_stream random = random_named(15);
+    size_t tokens = 150, dim = 32, block = 7;
+    trial t = trial_new(&random, 40, 2, 1, dim, tokens, FB_F32);
+    t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, block, 90, 3};
+    trial_run(&t, &t.kv, &t.part);
+    for (size_t query = 0; query < t.queries; query++) {
+        size_t visible = ((90 + query) / block + 1) * block - 3;
+        visible = visible < tokens ? visible : tokens;
+        float out[2 * 32], lse[2];
+        fb_part part = fb_part_rows(out, lse, 2, dim);
+        fb_queries one = fb_queries_rows(t.q + query * 2 * dim, 1, 2, dim);
+        fb_range range = {0, visible};
+        fb_view view = {&t.kv, &range, 1};
+        cr_assert_eq(fb_attend(&one, &view, NULL, 0.0f, &part), FB_OK);
+        expect_same_bits("out", t.out + query * 2 * dim, out, 2 * dim);
+        expect_same_bits("lse", t.lse + query * 2, lse, 2);
+    }
+    /* poison a key that queries at positions below 98 do not see */
+    float *clean = malloc(t.queries * 2 * dim * sizeof *clean);
+    memcpy(clean, t.out, t.queries * 2 * dim * sizeof *clean);
+    float *k = t.stored_k, *v = t.stored_v;
+    k[96 * dim] = NAN; /* position 99 */
+    v[96 * dim + 5] = INFINITY;
+    trial_run(&t, &t.kv, &t.part);
+    expect_same_bits("rows before", clean, t.out, 8 * 2 * dim);
+    for (size_t i = 8 * 2 * dim; i < t.queries * 2 * dim; i++)
+        cr_assert(fb_f32_to_bits(t.out[i]) == 0x7fc00000u, "element %zu is %g", i,
+                  (double)t.out[i]);
+    free(clean);
+    trial_free(&t);
+}
+
+Test(attend, nothing_gives_the_empty_part) {
+    random_stream random = random_named(16);
+    trial t = trial_new(&random, 3, 2, 1, 16, 10, FB_F32);
+    fb_view none = {&t.kv, NULL, 0};
+    fb_range empty[2] = {{4, 4}, {10, 10}};
+    fb_view zero = {&t.kv, empty, 2};
+    fb_queries queries = fb_queries_rows(t.q, 3, 2, 16),
+               no_queries = fb_queries_rows(NULL, 0, 2, 16);
+    /* every key behind every query */
+    fb_mask mask = {FB_MASK_BLOCK_CAUSAL, 4, 0, 100};
+    fb_range all = {0, 10};
+    fb_view masked = {&t.kv, &all, 1};
+    const fb_view *views[] = {&none, &zero, &masked};
+    for (size_t i = 0; i < 3; i++) {
+        memset(t.out, 0xff, 3 * 2 * 16 * sizeof *t.out);
+        cr_assert_eq(fb_attend(&queries, views[i], i == 2 ? &mask : NULL, 0.0f, &t.part), FB_OK);
+        for (size_t j = 0; j < 3 * 2 * 16; j++)
+            cr_assert(fb_f32_to_bits(t.out[j]) == 0);
+        for (size_t j = 0; j < 3 * 2; j++)
+            cr_assert_eq(t.lse[j], -INFINITY);
+    }
+    fb_part nowhere = {0};
+    cr_assert_eq(fb_attend(&no_queries, &masked, NULL, 0.0f, &nowhere), FB_OK);
+    trial_free(&t);
+}
+
+/* Scores of -inf are keys of weight 0; only them: an empty part. A score of +inf, or a NaN, makes
+ * its own row NaN and no other. */
+Test(attend, infinities_and_nan_stay_in_their_rows) {
+    random_stream random = random_named(17);
+    trial t = trial_new(&random, 4, 1, 1, 8, 100, FB_F32);
+    float *k = t.stored_k;
+    for (size_t token = 0; token < 100; token++)
+        k[token * 8] = -1e30f; /* times q of 1e30: -inf */
+    for (size_t query = 0; query < 4; query++)
+        t.q[query * 8] = 0.0f;
+    t.q[0] = 1e30f;
+    t.q[8] = -1e30f;
+    t.q[16] = NAN;
+    trial_run(&t, &t.kv, &t.part);
+    cr_assert_eq(t.lse[0], -INFINITY);
+    cr_assert_eq(t.out[3], 0.0f);
+    for (size_t row = 1; row < 3; row++)
+        for (size_t d = 0; d < 8; d++)
+            cr_assert(isnan(t.out[row * 8 + d]) && isnan(t.lse[row]));
+    cr_assert(isfinite(t.lse[3]) && isfinite(t.out[24]));
+    /* the first tile all -inf (llama.cpp#12776), then ordinary keys */
+    for (size_t token = 70; token < 100; token++)
+        k[token * 8] = 0.0f;
+    trial_run(&t, &t.kv, &t.part);
+    cr_assert(isfinite(t.lse[0]) && isfinite(t.out[0]));
+    trial_free(&t);
+}
+
+/* [heads, tokens] LSEs, interleaved heads, reversed tokens: strides mean what they say. */
+Test(attend, strides) {
+    random_stream random = random_named(18);
+    trial t = trial_new(&random, 6, 4, 2, 24, 90, FB_F16);
+    trial_run(&t, &t.kv, &t.part);
+    float out[4 * 6 * 24], lse[4 * 6];
+    fb_part heads_first = {out, 24, 6 * 24, lse, 1, 6};
+    trial_run(&t, &t.kv, &heads_first);
+    for (size_t query = 0; query < 6; query++)
+        for (size_t head = 0; head < 4; head++) {
+            expect_same_bits("out", t.out + (query * 4 + head) * 24, out + (head * 6 + query) * 24,
+                             24);
+            cr_assert_eq(t.lse[query * 4 + head], lse[head * 6 + query]);
+        }
+    fb_queries reversed = {t.q + 5 * 4 * 24, 6, 4, 24, -4 * 24, 24};
+    fb_part backwards = {t.out + 5 * 4 * 24, -4 * 24, 24, t.lse + 5 * 4, -4, 1};
+    float *kept = malloc(6 * 4 * 24 * sizeof *kept);
+    memcpy(kept, t.out, 6 * 4 * 24 * sizeof *kept);
+    fb_view view = {&t.kv, t.ranges, 1};
+    cr_assert_eq(fb_attend(&reversed, &view, NULL, 0.0f, &backwards), FB_OK);
+    expect_same_bits("out", kept, t.out, 6 * 4 * 24);
+    free(kept);
+    trial_free(&t);
+}
+
+/* Each wrong argument: a status, a message that names it, outputs untouched. */
+Test(attend, wrong_arguments) {
+    random_stream random = random_named(19);
+    trial t = trial_new(&random, 2, 4, 2, 8, 20, FB_F32);
+    fb_queries good = fb_queries_rows(t.q, 2, 4, 8);
+    fb_range all = {0, 20}, beyond = {0, 21}, reversed = {5, 4};
+    struct {
+        const char *named;
+        fb_queries queries;
+        fb_kv kv;
+        fb_range range;
+        fb_mask mask;
+        fb_part part;
+    } cases[] = {
+        {"queries.num_heads is 3", good, t.kv, all, {0}, t.part},
+        {"queries.head_dim is 9", good, t.kv, all, {0}, t.part},
+        {"queries.q is NULL", good, t.kv, all, {0}, t.part},
+        {"view.ranges[0] is [0, 21)", good, t.kv, beyond, {0}, t.part},
+        {"view.ranges[0] is [5, 4)", good, t.kv, reversed, {0}, t.part},
+        {"kv.dtype is 7", good, t.kv, all, {0}, t.part},
+        {"kv.k is NULL", good, t.kv, all, {0}, t.part},
+        {"kv.num_kv_heads is 0", good, t.kv, all, {0}, t.part},
+        {"mask.block_size is 0", good, t.kv, all, {FB_MASK_BLOCK_CAUSAL, 0, 0, 0}, t.part},
+        {"mask.kind is 9", good, t.kv, all, {(fb_mask_kind)9, 1, 0, 0}, t.part},
+        {"result.lse is NULL", good, t.kv, all, {0}, t.part},
+        {"queries: 2 x 4 rows", good, t.kv, all, {0}, t.part},
+    };
+    cases[0].queries.num_heads = 3;
+    cases[1].queries.head_dim = 9;
+    cases[2].queries.q = NULL;
+    cases[5].kv.dtype = (fb_dtype)7;
+    cases[6].kv.k = NULL;
+    cases[7].kv.num_kv_heads = 0;
+    cases[10].part.lse = NULL;
+    cases[11].queries.token_stride = PTRDIFF_MAX;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fb_view view = {&cases[i].kv, &cases[i].range, 1};
+        fb_status status =
+            fb_attend(&cases[i].queries, &view, &cases[i].mask, 0.0f, &cases[i].part);
+        cr_assert_eq(status, FB_ERROR_ARGUMENT, "%s: status %d", cases[i].named, (int)status);
+        cr_assert(strstr(fb_error_message(), cases[i].named), "expected '%s' in '%s'",
+                  cases[i].named, fb_error_message());
+        for (size_t j = 0; j < 2 * 4 * 8; j++)
+            cr_assert_eq(t.out[j], 0.0f);
+    }
+    trial_free(&t);
+}
+
+Test(attend, instruction_sets_are_chosen_by_name) {
+    fb_isa isa = FB_ISA_SCALAR;
+    cr_assert_eq(fb_isa_parse("avx2", &isa), FB_OK);
+    cr_assert_eq(isa, FB_ISA_AVX2);
+    cr_assert_eq(fb_isa_parse("avx3", &isa), FB_ERROR_ARGUMENT);
+    cr_assert(strstr(fb_error_message(), "avx3"));
+    cr_assert(fb_isa_built(FB_ISA_SCALAR) && fb_isa_supported(FB_ISA_SCALAR));
+    cr_assert_eq(fb_isa_select((fb_isa)99), FB_ERROR_ARGUMENT);
+    setenv("FLASHBLOCK_ISA", "scalar", 1);
+    cr_assert_eq(fb_isa_current(&isa), FB_OK);
+    cr_assert_eq(isa, FB_ISA_SCALAR);
+}
+
+Test(attend, an_unknown_FLASHBLOCK_ISA_is_an_error) {
+    fb_isa isa = FB_ISA_SCALAR;
+    setenv("FLASHBLOCK_ISA", "sse9", 1);
+    cr_assert_eq(fb_isa_current(&isa), FB_ERROR_ARGUMENT);
+    cr_assert(strstr(fb_error_message(), "sse9"), "%s", fb_error_message());
+}

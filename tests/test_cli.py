@@ -1,0 +1,563 @@
+#!/usr/bin/python3
+"""test_cli.py PROGRAM MODEL_DIR: the flashblock program from outside. Prints TAP.
+
+Cases that take a model use the one in MODEL_DIR, and damaged copies of it.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import pty
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+
+PROGRAM = sys.argv[1]
+MODEL = pathlib.Path(sys.argv[2])
+PROMPT = "And it came to pass in those days, that "
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def run(*arguments, stdin=b"", env=None):
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(item) for item in what))
+
+
+def expect_equal(one, other, what):
+    expect(one == other, f"{what}: {one!r} is not {other!r}")
+
+
+def succeeded(result):
+    expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
+    return result.stdout.decode()
+
+
+def expect_error(result, status, *words):
+    """One line on standard error that holds every word, and the exit status."""
+    message = result.stderr.decode()
+    expect_equal(result.returncode, status, f"exit status ({message!r})")
+    expect(message.startswith("flashblock: "), f"error begins {message[:20]!r}")
+    expect(message.count("\n") == 1 and message.endswith("\n"), f"not one line: {message!r}")
+    for word in words:
+        expect(str(word) in message, f"{word!r} is not in {message!r}")
+
+
+def generate(*arguments, model=MODEL, **more):
+    return run("generate", "--model", model, *arguments, **more)
+
+
+def generate_json(*arguments, prompt=PROMPT, tokens=24):
+    prompts = [] if prompt is None else ["--prompt", prompt]
+    return json.loads(succeeded(generate(*prompts, "-n", tokens, *arguments, "--json")))
+
+
+def ids(generation, index=0):
+    return generation["results"][index]["token_ids"]
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@case
+def help_texts():
+    for arguments in (["--help"], ["-h"], ["generate", "--help"], ["info", "-h"]):
+        result = run(*arguments)
+        expect(succeeded(result).startswith("Usage: flashblock "), arguments)
+        expect_equal(result.stderr, b"", "standard error")
+        expect(all(len(line) <= 100 for line in result.stdout.decode().split("\n")), arguments)
+
+
+@case
+def version():
+    expect(succeeded(run("--version")).startswith("flashblock "), "name")
+
+
+@case
+def wrong_commands():
+    expect_error(run(), 2, "--help")
+    expect_error(run("nonsense"), 2, "'nonsense'")
+    expect_error(run("info", "extra"), 2, "'extra'")
+    expect_error(run("info", "--nonsense"), 2, "'--nonsense'")
+    expect_error(run("info\nx"), 2, "info?x")
+
+
+@case
+def wrong_options():
+    for option, value in [
+        ("max-tokens", "0"),
+        ("max-tokens", "-1"),
+        ("max-tokens", " 1"),
+        ("max-tokens", "1e3"),
+        ("max-tokens", "99999999999999999999"),
+        ("tau", "-1"),
+        ("tau", "2.5"),
+        ("block-size", "0"),
+        ("denoising-steps", "0x4"),
+        ("remasking", "low_confidence"),
+        ("confidence-threshold", "1.1"),
+        ("confidence-threshold", "nan"),
+        ("confidence-threshold", ""),
+        ("entropy-bound", "inf"),
+        ("temperature", "-1"),
+        ("temperature", "1e999"),
+        ("top-p", "2"),
+        ("top-k", "-5"),
+        ("seed", "18446744073709551616"),
+        ("threads", "0"),
+        ("threads", "1025"),
+        ("isa", "mmx"),
+        ("kv-dtype", "f64"),
+        ("compat", "other"),
+        ("repeats", "0"),
+    ]:
+        result = run("generate", "--model", "x", "--prompt", "y", f"--{option}", value)
+        expect_error(result, 2, f"--{option}", value)
+        expect_equal(result.stdout, b"", "standard output")
+
+
+@case
+def missing_options():
+    expect_error(run("generate"), 2, "--model")
+    expect_error(run("generate", "--model"), 2, "--model", "needs a value")
+    expect_error(run("generate", "--model", ""), 2, "--model")
+    expect_error(run("generate", "--model", "x"), 2, "--prompt")
+    expect_error(run("generate", "--visual=1"), 2, "--visual", "'1'")
+
+
+@case
+def contradicting_options():
+    base = ["generate", "--model", "x", "--prompt", "y"]
+    expect_error(run(*base, "--visual", "--compare"), 2, "--visual", "--compare")
+    expect_error(run(*base, "--visual", "--json"), 2, "--visual", "--json")
+    expect_error(run(*base, "--visual", "--prompt", "z"), 2, "--visual")
+    expect_error(run(*base, "--compare", "--tau", "0"), 2, "--compare", "--tau")
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+@case
+def info_tells_the_machine():
+    text = succeeded(run("info"))
+    for word in ("flashblock", "scalar", "threads", "BLAS", "OpenBLAS"):
+        expect(word in text, word)
+    facts = json.loads(succeeded(run("info", "--json")))
+    expect(facts["version"] in text, "version")
+    sets = {entry["name"]: entry for entry in facts["instruction_sets"]}
+    expect(sets["scalar"]["built"] and sets["scalar"]["supported"], "scalar is always there")
+    chosen = sets[facts["instruction_set"]]
+    expect(chosen["built"] and chosen["supported"], "the chosen set can run")
+    expect(facts["threads"] >= 1, "threads")
+
+
+@case
+def info_obeys_the_environment():
+    facts = json.loads(succeeded(run("info", "--json", env={"FLASHBLOCK_ISA": "scalar"})))
+    expect_equal(facts["instruction_set"], "scalar", "instruction set")
+    facts = json.loads(succeeded(run("info", "--json=-", env={"OMP_NUM_THREADS": "3"})))
+    expect_equal(facts["threads"], 3, "threads")
+    expect_error(run("info", env={"FLASHBLOCK_ISA": "mmx"}), 2, "FLASHBLOCK_ISA", "mmx")
+
+
+@case
+def output_that_cannot_be_written():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([PROGRAM, "info"], stdout=full, stderr=subprocess.PIPE, check=False)
+    expect_error(result, 1, "standard output")
+    expect_error(run("info", "--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
+
+
+# --- generation ----------------------------------------------------------------------------------
+
+
+@case
+def text_and_json_agree():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "out.json")
+        result = generate("-p", PROMPT, "-n", 24, "--json", path)
+        text = succeeded(result)
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    expect_equal(facts["results"][0]["text"] + "\n", text, "text")
+    for word in ("tokens", "/s", "passes", "refresh", "reuse", "attention", "%"):
+        expect(word in result.stderr.decode(), word)
+    counts = facts["counts"]
+    expect_equal(counts["refreshes"] + counts["reuses"], counts["denoising_steps"], "steps")
+    expect_equal(len(ids(facts)), counts["completion_tokens"], "tokens")
+    expect(counts["reuses"] > 0, "tau 2 reuses")
+    expect(0 < facts["seconds"]["decode"]["attention"] < facts["seconds"]["total"], "seconds")
+    expect_equal(facts["options"]["tau"], 2, "tau")
+
+
+@case
+def dense_never_reuses_and_tau_1_is_dense():
+    dense, tau1 = generate_json("--tau", 0), generate_json("--tau", 1)
+    expect_equal(dense["counts"]["reuses"], 0, "reuses of tau 0")
+    expect_equal(tau1["counts"]["reuses"], 0, "reuses of tau 1")
+    expect_equal(ids(dense), ids(tau1), "tokens")
+
+
+@case
+def threads_and_instruction_sets_change_nothing():
+    sets = json.loads(succeeded(run("info", "--json")))["instruction_sets"]
+    names = [entry["name"] for entry in sets if entry["built"] and entry["supported"]]
+    expected = generate_json("--tau", 3)
+    for threads in (1, 2, 3):
+        expect_equal(ids(generate_json("--tau", 3, "--threads", threads)), ids(expected), threads)
+    for name in names:
+        facts = generate_json("--tau", 3, "--isa", name)
+        expect_equal(facts["instruction_set"], name, "instruction set")
+        expect_equal(ids(facts), ids(expected), name)
+
+
+@case
+def prompts_from_everywhere():
+    expected = ids(generate_json())
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        file.write(PROMPT.encode() + b"\n")
+        file.flush()
+        expect_equal(ids(generate_json("-f", file.name, prompt=None)), expected, "file")
+    result = generate("--prompt-file", "-", "-n", 24, "--json", stdin=PROMPT.encode())
+    expect_equal(ids(json.loads(succeeded(result))), expected, "standard input")
+    expect_error(generate("-f", "/no/such/prompt"), 1, "/no/such/prompt")
+
+
+@case
+def prompts_in_a_batch():
+    prompts = [PROMPT, "In the beginning", "", "The LORD said unto Moses, Speak unto the children"]
+    arguments = [word for prompt in prompts for word in ("--prompt", prompt)]
+    for size in (1, 3):
+        facts = generate_json(*arguments, "--batch-size", size, prompt=None)
+        for i, prompt in enumerate(prompts):
+            alone = generate_json(prompt=prompt)
+            expect_equal(ids(facts, i), ids(alone), f"prompt {i}, batch of {size}")
+    text = succeeded(generate(*arguments, "-n", 24))
+    expected = "\n".join(
+        f"==> prompt {i + 1} <==\n{one['text']}\n" for i, one in enumerate(facts["results"])
+    )
+    expect_equal(text, expected, "text")
+
+
+@case
+def every_strategy_generates():
+    for name in ("low_confidence_dynamic", "low_confidence_static", "sequential", "entropy_bounded"):
+        for compat in ("paper", "released"):
+            facts = generate_json("--remasking", name, "--compat", compat, "--ignore-eos")
+            expect_equal(len(ids(facts)), 24, f"{name}, {compat}: tokens")
+            expect(facts["counts"]["reuses"] > 0, f"{name}, {compat}: reuses")
+
+
+@case
+def steps_and_blocks():
+    facts = generate_json("-b", 8, "-s", 2, "--remasking", "sequential", "--ignore-eos", prompt="")
+    expect_equal(facts["counts"]["denoising_steps"], 3 * 2, "steps of 3 blocks")
+    expect_equal(facts["counts"]["commits"], 3, "commits")
+
+
+@case
+def seeds():
+    draw = ["--temperature", 1, "--top-k", 50, "--top-p", 0.95]
+    first = ids(generate_json(*draw, "--seed", 1))
+    expect_equal(ids(generate_json(*draw, "--seed", 1)), first, "the same seed")
+    expect(ids(generate_json(*draw, "--seed", 2)) != first, "another seed, the same text")
+
+
+@case
+def storage_types():
+    for name in ("f32", "bf16", "f16"):
+        expect_equal(generate_json("--kv-dtype", name)["options"]["kv_dtype"], name, "type")
+
+
+def special_token():
+    """An added special token, and its id."""
+    tokenizer = json.loads((MODEL / "tokenizer.json").read_text(encoding="utf-8"))
+    token = next(token for token in tokenizer["added_tokens"] if token["special"])
+    return token["content"], token["id"]
+
+
+@case
+def special_tokens_in_prompts_are_text():
+    text, number = special_token()
+    prompt_ids = lambda facts: facts["results"][0]["prompt_token_ids"]
+    expect(number not in prompt_ids(generate_json(prompt=text)), "parsed by default")
+    parsed = generate_json("--parse-special", prompt=text)
+    expect_equal(prompt_ids(parsed), [number], "ids of --parse-special")
+
+
+@case
+def mask_tokens():
+    facts = generate_json()
+    number = facts["options"]["mask_token_id"]
+    expect_equal(ids(generate_json("--mask-token", number)), ids(facts), "by id")
+    base = ["--prompt", PROMPT, "--mask-token"]
+    expect_error(generate(*base, "no such token"), 2, "--mask-token", "no such token")
+    expect_error(generate(*base, "99999999999"), 2, "--mask-token", "99999999999")
+    expect_error(generate(*base, "99999999"), 2, "99999999")
+
+
+@case
+def prompts_that_do_not_fit():
+    expect_error(generate("--prompt", "word " * 20000), 2, "prompt")
+
+
+@case
+def unsuitable_options_name_their_value():
+    expect_error(generate("--prompt", PROMPT, "--top-p", 0), 2, "top_p")
+
+
+@case
+def visual_lines():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "out.json")
+        lines = succeeded(generate("-p", PROMPT, "-n", 24, "--visual", "--json", path)).splitlines()
+        counts = json.loads(path.read_text(encoding="utf-8"))["counts"]
+    steps = [line for line in lines if ", step " in line]
+    expect_equal(len(steps), counts["denoising_steps"], "lines of steps")
+    expect_equal(sum("reuse" in line for line in steps), counts["reuses"], "lines of reuses")
+    expect_equal(sum("commit" in line for line in lines), counts["commits"], "lines of commits")
+
+
+def run_on_terminal(*arguments):
+    """What the program writes to a terminal, and its exit status."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [PROGRAM, *map(str, arguments)], stdout=slave, stderr=subprocess.DEVNULL
+    ) as process:
+        os.close(slave)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: the program has closed its end
+            while select.select([master], [], [], 300)[0]:
+                chunk = os.read(master, 65536)
+                if not chunk:
+                    break
+                written += chunk
+        os.close(master)
+        return written.decode(), process.wait(timeout=300)
+
+
+def terminal_screen(written, columns=80):
+    """The text that a terminal shows after these characters: just what --visual uses."""
+    rows, row, column, i = [[]], 0, 0, 0
+    while i < len(written):
+        c = written[i]
+        if c == "\033":
+            end = next(j for j in range(i + 2, len(written)) if written[j].isalpha())
+            parameter, command = written[i + 2 : end], written[end]
+            if command == "A":
+                row -= int(parameter)
+                expect(row >= 0, "the cursor leaves the screen")
+            elif command == "J":
+                rows[row] = rows[row][:column]
+                del rows[row + 1 :]
+            i = end
+        elif c == "\r":
+            column = 0
+        elif c == "\n":
+            row += 1
+            column = 0
+        else:
+            if column == columns:
+                row, column = row + 1, 0
+            while len(rows) <= row:
+                rows.append([])
+            rows[row][column:column + 1] = [c]
+            column += 1
+        while len(rows) <= row:
+            rows.append([])
+        i += 1
+    return "\n".join("".join(cells) for cells in rows)
+
+
+@case
+def visual_on_a_terminal():
+    text = generate_json(tokens=60)["results"][0]["text"]
+    written, status = run_on_terminal(
+        "generate", "--model", MODEL, "--prompt", PROMPT, "-n", 60, "--visual"
+    )
+    expect_equal(status, 0, "exit status")
+    expect("\u2591" in written, "no mask was shown")
+    wrapped = "\n".join(
+        "\n".join(line[i : i + 80] for i in range(0, max(len(line), 1), 80))
+        for line in text.split("\n")
+    )
+    expect_equal(terminal_screen(written), wrapped + "\n", "screen")
+
+
+@case
+def comparison():
+    result = generate("-p", PROMPT, "-n", 24, "--compare", "--repeats", 2)
+    text = succeeded(result)
+    for tau, name in ((0, "dense"), (2, "FlashBlock")):
+        facts = generate_json("--tau", tau)
+        expect(f"=== {name} (tau {tau})\n{facts['results'][0]['text']}\n" in text, name)
+    for word in ("equal tokens: ", "attention", "times"):
+        expect(word in text, word)
+
+
+@case
+def comparison_as_json():
+    facts = generate_json("--compare", "--repeats", 1)
+    one, other = ids(facts["dense"]), ids(facts["flashblock"])
+    equal = sum(a == b for a, b in zip(one, other))
+    expect_equal(facts["comparison"]["equal_tokens"], equal, "equal tokens")
+    expect_equal(facts["comparison"]["tokens"], max(len(one), len(other)), "tokens")
+    expect(facts["comparison"]["attention_ratio"] > 0, "ratio")
+    expect_equal(facts["dense"]["counts"]["reuses"], 0, "dense reuses")
+    expect(facts["flashblock"]["counts"]["reuses"] > 0, "FlashBlock reuses")
+
+
+# --- damaged models ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def copy_of_model():
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, "model")
+        copy.mkdir()
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            shutil.copy(MODEL / name, copy / name)
+            (copy / name).chmod(0o644)
+        yield copy
+
+
+def change_json(path, change):
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def change_header(path, change):
+    """Changes the JSON header of a safetensors file."""
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+
+
+def swap_dimensions(header):
+    entry = header["model.layers.0.mlp.up_proj.weight"]
+    entry["shape"] = entry["shape"][::-1]
+
+
+DAMAGES = {
+    "config missing": ("config.json", lambda path: path.unlink()),
+    "config empty": ("config.json", lambda path: path.write_text("")),
+    "config deep": ("config.json", lambda path: path.write_text("[" * 100000)),
+    "config list": ("config.json", lambda path: path.write_text("[]")),
+    "architecture": (
+        "config.json",
+        lambda path: change_json(
+            path, lambda c: c.update(architectures=["OtherForCausalLM"], model_type="other")
+        ),
+    ),
+    "heads": ("config.json", lambda path: change_json(path, lambda c: c.update(num_key_value_heads=3))),
+    "layers huge": (
+        "config.json",
+        lambda path: change_json(path, lambda c: c.update(num_hidden_layers=10**12)),
+    ),
+    "hidden negative": (
+        "config.json",
+        lambda path: change_json(path, lambda c: c.update(hidden_size=-128)),
+    ),
+    "hidden text": (
+        "config.json",
+        lambda path: change_json(path, lambda c: c.update(hidden_size="128")),
+    ),
+    "weights missing": ("model.safetensors", lambda path: path.unlink()),
+    "weights empty": ("model.safetensors", lambda path: path.write_bytes(b"")),
+    "weights truncated": ("model.safetensors", lambda path: os.truncate(path, 100000)),
+    "weights header length": (
+        "model.safetensors",
+        lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+    ),
+    "tensor missing": (
+        "model.safetensors",
+        lambda path: change_header(path, lambda h: h.pop("model.norm.weight")),
+    ),
+    "tensor shape": ("model.safetensors", lambda path: change_header(path, swap_dimensions)),
+    "tensor offsets": (
+        "model.safetensors",
+        lambda path: change_header(
+            path, lambda h: h["model.norm.weight"].update(data_offsets=[-1, 10**18])
+        ),
+    ),
+    "tensor type": (
+        "model.safetensors",
+        lambda path: change_header(path, lambda h: h["model.norm.weight"].update(dtype="I8")),
+    ),
+    "tokenizer missing": ("tokenizer.json", lambda path: path.unlink()),
+    "tokenizer truncated": ("tokenizer.json", lambda path: os.truncate(path, 5000)),
+    "tokenizer kind": (
+        "tokenizer.json",
+        lambda path: change_json(path, lambda t: t["model"].update(type="Unigram")),
+    ),
+    "tokenizer merges": (
+        "tokenizer.json",
+        lambda path: change_json(path, lambda t: t["model"]["merges"].append("qqqq zzzz")),
+    ),
+}
+
+
+def damage_case(name, file, damage):
+    def check():
+        with copy_of_model() as copy:
+            succeeded(generate("--prompt", PROMPT, "-n", 1, model=copy))
+            damage(copy / file)
+            result = generate("--prompt", PROMPT, "-n", 1, model=copy)
+        expect_error(result, 1, copy.name)
+        expect_equal(result.stdout, b"", "standard output")
+
+    check.__name__ = "damaged " + name
+    CASES.append(check)
+
+
+for damage_name, (damaged_file, do_damage) in DAMAGES.items():
+    damage_case(damage_name, damaged_file, do_damage)
+
+
+@case
+def no_such_model():
+    expect_error(generate("--prompt", PROMPT, model="/no/such/model"), 1, "/no/such/model")
+
+
+# -------------------------------------------------------------------------------------------------
+
+
+def main():
+    print(f"1..{len(CASES)}")
+    failed = 0
+    for function in CASES:
+        name = function.__name__.replace("_", " ")
+        try:
+            function()
+            print(f"ok - {name}", flush=True)
+        except Exception:  # a failed case must not keep the others from running
+            failed += 1
+            print(f"not ok - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())

@@ -1,0 +1,117 @@
+/* The exponential and the logarithm over their whole domains: every float32, against libm's
+ * double precision. The bounds that attention.h states. */
+#include "half.h"
+#include "kernels.h"
+
+#include <flashblock/attention.h>
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+
+enum { BLOCK = 1 << 14 };
+
+/* Distance from the truth in units of float32's spacing at the truth. */
+static double ulps(float value, double truth) {
+    int exponent = 0;
+    frexp(truth, &exponent);
+    double spacing = ldexp(1.0, exponent - 24);
+    double smallest = 0x1p-149;
+    return fabs((double)value - truth) / (spacing > smallest ? spacing : smallest);
+}
+
+/* The largest error of `evaluate` over the float32 with bits first .. last, `step` apart. */
+static double worst_error(void (*evaluate)(const float *, float *, size_t), double (*truth)(double),
+                          uint32_t first, uint32_t last, float *worst_at) {
+    double worst = 0.0;
+    int64_t blocks = ((int64_t)last - first) / BLOCK + 1;
+#pragma omp parallel for schedule(dynamic, 64)
+    for (int64_t block = 0; block < blocks; block++) {
+        float x[BLOCK], y[BLOCK];
+        uint32_t begin = first + (uint32_t)block * BLOCK;
+        uint32_t count = last - begin < BLOCK ? last - begin + 1 : BLOCK;
+        for (uint32_t i = 0; i < count; i++)
+            x[i] = fb_bits_to_f32(begin + i);
+        evaluate(x, y, count);
+        double worst_here = 0.0;
+        float at = 0.0f;
+        for (uint32_t i = 0; i < count; i++) {
+            double error = ulps(y[i], truth((double)x[i]));
+            if (!(error <= worst_here)) {
+                worst_here = error;
+                at = x[i];
+            }
+        }
+#pragma omp critical
+        if (!(worst_here <= worst)) {
+            worst = worst_here;
+            *worst_at = at;
+        }
+    }
+    return worst;
+}
+
+static void exp_kernel(const float *x, float *y, size_t count) {
+    const fb_kernels *kernels = NULL;
+    cr_assert_eq(fb_kernels_current(&kernels), FB_OK, "%s", fb_error_message());
+    kernels->exp(x, y, count);
+}
+
+static void log_kernel(const float *x, float *y, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        y[i] = fb_log(x[i]);
+}
+
+Test(exp_log, exp_of_every_float_is_within_1_ulp, .timeout = 900) {
+    float at = 0.0f;
+    double worst = worst_error(exp_kernel, exp, 0x80000000u, 0xff800000u, &at); /* -0 .. -inf */
+    cr_log_info("exp: at most %.4f ulp, at %a", worst, (double)at);
+    cr_assert(worst <= 1.0, "exp is off by %.4f ulp at %a", worst, (double)at);
+    cr_assert(worst > 0.5, "no exponential is this good: the test measures nothing");
+}
+
+Test(exp_log, log_of_every_float_from_1_is_within_1_ulp, .timeout = 900) {
+    float at = 0.0f;
+    double worst = worst_error(log_kernel, log, 0x3f800000u, 0x7f7fffffu, &at); /* 1 .. max */
+    cr_log_info("log: at most %.4f ulp, at %a", worst, (double)at);
+    cr_assert(worst <= 0.501, "log is off by %.4f ulp at %a", worst, (double)at);
+}
+
+Test(exp_log, special_values) {
+    cr_assert_eq(fb_exp(0.0f), 1.0f);
+    cr_assert_eq(fb_exp(-0.0f), 1.0f);
+    cr_assert_eq(fb_exp(-INFINITY), 0.0f);
+    cr_assert_eq(fb_exp(-104.0f), 0.0f);
+    cr_assert_gt(fb_exp(-103.0f), 0.0f);
+    cr_assert(isnan(fb_exp(NAN)));
+    cr_assert_eq(fb_log(1.0f), 0.0f);
+    cr_assert_eq(fb_log(INFINITY), INFINITY);
+    cr_assert(isnan(fb_log(NAN)));
+}
+
+/* Every float32, rounded to a storage type and back, is the nearest value of that type. */
+Test(exp_log, half_conversions) {
+    for (uint32_t bits = 0; bits < 0x10000u; bits++) {
+        float bf16 = fb_bf16_to_f32((uint16_t)bits), f16 = fb_f16_to_f32((uint16_t)bits);
+        if (isnan(bf16))
+            cr_assert(isnan(fb_bf16_to_f32(fb_f32_to_bf16(bf16))));
+        else
+            cr_assert_eq(fb_f32_to_bf16(bf16), bits);
+        if (isnan(f16))
+            cr_assert(isnan(fb_f16_to_f32(fb_f32_to_f16(f16))));
+        else
+            cr_assert_eq(fb_f32_to_f16(f16), bits);
+    }
+    /* every binary32 that is a sixteenth of the way between two neighbours of binary16 */
+    for (uint32_t half = 0; half < 0x7c00u; half++) {
+        double low = (double)fb_f16_to_f32((uint16_t)half);
+        double high = half == 0x7bffu ? 65536.0 : (double)fb_f16_to_f32((uint16_t)(half + 1));
+        for (int part = 0; part <= 16; part++) {
+            uint32_t nearest = part < 8 || (part == 8 && half % 2 == 0) ? half : half + 1;
+            float between = (float)(low + (high - low) * part / 16.0);
+            cr_assert_eq(fb_f32_to_f16(between), nearest, "%a gives %04x, expected %04x",
+                         (double)between, fb_f32_to_f16(between), nearest);
+            cr_assert_eq(fb_f32_to_f16(-between), nearest | 0x8000u);
+        }
+    }
+}
