@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_PROMPTS = 8, MAX_STOPS = 8 };
 
@@ -518,22 +519,58 @@ Test(generate, cancelling_keeps_what_is_committed) {
     fb_model_destroy(model);
 }
 
+static void copy_file(const char *from, const char *to) {
+    FILE *source = fopen(from, "rb"), *target = fopen(to, "wb");
+    cr_assert(source && target, "%s, %s", from, to);
+    char buffer[1 << 16];
+    for (size_t count; (count = fread(buffer, 1, sizeof buffer, source)) > 0;)
+        cr_assert_eq(fwrite(buffer, 1, count, target), count);
+    fclose(source);
+    cr_assert_eq(fclose(target), 0);
+}
+
+/* m2 with fewer positions, from a folder of its own. */
+static fb_model *load_short(size_t positions) {
+    char folder[] = "/tmp/flashblock-test-XXXXXX", from[4096 + 256], config[64], weights[64];
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(config, sizeof config, "%s/config.json", folder);
+    snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
+    snprintf(from, sizeof from, "%s/model/m2/config.json", golden_folder());
+    json_t *fields = json_load_file(from, 0, NULL);
+    cr_assert_not_null(fields, "%s", from);
+    json_object_set_new(fields, "max_position_embeddings", json_integer((json_int_t)positions));
+    cr_assert_eq(json_dump_file(fields, config, 0), 0, "%s", config);
+    json_decref(fields);
+    snprintf(from, sizeof from, "%s/model/m2/model.safetensors", golden_folder());
+    copy_file(from, weights);
+    fb_model *model = NULL;
+    cr_assert_eq(fb_model_load(folder, &model), FB_OK, "%s", fb_error_message());
+    unlink(config);
+    unlink(weights);
+    rmdir(folder);
+    return model;
+}
+
 Test(generate, ends_with_the_positions_of_the_model) {
-    fb_model *model = load("model/m2");
-    const fb_model_config *config = fb_model_get_config(model);
-    size_t positions = config->max_position_embeddings, block = config->block_size;
-    int32_t *tokens = calloc(positions, sizeof *tokens);
-    fb_prompt prompt = {tokens, positions - block - 3};
+    static const size_t length = 53;
+    prompts p;
+    random_prompts(&p, &length, 1, 9);
+    fb_model *model = load_short(64); /* 6 blocks of 8 prefilled, one of 5 + 3, one more */
     fb_generate_options options = small_options(2);
     options.kv_dtype = FB_BF16;
-    fb_generation *generation = generate(model, &prompt, 1, &options);
+    fb_generation *generation = generate(model, p.list, 1, &options);
     cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_CONTEXT);
-    cr_assert_eq(generation->results[0].num_tokens, block + 3 - positions % block);
+    cr_assert_eq(generation->results[0].num_tokens, 11);
     fb_generation_destroy(generation);
-    prompt.num_tokens = positions;
-    cr_assert_eq(fb_generate(model, &prompt, 1, &options, &generation), FB_ERROR_ARGUMENT);
+    options.max_tokens = 11;
+    generation = generate(model, p.list, 1, &options);
+    cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_LENGTH);
+    fb_generation_destroy(generation);
+    fb_model_destroy(model);
+
+    model = load_short(55);
+    cr_assert_eq(fb_generate(model, p.list, 1, &options, &generation), FB_ERROR_ARGUMENT);
     cr_assert_not_null(strstr(fb_error_message(), "no room"), "%s", fb_error_message());
-    free(tokens);
     fb_model_destroy(model);
 }
 

@@ -1,44 +1,21 @@
 /* Tensors that the paper's own code produced: attention with its log-sum-exp, parts and merges,
  * and the engine's fused merge kernels. Every file of the folders attn, split and kern. */
-#include "golden_case.h"
+#include "golden_list.h"
 #include "numbers.h"
 
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Calls `check` with each case of a folder, in the order of their names. */
-static void for_each_case(const char *folder, const char *prefix, void (*check)(golden_case *)) {
-    char path[5000];
-    snprintf(path, sizeof path, "%s/%s", golden_folder(), folder);
-    struct dirent **entries = NULL;
-    int count = scandir(path, &entries, NULL, alphasort), checked = 0;
-    cr_assert(count >= 0, "cannot read %s", path);
-    for (int i = 0; i < count; i++) {
-        if (strncmp(entries[i]->d_name, prefix, strlen(prefix)) == 0) {
-            char name[512];
-            snprintf(name, sizeof name, "%s/%s", folder, entries[i]->d_name);
-            golden_case *c = golden_open(name);
-            check(c);
-            golden_close(c);
-            checked++;
-        }
-        free(entries[i]);
-    }
-    free(entries);
-    cr_assert(checked > 0, "no %s* in %s", prefix, path);
-    cr_log_info("%s/%s*: %d cases", folder, prefix, checked);
-}
-
 static double largest_error(const float *values, const double *truth, size_t count) {
     double worst = 0.0;
-    for (size_t i = 0; i < count; i++)
-        worst = fmax(worst, fabs((double)values[i] - truth[i]));
+    for (size_t i = 0; i < count; i++) {
+        double error = fabs((double)values[i] - truth[i]);
+        worst = error <= worst ? worst : isnan(error) ? (double)INFINITY : error;
+    }
     return worst;
 }
 
@@ -78,7 +55,7 @@ static double effect_of_scores(const double *lse, size_t rows, const float *v, s
 }
 
 /* out and lse of a case, batch by batch. lse is [B, H, Sq] in the files. */
-static void check_attention(golden_case *c) {
+GOLDEN_TEST(golden_attention, attention, "attn", "attn_") {
     size_t batch = golden_size(c, "B"), sq = golden_size(c, "Sq"), sk = golden_size(c, "Sk");
     size_t heads = golden_size(c, "H"), kv_heads = golden_size(c, "Hk"), dim = golden_size(c, "D");
     const float *q = golden_f32(c, "q"), *k = golden_f32(c, "k"), *v = golden_f32(c, "v");
@@ -103,10 +80,6 @@ static void check_attention(golden_case *c) {
     expect_as_good(c, "lse", lse, golden_f32(c, "lse"), lse64, batch * rows, 0.0);
     free(out);
     free(lse);
-}
-
-Test(golden_attention, attention) {
-    for_each_case("attn", "attn_", check_attention);
 }
 
 /* The first differing element, if any is farther apart than `tolerance`. Equal infinities and
@@ -198,19 +171,15 @@ static void check_split_batch(golden_case *c, size_t batch) {
     }
 }
 
-static void check_split(golden_case *c) {
+GOLDEN_TEST(golden_attention, split_and_merge, "split", "split_") {
     for (size_t batch = 0; batch < golden_size(c, "B"); batch++)
         check_split_batch(c, batch);
-}
-
-Test(golden_attention, split_and_merge) {
-    for_each_case("split", "split_", check_split);
 }
 
 /* The engine's table (BlockAttention and its merge kernel): a store row merges the new history
  * with the current block and keeps the history; a refresh row that does not store passes the full
  * attention through; a reuse row merges what is cached. The dirty mask changes nothing. */
-static void check_engine_merge(golden_case *c) {
+GOLDEN_TEST(golden_attention, engine_merge, "kern", "merge_") {
     size_t batch = golden_size(c, "B"), block = golden_size(c, "L");
     size_t heads = golden_size(c, "H"), dim = golden_size(c, "D");
     const float *full_or_cur = golden_f32(c, "o_full_or_cur"), *cur = golden_f32(c, "out_cur");
@@ -247,13 +216,9 @@ static void check_engine_merge(golden_case *c) {
             }
 }
 
-Test(golden_attention, engine_merge) {
-    for_each_case("kern", "merge_", check_engine_merge);
-}
-
 /* Head-wise (video): a head of the mask takes the fresh output, the others merge their cache.
  * LSEs are [H, tokens]. */
-static void check_head_masked_merge(golden_case *c) {
+GOLDEN_TEST(golden_attention, head_masked_merge, "kern", "varlen_") {
     size_t tokens = golden_size(c, "B") * golden_size(c, "Lq");
     size_t heads = golden_size(c, "H"), dim = golden_size(c, "D");
     size_t values = tokens * heads * dim;
@@ -281,12 +246,8 @@ static void check_head_masked_merge(golden_case *c) {
     free(copies);
 }
 
-Test(golden_attention, head_masked_merge) {
-    for_each_case("kern", "varlen_", check_head_masked_merge);
-}
-
 /* The attention of a block to itself. */
-static void check_current_block(golden_case *c) {
+GOLDEN_TEST(golden_attention, current_block, "kern", "curblock_") {
     size_t batch = golden_size(c, "B"), block = golden_size(c, "L"), heads = golden_size(c, "H");
     size_t kv_heads = golden_size(c, "Hk"), dim = golden_size(c, "D");
     size_t values = block * heads * dim, rows = block * heads;
@@ -305,8 +266,4 @@ static void check_current_block(golden_case *c) {
     }
     free(out);
     free(lse);
-}
-
-Test(golden_attention, current_block) {
-    for_each_case("kern", "curblock_", check_current_block);
 }

@@ -575,8 +575,8 @@ static void check_random_plan(script *s, const fb_plan *plan, uint64_t name) {
 static void random_step(script *s, const fb_plan *plan, uint64_t name) {
     fb_sequence *sequence = s->sequence;
     size_t block = s->schedule.block_size;
-    int32_t proposed[MAX_BLOCK];
-    float confidence[MAX_BLOCK], entropy[MAX_BLOCK];
+    int32_t proposed[MAX_BLOCK] = {0};
+    float confidence[MAX_BLOCK] = {0}, entropy[MAX_BLOCK] = {0};
     bool accepted[MAX_BLOCK];
     bool paper = s->schedule.compat == FB_COMPAT_PAPER;
     for (size_t i = 0; i < block; i++) {

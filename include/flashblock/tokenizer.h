@@ -9,9 +9,11 @@
  * Anything else is FB_ERROR_UNSUPPORTED with its name. The post-processor is not applied: nothing
  * is put before or after a text that the text does not say.
  *
- * Ids are those of Hugging Face's `tokenizers` library. Where its two implementations differ, those
- * of the JavaScript one (@huggingface/tokenizers) count: \s is White_Space, (?i:...) folds ASCII
- * letters only. Characters are those of Unicode 17, whatever versions PCRE2 and utf8proc know.
+ * Ids are those of Hugging Face's `tokenizers` library, compared with its JavaScript implementation
+ * (@huggingface/tokenizers): (?i:...) folds ASCII letters only. White space is the property
+ * White_Space everywhere, also in GPT-2's expression, lstrip and rstrip, where that implementation
+ * has JavaScript's \s (with U+FEFF, without U+0085); single_word, which it ignores, is heeded.
+ * Characters are those of Unicode 17, whatever versions PCRE2 and utf8proc know.
  *
  * Text is UTF-8 and may hold NUL. Bytes that are not UTF-8 count as U+FFFD, one for each maximal
  * part of a sequence, as a browser decodes them.

@@ -65,6 +65,11 @@ static size_t terminal_columns(void) {
     return size.ws_col;
 }
 
+static void print_buffer(const fb_buffer *text) {
+    if (text->size > 0) /* else there may be no data */
+        fwrite(text->data, 1, text->size, stdout);
+}
+
 /* Back to the beginning of the row where the block begins, everything from there on erased. */
 static void erase(fb_visual *visual) {
     if (visual->rows_below > 0)
@@ -104,9 +109,9 @@ static fb_status append_block(fb_buffer *to, const fb_tokenizer *tokenizer,
 
 static void draw(fb_visual *visual, const fb_buffer *block) {
     erase(visual);
-    fwrite(visual->row.data, 1, visual->row.size, stdout);
+    print_buffer(&visual->row);
     fputs(colour_on, stdout);
-    fwrite(block->data, 1, block->size, stdout);
+    print_buffer(block);
     fputs(colour_off, stdout);
     cursor at = {.column = visual->column};
     walk(&at, block, terminal_columns());
@@ -114,10 +119,15 @@ static void draw(fb_visual *visual, const fb_buffer *block) {
     fflush(stdout);
 }
 
+/* A line for a pass. */
 static void print_line(const fb_generate_event *event, const fb_buffer *block) {
-    printf("block %zu, step %zu: %-13s dirty %zu, accepted %zu | %.*s\n", event->block,
-           event->denoising_step, fb_reuse_action_name(event->action), event->dirty_before,
-           event->num_accepted, (int)block->size, (const char *)block->data);
+    char pass[32] = "commit";
+    if (!event->commit)
+        snprintf(pass, sizeof pass, "step %zu", event->denoising_step);
+    printf("block %-4zu %-8s %-14s dirty %-3zu accepted %-3zu| ", event->block, pass,
+           fb_reuse_action_name(event->action), event->dirty_before, event->num_accepted);
+    print_buffer(block);
+    putchar('\n');
 }
 
 static size_t leading_prompt_tokens(const fb_generate_event *event) {
@@ -145,7 +155,7 @@ fb_status fb_visual_step(fb_visual *visual, const fb_tokenizer *tokenizer,
 static fb_status extend_row(fb_visual *visual, const char *text, size_t size) {
     FB_TRY(fb_printable(&visual->row, text, size, false));
     erase(visual);
-    fwrite(visual->row.data, 1, visual->row.size, stdout);
+    print_buffer(&visual->row);
     fflush(stdout);
     cursor at = {0};
     walk(&at, &visual->row, terminal_columns());
@@ -164,8 +174,7 @@ fb_status fb_visual_commit(fb_visual *visual, const fb_generate_event *event, co
     fb_buffer line = {0};
     fb_status status = fb_printable(&line, text, size, true);
     if (status == FB_OK)
-        printf("block %zu, commit                                 | %.*s\n", event->block,
-               (int)line.size, (const char *)line.data);
+        print_line(event, &line);
     fb_buffer_free(&line);
     return status;
 }

@@ -1,0 +1,236 @@
+/* RMSNorm against the paper's classes; SwiGLU and linear layers against double precision. */
+#include "golden_case.h"
+#include "golden_list.h"
+#include "half.h"
+#include "layers.h"
+#include "linear.h"
+#include "memory.h"
+#include "numbers.h"
+
+#include <flashblock/runtime.h>
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const fb_kernels *kernels(void) {
+    const fb_kernels *table = NULL;
+    cr_assert_eq(fb_kernels_current(&table), FB_OK, "%s", fb_error_message());
+    return table;
+}
+
+/* --- RMSNorm ---------------------------------------------------------------------------------- */
+
+/* The paper sums the squares in float32 and takes a reciprocal square root: its factor may be two
+ * ulps off ours, and two products follow. 2^-21 is four ulps. */
+static void expect_norms(golden_case *c, const char *eps_name, double eps) {
+    size_t rows = golden_size(c, "S"), size = golden_size(c, "D");
+    const float *x = golden_f32(c, "x"), *weight = golden_f32(c, "weight");
+    const float *want = golden_f32(c, "rms_hf_eps%s", eps_name);
+    float *y = malloc(size * sizeof *y);
+    cr_assert_not_null(y);
+    for (size_t row = 0; row < rows; row++) {
+        fb_rms_norm(x + row * size, weight, eps, size, y);
+        for (size_t i = 0; i < size; i++) {
+            double expected = (double)want[row * size + i];
+            cr_assert(fabs((double)y[i] - expected) <= 0x1p-21 * fabs(expected),
+                      "%s: eps %s, row %zu, element %zu is %.9g, expected %.9g", golden_name(c),
+                      eps_name, row, i, (double)y[i], expected);
+        }
+    }
+    free(y);
+}
+
+GOLDEN_TEST(layers, rms_norm, "rope", "rmsnorm_") {
+    expect_norms(c, "1e-06", 1e-6);
+    expect_norms(c, "1e-05", 1e-5);
+}
+
+Test(layers, rms_norm_in_place_and_of_zeros) {
+    float x[5] = {0}, weight[5] = {1, 2, 3, 4, 5}, y[5];
+    fb_rms_norm(x, weight, 1e-6, 5, y);
+    for (size_t i = 0; i < 5; i++)
+        cr_assert_eq(y[i], 0.0f);
+    random_stream stream = random_named(1);
+    for (size_t i = 0; i < 5; i++)
+        x[i] = random_normal(&stream);
+    fb_rms_norm(x, weight, 1e-6, 5, y);
+    fb_rms_norm(x, weight, 1e-6, 5, x);
+    expect_same_bits("in place", x, y, 5);
+}
+
+/* --- SwiGLU ----------------------------------------------------------------------------------- */
+
+Test(layers, swiglu) {
+    enum { COUNT = 1003 }; /* not a multiple of the step */
+    float gate[COUNT], up[COUNT], y[COUNT];
+    random_stream stream = random_named(2);
+    for (size_t i = 0; i < COUNT; i++) {
+        gate[i] = 8.0f * random_normal(&stream);
+        up[i] = random_normal(&stream);
+    }
+    gate[0] = 0.0f;
+    gate[1] = -0.0f;
+    gate[2] = 1e30f;
+    gate[3] = -90.0f;
+    gate[4] = -200.0f;
+    memcpy(y, gate, sizeof y);
+    fb_swiglu(kernels(), y, up, COUNT);
+    for (size_t i = 0; i < COUNT; i++) {
+        double g = (double)gate[i], want = g / (1.0 + exp(-g)) * (double)up[i];
+        cr_assert(fabs((double)y[i] - want) <= 0x1p-21 * fabs(want) + 0x1p-126,
+                  "gate %g, up %g: %.9g, expected %.9g", g, (double)up[i], (double)y[i], want);
+    }
+}
+
+Test(layers, swiglu_of_nan) {
+    float gate[2] = {NAN, 1.0f}, up[2] = {1.0f, NAN};
+    fb_swiglu(kernels(), gate, up, 2);
+    cr_assert(isnan(gate[0]) && isnan(gate[1]));
+}
+
+/* --- linear layers ---------------------------------------------------------------------------- */
+
+/* A random matrix, stored at `offset` bytes from an aligned address. */
+typedef struct stored {
+    fb_matrix matrix;
+    float *values; /* [rows, columns]: what is stored, widened */
+    void *memory;
+} stored;
+
+static stored store(random_stream *stream, fb_dtype dtype, size_t rows, size_t columns, bool bias,
+                    size_t offset) {
+    stored s = {.values = random_floats(stream, rows * columns, 0.1f)};
+    size_t count = rows * columns, size = fb_dtype_size(dtype);
+    void *halves = malloc(count * size);
+    cr_assert_eq(fb_alloc(count * size + offset, 1, "matrix", &s.memory), FB_OK);
+    cr_assert_eq(fb_from_f32(dtype, s.values, halves, count), FB_OK);
+    cr_assert_eq(fb_to_f32(dtype, halves, s.values, count), FB_OK);
+    memcpy((char *)s.memory + offset, halves, count * size);
+    free(halves);
+    s.matrix = (fb_matrix){(char *)s.memory + offset, dtype, rows, columns, NULL};
+    if (bias)
+        s.matrix.bias = random_floats(stream, rows, 1.0f);
+    return s;
+}
+
+static void discard(stored *s) {
+    free(s->values);
+    free(s->matrix.bias);
+    fb_free(s->memory);
+}
+
+/* The error of a sum of n products of float32 is at most n ulps of the sum of their magnitudes. */
+static void expect_product(const stored *s, const float *x, size_t num_rows, const float *y,
+                           const char *what) {
+    size_t rows = s->matrix.rows, columns = s->matrix.columns;
+    for (size_t i = 0; i < num_rows; i++)
+        for (size_t j = 0; j < rows; j++) {
+            double sum = s->matrix.bias ? (double)s->matrix.bias[j] : 0.0, magnitude = fabs(sum);
+            for (size_t k = 0; k < columns; k++) {
+                double term = (double)x[i * columns + k] * (double)s->values[j * columns + k];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            double bound = (double)(columns + 1) * 0x1p-24 * magnitude;
+            cr_assert(fabs((double)y[i * rows + j] - sum) <= bound,
+                      "%s: [%zu, %zu] of %zu x %zu x %zu is %.9g, expected %.9g", what, i, j,
+                      num_rows, rows, columns, (double)y[i * rows + j], sum);
+        }
+}
+
+static void check_product(random_stream *stream, fb_dtype dtype, size_t offset) {
+    size_t rows = random_between(stream, 1, 200), columns = random_between(stream, 1, 1200);
+    size_t groups[3] = {random_between(stream, 1, 9), 4, random_between(stream, 1, 40)};
+    fb_linear_input input = {NULL, groups, random_between(stream, 1, 3)};
+    size_t num_rows = fb_linear_num_rows(&input);
+    stored first = store(stream, dtype, rows, columns, random_uniform(stream) < 0.5, offset);
+    stored second = store(stream, FB_BF16, rows / 2 + 1, columns, false, 0);
+    float *x = random_floats(stream, num_rows * columns, 1.0f);
+    guarded y = guarded_new(num_rows * rows, 0), z = guarded_new(num_rows * (rows / 2 + 1), 0);
+    fb_linear_output outputs[] = {{&first.matrix, y.data}, {&second.matrix, z.data}};
+    fb_linear_scratch scratch = {0};
+    input.x = x;
+    cr_assert_eq(fb_linear(&scratch, &input, outputs, 2), FB_OK, "%s", fb_error_message());
+    expect_product(&first, x, num_rows, y.data, fb_dtype_name(dtype));
+    expect_product(&second, x, num_rows, z.data, "second matrix");
+    guarded_check("y", &y);
+    guarded_check("z", &z);
+    fb_linear_scratch_free(&scratch);
+    guarded_free(&y);
+    guarded_free(&z);
+    free(x);
+    discard(&first);
+    discard(&second);
+}
+
+Test(layers, linear_against_double_precision) {
+    fb_linear_setup();
+    random_stream stream = random_named(3);
+    for (int round = 0; round < 8; round++)
+        for (fb_dtype dtype = FB_F32; dtype <= FB_F16; dtype++)
+            for (size_t offset = 0; offset < 4; offset++)
+                check_product(&stream, dtype, offset);
+}
+
+/* y of a product with `threads` threads. */
+static float *multiply(const fb_matrix *matrix, const float *x, const size_t *groups,
+                       size_t num_groups, int threads) {
+    fb_linear_scratch scratch = {0};
+    fb_linear_input input = {x, groups, num_groups};
+    float *y = malloc(fb_linear_num_rows(&input) * matrix->rows * sizeof *y);
+    cr_assert_not_null(y);
+    fb_linear_output output = {matrix, y};
+    cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+    cr_assert_eq(fb_linear(&scratch, &input, &output, 1), FB_OK, "%s", fb_error_message());
+    fb_linear_scratch_free(&scratch);
+    return y;
+}
+
+/* Whatever the number of threads, where the weights are stored, in which type, and what else is in
+ * the batch: the same bits. */
+Test(layers, linear_is_the_same_however_it_is_computed) {
+    enum { ROWS = 700, COLUMNS = 1100, TOTAL = 25 };
+    static const size_t groups[] = {4, 1, 16, 4};
+    fb_linear_setup();
+    random_stream stream = random_named(4);
+    stored aligned = store(&stream, FB_BF16, ROWS, COLUMNS, true, 0);
+    stored moved = aligned, widened = aligned;
+    cr_assert_eq(fb_alloc(ROWS * COLUMNS * 2 + 1, 1, "matrix", &moved.memory), FB_OK);
+    moved.matrix.data = memcpy((char *)moved.memory + 1, aligned.matrix.data, ROWS * COLUMNS * 2);
+    widened.matrix.data = widened.values;
+    widened.matrix.dtype = FB_F32;
+    float *x = random_floats(&stream, TOTAL * COLUMNS, 1.0f);
+    float *expected = multiply(&aligned.matrix, x, groups, 4, 1);
+    const fb_matrix *variants[] = {&aligned.matrix, &aligned.matrix, &moved.matrix,
+                                   &widened.matrix};
+    for (int i = 0; i < 4; i++) {
+        float *y = multiply(variants[i], x, groups, 4, i + 1);
+        expect_same_bits("threads and storage", y, expected, TOTAL * ROWS);
+        free(y);
+    }
+    for (size_t g = 0, row = 0; g < 4; row += groups[g++]) {
+        float *y = multiply(&aligned.matrix, x + row * COLUMNS, &groups[g], 1, 2);
+        expect_same_bits("a group alone", y, expected + row * ROWS, groups[g] * ROWS);
+        free(y);
+    }
+    free(x);
+    free(expected);
+    fb_free(moved.memory);
+    discard(&aligned);
+}
+
+Test(layers, matrix_row) {
+    random_stream stream = random_named(5);
+    for (fb_dtype dtype = FB_F32; dtype <= FB_F16; dtype++)
+        for (size_t offset = 0; offset < 2; offset++) {
+            stored s = store(&stream, dtype, 3, 1301, false, offset);
+            guarded row = guarded_new(1301, 0);
+            fb_matrix_row(kernels(), &s.matrix, 2, row.data);
+            expect_same_bits(fb_dtype_name(dtype), row.data, s.values + 2 * 1301, 1301);
+            guarded_check("row", &row);
+            guarded_free(&row);
+            discard(&s);
+        }
+}

@@ -1,0 +1,35 @@
+/* Small random models in a Hugging Face directory of the test's own, well-formed or with one
+ * defect. The same sizes give the same weights, however they are stored. */
+#ifndef FB_TESTS_TINY_MODEL_H
+#define FB_TESTS_TINY_MODEL_H
+
+#include <flashblock/types.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct tiny_model {
+    size_t hidden, middle, layers, heads, kv_heads, head_dim, vocab;
+    bool tied, bias;
+    fb_dtype rounded;   /* values are of this type ... */
+    fb_dtype dtype;     /* ... and stored as this one */
+    bool misaligned;    /* tensors at odd addresses */
+    size_t shards;      /* files; with more than one, an index */
+    const char *config; /* fields that are added to config.json: ", \"key\": value", or NULL */
+
+    /* Defects: names of tensors, or NULL. */
+    const char *missing;
+    const char *misshapen; /* one row too few */
+    const char *mistyped;  /* I32 */
+} tiny_model;
+
+/* Sizes that no panel divides, bf16, work for several threads; and as small as can be. */
+extern const tiny_model tiny_model_large, tiny_model_small;
+
+/* Writes the model and returns its directory. */
+const char *tiny_model_write(const tiny_model *model);
+
+/* Removes the directory of the last tiny_model_write. */
+void tiny_model_remove(void);
+
+#endif
