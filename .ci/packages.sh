@@ -41,7 +41,15 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 echo "Installing packages:$missing" >&2
-$as_root apt-get update -qq || give_up "apt-get update failed."
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+$as_root apt-get update >"$log" 2>&1 || {
+    cat "$log" >&2
+    give_up "apt-get update failed."
+}
 # shellcheck disable=SC2086  # a list of words
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2 ||
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing \
+    >"$log" 2>&1 || {
+    cat "$log" >&2
     give_up "apt-get install failed."
+}

@@ -50,3 +50,11 @@ size_t golden_list(const char *folder, const char *prefix, golden_file **files) 
 size_t golden_count(const char *folder, const char *prefix) {
     return list(folder, prefix, NULL);
 }
+
+fb_model *golden_model(const char *name) {
+    char path[4096 + 256];
+    fb_model *model = NULL;
+    snprintf(path, sizeof path, "%s/%s", golden_folder(), name);
+    cr_assert_eq(fb_model_load(path, &model), FB_OK, "%s", fb_error_message());
+    return model;
+}

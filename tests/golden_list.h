@@ -1,8 +1,11 @@
-/* The golden files of a folder, so that a case that is put there is a case that is tested. */
+/* The golden files of a folder, so that a case that is put there is a case that is tested; and the
+ * golden models. */
 #ifndef FB_TESTS_GOLDEN_LIST_H
 #define FB_TESTS_GOLDEN_LIST_H
 
 #include "golden_case.h"
+
+#include <flashblock/model.h>
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -34,5 +37,8 @@ size_t golden_count(const char *folder, const char *prefix);
         golden_close(c);                                                                           \
     }                                                                                              \
     static void suite##_##test##_case(golden_case *c)
+
+/* Loads "model/NAME" of golden_folder(), or fails the test. Destroyed by the caller. */
+fb_model *golden_model(const char *name);
 
 #endif

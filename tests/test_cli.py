@@ -303,6 +303,32 @@ def special_tokens_in_prompts_are_text():
     expect_equal(prompt_ids(parsed), [number], "ids of --parse-special")
 
 
+def rename_special_tokens(path, names):
+    """Gives new texts to special tokens other than the mask; their ids."""
+    mask = generate_json(tokens=1)["options"]["mask_token_id"]
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    free = [t for t in tokenizer["added_tokens"] if t["special"] and t["id"] != mask]
+    for token, name in zip(free, names):
+        tokenizer["model"]["vocab"].pop(token["content"], None)
+        token["content"] = name
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return [token["id"] for token in free[: len(names)]]
+
+
+@case
+def chat_format():
+    expect_error(generate("--prompt", PROMPT, "--chat"), 2, "--chat", "<|im_start|>")
+    text = "\nWho art <|im_end|> thou?"
+    with copy_of_model() as copy:
+        start, end = rename_special_tokens(copy / "tokenizer.json", ["<|im_start|>", "<|im_end|>"])
+        encode = lambda prompt, *more: json.loads(
+            succeeded(generate("--prompt", prompt, "-n", 1, "--json", *more, model=copy))
+        )["results"][0]["prompt_token_ids"]
+        turn = [start, *encode("user\n" + text), end, *encode("\n"), start, *encode("assistant\n")]
+        expect_equal(encode(text, "--chat"), turn, "ids")
+        expect(end in encode(text, "--parse-special"), "--parse-special")
+
+
 @case
 def mask_tokens():
     facts = generate_json()
@@ -332,6 +358,9 @@ def visual_lines():
         counts = json.loads(path.read_text(encoding="utf-8"))["counts"]
     steps = [line for line in lines if " step " in line.split("|")[0]]
     expect_equal(len(steps), counts["denoising_steps"], "lines of steps")
+    texts = [line.split("| ", 1)[1] for line in lines if line.startswith("block 0 ")]
+    expect(any("\u2591" in line for line in steps), "no mask is shown")
+    expect_equal(texts[-2], texts[-1], "text of the first block's last step and of its commit")
     expect_equal(sum("reuse" in line for line in steps), counts["reuses"], "lines of reuses")
     expect_equal(sum("commit" in line.split("|")[0] for line in lines), counts["commits"], "lines of commits")
 

@@ -1,33 +1,22 @@
-/* Whole generations. Every recorded run of the paper's engine (golden/paper/gen) is repeated with
- * compat = released, pass by pass: decisions and tokens exactly, logits and cached parts within
- * their tolerances. Then what the default promises. */
+/* Generating with the golden models and the default options: what generate.h promises. */
 #include "golden_case.h"
 #include "golden_list.h"
 #include "half.h"
 #include "numbers.h"
+#include "rng.h"
+#include "sampler.h"
+#include "temporary.h"
 
 #include <flashblock/generate.h>
 
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { MAX_PROMPTS = 8, MAX_STOPS = 8 };
-
-/* spec of the golden data: tiny-model logits, attention outputs, confidences */
-static const double logits_tolerance = 3e-4, history_tolerance = 5e-5, confidence_tolerance = 1e-4;
-
-static fb_model *load(const char *name) {
-    char below[256];
-    fb_model *model = NULL;
-    snprintf(below, sizeof below, "golden/paper/%s", name);
-    cr_assert_eq(fb_model_load(golden_source_path(below), &model), FB_OK, "%s", fb_error_message());
-    return model;
-}
+enum { MAX_PROMPTS = 8 };
 
 static fb_generation *generate(fb_model *model, const fb_prompt *prompts, size_t num_prompts,
                                const fb_generate_options *options) {
@@ -36,236 +25,6 @@ static fb_generation *generate(fb_model *model, const fb_prompt *prompts, size_t
                  fb_error_message());
     return generation;
 }
-
-/* ---- golden runs
- * ---------------------------------------------------------------------------------*/
-
-ParameterizedTestParameters(generate, golden) {
-    golden_file *files;
-    size_t count = golden_list("gen", "", &files);
-    return cr_make_param_array(golden_file, files, count);
-}
-
-typedef struct replay {
-    golden_case *c;
-    const fb_model_config *config;
-    fb_generate_options options;
-    int32_t stops[MAX_STOPS];
-    fb_prompt prompts[MAX_PROMPTS];
-    size_t num_prompts, num_rows, num_steps;
-    size_t steps_seen, t, row; /* t: of the event at hand */
-    double worst_logits, worst_history;
-} replay;
-
-static void read_case(replay *r) {
-    golden_case *c = r->c;
-    json_t *stop_words = golden_param(c, "stop_words");
-    size_t num_stops = json_array_size(stop_words);
-    cr_assert_lt(num_stops, MAX_STOPS);
-    r->stops[0] = (int32_t)json_integer_value(golden_param(c, "eos_id"));
-    for (size_t i = 0; i < num_stops; i++)
-        r->stops[i + 1] = (int32_t)json_integer_value(json_array_get(stop_words, i));
-    fb_generate_options *o = &r->options;
-    *o = fb_generate_options_default();
-    o->compat = FB_COMPAT_RELEASED;
-    o->greedy = true; /* the engine's multinomial was replaced by argmax */
-    o->reuse.tau = golden_size(c, "tau");
-    o->block_size = golden_size(c, "block_length");
-    o->denoising_steps = golden_size(c, "denoising_steps");
-    o->max_tokens = golden_size(c, "max_tokens");
-    o->max_active = golden_size(c, "max_active");
-    o->confidence_threshold = golden_real(c, "dynamic_threshold");
-    o->temperature = golden_real(c, "temperature");
-    o->top_k = golden_size(c, "top_k");
-    o->top_p = golden_real(c, "top_p");
-    o->mask_token_id = (int32_t)golden_size(c, "mask_id");
-    o->stop_tokens = r->stops;
-    o->num_stop_tokens = 1 + num_stops;
-    const char *name = json_string_value(golden_param(c, "remasking"));
-    cr_assert_eq(fb_remasking_parse(name, &o->remasking), FB_OK, "%s", fb_error_message());
-    r->num_prompts = golden_size(c, "n_prompts");
-    cr_assert_leq(r->num_prompts, MAX_PROMPTS);
-    for (size_t i = 0; i < r->num_prompts; i++)
-        r->prompts[i] =
-            (fb_prompt){golden_i32(c, "prompt.%zu", i), golden_tensor(c, "prompt.%zu", i)->count};
-    r->num_steps = golden_tensor(c, "trace.seq")->shape[0];
-    r->num_rows = golden_tensor(c, "trace.seq")->shape[1];
-}
-
-static int32_t trace(replay *r, const char *field, size_t row) {
-    return golden_i32(r->c, "trace.%s", field)[r->t * r->num_rows + row];
-}
-
-static void expect(replay *r, const char *field, size_t value) {
-    int32_t recorded = trace(r, field, r->row);
-    cr_assert_eq(recorded, (int32_t)value, "%s: step %zu, row %zu: %s is %zu, recorded %d",
-                 golden_name(r->c), r->t, r->row, field, value, recorded);
-}
-
-static const int32_t *trace_block(replay *r, const char *field) {
-    const int32_t *values = golden_i32(r->c, "trace.%s", field);
-    return values + (r->t * r->num_rows + r->row) * r->options.block_size;
-}
-
-static void expect_tokens(replay *r, const char *field, const int32_t *tokens) {
-    const int32_t *recorded = trace_block(r, field);
-    for (size_t i = 0; i < r->options.block_size; i++)
-        cr_assert_eq(tokens[i], recorded[i], "%s: step %zu, row %zu: %s[%zu] is %d, recorded %d",
-                     golden_name(r->c), r->t, r->row, field, i, tokens[i], recorded[i]);
-}
-
-/* Of positions that were not accepted, the most probable token has no guaranteed margin. */
-static void check_accepted(replay *r, const fb_generate_event *event) {
-    const int32_t *acc = trace_block(r, "acc"), *x0 = trace_block(r, "x0");
-    const float *conf =
-        golden_f32(r->c, "trace.conf") + (r->t * r->num_rows + r->row) * r->options.block_size;
-    for (size_t i = 0; i < r->options.block_size; i++) {
-        cr_assert_eq(acc[i] != 0, event->accepted[i], "%s: step %zu, row %zu: accepted %zu",
-                     golden_name(r->c), r->t, r->row, i);
-        if (!acc[i])
-            continue;
-        cr_assert_eq(event->proposed[i], x0[i], "%s: step %zu, row %zu: proposal %zu is %d, not %d",
-                     golden_name(r->c), r->t, r->row, i, event->proposed[i], x0[i]);
-        cr_assert_float_eq(event->confidence[i], conf[i], confidence_tolerance,
-                           "%s: step %zu, row %zu: confidence %zu is %.9g, not %.9g",
-                           golden_name(r->c), r->t, r->row, i, (double)event->confidence[i],
-                           (double)conf[i]);
-    }
-}
-
-/* |difference|, infinity where either is NaN. */
-static double difference(float a, float b) {
-    double d = fabs((double)a - (double)b);
-    return isnan(d) ? INFINITY : d;
-}
-
-static void check_logits(replay *r, const fb_generate_event *event) {
-    if (!golden_has(r->c, "logits") || event->commit)
-        return;
-    size_t count = r->options.block_size * r->config->vocab_size;
-    const float *recorded = golden_f32(r->c, "logits") + (r->t * r->num_rows + r->row) * count;
-    for (size_t i = 0; i < count; i++) {
-        double d = difference(event->logits[i], recorded[i]);
-        r->worst_logits = fmax(r->worst_logits, d);
-        cr_assert_leq(d, logits_tolerance, "%s: step %zu: logit %zu is %.9g, recorded %.9g",
-                      golden_name(r->c), r->t, i, (double)event->logits[i], (double)recorded[i]);
-    }
-}
-
-/* One layer's slot of the block-external cache: out [block_size, heads, head_dim] and lse. */
-static void check_layer_history(replay *r, const fb_part *part, size_t layer) {
-    size_t heads = r->config->num_attention_heads, dim = r->config->head_dim;
-    size_t rows = r->options.block_size * heads;
-    size_t index = (r->t * r->config->num_hidden_layers + layer) * r->num_rows + r->row;
-    const float *out = golden_f32(r->c, "hist_out") + index * rows * dim;
-    const float *lse = golden_f32(r->c, "hist_lse") + index * rows;
-    for (size_t i = 0; i < rows; i++) {
-        ptrdiff_t token = (ptrdiff_t)(i / heads), head = (ptrdiff_t)(i % heads);
-        const float *found =
-            part->out + token * part->out_token_stride + head * part->out_head_stride;
-        double d = difference(
-            part->lse[token * part->lse_token_stride + head * part->lse_head_stride], lse[i]);
-        for (size_t k = 0; k < dim; k++)
-            d = fmax(d, difference(found[k], out[i * dim + k]));
-        r->worst_history = fmax(r->worst_history, d);
-        cr_assert_leq(d, history_tolerance, "%s: step %zu, layer %zu, row %zu: history off by %g",
-                      golden_name(r->c), r->t, layer, i, d);
-    }
-}
-
-static void check_history(replay *r, const fb_generate_event *event) {
-    if (!golden_has(r->c, "hist_out"))
-        return;
-    for (size_t layer = 0; layer < r->config->num_hidden_layers; layer++) {
-        fb_part part;
-        cr_assert_eq(fb_part_cache_load(event->parts, layer, event->kv, FB_COMPAT_RELEASED, &part),
-                     FB_OK, "%s", fb_error_message());
-        check_layer_history(r, &part, layer);
-    }
-}
-
-static void check_status_after(replay *r, const fb_generate_event *event) {
-    bool masks = false;
-    for (size_t i = 0; i < r->options.block_size; i++)
-        masks = masks || event->masked_after[i];
-    size_t next = masks && event->denoising_step + 1 < r->options.denoising_steps ? 2 : 3;
-    expect(r, "status_after", event->finished ? 4 : event->commit ? 2 : next);
-    size_t prompt = r->prompts[event->sequence].num_tokens;
-    if (!event->commit)
-        expect(r, "ntok_after", event->context_length);
-    else if (event->num_completion > 0)
-        expect(r, "ntok_after", prompt + event->num_completion);
-}
-
-static bool check_event(void *user, const fb_generate_event *event) {
-    replay *r = user;
-    r->row = event->slot;
-    r->t = event->slot == 0 ? r->steps_seen++ : r->t;
-    cr_assert_lt(r->t, r->num_steps, "%s: more passes than recorded", golden_name(r->c));
-    cr_assert_eq(event->block_size, r->options.block_size);
-    expect(r, "seq", event->sequence);
-    expect(r, "status", event->commit ? 3 : 2);
-    expect(r, "step", event->denoising_step);
-    expect(r, "ctx_true", event->context_length);
-    expect(r, "update", event->action != FB_REUSE);
-    expect(r, "reuse", event->action == FB_REUSE);
-    expect(r, "store", event->action == FB_REFRESH_AND_STORE);
-    expect(r, "dirty", event->dirty_before);
-    expect(r, "dirty_after", event->dirty_after);
-    expect_tokens(r, "before", event->before);
-    if (!event->commit) {
-        check_accepted(r, event);
-        expect_tokens(r, "after", event->after);
-    }
-    check_status_after(r, event);
-    check_logits(r, event);
-    check_history(r, event);
-    bool last_row = r->row + 1 == r->num_rows || trace(r, "seq", r->row + 1) < 0;
-    cr_assert(!last_row || r->row + 1 == (size_t)golden_i32(r->c, "trace.batch")[r->t],
-              "%s: step %zu: batch", golden_name(r->c), r->t);
-    return true;
-}
-
-static void check_result(const replay *r, size_t prompt, const fb_generate_result *result) {
-    golden_case *c = r->c;
-    const int32_t *output = golden_i32(c, "output.%zu", prompt);
-    const int32_t *unmask = golden_i32(c, "unmask_step.%zu", prompt);
-    cr_assert_eq(result->num_tokens, golden_tensor(c, "output.%zu", prompt)->count,
-                 "%s: prompt %zu: %zu tokens", golden_name(c), prompt, result->num_tokens);
-    for (size_t i = 0; i < result->num_tokens; i++) {
-        cr_assert_eq(result->tokens[i], output[i], "%s: prompt %zu: token %zu", golden_name(c),
-                     prompt, i);
-        cr_assert_eq(result->unmask_step[i], unmask[i], "%s: prompt %zu: unmask step %zu",
-                     golden_name(c), prompt, i);
-    }
-}
-
-ParameterizedTest(golden_file *file, generate, golden) {
-    replay r = {.c = golden_open(file->name)};
-    fb_model *model = load(golden_text(r.c, "model"));
-    r.config = fb_model_get_config(model);
-    read_case(&r);
-    r.options.on_step = check_event;
-    r.options.user = &r;
-    fb_generation *generation = generate(model, r.prompts, r.num_prompts, &r.options);
-    cr_assert_eq(r.steps_seen, r.num_steps, "%s: %zu passes of %zu", golden_name(r.c), r.steps_seen,
-                 r.num_steps);
-    cr_assert_eq(generation->decode_passes, r.num_steps);
-    for (size_t i = 0; i < r.num_prompts; i++)
-        check_result(&r, i, &generation->results[i]);
-    cr_log_info("%s: logits within %.2g, history within %.2g", golden_name(r.c), r.worst_logits,
-                r.worst_history);
-    fb_generation_destroy(generation);
-    fb_model_destroy(model);
-    golden_close(r.c);
-}
-
-Test(generate, there_are_golden_cases) {
-    cr_assert_geq(golden_count("gen", ""), 25);
-}
-
-/* ---- the default
- * -----------------------------------------------------------------------------------*/
 
 /* Prompts of ordinary tokens of m1 (vocabulary 512, special tokens from 508 on) and m2 (320, 317).
  */
@@ -320,7 +79,7 @@ static void expect_dense(const char *name, fb_remasking remasking, double temper
     static const size_t lengths[3] = {21, 8, 3};
     prompts p;
     random_prompts(&p, lengths, 3, 1);
-    fb_model *model = load(name);
+    fb_model *model = golden_model(name);
     size_t vocab_size = fb_model_get_config(model)->vocab_size;
     logits_hash hashes[2] = {{0, vocab_size}, {0, vocab_size}};
     fb_generation *runs[2];
@@ -355,7 +114,7 @@ Test(generate, batch_does_not_change_decisions) {
     static const size_t lengths[3] = {21, 8, 3};
     prompts p;
     random_prompts(&p, lengths, 3, 2);
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(3);
     fb_generation *together = generate(model, p.list, 3, &options);
     cr_assert_gt(together->counts.reuses, 0);
@@ -376,7 +135,7 @@ Test(generate, draws_depend_on_the_seed_alone) {
     static const size_t lengths[5] = {21, 8, 3, 30, 14};
     prompts p;
     random_prompts(&p, lengths, 5, 3);
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     options.temperature = 1.0;
     options.seed = 12345678901234u;
@@ -395,6 +154,113 @@ Test(generate, draws_depend_on_the_seed_alone) {
                   0);
     fb_generation_destroy(other);
     fb_generation_destroy(first);
+    fb_model_destroy(model);
+}
+
+/* Every proposal again, from the event's logits and the number that its coordinates stand for. */
+static bool draw_again(void *user, const fb_generate_event *event) {
+    static const fb_sampler sampler = {
+        .temperature = 1.5, .top_k = 20, .top_p = 0.9, .banned_token = 511};
+    float probabilities[512];
+    uint32_t order[512];
+    for (size_t i = 0; event->proposed && i < event->block_size; i++) {
+        fb_proposal proposal;
+        double uniform = fb_random_uniform(77, (uint32_t)event->sequence, (uint32_t)event->block,
+                                           (uint32_t)event->denoising_step, (uint32_t)i);
+        cr_assert_eq(fb_sampler_propose(&sampler, event->logits + i * 512, 512, uniform, order,
+                                        probabilities, &proposal),
+                     FB_OK);
+        cr_assert_eq(event->proposed[i], proposal.token);
+        cr_assert_eq(event->confidence[i], proposal.confidence);
+    }
+    *(size_t *)user += 1;
+    return true;
+}
+
+Test(generate, every_draw_has_its_own_number) {
+    static const size_t lengths[2] = {9, 6};
+    prompts p;
+    random_prompts(&p, lengths, 2, 10);
+    fb_model *model = golden_model("model/m1");
+    size_t events = 0;
+    fb_generate_options options = small_options(2);
+    options.temperature = 1.5;
+    options.top_k = 20;
+    options.top_p = 0.9;
+    options.seed = 77;
+    options.on_step = draw_again;
+    options.user = &events;
+    fb_generation *generation = generate(model, p.list, 2, &options);
+    cr_assert_eq(events, generation->counts.denoising_steps + generation->counts.commits);
+    fb_generation_destroy(generation);
+    fb_model_destroy(model);
+}
+
+/* Of nearly uniform draws from 512 tokens, with the mask token among them where the engine's rules
+ * are asked for. */
+static bool find_mask(void *user, const fb_generate_event *event) {
+    for (size_t i = 0; event->proposed && i < event->block_size; i++)
+        *(size_t *)user += event->proposed[i] == 511;
+    return true;
+}
+
+Test(generate, mask_token_is_drawn_only_in_the_engine) {
+    static const size_t length = 8;
+    prompts p;
+    random_prompts(&p, &length, 1, 11);
+    fb_model *model = golden_model("model/m1");
+    for (int compat = 0; compat < 2; compat++) {
+        size_t masks = 0;
+        fb_generate_options options = small_options(2);
+        options.compat = (fb_compat)compat;
+        options.temperature = 1000.0;
+        options.max_tokens = 400;
+        options.on_step = find_mask;
+        options.user = &masks;
+        fb_generation_destroy(generate(model, p.list, 1, &options));
+        cr_assert_eq(masks > 0, options.compat == FB_COMPAT_RELEASED, "%zu masks", masks);
+    }
+    fb_model_destroy(model);
+}
+
+/* The engine takes a prompt that holds a pad token (509) for left-padded. */
+Test(generate, engine_cuts_padding) {
+    static const size_t length = 20;
+    prompts p;
+    random_prompts(&p, &length, 1, 12);
+    p.tokens[0][6] = 509;
+    fb_prompt cut = {p.tokens[0] + 7, 13};
+    fb_model *model = golden_model("model/m1");
+    fb_generate_options options = small_options(2);
+    fb_generation *paper = generate(model, p.list, 1, &options);
+    cr_assert_eq(paper->counts.prefill_tokens, 20);
+    options.compat = FB_COMPAT_RELEASED;
+    fb_generation *whole = generate(model, p.list, 1, &options);
+    fb_generation *after = generate(model, &cut, 1, &options);
+    cr_assert_eq(whole->counts.prefill_tokens, 12);
+    expect_same_results("cut prompt", &whole->results[0], &after->results[0]);
+    fb_generation_destroy(paper);
+    fb_generation_destroy(whole);
+    fb_generation_destroy(after);
+    fb_model_destroy(model);
+}
+
+/* With a bound that nothing stays below, one token a step; with one above all, all at once. */
+Test(generate, entropy_bound_is_obeyed) {
+    static const size_t length = 8;
+    prompts p;
+    random_prompts(&p, &length, 1, 13);
+    fb_model *model = golden_model("model/m1");
+    fb_generate_options options = small_options(2);
+    options.remasking = FB_ENTROPY_BOUNDED;
+    options.entropy_bound = 1e-9;
+    fb_generation *slow = generate(model, p.list, 1, &options);
+    cr_assert_eq(slow->counts.denoising_steps, 24);
+    options.entropy_bound = 1e9;
+    fb_generation *fast = generate(model, p.list, 1, &options);
+    cr_assert_eq(fast->counts.denoising_steps, 6);
+    fb_generation_destroy(slow);
+    fb_generation_destroy(fast);
     fb_model_destroy(model);
 }
 
@@ -428,7 +294,7 @@ static bool observe(void *user, const fb_generate_event *event) {
 }
 
 Test(generate, prompts_of_every_length) {
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     for (size_t length = 0; length <= 9; length++) {
         prompts p;
         random_prompts(&p, &length, 1, 4);
@@ -459,7 +325,7 @@ Test(generate, mask_token_in_the_prompt_is_not_denoised) {
     prompts p;
     random_prompts(&p, &length, 1, 5);
     p.tokens[0][2] = p.tokens[0][9] = p.tokens[0][10] = 511;
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     observer o = {.mask_token = 511, .prompts = &p};
     fb_generate_options options = small_options(2);
     options.on_step = observe;
@@ -474,7 +340,7 @@ Test(generate, stops_at_a_stop_token) {
     static const size_t length = 10;
     prompts p;
     random_prompts(&p, &length, 1, 6);
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     fb_generation *whole = generate(model, p.list, 1, &options);
     int32_t stop = whole->results[0].tokens[9];
@@ -497,7 +363,7 @@ Test(generate, cancelling_keeps_what_is_committed) {
     static const size_t lengths[4] = {10, 5, 9, 7};
     prompts p;
     random_prompts(&p, lengths, 4, 7);
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     for (size_t stop_after = 1; stop_after < 40; stop_after += 3) {
         observer o = {.mask_token = 511, .prompts = &p, .stop_after = stop_after};
         fb_generate_options options = small_options(2);
@@ -519,35 +385,24 @@ Test(generate, cancelling_keeps_what_is_committed) {
     fb_model_destroy(model);
 }
 
-static void copy_file(const char *from, const char *to) {
-    FILE *source = fopen(from, "rb"), *target = fopen(to, "wb");
-    cr_assert(source && target, "%s, %s", from, to);
-    char buffer[1 << 16];
-    for (size_t count; (count = fread(buffer, 1, sizeof buffer, source)) > 0;)
-        cr_assert_eq(fwrite(buffer, 1, count, target), count);
-    fclose(source);
-    cr_assert_eq(fclose(target), 0);
-}
-
 /* m2 with fewer positions, from a folder of its own. */
 static fb_model *load_short(size_t positions) {
-    char folder[] = "/tmp/flashblock-test-XXXXXX", from[4096 + 256], config[64], weights[64];
-    cr_assert_not_null(mkdtemp(folder));
-    snprintf(config, sizeof config, "%s/config.json", folder);
-    snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
+    char from[4096 + 256];
+    size_t size = 0;
+    const char *folder = temporary_make();
     snprintf(from, sizeof from, "%s/model/m2/config.json", golden_folder());
     json_t *fields = json_load_file(from, 0, NULL);
     cr_assert_not_null(fields, "%s", from);
     json_object_set_new(fields, "max_position_embeddings", json_integer((json_int_t)positions));
-    cr_assert_eq(json_dump_file(fields, config, 0), 0, "%s", config);
+    cr_assert_eq(json_dump_file(fields, temporary_path("config.json"), 0), 0);
     json_decref(fields);
     snprintf(from, sizeof from, "%s/model/m2/model.safetensors", golden_folder());
-    copy_file(from, weights);
+    char *weights = read_whole(from, &size);
+    temporary_write("model.safetensors", weights, size);
+    free(weights);
     fb_model *model = NULL;
     cr_assert_eq(fb_model_load(folder, &model), FB_OK, "%s", fb_error_message());
-    unlink(config);
-    unlink(weights);
-    rmdir(folder);
+    temporary_remove(); /* the weights are mapped */
     return model;
 }
 
@@ -568,6 +423,13 @@ Test(generate, ends_with_the_positions_of_the_model) {
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 
+    model = load_short(56); /* the block that the prompt begins just fits */
+    generation = generate(model, p.list, 1, &options);
+    cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_CONTEXT);
+    cr_assert_eq(generation->results[0].num_tokens, 3);
+    fb_generation_destroy(generation);
+    fb_model_destroy(model);
+
     model = load_short(55);
     cr_assert_eq(fb_generate(model, p.list, 1, &options, &generation), FB_ERROR_ARGUMENT);
     cr_assert_not_null(strstr(fb_error_message(), "no room"), "%s", fb_error_message());
@@ -578,7 +440,7 @@ Test(generate, counts_add_up) {
     static const size_t lengths[3] = {21, 8, 3};
     prompts p;
     random_prompts(&p, lengths, 3, 8);
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(4);
     fb_generation *generation = generate(model, p.list, 3, &options);
     const fb_generate_counts *sum = &generation->counts;
@@ -608,8 +470,24 @@ Test(generate, counts_add_up) {
     fb_model_destroy(model);
 }
 
+/* Whole blocks of the prompts: 20 tokens, 8 and none; chunks of 8: 8, 8, 4 + 4, 4. */
+Test(generate, prompts_share_prefill_chunks) {
+    static const size_t lengths[3] = {21, 8, 3};
+    prompts p;
+    random_prompts(&p, lengths, 3, 8);
+    fb_model *model = golden_model("model/m1");
+    fb_generate_options options = small_options(2);
+    options.max_tokens = 4;
+    options.prefill_chunk = 11;
+    fb_generation *generation = generate(model, p.list, 3, &options);
+    cr_assert_eq(generation->counts.prefill_tokens, 28);
+    cr_assert_eq(generation->prefill_passes, 4);
+    fb_generation_destroy(generation);
+    fb_model_destroy(model);
+}
+
 Test(generate, no_prompts_no_results) {
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     fb_generation *generation = generate(model, NULL, 0, &options);
     cr_assert_eq(generation->num_results, 0);
@@ -618,8 +496,8 @@ Test(generate, no_prompts_no_results) {
     fb_model_destroy(model);
 }
 
-/* ---- bad input
- * -------------------------------------------------------------------------------------*/
+/* --- bad input
+ * ----------------------------------------------------------------------------- */
 
 static void expect_error(fb_model *model, const fb_prompt *prompts_, size_t num_prompts,
                          const fb_generate_options *options, const char *named) {
@@ -633,7 +511,7 @@ static void expect_error(fb_model *model, const fb_prompt *prompts_, size_t num_
 }
 
 Test(generate, bad_options_are_named) {
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     const int32_t tokens[2] = {1, 2};
     const fb_prompt prompt = {tokens, 2};
 #define EXPECT_BAD(field, value, named)                                                            \
@@ -662,7 +540,7 @@ Test(generate, bad_options_are_named) {
 }
 
 Test(generate, bad_prompts_are_named) {
-    fb_model *model = load("model/m1");
+    fb_model *model = golden_model("model/m1");
     const int32_t bad[2][3] = {{1, 512, 2}, {1, 2, -1}};
     fb_generate_options options = small_options(2);
     fb_prompt list[2] = {{bad[0], 1}, {bad[0], 3}};

@@ -1,9 +1,9 @@
 #!/bin/sh
-# test_install.sh BUILD_DIR CONSUMER.c SANITIZE COMPILER...: installs into a scratch folder, compiles
-# a small program against what is there as pkg-config says, and runs it. Prints TAP.
-# shellcheck disable=SC2317  # functions are called through `result`
-build=$1
-consumer=$2
+# test_install.sh BUILD_DIR SOURCE_DIR SANITIZE COMPILER...: installs into a scratch folder, compiles
+# small programs against what is there as pkg-config says, and runs them. Prints TAP.
+# shellcheck disable=SC2016,SC2317  # sed scripts; functions called through `result`
+build_dir=$1
+source=$2
 sanitize=$3
 shift 3
 
@@ -33,14 +33,27 @@ flags() {
     pkg-config --cflags --libs "$@" | sed 's/-lgfortran//g'
 }
 
-# build_and_run PROGRAM PKG_CONFIG_ARGUMENTS COMPILER...
-build_and_run() {
-    program=$root/$1
-    arguments=$2
-    shift 2
+# build FILE.c NAME PKG_CONFIG_ARGUMENTS COMPILER...
+build() {
+    file=$1
+    program=$root/$2
+    arguments=$3
+    shift 3
     # shellcheck disable=SC2046,SC2086  # lists of words
-    "$@" "$consumer" -o "$program" $(flags $arguments) -lm &&
-        LD_LIBRARY_PATH="$libdir" "$program"
+    "$@" "$file" -o "$program" $(flags $arguments) -lm
+}
+
+# consumer NAME PKG_CONFIG_ARGUMENTS COMPILER...
+consumer() {
+    build "$source/tests/consumer.c" "$@" && LD_LIBRARY_PATH="$libdir" "$root/$1"
+}
+
+# The example of the README compiles without a warning and continues a text.
+example() {
+    sed -n '/^```c$/,/^```$/p' "$source/README.md" | grep -v '^```' >"$root/example.c"
+    build "$root/example.c" example flashblock-lm "$@" -Wall -Wextra -Werror &&
+        LD_LIBRARY_PATH="$libdir" "$root/example" "$source/golden/demo-model" "And it came to pass" |
+        grep -E '^[0-9]+ of [0-9]+ steps reused$'
 }
 
 needs_only_the_core() {
@@ -48,9 +61,9 @@ needs_only_the_core() {
         ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|jansson|pcre|utf8proc'
 }
 
-echo 1..6
+echo 1..7
 name="meson install"
-result env DESTDIR="$root" meson install -C "$build" --no-rebuild --quiet
+result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
 libdir=$(dirname "$pkgconfig")
 sed -i "s|^prefix=|prefix=$root|" "$pkgconfig"/*.pc
@@ -58,12 +71,14 @@ export PKG_CONFIG_PATH="$pkgconfig"
 name="the installed program runs"
 result env LD_LIBRARY_PATH="$libdir" "$(find "$root" -path '*/bin/flashblock')" --version
 name="a program with libflashblock"
-result build_and_run core flashblock "$@" -DCORE_ONLY
+result consumer core flashblock "$@" -DCORE_ONLY
 name="libflashblock needs no library of the language models"
 result needs_only_the_core
 name="a program with libflashblock-lm"
-result build_and_run lm flashblock-lm "$@"
+result consumer lm flashblock-lm "$@"
+name="the example of the README"
+result example "$@"
 name="a program with the static libflashblock-lm"
 rm "$libdir"/libflashblock*.so*
-result build_and_run static "--static flashblock-lm" "$@"
+result consumer static "--static flashblock-lm" "$@"
 exit $status

@@ -37,8 +37,8 @@ static fb_proposal propose(const fb_sampler *sampler, const float *logits, size_
     return proposal;
 }
 
-/* ---- against the paper's code
- * --------------------------------------------------------------------*/
+/* --- against the paper's code
+ * -------------------------------------------------------------- */
 
 static void expect_probabilities(const char *what, const float *found, const float *expected,
                                  size_t count) {
@@ -109,8 +109,8 @@ Test(sampler, probabilities_are_those_of_the_engine) {
     check_trace("sched/dyn_l4_tau2.safetensors");
 }
 
-/* ---- properties
- * ----------------------------------------------------------------------------------*/
+/* --- properties
+ * ---------------------------------------------------------------------------- */
 
 static void random_logits(random_stream *random, float *logits, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -321,8 +321,8 @@ Test(sampler, bits_are_fixed) {
     cr_assert_eq(hash, UINT64_C(0xad81e4a4d53440b4), "hash %#llx", (unsigned long long)hash);
 }
 
-/* ---- the generator
- * -------------------------------------------------------------------------------*/
+/* --- the generator
+ * ------------------------------------------------------------------------- */
 
 /* Known answers of Random123's kat_vectors for philox4x32-10. */
 Test(sampler, philox_gives_the_known_answers) {

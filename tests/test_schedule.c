@@ -14,13 +14,7 @@
 
 enum { MAX_BLOCK = 32, MAX_SLOTS = 8, MAX_PROMPTS = 8, MAX_STOPS = 8 };
 
-/* ---- golden traces ----------------------------------------------------------------------------*/
-
-ParameterizedTestParameters(schedule, trace) {
-    golden_file *files;
-    size_t count = golden_list("sched", "", &files);
-    return cr_make_param_array(golden_file, files, count);
-}
+/* --- golden traces ---------------------------------------------------------------------------- */
 
 /* A recorded history belongs to a sequence and a block. */
 typedef struct history_tag {
@@ -279,8 +273,8 @@ static void expect_metadata(replay *r, const char *key, size_t value) {
                  golden_name(r->c), key, value, golden_text(r->c, key));
 }
 
-ParameterizedTest(golden_file *file, schedule, trace) {
-    replay r = {.c = golden_open(file->name)};
+GOLDEN_TEST(schedule, trace, "sched", "") {
+    replay r = {.c = c};
     read_schedule(&r);
     read_inputs(&r);
     make_slots(&r);
@@ -295,15 +289,14 @@ ParameterizedTest(golden_file *file, schedule, trace) {
     expect_metadata(&r, "history_slot_reads", r.history_reads);
     expect_metadata(&r, "history_slot_mismatches", r.history_mismatches);
     fb_slots_destroy(&r.slots);
-    golden_close(r.c);
 }
 
 Test(schedule, there_are_golden_cases) {
     cr_assert_geq(golden_count("sched", ""), 28);
 }
 
-/* ---- what the default does differently
- * ----------------------------------------------------------*/
+/* --- what the default does differently
+ * ----------------------------------------------------- */
 
 static const int32_t stop_7[1] = {7};
 
@@ -477,8 +470,8 @@ Test(schedule, huge_max_tokens_is_an_error) {
     cr_assert_null(sequence);
 }
 
-/* ---- slots
- * --------------------------------------------------------------------------------------*/
+/* --- slots
+ * --------------------------------------------------------------------------------- */
 
 Test(schedule, finished_slots_go_behind_all_others) {
     fb_schedule schedule = small_schedule(FB_COMPAT_RELEASED);
@@ -499,8 +492,8 @@ Test(schedule, finished_slots_go_behind_all_others) {
     fb_slots_destroy(&slots);
 }
 
-/* ---- random scripts
- * -----------------------------------------------------------------------------*/
+/* --- random scripts
+ * ------------------------------------------------------------------------ */
 
 typedef struct script {
     random_stream random;

@@ -15,13 +15,7 @@
 
 enum { MAX_BLOCK = 64 };
 
-/* ---- golden: the training rule ---------------------------------------------------------------*/
-
-ParameterizedTestParameters(select, training_rule) {
-    golden_file *files;
-    size_t count = golden_list("select", "select_", &files);
-    return cr_make_param_array(golden_file, files, count);
-}
+/* --- golden: the training rule ---------------------------------------------------------------- */
 
 typedef struct selection {
     golden_case *c;
@@ -65,8 +59,8 @@ static void check_transfer(selection *s, size_t row) {
                      row, (int)chosen[i], s->transfer[row * block + i]);
 }
 
-ParameterizedTest(golden_file *file, select, training_rule) {
-    selection s = {.c = golden_open(file->name)};
+GOLDEN_TEST(select, training_rule, "select", "select_") {
+    selection s = {.c = c};
     size_t steps = golden_size(s.c, "steps"), batch = golden_size(s.c, "B");
     s.step = (fb_remask_step){.rule = FB_BUDGET_CAP,
                               .block_size = golden_size(s.c, "L"),
@@ -90,14 +84,13 @@ ParameterizedTest(golden_file *file, select, training_rule) {
         check_proposals(&s, row);
         check_transfer(&s, row);
     }
-    golden_close(s.c);
 }
 
 Test(select, there_are_golden_cases) {
     cr_assert_geq(golden_count("select", "select_"), 32);
 }
 
-/* ---- torch.topk -------------------------------------------------------------------------------*/
+/* --- torch.topk ------------------------------------------------------------------------------- */
 
 /* Chosen by torch.topk of PyTorch 1.13 on a CPU from confidences 0.5, 0.501, ... of the masked
  * positions ('1') and -inf of the others: the set, as a bit mask. */
@@ -156,8 +149,8 @@ Test(select, topk_breaks_ties_as_torch_does) {
     }
 }
 
-/* ---- the engine's rules, by hand
- * ----------------------------------------------------------------*/
+/* --- the engine's rules, by hand
+ * ----------------------------------------------------------- */
 
 static const float confidence_8[8] = {0.2f, 0.9f, 0.5f, 0.95f, 0.5f, 0.1f, 0.7f, 0.5f};
 static const float entropy_8[8] = {0.3f, 0.05f, 0.2f, 0.0f, 0.1f, 0.9f, 0.15f, 0.1f};

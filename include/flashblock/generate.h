@@ -109,9 +109,10 @@ typedef struct fb_generate_event {
 typedef struct fb_generate_options {
     size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */
     size_t block_size;      /* 0 (default): the model's; 4, as in the paper, if it names none */
-    size_t denoising_steps; /* per block; 0 (default): block_size. More than block_size is allowed
-                               and changes only how early the budget ends (the paper's scripts:
-                               8 steps for blocks of 4) */
+    size_t denoising_steps; /* per block; 0 (default): block_size. With more than block_size (the
+                               paper's scripts: 8 for blocks of 4) the budget is 1 in the first
+                               block_size steps, and 0 in later ones, which only
+                               FB_COMPAT_RELEASED can reach */
     fb_reuse_policy reuse;  /* default tau 2 (the paper's evaluation script); 0: dense */
     fb_compat compat;       /* default FB_COMPAT_PAPER, see below */
     bool overwrite_decided; /* FB_COMPAT_RELEASED only: the engine's code path on the GPU

@@ -6,7 +6,15 @@
  * angle is float32(position) * float32(inv_freq) rounded to float32, as the paper's code has it).
  *
  * Weights stay as they are stored (f32, bf16 or f16), memory-mapped; a linear layer widens them in
- * panels that fit the cache, beside the product. Activations are float32.
+ * panels that fit the cache, beside the product. Activations are float32. Memory beside the mapped
+ * files grows with the tokens of one call, not with the model.
+ *
+ * A sequence's results are the same bits for any number of threads, on any instruction set, and
+ * whatever else is in its batch. They can differ in the last bits between CPUs, as those of
+ * OpenBLAS do, and with the cut of a prefill into calls.
+ *
+ * Threads: one fb_model_forward at a time on a model; different models may run concurrently.
+ * Loading the first model tells OpenBLAS to use one thread a call, for the whole process.
  */
 #ifndef FLASHBLOCK_MODEL_H
 #define FLASHBLOCK_MODEL_H
@@ -23,47 +31,60 @@
 extern "C" {
 #endif
 
-/* config.json, and what generation_config.json adds. Token ids are -1 when no file names them. */
+/* What the files of a model's directory say. Token ids are -1 when no file names them. Where
+ * several files speak of the same thing, generation_config.json goes before config.json, and the
+ * tokenizer's mask token before both; an option of the caller goes before all (see generate.h). */
 typedef struct fb_model_config {
     size_t hidden_size, intermediate_size, num_hidden_layers;
     size_t num_attention_heads, num_key_value_heads, head_dim;
     size_t vocab_size, max_position_embeddings;
     double rope_theta, rms_norm_eps;
     bool tie_word_embeddings, attention_bias;
-    size_t block_size;     /* tokens of a diffusion block; 0 when config.json does not say */
-    int32_t mask_token_id; /* from config.json; the tokenizer's mask token otherwise */
-    int32_t pad_token_id;
-    int32_t eos_token_ids[8]; /* those of generation_config.json, else of config.json */
+    size_t block_size; /* tokens of a diffusion block; 0 when no file says */
+    int32_t mask_token_id;
+    int32_t pad_token_id;     /* the tokenizer's, if no configuration has one */
+    int32_t eos_token_ids[8]; /* the tokenizer's, if no configuration has any */
     size_t num_eos_token_ids;
     fb_dtype dtype; /* of the embedding as stored */
 } fb_model_config;
 
 typedef struct fb_model fb_model;
 
-/* Opens `directory`: config.json, generation_config.json (if there), tokenizer_config.json and
- * added tokens of tokenizer.json (for the mask token, if config.json has none), and
- * model.safetensors or model.safetensors.index.json with its shards. Every tensor's name, dtype
- * and shape is checked against the configuration. The caller owns *model. */
+/* Opens `directory`: config.json, generation_config.json (if there), tokenizer_config.json and, for
+ * a mask token that it does not settle, tokenizer.json (if there), and model.safetensors or
+ * model.safetensors.index.json with its shards. Every tensor's name, dtype and shape is checked
+ * against the configuration; tensors that the model does not have are ignored. The caller owns
+ * *model.
+ *
+ * FB_ERROR_IO: a file is missing or cannot be read. FB_ERROR_FORMAT: a file is malformed, a field
+ * out of range, a tensor missing or of another shape. FB_ERROR_UNSUPPORTED: an architecture other
+ * than SDARForCausalLM (SDAR, TraDo) and Qwen3ForCausalLM, scaled rotary positions, a sliding
+ * window, quantised weights. */
 FB_API fb_status fb_model_load(const char *directory, fb_model **model);
+
+/* NULL is allowed. */
 FB_API void fb_model_destroy(fb_model *model);
+
 FB_API const fb_model_config *fb_model_get_config(const fb_model *model);
 
-/* Number of weights, and their bytes as stored. */
+/* Number of weights, a tied head not counted twice, and their bytes as stored. */
 FB_API size_t fb_model_num_parameters(const fb_model *model);
 FB_API size_t fb_model_num_bytes(const fb_model *model);
 
 /* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. */
 typedef struct fb_forward {
-    const int32_t *tokens; /* [num_tokens] */
-    size_t num_tokens;
-    fb_kv_cache *kv;      /* keys and values are written at length .. length + num_tokens - 1;
-                             nothing is committed */
-    size_t prefill_block; /* 0: a block of a denoising or commit pass, by `action`;
-                             else a prefill under the block-causal mask of that block size */
+    const int32_t *tokens; /* [num_tokens], each in [0, vocab_size) */
+    size_t num_tokens;     /* at least 1 */
+    fb_kv_cache *kv;       /* keys and values are written at length .. length + num_tokens - 1;
+                              nothing is committed */
+    size_t prefill_block;  /* 0: a block of a denoising or commit pass, by `action`;
+                              else a prefill under the block-causal mask of that block size, of
+                              which the cache's length must be a multiple */
     fb_reuse_action action;
     fb_compat compat;
     fb_part_cache *parts; /* see fb_block_attend */
-    float *logits;        /* [num_tokens, vocab_size], or NULL when not wanted */
+    float *logits;        /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
+                             left out */
     float *hidden;        /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
                              layer, then the final norm's output; or NULL */
 } fb_forward;
@@ -77,7 +98,10 @@ typedef struct fb_forward_times {
 
 /* Runs `count` sequences in one batch: their rows share the linear layers, attention is done for
  * each on its own. Sequences must not share caches. `times` may be NULL; it is added to.
- * On error the caches' uncommitted tokens are undefined, committed ones intact. */
+ * max_position_embeddings is not enforced: longer sequences are the caller's decision.
+ *
+ * On error the caches' uncommitted tokens, part caches that a sequence stores to, and `hidden` are
+ * undefined; committed tokens, `logits` and `times` are untouched. */
 FB_API fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t count,
                                   fb_forward_times *times);
 

@@ -4,6 +4,8 @@
 #define FB_CLI_COMMAND_H
 
 int fb_command_generate(int argc, char **argv);
+int fb_command_golden(int argc, char **argv);
 int fb_command_info(int argc, char **argv);
+int fb_command_selftest(int argc, char **argv);
 
 #endif

@@ -194,7 +194,7 @@ static const fb_option option_list[] = {
      .argument = "N",
      TARGET(options.seed),
      .otherwise = "0",
-     .help = "the same seed draws the same text, on any machine"},
+     .help = "the same seed draws the same text again"},
 
     {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
     {.kind = FB_OPTION_SIZE,
@@ -337,7 +337,7 @@ static fb_status run(fb_session *session, const settings *given) {
 static int generate(const settings *given) {
     const char *wrong = contradiction(given);
     if (wrong) {
-        fb_report("%s; see flashblock generate --help", wrong);
+        fb_print_error("%s; see flashblock generate --help", wrong);
         return FB_EXIT_USAGE;
     }
     fb_session session = {0};

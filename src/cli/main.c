@@ -14,7 +14,10 @@ typedef struct command {
 
 static const command commands[] = {
     {"generate", "write text with a block-diffusion language model", fb_command_generate},
+    {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
+     fb_command_golden},
     {"info", "what this build and this machine have", fb_command_info},
+    {"selftest", "check this build against the golden hashes", fb_command_selftest},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -37,7 +40,7 @@ static void print_usage(void) {
 static int run(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) {
-        fb_report("no command given; see flashblock --help");
+        fb_print_error("no command given; see flashblock --help");
         return FB_EXIT_USAGE;
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
@@ -51,7 +54,7 @@ static int run(int argc, char **argv) {
     for (int i = 0; i < NUM_COMMANDS; i++)
         if (strcmp(name, commands[i].name) == 0)
             return commands[i].run(argc - 1, argv + 1);
-    fb_report("unknown command '%s'; see flashblock --help", name);
+    fb_print_error("unknown command '%s'; see flashblock --help", name);
     return FB_EXIT_USAGE;
 }
 

@@ -54,12 +54,13 @@ static bool in_range(const fb_option *option, double value) {
 
 static fb_options_result wrong_number(const fb_option *option, const char *text, const char *kind) {
     if (option->max != 0)
-        fb_report("--%s: '%s' is not %s from %g to %.15g", option->name, text, kind, option->min,
-                  option->max);
+        fb_print_error("--%s: '%s' is not %s from %g to %.15g", option->name, text, kind,
+                       option->min, option->max);
     else if (option->min != 0)
-        fb_report("--%s: '%s' is not %s of at least %g", option->name, text, kind, option->min);
+        fb_print_error("--%s: '%s' is not %s of at least %g", option->name, text, kind,
+                       option->min);
     else
-        fb_report("--%s: '%s' is not %s", option->name, text, kind);
+        fb_print_error("--%s: '%s' is not %s", option->name, text, kind);
     return FB_OPTIONS_WRONG;
 }
 
@@ -93,7 +94,7 @@ static fb_options_result set_value(const fb_option *option, const char *text, vo
     case FB_OPTION_STRING:
     case FB_OPTION_FILE:
         if (text[0] == '\0') {
-            fb_report("--%s: the %s is empty", option->name, option->argument);
+            fb_print_error("--%s: the %s is empty", option->name, option->argument);
             return FB_OPTIONS_WRONG;
         }
         *(const char **)target = text;
@@ -112,7 +113,7 @@ static fb_options_result set_value(const fb_option *option, const char *text, vo
     case FB_OPTION_PARSED:
         if (option->parse(text, target) == FB_OK)
             return FB_OPTIONS_READY;
-        fb_report("--%s: %s", option->name, fb_error_message());
+        fb_print_error("--%s: %s", option->name, fb_error_message());
         return FB_OPTIONS_WRONG;
     }
     return FB_OPTIONS_WRONG;
@@ -174,7 +175,7 @@ static const char *value_of(const fb_option *option, const spelling *given, int 
     if (option->kind == FB_OPTION_FLAG) {
         if (!given->value)
             return "";
-        fb_report("--%s takes no value, it is given '%s'", option->name, given->value);
+        fb_print_error("--%s takes no value, it is given '%s'", option->name, given->value);
         *result = FB_OPTIONS_WRONG;
         return NULL;
     }
@@ -187,7 +188,7 @@ static const char *value_of(const fb_option *option, const spelling *given, int 
         ++*index;
         return next;
     }
-    fb_report("--%s needs a value: %s", option->name, option->argument);
+    fb_print_error("--%s needs a value: %s", option->name, option->argument);
     *result = FB_OPTIONS_WRONG;
     return NULL;
 }
@@ -198,8 +199,8 @@ static fb_options_result read_argument(const fb_option_table *table, int argc, c
                                        int *index, char *target) {
     const char *argument = argv[*index];
     if (argument[0] != '-' || argument[1] == '\0' || strcmp(argument, "--") == 0) {
-        fb_report("unexpected argument '%s'; see flashblock %s --help", argument,
-                  command_name(table));
+        fb_print_error("unexpected argument '%s'; see flashblock %s --help", argument,
+                       command_name(table));
         return FB_OPTIONS_WRONG;
     }
     spelling given = take_apart(argument);
@@ -209,7 +210,8 @@ static fb_options_result read_argument(const fb_option_table *table, int argc, c
     }
     const fb_option *option = find(table, &given);
     if (!option) {
-        fb_report("unknown option '%s'; see flashblock %s --help", argument, command_name(table));
+        fb_print_error("unknown option '%s'; see flashblock %s --help", argument,
+                       command_name(table));
         return FB_OPTIONS_WRONG;
     }
     fb_options_result result;
@@ -225,7 +227,7 @@ static fb_options_result set_defaults(const fb_option_table *table, int argc, ch
             fb_option_list *list = (fb_option_list *)(void *)(target + option->target);
             if (!list->values && fb_alloc((size_t)argc, sizeof *list->values, option->name,
                                           &list->values) != FB_OK) {
-                fb_report("%s", fb_error_message());
+                fb_print_error("%s", fb_error_message());
                 return FB_OPTIONS_WRONG;
             }
         }

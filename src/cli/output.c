@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void fb_report(const char *format, ...) {
+void fb_print_error(const char *format, ...) {
     char text[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -22,7 +22,7 @@ void fb_report(const char *format, ...) {
 }
 
 int fb_report_status(fb_status status) {
-    fb_report("%s", fb_error_message());
+    fb_print_error("%s", fb_error_message());
     return status == FB_ERROR_ARGUMENT ? FB_EXIT_USAGE : FB_EXIT_FAILED;
 }
 
@@ -30,7 +30,7 @@ int fb_finish_stdout(void) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout))
         return FB_EXIT_OK;
-    fb_report("cannot write standard output: %s", errno ? strerror(errno) : "write failed");
+    fb_print_error("cannot write standard output: %s", errno ? strerror(errno) : "write failed");
     return FB_EXIT_FAILED;
 }
 

@@ -14,7 +14,7 @@
 enum { FB_EXIT_OK = 0, FB_EXIT_FAILED = 1, FB_EXIT_USAGE = 2 };
 
 /* "flashblock: MESSAGE" on standard error, always one line. */
-void fb_report(const char *format, ...) FB_PRINTF(1, 2);
+void fb_print_error(const char *format, ...) FB_PRINTF(1, 2);
 
 /* Reports the library's last error; the exit status that stands for it: 2 when it was an argument,
  * as all of those come from the command line, else 1. */

@@ -38,7 +38,7 @@ typedef struct fb_bpe_scratch {
 
 void fb_bpe_scratch_free(fb_bpe_scratch *scratch);
 
-/* Appends the ids (int32_t) of piece[0 .. length), bytes; length below 2^31. O(n log n). */
+/* Appends the ids (int32_t) of piece[0 .. length), bytes; length below 2^32 - 1. O(n log n). */
 fb_status fb_bpe_encode(const fb_bpe *bpe, const fb_vocabulary *vocabulary, fb_bpe_scratch *scratch,
                         const unsigned char *piece, size_t length, fb_buffer *ids);
 

@@ -1,5 +1,6 @@
 #include "file.h"
 
+#include "buffer.h"
 #include "error.h"
 #include "memory.h"
 
@@ -61,52 +62,39 @@ void fb_file_map_close(fb_file_map *map) {
     *map = (fb_file_map){0};
 }
 
-/* Appends what `fd` still has to *data (capacity bytes, grown), up to limit bytes. */
-static fb_status read_to_end(int fd, const char *path, size_t limit, char **data, size_t *size) {
-    size_t capacity = 4096, used = 0;
-    char *buffer = NULL;
-    FB_TRY(fb_alloc(capacity, 1, path, &buffer));
+enum { READ_SIZE = 65536 };
+
+/* Appends what `fd` still has, and a NUL; FB_ERROR_FORMAT above `limit` bytes. */
+static fb_status read_to_end(int fd, const char *path, size_t limit, fb_buffer *buffer) {
     for (;;) {
-        ssize_t got = read(fd, buffer + used, capacity - used - 1);
+        FB_TRY(fb_buffer_reserve(buffer, READ_SIZE));
+        ssize_t got = read(fd, buffer->data + buffer->size, buffer->capacity - buffer->size);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got < 0) {
-            fb_status status = fail_with_errno(path, "cannot read");
-            fb_free(buffer);
-            return status;
-        }
+        if (got < 0)
+            return fail_with_errno(path, "cannot read");
         if (got == 0)
-            break;
-        used += (size_t)got;
-        if (used > limit) {
-            fb_free(buffer);
+            return fb_buffer_terminate(buffer);
+        buffer->size += (size_t)got;
+        if (buffer->size > limit)
             return fb_fail(FB_ERROR_FORMAT, "%s: more than %zu bytes", path, limit);
-        }
-        if (used + 1 == capacity) {
-            char *larger = NULL;
-            fb_status status = fb_alloc(capacity, 2, path, &larger);
-            if (status == FB_OK) {
-                memcpy(larger, buffer, used);
-                capacity *= 2;
-            }
-            fb_free(buffer);
-            FB_TRY(status);
-            buffer = larger;
-        }
     }
-    buffer[used] = '\0';
-    *data = buffer;
-    *size = used;
-    return FB_OK;
 }
 
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail_with_errno(path, "cannot open");
-    fb_status status = read_to_end(fd, path, limit, data, size);
+    fb_buffer buffer = {0};
+    fb_status status = read_to_end(fd, path, limit, &buffer);
     close(fd);
-    return status;
+    if (status != FB_OK) {
+        fb_buffer_free(&buffer);
+        return status;
+    }
+    *data = (char *)(void *)buffer.data;
+    *size = buffer.size;
+    return FB_OK;
 }
 
 bool fb_file_exists(const char *path) {

@@ -42,8 +42,7 @@ static fb_status compile(const unsigned char *pattern, size_t length, uint32_t o
     pcre2_set_max_pattern_length(context, MAX_PATTERN);
     int error = 0;
     PCRE2_SIZE offset = 0;
-    pcre2_code *made =
-        pcre2_compile(pattern, length, PCRE2_UTF | PCRE2_UCP | options, &error, &offset, context);
+    pcre2_code *made = pcre2_compile(pattern, length, options, &error, &offset, context);
     pcre2_compile_context_free(context);
     if (!made)
         return fail_with_code(FB_ERROR_UNSUPPORTED, "regular expression", error);
@@ -56,10 +55,10 @@ fb_status fb_regex_compile(const char *pattern, bool literal, fb_regex **regex) 
     fb_buffer translated = {0};
     fb_status status = literal ? fb_buffer_append_text(&translated, pattern)
                                : fb_regex_translate(&translated, pattern);
-    uint32_t options =
-        literal ? PCRE2_LITERAL : PCRE2_MULTILINE | PCRE2_ALT_CIRCUMFLEX | PCRE2_NEVER_BACKSLASH_C;
+    uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL
+                               : PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_ALT_CIRCUMFLEX |
+                                     PCRE2_NEVER_BACKSLASH_C;
     pcre2_code *code = NULL;
-    /* PCRE2_LITERAL goes with neither UCP's classes nor an empty pointer. */
     if (status == FB_OK)
         status = fb_buffer_terminate(&translated);
     if (status == FB_OK)

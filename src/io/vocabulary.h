@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* Ids are below this. The largest vocabularies in use have a quarter of a million tokens. */
-#define FB_MAX_TOKEN_ID ((1u << 24) - 1)
+#define FB_MAX_TOKEN_ID ((1u << 22) - 1)
 
 enum { FB_TOKEN_EXISTS = 1, FB_TOKEN_ADDED = 2, FB_TOKEN_SPECIAL = 4 };
 

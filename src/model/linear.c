@@ -8,6 +8,7 @@
 
 #include <cblas.h>
 #include <omp.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -75,16 +76,32 @@ typedef struct panel {
     size_t stride;
 } panel;
 
+/* Rows of 512 weights lie far apart, and a hardware prefetcher that has to find each of them anew
+ * reads at a quarter of the memory's speed: while one part of a row is used, the next is fetched
+ * into the L2 cache. */
+static void fetch_ahead(const fb_matrix *matrix, size_t row, size_t column) {
+    enum { LINE = 64 };
+    size_t left = matrix->columns - column, size = fb_dtype_size(matrix->dtype);
+    size_t bytes = (left < PANEL_COLUMNS ? left : PANEL_COLUMNS) * size;
+    const char *from = matrix->data;
+    from += (row * matrix->columns + column) * size;
+    for (size_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch(from + i, 0, 2);
+}
+
 static panel panel_floats(const fb_kernels *kernels, const fb_matrix *matrix, size_t first_row,
                           size_t rows, size_t first_column, size_t columns, float *buffer) {
-    if (matrix->dtype == FB_F32 && (uintptr_t)matrix->data % sizeof(float) == 0) {
-        const float *data = matrix->data;
-        return (panel){data + first_row * matrix->columns + first_column, matrix->columns};
+    bool as_stored = matrix->dtype == FB_F32 && (uintptr_t)matrix->data % sizeof(float) == 0;
+    for (size_t row = 0; row < rows; row++) {
+        fetch_ahead(matrix, first_row + row, first_column + columns);
+        if (!as_stored)
+            widen_row(kernels, matrix, first_row + row, first_column, columns,
+                      buffer + row * PANEL_COLUMNS, buffer + PANEL_ROWS * PANEL_COLUMNS);
     }
-    for (size_t row = 0; row < rows; row++)
-        widen_row(kernels, matrix, first_row + row, first_column, columns,
-                  buffer + row * PANEL_COLUMNS, buffer + PANEL_ROWS * PANEL_COLUMNS);
-    return (panel){buffer, PANEL_COLUMNS};
+    if (!as_stored)
+        return (panel){buffer, PANEL_COLUMNS};
+    const float *data = matrix->data;
+    return (panel){data + first_row * matrix->columns + first_column, matrix->columns};
 }
 
 /* One panel of one output, for all groups of rows. */

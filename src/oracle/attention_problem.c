@@ -1,0 +1,366 @@
+#include "attention_problem.h"
+
+#include "memory.h"
+#include "plain.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_SIZE = 1 << 24 };
+
+fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem) {
+    FB_TRY(fb_case_size(c, "B", 1, MAX_SIZE, &problem->batch));
+    FB_TRY(fb_case_size(c, "H", 1, MAX_SIZE, &problem->heads));
+    FB_TRY(fb_case_size(c, "Hk", 1, MAX_SIZE, &problem->kv_heads));
+    FB_TRY(fb_case_size(c, "D", 1, 65536, &problem->head_dim));
+    if (problem->heads % problem->kv_heads != 0)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %zu heads are no multiple of %zu KV heads",
+                       fb_case_path(c), problem->heads, problem->kv_heads);
+    return FB_OK;
+}
+
+size_t fb_problem_rows(const fb_attention_problem *problem) {
+    return problem->batch * problem->queries * problem->heads;
+}
+
+size_t fb_problem_values(const fb_attention_problem *problem) {
+    return fb_problem_rows(problem) * problem->head_dim;
+}
+
+/* The problem of one batch entry as the library's types; `all` outlives the view. */
+typedef struct entry {
+    fb_queries queries;
+    fb_kv kv;
+    fb_range all;
+    fb_view view;
+} entry;
+
+static void entry_of(const fb_attention_problem *p, size_t b, entry *e) {
+    size_t q_size = p->queries * p->heads * p->head_dim, kv_size = p->kv_heads * p->head_dim;
+    e->queries = fb_queries_rows(p->q + b * q_size, p->queries, p->heads, p->head_dim);
+    e->kv = fb_kv_rows(FB_F32, p->k + b * p->keys * kv_size, p->v + b * p->keys * kv_size, p->keys,
+                       p->kv_heads, p->head_dim);
+    e->all = (fb_range){0, p->keys};
+    e->view = (fb_view){&e->kv, &e->all, 1};
+}
+
+fb_status fb_problem_attend(const fb_attention_problem *p, float *out, float *lse) {
+    size_t rows = p->queries * p->heads;
+    for (size_t b = 0; b < p->batch; b++) {
+        entry e;
+        entry_of(p, b, &e);
+        fb_part part =
+            fb_part_rows(out + b * rows * p->head_dim, lse + b * rows, p->heads, p->head_dim);
+        part.lse_token_stride = 1;
+        part.lse_head_stride = (ptrdiff_t)p->queries;
+        FB_TRY(fb_attend(&e.queries, &e.view, NULL, (float)p->scale, &part));
+    }
+    return FB_OK;
+}
+
+/* [queries, heads] to [heads, queries] */
+#define TRANSPOSE_LSE(p, from, to)                                                                 \
+    do {                                                                                           \
+        for (size_t i_ = 0; i_ < (p)->queries; i_++)                                               \
+            for (size_t h_ = 0; h_ < (p)->heads; h_++)                                             \
+                (to)[h_ * (p)->queries + i_] = (from)[i_ * (p)->heads + h_];                       \
+    } while (0)
+
+/* What may be wrong about a computation in double precision. */
+typedef struct variation {
+    double scale;
+    bool wrong_heads;  /* query head h reads KV head h mod num_kv_heads */
+    fb_mask_kind mask; /* causal: block_size 1 */
+    size_t first_query;
+    size_t first_key, last_key; /* of the keys that are seen */
+} variation;
+
+static variation right(const fb_attention_problem *p) {
+    return (variation){.scale = p->scale, .last_key = p->keys};
+}
+
+/* Queries whose heads are ordered so that the library's h / group is h mod kv_heads. */
+static void reorder_heads(const fb_attention_problem *p, const float *q, float *reordered) {
+    size_t group = p->heads / p->kv_heads;
+    for (size_t i = 0; i < p->queries; i++)
+        for (size_t h = 0; h < p->heads; h++)
+            memcpy(reordered +
+                       (i * p->heads + h % p->kv_heads * group + h / p->kv_heads) * p->head_dim,
+                   q + (i * p->heads + h) * p->head_dim, p->head_dim * sizeof *q);
+}
+
+/* scratch: q [queries, heads, head_dim] floats; out and lse of one entry as doubles */
+static fb_status vary_entry(const fb_attention_problem *p, size_t b, const variation *v, float *q,
+                            double *scratch, double *out, double *lse) {
+    size_t rows = p->queries * p->heads, group = p->heads / p->kv_heads;
+    double *entry_out = scratch, *entry_lse = scratch + rows * p->head_dim;
+    entry e;
+    entry_of(p, b, &e);
+    e.all = (fb_range){v->first_key, v->last_key};
+    if (v->wrong_heads) {
+        reorder_heads(p, e.queries.q, q);
+        e.queries.q = q;
+    }
+    fb_mask mask = {v->mask, 1, v->first_query, 0};
+    FB_TRY(fb_attend_reference(&e.queries, &e.view, &mask, v->scale, entry_out, entry_lse));
+    for (size_t i = 0; i < p->queries; i++)
+        for (size_t h = 0; h < p->heads; h++) {
+            size_t from = v->wrong_heads ? h % p->kv_heads * group + h / p->kv_heads : h;
+            memcpy(out + ((b * p->queries + i) * p->heads + h) * p->head_dim,
+                   entry_out + (i * p->heads + from) * p->head_dim, p->head_dim * sizeof *out);
+            lse[(b * p->heads + h) * p->queries + i] = entry_lse[i * p->heads + from];
+        }
+    return FB_OK;
+}
+
+static fb_status vary(const fb_attention_problem *p, const variation *v, double *out, double *lse) {
+    size_t rows = p->queries * p->heads;
+    double *scratch = NULL;
+    float *q = NULL;
+    FB_TRY(fb_alloc(rows * (p->head_dim + 1), sizeof *scratch, "attention truth", &scratch));
+    fb_status status = fb_alloc(rows * p->head_dim, sizeof *q, "attention truth", &q);
+    for (size_t b = 0; b < p->batch && status == FB_OK; b++)
+        status = vary_entry(p, b, v, q, scratch, out, lse);
+    fb_free(scratch);
+    fb_free(q);
+    return status;
+}
+
+fb_status fb_problem_truth(const fb_attention_problem *p, double *out, double *lse) {
+    variation v = right(p);
+    return vary(p, &v, out, lse);
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+/* The context of a claim: which of the two tensors it is about. */
+typedef struct claim_context {
+    const fb_attention_problem *problem;
+    bool lse;
+} claim_context;
+
+static fb_status varied(const claim_context *context, const variation *v, double *result,
+                        size_t count) {
+    const fb_attention_problem *p = context->problem;
+    size_t other_count = context->lse ? fb_problem_values(p) : fb_problem_rows(p);
+    double *other = NULL;
+    (void)count;
+    FB_TRY(fb_alloc(other_count, sizeof *other, "attention truth", &other));
+    fb_status status = context->lse ? vary(p, v, other, result) : vary(p, v, result, other);
+    fb_free(other);
+    return status;
+}
+
+static fb_status scale_twice(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    v.scale *= v.scale;
+    return varied(c, &v, result, count);
+}
+
+static fb_status no_scale(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    v.scale = 1.0;
+    return varied(c, &v, result, count);
+}
+
+static fb_status wrong_kv_head(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    const fb_attention_problem *p = c->problem;
+    if (p->kv_heads == 1 || p->kv_heads == p->heads)
+        return FB_ERROR_UNSUPPORTED;
+    variation v = right(p);
+    v.wrong_heads = true;
+    return varied(c, &v, result, count);
+}
+
+static fb_status causal_top_left(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    v.mask = FB_MASK_BLOCK_CAUSAL;
+    return varied(c, &v, result, count);
+}
+
+static fb_status causal_bottom_right(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    const fb_attention_problem *p = c->problem;
+    if (p->queries == 1 || p->queries > p->keys)
+        return FB_ERROR_UNSUPPORTED;
+    variation v = right(p);
+    v.mask = FB_MASK_BLOCK_CAUSAL;
+    v.first_query = p->keys - p->queries;
+    return varied(c, &v, result, count);
+}
+
+static fb_status last_key_missing(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.last_key == 0)
+        return FB_ERROR_UNSUPPORTED;
+    v.last_key--;
+    return varied(c, &v, result, count);
+}
+
+static fb_status tail_missing(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.last_key % 64 == 0 || v.last_key < 64)
+        return FB_ERROR_UNSUPPORTED;
+    v.last_key -= v.last_key % 64;
+    return varied(c, &v, result, count);
+}
+
+static fb_status current_block_missing(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.last_key <= c->problem->queries)
+        return FB_ERROR_UNSUPPORTED;
+    v.last_key -= c->problem->queries;
+    return varied(c, &v, result, count);
+}
+
+/* O before the division by the row sum. */
+static fb_status not_normalised(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    const fb_attention_problem *p = c->problem;
+    if (c->lse)
+        return FB_ERROR_UNSUPPORTED;
+    double *lse = NULL;
+    FB_TRY(fb_alloc(fb_problem_rows(p), sizeof *lse, "attention truth", &lse));
+    variation v = right(p);
+    fb_status status = vary(p, &v, result, lse);
+    for (size_t i = 0; i < count && status == FB_OK; i++) {
+        size_t row = i / p->head_dim, b = row / (p->queries * p->heads);
+        size_t query = row / p->heads % p->queries, head = row % p->heads;
+        result[i] *= exp(lse[(b * p->heads + head) * p->queries + query]);
+    }
+    fb_free(lse);
+    return status;
+}
+
+static const fb_mistake mistakes[] = {
+    {"the scale is applied twice (to the queries and to the scores, say)", scale_twice},
+    {"the scores are not scaled", no_scale},
+    {"the wrong KV head is read: query head h reads h mod num_kv_heads, not h / (num_heads / "
+     "num_kv_heads)",
+     wrong_kv_head},
+    {"a causal mask is applied (aligned bottom right): a block sees all of itself",
+     causal_bottom_right},
+    {"a causal mask is applied (aligned top left): a block sees all of itself", causal_top_left},
+    {"the last key is left out", last_key_missing},
+    {"the keys behind the last whole tile of 64 are left out", tail_missing},
+    {"the block's own keys are left out", current_block_missing},
+    {"the output is not divided by the row sum", not_normalised},
+};
+
+/* out and lse of a plain implementation. */
+static fb_status plain(const void *context, fb_dtype precision, float *result) {
+    const claim_context *c = context;
+    const fb_attention_problem *p = c->problem;
+    size_t rows = p->queries * p->heads;
+    float *scratch = NULL;
+    FB_TRY(fb_alloc(rows * (p->head_dim + 1), sizeof *scratch, "plain attention", &scratch));
+    float *out = scratch, *lse = scratch + rows * p->head_dim;
+    fb_status status = FB_OK;
+    for (size_t b = 0; b < p->batch && status == FB_OK; b++) {
+        entry e;
+        entry_of(p, b, &e);
+        status =
+            fb_plain_attention(&e.queries, &e.view, NULL, (float)p->scale, precision, out, lse);
+        if (c->lse)
+            TRANSPOSE_LSE(p, lse, result + b * rows);
+        else
+            memcpy(result + b * rows * p->head_dim, out, rows * p->head_dim * sizeof *out);
+    }
+    fb_free(scratch);
+    return status;
+}
+
+/* What led to an element: the row's largest score, its sum of exponentials, a few scores. */
+static fb_status explain(const void *context, size_t index, char *text, size_t size) {
+    const claim_context *c = context;
+    const fb_attention_problem *p = c->problem;
+    size_t b, query, head;
+    if (c->lse) {
+        b = index / (p->heads * p->queries);
+        head = index / p->queries % p->heads;
+        query = index % p->queries;
+    } else {
+        size_t row = index / p->head_dim;
+        b = row / (p->queries * p->heads);
+        query = row / p->heads % p->queries;
+        head = row % p->heads;
+    }
+    entry e;
+    entry_of(p, b, &e);
+    const float *q = e.queries.q + (query * p->heads + head) * p->head_dim;
+    size_t kv_head = head / (p->heads / p->kv_heads), best = 0;
+    double max = -INFINITY, sum = 0.0, first[3] = {0};
+    double *scores = NULL;
+    FB_TRY(fb_alloc(p->keys, sizeof *scores, "scores", &scores));
+    for (size_t key = 0; key < p->keys; key++) {
+        const float *k = (const float *)e.kv.k + (key * p->kv_heads + kv_head) * p->head_dim;
+        scores[key] = 0.0;
+        for (size_t d = 0; d < p->head_dim; d++)
+            scores[key] += (double)q[d] * (double)k[d];
+        scores[key] *= p->scale;
+        if (key < 3)
+            first[key] = scores[key];
+        if (scores[key] > max) {
+            max = scores[key];
+            best = key;
+        }
+    }
+    for (size_t key = 0; key < p->keys; key++)
+        sum += exp(scores[key] - max);
+    fb_free(scores);
+    snprintf(text, size,
+             "batch %zu, query %zu, head %zu, KV head %zu: scores %.9g, %.9g, %.9g, ... of %zu; "
+             "maximum %.9g at key %zu; sum of exp(score - maximum) %.9g; LSE %.9g",
+             b, query, head, kv_head, first[0], first[1], first[2], p->keys, max, best, sum,
+             max + log(sum));
+    return FB_OK;
+}
+
+fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *p,
+                             const fb_problem_claims *claims) {
+    size_t rows = fb_problem_rows(p), values = fb_problem_values(p);
+    float *out = NULL, *lse = NULL;
+    double *truth = NULL;
+    FB_TRY(fb_case_alloc(c, values, sizeof *out, &out));
+    FB_TRY(fb_case_alloc(c, rows, sizeof *lse, &lse));
+    FB_TRY(fb_case_alloc(c, values + rows, sizeof *truth, &truth));
+    FB_TRY(fb_problem_attend(p, out, lse));
+    FB_TRY(fb_problem_truth(p, truth, truth + values));
+    claim_context contexts[2] = {{p, false}, {p, true}};
+    fb_claim claim = {
+        .tensor = claims->out_name,
+        .shape = FB_SHAPE(p->batch, p->queries, p->heads, p->head_dim),
+        .ours = out,
+        .file = claims->file_out,
+        .truth = claims->truth_out ? claims->truth_out : truth,
+        .rule = claims->rule,
+        .tolerance = claims->tolerance,
+        .plain = plain,
+        .mistakes = mistakes,
+        .num_mistakes = sizeof mistakes / sizeof mistakes[0],
+        .context = &contexts[0],
+        .explain = explain,
+    };
+    claim.score_effect =
+        fb_score_effect(truth + values, rows, p->v, p->batch * p->keys * p->kv_heads * p->head_dim);
+    FB_TRY(fb_report_claim(report, &claim));
+    claim.tensor = claims->lse_name;
+    claim.shape = FB_SHAPE(p->batch, p->heads, p->queries);
+    claim.ours = lse;
+    claim.file = claims->file_lse;
+    claim.truth = claims->truth_lse ? claims->truth_lse : truth + values;
+    claim.score_effect = 0.0;
+    claim.is_lse = true;
+    claim.head_axis = 1;
+    claim.token_axis = 2;
+    claim.context = &contexts[1];
+    return fb_report_claim(report, &claim);
+}

@@ -1,0 +1,44 @@
+/* One attention problem of a case, batched, with everything that is asked of it: this build's
+ * answer, the truth, what a plain implementation gives, what known mistakes give.
+ *
+ *   q        [batch, queries, heads, head_dim]       lse  [batch, heads, queries]
+ *   k, v     [batch, keys, kv_heads, head_dim]       out  [batch, queries, heads, head_dim]
+ */
+#ifndef FB_ORACLE_ATTENTION_PROBLEM_H
+#define FB_ORACLE_ATTENTION_PROBLEM_H
+
+#include "mistakes.h"
+#include "report.h"
+
+#include <flashblock/attention.h>
+
+typedef struct fb_attention_problem {
+    size_t batch, queries, keys, heads, kv_heads, head_dim;
+    double scale; /* never 0 */
+    const float *q, *k, *v;
+} fb_attention_problem;
+
+/* Reads "B", "H", "Hk", "D" of the params; q, k and v are the caller's. */
+fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem);
+
+size_t fb_problem_rows(const fb_attention_problem *problem);   /* batch x queries x heads */
+size_t fb_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
+
+/* This build's answer; the truth in double precision. */
+fb_status fb_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
+fb_status fb_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
+
+/* Claims on `out` and `lse`, under these names. file_* and truth_* may be NULL: truths are then
+ * computed. rule and tolerance are those of fb_claim. */
+typedef struct fb_problem_claims {
+    const char *out_name, *lse_name;
+    const float *file_out, *file_lse;
+    const double *truth_out, *truth_lse;
+    fb_bound_rule rule;
+    double tolerance;
+} fb_problem_claims;
+
+fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *problem,
+                             const fb_problem_claims *claims);
+
+#endif

@@ -1,0 +1,86 @@
+/* A case file: inputs and results of one computation, for an implementation to be checked against.
+ * The format is specified in golden/README.md: safetensors, with metadata that says the kind, the
+ * parameters, the layout of each tensor and what produced it.
+ *
+ * Files are hostile: a kind asks for each tensor with the shape that its parameters imply, and for
+ * each parameter with its range. Everything that a case hands out, and all memory taken through
+ * it, belongs to the case and goes with it.
+ */
+#ifndef FB_ORACLE_CASE_H
+#define FB_ORACLE_CASE_H
+
+#include "error.h"
+#include "safetensors.h"
+
+#include <flashblock/types.h>
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct fb_case fb_case;
+
+fb_status fb_case_open(const char *path, fb_case **opened);
+void fb_case_close(fb_case *c); /* NULL is allowed */
+
+/* The path it was opened with; its metadata `kind` and `case` (the file's name without one). */
+const char *fb_case_path(const fb_case *c);
+const char *fb_case_kind(const fb_case *c);
+const char *fb_case_name(const fb_case *c);
+
+const fb_safetensors *fb_case_file(const fb_case *c);
+
+/* A metadata value as text (NULL when there is none), or parsed as JSON. */
+const char *fb_case_text(const fb_case *c, const char *key);
+fb_status fb_case_json(fb_case *c, const char *key, json_t **value);
+
+/* Fields of the metadata object `params`: whole numbers within [min, max], numbers, text. The _or
+ * form gives `otherwise` where the field is missing or null. */
+fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value);
+fb_status fb_case_size_or(fb_case *c, const char *key, size_t min, size_t max, size_t otherwise,
+                          size_t *value);
+fb_status fb_case_real(fb_case *c, const char *key, double *value);
+fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value);
+fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
+
+/* A shape for the calls below: FB_SHAPE(batch, tokens, heads) */
+typedef struct fb_shape {
+    size_t ndim;
+    size_t sizes[FB_TENSOR_MAX_DIMS];
+} fb_shape;
+#define FB_SHAPE(...) ((fb_shape){sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t), {__VA_ARGS__}})
+
+/* Elements of a shape whose sizes have been checked against a tensor or a range. */
+size_t fb_shape_count(const fb_shape *shape);
+
+#define FB_CASE_PRINTF __attribute__((format(printf, 4, 5)))
+
+/* Whether the case has the tensor (a printf format). */
+bool fb_case_has(const fb_case *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The tensor's elements in C order, converted exactly (f64 to f32: rounded). FB_ERROR_FORMAT when
+ * it is missing or has another shape. */
+fb_status fb_case_f32(fb_case *c, const float **values, fb_shape shape, const char *format,
+                      ...) FB_CASE_PRINTF;
+fb_status fb_case_f64(fb_case *c, const double **values, fb_shape shape, const char *format,
+                      ...) FB_CASE_PRINTF;
+fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_shape shape, const char *format,
+                      ...) FB_CASE_PRINTF;
+
+/* The tensor as the file holds it, its shape checked. */
+fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_shape shape,
+                         const char *format, ...) FB_CASE_PRINTF;
+
+/* What the tensor is stored in, as far as rounding goes: float32 for every type but bf16 and f16,
+ * and for a tensor that is not there. */
+fb_dtype fb_case_precision(const fb_case *c, const char *name);
+
+/* Zeroed memory of `count` elements of `size` bytes. */
+fb_status fb_case_alloc(fb_case *c, size_t count, size_t size, void *result);
+
+/* Another case file beside this one (`inputs_file`, say): opened, and closed with this one. `name`
+ * is a plain file name. */
+fb_status fb_case_open_beside(fb_case *c, const char *name, fb_case **opened);
+
+#endif

@@ -1,0 +1,277 @@
+/* denoising_sequence: everything that sequence.h lists, recomputed from the file's inputs. */
+#include "kinds.h"
+#include "memory.h"
+#include "sequence_mistakes.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_SIZE = 1 << 24 };
+
+/* The file's own tensors of a pass; those of an external part only where the file has them. */
+typedef struct file_pass {
+    const float *out, *lse, *external_out, *external_lse;
+    const double *out64, *lse64, *external_out64, *external_lse64;
+} file_pass;
+
+/* Inputs as the file holds them. */
+typedef struct file_inputs {
+    fb_script_config config;
+    const float *k_context, *v_context;
+    fb_script_pass *passes; /* [steps + 1]: q, k, v, accepted */
+    const int32_t *action, *dirty;
+} file_inputs;
+
+static fb_status read_config(fb_case *c, fb_script_config *config) {
+    json_t *dtype = NULL;
+    config->preset = "file";
+    FB_TRY(fb_case_size(c, "num_heads", 1, MAX_SIZE, &config->num_heads));
+    FB_TRY(fb_case_size(c, "num_kv_heads", 1, MAX_SIZE, &config->num_kv_heads));
+    FB_TRY(fb_case_size(c, "head_dim", 1, 65536, &config->head_dim));
+    FB_TRY(fb_case_size(c, "block_size", 1, MAX_SIZE, &config->block_size));
+    FB_TRY(fb_case_size(c, "context_length", 0, MAX_SIZE, &config->context_length));
+    FB_TRY(fb_case_size(c, "tau", 0, MAX_SIZE, &config->tau));
+    FB_TRY(fb_case_size(c, "steps", 1, FB_SCRIPT_MAX_STEPS, &config->steps));
+    FB_TRY(
+        fb_case_real_or(c, "softmax_scale", 1.0 / sqrt((double)config->head_dim), &config->scale));
+    FB_TRY(fb_case_param(c, "dtype", &dtype));
+    if (!json_is_string(dtype) || fb_dtype_parse(json_string_value(dtype), &config->dtype) != FB_OK)
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.dtype is none of f32, bf16, f16",
+                       fb_case_path(c));
+    if (config->scale == 0.0 || !isfinite(config->scale))
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.softmax_scale is %g", fb_case_path(c),
+                       config->scale);
+    return FB_OK;
+}
+
+/* Keys or values: stored as the params say, so that narrowing them again changes nothing. */
+static fb_status read_kv(fb_case *c, const fb_script_config *config, size_t tokens,
+                         const char *name, const float **values) {
+    fb_shape shape = FB_SHAPE(tokens, config->num_kv_heads, config->head_dim);
+    const fb_tensor_view *tensor = NULL;
+    fb_dtype stored = FB_F32;
+    FB_TRY(fb_case_tensor(c, &tensor, shape, "%s", name));
+    FB_TRY(fb_tensor_storage(tensor, &stored));
+    if (stored != config->dtype)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, params.dtype is %s", fb_case_path(c), name,
+                       fb_dtype_name(stored), fb_dtype_name(config->dtype));
+    return fb_case_f32(c, values, shape, "%s", name);
+}
+
+static fb_status read_inputs(fb_case *c, file_inputs *in) {
+    fb_script_config *config = &in->config;
+    FB_TRY(read_config(c, config));
+    size_t passes = config->steps + 1, tokens = config->block_size;
+    const int32_t *accepted = NULL;
+    FB_TRY(fb_case_alloc(c, passes, sizeof *in->passes, &in->passes));
+    FB_TRY(read_kv(c, config, config->context_length, "k_context", &in->k_context));
+    FB_TRY(read_kv(c, config, config->context_length, "v_context", &in->v_context));
+    FB_TRY(fb_case_i32(c, &accepted, FB_SHAPE(passes, tokens), "accepted"));
+    FB_TRY(fb_case_i32(c, &in->action, FB_SHAPE(passes), "action"));
+    FB_TRY(fb_case_i32(c, &in->dirty, FB_SHAPE(passes), "dirty"));
+    for (size_t i = 0; i < passes; i++) {
+        fb_script_pass *pass = &in->passes[i];
+        char name[32];
+        FB_TRY(fb_case_f32(c, &pass->q, FB_SHAPE(tokens, config->num_heads, config->head_dim),
+                           "step%02zu.q", i));
+        snprintf(name, sizeof name, "step%02zu.k", i);
+        FB_TRY(read_kv(c, config, tokens, name, &pass->k));
+        snprintf(name, sizeof name, "step%02zu.v", i);
+        FB_TRY(read_kv(c, config, tokens, name, &pass->v));
+        pass->accepted = accepted + i * tokens;
+    }
+    return FB_OK;
+}
+
+static void set_inputs(const file_inputs *in, fb_script *s) {
+    s->k_context = in->k_context;
+    s->v_context = in->v_context;
+    for (size_t i = 0; i < s->num_passes; i++) {
+        s->passes[i].q = in->passes[i].q;
+        s->passes[i].k = in->passes[i].k;
+        s->passes[i].v = in->passes[i].v;
+        s->passes[i].accepted = in->passes[i].accepted;
+    }
+}
+
+/* --- results ---------------------------------------------------------------------------------- */
+
+static fb_status read_pass(fb_case *c, const fb_script *s, size_t index, file_pass *file) {
+    const fb_script_config *config = &s->config;
+    fb_shape lse = FB_SHAPE(config->block_size, config->num_heads);
+    fb_shape out = FB_SHAPE(config->block_size, config->num_heads, config->head_dim);
+    struct {
+        const char *name;
+        fb_shape shape;
+        const float **values;
+        const double **truth;
+    } tensors[] = {
+        {"out", out, &file->out, &file->out64},
+        {"lse", lse, &file->lse, &file->lse64},
+        {"external_out", out, &file->external_out, &file->external_out64},
+        {"external_lse", lse, &file->external_lse, &file->external_lse64},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        bool external = i >= 2;
+        if (!external || fb_case_has(c, "step%02zu.%s", index, tensors[i].name))
+            FB_TRY(fb_case_f32(c, tensors[i].values, tensors[i].shape, "step%02zu.%s", index,
+                               tensors[i].name));
+        if (fb_case_has(c, "step%02zu.%s64", index, tensors[i].name))
+            FB_TRY(fb_case_f64(c, tensors[i].truth, tensors[i].shape, "step%02zu.%s64", index,
+                               tensors[i].name));
+    }
+    return FB_OK;
+}
+
+/* A truth that a file states must be the truth; 1e-9 is far from both float64 and float32. */
+static fb_status check_truth(fb_case *c, size_t index, const char *name, const double *stated,
+                             const double *truth, size_t count) {
+    for (size_t i = 0; i < count && stated; i++) {
+        bool close = fabs(stated[i] - truth[i]) <= 1e-9 * (1.0 + fabs(truth[i]));
+        if (!close && stated[i] != truth[i] && !(isnan(stated[i]) && isnan(truth[i])))
+            return fb_fail(FB_ERROR_FORMAT,
+                           "%s: step%02zu.%s64 is not the truth: element %zu is %.17g, expected "
+                           "%.17g",
+                           fb_case_path(c), index, name, i, stated[i], truth[i]);
+    }
+    return FB_OK;
+}
+
+static fb_status check_truths(fb_case *c, const fb_script *s, size_t index, const file_pass *file) {
+    const fb_script_pass *pass = &s->passes[index];
+    size_t rows = fb_script_rows(s), values = fb_script_values(s);
+    FB_TRY(check_truth(c, index, "out", file->out64, pass->true_out, values));
+    FB_TRY(check_truth(c, index, "lse", file->lse64, pass->true_lse, rows));
+    if (pass->action != FB_REFRESH_AND_STORE)
+        return FB_OK;
+    FB_TRY(check_truth(c, index, "external_out", file->external_out64, pass->true_external_out,
+                       values));
+    return check_truth(c, index, "external_lse", file->external_lse64, pass->true_external_lse,
+                       rows);
+}
+
+/* Whether the file states every truth that claims are made against. */
+static bool states_truths(const fb_script *s, const file_pass *files) {
+    for (size_t i = 0; i < s->num_passes; i++) {
+        bool stores = s->passes[i].action == FB_REFRESH_AND_STORE;
+        if (!files[i].out64 || !files[i].lse64 ||
+            (stores && (!files[i].external_out64 || !files[i].external_lse64)))
+            return false;
+    }
+    return true;
+}
+
+/* A file's own results are judged by the truth that its inputs have, and its stated truths with
+ * them. A candidate is judged by the stated ones, if they are all there: at the sizes of videos it
+ * takes minutes to compute them. */
+static fb_status find_truths(fb_case *c, fb_script *s, const file_pass *files, bool candidate) {
+    if (!candidate || !states_truths(s, files)) {
+        FB_TRY(fb_script_find_truth(s, NULL, NULL));
+        for (size_t i = 0; i < s->num_passes; i++)
+            FB_TRY(check_truths(c, s, i, &files[i]));
+        return FB_OK;
+    }
+    for (size_t i = 0; i < s->num_passes; i++)
+        FB_TRY(fb_script_set_truth(s, i, files[i].out64, files[i].lse64, files[i].external_out64,
+                                   files[i].external_lse64));
+    return FB_OK;
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+/* One tensor of a pass. */
+static fb_status claim(fb_report *report, const fb_script *s, const fb_script_result *result,
+                       fb_bound_rule rule, const char *name, const float *ours, const float *file,
+                       const double *truth) {
+    const fb_script_config *config = &s->config;
+    const fb_script_pass *pass = &s->passes[result->pass];
+    char tensor[32];
+    snprintf(tensor, sizeof tensor, "step%02zu.%s", result->pass, name);
+    fb_claim made = {
+        .tensor = tensor,
+        .shape = result->lse ? FB_SHAPE(config->block_size, config->num_heads)
+                             : FB_SHAPE(config->block_size, config->num_heads, config->head_dim),
+        .ours = ours,
+        .file = file,
+        .truth = truth,
+        .rule = file ? rule : FB_BOUND_FILE,
+        .is_lse = result->lse,
+        .token_axis = 0,
+        .head_axis = 1,
+        .plain = fb_script_plain,
+        .mistakes = fb_script_mistakes,
+        .num_mistakes = fb_num_script_mistakes,
+        .context = result,
+        .explain = fb_script_explain,
+    };
+    if (!result->lse) {
+        double context =
+            fb_score_effect(pass->true_lse, fb_script_rows(s), s->v_context,
+                            config->context_length * config->num_kv_heads * config->head_dim);
+        double block =
+            fb_score_effect(pass->true_lse, fb_script_rows(s), pass->v, fb_script_kv_values(s));
+        made.score_effect = fmax(context, block);
+    }
+    return fb_report_claim(report, &made);
+}
+
+static fb_status claim_pass(fb_report *report, const fb_script *s, size_t index,
+                            const file_pass *file, fb_bound_rule rule) {
+    const fb_script_pass *pass = &s->passes[index];
+    fb_script_result result = {s, index, false, false};
+    FB_TRY(claim(report, s, &result, rule, "out", pass->out, file->out, pass->true_out));
+    result.lse = true;
+    FB_TRY(claim(report, s, &result, rule, "lse", pass->lse, file->lse, pass->true_lse));
+    if (pass->action != FB_REFRESH_AND_STORE)
+        return FB_OK;
+    result = (fb_script_result){s, index, true, false};
+    FB_TRY(claim(report, s, &result, rule, "external_out", pass->external_out, file->external_out,
+                 pass->true_external_out));
+    result.lse = true;
+    return claim(report, s, &result, rule, "external_lse", pass->external_lse, file->external_lse,
+                 pass->true_external_lse);
+}
+
+static fb_status claim_decisions(fb_case *c, fb_report *report, const fb_script *s,
+                                 const file_inputs *in) {
+    int32_t *action = NULL, *dirty = NULL;
+    FB_TRY(fb_case_alloc(c, s->num_passes, sizeof *action, &action));
+    FB_TRY(fb_case_alloc(c, s->num_passes, sizeof *dirty, &dirty));
+    for (size_t i = 0; i < s->num_passes; i++) {
+        action[i] = s->passes[i].action;
+        dirty[i] = s->passes[i].dirty;
+    }
+    FB_TRY(fb_report_decisions(report, "action", FB_SHAPE(s->num_passes), action, in->action));
+    return fb_report_decisions(report, "dirty", FB_SHAPE(s->num_passes), dirty, in->dirty);
+}
+
+static fb_status recompute(fb_case *c, fb_report *report, const file_inputs *in, fb_script *s) {
+    const char *producer = fb_case_text(c, "produced_by");
+    bool own = producer && strncmp(producer, FB_SCRIPT_PRODUCER, strlen(FB_SCRIPT_PRODUCER)) == 0;
+    file_pass *files = NULL;
+    set_inputs(in, s);
+    FB_TRY(fb_script_run(s));
+    FB_TRY(fb_case_alloc(c, s->num_passes, sizeof *files, &files));
+    for (size_t i = 0; i < s->num_passes; i++)
+        FB_TRY(read_pass(c, s, i, &files[i]));
+    FB_TRY(find_truths(c, s, files, report->candidate != NULL));
+    FB_TRY(claim_decisions(c, report, s, in));
+    for (size_t i = 0; i < s->num_passes; i++)
+        FB_TRY(claim_pass(report, s, i, &files[i], own ? FB_BOUND_BITS : FB_BOUND_FILE));
+    return FB_OK;
+}
+
+/* Results of files that this program wrote must have the same bits; others may be off by what the
+ * file's own are. */
+fb_status fb_recompute_denoising_sequence(fb_case *c, fb_report *report) {
+    file_inputs in = {0};
+    fb_script *s = NULL;
+    FB_TRY(read_inputs(c, &in)); /* their shapes are those of tensors that the file has */
+    FB_TRY(fb_script_create(&in.config, &s));
+    fb_status status = recompute(c, report, &in, s);
+    fb_script_free(s);
+    return status == FB_ERROR_ARGUMENT || status == FB_ERROR_STALE
+               ? fb_fail_in(FB_ERROR_FORMAT, "%s", fb_case_path(c))
+               : status;
+}

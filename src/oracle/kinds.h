@@ -1,0 +1,35 @@
+/* The kinds of cases: each recomputes a file and says what it should hold. */
+#ifndef FB_ORACLE_KINDS_H
+#define FB_ORACLE_KINDS_H
+
+#include "report.h"
+
+/* Recomputes the case with the instruction set and threads that are current, and makes its claims.
+ * An error is the file's fault, or this machine's (memory). */
+typedef fb_status fb_recompute_fn(fb_case *c, fb_report *report);
+
+typedef struct fb_kind {
+    const char *name;
+    fb_recompute_fn *recompute; /* NULL: inputs of other cases, nothing to check alone */
+} fb_kind;
+
+extern const fb_kind fb_kinds[];
+extern const size_t fb_num_kinds;
+
+fb_recompute_fn fb_recompute_attention, fb_recompute_current_block; /* kind_attention.c */
+fb_recompute_fn fb_recompute_split_merge, fb_recompute_fused_merge; /* kind_merge.c */
+fb_recompute_fn fb_recompute_head_masked_merge;
+fb_recompute_fn fb_recompute_denoising_sequence;            /* kind_sequence.c */
+fb_recompute_fn fb_recompute_rope_1d, fb_recompute_rmsnorm; /* kind_layers.c */
+fb_recompute_fn fb_recompute_sdar_attention;                /* kind_sdar_attention.c */
+fb_recompute_fn fb_recompute_model_logits;                  /* kind_model.c */
+fb_recompute_fn fb_recompute_scheduler_trace;               /* kind_schedule.c */
+fb_recompute_fn fb_recompute_generation;                    /* kind_generation.c */
+fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* kind_select.c */
+
+/* Checks one file. report->verbose and report->candidate are the caller's; the rest is filled in.
+ * A file that cannot be read, or whose content contradicts itself, is FB_FAILED with the reason; a
+ * kind that is not known is FB_SKIPPED. Returns FB_OK whenever there is a report to show. */
+fb_status fb_verify_file(const char *path, fb_report *report);
+
+#endif

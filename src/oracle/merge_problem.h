@@ -1,0 +1,51 @@
+/* The merge of two parts, with everything that is asked of it: this build's answer, the truth, what
+ * a plain implementation gives, what known mistakes give. Rows are [tokens, heads].
+ *
+ *   a  the external part (history), fresh or cached      b  the internal part (current block)
+ */
+#ifndef FB_ORACLE_MERGE_PROBLEM_H
+#define FB_ORACLE_MERGE_PROBLEM_H
+
+#include "case.h"
+#include "report.h"
+
+typedef struct fb_merge_problem {
+    size_t tokens, heads, head_dim;
+    const float *out_a, *lse_a, *out_b, *lse_b;
+    /* Per row; NULL: no row. */
+    const unsigned char *passes_b;     /* the output is b's as it is */
+    const unsigned char *passes_lse_b; /* the LSE is b's as it is */
+    const unsigned char *stores;       /* a is fresh and is kept; otherwise it is a cached one */
+    const unsigned char *dirty;        /* the row's token changed since the cached one was made */
+    /* What a mistaken port takes for a: the cached part of rows that store, the fresh part of
+     * others. NULL: nothing. */
+    const float *other_a, *other_lse_a;
+} fb_merge_problem;
+
+typedef struct fb_merge_claim {
+    const char *tensor;
+    fb_shape shape; /* in the order of the rows */
+    size_t token_axis, head_axis;
+    bool lse; /* the merged LSE, not the output */
+    const float *file;
+    fb_dtype file_precision;
+    const double *truth; /* NULL: computed from the parts */
+    double score_effect;
+} fb_merge_claim;
+
+/* The problem must live as long as the case. */
+fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *problem,
+                         const fb_merge_claim *claim);
+
+/* The claim on what a cache holds after it: rows that store have the fresh part, others what they
+ * had, bit for bit. `width`: head_dim for outputs, 1 for LSEs. All [tokens, heads, width]. */
+typedef struct fb_cache_problem {
+    size_t rows, width;
+    const float *before, *fresh;
+    const unsigned char *stores, *dirty; /* per row; NULL: no row */
+} fb_cache_problem;
+
+fb_status fb_claim_cache(fb_case *c, fb_report *report, const fb_cache_problem *problem,
+                         const fb_merge_claim *claim);
+
+#endif

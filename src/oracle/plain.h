@@ -1,0 +1,17 @@
+/* What an implementation without FlashBlock's order or care computes: softmax(q k^T) v in one pass,
+ * in a given precision. The yardstick for candidates in bf16 and f16. */
+#ifndef FB_ORACLE_PLAIN_H
+#define FB_ORACLE_PLAIN_H
+
+#include <flashblock/attention.h>
+
+/* Rounds in place to what `precision` stores. */
+void fb_round_to(fb_dtype precision, float *values, size_t count);
+
+/* Inputs, scores, weights and outputs are rounded to `precision`; sums are float32, as GPU matrix
+ * units have them. `mask` may be NULL. Results are dense: out [num_queries, num_heads, head_dim],
+ * lse [num_queries, num_heads] (float32, not rounded). */
+fb_status fb_plain_attention(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
+                             float scale, fb_dtype precision, float *out, float *lse);
+
+#endif

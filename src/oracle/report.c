@@ -1,0 +1,211 @@
+#include "report.h"
+
+#include "candidate.h"
+#include "half.h"
+#include "memory.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+double fb_spacing_at(double value) {
+    int exponent = 0;
+    frexp(value, &exponent);
+    double spacing = ldexp(1.0, exponent - 24), smallest = 0x1p-149;
+    return value != 0.0 && spacing > smallest ? spacing : smallest;
+}
+
+/* |value - truth|: 0 for equal infinities and for NaN twice, infinite if only one is finite. */
+static double distance(float value, double truth) {
+    if ((double)value == truth || (isnan(value) && isnan(truth)))
+        return 0.0;
+    double error = fabs((double)value - truth);
+    return isfinite(error) ? error : (double)INFINITY;
+}
+
+fb_errors fb_measure_errors(const float *values, const double *truth, size_t count) {
+    fb_errors errors = {0};
+    double sum = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        double error = distance(values[i], truth[i]);
+        if (error == 0.0)
+            continue;
+        double relative = truth[i] != 0.0 ? error / fabs(truth[i]) : (double)INFINITY;
+        double ulps = isfinite(truth[i]) ? error / fb_spacing_at(truth[i]) : (double)INFINITY;
+        if (error > errors.max_abs) {
+            errors.max_abs = error;
+            errors.worst = i;
+        }
+        errors.max_rel = relative > errors.max_rel ? relative : errors.max_rel;
+        errors.max_ulp = ulps > errors.max_ulp ? ulps : errors.max_ulp;
+        sum += ulps;
+    }
+    errors.mean_ulp = count ? sum / (double)count : 0.0;
+    return errors;
+}
+
+double fb_largest_finite(const double *values, size_t count) {
+    double largest = 0.0;
+    for (size_t i = 0; i < count; i++)
+        if (isfinite(values[i]) && fabs(values[i]) > largest)
+            largest = fabs(values[i]);
+    return largest;
+}
+
+double fb_score_effect(const double *lse, size_t num_rows, const float *v, size_t num_values) {
+    double score = fb_largest_finite(lse, num_rows), v_max = 0.0;
+    for (size_t i = 0; i < num_values; i++)
+        if (isfinite(v[i]) && fabs((double)v[i]) > v_max)
+            v_max = fabs((double)v[i]);
+    return score < 16.0 ? 0.0 : 0.5 * fb_spacing_at(score) * v_max;
+}
+
+void fb_shape_index(const fb_shape *shape, size_t flat, char *text, size_t size) {
+    size_t indices[FB_TENSOR_MAX_DIMS], used = 0;
+    for (size_t i = shape->ndim; i-- > 0;) {
+        indices[i] = flat % shape->sizes[i];
+        flat /= shape->sizes[i];
+    }
+    if (size)
+        text[0] = '\0';
+    for (size_t i = 0; i < shape->ndim && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%zu", i ? "," : "", indices[i]);
+}
+
+void fb_report_free(fb_report *report) {
+    fb_free(report->findings);
+    report->findings = NULL;
+    report->num_findings = 0;
+}
+
+static fb_status add(fb_report *report, const fb_finding *finding) {
+    fb_finding *grown = NULL;
+    FB_TRY(fb_alloc(report->num_findings + 1, sizeof *grown, "report", &grown));
+    if (report->num_findings)
+        memcpy(grown, report->findings, report->num_findings * sizeof *grown);
+    grown[report->num_findings] = *finding;
+    fb_free(report->findings);
+    report->findings = grown;
+    report->num_findings++;
+    if (!finding->passed)
+        report->outcome = FB_FAILED;
+    return FB_OK;
+}
+
+static bool same_bits(const float *a, const float *b, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (fb_f32_to_bits(a[i]) != fb_f32_to_bits(b[i]) && !(isnan(a[i]) && isnan(b[i])))
+            return false;
+    return true;
+}
+
+static void judge_ours(const fb_claim *claim, const double *truth, size_t count,
+                       fb_finding *finding) {
+    finding->errors = fb_measure_errors(claim->ours, truth, count);
+    double ulp = fb_spacing_at(fb_largest_finite(truth, count));
+    switch (claim->rule) {
+    case FB_BOUND_FILE:
+        finding->bound = finding->file_errors.max_abs + fmax(ulp, claim->score_effect);
+        finding->passed = finding->errors.max_abs <= finding->bound;
+        break;
+    case FB_BOUND_ABSOLUTE:
+        finding->bound = claim->tolerance;
+        finding->passed = finding->errors.max_abs <= finding->bound;
+        break;
+    case FB_BOUND_BITS:
+        finding->passed = claim->file && same_bits(claim->ours, claim->file, count);
+        break;
+    }
+    if (finding->errors.worst < count)
+        finding->value = (double)claim->ours[finding->errors.worst];
+}
+
+/* The file's own result must be right, too: its error widens the bound of ours. */
+static fb_status judge_file(const fb_claim *claim, fb_finding *finding) {
+    fb_finding judged = {.precision = claim->file_precision};
+    FB_TRY(fb_judge_values(claim, claim->file, &judged));
+    finding->precision = judged.precision;
+    finding->plain_error = judged.plain_error;
+    finding->ratio = judged.ratio;
+    if (judged.passed)
+        return FB_OK;
+    char index[128];
+    fb_shape_index(&claim->shape, judged.errors.worst, index, sizeof index);
+    snprintf(finding->note, sizeof finding->note,
+             "the file's own result is wrong: %.9g at %s, error %.3g where %.3g is allowed; %.300s",
+             judged.value, index, judged.errors.max_abs, judged.bound, judged.note);
+    finding->passed = false;
+    return FB_OK;
+}
+
+/* The truth of a claim: its own, or the file's result. */
+static fb_status claimed_truth(const fb_claim *claim, size_t count, double **widened,
+                               const double **truth) {
+    *truth = claim->truth;
+    if (*truth)
+        return FB_OK;
+    FB_TRY(fb_alloc(count, sizeof **widened, claim->tensor, widened));
+    for (size_t i = 0; i < count; i++)
+        (*widened)[i] = (double)claim->file[i];
+    *truth = *widened;
+    return FB_OK;
+}
+
+fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
+    const fb_tensor_view *theirs =
+        report->candidate ? fb_candidate_find(report->candidate, claim->tensor) : NULL;
+    if (report->candidate && !theirs)
+        return FB_OK;
+    size_t count = fb_shape_count(&claim->shape);
+    fb_finding finding = {.shape = claim->shape, .rule = claim->rule};
+    snprintf(finding.tensor, sizeof finding.tensor, "%s", claim->tensor);
+    double *widened = NULL;
+    const double *truth = NULL;
+    FB_TRY(claimed_truth(claim, count, &widened, &truth));
+    fb_claim judged = *claim;
+    judged.truth = truth;
+    finding.has_file = claim->file && claim->truth;
+    if (finding.has_file)
+        finding.file_errors = fb_measure_errors(claim->file, truth, count);
+    fb_status status = FB_OK;
+    if (theirs) {
+        status = fb_judge_candidate(&judged, report->candidate, theirs, &finding);
+    } else {
+        judge_ours(&judged, truth, count, &finding);
+        if (finding.has_file && claim->rule != FB_BOUND_BITS)
+            status = judge_file(&judged, &finding);
+    }
+    if (status == FB_OK && finding.errors.worst < count)
+        finding.truth = truth[finding.errors.worst];
+    if (status == FB_OK && report->verbose && claim->explain && finding.errors.worst < count)
+        status = claim->explain(claim->context, finding.errors.worst, finding.detail,
+                                sizeof finding.detail);
+    fb_free(widened);
+    return status == FB_OK ? add(report, &finding) : status;
+}
+
+fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_shape shape,
+                              const int32_t *ours, const int32_t *file) {
+    if (report->candidate) /* candidates have values, not decisions */
+        return FB_OK;
+    fb_finding finding = {.shape = shape, .decisions = true, .rule = FB_BOUND_BITS};
+    snprintf(finding.tensor, sizeof finding.tensor, "%s", tensor);
+    for (size_t i = fb_shape_count(&shape); i-- > 0;)
+        if (ours[i] != file[i]) {
+            finding.differing++;
+            finding.errors.worst = i; /* the first one, in the end */
+            finding.value = (double)ours[i];
+            finding.truth = (double)file[i];
+        }
+    finding.passed = finding.differing == 0;
+    return add(report, &finding);
+}
+
+void fb_report_skip(fb_report *report, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(report->reason, sizeof report->reason, format, arguments);
+    va_end(arguments);
+    report->outcome = FB_SKIPPED;
+}

@@ -1,0 +1,36 @@
+/* Attention in double precision from exactly rounded operations alone (+ - * / sqrt, and exp and
+ * log made of them): its results have the same bits on every machine, where libm's exp differs
+ * from one C library to the next. It is what generated cases state as their truth.
+ *
+ * The readable truth is fb_attend_reference; the two agree to some 1e-15, which a test checks.
+ * This one also takes threads, and variations: what known mistakes would give. */
+#ifndef FB_ORACLE_TRUTH_H
+#define FB_ORACLE_TRUTH_H
+
+#include <flashblock/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* A few 1e-16 relative from the exact values. exp: any x; log: x > 0 and normal, +inf, NaN. */
+double fb_portable_exp(double x);
+double fb_portable_log(double x);
+
+typedef struct fb_truth_problem {
+    const float *q;     /* [queries, heads, head_dim] */
+    const float *k, *v; /* [keys, kv_heads, head_dim]; may be NULL when keys is 0 */
+    size_t queries, keys, heads, kv_heads, head_dim;
+    double scale;
+    bool wrong_heads; /* a mistake: query head h reads KV head h mod kv_heads */
+} fb_truth_problem;
+
+/* out [queries, heads, head_dim], lse [queries, heads]; O = 0, L = -inf without keys. Uses the
+ * threads that are set; they change no bit. */
+fb_status fb_truth_attend(const fb_truth_problem *problem, double *out, double *lse);
+
+/* The merge of attention.h, row by row. `out`, `lse` may be those of a or b. */
+void fb_truth_merge(const double *out_a, const double *lse_a, const double *out_b,
+                    const double *lse_b, size_t num_rows, size_t head_dim, double *out,
+                    double *lse);
+
+#endif

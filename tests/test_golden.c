@@ -1,0 +1,62 @@
+/* Every golden file, recomputed as `flashblock verify` does it: attention, merges, layers, models,
+ * selections, schedules, whole generations of the paper's own code. */
+#include "golden_list.h"
+#include "kinds.h"
+
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const folders[] = {"attn",  "gen",       "kern",   "model", "rope",
+                                      "sched", "sdar_attn", "select", "split"};
+enum { NUM_FOLDERS = sizeof folders / sizeof folders[0] };
+
+/* The files of all folders, one after the other, as Criterion takes parameters. */
+ParameterizedTestParameters(golden, file_passes) {
+    golden_file *all = NULL;
+    size_t total = 0;
+    for (size_t i = 0; i < NUM_FOLDERS; i++) {
+        golden_file *files = NULL;
+        size_t count = golden_list(folders[i], "", &files);
+        golden_file *grown = cr_malloc((total + count + 1) * sizeof *grown);
+        if (total)
+            memcpy(grown, all, total * sizeof *grown);
+        if (count)
+            memcpy(grown + total, files, count * sizeof *grown);
+        all = grown;
+        total += count;
+    }
+    return cr_make_param_array(golden_file, all, total);
+}
+
+static void expect_passed(const fb_report *report) {
+    for (size_t i = 0; i < report->num_findings; i++) {
+        const fb_finding *f = &report->findings[i];
+        cr_expect(f->passed,
+                  "%s: %s is off by %g (bound %g), %zu differ; element %zu is %.9g, %.9g "
+                  "expected",
+                  report->path, f->tensor, f->errors.max_abs, f->bound, f->differing,
+                  f->errors.worst, f->value, f->truth);
+    }
+    cr_expect(report->outcome == FB_PASSED, "%s: %s", report->path, report->reason);
+}
+
+ParameterizedTest(golden_file *file, golden, file_passes) {
+    char path[5000];
+    fb_report report = {0};
+    snprintf(path, sizeof path, "%s/%s", golden_folder(), file->name);
+    cr_assert_eq(fb_verify_file(path, &report), FB_OK, "%s", fb_error_message());
+    if (report.outcome == FB_SKIPPED)
+        cr_expect(strcmp(report.reason, "inputs of other cases") == 0, "%s: %s", path,
+                  report.reason);
+    else
+        expect_passed(&report);
+    fb_report_free(&report);
+}
+
+Test(golden, every_folder_has_cases) {
+    for (size_t i = 0; i < NUM_FOLDERS; i++)
+        cr_expect(golden_count(folders[i], "") > 0, "%s/%s holds none", golden_folder(),
+                  folders[i]);
+}

@@ -1,0 +1,447 @@
+/* Tokenizers: what each field of tokenizer.json does, on vocabularies small enough to see it, and
+ * what malformed ones lead to. Equality with the reference is in test_tokenizer_reference.c. */
+#include "temporary.h"
+
+#include <flashblock/tokenizer.h>
+
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* a, b, -, space, and merges of them in the order a- -- -b ab, "Ġa". */
+#define VOCAB                                                                                      \
+    "\"a\":0,\"b\":1,\"-\":2,\"a-\":3,\"--\":4,\"-b\":5,\"ab\":6,\"\\u0120\":7,\"\\u0120a\":8,"    \
+    "\"<unk>\":9,\"abab\":10"
+#define MERGES "\"a -\",\"- -\",\"- b\",\"a b\",\"\\u0120 a\""
+#define MODEL  "{\"type\":\"BPE\",\"vocab\":{" VOCAB "},\"merges\":[" MERGES "]}"
+#define BYTES                                                                                      \
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"                   \
+    "\"use_regex\":false}"
+
+/* Writes a tokenizer.json of these fields and returns its path. */
+static const char *write_tokenizer(const char *added, const char *normalizer,
+                                   const char *pre_tokenizer, const char *model) {
+    char text[8192];
+    int length =
+        snprintf(text, sizeof text,
+                 "{\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,\"model\":%s}", added,
+                 normalizer, pre_tokenizer, model);
+    cr_assert(length > 0 && (size_t)length < sizeof text);
+    return temporary_write_text("tokenizer.json", text);
+}
+
+static fb_tokenizer *load(const char *added, const char *normalizer, const char *pre_tokenizer,
+                          const char *model) {
+    fb_tokenizer *tokenizer = NULL;
+    const char *path = write_tokenizer(added, normalizer, pre_tokenizer, model);
+    cr_assert_eq(fb_tokenizer_load(path, &tokenizer), FB_OK, "%s", fb_error_message());
+    return tokenizer;
+}
+
+static fb_tokenizer *load_demo(void) {
+    const char *root = getenv("FLASHBLOCK_SOURCE_ROOT");
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tests/data/tokenizer/tokenizer.json", root ? root : ".");
+    fb_tokenizer *tokenizer = NULL;
+    cr_assert_eq(fb_tokenizer_load(path, &tokenizer), FB_OK, "%s", fb_error_message());
+    return tokenizer;
+}
+
+/* The ids, in decimal, separated by spaces. */
+static const char *encode(const fb_tokenizer *tokenizer, const char *text, fb_added_tokens added) {
+    static char shown[4096];
+    int32_t *ids = NULL;
+    size_t count = 0, used = 0;
+    cr_assert_eq(fb_tokenizer_encode(tokenizer, text, strlen(text), added, &ids, &count), FB_OK,
+                 "%s", fb_error_message());
+    shown[0] = '\0';
+    for (size_t i = 0; i < count && used < sizeof shown - 16; i++)
+        used += (size_t)snprintf(shown + used, sizeof shown - used, i ? " %d" : "%d", (int)ids[i]);
+    fb_tokenizer_free(ids);
+    return shown;
+}
+
+static void expect_encoded(const fb_tokenizer *tokenizer, const char *text, const char *wanted) {
+    const char *got = encode(tokenizer, text, FB_ADDED_PARSED);
+    cr_expect_str_eq(got, wanted, "'%s': ids %s, not %s", text, got, wanted);
+}
+
+Test(tokenizer, splits_in_every_way) {
+    temporary_make();
+    static const struct {
+        const char *behavior, *invert, *wanted; /* of a--b */
+    } cases[] = {
+        {"Removed", "false", "0 1"},
+        {"Isolated", "false", "0 2 2 1"},
+        {"MergedWithPrevious", "false", "3 2 1"},
+        {"MergedWithNext", "false", "0 2 5"},
+        {"Contiguous", "false", "0 4 1"},
+        {"Removed", "true", "2 2"},
+        {"MergedWithPrevious", "true", "0 2 5"},
+        {"MergedWithNext", "true", "3 2 1"},
+    };
+    static const char *const patterns[] = {"{\"Regex\":\"-\"}", "{\"String\":\"-\"}"};
+    for (size_t i = 0; i < 2 * sizeof cases / sizeof *cases; i++) {
+        char text[512];
+        snprintf(text, sizeof text,
+                 "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":%s,"
+                 "\"behavior\":\"%s\",\"invert\":%s}," BYTES "]}",
+                 patterns[i % 2], cases[i / 2].behavior, cases[i / 2].invert);
+        fb_tokenizer *tokenizer = load("[]", "null", text, MODEL);
+        const char *got = encode(tokenizer, "a--b", FB_ADDED_PARSED);
+        cr_expect_str_eq(got, cases[i / 2].wanted, "%s: %s, not %s", text, got,
+                         cases[i / 2].wanted);
+        fb_tokenizer_destroy(tokenizer);
+    }
+    fb_tokenizer *tokenizer = load("[]", "null", BYTES, MODEL);
+    expect_encoded(tokenizer, "a--b", "3 5");
+    expect_encoded(tokenizer, "", "");
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+Test(tokenizer, byte_level_adds_a_space_and_splits) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load("[]", "null", "{\"type\":\"ByteLevel\"}", MODEL);
+    expect_encoded(tokenizer, "a", "8");
+    expect_encoded(tokenizer, " a", "8");
+    expect_encoded(tokenizer, "ab-", "7 6 2");
+    expect_encoded(tokenizer, "", "");
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+Test(tokenizer, merges_the_lowest_rank_and_the_leftmost_first) {
+    temporary_make();
+    /* aa: one merge, applied from the left. Of the pair listed twice the last rank counts. */
+    fb_tokenizer *tokenizer =
+        load("[]", "null", BYTES,
+             "{\"vocab\":{\"a\":0,\"b\":1,\"aa\":2,\"ab\":3,\"aab\":4,\"ba\":5},"
+             "\"merges\":[\"a b\",[\"a\",\"a\"],\"b a\",\"a ab\",\"a b\"]}");
+    expect_encoded(tokenizer, "aaa", "2 0");
+    expect_encoded(tokenizer, "aaaaa", "2 2 0");
+    expect_encoded(tokenizer, "aab", "2 1");
+    expect_encoded(tokenizer, "ab", "3");
+    expect_encoded(tokenizer, "aba", "0 5");
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+Test(tokenizer, bytes_without_a_token) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load("[]", "null", BYTES, MODEL);
+    expect_encoded(tokenizer, "axyb", "0 1"); /* left out, and nothing merges across them */
+    fb_tokenizer_destroy(tokenizer);
+    tokenizer = load("[]", "null", BYTES,
+                     "{\"vocab\":{" VOCAB "},\"merges\":[" MERGES "],\"unk_token\":\"<unk>\"}");
+    expect_encoded(tokenizer, "axyb", "0 9 9 1");
+    fb_tokenizer_destroy(tokenizer);
+    tokenizer = load("[]", "null", BYTES,
+                     "{\"vocab\":{" VOCAB "},\"merges\":[" MERGES
+                     "],\"unk_token\":\"<unk>\",\"fuse_unk\":true}");
+    expect_encoded(tokenizer, "xaxyb", "9 0 9 1");
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+Test(tokenizer, ignores_merges_of_whole_tokens) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load("[]", "null", BYTES, MODEL);
+    expect_encoded(tokenizer, "abab", "6 6");
+    fb_tokenizer_destroy(tokenizer);
+    tokenizer = load("[]", "null", BYTES,
+                     "{\"vocab\":{" VOCAB "},\"merges\":[" MERGES "],\"ignore_merges\":true}");
+    expect_encoded(tokenizer, "abab", "10");
+    expect_encoded(tokenizer, " a", "8");
+    expect_encoded(tokenizer, "ababa", "6 6 0");
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+#define ADDED                                                                                      \
+    "[{\"id\":20,\"content\":\"b-b\",\"special\":true},{\"id\":21,\"content\":\"aa\"},"            \
+    "{\"id\":22,\"content\":\"<l>\",\"lstrip\":true},{\"id\":23,\"content\":\"<r>\","              \
+    "\"rstrip\":true},{\"id\":24,\"content\":\"ba\",\"single_word\":true},"                        \
+    "{\"id\":25,\"content\":\"b-b-\",\"special\":true},{\"id\":26,\"content\":\"\"}]"
+
+Test(tokenizer, finds_added_tokens) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
+    expect_encoded(tokenizer, "ab-ba", "0 20 0");
+    expect_encoded(tokenizer, "b-b-b", "25 1"); /* the longest */
+    expect_encoded(tokenizer, "aaa", "21 0");   /* the leftmost */
+    expect_encoded(tokenizer, "a  <l> b", "0 22 7 1");
+    expect_encoded(tokenizer, "  <l><l>", "22 22");
+    expect_encoded(tokenizer, "a \xe2\x80\x83<l>", "0 22"); /* U+2003 */
+    expect_encoded(tokenizer, "a <r>  b", "0 7 23 1");
+    expect_encoded(tokenizer, "<r>  ", "23");
+    expect_encoded(tokenizer, "a ba b", "0 7 24 7 1");
+    expect_encoded(tokenizer, "ba-", "24 2");
+    expect_encoded(tokenizer, "aba", "6 0");
+    expect_encoded(tokenizer,
+                   "\xc3\xa9"
+                   "ba",
+                   "1 0");                          /* é is a letter, and no token here */
+    expect_encoded(tokenizer, "ba\xcc\x81", "1 0"); /* so is a combining accent */
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+/* A prompt that spells the mask token must not make the model denoise it. */
+Test(tokenizer, text_cannot_smuggle_in_special_tokens) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
+    cr_expect_str_eq(encode(tokenizer, "ab-b", FB_ADDED_PARSED), "0 20");
+    cr_expect_str_eq(encode(tokenizer, "ab-b", FB_ADDED_SPECIAL_AS_TEXT), "6 5");
+    cr_expect_str_eq(encode(tokenizer, "aab-b", FB_ADDED_SPECIAL_AS_TEXT), "21 1 5");
+    cr_expect_str_eq(encode(tokenizer, "aab-b", FB_ADDED_AS_TEXT), "0 6 5");
+    fb_tokenizer_destroy(tokenizer);
+    tokenizer = load_demo();
+    int32_t mask = fb_tokenizer_token_id(tokenizer, "<|MASK|>");
+    cr_expect(mask >= 0 && fb_tokenizer_is_special(tokenizer, mask));
+    static const fb_added_tokens modes[] = {FB_ADDED_PARSED, FB_ADDED_SPECIAL_AS_TEXT,
+                                            FB_ADDED_AS_TEXT};
+    for (size_t mode = 0; mode < 3; mode++) {
+        int32_t *ids = NULL;
+        size_t count = 0, masks = 0, length = 0;
+        char *text = NULL;
+        cr_assert_eq(fb_tokenizer_encode(tokenizer, "a <|MASK|> b", 12, modes[mode], &ids, &count),
+                     FB_OK);
+        for (size_t i = 0; i < count; i++)
+            masks += ids[i] == mask;
+        cr_expect_eq(masks, modes[mode] == FB_ADDED_PARSED ? 1u : 0u);
+        cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &text, &length), FB_OK);
+        cr_expect_str_eq(text, "a <|MASK|> b");
+        fb_tokenizer_free(text);
+        fb_tokenizer_free(ids);
+    }
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+Test(tokenizer, looks_tokens_up) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
+    cr_expect_eq(fb_tokenizer_vocab_size(tokenizer), 27u);
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, "a-"), 3);
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, "\u0120a"), 8);
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, " a"), -1);
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, "b-b"), 20);
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, "nothing"), -1);
+    cr_expect(fb_tokenizer_is_special(tokenizer, 20) && !fb_tokenizer_is_special(tokenizer, 21));
+    cr_expect(!fb_tokenizer_is_special(tokenizer, -1) && !fb_tokenizer_is_special(tokenizer, 15) &&
+              !fb_tokenizer_is_special(tokenizer, INT32_MAX));
+    size_t length = 9;
+    const char *bytes = fb_tokenizer_token_bytes(tokenizer, 8, &length);
+    cr_expect(length == 2 && memcmp(bytes, " a", 2) == 0);
+    cr_expect_null(fb_tokenizer_token_bytes(tokenizer, 15, &length));
+    cr_expect_eq(length, 0u);
+    fb_tokenizer_destroy(tokenizer);
+    fb_tokenizer_destroy(NULL);
+    temporary_remove();
+}
+
+Test(tokenizer, decodes) {
+    temporary_make();
+    fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
+    const int32_t ids[] = {8, 20, -5, 15, 1000000, INT32_MAX, INT32_MIN, 6, 21};
+    char *text = NULL;
+    size_t length = 0;
+    cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, 9, false, &text, &length), FB_OK);
+    cr_expect_str_eq(text, " ab-babaa");
+    cr_expect_eq(length, strlen(text));
+    fb_tokenizer_free(text);
+    cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, 9, true, &text, &length), FB_OK);
+    cr_expect_str_eq(text, " aabaa");
+    fb_tokenizer_free(text);
+    cr_assert_eq(fb_tokenizer_decode(tokenizer, NULL, 0, true, &text, &length), FB_OK);
+    cr_expect(length == 0 && text[0] == '\0');
+    fb_tokenizer_free(text);
+    fb_tokenizer_destroy(tokenizer);
+    temporary_remove();
+}
+
+static void expect_put(fb_token_stream *stream, const int32_t *ids, size_t count,
+                       const char *wanted) {
+    const char *text = NULL;
+    size_t length = 0;
+    cr_assert_eq(fb_token_stream_put(stream, ids, count, &text, &length), FB_OK);
+    cr_expect_str_eq(text, wanted, "'%s', not '%s'", text, wanted);
+    cr_expect_eq(length, strlen(wanted));
+}
+
+static void expect_finish(fb_token_stream *stream, const char *wanted) {
+    const char *text = NULL;
+    size_t length = 0;
+    cr_assert_eq(fb_token_stream_finish(stream, &text, &length), FB_OK);
+    cr_expect_str_eq(text, wanted, "'%s', not '%s'", text, wanted);
+    cr_expect_eq(length, strlen(wanted));
+}
+
+Test(tokenizer, streams_whole_characters) {
+    fb_tokenizer *tokenizer = load_demo();
+    int32_t byte[4], mask = fb_tokenizer_token_id(tokenizer, "<|MASK|>");
+    static const char *const spelled[] = {"\u00f0", "\u0141", "\u013a", "\u0122"}; /* F0 9F 98 80 */
+    for (int i = 0; i < 4; i++) {
+        byte[i] = fb_tokenizer_token_id(tokenizer, spelled[i]);
+        cr_assert(byte[i] >= 0, "byte %d", i);
+    }
+    fb_token_stream *stream = NULL;
+    cr_assert_eq(fb_token_stream_create(tokenizer, false, &stream), FB_OK);
+    expect_put(stream, byte, 1, "");
+    expect_put(stream, byte + 1, 2, "");
+    expect_put(stream, byte + 3, 1, "\xf0\x9f\x98\x80");
+    expect_put(stream, byte, 2, "");
+    expect_put(stream, byte, 1, "\xef\xbf\xbd"); /* what was begun cannot be completed */
+    expect_put(stream, &mask, 1, "\xef\xbf\xbd<|MASK|>");
+    expect_put(stream, byte, 3, "");
+    expect_finish(stream, "\xef\xbf\xbd");
+    expect_finish(stream, "");
+    expect_put(stream, byte + 3, 1, "\xef\xbf\xbd");
+    expect_put(stream, NULL, 0, "");
+    fb_token_stream_destroy(stream);
+    cr_assert_eq(fb_token_stream_create(tokenizer, true, &stream), FB_OK);
+    expect_put(stream, byte, 2, "");
+    expect_put(stream, &mask, 1, ""); /* skipped: as if it were not there */
+    expect_put(stream, byte + 2, 2, "\xf0\x9f\x98\x80");
+    fb_token_stream_destroy(stream);
+    fb_token_stream_destroy(NULL);
+    fb_tokenizer_destroy(tokenizer);
+}
+
+Test(tokenizer, takes_nul_and_bad_bytes) {
+    fb_tokenizer *tokenizer = load_demo();
+    int32_t *ids = NULL;
+    char *text = NULL;
+    size_t count = 0, length = 0;
+    cr_assert_eq(fb_tokenizer_encode(tokenizer, "a\0b\xff", 4, FB_ADDED_PARSED, &ids, &count),
+                 FB_OK);
+    cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &text, &length), FB_OK);
+    cr_expect(length == 6 && memcmp(text, "a\0b\xef\xbf\xbd", 7) == 0);
+    fb_tokenizer_free(ids);
+    fb_tokenizer_free(text);
+    cr_assert_eq(fb_tokenizer_encode(tokenizer, NULL, 0, FB_ADDED_PARSED, &ids, &count), FB_OK);
+    cr_expect(ids != NULL && count == 0);
+    fb_tokenizer_free(ids);
+    fb_tokenizer_destroy(tokenizer);
+}
+
+Test(tokenizer, refuses_bad_arguments) {
+    fb_tokenizer *tokenizer = load_demo(), *other = NULL;
+    int32_t *ids = NULL;
+    size_t count = 7;
+    cr_expect_eq(fb_tokenizer_encode(NULL, "a", 1, FB_ADDED_PARSED, &ids, &count),
+                 FB_ERROR_ARGUMENT);
+    cr_expect_eq(fb_tokenizer_encode(tokenizer, NULL, 1, FB_ADDED_PARSED, &ids, &count),
+                 FB_ERROR_ARGUMENT);
+    cr_expect_eq(fb_tokenizer_encode(tokenizer, "a", 1, (fb_added_tokens)3, &ids, &count),
+                 FB_ERROR_ARGUMENT);
+    cr_expect_eq(
+        fb_tokenizer_encode(tokenizer, "a", ((size_t)1 << 30) + 1, FB_ADDED_PARSED, &ids, &count),
+        FB_ERROR_ARGUMENT);
+    cr_expect(ids == NULL && count == 7);
+    cr_expect_eq(fb_tokenizer_load(NULL, &other), FB_ERROR_ARGUMENT);
+    cr_expect_eq(fb_tokenizer_load("/nonexistent", &other), FB_ERROR_IO);
+    cr_expect_null(other);
+    fb_tokenizer_destroy(tokenizer);
+}
+
+Test(tokenizer, long_runs_take_little_time) {
+    fb_tokenizer *tokenizer = load_demo();
+    static const char *const units[] = {"a",    "ab",           " ",      "\n", " \n",      "!",
+                                        "\xff", "\u0301\u0323", "\u4e00", "<|", "<|MASK|>", "  x"};
+    enum { SIZE = 1 << 20 };
+    char *text = malloc(SIZE + 16);
+    cr_assert(text);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        size_t unit = strlen(units[i]), length = SIZE / unit * unit;
+        for (size_t at = 0; at < length; at += unit)
+            memcpy(text + at, units[i], unit);
+        int32_t *ids = NULL;
+        size_t count = 0;
+        clock_t start = clock();
+        cr_assert_eq(fb_tokenizer_encode(tokenizer, text, length, FB_ADDED_PARSED, &ids, &count),
+                     FB_OK, "%s", fb_error_message());
+        double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        cr_expect(seconds < 30, "1 MB of '%s': %.1f s", units[i], seconds);
+        cr_log_info("1 MB of unit %zu: %zu ids, %.2f s", i, count, seconds);
+        fb_tokenizer_free(ids);
+    }
+    free(text);
+    fb_tokenizer_destroy(tokenizer);
+}
+
+static const char shared_text[] =
+    "In the beginning God created <|MASK|> the heaven \xf0\x9f\x98\x80";
+
+static void *encode_often(void *tokenizer) {
+    size_t *total = calloc(1, sizeof *total);
+    for (int i = 0; total && i < 200; i++) {
+        int32_t *ids = NULL;
+        size_t count = 0;
+        if (fb_tokenizer_encode(tokenizer, shared_text, sizeof shared_text - 1, FB_ADDED_PARSED,
+                                &ids, &count) == FB_OK)
+            for (size_t k = 0; k < count; k++)
+                *total += (size_t)ids[k] * (k + 1);
+        fb_tokenizer_free(ids);
+    }
+    return total;
+}
+
+Test(tokenizer, serves_several_threads) {
+    enum { THREADS = 4 };
+    fb_tokenizer *tokenizer = load_demo();
+    pthread_t threads[THREADS];
+    size_t *totals[THREADS], *alone = encode_often(tokenizer);
+    for (int i = 0; i < THREADS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, encode_often, tokenizer), 0);
+    for (int i = 0; i < THREADS; i++) {
+        void *result = NULL;
+        cr_assert_eq(pthread_join(threads[i], &result), 0);
+        totals[i] = result;
+        cr_expect_eq(*totals[i], *alone);
+        free(totals[i]);
+    }
+    free(alone);
+    fb_tokenizer_destroy(tokenizer);
+}
+
+Test(tokenizer, adds_tokens_of_the_configuration) {
+    const char *directory = temporary_make();
+    write_tokenizer(ADDED, "null", BYTES, MODEL);
+    temporary_write_text("tokenizer_config.json",
+                         "{\"added_tokens_decoder\":{"
+                         "\"20\":{\"content\":\"b-b\",\"special\":true},"
+                         "\"30\":{\"content\":\"<|MASK|>\",\"special\":true}}}");
+    fb_tokenizer *tokenizer = NULL;
+    cr_assert_eq(fb_tokenizer_load(directory, &tokenizer), FB_OK, "%s", fb_error_message());
+    cr_expect_eq(fb_tokenizer_token_id(tokenizer, "<|MASK|>"), 30);
+    expect_encoded(tokenizer, "a<|MASK|>b", "0 30 1");
+    expect_encoded(tokenizer, "b-b", "20");
+    fb_tokenizer_destroy(tokenizer);
+    static const struct {
+        const char *config, *words;
+    } bad[] = {
+        {"{\"added_tokens_decoder\":{\"20\":{\"content\":\"<|MASK|>\"}}}", "used twice"},
+        {"{\"added_tokens_decoder\":{\"x\":{\"content\":\"<|MASK|>\"}}}", "'x' is no token id"},
+        {"{\"added_tokens_decoder\":{\"-1\":{\"content\":\"<|MASK|>\"}}}", "'-1' is no token id"},
+        {"{\"added_tokens_decoder\":{\"99999999999999999999\":{\"content\":\"m\"}}}",
+         "no token id"},
+        {"{\"added_tokens_decoder\":{\"30\":{}}}", "content is missing"},
+        {"{\"added_tokens_decoder\":[]}", "is [], not an object"},
+        {"[]", "not a JSON object"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        temporary_write_text("tokenizer_config.json", bad[i].config);
+        tokenizer = NULL;
+        cr_expect_eq(fb_tokenizer_load(directory, &tokenizer), FB_ERROR_FORMAT, "%s",
+                     bad[i].config);
+        cr_expect(strstr(fb_error_message(), bad[i].words), "'%s' does not say '%s'",
+                  fb_error_message(), bad[i].words);
+        cr_expect_null(tokenizer);
+    }
+    temporary_remove();
+}
