@@ -1,4 +1,5 @@
-/* Rotary positions against the paper's SDARRotaryEmbedding. */
+/* Rotary positions against PyTorch and the paper's SDARRotaryEmbedding, where it is bit for bit;
+ * the rest of its tensors: test_golden.c. */
 #include "golden_case.h"
 #include "golden_list.h"
 #include "half.h"
@@ -7,23 +8,9 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_HEAD_DIM = 512, MAX_HALF = MAX_HEAD_DIM / 2 };
-
-/* Floats between two floats of the same sign. */
-static long ulps(float a, float b) {
-    int32_t x = (int32_t)fb_f32_to_bits(a), y = (int32_t)fb_f32_to_bits(b);
-    return labs((long)x - (long)y);
-}
-
-GOLDEN_TEST(rope, frequencies_equal_pytorch_bit_for_bit, "rope", "sdar_rope_") {
-    float inv_freq[MAX_HALF];
-    size_t head_dim = golden_size(c, "D");
-    fb_rope_frequencies(head_dim, golden_real(c, "theta"), inv_freq);
-    expect_same_bits(golden_name(c), inv_freq, golden_f32(c, "inv_freq"), head_dim / 2);
-}
 
 /* What PyTorch 1.13 gives where its power function is not the rounded one, in its vector loop and
  * in the rest that it leaves to libm. */
@@ -48,26 +35,6 @@ Test(rope, frequencies_of_other_models) {
                      "head_dim %zu, theta %g: inv_freq[%zu] is %a, expected %a",
                      expected[i].head_dim, expected[i].theta, expected[i].index, (double)got,
                      (double)expected[i].inv_freq);
-    }
-}
-
-/* cos, sin  [1, S, D], the halves equal. The paper's are within 1 ulp of the truth, ours are it. */
-GOLDEN_TEST(rope, angles_within_one_ulp, "rope", "sdar_rope_") {
-    size_t head_dim = golden_size(c, "D"), half = head_dim / 2;
-    size_t num_positions = golden_tensor(c, "pos")->count;
-    const int32_t *positions = golden_i32(c, "pos");
-    const float *inv_freq = golden_f32(c, "inv_freq");
-    const float *cosines = golden_f32(c, "cos"), *sines = golden_f32(c, "sin");
-    float got_cos[MAX_HALF], got_sin[MAX_HALF];
-    for (size_t p = 0; p < num_positions; p++) {
-        fb_rope_angles(inv_freq, half, (size_t)positions[p], got_cos, got_sin);
-        for (size_t d = 0; d < half; d++) {
-            size_t e = p * head_dim + d;
-            cr_assert(ulps(got_cos[d], cosines[e]) <= 1 && ulps(got_sin[d], sines[e]) <= 1,
-                      "%s: position %d, pair %zu: cos %a sin %a, expected %a %a", golden_name(c),
-                      (int)positions[p], d, (double)got_cos[d], (double)got_sin[d],
-                      (double)cosines[e], (double)sines[e]);
-        }
     }
 }
 
@@ -105,10 +72,6 @@ static void expect_rotated(golden_case *c, const char *name) {
 GOLDEN_TEST(rope, rotation, "rope", "sdar_rope_") {
     expect_rotated(c, "q");
     expect_rotated(c, "k");
-}
-
-Test(rope, golden_cases_are_there) {
-    cr_assert_gt(golden_count("rope", "sdar_rope_"), 0, "%s/rope holds none", golden_folder());
 }
 
 Test(rope, position_zero_changes_nothing) {

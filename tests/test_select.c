@@ -1,5 +1,5 @@
-/* Remasking: which positions keep their proposed token. Against the training code's selections
- * (golden/paper/select), torch.topk's choices among ties, and by hand for the engine's rules. */
+/* Remasking: which positions keep their proposed token. Against torch.topk's choices among ties,
+ * and by hand for the engine's rules. (The training code's own selections: test_golden.c.) */
 #include "golden_case.h"
 #include "golden_list.h"
 #include "memory.h"
@@ -14,81 +14,6 @@
 #include <string.h>
 
 enum { MAX_BLOCK = 64 };
-
-/* --- golden: the training rule ---------------------------------------------------------------- */
-
-typedef struct selection {
-    golden_case *c;
-    fb_remask_step step;
-    size_t num_tokens;
-    const float *logits, *p;
-    const int32_t *x0, *mask, *transfer;
-} selection;
-
-static void check_proposals(const selection *s, size_t row) {
-    float probabilities[1024];
-    uint32_t order[1024];
-    cr_assert_leq(s->num_tokens, 1024);
-    fb_sampler sampler = {.greedy = true, .temperature = 1.0, .top_p = 1.0, .banned_token = -1};
-    for (size_t i = row * s->step.block_size; i < (row + 1) * s->step.block_size; i++) {
-        fb_proposal proposal;
-        cr_assert_eq(fb_sampler_propose(&sampler, s->logits + i * s->num_tokens, s->num_tokens, 0.0,
-                                        order, probabilities, &proposal),
-                     FB_OK, "%s", fb_error_message());
-        cr_assert_eq(proposal.token, s->x0[i], "%s: token of row %zu is %d, not %d",
-                     golden_name(s->c), i, proposal.token, s->x0[i]);
-        cr_assert_float_eq(proposal.confidence, s->p[i], 1e-6,
-                           "%s: confidence of row %zu is %.9g, not %.9g", golden_name(s->c), i,
-                           (double)proposal.confidence, (double)s->p[i]);
-    }
-}
-
-static void check_transfer(selection *s, size_t row) {
-    size_t block = s->step.block_size, accepted[MAX_BLOCK];
-    bool masked[MAX_BLOCK], chosen[MAX_BLOCK] = {false};
-    for (size_t i = 0; i < block; i++)
-        masked[i] = s->mask[row * block + i] != 0;
-    s->step.masked = masked;
-    s->step.confidence = s->p + row * block;
-    size_t count = fb_remask(&s->step, accepted);
-    for (size_t i = 0; i < count; i++)
-        chosen[accepted[i]] = true;
-    for (size_t i = 0; i < block; i++)
-        cr_assert_eq(chosen[i], s->transfer[row * block + i] != 0,
-                     "%s: position %zu of row %zu: transfer %d, recorded %d", golden_name(s->c), i,
-                     row, (int)chosen[i], s->transfer[row * block + i]);
-}
-
-GOLDEN_TEST(select, training_rule, "select", "select_") {
-    selection s = {.c = c};
-    size_t steps = golden_size(s.c, "steps"), batch = golden_size(s.c, "B");
-    s.step = (fb_remask_step){.rule = FB_BUDGET_CAP,
-                              .block_size = golden_size(s.c, "L"),
-                              .confidence_threshold = golden_real(s.c, "threshold")};
-    cr_assert_leq(s.step.block_size, MAX_BLOCK);
-    const char *name = json_string_value(golden_param(s.c, "remasking"));
-    cr_assert_eq(fb_remasking_parse(name, &s.step.strategy), FB_OK, "%s", fb_error_message());
-    s.num_tokens = golden_size(s.c, "V");
-    s.logits = golden_f32(s.c, "logits");
-    s.p = golden_f32(s.c, "p");
-    s.x0 = golden_i32(s.c, "x0");
-    s.mask = golden_i32(s.c, "mask");
-    s.transfer = golden_i32(s.c, "transfer");
-    const int32_t *budget = golden_i32(s.c, "budget"), *step = golden_i32(s.c, "step");
-    for (size_t i = 0; i < steps; i++)
-        cr_assert_eq(fb_remask_budget(s.step.block_size, steps, i), (size_t)budget[i]);
-    size_t count = golden_tensor(s.c, "step")->count;
-    cr_assert_gt(count, 0);
-    for (size_t row = 0; row < count * batch; row++) {
-        s.step.budget = (size_t)budget[step[row / batch]];
-        check_proposals(&s, row);
-        check_transfer(&s, row);
-    }
-}
-
-Test(select, there_are_golden_cases) {
-    cr_assert_geq(golden_count("select", "select_"), 32);
-}
 
 /* --- torch.topk ------------------------------------------------------------------------------- */
 
