@@ -18,6 +18,7 @@ static const command commands[] = {
      fb_command_golden},
     {"info", "what this build and this machine have", fb_command_info},
     {"selftest", "check this build against the golden hashes", fb_command_selftest},
+    {"verify", "check case files, or another implementation's results of one", fb_command_verify},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };

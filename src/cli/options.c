@@ -167,6 +167,15 @@ static const char *command_name(const fb_option_table *table) {
     return name;
 }
 
+/* Whether the argument behind a FB_OPTION_FILE is its value: neither an option nor, where it has to
+ * have an ending, an argument of the command. */
+static bool is_file_value(const fb_option *option, const char *next) {
+    if (next[0] == '-')
+        return next[1] == '\0';
+    size_t length = strlen(next), tail = option->ending ? strlen(option->ending) : 0;
+    return length >= tail && (tail == 0 || strcmp(next + length - tail, option->ending) == 0);
+}
+
 /* The value of `option` written at argv[*index], which moves on when the value is an argument of
  * its own. NULL with *result set when it has to be there and is not, or must not be and is. */
 static const char *value_of(const fb_option *option, const spelling *given, int argc, char **argv,
@@ -182,7 +191,7 @@ static const char *value_of(const fb_option *option, const spelling *given, int 
     if (given->value)
         return given->value;
     const char *next = *index + 1 < argc ? argv[*index + 1] : NULL;
-    if (option->kind == FB_OPTION_FILE && (!next || (next[0] == '-' && next[1] != '\0')))
+    if (option->kind == FB_OPTION_FILE && (!next || !is_file_value(option, next)))
         return "-";
     if (next) {
         ++*index;
@@ -195,14 +204,32 @@ static const char *value_of(const fb_option *option, const spelling *given, int 
 
 static void print_help(const fb_option_table *table);
 
-static fb_options_result read_argument(const fb_option_table *table, int argc, char **argv,
-                                       int *index, char *target) {
-    const char *argument = argv[*index];
-    if (argument[0] != '-' || argument[1] == '\0' || strcmp(argument, "--") == 0) {
+/* An argument that is no option. */
+static fb_options_result take_argument(const fb_option_table *table, const char *argument,
+                                       char *target) {
+    const fb_arguments *arguments = table->arguments;
+    fb_option_list *list =
+        arguments ? (fb_option_list *)(void *)(target + arguments->target) : NULL;
+    if (!list || (arguments->max != 0 && list->count == arguments->max)) {
         fb_print_error("unexpected argument '%s'; see flashblock %s --help", argument,
                        command_name(table));
         return FB_OPTIONS_WRONG;
     }
+    append(list, NULL, argument);
+    return FB_OPTIONS_READY;
+}
+
+static fb_options_result read_argument(const fb_option_table *table, int argc, char **argv,
+                                       int *index, char *target) {
+    const char *argument = argv[*index];
+    if (table->arguments && strcmp(argument, "--") == 0) {
+        fb_options_result result = FB_OPTIONS_READY;
+        while (++*index < argc && result == FB_OPTIONS_READY)
+            result = take_argument(table, argv[*index], target);
+        return result;
+    }
+    if (argument[0] != '-' || argument[1] == '\0' || strcmp(argument, "--") == 0)
+        return take_argument(table, argument, target);
     spelling given = take_apart(argument);
     if (is_named(&given, "help", 'h') && !given.value) {
         print_help(table);
@@ -219,23 +246,39 @@ static fb_options_result read_argument(const fb_option_table *table, int argc, c
     return value ? set_value(option, value, target + option->target) : result;
 }
 
-/* Defaults, and empty lists with room for every argument. */
+/* Room for every argument that there can be. */
+static fb_options_result reserve_list(char *target, int argc, const char *name) {
+    fb_option_list *list = (fb_option_list *)(void *)target;
+    if (list->values || fb_alloc((size_t)argc, sizeof *list->values, name, &list->values) == FB_OK)
+        return FB_OPTIONS_READY;
+    fb_print_error("%s", fb_error_message());
+    return FB_OPTIONS_WRONG;
+}
+
+/* Defaults, and empty lists. */
 static fb_options_result set_defaults(const fb_option_table *table, int argc, char *target) {
-    for (size_t i = 0; i < table->num_options; i++) {
+    fb_options_result result = FB_OPTIONS_READY;
+    for (size_t i = 0; i < table->num_options && result == FB_OPTIONS_READY; i++) {
         const fb_option *option = &table->options[i];
-        if (option->kind == FB_OPTION_LIST) {
-            fb_option_list *list = (fb_option_list *)(void *)(target + option->target);
-            if (!list->values && fb_alloc((size_t)argc, sizeof *list->values, option->name,
-                                          &list->values) != FB_OK) {
-                fb_print_error("%s", fb_error_message());
-                return FB_OPTIONS_WRONG;
-            }
-        }
-        if (option->otherwise &&
-            set_value(option, option->otherwise, target + option->target) != FB_OPTIONS_READY)
-            return FB_OPTIONS_WRONG;
+        if (option->kind == FB_OPTION_LIST)
+            result = reserve_list(target + option->target, argc, option->name);
+        if (option->otherwise && result == FB_OPTIONS_READY)
+            result = set_value(option, option->otherwise, target + option->target);
     }
-    return FB_OPTIONS_READY;
+    if (table->arguments && result == FB_OPTIONS_READY)
+        result = reserve_list(target + table->arguments->target, argc, table->arguments->name);
+    return result;
+}
+
+static fb_options_result check_arguments(const fb_option_table *table, const char *target) {
+    const fb_arguments *arguments = table->arguments;
+    if (!arguments)
+        return FB_OPTIONS_READY;
+    const fb_option_list *list = (const fb_option_list *)(const void *)(target + arguments->target);
+    if (list->count >= arguments->min)
+        return FB_OPTIONS_READY;
+    fb_print_error("no %s given; see flashblock %s --help", arguments->name, command_name(table));
+    return FB_OPTIONS_WRONG;
 }
 
 fb_options_result fb_options_parse(const fb_option_table *table, int argc, char **argv,
@@ -243,7 +286,7 @@ fb_options_result fb_options_parse(const fb_option_table *table, int argc, char 
     fb_options_result result = set_defaults(table, argc, target);
     for (int i = 1; i < argc && result == FB_OPTIONS_READY; i++)
         result = read_argument(table, argc, argv, &i, target);
-    return result;
+    return result == FB_OPTIONS_READY ? check_arguments(table, target) : result;
 }
 
 /* --- help ------------------------------------------------------------------------------------- */

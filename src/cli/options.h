@@ -1,9 +1,9 @@
-/* Options of a command, declared as one table: parsing, range checks, defaults and --help all come
- * from it.
+/* Options and arguments of a command, declared as one table: parsing, range checks, defaults and
+ * --help all come from it.
  *
  * Accepted forms: --name VALUE, --name=VALUE, --flag, -n VALUE, -nVALUE. A value may begin with a
- * dash. There are no positional arguments. Of an option given twice the last counts, except where
- * its kind is a list. */
+ * dash. Of an option given twice the last counts, except where its kind is a list. Other arguments
+ * are errors, unless the table declares them; then "--" ends the options. */
 #ifndef FB_CLI_OPTIONS_H
 #define FB_CLI_OPTIONS_H
 
@@ -33,13 +33,15 @@ typedef struct fb_option {
     double min, max;       /* of FB_OPTION_SIZE and FB_OPTION_DOUBLE; max 0: no upper limit */
     const char *otherwise; /* default, read as if it were given and shown in --help; or NULL */
     fb_status (*parse)(const char *text, void *target); /* of FB_OPTION_PARSED */
+    const char *ending; /* of FB_OPTION_FILE: a value that is an argument of its own ends in it,
+                           others are the command's arguments; NULL: any value */
     const char *help;
 } fb_option;
 
-/* Values of options of kind FB_OPTION_LIST; several options may share a list. */
+/* Values of options of kind FB_OPTION_LIST; several options may share a list. Also arguments. */
 typedef struct fb_option_value {
-    const fb_option *option;
-    const char *text; /* borrowed from argv */
+    const fb_option *option; /* NULL: an argument */
+    const char *text;        /* borrowed from argv */
 } fb_option_value;
 
 typedef struct fb_option_list {
@@ -49,11 +51,19 @@ typedef struct fb_option_list {
 
 void fb_option_list_free(fb_option_list *list);
 
+/* Arguments that are no options: at least `min` of them, at most `max` (0: no limit). */
+typedef struct fb_arguments {
+    const char *name; /* what messages call one: "PATH" */
+    size_t min, max;
+    size_t target; /* offset of an fb_option_list */
+} fb_arguments;
+
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
     const fb_option *options;
     size_t num_options;
+    const fb_arguments *arguments; /* NULL: none */
 } fb_option_table;
 
 typedef enum fb_options_result {

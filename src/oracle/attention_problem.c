@@ -20,6 +20,15 @@ fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem) 
     return FB_OK;
 }
 
+fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem) {
+    double scale = 0.0;
+    FB_TRY(fb_case_real_or(c, "softmax_scale", 1.0 / sqrt((double)problem->head_dim), &scale));
+    if (!(fabs(scale) >= 1e-30 && fabs(scale) <= 1e30))
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.softmax_scale is %g", fb_case_path(c), scale);
+    problem->scale = scale;
+    return FB_OK;
+}
+
 size_t fb_problem_rows(const fb_attention_problem *problem) {
     return problem->batch * problem->queries * problem->heads;
 }
@@ -54,7 +63,7 @@ fb_status fb_problem_attend(const fb_attention_problem *p, float *out, float *ls
             fb_part_rows(out + b * rows * p->head_dim, lse + b * rows, p->heads, p->head_dim);
         part.lse_token_stride = 1;
         part.lse_head_stride = (ptrdiff_t)p->queries;
-        FB_TRY(fb_attend(&e.queries, &e.view, NULL, (float)p->scale, &part));
+        FB_TRY(fb_attend(&e.queries, &e.view, &p->mask, (float)p->scale, &part));
     }
     return FB_OK;
 }
@@ -70,14 +79,13 @@ fb_status fb_problem_attend(const fb_attention_problem *p, float *out, float *ls
 /* What may be wrong about a computation in double precision. */
 typedef struct variation {
     double scale;
-    bool wrong_heads;  /* query head h reads KV head h mod num_kv_heads */
-    fb_mask_kind mask; /* causal: block_size 1 */
-    size_t first_query;
-    size_t first_key, last_key; /* of the keys that are seen */
+    bool wrong_heads; /* query head h reads KV head h mod num_kv_heads */
+    fb_mask mask;     /* causal: block_size 1 */
+    size_t last_key;  /* keys behind it are not seen */
 } variation;
 
 static variation right(const fb_attention_problem *p) {
-    return (variation){.scale = p->scale, .last_key = p->keys};
+    return (variation){.scale = p->scale, .mask = p->mask, .last_key = p->keys};
 }
 
 /* Queries whose heads are ordered so that the library's h / group is h mod kv_heads. */
@@ -97,13 +105,12 @@ static fb_status vary_entry(const fb_attention_problem *p, size_t b, const varia
     double *entry_out = scratch, *entry_lse = scratch + rows * p->head_dim;
     entry e;
     entry_of(p, b, &e);
-    e.all = (fb_range){v->first_key, v->last_key};
+    e.all = (fb_range){0, v->last_key};
     if (v->wrong_heads) {
         reorder_heads(p, e.queries.q, q);
         e.queries.q = q;
     }
-    fb_mask mask = {v->mask, 1, v->first_query, 0};
-    FB_TRY(fb_attend_reference(&e.queries, &e.view, &mask, v->scale, entry_out, entry_lse));
+    FB_TRY(fb_attend_reference(&e.queries, &e.view, &v->mask, v->scale, entry_out, entry_lse));
     for (size_t i = 0; i < p->queries; i++)
         for (size_t h = 0; h < p->heads; h++) {
             size_t from = v->wrong_heads ? h % p->kv_heads * group + h / p->kv_heads : h;
@@ -132,7 +139,7 @@ fb_status fb_problem_truth(const fb_attention_problem *p, double *out, double *l
     return vary(p, &v, out, lse);
 }
 
-/* --- claims ----------------------------------------------------------------------------------- */
+/* --- mistakes --------------------------------------------------------------------------------- */
 
 /* The context of a claim: which of the two tensors it is about. */
 typedef struct claim_context {
@@ -179,18 +186,46 @@ static fb_status wrong_kv_head(const void *context, double *result, size_t count
 static fb_status causal_top_left(const void *context, double *result, size_t count) {
     const claim_context *c = context;
     variation v = right(c->problem);
-    v.mask = FB_MASK_BLOCK_CAUSAL;
+    if (v.mask.kind != FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    v.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0};
     return varied(c, &v, result, count);
 }
 
 static fb_status causal_bottom_right(const void *context, double *result, size_t count) {
     const claim_context *c = context;
     const fb_attention_problem *p = c->problem;
-    if (p->queries == 1 || p->queries > p->keys)
-        return FB_ERROR_UNSUPPORTED;
     variation v = right(p);
-    v.mask = FB_MASK_BLOCK_CAUSAL;
-    v.first_query = p->keys - p->queries;
+    if (v.mask.kind != FB_MASK_NONE || p->queries == 1 || p->queries > p->keys)
+        return FB_ERROR_UNSUPPORTED;
+    v.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, p->keys - p->queries, 0};
+    return varied(c, &v, result, count);
+}
+
+static fb_status not_masked(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.mask.kind == FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    v.mask.kind = FB_MASK_NONE;
+    return varied(c, &v, result, count);
+}
+
+static fb_status causal_in_block(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.mask.kind == FB_MASK_NONE || v.mask.block_size == 1)
+        return FB_ERROR_UNSUPPORTED;
+    v.mask.block_size = 1;
+    return varied(c, &v, result, count);
+}
+
+static fb_status own_block_masked(const void *context, double *result, size_t count) {
+    const claim_context *c = context;
+    variation v = right(c->problem);
+    if (v.mask.kind == FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    v.mask.first_key += v.mask.block_size;
     return varied(c, &v, result, count);
 }
 
@@ -249,6 +284,9 @@ static const fb_mistake mistakes[] = {
     {"a causal mask is applied (aligned bottom right): a block sees all of itself",
      causal_bottom_right},
     {"a causal mask is applied (aligned top left): a block sees all of itself", causal_top_left},
+    {"the block mask is not applied", not_masked},
+    {"the mask is causal, token by token, not block by block", causal_in_block},
+    {"a block does not see itself, only the ones before", own_block_masked},
     {"the last key is left out", last_key_missing},
     {"the keys behind the last whole tile of 64 are left out", tail_missing},
     {"the block's own keys are left out", current_block_missing},
@@ -268,7 +306,7 @@ static fb_status plain(const void *context, fb_dtype precision, float *result) {
         entry e;
         entry_of(p, b, &e);
         status =
-            fb_plain_attention(&e.queries, &e.view, NULL, (float)p->scale, precision, out, lse);
+            fb_plain_attention(&e.queries, &e.view, &p->mask, (float)p->scale, precision, out, lse);
         if (c->lse)
             TRANSPOSE_LSE(p, lse, result + b * rows);
         else
@@ -278,50 +316,127 @@ static fb_status plain(const void *context, fb_dtype precision, float *result) {
     return status;
 }
 
-/* What led to an element: the row's largest score, its sum of exponentials, a few scores. */
+/* A row, from the flat index of one of its elements. */
+typedef struct row_index {
+    size_t b, query, head, kv_head;
+} row_index;
+
+static row_index row_of(const claim_context *c, size_t index) {
+    const fb_attention_problem *p = c->problem;
+    size_t row = c->lse ? index : index / p->head_dim;
+    row_index r = {.b = row / (p->queries * p->heads)};
+    r.query = c->lse ? row % p->queries : row / p->heads % p->queries;
+    r.head = c->lse ? row / p->queries % p->heads : row % p->heads;
+    r.kv_head = r.head / (p->heads / p->kv_heads);
+    return r;
+}
+
+/* Scores of a row in double precision: what is asked of them. */
+typedef struct row_scores {
+    double first[3], max, sum; /* sum of exp(score - max) */
+    size_t seen, best;
+} row_scores;
+
+static double score_of(const fb_attention_problem *p, const entry *e, const row_index *r,
+                       size_t key) {
+    const float *q = e->queries.q + (r->query * p->heads + r->head) * p->head_dim;
+    const float *k = (const float *)e->kv.k + (key * p->kv_heads + r->kv_head) * p->head_dim;
+    double sum = 0.0;
+    for (size_t d = 0; d < p->head_dim; d++)
+        sum += (double)q[d] * (double)k[d];
+    return sum * p->scale;
+}
+
+static row_scores scores_of(const fb_attention_problem *p, const row_index *r) {
+    row_scores s = {.max = -INFINITY};
+    entry e;
+    entry_of(p, r->b, &e);
+    for (size_t key = 0; key < p->keys; key++) {
+        if (!fb_plain_sees(&p->mask, r->query, key))
+            continue;
+        double score = score_of(p, &e, r, key);
+        if (s.seen < 3)
+            s.first[s.seen] = score;
+        s.seen++;
+        if (score > s.max) { /* the sum so far shrinks */
+            s.sum = s.sum > 0.0 ? s.sum * exp(s.max - score) : 0.0;
+            s.max = score;
+            s.best = key;
+        }
+        s.sum += exp(score - s.max);
+    }
+    return s;
+}
+
+/* What led to an element: the row's first scores, its largest one, the sum of exponentials. */
 static fb_status explain(const void *context, size_t index, char *text, size_t size) {
     const claim_context *c = context;
-    const fb_attention_problem *p = c->problem;
-    size_t b, query, head;
-    if (c->lse) {
-        b = index / (p->heads * p->queries);
-        head = index / p->queries % p->heads;
-        query = index % p->queries;
-    } else {
-        size_t row = index / p->head_dim;
-        b = row / (p->queries * p->heads);
-        query = row / p->heads % p->queries;
-        head = row % p->heads;
-    }
-    entry e;
-    entry_of(p, b, &e);
-    const float *q = e.queries.q + (query * p->heads + head) * p->head_dim;
-    size_t kv_head = head / (p->heads / p->kv_heads), best = 0;
-    double max = -INFINITY, sum = 0.0, first[3] = {0};
-    double *scores = NULL;
-    FB_TRY(fb_alloc(p->keys, sizeof *scores, "scores", &scores));
-    for (size_t key = 0; key < p->keys; key++) {
-        const float *k = (const float *)e.kv.k + (key * p->kv_heads + kv_head) * p->head_dim;
-        scores[key] = 0.0;
-        for (size_t d = 0; d < p->head_dim; d++)
-            scores[key] += (double)q[d] * (double)k[d];
-        scores[key] *= p->scale;
-        if (key < 3)
-            first[key] = scores[key];
-        if (scores[key] > max) {
-            max = scores[key];
-            best = key;
-        }
-    }
-    for (size_t key = 0; key < p->keys; key++)
-        sum += exp(scores[key] - max);
-    fb_free(scores);
-    snprintf(text, size,
-             "batch %zu, query %zu, head %zu, KV head %zu: scores %.9g, %.9g, %.9g, ... of %zu; "
-             "maximum %.9g at key %zu; sum of exp(score - maximum) %.9g; LSE %.9g",
-             b, query, head, kv_head, first[0], first[1], first[2], p->keys, max, best, sum,
-             max + log(sum));
+    row_index r = row_of(c, index);
+    row_scores s = scores_of(c->problem, &r);
+    int used = snprintf(text, size, "batch %zu, query %zu, head %zu, KV head %zu", r.b, r.query,
+                        r.head, r.kv_head);
+    if (used < 0 || (size_t)used >= size)
+        return FB_OK;
+    text += used;
+    size -= (size_t)used;
+    if (s.seen == 0)
+        snprintf(text, size, ": sees no key, LSE -inf");
+    else
+        snprintf(text, size,
+                 ": scores %.9g, %.9g, %.9g, ... of %zu keys; maximum %.9g at key %zu; row sum of "
+                 "exp(score - maximum) %.9g; LSE %.9g",
+                 s.first[0], s.first[1], s.first[2], s.seen, s.max, s.best, s.sum,
+                 s.max + log(s.sum));
     return FB_OK;
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+static fb_claim claim_of(const fb_problem_claims *claims) {
+    return (fb_claim){
+        .rule = claims->rule,
+        .tolerance = claims->tolerance,
+        .plain = plain,
+        .mistakes = mistakes,
+        .num_mistakes = sizeof mistakes / sizeof mistakes[0],
+        .explain = explain,
+    };
+}
+
+static fb_status claim_out(fb_case *c, fb_report *report, const fb_attention_problem *p,
+                           const fb_problem_claims *claims, const float *out, const double *truth,
+                           const double *true_lse) {
+    claim_context context = {p, false};
+    fb_claim claim = claim_of(claims);
+    claim.tensor = claims->out_name;
+    claim.shape = FB_SHAPE(p->batch, p->queries, p->heads, p->head_dim);
+    claim.token_axis = 1;
+    claim.head_axis = 2;
+    claim.ours = out;
+    claim.file = claims->file_out;
+    claim.file_precision = fb_case_precision(c, claims->out_name);
+    claim.truth = truth;
+    claim.context = &context;
+    claim.score_effect = fb_score_effect(true_lse, fb_problem_rows(p), p->v,
+                                         p->batch * p->keys * p->kv_heads * p->head_dim);
+    return fb_report_claim(report, &claim);
+}
+
+static fb_status claim_lse(fb_case *c, fb_report *report, const fb_attention_problem *p,
+                           const fb_problem_claims *claims, const float *lse, const double *truth) {
+    claim_context context = {p, true};
+    fb_claim claim = claim_of(claims);
+    claim.tensor = claims->lse_name;
+    claim.shape = FB_SHAPE(p->batch, p->heads, p->queries);
+    claim.head_axis = 1;
+    claim.token_axis = 2;
+    claim.is_lse = true;
+    claim.ours = lse;
+    claim.file = claims->file_lse;
+    claim.file_precision = fb_case_precision(c, claims->out_name); /* that of the computation */
+    claim.truth = truth;
+    claim.context = &context;
+    return fb_report_claim(report, &claim);
 }
 
 fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *p,
@@ -334,33 +449,10 @@ fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_p
     FB_TRY(fb_case_alloc(c, values + rows, sizeof *truth, &truth));
     FB_TRY(fb_problem_attend(p, out, lse));
     FB_TRY(fb_problem_truth(p, truth, truth + values));
-    claim_context contexts[2] = {{p, false}, {p, true}};
-    fb_claim claim = {
-        .tensor = claims->out_name,
-        .shape = FB_SHAPE(p->batch, p->queries, p->heads, p->head_dim),
-        .ours = out,
-        .file = claims->file_out,
-        .truth = claims->truth_out ? claims->truth_out : truth,
-        .rule = claims->rule,
-        .tolerance = claims->tolerance,
-        .plain = plain,
-        .mistakes = mistakes,
-        .num_mistakes = sizeof mistakes / sizeof mistakes[0],
-        .context = &contexts[0],
-        .explain = explain,
-    };
-    claim.score_effect =
-        fb_score_effect(truth + values, rows, p->v, p->batch * p->keys * p->kv_heads * p->head_dim);
-    FB_TRY(fb_report_claim(report, &claim));
-    claim.tensor = claims->lse_name;
-    claim.shape = FB_SHAPE(p->batch, p->heads, p->queries);
-    claim.ours = lse;
-    claim.file = claims->file_lse;
-    claim.truth = claims->truth_lse ? claims->truth_lse : truth + values;
-    claim.score_effect = 0.0;
-    claim.is_lse = true;
-    claim.head_axis = 1;
-    claim.token_axis = 2;
-    claim.context = &contexts[1];
-    return fb_report_claim(report, &claim);
+    if (claims->truth_out)
+        FB_TRY(fb_case_check_truth(c, claims->truth_out, truth, values, "out64"));
+    if (claims->truth_lse)
+        FB_TRY(fb_case_check_truth(c, claims->truth_lse, truth + values, rows, "lse64"));
+    FB_TRY(claim_out(c, report, p, claims, out, truth, truth + values));
+    return claim_lse(c, report, p, claims, lse, truth + values);
 }

@@ -15,11 +15,15 @@
 typedef struct fb_attention_problem {
     size_t batch, queries, keys, heads, kv_heads, head_dim;
     double scale; /* never 0 */
+    fb_mask mask; /* {0}: every query sees every key */
     const float *q, *k, *v;
 } fb_attention_problem;
 
 /* Reads "B", "H", "Hk", "D" of the params; q, k and v are the caller's. */
 fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem);
+
+/* Reads "softmax_scale", 1/sqrt(head_dim) where it is missing; head_dim is known. */
+fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem);
 
 size_t fb_problem_rows(const fb_attention_problem *problem);   /* batch x queries x heads */
 size_t fb_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
@@ -28,8 +32,9 @@ size_t fb_problem_values(const fb_attention_problem *problem); /* rows x head_di
 fb_status fb_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
 fb_status fb_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
 
-/* Claims on `out` and `lse`, under these names. file_* and truth_* may be NULL: truths are then
- * computed. rule and tolerance are those of fb_claim. */
+/* Claims on `out` and `lse`, under these names. file_* may be NULL. truth_* are what the file
+ * states as truth, NULL where it does not: the call fails where that is not so. rule and tolerance
+ * are those of fb_claim. */
 typedef struct fb_problem_claims {
     const char *out_name, *lse_name;
     const float *file_out, *file_lse;

@@ -155,7 +155,7 @@ static fb_status plain_error(const fb_claim *claim, fb_dtype precision, size_t c
  * mistake would be, whose numbers may be larger than the right ones; and much nearer than to the
  * truth. *error: how near, to compare explanations by. */
 static bool agrees(const judgement *j, const float *values, const double *wrong, double *error) {
-    double larger = fb_largest_finite(wrong, j->count) / fmax(j->largest, 0x1p-126);
+    double larger = j->largest > 0.0 ? fb_largest_finite(wrong, j->count) / j->largest : 1.0;
     *error = fb_measure_errors(values, wrong, j->count).max_abs;
     return *error <= 16.0 * j->allowed * fmax(larger, 1.0) && *error <= j->error / 3.0;
 }

@@ -149,6 +149,11 @@ fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double 
     return fb_json_get_double_or(c->params, c->path, key, otherwise, value);
 }
 
+fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value) {
+    FB_TRY(get_params(c));
+    return fb_json_get_bool_or(c->params, c->path, key, otherwise, value);
+}
+
 fb_status fb_case_param(fb_case *c, const char *key, json_t **value) {
     FB_TRY(get_params(c));
     *value = json_object_get(c->params, key);
@@ -189,6 +194,20 @@ fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_shape sha
                          const char *format, ...) {
     FORMAT_NAME(name, format);
     return find(c, name, &shape, tensor);
+}
+
+fb_status fb_case_check_truth(const fb_case *c, const double *stated, const double *truth,
+                              size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++) {
+        bool close = fabs(stated[i] - truth[i]) <= 1e-9 * (1.0 + fabs(truth[i]));
+        bool same = stated[i] == truth[i] || (isnan(stated[i]) && isnan(truth[i]));
+        if (!close && !same)
+            return fb_fail(FB_ERROR_FORMAT,
+                           "%s: %s is not the truth of the file's inputs: element %zu is %.17g, "
+                           "expected %.17g",
+                           c->path, name, i, stated[i], truth[i]);
+    }
+    return FB_OK;
 }
 
 fb_dtype fb_case_precision(const fb_case *c, const char *name) {

@@ -42,6 +42,7 @@ fb_status fb_case_size_or(fb_case *c, const char *key, size_t min, size_t max, s
                           size_t *value);
 fb_status fb_case_real(fb_case *c, const char *key, double *value);
 fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value);
+fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
 fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
 
 /* A shape for the calls below: FB_SHAPE(batch, tokens, heads) */
@@ -71,6 +72,11 @@ fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_shape shape, const 
 /* The tensor as the file holds it, its shape checked. */
 fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_shape shape,
                          const char *format, ...) FB_CASE_PRINTF;
+
+/* A truth that the file states (values [count] of the tensor `name`) must be the truth:
+ * FB_ERROR_FORMAT beyond 1e-9, which is far from the errors of both float64 and float32. */
+fb_status fb_case_check_truth(const fb_case *c, const double *stated, const double *truth,
+                              size_t count, const char *name);
 
 /* What the tensor is stored in, as far as rounding goes: float32 for every type but bf16 and f16,
  * and for a tensor that is not there. */

@@ -2,17 +2,35 @@
 #include "attention_problem.h"
 #include "kinds.h"
 
-#include <math.h>
+enum { MAX_SIZE = 1 << 24 };
 
-/* params B, Sq, Sk, H, Hk, D, softmax_scale, causal (must be false); out64 and lse64 may be
+/* params mask_block_size (no mask where it is missing), first_query, first_key: the block-causal
+ * mask of attention.h. `causal`, token by token, is nothing that FlashBlock has. */
+static fb_status read_mask(fb_case *c, fb_mask *mask) {
+    bool causal = false;
+    FB_TRY(fb_case_bool_or(c, "causal", false, &causal));
+    if (causal)
+        return fb_fail(FB_ERROR_UNSUPPORTED,
+                       "%s: params.causal is true; only block-causal masks "
+                       "(mask_block_size) are supported",
+                       fb_case_path(c));
+    FB_TRY(fb_case_size_or(c, "mask_block_size", 1, MAX_SIZE, 0, &mask->block_size));
+    FB_TRY(fb_case_size_or(c, "first_query", 0, MAX_SIZE, 0, &mask->first_query));
+    FB_TRY(fb_case_size_or(c, "first_key", 0, MAX_SIZE, 0, &mask->first_key));
+    mask->kind = mask->block_size ? FB_MASK_BLOCK_CAUSAL : FB_MASK_NONE;
+    return FB_OK;
+}
+
+/* params B, Sq, Sk, H, Hk, D, softmax_scale and those of the mask; out64 and lse64 may be
  * missing. */
 fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
     fb_problem_claims claims = {.out_name = "out", .lse_name = "lse"};
     FB_TRY(fb_attention_problem_sizes(c, &p));
-    FB_TRY(fb_case_size(c, "Sq", 0, 1 << 24, &p.queries));
-    FB_TRY(fb_case_size(c, "Sk", 0, 1 << 24, &p.keys));
-    FB_TRY(fb_case_real_or(c, "softmax_scale", 1.0 / sqrt((double)p.head_dim), &p.scale));
+    FB_TRY(fb_attention_problem_scale(c, &p));
+    FB_TRY(fb_case_size(c, "Sq", 0, MAX_SIZE, &p.queries));
+    FB_TRY(fb_case_size(c, "Sk", 0, MAX_SIZE, &p.keys));
+    FB_TRY(read_mask(c, &p.mask));
     fb_shape kv = FB_SHAPE(p.batch, p.keys, p.kv_heads, p.head_dim);
     fb_shape out = FB_SHAPE(p.batch, p.queries, p.heads, p.head_dim);
     fb_shape lse = FB_SHAPE(p.batch, p.heads, p.queries);
@@ -33,9 +51,9 @@ fb_status fb_recompute_current_block(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
     fb_problem_claims claims = {.out_name = "out", .lse_name = "lse"};
     FB_TRY(fb_attention_problem_sizes(c, &p));
-    FB_TRY(fb_case_size(c, "L", 1, 1 << 24, &p.queries));
+    FB_TRY(fb_attention_problem_scale(c, &p));
+    FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &p.queries));
     p.keys = p.queries;
-    p.scale = 1.0 / sqrt((double)p.head_dim);
     fb_shape kv = FB_SHAPE(p.batch, p.keys, p.kv_heads, p.head_dim);
     fb_shape out = FB_SHAPE(p.batch, p.queries, p.heads, p.head_dim);
     FB_TRY(fb_case_f32(c, &p.q, out, "q"));

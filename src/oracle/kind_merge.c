@@ -61,10 +61,10 @@ static fb_status read_split(fb_case *c, split *s) {
     fb_range ranges[] = {{0, p->keys}, {p->keys, tokens}, {0, tokens}};
     fb_attention_problem *problems[] = {p, &s->current, &s->full};
     for (size_t i = 0; i < 3; i++) {
-        FB_TRY(turned(c, k, p->batch, p->kv_heads, tokens, p->head_dim, ranges[i],
-                      &problems[i]->k));
-        FB_TRY(turned(c, v, p->batch, p->kv_heads, tokens, p->head_dim, ranges[i],
-                      &problems[i]->v));
+        FB_TRY(
+            turned(c, k, p->batch, p->kv_heads, tokens, p->head_dim, ranges[i], &problems[i]->k));
+        FB_TRY(
+            turned(c, v, p->batch, p->kv_heads, tokens, p->head_dim, ranges[i], &problems[i]->v));
     }
     return FB_OK;
 }
@@ -116,9 +116,8 @@ static fb_status claim_merges(fb_case *c, fb_report *report, const split *s, con
     static const char *const names[] = {"merged_hf", "merged_kernel", "merged_kernel_store"};
     const fb_attention_problem *full = &s->full;
     size_t values = fb_problem_values(full), rows = fb_problem_rows(full);
-    fb_merge_problem m = {.tokens = full->batch * full->queries,
-                          .heads = full->heads,
-                          .head_dim = full->head_dim};
+    fb_merge_problem m = {
+        .tokens = full->batch * full->queries, .heads = full->heads, .head_dim = full->head_dim};
     FB_TRY(part_rows(c, &s->past, &m.out_a, &m.lse_a));
     FB_TRY(part_rows(c, &s->current, &m.out_b, &m.lse_b));
     fb_merge_claim claim = {
@@ -126,9 +125,8 @@ static fb_status claim_merges(fb_case *c, fb_report *report, const split *s, con
         .token_axis = 1,
         .head_axis = 2,
         .truth = truth,
-        .score_effect =
-            fb_score_effect(truth + values, rows, full->v,
-                            full->batch * full->keys * full->kv_heads * full->head_dim),
+        .score_effect = fb_score_effect(truth + values, rows, full->v,
+                                        full->batch * full->keys * full->kv_heads * full->head_dim),
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bool found;
@@ -251,12 +249,9 @@ static fb_status claim_kernel(fb_case *c, fb_report *report, const engine_rows *
     const float *before[2] = {e->cached, e->lse_cached}, *fresh[2] = {e->hist, e->lse_hist};
     for (size_t i = 0; i < 4; i++) {
         bool found, lse = i % 2 == 1;
-        fb_merge_claim claim = {.tensor = names[i],
-                                .shape = shapes[lse],
-                                .token_axis = 1,
-                                .head_axis = 2,
-                                .lse = lse};
-        fb_cache_problem cache = {rows,      lse ? 1 : e->dim, before[lse],
+        fb_merge_claim claim = {
+            .tensor = names[i], .shape = shapes[lse], .token_axis = 1, .head_axis = 2, .lse = lse};
+        fb_cache_problem cache = {rows,       lse ? 1 : e->dim, before[lse],
                                   fresh[lse], e->stores,        e->dirty};
         FB_TRY(read_result(c, &claim, &found));
         if (!found)
@@ -315,8 +310,8 @@ static fb_status read_head_rows(fb_case *c, head_rows *r, fb_merge_problem *m) {
     size_t tokens = r->batch * r->length;
     fb_shape out = FB_SHAPE(tokens, r->heads, r->dim), lse = FB_SHAPE(r->heads, tokens);
     *m = (fb_merge_problem){.tokens = tokens, .heads = r->heads, .head_dim = r->dim};
-    FB_TRY(fb_case_f32(c, &m->out_a, FB_SHAPE(r->batch, r->length, r->heads, r->dim),
-                       "hist_out_in"));
+    FB_TRY(
+        fb_case_f32(c, &m->out_a, FB_SHAPE(r->batch, r->length, r->heads, r->dim), "hist_out_in"));
     FB_TRY(fb_case_f32(c, &m->out_b, out, "o"));
     FB_TRY(fb_case_f32(c, &m->other_a, out, "out_hist"));
     FB_TRY(fb_case_f32(c, &r->lse_cached, lse, "hist_lse_in"));

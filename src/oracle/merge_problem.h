@@ -33,7 +33,6 @@ typedef struct fb_merge_claim {
     double score_effect;
 } fb_merge_claim;
 
-/* The problem must live as long as the case. */
 fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *problem,
                          const fb_merge_claim *claim);
 

@@ -30,7 +30,7 @@ static void read_row(const fb_kv *kv, const void *base, ptrdiff_t at, float *row
                     kv->head_dim);
 }
 
-static bool sees(const fb_mask *mask, size_t query, size_t key) {
+bool fb_plain_sees(const fb_mask *mask, size_t query, size_t key) {
     return !mask || mask->kind == FB_MASK_NONE ||
            (mask->first_key + key) / mask->block_size <=
                (mask->first_query + query) / mask->block_size;
@@ -54,7 +54,7 @@ static void plain_row(const fb_view *view, const fb_mask *mask, const float *q, 
                      row);
             for (size_t d = 0; d < kv->head_dim; d++)
                 dot += q_row[d] * rounded(precision, row[d]);
-            p[key] = sees(mask, query, key) ? rounded(precision, dot * scale) : -INFINITY;
+            p[key] = fb_plain_sees(mask, query, key) ? rounded(precision, dot * scale) : -INFINITY;
             max = p[key] > max ? p[key] : max;
         }
     for (size_t i = 0; i < keys; i++)
@@ -63,7 +63,7 @@ static void plain_row(const fb_view *view, const fb_mask *mask, const float *q, 
     key = 0;
     for (size_t r = 0; r < view->num_ranges; r++)
         for (size_t t = view->ranges[r].begin; t < view->ranges[r].end; t++, key++) {
-            if (!sees(mask, query, key))
+            if (!fb_plain_sees(mask, query, key))
                 continue;
             float weight = rounded(precision, p[key] / sum);
             read_row(kv, kv->v,

@@ -5,8 +5,13 @@
 
 #include <flashblock/attention.h>
 
+#include <stdbool.h>
+
 /* Rounds in place to what `precision` stores. */
 void fb_round_to(fb_dtype precision, float *values, size_t count);
+
+/* Whether the view's key `key` is seen by the query row `query`; `mask` may be NULL. */
+bool fb_plain_sees(const fb_mask *mask, size_t query, size_t key);
 
 /* Inputs, scores, weights and outputs are rounded to `precision`; sums are float32, as GPU matrix
  * units have them. `mask` may be NULL. Results are dense: out [num_queries, num_heads, head_dim],

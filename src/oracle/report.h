@@ -75,6 +75,7 @@ typedef struct fb_finding {
     fb_dtype precision; /* that it is judged in: the candidate's, or the file's */
     double plain_error; /* of a plain implementation in that precision; then */
     double ratio;       /* of the judged result's error to plain_error */
+    bool file_failed;   /* the file's own result is wrong, whatever this build's is */
     char note[512];     /* what explains the difference, if anything known does */
     char detail[1024];  /* of --verbose */
     bool passed;
