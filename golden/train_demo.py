@@ -8,7 +8,7 @@
     train_demo.py prompt DIR           write prompt.txt: held-out text that nearly fills the context
 
 Every stage keeps its files in --work (default: ./demo-train). Debian packages needed: python3-torch
-python3-numpy python3-regex bible-kjv. One core is enough; a core with AVX512-BF16 trains twice as fast.
+python3-numpy python3-regex bible-kjv. One core is enough; with AVX512-BF16 it is 1.5 to 2.5 times as fast.
 
 How the model is trained
   1. Autoregressively, on short windows: every token is a training signal and costs one row.
@@ -264,7 +264,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 class HeadNormAndRotate(torch.autograd.Function):
-    """RMSNorm over head_dim, then RoPE over the pairs (i, i + head_dim / 2). x: [.., tokens, heads, head_dim]"""
+    """RMSNorm over head_dim, then RoPE over pairs (i, i + head_dim / 2). x: [..., tokens, heads, head_dim]"""
 
     @staticmethod
     def forward(ctx, x, weight, cos, sin, eps):

@@ -30,13 +30,15 @@
  * The canonical order of operations (what "bitwise" refers to)
  *   1. A sum of products is cut into chains of 16 fused multiply-adds, each from +0; the chains
  *      are added in order. q . k is one such sum over d, then multiplied by scale.
- *   2. A range is cut every 1024 keys from its start. Each chunk is a part; parts merge left to
- *      right, chunk by chunk and range by range.
+ *   2. A range is cut every 1024 keys from its start. Each chunk is a part; the parts of a range
+ *      merge left to right, their LSEs unrounded (double precision) until the range is complete.
+ *      Ranges merge left to right as fb_merge does it: a view of two ranges is, bitwise, the merge
+ *      of the two.
  *   3. A chunk is taken in tiles of 64 keys. A tile raises the row's maximum m, multiplies the 16
  *      row sums by alpha = exp(old m - new m) and adds p_j = exp(s_j - m) to them (sum number =
  *      key index in the chunk mod 16). O = fma(O, alpha, sum of the tile's p_j v_j).
  *   4. At the end of a chunk the row sums are folded 8-4-2-1 into l, O is divided by l, and
- *      L = m + ln l, rounded once.
+ *      L = m + ln l in double precision.
  *   5. Masked and absent keys take no part at all.
  * Chains of 16 rather than of head_dim: the rounding errors of a chain grow with its length, and
  * one long chain is farther from the truth than the blocked products of common BLAS libraries.

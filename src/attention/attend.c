@@ -2,7 +2,7 @@
  *
  *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
  *              row = query * heads_per_kv + head in group), each on its own
- *   view    -> chunks of up to 1024 keys, each a part; parts merge left to right
+ *   view    -> ranges -> chunks of up to 1024 keys, each a part; parts merge left to right
  *   chunk   -> tiles of 64 keys: scores, online softmax, values
  *
  * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
@@ -32,7 +32,14 @@ enum {
 typedef struct key_chunk {
     size_t begin, end; /* tokens */
     size_t ordinal;    /* of its first key in the view */
+    bool ends_range;
 } key_chunk;
+
+/* Parts of a unit's rows: out [R][D], lse [R], not rounded yet. */
+typedef struct unit_part {
+    float *out;
+    double *lse;
+} unit_part;
 
 /* What all threads share. */
 typedef struct attend_problem {
@@ -57,18 +64,17 @@ typedef struct row_unit {
 
 /* One thread's memory; R = UNIT_ROWS, D = head_dim. */
 typedef struct workspace {
-    float *q;       /* [R][D] */
-    float *keys;    /* [D][16] one group, where it has to be widened or packed */
-    float *values;  /* [64][D] one tile, where it has to be widened */
-    float *scores;  /* [R][FB_SCORE_STRIDE] */
-    float *p;       /* [R][64] */
-    float *max;     /* [R] */
-    float *sums;    /* [R][16] */
-    float *alpha;   /* [R] */
-    float *out;     /* [R][D] a chunk's part */
-    float *lse;     /* [R] */
-    float *run_out; /* [R][D] the merge of the chunks so far */
-    float *run_lse; /* [R] */
+    float *q;        /* [R][D] */
+    float *keys;     /* [D][16] one group, where it has to be widened or packed */
+    float *values;   /* [64][D] one tile, where it has to be widened */
+    float *scores;   /* [R][FB_SCORE_STRIDE] */
+    float *p;        /* [R][64] */
+    float *max;      /* [R] */
+    float *sums;     /* [R][16] */
+    float *alpha;    /* [R] */
+    unit_part chunk; /* the part of a chunk */
+    unit_part range; /* the merge of the chunks of a range so far */
+    unit_part total; /* the merge of the ranges so far */
 } workspace;
 
 /* Floats of a buffer, rounded up so that the next one is aligned. */
@@ -77,25 +83,44 @@ static size_t padded(size_t floats) {
     return (floats + unit_floats - 1) / unit_floats * unit_floats;
 }
 
-/* Lays the buffers out from `base`; returns how many floats they take. base may be NULL. */
-static size_t workspace_layout(workspace *w, float *base, size_t head_dim) {
-    struct {
-        float **buffer;
-        size_t floats;
-    } parts[] = {
-        {&w->q, UNIT_ROWS * head_dim},         {&w->keys, FB_GROUP_KEYS * head_dim},
-        {&w->values, FB_TILE_KEYS * head_dim}, {&w->scores, UNIT_ROWS * FB_SCORE_STRIDE},
-        {&w->p, UNIT_ROWS * FB_TILE_KEYS},     {&w->max, UNIT_ROWS},
-        {&w->sums, UNIT_ROWS * FB_GROUP_KEYS}, {&w->alpha, UNIT_ROWS},
-        {&w->out, UNIT_ROWS * head_dim},       {&w->lse, UNIT_ROWS},
-        {&w->run_out, UNIT_ROWS * head_dim},   {&w->run_lse, UNIT_ROWS},
-    };
-    size_t used = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        *parts[i].buffer = base ? base + used : NULL;
-        used += padded(parts[i].floats);
-    }
-    return used;
+/* Floats of a unit_part. */
+static size_t part_floats(size_t head_dim) {
+    return padded(UNIT_ROWS * head_dim) + padded(UNIT_ROWS * sizeof(double) / sizeof(float));
+}
+
+static unit_part part_at(float *base, size_t head_dim) {
+    return (unit_part){base, (double *)(void *)(base + padded(UNIT_ROWS * head_dim))};
+}
+
+static size_t workspace_floats(size_t head_dim) {
+    return padded(UNIT_ROWS * head_dim) + padded(FB_GROUP_KEYS * head_dim) +
+           padded(FB_TILE_KEYS * head_dim) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
+           padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
+           2 * padded(UNIT_ROWS) + 3 * part_floats(head_dim);
+}
+
+/* The next `floats` of the memory at *at. */
+static float *take(float **at, size_t floats) {
+    float *taken = *at;
+    *at += padded(floats);
+    return taken;
+}
+
+/* Lays a workspace out in workspace_floats(head_dim) floats. */
+static workspace workspace_at(float *base, size_t head_dim) {
+    workspace w = {0};
+    w.q = take(&base, UNIT_ROWS * head_dim);
+    w.keys = take(&base, FB_GROUP_KEYS * head_dim);
+    w.values = take(&base, FB_TILE_KEYS * head_dim);
+    w.scores = take(&base, UNIT_ROWS * FB_SCORE_STRIDE);
+    w.p = take(&base, UNIT_ROWS * FB_TILE_KEYS);
+    w.sums = take(&base, UNIT_ROWS * FB_GROUP_KEYS);
+    w.max = take(&base, UNIT_ROWS);
+    w.alpha = take(&base, UNIT_ROWS);
+    unit_part *parts[] = {&w.chunk, &w.range, &w.total};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        *parts[i] = part_at(take(&base, part_floats(head_dim)), head_dim);
+    return w;
 }
 
 static row_unit unit_at(const attend_problem *problem, size_t index) {
@@ -244,29 +269,33 @@ static float fold_sums(const float *sums) {
 }
 
 /* O / l and m + ln l; the empty part where no key was seen. */
-static void finish_row(float max, const float *sums, size_t head_dim, float *out, float *lse) {
+static void finish_row(float max, const float *sums, size_t head_dim, float *out, double *lse) {
     float sum = fold_sums(sums);
     if (sum == 0.0f) {
         memset(out, 0, head_dim * sizeof *out);
-        *lse = -INFINITY;
+        *lse = (double)-INFINITY;
         return;
     }
     for (size_t d = 0; d < head_dim; d++)
         out[d] /= sum;
-    *lse = (float)((double)max + fb_log_value((double)sum));
+    *lse = (double)max + fb_log_value((double)sum);
     fb_canonical_nan(out, head_dim);
-    fb_canonical_nan(lse, 1);
 }
 
-/* The part of one chunk: out [rows][D], lse [rows]. w->q holds the unit's queries. Returns whether
- * any row sees any key of it; otherwise nothing is written. */
-static bool chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
-                       const workspace *w, float *out, float *lse) {
+static void empty_part(const attend_problem *problem, row_unit unit, const unit_part *part) {
+    memset(part->out, 0, unit.rows * problem->head_dim * sizeof *part->out);
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = (double)-INFINITY;
+}
+
+/* The part of one chunk. w->q holds the unit's queries. */
+static void chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
+                       const workspace *w, const unit_part *part) {
     size_t counts[UNIT_ROWS];
     count_visible(problem, unit, chunk->ordinal, FB_TILE_KEYS, counts);
+    empty_part(problem, unit, part);
     if (counts[unit.rows - 1] == 0)
-        return false;
-    memset(out, 0, unit.rows * problem->head_dim * sizeof *out);
+        return;
     memset(w->sums, 0, unit.rows * FB_GROUP_KEYS * sizeof *w->sums);
     for (size_t row = 0; row < unit.rows; row++)
         w->max[row] = -INFINITY;
@@ -280,105 +309,122 @@ static bool chunk_part(const attend_problem *problem, row_unit unit, const key_c
         size_t column = tile_scores(problem, unit, begin, begin + keys, w);
         problem->kernels->softmax(w->scores + column, unit.rows, counts, w->max, w->sums, w->p,
                                   w->alpha);
-        tile_values(problem, unit, begin, counts, w, out);
+        tile_values(problem, unit, begin, counts, w, part->out);
     }
     for (size_t row = 0; row < unit.rows; row++)
         finish_row(w->max[row], w->sums + row * FB_GROUP_KEYS, problem->head_dim,
-                   out + row * problem->head_dim, lse + row);
-    return true;
+                   part->out + row * problem->head_dim, part->lse + row);
 }
 
-/* run := merge(run, part), for all rows of a unit. */
-static void merge_unit(const attend_problem *problem, row_unit unit, const float *out,
-                       const float *lse, float *run_out, float *run_lse) {
+/* to := merge(to, part), for all rows of a unit. */
+static void merge_unit(const attend_problem *problem, row_unit unit, const unit_part *part,
+                       const unit_part *to) {
     for (size_t row = 0; row < unit.rows; row++) {
-        float *run_row = run_out + row * problem->head_dim;
-        fb_merge_rows(problem->kernels, run_row, run_lse[row], out + row * problem->head_dim,
-                      lse[row], problem->head_dim, run_row, run_lse + row);
+        float *out = to->out + row * problem->head_dim;
+        fb_merge_rows(problem->kernels, out, to->lse[row], part->out + row * problem->head_dim,
+                      part->lse[row], problem->head_dim, out, to->lse + row);
     }
 }
 
-static void empty_part(size_t rows, size_t head_dim, float *out, float *lse) {
-    memset(out, 0, rows * head_dim * sizeof *out);
-    for (size_t row = 0; row < rows; row++)
-        lse[row] = -INFINITY;
+static void round_lses(row_unit unit, const unit_part *part) {
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = (double)fb_round_lse(part->lse[row]);
 }
 
-static void write_result(const attend_problem *problem, row_unit unit, const float *out,
-                         const float *lse) {
+/* Adds a chunk's part to its range, and a range that is complete to the total: LSEs are rounded
+ * there and only there. Merging into the empty part changes no bit, so that the first chunk and
+ * the first range need no case of their own. */
+static void fold_chunk(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
+                       const unit_part *part, const unit_part *range, const unit_part *total) {
+    merge_unit(problem, unit, part, range);
+    if (!chunk->ends_range)
+        return;
+    round_lses(unit, range);
+    merge_unit(problem, unit, range, total);
+    round_lses(unit, total);
+    empty_part(problem, unit, range);
+}
+
+static void write_result(const attend_problem *problem, row_unit unit, const unit_part *part) {
     const fb_part *result = problem->result;
     for (size_t row = 0; row < unit.rows; row++) {
         ptrdiff_t query = (ptrdiff_t)row_query(problem, unit, row);
         ptrdiff_t head = (ptrdiff_t)row_head(problem, unit, row);
         memcpy(result->out + query * result->out_token_stride + head * result->out_head_stride,
-               out + row * problem->head_dim, problem->head_dim * sizeof *out);
-        result->lse[query * result->lse_token_stride + head * result->lse_head_stride] = lse[row];
+               part->out + row * problem->head_dim, problem->head_dim * sizeof *part->out);
+        result->lse[query * result->lse_token_stride + head * result->lse_head_stride] =
+            fb_round_lse(part->lse[row]);
     }
 }
 
-/* A whole unit by one thread. Merging into the empty part changes no bit, so the first chunk needs
- * no case of its own. */
+/* A whole unit by one thread. */
 static void attend_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
     gather_queries(problem, unit, w->q);
-    empty_part(unit.rows, problem->head_dim, w->run_out, w->run_lse);
-    for (size_t c = 0; c < problem->num_chunks; c++)
-        if (chunk_part(problem, unit, &problem->chunks[c], w, w->out, w->lse))
-            merge_unit(problem, unit, w->out, w->lse, w->run_out, w->run_lse);
-    write_result(problem, unit, w->run_out, w->run_lse);
+    empty_part(problem, unit, &w->range);
+    empty_part(problem, unit, &w->total);
+    for (size_t c = 0; c < problem->num_chunks; c++) {
+        chunk_part(problem, unit, &problem->chunks[c], w, &w->chunk);
+        fold_chunk(problem, unit, &problem->chunks[c], &w->chunk, &w->range, &w->total);
+    }
+    write_result(problem, unit, &w->total);
 }
 
-static void attend_by_units(const attend_problem *problem, int threads, float *scratch,
-                            size_t thread_floats) {
+/* The workspace of the calling thread; `scratch` holds one for each. */
+static workspace own_workspace(const attend_problem *problem, float *scratch) {
+    size_t floats = workspace_floats(problem->head_dim);
+    return workspace_at(scratch + (size_t)omp_get_thread_num() * floats, problem->head_dim);
+}
+
+static void attend_by_units(const attend_problem *problem, int threads, float *scratch) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t u = 0; u < problem->num_units; u++) {
-        workspace w;
-        workspace_layout(&w, scratch + (size_t)omp_get_thread_num() * thread_floats,
-                         problem->head_dim);
+        workspace w = own_workspace(problem, scratch);
         attend_unit(problem, unit_at(problem, u), &w);
     }
 }
 
-/* Floats of one unit's part: out [R][D], lse [R]. */
-static size_t part_floats(size_t head_dim) {
-    return padded(UNIT_ROWS * head_dim) + padded(UNIT_ROWS);
+/* Parts of attend_by_chunks, [num_units][2 + wave]: a unit's range and total, then its wave. */
+enum { RANGE = 0, TOTAL, FIRST_OF_WAVE };
+
+static unit_part wave_part(const attend_problem *problem, float *parts, size_t wave, size_t unit,
+                           size_t index) {
+    size_t floats = part_floats(problem->head_dim);
+    return part_at(parts + (unit * (FIRST_OF_WAVE + wave) + index) * floats, problem->head_dim);
 }
 
-/* Few units: the chunks of a wave are computed side by side, then merged in order.
- *   parts  [num_units][1 + wave] parts: the merge so far, then the wave's */
+/* Few units: the chunks of a wave are computed side by side, then folded in order. */
 static void attend_by_chunks(const attend_problem *problem, int threads, float *scratch,
-                             size_t thread_floats, float *parts, size_t wave) {
-    size_t part_size = part_floats(problem->head_dim);
-    size_t lse_at = padded(UNIT_ROWS * problem->head_dim);
-    for (size_t u = 0; u < problem->num_units; u++) {
-        float *run = parts + u * (1 + wave) * part_size;
-        empty_part(unit_at(problem, u).rows, problem->head_dim, run, run + lse_at);
-    }
+                             float *parts, size_t wave) {
+    for (size_t u = 0; u < problem->num_units; u++)
+        for (size_t index = RANGE; index <= TOTAL; index++) {
+            unit_part part = wave_part(problem, parts, wave, u, index);
+            empty_part(problem, unit_at(problem, u), &part);
+        }
     for (size_t first = 0; first < problem->num_chunks; first += wave) {
+        const key_chunk *chunks = problem->chunks + first;
         size_t left = problem->num_chunks - first;
         size_t count = left < wave ? left : wave;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
         for (size_t task = 0; task < problem->num_units * count; task++) {
-            workspace w;
-            workspace_layout(&w, scratch + (size_t)omp_get_thread_num() * thread_floats,
-                             problem->head_dim);
+            workspace w = own_workspace(problem, scratch);
             size_t u = task / count, slot = task % count;
-            row_unit unit = unit_at(problem, u);
-            float *part = parts + (u * (1 + wave) + 1 + slot) * part_size;
-            gather_queries(problem, unit, w.q);
-            if (!chunk_part(problem, unit, &problem->chunks[first + slot], &w, part, part + lse_at))
-                empty_part(unit.rows, problem->head_dim, part, part + lse_at);
+            unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
+            gather_queries(problem, unit_at(problem, u), w.q);
+            chunk_part(problem, unit_at(problem, u), &chunks[slot], &w, &part);
         }
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (size_t u = 0; u < problem->num_units; u++)
+        for (size_t u = 0; u < problem->num_units; u++) {
+            unit_part range = wave_part(problem, parts, wave, u, RANGE);
+            unit_part total = wave_part(problem, parts, wave, u, TOTAL);
             for (size_t slot = 0; slot < count; slot++) {
-                float *run = parts + u * (1 + wave) * part_size;
-                const float *part = run + (1 + slot) * part_size;
-                merge_unit(problem, unit_at(problem, u), part, part + lse_at, run, run + lse_at);
+                unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
+                fold_chunk(problem, unit_at(problem, u), &chunks[slot], &part, &range, &total);
             }
+        }
     }
     for (size_t u = 0; u < problem->num_units; u++) {
-        const float *run = parts + u * (1 + wave) * part_size;
-        write_result(problem, unit_at(problem, u), run, run + lse_at);
+        unit_part total = wave_part(problem, parts, wave, u, TOTAL);
+        write_result(problem, unit_at(problem, u), &total);
     }
 }
 
@@ -401,7 +447,8 @@ static fb_status cut_into_chunks(const fb_view *view, key_chunk **chunks, size_t
         for (size_t t = view->ranges[r].begin; t < view->ranges[r].end;) {
             size_t left = view->ranges[r].end - t;
             size_t keys = left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS;
-            (*chunks)[(*num_chunks)++] = (key_chunk){t, t + keys, ordinal};
+            (*chunks)[(*num_chunks)++] =
+                (key_chunk){t, t + keys, ordinal, t + keys == view->ranges[r].end};
             t += keys;
             ordinal += keys;
         }
@@ -417,23 +464,21 @@ static int useful_threads(const attend_problem *problem) {
 
 /* Memory, then the work: nothing can fail once threads run. */
 static fb_status run_problem(const attend_problem *problem) {
-    workspace layout;
     int threads = useful_threads(problem);
-    size_t thread_floats = workspace_layout(&layout, NULL, problem->head_dim);
+    size_t workspaces = (size_t)threads * workspace_floats(problem->head_dim);
     size_t tasks = (size_t)threads * TASKS_PER_THREAD;
     bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
     size_t wave = (tasks + problem->num_units - 1) / problem->num_units;
     wave = wave < problem->num_chunks ? wave : problem->num_chunks;
-    size_t floats = (size_t)threads * thread_floats;
+    size_t floats = workspaces;
     if (!by_units)
-        floats += problem->num_units * (1 + wave) * part_floats(problem->head_dim);
+        floats += problem->num_units * (FIRST_OF_WAVE + wave) * part_floats(problem->head_dim);
     void *scratch = NULL;
     FB_TRY(fb_scratch_acquire(floats * sizeof(float), &scratch));
     if (by_units)
-        attend_by_units(problem, threads, scratch, thread_floats);
+        attend_by_units(problem, threads, scratch);
     else
-        attend_by_chunks(problem, threads, scratch, thread_floats,
-                         (float *)scratch + (size_t)threads * thread_floats, wave);
+        attend_by_chunks(problem, threads, scratch, (float *)scratch + workspaces, wave);
     fb_scratch_release(scratch);
     return FB_OK;
 }

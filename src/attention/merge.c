@@ -21,32 +21,36 @@ static void fill(float *values, size_t count, float value) {
         values[i] = value;
 }
 
-void fb_merge_rows(const fb_kernels *kernels, const float *out_a, float lse_a, const float *out_b,
-                   float lse_b, size_t head_dim, float *out, float *lse) {
-    if (!(lse_a < INFINITY) || !(lse_b < INFINITY)) { /* NaN, or not an LSE of a part */
-        *lse = fb_bits_to_f32(FB_NAN_BITS);
-        fill(out, head_dim, *lse);
+float fb_round_lse(double lse) {
+    return isnan(lse) ? fb_bits_to_f32(FB_NAN_BITS) : (float)lse;
+}
+
+void fb_merge_rows(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
+                   double lse_b, size_t head_dim, float *out, double *lse) {
+    if (!(lse_a < (double)INFINITY) || !(lse_b < (double)INFINITY)) { /* NaN, or no LSE of a part */
+        *lse = (double)NAN;
+        fill(out, head_dim, fb_bits_to_f32(FB_NAN_BITS));
         return;
     }
     if (lse_a < lse_b) { /* the part of the larger LSE first */
         fb_merge_rows(kernels, out_b, lse_b, out_a, lse_a, head_dim, out, lse);
         return;
     }
-    if (lse_a == -INFINITY) {
-        *lse = -INFINITY;
+    if (isinf(lse_a)) {
+        *lse = lse_a;
         fill(out, head_dim, 0.0f);
         return;
     }
-    if (lse_b == -INFINITY) { /* the identity, to the bit: -0 and NaN outputs included */
+    if (isinf(lse_b)) { /* the identity, to the bit: -0 and NaN outputs included */
         *lse = lse_a;
         if (out != out_a)
             memcpy(out, out_a, head_dim * sizeof *out);
         return;
     }
-    float weight = fb_exp_value(lse_b - lse_a);
+    float weight = fb_exp_value((float)(lse_b - lse_a));
     kernels->merge_row(out_a, out_b, weight, head_dim, out);
     fb_canonical_nan(out, head_dim);
-    *lse = (float)((double)lse_a + fb_log_value(1.0 + (double)weight));
+    *lse = lse_a + fb_log_value(1.0 + (double)weight);
 }
 
 static float *out_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
@@ -73,8 +77,10 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (size_t row = 0; row < num_rows; row++) {
         ptrdiff_t t = (ptrdiff_t)(row / num_heads), h = (ptrdiff_t)(row % num_heads);
-        fb_merge_rows(kernels, out_row(a, t, h), *lse_row(a, t, h), out_row(b, t, h),
-                      *lse_row(b, t, h), head_dim, out_row(result, t, h), lse_row(result, t, h));
+        double lse = 0.0;
+        fb_merge_rows(kernels, out_row(a, t, h), (double)*lse_row(a, t, h), out_row(b, t, h),
+                      (double)*lse_row(b, t, h), head_dim, out_row(result, t, h), &lse);
+        *lse_row(result, t, h) = fb_round_lse(lse);
     }
     return FB_OK;
 }

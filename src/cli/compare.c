@@ -125,9 +125,11 @@ static void print_comparison(const comparison *result, const trial *dense, const
            100 * equal_fraction(result));
     if (result->differs)
         printf(", the first other one at place %zu", result->first_difference + 1);
-    printf("\nTimes are medians of %zu runs of each, in turn, on the same prompt; the prompt's own "
-           "passes are\nnot counted, they are the same in both.\n",
-           repeats);
+    if (repeats == 1)
+        printf("\nTimes are of one run of each");
+    else
+        printf("\nTimes are medians of %zu runs of each, in turn", repeats);
+    printf(".\nThe passes of the prompt, the same in both, are not counted.\n");
 }
 
 static fb_status write_comparison(const fb_session *session, const comparison *result,

@@ -66,8 +66,7 @@ static void print(fb_isa chosen) {
                fb_isa_supported((fb_isa)isa) ? "supported" : "not supported by this CPU",
                isa == (int)chosen ? ", used" : "");
     printf("%-18s%d\n", "threads", fb_num_threads());
-    printf("%-18s%s, core %s, %d threads\n", "BLAS", openblas_get_config(), openblas_get_corename(),
-           openblas_get_num_threads());
+    printf("%-18s%s\n", "BLAS", openblas_get_config());
     printf("%-18s%ld bytes\n", "page size", sysconf(_SC_PAGESIZE));
     printf("%-18s%s\n", "compiler", compiler());
 }

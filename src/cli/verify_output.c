@@ -82,7 +82,7 @@ static void print_errors(const fb_errors *errors, bool there) {
 
 void fb_verify_print_heading(const fb_verify_style *style) {
     print_isa(style, "isa");
-    printf("%-18s %-28s %-16s %-14s %9s %9s %9s %9s %9s %9s\n", "kind", "name", "tensor", "shape",
+    printf("%-22s %-28s %-20s %-14s %9s %9s %9s %9s %9s %9s\n", "kind", "name", "tensor", "shape",
            "max abs", "max rel", "max ulp", "mean ulp", "file abs", "bound");
 }
 
@@ -92,7 +92,7 @@ static void print_finding_columns(const fb_finding *finding) {
     const fb_finding *f = finding ? finding : &none;
     char shape[128], tensor[sizeof f->tensor];
     format_shape(&f->shape, shape, sizeof shape);
-    printf(" %-16s %-14s", finding ? printable(f->tensor, tensor, sizeof tensor) : "-", shape);
+    printf(" %-20s %-14s", finding ? printable(f->tensor, tensor, sizeof tensor) : "-", shape);
     print_errors(&f->errors, !f->decisions);
     print_number(f->has_file, "e", f->file_errors.max_abs);
     if (finding)
@@ -137,7 +137,7 @@ static void print_detail(const fb_finding *finding) {
 
 static void print_tensor(const fb_verify_style *style, const fb_finding *finding) {
     print_isa(style, "");
-    printf("%-18s %-28s", "", "");
+    printf("%-22s %-28s", "", "");
     print_finding_columns(finding);
     printf("  %s\n", finding->passed ? "pass" : "fail");
     if (finding->errors.max_abs > 0.0 || finding->differing)
@@ -147,7 +147,7 @@ static void print_tensor(const fb_verify_style *style, const fb_finding *finding
 void fb_verify_print_case(const fb_verify_style *style, const fb_report *report, const char *isa) {
     char kind[sizeof report->kind], name[sizeof report->name], reason[sizeof report->reason];
     print_isa(style, isa);
-    printf("%-18s %-28s", report->kind[0] ? printable(report->kind, kind, sizeof kind) : "-",
+    printf("%-22s %-28s", report->kind[0] ? printable(report->kind, kind, sizeof kind) : "-",
            printable(report->name, name, sizeof name));
     print_finding_columns(worst_of(report));
     printf("  %s%s%s\n", outcome_name(report->outcome), report->reason[0] ? ": " : "",

@@ -291,13 +291,16 @@ static void confirm_lse(const fb_claim *claim, char *note, size_t size) {
 }
 
 /* Twice the plain error; where there is no plain implementation, eight times this build's. Nobody
- * is asked for more than the last place of the largest value holds. */
+ * is asked for more than the last place of the largest value holds; and as the plain error is one
+ * draw among many, in float32 two such places are added. */
 static double allowed_error(const judgement *j, const fb_finding *finding) {
     const fb_claim *claim = j->claim;
     double spacing = 2.0 * unit_roundoff(finding->precision) * j->largest;
     double bound = (claim->plain ? 2.0 : 8.0) * finding->plain_error;
     if (!isfinite(bound))
         bound = 0.0;
+    if (finding->precision == FB_F32)
+        bound += 2.0 * spacing;
     bound = fmax(fmax(bound, spacing), claim->score_effect);
     return claim->rule == FB_BOUND_ABSOLUTE ? fmax(bound, claim->tolerance) : bound;
 }

@@ -17,7 +17,8 @@
 /* How far a result may be from the truth, in the largest absolute difference. */
 typedef enum fb_bound_rule {
     /* the error of the file's own result plus one ulp of the largest true value, or, where the
-     * scores are so large that it is more, `score_effect` */
+     * scores are so large that it is more, `score_effect`; or the error of a plain float32
+     * implementation plus two ulps, if that is more and the claim has one */
     FB_BOUND_FILE = 0,
     FB_BOUND_ABSOLUTE, /* `tolerance` */
     FB_BOUND_BITS,     /* none: the same bits */

@@ -1,0 +1,502 @@
+#!/usr/bin/python3
+"""test_candidates.py PROGRAM GOLDEN: `flashblock verify --candidate` from outside. Prints TAP.
+
+Right results in three precisions must pass, and nothing may be said against them; every planted
+mistake must be caught and named.
+"""
+import json
+import math
+import random
+import re
+import sys
+
+from verify_support import (
+    Attention,
+    INF,
+    MASKED,
+    NAN,
+    case,
+    expect,
+    expect_equal,
+    folder,
+    from_bf16,
+    golden,
+    main,
+    make_attention,
+    masked_sees,
+    merge_rows,
+    open_attention,
+    read,
+    text_of,
+    to_bf16,
+    transposed,
+    verify,
+    write,
+    write_npy,
+)
+
+# --- candidates ----------------------------------------------------------------------------------
+
+
+def judge(path, tensors, *more, name="candidate.safetensors"):
+    """Text and exit status of a candidate with these tensors: name -> (dtype, shape, values)"""
+    with folder() as where:
+        result = verify(path, "--candidate", write(where / name, tensors), *more)
+    return result.stdout.decode(), result.returncode
+
+
+def expect_right(path, tensors, *words):
+    text, status = judge(path, tensors)
+    expect_equal(status, 0, f"exit status ({text})")
+    for word in words:
+        expect(word in text, f"{word!r} is not in {text!r}")
+    said = text.partition("\n")[2]  # the first line names the files
+    for named in ("mistake", "wrong", "transposed", "missing", "base 2", "dirty", "warning"):
+        expect(named not in said, f"{named!r} is said of a right candidate: {text!r}")
+    return text
+
+
+def expect_named(path, tensors, *words):
+    text, status = judge(path, tensors)
+    expect_equal(status, 1, f"exit status ({text})")
+    for word in words:
+        expect(word in text, f"{word!r} is not in {text!r}")
+    return text
+
+
+@case
+def right_candidates_of_each_precision():
+    for prefix in ("attn/attn_06", "attn/attn_12", "attn/attn_27", "attn/attn_09", "attn/attn_19"):
+        path, _, tensors = open_attention(prefix)
+        for dtype in ("F32", "BF16", "F16"):
+            # float16 has no 3e4^2; its truth is finite, but its LSE has 1/32 of an ulp of it
+            candidate = {
+                "out": (dtype, tensors["out64"][1], tensors["out64"][2]),
+                "lse": ("F32", tensors["lse64"][1], tensors["lse64"][2]),
+            }
+            text = expect_right(path, candidate, "base e, [heads, rows]")
+            ratio = float(re.search(r"\nout .*? (\S+) +\S+  PASS", text)[1])
+            expect(0.0 <= ratio <= 2.0, "ratio", ratio)
+            name = {"F32": "f32", "BF16": "bf16", "F16": "f16"}[dtype]
+            expect(re.search(rf"\nout +{name} ", text), text)
+        lse = {"lse": ("BF16", *tensors["lse64"][1:])}
+        expect_right(path, lse)
+
+
+RESULTS = {
+    "attn/attn_06": ["out", "lse"],
+    "split/split_07": ["o_past", "lse_past", "o_cur", "lse_cur", "full", "full_lse", "merged_hf",
+                       "merged_kernel", "merged_kernel_store"],
+    "kern/merge_12": ["engine.out", "engine.full_lse", "engine.hist_out", "engine.hist_lse",
+                      "fused.out", "fused.hist_out", "fused.hist_lse"],
+    "kern/merge_17": ["engine.out", "engine.full_lse", "engine.hist_out", "engine.hist_lse"],
+    "kern/varlen_18": ["out", "hist_out", "hist_lse"],
+    "kern/curblock_33": ["out", "lse"],
+}
+
+
+@case
+def the_files_own_results_are_right_candidates():
+    for prefix, names in RESULTS.items():
+        path = golden(prefix)
+        tensors = read(path)[1]
+        text = expect_right(path, {name: tensors[name] for name in names})
+        expect_equal(len(re.findall("  PASS\n", text)), len(names), f"judged in {text!r}")
+
+
+@case
+def a_plain_bf16_kernel_passes():
+    """Products of rounded inputs, sums in order: at most twice as far off as itself."""
+    path, attention, tensors = open_attention("attn/attn_27")
+    for name in ("q", "k", "v"):
+        values = [from_bf16(to_bf16(x)) for x in getattr(attention, name)]
+        setattr(attention, name, values)
+    out, lse = attention.compute()
+    shape, lse_shape = tensors["out"][1], tensors["lse"][1]
+    expect_right(path, {"out": ("BF16", shape, out), "lse": ("F32", lse_shape, lse)})
+    stored_wider = {"out": ("F32", shape, out)}
+    expect_named(path, stored_wider, "no known mistake")
+    text, status = judge(path, stored_wider, "--precision", "bf16")
+    expect_equal(status, 0, text)
+
+
+@case
+def an_lse_is_judged_by_base_and_layout():
+    path, attention, tensors = open_attention("attn/attn_06")
+    dtype, shape, _ = tensors["lse"]
+    right = tensors["lse64"][2]
+    base_2 = [x * math.log2(math.e) for x in right]
+    turned = transposed(right, attention.heads, attention.queries)
+    both = transposed(base_2, attention.heads, attention.queries)
+    turned_shape = [attention.batch, attention.queries, attention.heads]
+    expect_right(path, {"lse": (dtype, shape, right)}, "base e, [heads, rows]")
+    text = expect_named(path, {"lse": (dtype, shape, base_2)}, "base 2", "ln 2")
+    expect("transposed" not in text, text)
+    for written in (shape, turned_shape):
+        text = expect_named(
+            path, {"lse": (dtype, written, turned)}, "transposed", "[rows, heads] where [heads"
+        )
+        expect("base 2" not in text, text)
+        expect_named(path, {"lse": (dtype, written, both)}, "base 2", "transposed")
+    expect_named(path, {"lse": ("BF16", shape, base_2)}, "base 2")
+    expect_named(path, {"lse": ("BF16", shape, turned)}, "transposed")
+
+
+@case
+def a_transposed_output_is_named():
+    path, attention, tensors = open_attention("attn/attn_27")
+    dtype, shape, values = tensors["out"]
+    rows = [values[i : i + attention.dim] for i in range(0, len(values), attention.dim)]
+    turned = transposed(rows, attention.queries, attention.heads)
+    flat = [x for row in turned for x in row]
+    expect_named(path, {"out": (dtype, shape, flat)}, "the output is transposed")
+
+
+@case
+def infinities_of_an_lse_are_named():
+    with folder() as where:
+        tensors, metadata = make_attention(MASKED, sees=masked_sees)
+        path = write(where / "masked.safetensors", tensors, metadata)
+        dtype, shape, right = tensors["lse"]
+        expect(right.count(-INF) == 16 and len(right) == 32, "half of the rows are empty")
+        expect_right(path, {"lse": (dtype, shape, right)})
+        plus = [INF if x == -INF else x for x in right]
+        expect_named(path, {"lse": (dtype, shape, plus)}, "16 empty rows", "+inf")
+        shifted = right[1:] + right[:1]
+        expect_named(path, {"lse": (dtype, shape, shifted)}, "-inf is in the wrong slot")
+        finite = [-1e4 if x == -INF else x for x in right]
+        expect_named(path, {"lse": (dtype, shape, finite)}, "it should be -inf")
+        nan = [NAN if x == -INF else x for x in right]
+        expect_named(path, {"lse": (dtype, shape, nan)}, "16 values are NaN")
+        out = tensors["out"]
+        lost = [NAN if i < 4 * 4 * 16 else x for i, x in enumerate(out[2])]
+        expect_named(path, {"out": (*out[:2], lost)}, "NaN")
+        attention = Attention(MASKED, tensors)
+        attention.queries = attention.keys = 8
+        lse = attention.compute(sees=None)[1]
+        expect_named(path, {"lse": (dtype, shape, lse)}, "-inf")
+        out = attention.compute(sees=None)[0]
+        expect_named(path, {"out": (*tensors["out"][:2], out)}, "the block mask is not applied")
+        out = attention.compute(sees=lambda query, key: 4 + key <= query)[0]
+        expect_named(path, {"out": (*tensors["out"][:2], out)}, "token by token")
+
+
+@case
+def minus_infinity_in_a_row_that_sees_keys():
+    path, _, tensors = open_attention("attn/attn_06")
+    dtype, shape, right = tensors["lse"]
+    expect_named(path, {"lse": (dtype, shape, [-INF] + right[1:])}, "-inf is in the wrong slot")
+
+
+ATTENTION_MISTAKES = {
+    "the scale is applied twice": lambda a: {"scale": a.scale * a.scale},
+    "the scores are not scaled": lambda a: {"scale": 1.0},
+    "the wrong KV head": lambda a: {"kv_head": lambda h: h % a.kv_heads},
+    "(aligned top left)": lambda a: {"sees": lambda i, j: j <= i},
+    "(aligned bottom right)": lambda a: {"sees": lambda i, j: j <= i + a.keys - a.queries},
+    "the last key is left out": lambda a: {"sees": lambda i, j: j < a.keys - 1},
+    "the block's own keys": lambda a: {"sees": lambda i, j: j < a.keys - a.queries},
+    "not divided by the row sum": lambda a: {"normalise": False},
+}
+
+
+def attention_mistake_case(words, arguments, prefix):
+    def check():
+        path, attention, tensors = open_attention(prefix)
+        out, lse = attention.compute(**arguments(attention))
+        for dtype in ("F32", "BF16"):
+            if words == "the last key is left out" and dtype != "F32":
+                continue  # one of many keys is little
+            shape = tensors["out"][1]
+            text = expect_named(path, {"out": (dtype, shape, out)}, words)
+            expect_equal(text.count("\n    out"), 1, f"failures in {text!r}")
+        if "row sum" not in words:
+            expect_named(path, {"lse": ("F32", tensors["lse"][1], lse)}, words)
+
+    check.__name__ = f"mistake in {prefix}: {words}"
+    case(check)
+
+
+for mistake_words, mistake_arguments in ATTENTION_MISTAKES.items():
+    for mistake_file in ("attn/attn_27", "attn/attn_06"):
+        attention_mistake_case(mistake_words, mistake_arguments, mistake_file)
+
+
+@case
+def a_last_tile_left_out():
+    path, attention, tensors = open_attention("attn/attn_00")
+    out, _ = attention.compute(sees=lambda i, j: j < 256)
+    # 257 keys: the last tile is the last key
+    expect_named(path, {"out": ("F32", tensors["out"][1], out)}, "the last key is left out")
+
+
+class Fused:
+    """The engine's rows of a fused_merge case."""
+
+    def __init__(self, prefix):
+        self.path = golden(prefix)
+        metadata, self.tensors = read(self.path)
+        params = json.loads(metadata["params"])
+        self.batch, self.block, self.heads, self.dim = (params[x] for x in "BLHD")
+        self.rows = self.batch * self.block * self.heads
+
+    def flag(self, name, row):
+        b, rest = divmod(row, self.block * self.heads)
+        token, head = divmod(rest, self.heads)
+        return self.tensors[name][2][(b * self.heads + head) * self.block + token]
+
+    def part(self, out_name, lse_name, row):
+        at = row * self.dim
+        return self.tensors[out_name][2][at : at + self.dim], self.tensors[lse_name][2][row]
+
+    def compute(self, fresh=None, zeroed=None, excluded=None, factor=1.0, swapped=False):
+        """fresh(store, dirty): whether the fresh history is taken; zeroed, excluded(store, dirty)"""
+        fresh = fresh or (lambda store, dirty: store)
+        out = []
+        for row in range(self.rows):
+            store, dirty = self.flag("store_mask", row), self.flag("dirty_mask", row)
+            b = self.part("out_cur" if store else "o_full_or_cur", "lse_cur", row)
+            if not store and self.flag("need_mask", row):
+                out += b[0]
+                continue
+            names = ("out_hist", "lse_hist") if fresh(store, dirty) else ("hist_out_in",
+                                                                         "hist_lse_in")
+            a = self.part(*names, row)
+            if zeroed and zeroed(store, dirty):
+                a = ([0.0] * self.dim, a[1])
+            if excluded and excluded(store, dirty):
+                a = (a[0], -INF)
+            out += merge_rows(
+                a[0], [a[1] * factor], b[0], [b[1] * factor], self.dim, swapped=swapped
+            )
+        return out
+
+    def named(self, words, **arguments):
+        shape = self.tensors["engine.out"][1]
+        for dtype in ("F32", "BF16"):
+            candidate = {"engine.out": (dtype, shape, self.compute(**arguments))}
+            expect_named(self.path, candidate, words)
+
+
+@case
+def the_right_merge_is_right():
+    for prefix in ("kern/merge_12", "kern/merge_15", "kern/merge_16", "kern/merge_17"):
+        fused = Fused(prefix)
+        shape = fused.tensors["engine.out"][1]
+        for dtype in ("F32", "BF16", "F16"):
+            expect_right(fused.path, {"engine.out": (dtype, shape, fused.compute())})
+
+
+@case
+def mistakes_of_merges_are_named():
+    fused = Fused("kern/merge_12")
+    fused.named("LSEs in base 2 are fed into a merge in base e", factor=math.log2(math.e))
+    fused.named("merged with powers of 2", factor=math.log(2))
+    fused.named("the weights are swapped", swapped=True)
+
+
+@case
+def an_external_part_that_is_not_refreshed_is_named():
+    fused = Fused("kern/merge_12")
+    fused.named("the external part is not refreshed", fresh=lambda store, dirty: False)
+    fused.named("the external part is always refreshed", fresh=lambda store, dirty: True)
+    fused.named("refresh and reuse are exchanged", fresh=lambda store, dirty: not store)
+    # the cache itself: what was there before, what is fresh in all rows
+    tensors = fused.tensors
+    for name, before in (("engine.hist_out", "hist_out_in"), ("engine.hist_lse", "hist_lse_in")):
+        expect_named(fused.path, {name: tensors[before]}, "the cache is not refreshed")
+
+
+@case
+def dirty_rows_are_named():
+    fused = Fused("kern/merge_12")
+    fused.named("dirty rows are dropped", zeroed=lambda store, dirty: dirty and not store)
+    fused.named("dirty rows are dropped", zeroed=lambda store, dirty: dirty)
+    fused.named("dirty rows are dropped", excluded=lambda store, dirty: dirty and not store)
+    fused.named("dirty rows are dropped", excluded=lambda store, dirty: dirty)
+    fused.named("dirty rows are kept", fresh=lambda store, dirty: store and not dirty)
+    fused.named("dirty rows are refreshed", fresh=lambda store, dirty: store or dirty)
+    # the cache itself
+    dtype, shape, right = fused.tensors["engine.hist_out"]
+    zeroed, kept = list(right), list(right)
+    for row in range(fused.rows):
+        if fused.flag("dirty_mask", row):
+            at = slice(row * fused.dim, (row + 1) * fused.dim)
+            kept[at] = fused.tensors["hist_out_in"][2][at]
+            if not fused.flag("store_mask", row):
+                zeroed[at] = [0.0] * fused.dim
+    expect_named(fused.path, {"engine.hist_out": (dtype, shape, zeroed)}, "dirty rows are dropped")
+    expect_named(fused.path, {"engine.hist_out": (dtype, shape, kept)}, "dirty rows are kept")
+
+
+@case
+def an_lse_of_the_cache_in_base_2_is_named():
+    fused = Fused("kern/merge_12")
+    dtype, shape, values = fused.tensors["engine.hist_lse"]
+    expect_right(fused.path, {"engine.hist_lse": (dtype, shape, values)})
+    expect_named(
+        fused.path,
+        {"engine.hist_lse": (dtype, shape, [x * math.log2(math.e) for x in values])},
+        "base 2",
+    )
+    turned = transposed(values, fused.block, fused.heads)
+    expect_named(fused.path, {"engine.hist_lse": (dtype, shape, turned)}, "transposed")
+    empty = Fused("kern/merge_17")
+    dtype, shape, values = empty.tensors["engine.hist_lse"]
+    expect_right(empty.path, {"engine.hist_lse": (dtype, shape, values)})
+    expect_named(
+        empty.path, {"engine.hist_lse": (dtype, shape, [-x for x in values])}, "+inf", "empty"
+    )
+
+
+@case
+def mistakes_of_a_split_are_named():
+    path = golden("split/split_00")
+    metadata, tensors = read(path)
+    params = json.loads(metadata["params"])
+    heads, length, dim = params["H"], params["L"], params["D"]
+    shape = tensors["merged_hf"][1]
+
+    def rows(name):
+        return transposed(tensors[name][2], heads, length)
+
+    def merged(factor=1.0, **more):
+        return merge_rows(
+            tensors["o_past"][2],
+            [x * factor for x in rows("lse_past")],
+            tensors["o_cur"][2],
+            [x * factor for x in rows("lse_cur")],
+            dim,
+            **more,
+        )
+
+    expect_right(path, {"merged_hf": ("F32", shape, merged())})
+    expect_right(path, {"merged_hf": ("BF16", shape, merged())})
+    base_2 = merged(math.log2(math.e))
+    expect_named(path, {"merged_hf": ("F32", shape, base_2)}, "LSEs in base 2 are fed")
+    expect_named(path, {"merged_hf": ("F32", shape, merged(swapped=True))}, "weights are swapped")
+    expect_named(path, {"merged_hf": tensors["o_cur"]}, "the external part is missing")
+    expect_named(path, {"merged_hf": tensors["o_past"]}, "the internal part is missing")
+    summed = [a + b for a, b in zip(tensors["o_past"][2], tensors["o_cur"][2])]
+    expect_named(path, {"merged_hf": ("F32", shape, summed)}, "added without weights")
+    lse = tensors["lse_past"]
+    expect_named(
+        path, {"lse_past": (*lse[:2], [x * math.log2(math.e) for x in lse[2]])}, "base 2"
+    )
+
+
+@case
+def mistakes_of_head_masks_are_named():
+    path = golden("kern/varlen_18")
+    metadata, tensors = read(path)
+    params = json.loads(metadata["params"])
+    heads, dim, mask = params["H"], params["D"], params["head_mask"]
+    tokens = params["B"] * params["Lq"]
+    cached = transposed(tensors["hist_lse_in"][2], heads, tokens)
+    fresh = transposed(tensors["lse_hist"][2], heads, tokens)
+    current = transposed(tensors["lse"][2], heads, tokens)
+    o = tensors["o"][2]
+
+    def merged(out_a, lse_a, **more):
+        every = merge_rows(out_a, lse_a, o, current, dim, **more)
+        return [
+            o[i] if mask[i // dim % heads] else every[i] for i in range(tokens * heads * dim)
+        ]
+
+    shape = tensors["out"][1]
+    right = merged(tensors["hist_out_in"][2], cached)
+    expect_right(path, {"out": ("F32", shape, right)})
+    expect_right(path, {"out": ("BF16", shape, right)})
+    swapped = merged(tensors["hist_out_in"][2], cached, swapped=True)
+    expect_named(path, {"out": ("F32", shape, swapped)}, "weights are swapped")
+    refreshed = merged(tensors["out_hist"][2], fresh)
+    expect_named(path, {"out": ("F32", shape, refreshed)}, "always refreshed")
+    expect_named(path, {"out": ("F32", shape, o)}, "the external part is missing")
+    every = merge_rows(tensors["hist_out_in"][2], cached, o, current, dim)
+    expect_named(path, {"out": ("F32", shape, every)}, "merged with the cached part again")
+    expect_named(path, {"hist_out": tensors["hist_out_in"]}, "the cache is not refreshed")
+    expect_named(path, {"hist_lse": tensors["hist_lse_in"]}, "the cache is not refreshed")
+    expect_named(path, {"hist_lse": tensors["lse_hist"]}, "do not store")
+
+
+@case
+def unexplained_errors_fail():
+    path, _, tensors = open_attention("attn/attn_06")
+    rng = random.Random(3)
+    dtype, shape, right = tensors["out"]
+    noisy = [x + rng.gauss(0, 1e-3) for x in right]
+    expect_named(path, {"out": (dtype, shape, noisy)}, "no known mistake")
+    text, status = judge(path, {"out": ("BF16", shape, noisy)})
+    expect_equal(status, 0, text)  # that is what bf16 is like
+    one = right[:40] + [right[40] + 1e-3] + right[41:]
+    expect_named(path, {"out": (dtype, shape, one)}, "[0,0,0,40]", "no known mistake")
+    text, status = judge(path, {"out": (dtype, shape, one), "lse": tensors["lse"]})
+    expect_equal(status, 1, text)
+    expect("PASS" in text and "FAIL" in text, "each tensor is judged: " + text)
+
+
+@case
+def candidates_of_other_sizes_fail():
+    path, _, tensors = open_attention("attn/attn_06")
+    text = expect_named(
+        path, {"out": ("F32", [5], [0.0] * 5), "lse": tensors["lse"]}, "5 elements", "expected"
+    )
+    expect("base e" in text, text)
+
+
+@case
+def unknown_tensors_are_said():
+    path, _, tensors = open_attention("attn/attn_06")
+    text, status = judge(path, {"out": tensors["out"], "output\n": tensors["out"]})
+    expect_equal(status, 0, text)
+    expect("warning: the case has no result called 'output?'" in text, text)
+    text = expect_named(path, {"output": tensors["out"]}, "warning", "none of the candidate's")
+    expect_named(path, {}, "none of the candidate's")
+    expect_named(path, {"q": tensors["q"]}, "none of the candidate's")
+
+
+@case
+def npy_candidates():
+    path, attention, tensors = open_attention("attn/attn_06")
+    out, lse = tensors["out"], tensors["lse"]
+    with folder() as where:
+        for name, (_, shape, values) in (("out", out), ("result", out), ("lse", lse)):
+            candidate = write_npy(where / f"{name}.npy", shape, values)
+            text_of(verify(path, "--candidate", candidate), 0)
+        wrong = transposed(lse[2], attention.heads, attention.queries)
+        candidate = write_npy(where / "lse.npy", [2, 4, 8], wrong)
+        expect("transposed" in text_of(verify(path, "--candidate", candidate), 1), "named")
+        (where / "cut.npy").write_bytes((where / "out.npy").read_bytes()[:-4])
+        result = verify(path, "--candidate", where / "cut.npy")
+        expect_equal(result.returncode, 1, "exit status")
+        expect(result.stderr.count(b"\n") == 1 and b"cut.npy" in result.stderr, result.stderr)
+
+
+@case
+def candidates_as_json():
+    path, _, tensors = open_attention("attn/attn_06")
+    lse = (*tensors["lse"][:2], [INF] + tensors["lse"][2][1:])
+    text, status = judge(path, {"out": tensors["out"], "lse": lse, "x": lse}, "--json")
+    expect_equal(status, 1, text)
+    value = json.loads(text)
+    expect_equal(value["not_judged"], ["x"], "not judged")
+    out, wrong = value["cases"][0]["findings"]
+    expect(out["passed"] and out["rule"] == "candidate" and 0 < out["ratio"] <= 2, out)
+    expect_equal(out["precision"], "f32", "precision")
+    expect_equal((wrong["max_abs"], wrong["worst"]["value"]), ("inf", "inf"), "infinities")
+
+
+@case
+def a_candidate_needs_a_case():
+    _, _, tensors = open_attention("attn/attn_06")
+    with folder() as where:
+        path = write(where / "x.safetensors", {"x": ("F32", [1], [1.0])}, {"kind": "video"})
+        text, status = judge(path, {"out": tensors["out"]})
+        expect_equal(status, 1, text)
+        expect("SKIP" in text and "PASS" not in text, text)
+        result = verify(golden("attn/attn_06"), "--candidate", where / "none.safetensors")
+        expect_equal(result.returncode, 1, "exit status")
+        expect(b"none.safetensors" in result.stderr, result.stderr)
+
+
+sys.exit(main())
