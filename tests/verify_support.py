@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 
-PROGRAM = sys.argv[1]
+PROGRAM = os.path.abspath(sys.argv[1])
 GOLDEN = pathlib.Path(sys.argv[2])
 PAPER = GOLDEN / "paper"
 CASES = []

@@ -2,6 +2,7 @@
 #include "command.h"
 #include "error.h"
 #include "hashes.h"
+#include "isa_choice.h"
 #include "options.h"
 #include "output.h"
 
@@ -15,21 +16,8 @@
 typedef struct settings {
     const char *json, *filter, *hashes, *write;
     size_t threads; /* 0: not given */
-    int isa;        /* an fb_isa, or one of those below */
+    int isa;        /* fb_isa_choice_parse */
 } settings;
-
-enum { ISA_CURRENT = -1, ISA_ALL = -2 };
-
-static fb_status parse_isa(const char *text, void *target) {
-    fb_isa isa = FB_ISA_SCALAR;
-    if (strcmp(text, "all") == 0) {
-        *(int *)target = ISA_ALL;
-        return FB_OK;
-    }
-    FB_TRY(fb_isa_parse(text, &isa));
-    *(int *)target = (int)isa;
-    return FB_OK;
-}
 
 #define TARGET(field) .target = offsetof(settings, field)
 
@@ -38,7 +26,7 @@ static const fb_option options[] = {
      .name = "isa",
      .argument = "NAME",
      TARGET(isa),
-     .parse = parse_isa,
+     .parse = fb_isa_choice_parse,
      .help = "the instruction set, or \"all\" that this machine has; without it, the one that "
              "`flashblock info` names"},
     {.kind = FB_OPTION_SIZE,
@@ -154,10 +142,7 @@ static fb_status check_all(const settings *chosen, const fb_hash_list *list, siz
     fb_isa current;
     fb_status status = fb_isa_current(&current);
     for (int isa = 0; isa < FB_ISA_COUNT && status == FB_OK; isa++) {
-        bool wanted = chosen->isa == ISA_ALL
-                          ? fb_isa_built((fb_isa)isa) && fb_isa_supported((fb_isa)isa)
-                          : isa == (chosen->isa == ISA_CURRENT ? (int)current : chosen->isa);
-        if (wanted)
+        if (fb_isa_is_chosen(chosen->isa, current, (fb_isa)isa))
             status = report_isa(chosen, list, (fb_isa)isa, all, differences);
     }
     if (status == FB_OK && chosen->json)
@@ -189,7 +174,7 @@ static fb_status run(const settings *chosen, size_t *differences) {
 }
 
 int fb_command_selftest(int argc, char **argv) {
-    settings chosen = {.isa = ISA_CURRENT};
+    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
     switch (fb_options_parse(&table, argc, argv, &chosen)) {
     case FB_OPTIONS_HELP:
         return FB_EXIT_OK;

@@ -22,7 +22,7 @@ typedef struct settings {
     const char *json, *candidate;
     int precision;  /* an fb_dtype; -1: what the candidate stores */
     size_t threads; /* 0: not given */
-    int isa;        /* fb_isa_choice */
+    int isa;        /* fb_isa_choice_parse */
     bool verbose;
 } settings;
 

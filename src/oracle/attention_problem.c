@@ -368,6 +368,18 @@ static row_scores scores_of(const fb_attention_problem *p, const row_index *r) {
     return s;
 }
 
+fb_status fb_problem_plain_error(const fb_attention_problem *p, const double *truth,
+                                 double *error) {
+    claim_context context = {p, false};
+    float *out = NULL;
+    FB_TRY(fb_alloc(fb_problem_values(p), sizeof *out, "plain attention", &out));
+    fb_status status = plain(&context, FB_F32, out);
+    if (status == FB_OK)
+        *error = fb_measure_errors(out, truth, fb_problem_values(p)).max_abs;
+    fb_free(out);
+    return status;
+}
+
 /* What led to an element: the row's first scores, its largest one, the sum of exponentials. */
 static fb_status explain(const void *context, size_t index, char *text, size_t size) {
     const claim_context *c = context;

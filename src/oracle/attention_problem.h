@@ -32,6 +32,10 @@ size_t fb_problem_values(const fb_attention_problem *problem); /* rows x head_di
 fb_status fb_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
 fb_status fb_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
 
+/* The largest error of a plain float32 implementation's outputs against `truth`. */
+fb_status fb_problem_plain_error(const fb_attention_problem *problem, const double *truth,
+                                 double *error);
+
 /* Claims on `out` and `lse`, under these names. file_* may be NULL. truth_* are what the file
  * states as truth, NULL where it does not: the call fails where that is not so. rule and tolerance
  * are those of fb_claim. */

@@ -120,13 +120,16 @@ static fb_status claim_merges(fb_case *c, fb_report *report, const split *s, con
         .tokens = full->batch * full->queries, .heads = full->heads, .head_dim = full->head_dim};
     FB_TRY(part_rows(c, &s->past, &m.out_a, &m.lse_a));
     FB_TRY(part_rows(c, &s->current, &m.out_b, &m.lse_b));
+    double plain_error = 0.0, effect = 0.0; /* of the parts, which a merge inherits */
+    FB_TRY(fb_problem_plain_error(full, truth, &plain_error));
+    effect = fb_score_effect(truth + values, rows, full->v,
+                             full->batch * full->keys * full->kv_heads * full->head_dim);
     fb_merge_claim claim = {
         .shape = FB_SHAPE(full->batch, full->queries, full->heads, full->head_dim),
         .token_axis = 1,
         .head_axis = 2,
         .truth = truth,
-        .score_effect = fb_score_effect(truth + values, rows, full->v,
-                                        full->batch * full->keys * full->kv_heads * full->head_dim),
+        .score_effect = fmax(effect, 4.0 * plain_error),
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         bool found;
