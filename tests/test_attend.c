@@ -154,7 +154,8 @@ Test(attend, threads_over_long_contexts) {
     trial_free(&t);
 }
 
-/* A row's result does not depend on the other rows of the call. */
+/* A row's result does not depend on the other rows of the call (sglang#35938 lost that, from token
+ * 97 on). */
 Test(attend, rows_alone_equal_rows_together) {
     random_stream random = random_named(12);
     for (int round = 0; round < 30; round++) {
@@ -318,8 +319,8 @@ Test(attend, reference_by_hand) {
     cr_assert_float_eq(merged[1], out[1], 1e-15);
 }
 
-/* Block-causal: each row sees what floor(q/B) >= floor(k/B) allows, and masked keys, NaN or not,
- * leave no trace. */
+/* Block-causal: each row sees what floor(q/B) >= floor(k/B) allows (flashinfer#2722), and masked
+ * keys, NaN or not, leave no trace. */
 Test(attend, masked_keys_leave_no_trace) {
     random_stream random = random_named(15);
     size_t tokens = 150, dim = 32, block = 7;
@@ -407,10 +408,16 @@ Test(attend, infinities_and_nan_stay_in_their_rows) {
     trial_free(&t);
 }
 
-/* [heads, tokens] LSEs, interleaved heads, reversed tokens: strides mean what they say. */
-Test(attend, strides) {
+/* Grouped queries, keys in several ranges, LSEs as [heads, tokens], outputs as [heads, tokens, D]:
+ * strides mean what they say (vllm-flash-attention#87, flash-attention#2842, #2573, #2388,
+ * FlagGems#5235 mixed them up, or wrote -inf to another row's slot). Some rows are empty. */
+Test(attend, strides_with_grouped_queries_and_split_keys) {
     random_stream random = random_named(18);
-    trial t = trial_new(&random, 6, 4, 2, 24, 90, FB_F16);
+    trial t = trial_new(&random, 6, 4, 2, 24, 1500, FB_F16);
+    t.ranges[0] = (fb_range){5, 1100};
+    t.ranges[1] = (fb_range){1200, 1500};
+    t.view.num_ranges = 2;
+    t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 2, 2, 4}; /* queries 0 and 1 see nothing */
     trial_run(&t, &t.kv, &t.part);
     float out[4 * 6 * 24], lse[4 * 6];
     fb_part heads_first = {out, 24, 6 * 24, lse, 1, 6};
@@ -420,7 +427,15 @@ Test(attend, strides) {
             expect_same_bits("out", t.out + (query * 4 + head) * 24, out + (head * 6 + query) * 24,
                              24);
             cr_assert_eq(t.lse[query * 4 + head], lse[head * 6 + query]);
+            cr_assert_eq(lse[head * 6 + query] == -INFINITY, query < 2);
         }
+    trial_free(&t);
+}
+
+Test(attend, rows_backwards) {
+    random_stream random = random_named(27);
+    trial t = trial_new(&random, 6, 4, 2, 24, 90, FB_F16);
+    trial_run(&t, &t.kv, &t.part);
     fb_queries reversed = {t.q + 5 * 4 * 24, 6, 4, 24, -4 * 24, 24};
     fb_part backwards = {t.out + 5 * 4 * 24, -4 * 24, 24, t.lse + 5 * 4, -4, 1};
     float *kept = malloc(6 * 4 * 24 * sizeof *kept);
@@ -429,6 +444,41 @@ Test(attend, strides) {
     cr_assert_eq(fb_attend(&reversed, &view, NULL, 0.0f, &backwards), FB_OK);
     expect_same_bits("out", kept, t.out, 6 * 4 * 24);
     free(kept);
+    trial_free(&t);
+}
+
+/* One key: its value, and its score. */
+Test(attend, one_key) {
+    random_stream random = random_named(28);
+    trial t = trial_new(&random, 3, 4, 2, 64, 1, FB_BF16);
+    trial_run(&t, &t.kv, &t.part);
+    for (size_t row = 0; row < 3 * 4; row++) {
+        size_t kv_head = row % 4 / 2;
+        double score = 0.0;
+        for (size_t d = 0; d < 64; d++)
+            score += (double)t.q[row * 64 + d] * (double)t.k[kv_head * 64 + d];
+        expect_same_bits("out", t.out + row * 64, t.v + kv_head * 64, 64);
+        cr_assert_float_eq(t.lse[row], score / 8.0, 1e-6);
+    }
+    trial_free(&t);
+}
+
+/* Logits of 1e4 and more: the largest takes all, nothing overflows. */
+Test(attend, logits_of_1e4) {
+    random_stream random = random_named(29);
+    trial t = trial_new(&random, 2, 1, 1, 8, 200, FB_F32);
+    float *k = t.stored_k;
+    for (size_t i = 0; i < 200 * 8; i++)
+        k[i] = 0.0f;
+    for (size_t query = 0; query < 2; query++)
+        t.q[query * 8] = query ? 1e4f : -1e4f;
+    for (size_t token = 0; token < 200; token++)
+        k[token * 8] = (float)token - 100.0f; /* scores up to 1e6 / sqrt(8) */
+    trial_run(&t, &t.kv, &t.part);
+    expect_same_bits("lowest", t.out, t.v, 8);
+    expect_same_bits("highest", t.out + 8, t.v + 199 * 8, 8);
+    cr_assert_float_eq(t.lse[0], 1e6 / sqrt(8.0), 0.1);
+    cr_assert_float_eq(t.lse[1], 99e4 / sqrt(8.0), 0.1);
     trial_free(&t);
 }
 

@@ -70,15 +70,16 @@ static void log_kernel(const float *x, float *y, size_t count) {
         y[i] = fb_log(x[i]);
 }
 
-Test(exp_log, exp_of_every_float_is_within_1_ulp, .timeout = 900) {
+/* SLEEF promises 1.0 ulp in a function's name; attention.h states what is measured here. */
+Test(exp_log, exp_of_every_float, .timeout = 900) {
     float at = 0.0f;
     double worst = worst_error(exp_kernel, exp, 0x80000000u, 0xff800000u, &at); /* -0 .. -inf */
     cr_log_info("exp: at most %.4f ulp, at %a", worst, (double)at);
-    cr_assert(worst <= 1.0, "exp is off by %.4f ulp at %a", worst, (double)at);
+    cr_assert(worst <= 0.892, "exp is off by %.4f ulp at %a", worst, (double)at);
     cr_assert(worst > 0.5, "no exponential is this good: the test measures nothing");
 }
 
-Test(exp_log, log_of_every_float_from_1_is_within_1_ulp, .timeout = 900) {
+Test(exp_log, log_of_every_float_from_1, .timeout = 900) {
     float at = 0.0f;
     double worst = worst_error(log_kernel, log, 0x3f800000u, 0x7f7fffffu, &at); /* 1 .. max */
     cr_log_info("log: at most %.4f ulp, at %a", worst, (double)at);

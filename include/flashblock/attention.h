@@ -162,9 +162,10 @@ FB_API void fb_merge_reference(const double *out_a, const double *lse_a, const d
                                const double *lse_b, size_t num_rows, size_t head_dim, double *out,
                                double *lse);
 
-/* The exponential and the logarithm of the kernels, value by value.
- *   fb_exp  for x <= 0 (and NaN): at most 1.0 ulp, subnormal results included; fb_exp(0) = 1.
- *   fb_log  for x >= 1 (and NaN, +inf). */
+/* The exponential and the logarithm of the kernels, value by value. Their largest errors over every
+ * float32 of the domain, as tests/test_exp_log.c measures them:
+ *   fb_exp  0.892 ulp, for x <= 0 (and NaN); subnormal results included; fb_exp(0) = 1
+ *   fb_log  0.501 ulp, for x >= 1 (and NaN, +inf) */
 FB_API float fb_exp(float x);
 FB_API float fb_log(float x);
 

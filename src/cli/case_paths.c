@@ -1,3 +1,4 @@
+/* Files and directories of the command line, as a list of files. */
 #include "case_paths.h"
 
 #include "error.h"

@@ -1,3 +1,4 @@
+/* Dense attention and FlashBlock on the same prompts, measured in turn. */
 #include "compare.h"
 
 #include "error.h"
@@ -146,11 +147,7 @@ static fb_status write_comparison(const fb_session *session, const comparison *r
         result->flashblock_decode, "attention_ratio",
         fb_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
         fb_ratio(result->dense_decode, result->flashblock_decode));
-    if (!value)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    fb_status status = fb_write_json(value, path);
-    json_decref(value);
-    return status;
+    return fb_write_json(value, path);
 }
 
 /* --- the runs ----------------------------------------------------------------------------------
@@ -170,7 +167,7 @@ static fb_status run_trials(const fb_session *session, trial *dense, trial *flas
 }
 
 fb_status fb_compare(const fb_session *session, size_t repeats, const char *json) {
-    bool quiet = json && strcmp(json, "-") == 0;
+    bool quiet = fb_is_stdout(json);
     trial dense = {.name = "dense", .tau = 0};
     trial flashblock = {.name = "FlashBlock", .tau = session->options.reuse.tau};
     fb_status status = run_trials(session, &dense, &flashblock, repeats, quiet);

@@ -1,3 +1,4 @@
+/* The text of a generation while it is being written. */
 #include "display.h"
 
 #include "error.h"

@@ -3,6 +3,7 @@
 #include "compare.h"
 #include "display.h"
 #include "error.h"
+#include "isa_choice.h"
 #include "options.h"
 #include "output.h"
 #include "session.h"
@@ -20,7 +21,7 @@ typedef struct settings {
     fb_prompt_format format;
     fb_generate_options options;
     size_t threads; /* 0: not given */
-    fb_isa isa;     /* FB_ISA_COUNT: not given */
+    int isa;        /* fb_isa_choice_parse_one */
     size_t repeats;
     bool visual, compare;
 } settings;
@@ -36,14 +37,6 @@ static fb_status parse_compat(const char *text, void *target) {
 
 static fb_status parse_remasking(const char *text, void *target) {
     return fb_remasking_parse(text, target);
-}
-
-static fb_status parse_dtype(const char *text, void *target) {
-    return fb_dtype_parse(text, target);
-}
-
-static fb_status parse_isa(const char *text, void *target) {
-    return fb_isa_parse(text, target);
 }
 
 #define TARGET(field) .target = offsetof(settings, field)
@@ -121,7 +114,7 @@ static const fb_option option_list[] = {
      .name = "kv-dtype",
      .argument = "TYPE",
      TARGET(options.kv_dtype),
-     .parse = parse_dtype,
+     .parse = fb_option_parse_dtype,
      .otherwise = "f32",
      .help = "storage of keys and values: f32, bf16 or f16"},
 
@@ -197,20 +190,11 @@ static const fb_option option_list[] = {
      .help = "the same seed draws the same text again"},
 
     {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "threads",
-     .argument = "N",
-     TARGET(threads),
-     .min = 1,
-     .max = 1024,
-     .help = "threads (default: OMP_NUM_THREADS, or one for each CPU)"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "isa",
-     .argument = "NAME",
-     TARGET(isa),
-     .parse = parse_isa,
-     .help = "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
-             "the widest)"},
+    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_ISA_OPTION(
+        settings, fb_isa_choice_parse_one,
+        "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
+        "the widest)"),
     {.kind = FB_OPTION_SIZE,
      .name = "batch-size",
      .argument = "N",
@@ -237,12 +221,9 @@ static const fb_option option_list[] = {
      .max = 1000,
      .otherwise = "3",
      .help = "--compare runs both N times, in turn, and reports medians"},
-    {.kind = FB_OPTION_FILE,
-     .name = "json",
-     .argument = "FILE",
-     TARGET(json),
-     .help = "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
-             "\"-\", to standard output instead of the text"},
+    FB_JSON_OPTION(
+        settings, "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
+                  "\"-\", to standard output instead of the text"),
 };
 
 static const fb_option_table table = {
@@ -266,17 +247,11 @@ static const char *contradiction(const settings *given) {
         return "--visual and --compare exclude each other";
     if (given->visual && given->prompts.count > 1)
         return "--visual shows one prompt only";
-    if (given->visual && given->json && strcmp(given->json, "-") == 0)
+    if (given->visual && fb_is_stdout(given->json))
         return "--visual and --json would both write to standard output";
     if (given->compare && given->options.reuse.tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
     return NULL;
-}
-
-static fb_status set_machine(const settings *given) {
-    if (given->threads > 0)
-        FB_TRY(fb_set_num_threads((int)given->threads));
-    return given->isa != FB_ISA_COUNT ? fb_isa_select(given->isa) : FB_OK;
 }
 
 /* --mask-token: digits are an id, all else is the text of a token. */
@@ -300,7 +275,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
 }
 
 static fb_status prepare(fb_session *session, const settings *given) {
-    FB_TRY(set_machine(given));
+    FB_TRY(fb_machine_choose(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
     FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
@@ -312,19 +287,17 @@ static fb_status write_generation(const fb_session *session, const fb_generation
                                   const char *path) {
     json_t *value = fb_session_json(session);
     json_t *of_generation = fb_generation_json(session, generation);
-    fb_status status = FB_OK;
-    if (!value || !of_generation || json_object_update(value, of_generation) != 0)
-        status = fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    else
-        status = fb_write_json(value, path);
+    if (json_object_update(value, of_generation) != 0) { /* one of them found no memory */
+        json_decref(value);
+        value = NULL;
+    }
     json_decref(of_generation);
-    json_decref(value);
-    return status;
+    return fb_write_json(value, path);
 }
 
 static fb_status run(fb_session *session, const settings *given) {
     fb_display_kind kind = given->visual ? FB_DISPLAY_VISUAL : FB_DISPLAY_TEXT;
-    if (given->json && strcmp(given->json, "-") == 0)
+    if (fb_is_stdout(given->json))
         kind = FB_DISPLAY_NONE;
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, session->options.reuse.tau, &generation));
@@ -346,22 +319,14 @@ static int generate(const settings *given) {
         status = given->compare ? fb_compare(&session, given->repeats, given->json)
                                 : run(&session, given);
     fb_session_free(&session);
-    return status == FB_OK ? FB_EXIT_OK : fb_report_status(status);
+    return fb_report_status(status);
 }
 
 int fb_command_generate(int argc, char **argv) {
-    settings given = {.options = fb_generate_options_default(), .isa = FB_ISA_COUNT};
-    int exit_status = FB_EXIT_OK;
-    switch (fb_options_parse(&table, argc, argv, &given)) {
-    case FB_OPTIONS_HELP:
-        break;
-    case FB_OPTIONS_WRONG:
-        exit_status = FB_EXIT_USAGE;
-        break;
-    case FB_OPTIONS_READY:
+    settings given = {.options = fb_generate_options_default(), .isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &given, &exit_status))
         exit_status = generate(&given);
-        break;
-    }
     fb_option_list_free(&given.prompts);
     return exit_status;
 }

@@ -1,6 +1,7 @@
 /* flashblock golden: a scripted denoising sequence as a case file. */
 #include "command.h"
 #include "error.h"
+#include "isa_choice.h"
 #include "options.h"
 #include "output.h"
 #include "sequence.h"
@@ -23,10 +24,6 @@ typedef struct settings {
 
 static fb_status parse_preset(const char *text, void *target) {
     return fb_script_preset(text, target);
-}
-
-static fb_status parse_dtype(const char *text, void *target) {
-    return fb_dtype_parse(text, target);
 }
 
 #define TARGET(field) .target = offsetof(settings, field)
@@ -80,7 +77,7 @@ static const fb_option options[] = {
      .argument = "TYPE",
      TARGET(dtype),
      .otherwise = "f32",
-     .parse = parse_dtype,
+     .parse = fb_option_parse_dtype,
      .help = "how keys and values are stored: f32, bf16 or f16"},
     {.kind = FB_OPTION_UINT64,
      .name = "seed",
@@ -88,18 +85,8 @@ static const fb_option options[] = {
      TARGET(seed),
      .otherwise = "1",
      .help = "another seed, other numbers"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "threads",
-     .argument = "N",
-     TARGET(threads),
-     .min = 1,
-     .max = 1024,
-     .help = "threads; they change no bit of the file"},
-    {.kind = FB_OPTION_FILE,
-     .name = "json",
-     .argument = "FILE",
-     TARGET(json),
-     .help = "write what the sequence is as JSON to FILE, or to standard output"},
+    FB_THREADS_OPTION(settings, "threads; they change no bit of the file"),
+    FB_JSON_OPTION(settings, "write what the sequence is as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -184,35 +171,25 @@ static fb_status make(fb_script *s, const settings *chosen) {
         print(s, chosen->output);
         return FB_OK;
     }
-    json_t *value = describe(s, chosen->output);
-    fb_status status = fb_write_json(value, chosen->json);
-    json_decref(value);
-    return status;
+    return fb_write_json(describe(s, chosen->output), chosen->json);
 }
 
 int fb_command_golden(int argc, char **argv) {
     settings chosen = {.context = NO_SIZE, .block_size = NO_SIZE, .tau = NO_SIZE, .steps = NO_SIZE};
-    switch (fb_options_parse(&table, argc, argv, &chosen)) {
-    case FB_OPTIONS_HELP:
-        return FB_EXIT_OK;
-    case FB_OPTIONS_WRONG:
-        return FB_EXIT_USAGE;
-    case FB_OPTIONS_READY:
-        break;
-    }
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
     if (!chosen.output) {
         fb_print_error("--output is missing; see flashblock golden --help");
         return FB_EXIT_USAGE;
     }
     fb_script_config config = config_of(&chosen);
     fb_script *s = NULL;
-    fb_status status = FB_OK;
-    if (chosen.threads)
-        status = fb_set_num_threads((int)chosen.threads);
+    fb_status status = fb_machine_choose(chosen.threads, FB_ISA_CHOICE_CURRENT);
     if (status == FB_OK)
         status = fb_script_create(&config, &s);
     if (status == FB_OK)
         status = make(s, &chosen);
     fb_script_free(s);
-    return status == FB_OK ? FB_EXIT_OK : fb_report_status(status);
+    return fb_report_status(status);
 }

@@ -14,13 +14,7 @@ typedef struct settings {
 } settings;
 
 static const fb_option options[] = {
-    {
-        .kind = FB_OPTION_FILE,
-        .name = "json",
-        .argument = "FILE",
-        .target = offsetof(settings, json),
-        .help = "write it as JSON to FILE, or to standard output",
-    },
+    FB_JSON_OPTION(settings, "write it as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -73,14 +67,9 @@ static void print(fb_isa chosen) {
 
 int fb_command_info(int argc, char **argv) {
     settings chosen = {0};
-    switch (fb_options_parse(&table, argc, argv, &chosen)) {
-    case FB_OPTIONS_HELP:
-        return FB_EXIT_OK;
-    case FB_OPTIONS_WRONG:
-        return FB_EXIT_USAGE;
-    case FB_OPTIONS_READY:
-        break;
-    }
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
     fb_isa isa;
     fb_status status = fb_isa_current(&isa);
     if (status != FB_OK)
@@ -89,8 +78,5 @@ int fb_command_info(int argc, char **argv) {
         print(isa);
         return FB_EXIT_OK;
     }
-    json_t *value = gather(isa);
-    status = fb_write_json(value, chosen.json);
-    json_decref(value);
-    return status == FB_OK ? FB_EXIT_OK : fb_report_status(status);
+    return fb_report_status(fb_write_json(gather(isa), chosen.json));
 }

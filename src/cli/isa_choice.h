@@ -1,16 +1,31 @@
-/* --isa of the commands that check results: one instruction set, or all that this machine has. */
+/* --isa and --threads: one instruction set, or, in the commands that check results, all that this
+ * machine has. */
 #ifndef FB_CLI_ISA_CHOICE_H
 #define FB_CLI_ISA_CHOICE_H
+
+#include "options.h"
 
 #include <flashblock/runtime.h>
 
 #include <stdbool.h>
+#include <stddef.h>
 
-/* An fb_isa, or: */
+/* What --isa chooses is an int: an fb_isa, or one of these. */
 enum { FB_ISA_CHOICE_CURRENT = -1, FB_ISA_CHOICE_ALL = -2 };
 
-/* `parse` of an option whose target is such an int. */
+/* `parse` of an option whose target is such an int; the second knows no "all". */
 fb_status fb_isa_choice_parse(const char *text, void *choice);
+fb_status fb_isa_choice_parse_one(const char *text, void *choice);
+
+/* The option of a `structure` whose member `isa` is such an int. */
+#define FB_ISA_OPTION(structure, parser, text)                                                     \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "isa", .argument = "NAME",                               \
+        .target = offsetof(structure, isa), .parse = (parser), .help = (text)                      \
+    }
+
+/* Sets what is given: `threads` unless 0, and the instruction set where `choice` is one. */
+fb_status fb_machine_choose(size_t threads, int choice);
 
 /* Whether `isa` is among those chosen; `current` is what the library uses by itself. */
 bool fb_isa_is_chosen(int choice, fb_isa current, fb_isa isa);

@@ -1,14 +1,14 @@
+/* Options of a command: its command line read, and its --help, both from the table. */
 #include "options.h"
 
 #include "memory.h"
 #include "output.h"
 
-#include <flashblock/status.h>
+#include <flashblock/types.h>
 
 #include <errno.h>
 #include <float.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,11 +16,21 @@
 /* --help: where the descriptions begin, and how far they go. */
 enum { HELP_COLUMN = 30, HELP_WIDTH = 96 };
 
+typedef enum fb_options_result {
+    FB_OPTIONS_READY, /* the targets are set */
+    FB_OPTIONS_HELP,  /* --help: it has been printed to standard output */
+    FB_OPTIONS_WRONG, /* one line has been printed to standard error */
+} fb_options_result;
+
 static const char help_text[] = "show this text";
 
 void fb_option_list_free(fb_option_list *list) {
     fb_free(list->values);
     *list = (fb_option_list){0};
+}
+
+fb_status fb_option_parse_dtype(const char *text, void *dtype) {
+    return fb_dtype_parse(text, dtype);
 }
 
 /* --- values ----------------------------------------------------------------------------------- */
@@ -281,12 +291,15 @@ static fb_options_result check_arguments(const fb_option_table *table, const cha
     return FB_OPTIONS_WRONG;
 }
 
-fb_options_result fb_options_parse(const fb_option_table *table, int argc, char **argv,
-                                   void *target) {
+bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void *target,
+                      int *exit_status) {
     fb_options_result result = set_defaults(table, argc, target);
     for (int i = 1; i < argc && result == FB_OPTIONS_READY; i++)
         result = read_argument(table, argc, argv, &i, target);
-    return result == FB_OPTIONS_READY ? check_arguments(table, target) : result;
+    if (result == FB_OPTIONS_READY)
+        result = check_arguments(table, target);
+    *exit_status = result == FB_OPTIONS_WRONG ? FB_EXIT_USAGE : FB_EXIT_OK;
+    return result == FB_OPTIONS_READY;
 }
 
 /* --- help ------------------------------------------------------------------------------------- */

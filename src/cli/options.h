@@ -9,6 +9,7 @@
 
 #include <flashblock/status.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -58,6 +59,22 @@ typedef struct fb_arguments {
     size_t target; /* offset of an fb_option_list */
 } fb_arguments;
 
+/* Options that several commands have. `structure` has the members `json` (const char *, NULL: not
+ * given) and `threads` (size_t, 0: not given). */
+#define FB_JSON_OPTION(structure, text)                                                            \
+    {                                                                                              \
+        .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
+        .target = offsetof(structure, json), .help = (text)                                        \
+    }
+#define FB_THREADS_OPTION(structure, text)                                                         \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "threads", .argument = "N",                                \
+        .target = offsetof(structure, threads), .min = 1, .max = 1024, .help = (text)              \
+    }
+
+/* `parse` of an option whose target is an fb_dtype. */
+fb_status fb_option_parse_dtype(const char *text, void *dtype);
+
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
@@ -66,15 +83,11 @@ typedef struct fb_option_table {
     const fb_arguments *arguments; /* NULL: none */
 } fb_option_table;
 
-typedef enum fb_options_result {
-    FB_OPTIONS_READY, /* the targets are set */
-    FB_OPTIONS_HELP,  /* --help: it has been printed to standard output */
-    FB_OPTIONS_WRONG, /* one line has been printed to standard error */
-} fb_options_result;
-
 /* Reads argv[1] .. argv[argc - 1] into `target`: first every default, then what is given. --help
- * (-h) is understood for every table and need not be listed. */
-fb_options_result fb_options_parse(const fb_option_table *table, int argc, char **argv,
-                                   void *target);
+ * (-h) is understood for every table and need not be listed. Returns whether the command goes on;
+ * if not, help or one line of error has been printed and *exit_status is the program's. Lists are
+ * the caller's to free in both cases. */
+bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void *target,
+                      int *exit_status);
 
 #endif

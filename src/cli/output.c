@@ -1,3 +1,4 @@
+/* What the program says: one-line errors, results, JSON. */
 #include "output.h"
 
 #include "file.h"
@@ -22,6 +23,8 @@ void fb_print_error(const char *format, ...) {
 }
 
 int fb_report_status(fb_status status) {
+    if (status == FB_OK)
+        return FB_EXIT_OK;
     fb_print_error("%s", fb_error_message());
     return status == FB_ERROR_ARGUMENT ? FB_EXIT_USAGE : FB_EXIT_FAILED;
 }
@@ -34,12 +37,17 @@ int fb_finish_stdout(void) {
     return FB_EXIT_FAILED;
 }
 
+bool fb_is_stdout(const char *path) {
+    return path && strcmp(path, "-") == 0;
+}
+
 fb_status fb_write_json(json_t *value, const char *path) {
     char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(value);
     if (!text)
         return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
     fb_status status = FB_OK;
-    if (strcmp(path, "-") == 0) {
+    if (fb_is_stdout(path)) {
         puts(text);
     } else {
         /* json_dumps leaves room for its NUL only: the newline takes its place. */

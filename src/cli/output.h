@@ -16,15 +16,18 @@ enum { FB_EXIT_OK = 0, FB_EXIT_FAILED = 1, FB_EXIT_USAGE = 2 };
 /* "flashblock: MESSAGE" on standard error, always one line. */
 void fb_print_error(const char *format, ...) FB_PRINTF(1, 2);
 
-/* Reports the library's last error; the exit status that stands for it: 2 when it was an argument,
- * as all of those come from the command line, else 1. */
+/* The exit status that stands for `status`; unless that is FB_OK, the library's last error is
+ * reported. 2 when it was an argument, as all of those come from the command line, else 1. */
 int fb_report_status(fb_status status);
 
 /* Flushes standard output. Returns FB_EXIT_FAILED and reports when not all of it was written. */
 int fb_finish_stdout(void);
 
+/* Whether a file named on the command line (NULL: none) is standard output: "-". */
+bool fb_is_stdout(const char *path);
+
 /* Writes `value`, indented, with a newline, to `path` ("-": standard output). A file appears whole
- * or not at all. */
+ * or not at all. Takes over the caller's reference; NULL is a value that found no memory. */
 fb_status fb_write_json(json_t *value, const char *path);
 
 #endif

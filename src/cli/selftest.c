@@ -22,20 +22,10 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    {.kind = FB_OPTION_PARSED,
-     .name = "isa",
-     .argument = "NAME",
-     TARGET(isa),
-     .parse = fb_isa_choice_parse,
-     .help = "the instruction set, or \"all\" that this machine has; without it, the one that "
-             "`flashblock info` names"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "threads",
-     .argument = "N",
-     TARGET(threads),
-     .min = 1,
-     .max = 1024,
-     .help = "threads; they change no hash"},
+    FB_ISA_OPTION(settings, fb_isa_choice_parse,
+                  "the instruction set, or \"all\" that this machine has; without it, the one that "
+                  "`flashblock info` names"),
+    FB_THREADS_OPTION(settings, "threads; they change no hash"),
     {.kind = FB_OPTION_STRING,
      .name = "filter",
      .argument = "TEXT",
@@ -51,11 +41,7 @@ static const fb_option options[] = {
      .argument = "FILE",
      TARGET(write),
      .help = "compute every case and write the list to FILE; nothing is checked"},
-    {.kind = FB_OPTION_FILE,
-     .name = "json",
-     .argument = "FILE",
-     TARGET(json),
-     .help = "write every hash as JSON to FILE, or to standard output"},
+    FB_JSON_OPTION(settings, "write every hash as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -146,7 +132,7 @@ static fb_status check_all(const settings *chosen, const fb_hash_list *list, siz
             status = report_isa(chosen, list, (fb_isa)isa, all, differences);
     }
     if (status == FB_OK && chosen->json)
-        status = fb_write_json(all, chosen->json);
+        return fb_write_json(all, chosen->json);
     json_decref(all);
     return status;
 }
@@ -160,13 +146,9 @@ static bool matches_any(const char *filter) {
 
 static fb_status run(const settings *chosen, size_t *differences) {
     fb_hash_list list = {0};
-    if (chosen->threads)
-        FB_TRY(fb_set_num_threads((int)chosen->threads));
-    if (chosen->write) {
-        if (chosen->isa >= 0)
-            FB_TRY(fb_isa_select((fb_isa)chosen->isa));
+    FB_TRY(fb_machine_choose(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
+    if (chosen->write)
         return fb_hash_list_write(chosen->write);
-    }
     FB_TRY(chosen->hashes ? fb_hash_list_load(chosen->hashes, &list) : fb_hash_list_builtin(&list));
     fb_status status = check_all(chosen, &list, differences);
     fb_hash_list_free(&list);
@@ -175,14 +157,9 @@ static fb_status run(const settings *chosen, size_t *differences) {
 
 int fb_command_selftest(int argc, char **argv) {
     settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
-    switch (fb_options_parse(&table, argc, argv, &chosen)) {
-    case FB_OPTIONS_HELP:
-        return FB_EXIT_OK;
-    case FB_OPTIONS_WRONG:
-        return FB_EXIT_USAGE;
-    case FB_OPTIONS_READY:
-        break;
-    }
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
     if (chosen.filter && !matches_any(chosen.filter)) {
         fb_print_error("--filter: no case has '%s' in its name", chosen.filter);
         return FB_EXIT_USAGE;

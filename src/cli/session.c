@@ -1,3 +1,4 @@
+/* One `flashblock generate`: loading, prompts, options. */
 #include "session.h"
 
 #include "buffer.h"

@@ -1,3 +1,4 @@
+/* What a generation cost, in words and as JSON. */
 #include "summary.h"
 
 #include <flashblock/runtime.h>

@@ -41,20 +41,11 @@ static const fb_option options[] = {
      .argument = "NAME",
      TARGET(kinds),
      .help = "only cases of this kind; may be given several times"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "isa",
-     .argument = "NAME",
-     TARGET(isa),
-     .parse = fb_isa_choice_parse,
-     .help = "the instruction set, or \"all\": each one that this machine has; without it, the one "
-             "that `flashblock info` names"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "threads",
-     .argument = "N",
-     TARGET(threads),
-     .min = 1,
-     .max = 1024,
-     .help = "threads; they change no result"},
+    FB_ISA_OPTION(
+        settings, fb_isa_choice_parse,
+        "the instruction set, or \"all\": each one that this machine has; without it, the one "
+        "that `flashblock info` names"),
+    FB_THREADS_OPTION(settings, "threads; they change no result"),
     {.kind = FB_OPTION_FLAG,
      .name = "verbose",
      .letter = 'v',
@@ -133,7 +124,7 @@ static void show(verification *v, const fb_report *report, const char *isa) {
     clear_progress(v);
     v->counts[report->outcome]++;
     json_array_append_new(v->cases, fb_verify_case_json(report, isa));
-    if (v->chosen->json && strcmp(v->chosen->json, "-") == 0)
+    if (fb_is_stdout(v->chosen->json))
         return;
     if (v->candidate) {
         fb_verify_print_candidate(&v->style, report, v->chosen->candidate);
@@ -217,20 +208,16 @@ static fb_status write_json(const verification *v) {
         "{s:s, s:s, s:i, s:O, s:{s:I, s:I, s:I}}", "version", fb_version(), "isa", isa, "threads",
         fb_num_threads(), "cases", v->cases, "totals", "passed", (json_int_t)v->counts[FB_PASSED],
         "failed", (json_int_t)v->counts[FB_FAILED], "skipped", (json_int_t)v->counts[FB_SKIPPED]);
-    if (!value)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
     if (v->candidate) {
         json_object_set_new(value, "candidate", fb_verify_json_text(chosen->candidate));
         json_object_set_new(value, "not_judged", unused_json(v->candidate));
     }
-    fb_status status = fb_write_json(value, chosen->json);
-    json_decref(value);
-    return status;
+    return fb_write_json(value, chosen->json);
 }
 
 static int summarize(const verification *v) {
     size_t checked = v->counts[FB_PASSED] + v->counts[FB_FAILED];
-    if (!v->chosen->json || strcmp(v->chosen->json, "-") != 0)
+    if (!fb_is_stdout(v->chosen->json))
         printf("%zu passed, %zu failed, %zu skipped\n", v->counts[FB_PASSED], v->counts[FB_FAILED],
                v->counts[FB_SKIPPED]);
     if (v->chosen->json) {
@@ -259,8 +246,7 @@ static int check_usage(const settings *chosen, const fb_found_paths *paths) {
 
 static fb_status prepare(verification *v) {
     const settings *chosen = v->chosen;
-    if (chosen->threads)
-        FB_TRY(fb_set_num_threads((int)chosen->threads));
+    FB_TRY(fb_machine_choose(chosen->threads, FB_ISA_CHOICE_CURRENT));
     if (!chosen->candidate)
         return FB_OK;
     FB_TRY(fb_candidate_open(chosen->candidate, &v->candidate));
@@ -297,18 +283,10 @@ static int find_and_run(const settings *chosen) {
 
 int fb_command_verify(int argc, char **argv) {
     settings chosen = {.isa = FB_ISA_CHOICE_CURRENT, .precision = -1};
-    int result = FB_EXIT_OK;
-    switch (fb_options_parse(&table, argc, argv, &chosen)) {
-    case FB_OPTIONS_HELP:
-        break;
-    case FB_OPTIONS_WRONG:
-        result = FB_EXIT_USAGE;
-        break;
-    case FB_OPTIONS_READY:
-        result = find_and_run(&chosen);
-        break;
-    }
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        exit_status = find_and_run(&chosen);
     fb_option_list_free(&chosen.paths);
     fb_option_list_free(&chosen.kinds);
-    return result;
+    return exit_status;
 }

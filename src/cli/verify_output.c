@@ -1,3 +1,4 @@
+/* What `flashblock verify` shows: text and JSON. */
 #include "verify_output.h"
 
 #include <math.h>

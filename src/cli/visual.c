@@ -1,3 +1,4 @@
+/* Text on a terminal: what is safe to print, and a block that is redrawn in place. */
 #include "visual.h"
 
 #include "error.h"
