@@ -1,4 +1,5 @@
 /* flashblock selftest: every golden hash, recomputed. */
+#include "clock.h"
 #include "command.h"
 #include "error.h"
 #include "hashes.h"
@@ -10,7 +11,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 /* What the command line says. */
 typedef struct settings {
@@ -61,12 +61,6 @@ typedef struct tally {
     json_t *results;
 } tally;
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 static void show_difference(fb_isa isa, const char *name, const fb_hash_finding *finding) {
     printf("FAIL  %s  %s: %s: %s\n", fb_isa_name(isa), name,
            finding->out_differs && finding->lse_differs ? "out and lse"
@@ -85,7 +79,7 @@ static json_t *result_json(const char *name, const fb_hash_finding *finding) {
 
 static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_isa isa,
                            tally *counted) {
-    double begin = now();
+    double begin = fb_seconds();
     FB_TRY(fb_isa_select(isa));
     for (size_t i = 0; i < fb_hash_case_count(); i++) {
         const char *name = fb_hash_case_name(i);
@@ -101,7 +95,7 @@ static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_
         }
         json_array_append_new(counted->results, result_json(name, &finding));
     }
-    counted->seconds = now() - begin;
+    counted->seconds = fb_seconds() - begin;
     return FB_OK;
 }
 

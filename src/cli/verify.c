@@ -1,6 +1,7 @@
 /* flashblock verify: recomputes case files, and judges other implementations' results. */
 #include "candidate.h"
 #include "case_paths.h"
+#include "clock.h"
 #include "command.h"
 #include "error.h"
 #include "isa_choice.h"
@@ -13,7 +14,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* What the command line says. */
@@ -99,15 +99,9 @@ typedef struct verification {
     double begin;
 } verification;
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 /* Where standard error is a terminal, what is being done, once that has taken a second. */
 static void show_progress(verification *v, size_t index, const fb_found_paths *paths) {
-    if (!isatty(STDERR_FILENO) || now() - v->begin < 1.0)
+    if (!isatty(STDERR_FILENO) || fb_seconds() - v->begin < 1.0)
         return;
     fflush(stdout);
     fprintf(stderr, "\r\033[K%zu of %zu", index + 1, paths->count);
@@ -260,7 +254,7 @@ static int run(const settings *chosen, const fb_found_paths *paths) {
         .chosen = chosen,
         .style = {.isa = chosen->isa != FB_ISA_CHOICE_CURRENT, .verbose = chosen->verbose},
         .cases = json_array(),
-        .begin = now(),
+        .begin = fb_seconds(),
     };
     fb_status status = prepare(&v);
     if (status == FB_OK)

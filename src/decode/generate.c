@@ -1,4 +1,5 @@
 /* The decoding loop: slots, forward passes, proposals; what each pass means is in schedule.c. */
+#include "clock.h"
 #include "error.h"
 #include "generate_options.h"
 #include "memory.h"
@@ -8,7 +9,6 @@
 #include "slots.h"
 
 #include <string.h>
-#include <time.h>
 
 /* Buffers of one call of fb_generate. Rows of different slots are block_size apart. */
 typedef struct generator {
@@ -29,12 +29,6 @@ typedef struct generator {
     fb_generation *generation;
     bool cancelled;
 } generator;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static fb_status allocate_buffers(generator *g, size_t num_slots) {
     size_t size = g->options.block_size, rows;
@@ -337,7 +331,7 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
                        model == NULL     ? "model"
                        : options == NULL ? "options"
                                          : "generation");
-    double start = seconds_now();
+    double start = fb_seconds();
     const fb_model_config *config = fb_model_get_config(model);
     generator g = {.model = model, .vocab_size = config->vocab_size, .options = *options};
     FB_TRY(fb_generate_options_resolve(config, &g.options));
@@ -352,7 +346,7 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
         fb_generation_destroy(g.generation);
         return status;
     }
-    g.generation->seconds = seconds_now() - start;
+    g.generation->seconds = fb_seconds() - start;
     *generation = g.generation;
     return FB_OK;
 }

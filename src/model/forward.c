@@ -1,4 +1,5 @@
 /* The forward pass, in the order in which it happens. */
+#include "clock.h"
 #include "error.h"
 #include "kernels.h"
 #include "layers.h"
@@ -11,7 +12,6 @@
 
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 
 /* One call of fb_model_forward. Rows are the tokens of all sequences, one after the other. */
 typedef struct pass {
@@ -29,12 +29,6 @@ typedef struct pass {
     fb_forward_times times;
 } pass;
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* Threads for work on `values` floats, row by row: few are not worth waking anyone for. */
 static int threads_for(size_t values) {
     return values < 1 << 15 ? 1 : fb_num_threads();
@@ -42,10 +36,10 @@ static int threads_for(size_t values) {
 
 static fb_status linear(pass *p, const float *x, const fb_linear_output *outputs,
                         size_t num_outputs) {
-    double start = seconds();
+    double start = fb_seconds();
     fb_linear_input input = {x, p->a->group_rows, p->num_groups};
     fb_status status = fb_linear(&p->model->linear, &input, outputs, num_outputs);
-    p->times.linear += seconds() - start;
+    p->times.linear += fb_seconds() - start;
     return status;
 }
 
@@ -203,12 +197,12 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
         fb_queries_rows(p->a->q + first_row * p->q_width, sequence->num_tokens, heads, head_dim);
     fb_part result = fb_part_rows(p->a->attended + first_row * p->q_width,
                                   p->a->lse + first_row * heads, heads, head_dim);
-    double start = seconds();
+    double start = fb_seconds();
     fb_status status = sequence->prefill_block > 0
                            ? attend_prefill(sequence, layer, &queries, &result)
                            : fb_block_attend(&queries, sequence->kv, layer, sequence->action,
                                              sequence->compat, sequence->parts, 0.0f, &result);
-    p->times.attention += seconds() - start;
+    p->times.attention += fb_seconds() - start;
     return status;
 }
 
@@ -342,12 +336,12 @@ fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t 
         .kv_width = config->num_key_value_heads * config->head_dim,
         .a = &model->activations,
     };
-    double start = seconds();
+    double start = fb_seconds();
     FB_TRY(run(&p));
     if (times) {
         times->attention += p.times.attention;
         times->linear += p.times.linear;
-        times->total += seconds() - start;
+        times->total += fb_seconds() - start;
     }
     return FB_OK;
 }
