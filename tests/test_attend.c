@@ -106,7 +106,8 @@ static fb_kv_cache *cached(const trial *t, fb_kv *kv) {
 }
 
 /* Every instruction set, number of threads and storage gives the bits of the scalar path with one
- * thread over rows. */
+ * thread over rows; lengths, pages and ranges of all kinds (flash-attention#1217, #1713 lost rows
+ * where they met). */
 Test(attend, one_answer_everywhere, .timeout = 900) {
     random_stream random = random_named(10);
     for (int round = 0; round < 120; round++) {
@@ -259,13 +260,15 @@ static void add_errors(error_sum *sum, const float *got, const double *truth, si
     }
 }
 
-/* Against the double-precision truth: no farther from it than a plain float32 implementation. */
+/* Against the double-precision truth: no farther from it than a plain float32 implementation, also
+ * with keys and values in half precision (llamafile#978, llama.cpp#9166 summed in it, too). */
 Test(attend, error_against_the_truth, .timeout = 300) {
     random_stream random = random_named(14);
     error_sum ours = {0}, naive = {0}, ours_lse = {0}, naive_lse = {0};
     for (int round = 0; round < 60; round++) {
         size_t dim = 8 * random_between(&random, 1, 20), heads = random_between(&random, 1, 6);
-        trial t = trial_new(&random, 4, heads, 1, dim, random_between(&random, 1, 2500), FB_F32);
+        trial t = trial_new(&random, 4, heads, 1, dim, random_between(&random, 1, 2500),
+                            (fb_dtype)(round % 3));
         size_t rows = t.queries * t.heads;
         double *out = calloc(rows * dim, sizeof *out), *lse = calloc(rows, sizeof *lse);
         float *plain = calloc(rows * dim, sizeof *plain), *plain_lse = calloc(rows, sizeof *plain);
