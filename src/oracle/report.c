@@ -107,6 +107,7 @@ static void judge_ours(const fb_claim *claim, const double *truth, size_t count,
     switch (claim->rule) {
     case FB_BOUND_FILE:
         finding->bound = finding->file_errors.max_abs + fmax(ulp, claim->score_effect);
+        finding->file_bound = finding->bound;
         finding->passed = finding->errors.max_abs <= finding->bound;
         break;
     case FB_BOUND_ABSOLUTE:

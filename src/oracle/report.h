@@ -71,6 +71,7 @@ typedef struct fb_finding {
     fb_errors file_errors;
     fb_bound_rule rule;
     double bound;
+    double file_bound;   /* of FB_BOUND_FILE, without the plain implementation's share */
     double value, truth; /* at errors.worst; value is this build's, or the candidate's */
     bool of_candidate;
     fb_dtype precision; /* that it is judged in: the candidate's, or the file's */
