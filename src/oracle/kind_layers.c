@@ -95,8 +95,8 @@ fb_status fb_recompute_rope_1d(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_f32(c, &cos, table, "cos"));
     FB_TRY(fb_case_f32(c, &sin, table, "sin"));
     FB_TRY(claim(report, "inv_freq", FB_SHAPE(r.half), r.inv_freq, inv_freq, 0.0));
-    FB_TRY(claim(report, "cos", table, r.cos, cos, 0x1p-23));
-    FB_TRY(claim(report, "sin", table, r.sin, sin, 0x1p-23));
+    FB_TRY(claim(report, "cos", table, r.cos, cos, 0x1p-24));
+    FB_TRY(claim(report, "sin", table, r.sin, sin, 0x1p-24));
     FB_TRY(claim_rotated(c, report, &r, "q", "q_rot"));
     return claim_rotated(c, report, &r, "k", "k_rot");
 }

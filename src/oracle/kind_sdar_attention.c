@@ -18,7 +18,7 @@
 enum { MAX_BATCH = 64, MAX_SIZE = 1 << 16, PREFILL = 0, DENOISE, COMMIT };
 
 /* Layer outputs of two float32 implementations, for values of magnitude 3. */
-static const double tolerance = 1e-5;
+static const double tolerance = 5e-6;
 
 typedef struct layer {
     fb_case *c, *inputs;

@@ -9,7 +9,7 @@
 enum { MAX_BLOCK = 4096, MAX_VOCAB = 1 << 20, MAX_CALLS = 1 << 20 };
 
 /* Probabilities of two float32 implementations. */
-static const double tolerance = 1e-6;
+static const double confidence_tolerance = 1e-6, filter_tolerance = 2e-7;
 
 /* --- select_transfer -------------------------------------------------------------------------- */
 
@@ -108,7 +108,7 @@ fb_status fb_recompute_select_transfer(fb_case *c, fb_report *report) {
                            .ours = s.confidence,
                            .file = s.p,
                            .rule = FB_BOUND_ABSOLUTE,
-                           .tolerance = tolerance};
+                           .tolerance = confidence_tolerance};
     FB_TRY(fb_report_decisions(report, "budget", FB_SHAPE(s.steps), own_budget, budget));
     FB_TRY(fb_report_decisions(report, "x0", rows, s.x0, x0));
     FB_TRY(fb_report_claim(report, &confidence));
@@ -140,7 +140,7 @@ static fb_status check_filter(fb_case *c, fb_report *report, const char *tensor,
                       .ours = ours,
                       .file = file,
                       .rule = FB_BOUND_ABSOLUTE,
-                      .tolerance = tolerance};
+                      .tolerance = filter_tolerance};
     return fb_report_claim(report, &claim);
 }
 
