@@ -5,16 +5,21 @@ const fb_kernels *fb_kernels_of(fb_isa isa) {
     switch (isa) {
     case FB_ISA_SCALAR:
         return &fb_kernels_scalar;
-    case FB_ISA_AVX2:
 #ifdef FB_HAVE_AVX2
+    case FB_ISA_AVX2:
         return &fb_kernels_avx2;
-#else
-        return NULL;
 #endif
-    case FB_ISA_COUNT:
-        break;
+#ifdef FB_HAVE_AVX512
+    case FB_ISA_AVX512:
+        return &fb_kernels_avx512;
+#endif
+#ifdef FB_HAVE_NEON
+    case FB_ISA_NEON:
+        return &fb_kernels_neon;
+#endif
+    default:
+        return NULL;
     }
-    return NULL;
 }
 
 fb_status fb_kernels_current(const fb_kernels **kernels) {

@@ -77,6 +77,8 @@ const fb_kernels *fb_kernels_of(fb_isa isa);
 
 extern const fb_kernels fb_kernels_scalar;
 extern const fb_kernels fb_kernels_avx2;
+extern const fb_kernels fb_kernels_avx512;
+extern const fb_kernels fb_kernels_neon;
 
 /* The table that fb_isa_current names. */
 FB_API fb_status fb_kernels_current(const fb_kernels **kernels);

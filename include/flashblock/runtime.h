@@ -20,10 +20,12 @@ FB_API const char *fb_version(void);
 typedef enum fb_isa {
     FB_ISA_SCALAR = 0, /* plain C; the twin that the others equal bit for bit */
     FB_ISA_AVX2,       /* x86-64 with AVX2, FMA and F16C */
+    FB_ISA_AVX512,     /* x86-64 with AVX-512 F, BW, VL and DQ */
+    FB_ISA_NEON,       /* aarch64; AdvSIMD is its baseline */
     FB_ISA_COUNT
 } fb_isa;
 
-/* "scalar", "avx2"; "unknown" otherwise. Never NULL. */
+/* "scalar", "avx2", "avx512", "neon"; "unknown" otherwise. Never NULL. */
 FB_API const char *fb_isa_name(fb_isa isa);
 
 /* The inverse of fb_isa_name; FB_ERROR_ARGUMENT for any other name. */

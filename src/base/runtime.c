@@ -26,6 +26,10 @@ const char *fb_isa_name(fb_isa isa) {
         return "scalar";
     case FB_ISA_AVX2:
         return "avx2";
+    case FB_ISA_AVX512:
+        return "avx512";
+    case FB_ISA_NEON:
+        return "neon";
     case FB_ISA_COUNT:
         break;
     }
@@ -38,7 +42,8 @@ fb_status fb_isa_parse(const char *name, fb_isa *isa) {
             *isa = candidate;
             return FB_OK;
         }
-    return fb_fail(FB_ERROR_ARGUMENT, "instruction set is '%s', expected scalar or avx2",
+    return fb_fail(FB_ERROR_ARGUMENT,
+                   "instruction set is '%s', expected scalar, avx2, avx512 or neon",
                    name ? name : "(null)");
 }
 
@@ -52,17 +57,40 @@ static bool has_f16c(void) {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (1u << 29));
 }
+
+/* __builtin_cpu_supports reads cpuid, and xgetbv for what the operating system saves: without the
+ * upper halves of the registers and the mask registers in it, neither set is "supported". */
+static bool has_avx2(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
+
+static bool has_avx512(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#else
+static bool has_avx2(void) {
+    return false;
+}
+
+static bool has_avx512(void) {
+    return false;
+}
 #endif
 
-/* __builtin_cpu_supports reads cpuid, and xgetbv for what the operating system saves. */
 bool fb_isa_supported(fb_isa isa) {
     switch (isa) {
     case FB_ISA_SCALAR:
         return true;
     case FB_ISA_AVX2:
-#if defined(__x86_64__)
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+        return has_avx2();
+    case FB_ISA_AVX512:
+        return has_avx512();
+    case FB_ISA_NEON:
+#if defined(__aarch64__)
+        return true;
 #else
         return false;
 #endif
