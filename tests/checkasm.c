@@ -66,7 +66,7 @@ static const char usage[] =
     "  --filter TEXT  only kernels with TEXT in their name\n"
     "  --seed N       of the random numbers (default: FLASHBLOCK_TEST_SEED, or 1)\n"
     "  --rounds N     cases of each kernel and placement of its buffers (default: 1024);\n"
-    "                 from 320 on every size occurs\n"
+    "                 from 640 on every size occurs\n"
     "  --bench        measures the kernels' time instead; for a real CPU only\n"
     "  --tap          prints in the format of the Test Anything Protocol\n"
     "  --list         prints the kernels' names\n"
@@ -178,6 +178,7 @@ static tally check_kernel(const options *o, const kernel_check *kernel, fb_isa i
     static check c; /* large */
     tally t = {0, 0, 0};
     c = (check){.isa = fb_isa_name(isa), .kernel = kernel->name, .seed = o->seed};
+    c.dtype = kernel->dtype;
     for (c.placement = AMONG_CANARIES; c.placement < PLACEMENTS; c.placement++) {
         if (c.placement != AMONG_CANARIES && !guards)
             continue;
@@ -270,6 +271,7 @@ static size_t bench_kernel(const options *o, const kernel_check *kernel, fb_isa 
     size_t failed = 0;
     for (size_t shape = 0; shape < MAX_SHAPES && kernel->shapes[shape][0]; shape++) {
         c = (check){.isa = fb_isa_name(isa), .kernel = kernel->name, .seed = o->seed};
+        c.dtype = kernel->dtype;
         c.bench_sizes = kernel->shapes[shape];
         double scalar = time_kernel(&c, kernel, FB_ISA_SCALAR), ours = time_kernel(&c, kernel, isa);
         char sizes[80] = "";
@@ -277,7 +279,7 @@ static size_t bench_kernel(const options *o, const kernel_check *kernel, fb_isa 
             length += (size_t)snprintf(sizes + length, sizeof sizes - length, "%s%s %zu",
                                        i ? ", " : "", c.sizes[i].name, c.sizes[i].value);
         failed += !(ours > 0.0);
-        say("%-6s %-10s %9.4f per %-12s %6.1f times as fast as scalar: %s", c.isa, c.kernel, ours,
+        say("%-6s %-11s %9.4f per %-12s %6.1f times as fast as scalar: %s", c.isa, c.kernel, ours,
             c.bench.unit, scalar / ours, sizes);
         fflush(stdout);
     }

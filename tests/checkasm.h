@@ -65,6 +65,7 @@ typedef struct check {
     uint64_t seed, random;
     size_t number; /* the case's */
     placement placement;
+    fb_dtype dtype; /* the kernel's, where it has one */
 
     struct {
         const char *name;
@@ -94,6 +95,7 @@ enum { MAX_SHAPES = 4, MAX_SWEPT = 4 };
 typedef struct kernel_check {
     const char *name;
     check_fn *run;
+    fb_dtype dtype; /* of the keys, values or halves */
     /* For --bench: the values of choose, in the order of its calls; ends with a 0. */
     size_t shapes[MAX_SHAPES][MAX_SWEPT];
 } kernel_check;
@@ -121,6 +123,13 @@ float random_awkward(check *c); /* finite; often zero, subnormal or huge */
 float *input_floats(check *c, const char *name, size_t count, contents what);
 uint16_t *input_halves(check *c, const char *name, size_t count); /* arbitrary bits */
 size_t *input_sizes(check *c, const char *name, size_t count);    /* zeros */
+const void **input_pointers(check *c, const char *name, size_t count);
+
+/* ANY floats, stored as the case's type. */
+const void *input_elements(check *c, const char *name, size_t count);
+
+/* What a kernel may write as it likes. */
+float *scratch_floats(check *c, const char *name, size_t count);
 
 /* An output: two buffers, `tested` filled with ANY floats, `twin` by ready(). */
 typedef struct result {

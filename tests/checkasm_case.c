@@ -153,14 +153,33 @@ static uint32_t random_special(check *c) {
     return (random_between(c, 0, 1) ? 0xff800000u : 0x7f800000u) | fraction;
 }
 
+/* How awkward the numbers of a buffer are: 0 to 4 not, 5 to 8 finite, 9 anything. */
+static size_t choose_style(check *c, contents what) {
+    return c->bench_sizes || what == ORDINARY ? 0 : random_between(c, 0, 9);
+}
+
+static bool is_special(check *c, size_t style) {
+    return style == 9 && random_between(c, 0, 63) == 0;
+}
+
 static void fill_floats(check *c, float *to, size_t count, contents what) {
-    size_t style = c->bench_sizes || what == ORDINARY ? 0 : random_between(c, 0, 9);
+    size_t style = choose_style(c, what);
     for (size_t i = 0; i < count; i++) {
         to[i] = style < 5 ? random_ordinary(c) : random_awkward(c);
-        if (style == 9 && random_between(c, 0, 63) == 0) {
+        if (is_special(c, style)) {
             uint32_t bits = random_special(c); /* as bits: a float register might make it quiet */
             memcpy(to + i, &bits, sizeof bits);
         }
+    }
+}
+
+static void fill_halves(check *c, uint16_t *to, size_t count) {
+    size_t style = choose_style(c, ANY);
+    for (size_t i = 0; i < count; i++) {
+        float value = style < 5 ? random_ordinary(c) : random_awkward(c);
+        to[i] = c->dtype == FB_F16 ? fb_f32_to_f16(value) : fb_f32_to_bf16(value);
+        if (is_special(c, style))
+            to[i] = (uint16_t)next_random(c);
     }
 }
 
@@ -252,6 +271,27 @@ uint16_t *input_halves(check *c, const char *name, size_t count) {
 size_t *input_sizes(check *c, const char *name, size_t count) {
     size_t *data = new_input(c, name, count, sizeof *data);
     memset(data, 0, count * sizeof *data);
+    return data;
+}
+
+const void **input_pointers(check *c, const char *name, size_t count) {
+    const void **data = new_input(c, name, count, sizeof *data);
+    for (size_t i = 0; i < count; i++)
+        data[i] = NULL;
+    return data;
+}
+
+const void *input_elements(check *c, const char *name, size_t count) {
+    if (c->dtype == FB_F32)
+        return input_floats(c, name, count, ANY);
+    uint16_t *data = new_input(c, name, count, sizeof *data);
+    fill_halves(c, data, count);
+    return data;
+}
+
+float *scratch_floats(check *c, const char *name, size_t count) {
+    float *data = (float *)(void *)new_buffer(c, name, count, sizeof *data)->data;
+    fill_floats(c, data, count, ANY);
     return data;
 }
 

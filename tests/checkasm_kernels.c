@@ -8,22 +8,41 @@
 
 enum { MAX_ROWS = 50 };
 
+/* Mostly around a few segments, up to 512 now and then, when all sizes are arbitrary. */
 static size_t choose_head_dim(check *c) {
-    return choose(c, "head_dim", 8, FB_SIMD_MAX_HEAD_DIM, 8);
+    bool large = c->number % (4 * (MAX_SWEPT + 1)) == MAX_SWEPT;
+    return choose(c, "head_dim", 1, large ? 512 : 128, 1);
+}
+
+/* What a kernel may prefetch from but must not read: the groups, nothing, or anywhere at all. */
+static const void **choose_next(check *c, const void *const *groups, size_t num_groups) {
+    const void **next = input_pointers(c, "next", num_groups);
+    for (size_t group = 0; group < num_groups; group++) {
+        size_t style = c->bench_sizes ? 0 : random_between(c, 0, 2);
+        uintptr_t anywhere = (uintptr_t)random_between(c, 0, UINT32_MAX / 2) << 16;
+        next[group] = style == 0 ? groups[group] : style == 1 ? NULL : (const void *)anywhere;
+    }
+    return next;
 }
 
 static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t rows = choose(c, "rows", 1, MAX_ROWS, 1), head_dim = choose_head_dim(c);
+    size_t num_groups = choose(c, "num_groups", 1, FB_TILE_GROUPS, 1);
     float scale = random_ordinary(c);
     const float *q = input_floats(c, "q", rows * head_dim, ANY);
-    const float *keys = input_floats(c, "keys", head_dim * FB_GROUP_KEYS, ANY);
-    result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + FB_GROUP_KEYS);
+    const void **groups = input_pointers(c, "groups", num_groups);
+    for (size_t group = 0; group < num_groups; group++)
+        groups[group] = input_elements(c, "keys of a group", head_dim * FB_GROUP_KEYS);
+    const void **next = choose_next(c, groups, num_groups);
+    float *wide = scratch_floats(c, "wide", head_dim * FB_GROUP_KEYS);
+    result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
     ready(c);
-    tested->scores(q, rows, head_dim, keys, scale, s.tested);
-    twin->scores(q, rows, head_dim, keys, scale, s.twin);
+    tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next, s.tested);
+    twin->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next, s.twin);
     expect_same(c, s, NANS_ALIKE);
-    BENCH(c, rows * FB_GROUP_KEYS * head_dim, "multiply-add",
-          tested->scores(q, rows, head_dim, keys, scale, s.tested));
+    BENCH(c, rows * num_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
+          tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next,
+                                   s.tested));
 }
 
 /* Scores as they come: ordinary, far apart, all -inf, with NaN or +inf among them, awkward. */
@@ -83,24 +102,36 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
           tested->softmax(s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested));
 }
 
+/* Groups of values: in the last one, memory ends behind the last key of the last panel. */
+static void fill_value_groups(check *c, const void **groups, size_t num_keys, size_t head_dim) {
+    size_t elements = FB_GROUP_KEYS * fb_padded_dim(head_dim);
+    for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
+        size_t left = num_keys - key;
+        size_t absent = left < FB_GROUP_KEYS ? FB_GROUP_KEYS - left : 0;
+        groups[key / FB_GROUP_KEYS] =
+            input_elements(c, "values of a group", elements - absent * FB_PANEL_DIMS);
+    }
+}
+
 static void check_values(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t rows = choose(c, "rows", 1, MAX_ROWS, 1);
     size_t num_keys = choose(c, "num_keys", 1, FB_TILE_KEYS, 1);
     size_t head_dim = choose_head_dim(c);
-    size_t stride = head_dim + choose_any(c, "gap between rows of v", 0, 3);
-    size_t backwards = choose_any(c, "backwards", 0, 1);
+    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     const float *p = input_floats(c, "p", rows * FB_TILE_KEYS, ANY);
-    const float *v = input_floats(c, "v", (num_keys - 1) * stride + head_dim, ANY);
     const float *alpha = input_floats(c, "alpha", rows, ANY);
-    result o = result_floats(c, "o", rows * head_dim);
+    const void **groups = input_pointers(c, "groups", num_groups);
+    fill_value_groups(c, groups, num_keys, head_dim);
+    const void **next = choose_next(c, groups, num_groups);
+    float *wide = scratch_floats(c, "wide", FB_TILE_KEYS * FB_PANEL_DIMS);
+    result o = result_floats(c, "o", rows * fb_padded_dim(head_dim));
     ready(c);
-    const float *first = backwards ? v + (num_keys - 1) * stride : v;
-    ptrdiff_t step = backwards ? -(ptrdiff_t)stride : (ptrdiff_t)stride;
-    tested->values(p, rows, num_keys, first, step, head_dim, alpha, o.tested);
-    twin->values(p, rows, num_keys, first, step, head_dim, alpha, o.twin);
+    tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.tested);
+    twin->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.twin);
     expect_same(c, o, NANS_ALIKE);
-    BENCH(c, rows * num_keys * head_dim, "multiply-add",
-          tested->values(p, rows, num_keys, first, step, head_dim, alpha, o.tested));
+    BENCH(
+        c, rows * num_keys * head_dim, "multiply-add",
+        tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.tested));
 }
 
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -123,8 +154,10 @@ static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels
 
 /* NaN payloads pass through: compared as they are. Now and then, when the count would be arbitrary,
  * a case holds all 65536 values. */
-static void check_widen(check *c, fb_widen_fn *tested, fb_widen_fn *twin) {
+static void check_widen(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     enum { ALL = 1 << 16, TURNS = MAX_SWEPT + 1, PERIOD = 13 * TURNS };
+    fb_widen_fn *widen = c->dtype == FB_F16 ? tested->widen_f16 : tested->widen_bf16;
+    fb_widen_fn *twin_widen = c->dtype == FB_F16 ? twin->widen_f16 : twin->widen_bf16;
     bool all = c->number % PERIOD == MAX_SWEPT && !c->bench_sizes;
     size_t tail = c->number / PERIOD % 16;
     size_t count =
@@ -134,18 +167,10 @@ static void check_widen(check *c, fb_widen_fn *tested, fb_widen_fn *twin) {
         from[i] = (uint16_t)i;
     result to = result_floats(c, "to", count);
     ready(c);
-    tested(from, to.tested, count);
-    twin(from, to.twin, count);
+    widen(from, to.tested, count);
+    twin_widen(from, to.twin, count);
     expect_same(c, to, SAME_BITS);
-    BENCH(c, count, "element", tested(from, to.tested, count));
-}
-
-static void check_widen_bf16(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    check_widen(c, tested->widen_bf16, twin->widen_bf16);
-}
-
-static void check_widen_f16(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    check_widen(c, tested->widen_f16, twin->widen_f16);
+    BENCH(c, count, "element", widen(from, to.tested, count));
 }
 
 /* Arguments up to 0: over the range where the result is not 0, and anywhere. */
@@ -167,13 +192,32 @@ static void check_exp(check *c, const fb_kernels *tested, const fb_kernels *twin
     BENCH(c, count, "element", tested->exp(x, out.tested, count));
 }
 
+/* rows, head_dim, num_groups */
+#define SCORE_SHAPES                                                                               \
+    {                                                                                              \
+        {4, 128, 4}, {32, 128, 4}, {                                                               \
+            32, 64, 4                                                                              \
+        }                                                                                          \
+    }
+/* rows, num_keys, head_dim */
+#define VALUE_SHAPES                                                                               \
+    {                                                                                              \
+        {4, 64, 128}, {32, 64, 128}, {                                                             \
+            32, 64, 64                                                                             \
+        }                                                                                          \
+    }
+
 const kernel_check kernel_checks[] = {
-    {"scores", check_scores, {{4, 128}, {32, 128}, {32, 64}}},
-    {"softmax", check_softmax, {{4, 64}, {32, 64}}},
-    {"values", check_values, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
-    {"merge_row", check_merge_row, {{128}}},
-    {"widen_bf16", check_widen_bf16, {{1024}}},
-    {"widen_f16", check_widen_f16, {{1024}}},
-    {"exp", check_exp, {{1024}}},
+    {"scores_f32", check_scores, FB_F32, SCORE_SHAPES},
+    {"scores_bf16", check_scores, FB_BF16, SCORE_SHAPES},
+    {"scores_f16", check_scores, FB_F16, SCORE_SHAPES},
+    {"softmax", check_softmax, FB_F32, {{4, 64}, {32, 64}}},
+    {"values_f32", check_values, FB_F32, VALUE_SHAPES},
+    {"values_bf16", check_values, FB_BF16, VALUE_SHAPES},
+    {"values_f16", check_values, FB_F16, VALUE_SHAPES},
+    {"merge_row", check_merge_row, FB_F32, {{128}}},
+    {"widen_bf16", check_widen, FB_BF16, {{1024}}},
+    {"widen_f16", check_widen, FB_F16, {{1024}}},
+    {"exp", check_exp, FB_F32, {{1024}}},
 };
 const size_t num_kernel_checks = sizeof kernel_checks / sizeof *kernel_checks;
