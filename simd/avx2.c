@@ -1,14 +1,17 @@
 /* The kernels for AVX2 + FMA + F16C: 8 lanes, 16 registers.
  *
- * Scores and values share one register tile, 6 rows x 16 columns: 12 accumulators, 2 registers of
- * keys (or values) and 1 broadcast coordinate, 15 in all.
+ * Scores and values are the same product (kernels.h): rows of A against blocks of 16 lines of 16
+ * elements. The register tile is 6 rows x 16 columns: 12 accumulators, 2 registers of the block's
+ * line, 1 broadcast element of A; 15 in all.
  *
- * A tile runs 16 coordinates (or keys) long, then its accumulators are added to what came before.
+ *               columns 0-7  columns 8-15     For each line: load two registers, broadcast an
+ *     row 0   [   acc[0][0] | acc[0][1]   ]   element of each row, 12 fma. 12 independent chains
+ *      ...         ...          ...           hide an fma's 4 cycles at 2 a cycle (8 needed), and
+ *     row 5   [   acc[5][0] | acc[5][1]   ]   8 loads feed 12 fma.
  *
- *              keys 0-7   keys 8-15          For each d: load two registers of the group's
- *     row 0  [  acc00   |  acc01  ]          d-th line, broadcast q[row][d], 12 fma.
- *      ...        ...        ...             12 independent chains hide an fma's 4 cycles at 2 a
- *     row 5  [  acc50   |  acc51  ]          cycle (8 needed); 8 loads feed 12 fma.
+ * A block is one chain long. Its first line multiplies instead of adding to zero: on Zen 3 twelve
+ * zeroed accumulators for every 16 lines cost 15 % of the speed. The sum of the blocks so far waits
+ * in memory, in the L1 cache: there is no register for it.
  *
  * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
  */
@@ -26,73 +29,298 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, TILE_ROWS = 6 };
+/* Loops over the tile's rows and lines must go, or its accumulators are no registers. */
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
-/* ROWS is a constant wherever this is inlined, so that `acc` is registers. The sum of the segments
- * so far waits in `s`: there is no register for it. */
-INLINE void scores_tile(const int ROWS, const float *q, size_t head_dim, const float *keys,
-                        __m256 scale, float *s) {
-    for (size_t first = 0; first < head_dim; first += FB_SEGMENT) {
-        size_t end = first + FB_SEGMENT < head_dim ? first + FB_SEGMENT : head_dim;
-        __m256 acc[TILE_ROWS][2];
-#pragma GCC unroll 6
-        for (int row = 0; row < ROWS; row++)
-            acc[row][0] = acc[row][1] = _mm256_setzero_ps();
-        for (size_t d = first; d < end; d++) {
-            __m256 k0 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS);
-            __m256 k1 = _mm256_loadu_ps(keys + d * FB_GROUP_KEYS + LANES);
-#pragma GCC unroll 6
-            for (int row = 0; row < ROWS; row++) {
-                __m256 q_d = _mm256_broadcast_ss(q + (size_t)row * head_dim + d);
-                acc[row][0] = _mm256_fmadd_ps(q_d, k0, acc[row][0]);
-                acc[row][1] = _mm256_fmadd_ps(q_d, k1, acc[row][1]);
+enum {
+    LANES = 8,
+    TILE_ROWS = 6,
+    TILE_COLUMNS = 2, /* registers: 16 columns */
+    BLOCK = 16 * 16,  /* elements */
+    CACHE_LINE = 64,
+};
+
+INLINE size_t block_bytes(fb_dtype dtype) {
+    return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+/* 8 elements, widened. */
+INLINE __m256 load(const fb_dtype DTYPE, const void *elements, size_t index) {
+    if (DTYPE == FB_F32)
+        return _mm256_loadu_ps((const float *)elements + index);
+    const uint16_t *halves = (const uint16_t *)elements + index;
+    __m128i half_x8 = _mm_loadu_si128((const __m128i *)(const void *)halves);
+    if (DTYPE == FB_F16)
+        return _mm256_cvtph_ps(half_x8);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_x8), 16));
+}
+
+/* What a product of some rows with some blocks works on. DTYPE and ROWS are constants wherever
+ * these functions are inlined. */
+typedef struct block {
+    const void *lines; /* [16][16] elements */
+    float *wide;       /* [16][16], written when DTYPE is a 16-bit type */
+} block;
+
+/* acc = or += one line's products, for all rows. */
+INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *const *a, block b,
+                          size_t line, bool first, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+    __m256 b_x8[TILE_COLUMNS];
+    UNROLLED
+    for (int column = 0; column < TILE_COLUMNS; column++) {
+        size_t index = line * FB_GROUP_KEYS + (size_t)column * LANES;
+        b_x8[column] = load(DTYPE, b.lines, index);
+        if (DTYPE != FB_F32)
+            _mm256_storeu_ps(b.wide + index, b_x8[column]);
+    }
+    UNROLLED
+    for (int row = 0; row < ROWS; row++) {
+        __m256 a_x8 = _mm256_broadcast_ss(a[row] + line);
+        UNROLLED
+        for (int column = 0; column < TILE_COLUMNS; column++)
+            acc[row][column] = first ? _mm256_mul_ps(a_x8, b_x8[column])
+                                     : _mm256_fmadd_ps(a_x8, b_x8[column], acc[row][column]);
+    }
+}
+
+/* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
+INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *const *a, block b,
+                           size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+    multiply_line(ROWS, DTYPE, a, b, 0, true, acc);
+    if (lines == FB_SEGMENT) {
+        UNROLLED
+        for (size_t line = 1; line < FB_SEGMENT; line++)
+            multiply_line(ROWS, DTYPE, a, b, line, false, acc);
+    } else {
+        for (size_t line = 1; line < lines; line++)
+            multiply_line(ROWS, DTYPE, a, b, line, false, acc);
+    }
+}
+
+/* Cache lines begin .. end-1 of every block are one row tile's to prefetch. */
+typedef struct fetch_share {
+    size_t begin, end;
+} fetch_share;
+
+INLINE void prefetch(const void *next, fetch_share share) {
+    for (size_t line = share.begin; line < share.end; line++)
+        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T0);
+}
+
+/* Rows of a call, cut evenly into tiles of at most 6: 16 rows are 6 + 5 + 5, not 6 + 6 + 4. */
+typedef struct row_tiles {
+    size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
+} row_tiles;
+
+INLINE row_tiles cut_rows(size_t rows) {
+    size_t count = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return (row_tiles){count, rows / count, rows % count};
+}
+
+INLINE fetch_share share_of_tile(row_tiles tiles, size_t tile, fb_dtype dtype) {
+    size_t lines = block_bytes(dtype) / CACHE_LINE;
+    return (fetch_share){tile * lines / tiles.count, (tile + 1) * lines / tiles.count};
+}
+
+/* One row tile of the scores of one group. */
+typedef struct scores_job {
+    const float *q; /* [ROWS][head_dim] */
+    size_t head_dim;
+    const void *group; /* [head_dim][16] */
+    float *wide;       /* [head_dim][16] */
+    float scale;
+    const void *next;
+    fetch_share share;
+    float *s; /* [ROWS] at stride FB_SCORE_STRIDE */
+} scores_job;
+
+INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *job) {
+    const float *q[TILE_ROWS];
+    UNROLLED
+    for (int row = 0; row < ROWS; row++)
+        q[row] = job->q + (size_t)row * job->head_dim;
+    block keys = {job->group, job->wide};
+    const char *next = job->next;
+    for (size_t first = 0; first < job->head_dim; first += FB_SEGMENT) {
+        size_t left = job->head_dim - first;
+        __m256 acc[TILE_ROWS][TILE_COLUMNS];
+        prefetch(next, job->share);
+        multiply_block(ROWS, DTYPE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+        UNROLLED
+        for (int row = 0; row < ROWS; row++) {
+            q[row] += FB_SEGMENT;
+            UNROLLED
+            for (int column = 0; column < TILE_COLUMNS; column++) {
+                float *s = job->s + row * FB_SCORE_STRIDE + column * LANES;
+                __m256 sum = acc[row][column];
+                if (first)
+                    sum = _mm256_add_ps(_mm256_loadu_ps(s), sum);
+                if (left <= FB_SEGMENT)
+                    sum = _mm256_mul_ps(_mm256_broadcast_ss(&job->scale), sum);
+                _mm256_storeu_ps(s, sum);
             }
         }
-#pragma GCC unroll 6
+        keys.lines = (const char *)keys.lines + block_bytes(DTYPE);
+        keys.wide += BLOCK;
+        next += block_bytes(DTYPE);
+    }
+}
+
+/* One row tile of the values of one panel. */
+typedef struct values_job {
+    const float *p; /* [ROWS][64] */
+    size_t num_keys;
+    const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS]; /* the panel's, each [16 keys][16] */
+    float *wide;                                      /* [64][16] */
+    const float *alpha;
+    const void *next[FB_TILE_KEYS / FB_GROUP_KEYS];
+    fetch_share share;
+    float *sums; /* [ROWS][16] of scratch */
+    float *o;    /* [ROWS][16] at stride o_stride */
+    size_t o_stride;
+} values_job;
+
+INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const values_job *job) {
+    const float *p[TILE_ROWS];
+    UNROLLED
+    for (int row = 0; row < ROWS; row++)
+        p[row] = job->p + row * FB_TILE_KEYS;
+    for (size_t first = 0; first < job->num_keys; first += FB_SEGMENT) {
+        size_t left = job->num_keys - first, group = first / FB_GROUP_KEYS;
+        block v = {job->blocks[group], job->wide + group * BLOCK};
+        __m256 acc[TILE_ROWS][TILE_COLUMNS];
+        prefetch(job->next[group], job->share);
+        multiply_block(ROWS, DTYPE, p, v, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+        UNROLLED
         for (int row = 0; row < ROWS; row++) {
-            float *out = s + (size_t)row * FB_SCORE_STRIDE;
-            __m256 sum0 = acc[row][0], sum1 = acc[row][1];
-            if (first) {
-                sum0 = _mm256_add_ps(_mm256_loadu_ps(out), sum0);
-                sum1 = _mm256_add_ps(_mm256_loadu_ps(out + LANES), sum1);
+            __m256 alpha_x8 = _mm256_broadcast_ss(job->alpha + row);
+            p[row] += FB_SEGMENT;
+            UNROLLED
+            for (int column = 0; column < TILE_COLUMNS; column++) {
+                float *sums = job->sums + row * FB_PANEL_DIMS + column * LANES;
+                float *o = job->o + (size_t)row * job->o_stride + column * LANES;
+                __m256 sum = acc[row][column];
+                if (first)
+                    sum = _mm256_add_ps(_mm256_loadu_ps(sums), sum);
+                if (left > FB_SEGMENT)
+                    _mm256_storeu_ps(sums, sum);
+                else
+                    _mm256_storeu_ps(o, _mm256_fmadd_ps(_mm256_loadu_ps(o), alpha_x8, sum));
             }
-            if (end == head_dim) {
-                sum0 = _mm256_mul_ps(scale, sum0);
-                sum1 = _mm256_mul_ps(scale, sum1);
-            }
-            _mm256_storeu_ps(out, sum0);
-            _mm256_storeu_ps(out + LANES, sum1);
         }
     }
 }
 
-static void scores(const float *q, size_t rows, size_t head_dim, const float *keys, float scale,
-                   float *s) {
-    const __m256 scale_x8 = _mm256_set1_ps(scale);
-    while (rows >= TILE_ROWS) {
-        scores_tile(TILE_ROWS, q, head_dim, keys, scale_x8, s);
-        q += TILE_ROWS * head_dim;
-        s += TILE_ROWS * FB_SCORE_STRIDE;
-        rows -= TILE_ROWS;
+typedef void scores_tile_fn(const scores_job *job);
+typedef void values_tile_fn(const values_job *job);
+
+/* KIND_NAME[rows - 1]: the tile for each number of rows. */
+#define TILES(KIND, NAME, DTYPE)                                                                   \
+    static void KIND##_##NAME##_1(const KIND##_job *job) {                                         \
+        KIND##_tile(1, DTYPE, job);                                                                \
+    }                                                                                              \
+    static void KIND##_##NAME##_2(const KIND##_job *job) {                                         \
+        KIND##_tile(2, DTYPE, job);                                                                \
+    }                                                                                              \
+    static void KIND##_##NAME##_3(const KIND##_job *job) {                                         \
+        KIND##_tile(3, DTYPE, job);                                                                \
+    }                                                                                              \
+    static void KIND##_##NAME##_4(const KIND##_job *job) {                                         \
+        KIND##_tile(4, DTYPE, job);                                                                \
+    }                                                                                              \
+    static void KIND##_##NAME##_5(const KIND##_job *job) {                                         \
+        KIND##_tile(5, DTYPE, job);                                                                \
+    }                                                                                              \
+    static void KIND##_##NAME##_6(const KIND##_job *job) {                                         \
+        KIND##_tile(6, DTYPE, job);                                                                \
+    }                                                                                              \
+    static KIND##_tile_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
+        KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
+        KIND##_##NAME##_4, KIND##_##NAME##_5, KIND##_##NAME##_6,                                   \
+    };
+
+TILES(scores, f32, FB_F32)
+TILES(scores, bf16, FB_BF16)
+TILES(scores, f16, FB_F16)
+TILES(values, f32, FB_F32)
+TILES(values, bf16, FB_BF16)
+TILES(values, f16, FB_F16)
+
+static scores_tile_fn *const *const scores_tiles[FB_NUM_DTYPES] = {scores_f32, scores_bf16,
+                                                                   scores_f16};
+static values_tile_fn *const *const values_tiles[FB_NUM_DTYPES] = {values_f32, values_bf16,
+                                                                   values_f16};
+
+/* One group stays in the L1 cache while all rows pass by. */
+static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+                   const void *const *groups, size_t num_groups, float scale, float *wide,
+                   const void *const *next, float *s) {
+    row_tiles tiles = cut_rows(rows);
+    for (size_t group = 0; group < num_groups; group++) {
+        scores_job job = {
+            .q = q,
+            .head_dim = head_dim,
+            .group = groups[group],
+            .wide = wide,
+            .scale = scale,
+            .next = next[group],
+            .s = s + group * FB_GROUP_KEYS,
+        };
+        fb_dtype stored = dtype; /* the first tile of rows widens for the others */
+        for (size_t tile = 0; tile < tiles.count; tile++) {
+            size_t tile_rows = tiles.base + (tile < tiles.longer);
+            job.share = share_of_tile(tiles, tile, dtype);
+            scores_tiles[stored][tile_rows - 1](&job);
+            if (stored != FB_F32) {
+                stored = FB_F32;
+                job.group = wide;
+            }
+            job.q += tile_rows * head_dim;
+            job.s += tile_rows * FB_SCORE_STRIDE;
+        }
     }
-    switch (rows) {
-    case 5:
-        scores_tile(5, q, head_dim, keys, scale_x8, s);
-        break;
-    case 4:
-        scores_tile(4, q, head_dim, keys, scale_x8, s);
-        break;
-    case 3:
-        scores_tile(3, q, head_dim, keys, scale_x8, s);
-        break;
-    case 2:
-        scores_tile(2, q, head_dim, keys, scale_x8, s);
-        break;
-    case 1:
-        scores_tile(1, q, head_dim, keys, scale_x8, s);
-        break;
-    default:
-        break;
+}
+
+/* One panel of the tile's values stays in the L1 cache while all rows pass by. */
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
+                   const void *const *next, float *o) {
+    row_tiles tiles = cut_rows(rows);
+    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
+    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
+    float sums[TILE_ROWS * FB_PANEL_DIMS];
+    for (size_t panel = 0; panel < panels; panel++) {
+        values_job job = {
+            .p = p,
+            .num_keys = num_keys,
+            .wide = wide,
+            .alpha = alpha,
+            .sums = sums,
+            .o = o + panel * FB_PANEL_DIMS,
+            .o_stride = panels * FB_PANEL_DIMS,
+        };
+        for (size_t group = 0; group < num_groups; group++) {
+            job.blocks[group] = (const char *)groups[group] + panel * block_bytes(dtype);
+            job.next[group] = (const char *)next[group] + panel * block_bytes(dtype);
+        }
+        fb_dtype stored = dtype;
+        for (size_t tile = 0; tile < tiles.count; tile++) {
+            size_t tile_rows = tiles.base + (tile < tiles.longer);
+            job.share = share_of_tile(tiles, tile, dtype);
+            values_tiles[stored][tile_rows - 1](&job);
+            if (stored != FB_F32) {
+                stored = FB_F32;
+                for (size_t group = 0; group < num_groups; group++)
+                    job.blocks[group] = wide + group * BLOCK;
+            }
+            job.p += tile_rows * FB_TILE_KEYS;
+            job.alpha += tile_rows;
+            job.o += tile_rows * job.o_stride;
+        }
     }
 }
 
@@ -182,99 +410,17 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
                     p + row * FB_TILE_KEYS, alpha + row);
 }
 
-/* ROWS x COLUMNS registers of outputs; constants where inlined. */
-INLINE void values_tile(const int ROWS, const int COLUMNS, const float *p, size_t num_keys,
-                        const float *v, ptrdiff_t v_stride, const float *alpha, float *o,
-                        size_t o_stride) {
-    __m256 sums[TILE_ROWS][2] = {{{0}}}; /* of the segments so far; no registers left for them */
-    for (size_t first = 0; first < num_keys; first += FB_SEGMENT) {
-        size_t end = first + FB_SEGMENT < num_keys ? first + FB_SEGMENT : num_keys;
-        __m256 acc[TILE_ROWS][2];
-#pragma GCC unroll 6
-        for (int row = 0; row < ROWS; row++)
-            acc[row][0] = acc[row][1] = _mm256_setzero_ps();
-        for (size_t j = first; j < end; j++) {
-            __m256 v_j[2];
-#pragma GCC unroll 2
-            for (int column = 0; column < COLUMNS; column++)
-                v_j[column] = _mm256_loadu_ps(v + (ptrdiff_t)j * v_stride + column * LANES);
-#pragma GCC unroll 6
-            for (int row = 0; row < ROWS; row++) {
-                __m256 p_j = _mm256_broadcast_ss(p + (size_t)row * FB_TILE_KEYS + j);
-#pragma GCC unroll 2
-                for (int column = 0; column < COLUMNS; column++)
-                    acc[row][column] = _mm256_fmadd_ps(p_j, v_j[column], acc[row][column]);
-            }
-        }
-#pragma GCC unroll 6
-        for (int row = 0; row < ROWS; row++) {
-            __m256 alpha_row = _mm256_broadcast_ss(alpha + row);
-#pragma GCC unroll 2
-            for (int column = 0; column < COLUMNS; column++) {
-                __m256 sum = acc[row][column];
-                if (first)
-                    sum = _mm256_add_ps(sums[row][column], sum);
-                sums[row][column] = sum;
-                if (end == num_keys) {
-                    float *out = o + (size_t)row * o_stride + column * LANES;
-                    sum = _mm256_fmadd_ps(_mm256_loadu_ps(out), alpha_row, sum);
-                    _mm256_storeu_ps(out, sum);
-                }
-            }
-        }
-    }
-}
-
-/* All rows of one panel of 8 * COLUMNS output dimensions. */
-INLINE void values_panel(const int COLUMNS, const float *p, size_t rows, size_t num_keys,
-                         const float *v, ptrdiff_t v_stride, size_t head_dim, const float *alpha,
-                         float *o) {
-    while (rows >= TILE_ROWS) {
-        values_tile(TILE_ROWS, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        p += TILE_ROWS * FB_TILE_KEYS;
-        o += TILE_ROWS * head_dim;
-        alpha += TILE_ROWS;
-        rows -= TILE_ROWS;
-    }
-    switch (rows) {
-    case 5:
-        values_tile(5, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        break;
-    case 4:
-        values_tile(4, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        break;
-    case 3:
-        values_tile(3, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        break;
-    case 2:
-        values_tile(2, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        break;
-    case 1:
-        values_tile(1, COLUMNS, p, num_keys, v, v_stride, alpha, o, head_dim);
-        break;
-    default:
-        break;
-    }
-}
-
-static void values(const float *p, size_t rows, size_t num_keys, const float *v, ptrdiff_t v_stride,
-                   size_t head_dim, const float *alpha, float *o) {
-    size_t d = 0;
-    for (; d + 2 * LANES <= head_dim; d += 2 * LANES)
-        values_panel(2, p, rows, num_keys, v + d, v_stride, head_dim, alpha, o + d);
-    if (d < head_dim)
-        values_panel(1, p, rows, num_keys, v + d, v_stride, head_dim, alpha, o + d);
-}
-
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
     const __m256 weight_x8 = _mm256_set1_ps(weight);
     const __m256 total_x8 = _mm256_set1_ps(1.0f + weight);
-    for (size_t d = 0; d < head_dim; d += LANES) {
+    size_t d = 0;
+    for (; d + LANES <= head_dim; d += LANES) {
         __m256 sum =
             _mm256_fmadd_ps(weight_x8, _mm256_loadu_ps(small + d), _mm256_loadu_ps(big + d));
         _mm256_storeu_ps(o + d, _mm256_div_ps(sum, total_x8));
     }
+    fb_kernels_scalar.merge_row(big + d, small + d, weight, head_dim - d, o + d);
 }
 
 static void widen_bf16(const uint16_t *from, float *to, size_t count) {
@@ -303,11 +449,28 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
+/* One function for each type of keys and values. */
+#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
+    static void all_scores_##NAME(const float *q, size_t rows, size_t head_dim,                    \
+                                  const void *const *groups, size_t num_groups, float scale,       \
+                                  float *wide, const void *const *next, float *s) {                \
+        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, next, s);                \
+    }                                                                                              \
+    static void all_values_##NAME(const float *p, size_t rows, size_t num_keys,                    \
+                                  const void *const *groups, size_t head_dim, const float *alpha,  \
+                                  float *wide, const void *const *next, float *o) {                \
+        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, next, o);                  \
+    }
+
+SCORES_AND_VALUES(f32, FB_F32)
+SCORES_AND_VALUES(bf16, FB_BF16)
+SCORES_AND_VALUES(f16, FB_F16)
+
 const fb_kernels fb_kernels_avx2 = {
     .isa = FB_ISA_AVX2,
-    .scores = scores,
+    .scores = {all_scores_f32, all_scores_bf16, all_scores_f16},
+    .values = {all_values_f32, all_values_bf16, all_values_f16},
     .softmax = softmax,
-    .values = values,
     .merge_row = merge_row,
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,

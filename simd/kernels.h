@@ -4,33 +4,57 @@
  * tested against it bit for bit. Kernels hold no allocation, no threads and no I/O, and trust
  * their arguments: src/attention checks them.
  *
- * Notation: `rows` query rows; a *group* is 16 keys whose coordinates lie side by side,
- * keys [head_dim][16]; a tile is up to 64 keys.
+ * Packed keys and values. `rows` are query rows. A *group* is 16 keys, packed so that a vector
+ * register holds 16 neighbours without any shuffle:
+ *
+ *     its keys    [head_dim][16 keys]                 one line a dimension
+ *     its values  [panels][16 keys][16 dimensions]    panels = ceil(head_dim / 16), the last padded
+ *
+ * With both, the two products of attention are one and the same: rows of A (queries, or weights p)
+ * against blocks of 16 lines of 16 elements. A tile is up to 64 keys.
+ *
+ * Storage: a kernel exists for each type that keys and values are stored as. The 16-bit ones widen
+ * a block when the first rows meet it, into `wide`, where the other rows find it.
+ *
+ * Prefetching: `next` points to memory that will be read soon, one pointer for each of `groups`.
+ * Kernels fetch as many bytes there as a group has, evenly spread, and never read them: any address
+ * will do where there is nothing to fetch.
  */
 #ifndef FB_SIMD_KERNELS_H
 #define FB_SIMD_KERNELS_H
 
 #include <flashblock/runtime.h>
+#include <flashblock/types.h>
 
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
     FB_GROUP_KEYS = 16,
+    FB_PANEL_DIMS = 16,
     /* Both products are cut into chains of 16: see the canonical order in attention.h. */
     FB_SEGMENT = 16,
     /* A tile that does not start at a group's start touches five groups. */
-    FB_SCORE_STRIDE = 5 * FB_GROUP_KEYS,
-    FB_SIMD_MAX_HEAD_DIM = 512,
+    FB_TILE_GROUPS = 5,
+    FB_SCORE_STRIDE = FB_TILE_GROUPS * FB_GROUP_KEYS,
+    FB_NUM_DTYPES = FB_F16 + 1,
 };
 
-/* Scores of `rows` query rows against one group of keys:
- *   q     [rows][head_dim]
- *   keys  [head_dim][16]
- *   s     [rows] at stride FB_SCORE_STRIDE; 16 scores each are written
- *   s = scale * ((c_0 + c_1) + ...), c_i the fma chain from +0 over d = 16 i .. 16 i + 15 */
-typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const float *keys,
-                          float scale, float *s);
+/* head_dim, rounded up to whole panels. */
+static inline size_t fb_padded_dim(size_t head_dim) {
+    return (head_dim + FB_PANEL_DIMS - 1) / FB_PANEL_DIMS * FB_PANEL_DIMS;
+}
+
+/* Scores of `rows` query rows against groups of keys:
+ *   q       [rows][head_dim]
+ *   groups  [num_groups], each [head_dim][16]
+ *   wide    [head_dim][16] floats of scratch
+ *   s       [rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
+ * s = scale * ((c_0 + c_1) + ...), where c_i is a chain over d = 16 i .. 16 i + 15: the product of
+ * the first d, rounded, then one fma for each of the others. */
+typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const void *const *groups,
+                          size_t num_groups, float scale, float *wide, const void *const *next,
+                          float *s);
 
 /* One tile of the online softmax, for `rows` rows:
  *   s      [rows] at stride FB_SCORE_STRIDE, 64 readable; the first counts[row] (<= 64) are keys
@@ -42,14 +66,16 @@ typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, fl
                            float *sums, float *p, float *alpha);
 
 /* Adds the keys of one tile to the outputs:
- *   p      [rows] at stride 64
- *   v      [num_keys] at stride v_stride (in elements, of either sign), head_dim values each
- *   alpha  [rows]
- *   o      [rows][head_dim]
- * num_keys is 1 to 64. With c_i the fma chain from +0 over p_j v_j, j = 16 i .. 16 i + 15:
+ *   p       [rows] at stride 64
+ *   groups  [ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is not read
+ *   wide    [64][16] floats of scratch
+ *   alpha   [rows]
+ *   o       [rows][fb_padded_dim(head_dim)]
+ * num_keys is 1 to 64. With c_i the chain (as above) over p_j v_j, j = 16 i .. 16 i + 15:
  * o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
-typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const float *v,
-                          ptrdiff_t v_stride, size_t head_dim, const float *alpha, float *o);
+typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const void *const *groups,
+                          size_t head_dim, const float *alpha, float *wide, const void *const *next,
+                          float *o);
 
 /* Merges one row: o = fma(weight, small, big) / (1 + weight). o may be small or big. */
 typedef void fb_merge_row_fn(const float *big, const float *small, float weight, size_t head_dim,
@@ -58,14 +84,14 @@ typedef void fb_merge_row_fn(const float *big, const float *small, float weight,
 /* Widens `count` elements, exactly. */
 typedef void fb_widen_fn(const uint16_t *from, float *to, size_t count);
 
-/* out = exp(x) for x <= 0 and NaN: what the softmax kernel computes, alone, for tests. */
+/* out = exp(x) for x <= 0 and NaN: what the softmax kernel computes, alone. */
 typedef void fb_exp_fn(const float *x, float *out, size_t count);
 
 typedef struct fb_kernels {
     fb_isa isa;
-    fb_scores_fn *scores;
+    fb_scores_fn *scores[FB_NUM_DTYPES]; /* by the type that keys and values are stored as */
+    fb_values_fn *values[FB_NUM_DTYPES];
     fb_softmax_fn *softmax;
-    fb_values_fn *values;
     fb_merge_row_fn *merge_row;
     fb_widen_fn *widen_bf16;
     fb_widen_fn *widen_f16;
@@ -82,10 +108,5 @@ extern const fb_kernels fb_kernels_neon;
 
 /* The table that fb_isa_current names. */
 FB_API fb_status fb_kernels_current(const fb_kernels **kernels);
-
-/* The table for rows of this head_dim: the SIMD kernels take multiples of 8 up to 512. */
-static inline const fb_kernels *fb_kernels_for(const fb_kernels *current, size_t head_dim) {
-    return head_dim % 8 == 0 && head_dim <= FB_SIMD_MAX_HEAD_DIM ? current : &fb_kernels_scalar;
-}
 
 #endif

@@ -6,25 +6,49 @@
 
 #include <string.h>
 
-/* a . b as the sum of chains of at most 16 fused multiply-adds, each from +0. */
-static float product(const float *a, const float *b, ptrdiff_t b_stride, size_t length) {
+/* a . b as the sum of chains of at most 16 products, the first rounded, the others fused. */
+static float product(const float *a, const float *b, size_t b_stride, size_t length) {
     float sum = 0.0f;
     for (size_t first = 0; first < length; first += FB_SEGMENT) {
         size_t end = first + FB_SEGMENT < length ? first + FB_SEGMENT : length;
-        float chain = 0.0f;
-        for (size_t i = first; i < end; i++)
-            chain = fmaf(a[i], b[(ptrdiff_t)i * b_stride], chain);
+        float chain = a[first] * b[first * b_stride];
+        for (size_t i = first + 1; i < end; i++)
+            chain = fmaf(a[i], b[i * b_stride], chain);
         sum = first == 0 ? chain : sum + chain;
     }
     return sum;
 }
 
-static void scores(const float *q, size_t rows, size_t head_dim, const float *keys, float scale,
+static void widen_bf16(const uint16_t *from, float *to, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = fb_bf16_to_f32(from[i]);
+}
+
+static void widen_f16(const uint16_t *from, float *to, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = fb_f16_to_f32(from[i]);
+}
+
+/* `count` elements from `first` on as floats: where they are, or widened into `wide`. */
+static const float *as_floats(fb_dtype dtype, const void *elements, size_t first, size_t count,
+                              float *wide) {
+    if (dtype == FB_F32)
+        return (const float *)elements + first;
+    (dtype == FB_BF16 ? widen_bf16 : widen_f16)((const uint16_t *)elements + first, wide, count);
+    return wide;
+}
+
+static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+                   const void *const *groups, size_t num_groups, float scale, float *wide,
                    float *s) {
-    for (size_t row = 0; row < rows; row++)
-        for (size_t lane = 0; lane < FB_GROUP_KEYS; lane++)
-            s[row * FB_SCORE_STRIDE + lane] =
-                scale * product(q + row * head_dim, keys + lane, FB_GROUP_KEYS, head_dim);
+    for (size_t group = 0; group < num_groups; group++) {
+        /* keys  [head_dim][16] */
+        const float *keys = as_floats(dtype, groups[group], 0, head_dim * FB_GROUP_KEYS, wide);
+        for (size_t row = 0; row < rows; row++)
+            for (size_t key = 0; key < FB_GROUP_KEYS; key++)
+                s[row * FB_SCORE_STRIDE + group * FB_GROUP_KEYS + key] =
+                    scale * product(q + row * head_dim, keys + key, FB_GROUP_KEYS, head_dim);
+    }
 }
 
 static void softmax_row(const float *s, size_t count, float *max, float *sums, float *p,
@@ -51,13 +75,27 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
                     p + row * FB_TILE_KEYS, alpha + row);
 }
 
-static void values(const float *p, size_t rows, size_t num_keys, const float *v, ptrdiff_t v_stride,
-                   size_t head_dim, const float *alpha, float *o) {
-    for (size_t row = 0; row < rows; row++)
-        for (size_t d = 0; d < head_dim; d++)
-            o[row * head_dim + d] =
-                fmaf(o[row * head_dim + d], alpha[row],
-                     product(p + row * FB_TILE_KEYS, v + d, v_stride, num_keys));
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
+                   float *o) {
+    size_t stride = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    for (size_t d = 0; d < stride; d += FB_PANEL_DIMS) {
+        float v[FB_TILE_KEYS * FB_PANEL_DIMS]; /* the panel of the tile  [num_keys][16] */
+        for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
+            size_t left = num_keys - key, keys = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+            size_t panel = d / FB_PANEL_DIMS;
+            memcpy(v + key * FB_PANEL_DIMS,
+                   as_floats(dtype, groups[key / FB_GROUP_KEYS], panel * block,
+                             keys * FB_PANEL_DIMS, wide),
+                   keys * FB_PANEL_DIMS * sizeof *v);
+        }
+        for (size_t row = 0; row < rows; row++)
+            for (size_t i = 0; i < FB_PANEL_DIMS; i++) {
+                float *out = o + row * stride + d + i;
+                *out = fmaf(*out, alpha[row],
+                            product(p + row * FB_TILE_KEYS, v + i, FB_PANEL_DIMS, num_keys));
+            }
+    }
 }
 
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
@@ -67,26 +105,35 @@ static void merge_row(const float *big, const float *small, float weight, size_t
         o[d] = fmaf(weight, small[d], big[d]) / total;
 }
 
-static void widen_bf16(const uint16_t *from, float *to, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        to[i] = fb_bf16_to_f32(from[i]);
-}
-
-static void widen_f16(const uint16_t *from, float *to, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        to[i] = fb_f16_to_f32(from[i]);
-}
-
 static void exp_values(const float *x, float *out, size_t count) {
     for (size_t i = 0; i < count; i++)
         out[i] = fb_exp_value(x[i]);
 }
 
+/* One function for each type of keys and values. There is nothing to prefetch for. */
+#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
+    static void scores_##NAME(const float *q, size_t rows, size_t head_dim,                        \
+                              const void *const *groups, size_t num_groups, float scale,           \
+                              float *wide, const void *const *next, float *s) {                    \
+        (void)next;                                                                                \
+        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, s);                      \
+    }                                                                                              \
+    static void values_##NAME(const float *p, size_t rows, size_t num_keys,                        \
+                              const void *const *groups, size_t head_dim, const float *alpha,      \
+                              float *wide, const void *const *next, float *o) {                    \
+        (void)next;                                                                                \
+        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, o);                        \
+    }
+
+SCORES_AND_VALUES(f32, FB_F32)
+SCORES_AND_VALUES(bf16, FB_BF16)
+SCORES_AND_VALUES(f16, FB_F16)
+
 const fb_kernels fb_kernels_scalar = {
     .isa = FB_ISA_SCALAR,
-    .scores = scores,
+    .scores = {scores_f32, scores_bf16, scores_f16},
+    .values = {values_f32, values_bf16, values_f16},
     .softmax = softmax,
-    .values = values,
     .merge_row = merge_row,
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,

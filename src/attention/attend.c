@@ -20,6 +20,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdint.h>
 #include <string.h>
 
 enum {
@@ -35,7 +36,7 @@ typedef struct key_chunk {
     bool ends_range;
 } key_chunk;
 
-/* Parts of a unit's rows: out [R][D], lse [R], not rounded yet. */
+/* Parts of a unit's rows: out [R][D padded to whole panels], lse [R], not rounded yet. */
 typedef struct unit_part {
     float *out;
     double *lse;
@@ -49,7 +50,8 @@ typedef struct attend_problem {
     const fb_mask *mask; /* NULL: none */
     const fb_part *result;
     float scale;
-    size_t head_dim, heads_per_kv;
+    size_t head_dim, padded_dim; /* of an output row */
+    size_t heads_per_kv;
     size_t num_rows;       /* of one KV head: num_queries * heads_per_kv */
     size_t units_per_head; /* row blocks of one KV head */
     size_t num_units;
@@ -62,11 +64,13 @@ typedef struct row_unit {
     size_t kv_head, first_row, rows;
 } row_unit;
 
-/* One thread's memory; R = UNIT_ROWS, D = head_dim. */
+/* One thread's memory; R = UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
 typedef struct workspace {
     float *q;        /* [R][D] */
-    float *keys;     /* [D][16] one group, where it has to be widened or packed */
-    float *values;   /* [64][D] one tile, where it has to be widened */
+    float *keys;     /* [4 groups][D][16] one tile, where it has to be packed */
+    float *values;   /* [4 groups][panels][16][16] one tile, where it has to be packed */
+    float *wide;     /* what the kernels widen into */
+    float *row;      /* [D padded] one key or value, widened */
     float *scores;   /* [R][FB_SCORE_STRIDE] */
     float *p;        /* [R][64] */
     float *max;      /* [R] */
@@ -85,16 +89,24 @@ static size_t padded(size_t floats) {
 
 /* Floats of a unit_part. */
 static size_t part_floats(size_t head_dim) {
-    return padded(UNIT_ROWS * head_dim) + padded(UNIT_ROWS * sizeof(double) / sizeof(float));
+    return padded(UNIT_ROWS * fb_padded_dim(head_dim)) +
+           padded(UNIT_ROWS * sizeof(double) / sizeof(float));
 }
 
 static unit_part part_at(float *base, size_t head_dim) {
-    return (unit_part){base, (double *)(void *)(base + padded(UNIT_ROWS * head_dim))};
+    size_t out_floats = padded(UNIT_ROWS * fb_padded_dim(head_dim));
+    return (unit_part){base, (double *)(void *)(base + out_floats)};
+}
+
+/* The two products of a kernel call need at most this much to widen into. */
+static size_t wide_floats(size_t head_dim) {
+    return FB_GROUP_KEYS * (head_dim > FB_TILE_KEYS ? head_dim : FB_TILE_KEYS);
 }
 
 static size_t workspace_floats(size_t head_dim) {
-    return padded(UNIT_ROWS * head_dim) + padded(FB_GROUP_KEYS * head_dim) +
-           padded(FB_TILE_KEYS * head_dim) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
+    return padded(UNIT_ROWS * head_dim) + padded(FB_TILE_KEYS * head_dim) +
+           padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
+           padded(fb_padded_dim(head_dim)) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
            padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
            2 * padded(UNIT_ROWS) + 3 * part_floats(head_dim);
 }
@@ -110,8 +122,10 @@ static float *take(float **at, size_t floats) {
 static workspace workspace_at(float *base, size_t head_dim) {
     workspace w = {0};
     w.q = take(&base, UNIT_ROWS * head_dim);
-    w.keys = take(&base, FB_GROUP_KEYS * head_dim);
-    w.values = take(&base, FB_TILE_KEYS * head_dim);
+    w.keys = take(&base, FB_TILE_KEYS * head_dim);
+    w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.wide = take(&base, wide_floats(head_dim));
+    w.row = take(&base, fb_padded_dim(head_dim));
     w.scores = take(&base, UNIT_ROWS * FB_SCORE_STRIDE);
     w.p = take(&base, UNIT_ROWS * FB_TILE_KEYS);
     w.sums = take(&base, UNIT_ROWS * FB_GROUP_KEYS);
@@ -188,9 +202,17 @@ static void widen(const attend_problem *problem, const void *from, float *to, si
         memcpy(to, from, count * sizeof *to);
 }
 
+/* Groups of 16 keys, or their values, of one tile, as kernels take them: packed in the KV cache, or
+ * as floats in the workspace. */
+typedef struct tile_groups {
+    const void *at[FB_TILE_GROUPS];
+    size_t count;
+    fb_dtype dtype;
+} tile_groups;
+
 /* Up to 16 keys of the caller's rows, packed: to [D][16], absent keys 0. */
-static void pack_group(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
-                       float *row, float *to) {
+static void pack_keys(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
+                      float *row, float *to) {
     memset(to, 0, problem->head_dim * FB_GROUP_KEYS * sizeof *to);
     for (size_t key = 0; key < keys; key++) {
         widen(problem, fb_key(problem->kv, kv_head, token + key), row, problem->head_dim);
@@ -199,63 +221,98 @@ static void pack_group(const attend_problem *problem, size_t kv_head, size_t tok
     }
 }
 
-/* Scores of all rows against the tokens begin .. end-1 (at most 64). Returns the column of the
- * first one in w->scores: packed groups are taken whole, wherever the tile begins in them. */
-static size_t tile_scores(const attend_problem *problem, row_unit unit, size_t begin, size_t end,
-                          const workspace *w) {
+/* Up to 16 values, wherever they are, packed: to [panels][16][16]. */
+static void pack_values(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
+                        float *to) {
     const fb_kv *kv = problem->kv;
-    size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
+    size_t element = fb_dtype_size(kv->dtype), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    for (size_t key = 0; key < keys; key++) {
+        const char *value = fb_value(kv, kv_head, token + key);
+        for (size_t d = 0; d < problem->head_dim; d += FB_PANEL_DIMS) {
+            float *dims = to + d / FB_PANEL_DIMS * block + key * FB_PANEL_DIMS;
+            size_t left = problem->head_dim - d;
+            size_t count = left < FB_PANEL_DIMS ? left : FB_PANEL_DIMS;
+            widen(problem, value + fb_value_index(kv, d) * element, dims, count);
+            memset(dims + count, 0, (FB_PANEL_DIMS - count) * sizeof *dims);
+        }
+    }
+}
+
+/* The keys of the tokens begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
+ * tile begins in them: returns how many keys of the first one come before the tile. */
+static size_t tile_keys(const attend_problem *problem, size_t kv_head, size_t begin, size_t end,
+                        const workspace *w, tile_groups *keys) {
+    const fb_kv *kv = problem->kv;
     size_t skipped = kv->pages ? begin % FB_GROUP_KEYS : 0;
+    *keys = (tile_groups){.dtype = kv->pages ? kv->dtype : FB_F32};
     for (size_t token = begin - skipped; token < end; token += FB_GROUP_KEYS) {
-        const float *keys = w->keys;
-        size_t present = end - token < FB_GROUP_KEYS ? end - token : FB_GROUP_KEYS;
-        if (!kv->pages) /* w->values is free until the scores are done */
-            pack_group(problem, unit.kv_head, token, present, w->values, w->keys);
-        else if (kv->dtype == FB_F32)
-            keys = fb_packed_keys(kv, unit.kv_head, token);
-        else
-            widen(problem, fb_packed_keys(kv, unit.kv_head, token), w->keys, group_floats);
-        problem->kernels->scores(w->q, unit.rows, problem->head_dim, keys, problem->scale,
-                                 w->scores + (token - (begin - skipped)));
+        float *to = w->keys + keys->count * FB_GROUP_KEYS * problem->head_dim;
+        size_t left = end - token, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        if (!kv->pages)
+            pack_keys(problem, kv_head, token, present, w->row, to);
+        keys->at[keys->count++] = kv->pages ? fb_key_group(kv, kv_head, token) : to;
     }
     return skipped;
 }
 
-/* The values of the tokens begin .. end-1 (at most 64) as float rows at *stride: where they are, or
- * in w->values when they have to be widened or lie on two pages. */
-static const float *tile_rows(const attend_problem *problem, size_t kv_head, size_t begin,
-                              size_t end, const workspace *w, ptrdiff_t *stride) {
+/* The values of the tokens begin .. end-1 (at most 64), the first one at the start of a group. */
+static void tile_values(const attend_problem *problem, size_t kv_head, size_t begin, size_t end,
+                        const workspace *w, tile_groups *values) {
     const fb_kv *kv = problem->kv;
-    bool one_page = begin / FB_PAGE_TOKENS == (end - 1) / FB_PAGE_TOKENS;
-    if (kv->dtype == FB_F32 && (!kv->pages || one_page)) {
-        *stride = kv->pages ? (ptrdiff_t)kv->head_dim : kv->v_token_stride;
-        return fb_value(kv, kv_head, begin);
+    bool in_place = kv->pages && begin % FB_GROUP_KEYS == 0;
+    *values = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    for (size_t token = begin; token < end; token += FB_GROUP_KEYS) {
+        float *to = w->values + values->count * FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
+        size_t left = end - token, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        if (!in_place)
+            pack_values(problem, kv_head, token, present, to);
+        values->at[values->count++] = in_place ? fb_value_group(kv, kv_head, token) : to;
     }
-    *stride = (ptrdiff_t)kv->head_dim;
-    if (kv->pages && one_page)
-        widen(problem, fb_value(kv, kv_head, begin), w->values, (end - begin) * kv->head_dim);
-    else
-        for (size_t token = begin; token < end; token++)
-            widen(problem, fb_value(kv, kv_head, token), w->values + (token - begin) * kv->head_dim,
-                  kv->head_dim);
-    return w->values;
 }
 
-/* O = O * alpha + P V for one tile whose first key is token `begin`, in runs of rows that see the
- * same keys. A row that sees none has alpha = 1 and stays. */
-static void tile_values(const attend_problem *problem, row_unit unit, size_t begin,
-                        const size_t *counts, const workspace *w, float *out) {
-    ptrdiff_t stride = 0;
-    size_t keys = counts[unit.rows - 1];
-    const float *v = tile_rows(problem, unit.kv_head, begin, begin + keys, w, &stride);
+/* What the kernels prefetch while they are at work on `now`: the groups of `next`, as far as there
+ * are any, or what they have at hand anyway. */
+static void choose_next(const tile_groups *now, const tile_groups *next,
+                        const void *at[FB_TILE_GROUPS]) {
+    for (size_t group = 0; group < now->count; group++)
+        at[group] = group < next->count ? next->at[group] : now->at[group];
+}
+
+/* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees none
+ * has alpha = 1 and stays. */
+static void add_values(const attend_problem *problem, row_unit unit, const size_t *counts,
+                       const tile_groups *v, const void *const *next, const workspace *w,
+                       float *out) {
     for (size_t row = 0, same = 0; row < unit.rows; row += same) {
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
-            problem->kernels->values(w->p + row * FB_TILE_KEYS, same, counts[row], v, stride,
-                                     problem->head_dim, w->alpha + row,
-                                     out + row * problem->head_dim);
+            problem->kernels->values[v->dtype](w->p + row * FB_TILE_KEYS, same, counts[row], v->at,
+                                               problem->head_dim, w->alpha + row, w->wide, next,
+                                               out + row * problem->padded_dim);
     }
+}
+
+/* One tile: the tokens begin .. begin + keys - 1. `following` is the first token of the tile that
+ * comes after it, SIZE_MAX if none does. */
+static void attend_tile(const attend_problem *problem, row_unit unit, size_t begin, size_t keys,
+                        size_t following, const size_t *counts, const workspace *w, float *out) {
+    tile_groups k, v, k_following = {0};
+    const void *next[FB_TILE_GROUPS];
+    size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
+    tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
+    if (problem->kv->pages && following != SIZE_MAX) {
+        size_t left = problem->kv->num_tokens - following;
+        size_t end = following + (left < FB_TILE_KEYS ? left : FB_TILE_KEYS);
+        tile_keys(problem, unit.kv_head, following, end, w, &k_following);
+    }
+    choose_next(&k, &v, next);
+    problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, k.at, k.count,
+                                      problem->scale, w->wide, next, w->scores);
+    problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
+                              w->alpha);
+    choose_next(&v, &k_following, next);
+    add_values(problem, unit, counts, &v, next, w, out);
 }
 
 /* The row sum: 16 sums folded 8-4-2-1. */
@@ -283,14 +340,15 @@ static void finish_row(float max, const float *sums, size_t head_dim, float *out
 }
 
 static void empty_part(const attend_problem *problem, row_unit unit, const unit_part *part) {
-    memset(part->out, 0, unit.rows * problem->head_dim * sizeof *part->out);
+    memset(part->out, 0, unit.rows * problem->padded_dim * sizeof *part->out);
     for (size_t row = 0; row < unit.rows; row++)
         part->lse[row] = (double)-INFINITY;
 }
 
-/* The part of one chunk. w->q holds the unit's queries. */
+/* The part of one chunk. w->q holds the unit's queries; `following` is the first token of the chunk
+ * that will be next, SIZE_MAX if none. */
 static void chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
-                       const workspace *w, const unit_part *part) {
+                       size_t following, const workspace *w, const unit_part *part) {
     size_t counts[UNIT_ROWS];
     count_visible(problem, unit, chunk->ordinal, FB_TILE_KEYS, counts);
     empty_part(problem, unit, part);
@@ -306,22 +364,20 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
         size_t keys = counts[unit.rows - 1];
         if (keys == 0)
             break;
-        size_t column = tile_scores(problem, unit, begin, begin + keys, w);
-        problem->kernels->softmax(w->scores + column, unit.rows, counts, w->max, w->sums, w->p,
-                                  w->alpha);
-        tile_values(problem, unit, begin, counts, w, part->out);
+        attend_tile(problem, unit, begin, keys,
+                    left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part->out);
     }
     for (size_t row = 0; row < unit.rows; row++)
         finish_row(w->max[row], w->sums + row * FB_GROUP_KEYS, problem->head_dim,
-                   part->out + row * problem->head_dim, part->lse + row);
+                   part->out + row * problem->padded_dim, part->lse + row);
 }
 
 /* to := merge(to, part), for all rows of a unit. */
 static void merge_unit(const attend_problem *problem, row_unit unit, const unit_part *part,
                        const unit_part *to) {
     for (size_t row = 0; row < unit.rows; row++) {
-        float *out = to->out + row * problem->head_dim;
-        fb_merge_rows(problem->kernels, out, to->lse[row], part->out + row * problem->head_dim,
+        float *out = to->out + row * problem->padded_dim;
+        fb_merge_rows(problem->kernels, out, to->lse[row], part->out + row * problem->padded_dim,
                       part->lse[row], problem->head_dim, out, to->lse + row);
     }
 }
@@ -351,7 +407,7 @@ static void write_result(const attend_problem *problem, row_unit unit, const uni
         ptrdiff_t query = (ptrdiff_t)row_query(problem, unit, row);
         ptrdiff_t head = (ptrdiff_t)row_head(problem, unit, row);
         memcpy(result->out + query * result->out_token_stride + head * result->out_head_stride,
-               part->out + row * problem->head_dim, problem->head_dim * sizeof *part->out);
+               part->out + row * problem->padded_dim, problem->head_dim * sizeof *part->out);
         result->lse[query * result->lse_token_stride + head * result->lse_head_stride] =
             fb_round_lse(part->lse[row]);
     }
@@ -363,7 +419,8 @@ static void attend_unit(const attend_problem *problem, row_unit unit, const work
     empty_part(problem, unit, &w->range);
     empty_part(problem, unit, &w->total);
     for (size_t c = 0; c < problem->num_chunks; c++) {
-        chunk_part(problem, unit, &problem->chunks[c], w, &w->chunk);
+        size_t following = c + 1 < problem->num_chunks ? problem->chunks[c + 1].begin : SIZE_MAX;
+        chunk_part(problem, unit, &problem->chunks[c], following, w, &w->chunk);
         fold_chunk(problem, unit, &problem->chunks[c], &w->chunk, &w->range, &w->total);
     }
     write_result(problem, unit, &w->total);
@@ -410,7 +467,7 @@ static void attend_by_chunks(const attend_problem *problem, int threads, float *
             size_t u = task / count, slot = task % count;
             unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
             gather_queries(problem, unit_at(problem, u), w.q);
-            chunk_part(problem, unit_at(problem, u), &chunks[slot], &w, &part);
+            chunk_part(problem, unit_at(problem, u), &chunks[slot], SIZE_MAX, &w, &part);
         }
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (size_t u = 0; u < problem->num_units; u++) {
@@ -497,13 +554,14 @@ fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mas
         return FB_OK;
     const fb_kv *kv = view->kv;
     attend_problem problem = {
-        .kernels = fb_kernels_for(kernels, kv->head_dim),
+        .kernels = kernels,
         .queries = queries,
         .kv = kv,
         .mask = mask,
         .result = result,
         .scale = scale != 0.0f ? scale : (float)(1.0 / sqrt((double)kv->head_dim)),
         .head_dim = kv->head_dim,
+        .padded_dim = fb_padded_dim(kv->head_dim),
         .heads_per_kv = queries->num_heads / kv->num_kv_heads,
         .num_keys = num_keys,
     };

@@ -8,49 +8,67 @@
 
 enum { FB_PAGE_TOKENS = 256 };
 
-/* One layer of a KV cache. A page holds the keys of its tokens,
- *   [num_kv_heads][FB_PAGE_TOKENS / 16][head_dim][16]
- * and behind them the values,
- *   [num_kv_heads][FB_PAGE_TOKENS][head_dim]. */
+/* One layer of a KV cache. A page holds groups of 16 tokens as the kernels take them (kernels.h):
+ * their keys,
+ *   [num_kv_heads][FB_PAGE_TOKENS / 16][head_dim][16 tokens]
+ * and behind all keys their values, head_dim padded to whole panels,
+ *   [num_kv_heads][FB_PAGE_TOKENS / 16][panels][16 tokens][16]. */
 struct fb_kv_pages {
     void **pages;
     size_t num_pages;
     size_t num_tokens; /* written so far */
 };
 
-/* The group of 16 packed keys that holds `token`: [head_dim][16] elements. Pages only. */
-static inline const void *fb_packed_keys(const fb_kv *kv, size_t head, size_t token) {
-    size_t group = token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
-    size_t groups = FB_PAGE_TOKENS / FB_GROUP_KEYS;
-    const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
-    return page + (head * groups + group) * kv->head_dim * FB_GROUP_KEYS * fb_dtype_size(kv->dtype);
+enum { FB_PAGE_GROUPS = FB_PAGE_TOKENS / FB_GROUP_KEYS };
+
+/* Elements of all keys of a page. */
+static inline size_t fb_page_keys(const fb_kv *kv) {
+    return kv->num_kv_heads * FB_PAGE_TOKENS * kv->head_dim;
 }
 
-/* The key of `token`: element d is at [d * 1] in rows, at [d * 16] in pages. */
+/* The group of 16 packed keys that holds `token`: [head_dim][16] elements. Pages only. */
+static inline const void *fb_key_group(const fb_kv *kv, size_t head, size_t token) {
+    size_t group = head * FB_PAGE_GROUPS + token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
+    const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
+    return page + group * kv->head_dim * FB_GROUP_KEYS * fb_dtype_size(kv->dtype);
+}
+
+/* Its values: [panels][16][16] elements. Pages only. */
+static inline const void *fb_value_group(const fb_kv *kv, size_t head, size_t token) {
+    size_t group = head * FB_PAGE_GROUPS + token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
+    const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
+    size_t index = fb_page_keys(kv) + group * fb_padded_dim(kv->head_dim) * FB_GROUP_KEYS;
+    return page + index * fb_dtype_size(kv->dtype);
+}
+
+/* The key of `token`: its element d is at index fb_key_index(kv, d). */
 static inline const void *fb_key(const fb_kv *kv, size_t head, size_t token) {
     size_t element = fb_dtype_size(kv->dtype);
     if (kv->pages)
-        return (const char *)fb_packed_keys(kv, head, token) + token % FB_GROUP_KEYS * element;
+        return (const char *)fb_key_group(kv, head, token) + token % FB_GROUP_KEYS * element;
     return (const char *)kv->k +
            ((ptrdiff_t)token * kv->k_token_stride + (ptrdiff_t)head * kv->k_head_stride) *
                (ptrdiff_t)element;
 }
 
-static inline size_t fb_key_stride(const fb_kv *kv) {
-    return kv->pages ? FB_GROUP_KEYS : 1;
+static inline size_t fb_key_index(const fb_kv *kv, size_t d) {
+    return kv->pages ? d * FB_GROUP_KEYS : d;
 }
 
-/* The value row of `token`: head_dim contiguous elements. */
+/* The value of `token`: its element d is at index fb_value_index(kv, d); in pages, runs of 16
+ * elements are contiguous. */
 static inline const void *fb_value(const fb_kv *kv, size_t head, size_t token) {
     size_t element = fb_dtype_size(kv->dtype);
-    if (kv->pages) {
-        const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
-        size_t row = (kv->num_kv_heads + head) * FB_PAGE_TOKENS + token % FB_PAGE_TOKENS;
-        return page + row * kv->head_dim * element;
-    }
+    if (kv->pages)
+        return (const char *)fb_value_group(kv, head, token) +
+               token % FB_GROUP_KEYS * FB_PANEL_DIMS * element;
     return (const char *)kv->v +
            ((ptrdiff_t)token * kv->v_token_stride + (ptrdiff_t)head * kv->v_head_stride) *
                (ptrdiff_t)element;
+}
+
+static inline size_t fb_value_index(const fb_kv *kv, size_t d) {
+    return kv->pages ? d / FB_PANEL_DIMS * FB_GROUP_KEYS * FB_PANEL_DIMS + d % FB_PANEL_DIMS : d;
 }
 
 #endif

@@ -71,7 +71,6 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
     FB_TRY(fb_check_part(result, "result", num_queries, num_heads, head_dim));
     const fb_kernels *kernels = NULL;
     FB_TRY(fb_kernels_current(&kernels));
-    kernels = fb_kernels_for(kernels, head_dim);
     size_t num_rows = num_queries * num_heads;
     int threads = num_rows * head_dim < PARALLEL_VALUES ? 1 : fb_num_threads();
 #pragma omp parallel for num_threads(threads) schedule(static)

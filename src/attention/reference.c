@@ -31,7 +31,7 @@ static double dot(const fb_kv *kv, const float *q, size_t head, size_t token) {
     const void *key = fb_key(kv, head, token);
     double sum = 0.0;
     for (size_t d = 0; d < kv->head_dim; d++)
-        sum += (double)q[d] * element(kv->dtype, key, d * fb_key_stride(kv));
+        sum += (double)q[d] * element(kv->dtype, key, fb_key_index(kv, d));
     return sum;
 }
 
@@ -67,7 +67,7 @@ static void reference_row(const fb_kv *kv, const fb_view *view, const fb_mask *m
             const void *value = fb_value(kv, kv_head, token);
             sum += p;
             for (size_t d = 0; d < kv->head_dim; d++)
-                out[d] += p * element(kv->dtype, value, d);
+                out[d] += p * element(kv->dtype, value, fb_value_index(kv, d));
         }
     *lse = sum == 0.0 ? -INFINITY : max + log(sum);
     for (size_t d = 0; d < kv->head_dim; d++)

@@ -23,11 +23,11 @@ static uint64_t next_epoch(void) {
     return atomic_fetch_add(&last, 1) + 1;
 }
 
-/* keys and values of one page */
+/* keys and values of one page; values are padded, see kv_access.h */
 static fb_status page_size(const fb_kv_cache_config *config, size_t *bytes) {
-    size_t elements = 0;
-    if (!fb_size_mul(config->num_kv_heads, config->head_dim, &elements) ||
-        !fb_size_mul(elements, 2 * FB_PAGE_TOKENS * fb_dtype_size(config->dtype), bytes))
+    size_t dims = config->head_dim + fb_padded_dim(config->head_dim), elements = 0;
+    if (!fb_size_mul(config->num_kv_heads, dims, &elements) ||
+        !fb_size_mul(elements, FB_PAGE_TOKENS * fb_dtype_size(config->dtype), bytes))
         return fb_fail(FB_ERROR_ARGUMENT, "%zu KV heads of %zu values overflow a page",
                        config->num_kv_heads, config->head_dim);
     return FB_OK;
@@ -130,15 +130,27 @@ static fb_status check_layer(const fb_kv_cache *cache, size_t layer) {
     return FB_OK;
 }
 
-/* Rounds `count` floats into elements `stride` apart. */
-static void store(fb_dtype dtype, const float *from, void *to, size_t count, size_t stride) {
-    char *element = to;
-    size_t size = fb_dtype_size(dtype);
-    if (stride == 1)
-        (void)fb_from_f32(dtype, from, to, count);
-    else
-        for (size_t i = 0; i < count; i++)
-            (void)fb_from_f32(dtype, from + i, element + i * stride * size, 1);
+/* Rounds a key's floats into its lane of a packed group. */
+static void store_key(const fb_kv *kv, const float *from, size_t head, size_t token) {
+    /* fb_key and fb_value read; the cache owns the memory they point into */
+    char *key = (char *)(uintptr_t)fb_key(kv, head, token);
+    size_t size = fb_dtype_size(kv->dtype);
+    for (size_t d = 0; d < kv->head_dim; d++)
+        (void)fb_from_f32(kv->dtype, from + d, key + fb_key_index(kv, d) * size, 1);
+}
+
+/* Elements of panel number d / 16. */
+static size_t panel_dims(const fb_kv *kv, size_t d) {
+    size_t left = kv->head_dim - d;
+    return left < FB_PANEL_DIMS ? left : FB_PANEL_DIMS;
+}
+
+static void store_value(const fb_kv *kv, const float *from, size_t head, size_t token) {
+    char *value = (char *)(uintptr_t)fb_value(kv, head, token);
+    size_t size = fb_dtype_size(kv->dtype);
+    for (size_t d = 0; d < kv->head_dim; d += FB_PANEL_DIMS)
+        (void)fb_from_f32(kv->dtype, from + d, value + fb_value_index(kv, d) * size,
+                          panel_dims(kv, d));
 }
 
 fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
@@ -164,11 +176,8 @@ fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size
     for (size_t token = 0; token < num_tokens; token++)
         for (size_t head = 0; head < kv.num_kv_heads; head++) {
             size_t row = (token * kv.num_kv_heads + head) * head_dim;
-            /* fb_key and fb_value read; this cache owns the memory they point into */
-            store(kv.dtype, k + row, (void *)(uintptr_t)fb_key(&kv, head, first + token), head_dim,
-                  fb_key_stride(&kv));
-            store(kv.dtype, v + row, (void *)(uintptr_t)fb_value(&kv, head, first + token),
-                  head_dim, 1);
+            store_key(&kv, k + row, head, first + token);
+            store_value(&kv, v + row, head, first + token);
         }
     return FB_OK;
 }
@@ -230,9 +239,11 @@ fb_status fb_kv_cache_read(const fb_kv_cache *cache, size_t layer, size_t first,
             size_t row = (token * kv.num_kv_heads + head) * kv.head_dim;
             const char *key = fb_key(&kv, head, first + token);
             for (size_t d = 0; k && d < kv.head_dim; d++)
-                (void)fb_to_f32(kv.dtype, key + d * fb_key_stride(&kv) * size, k + row + d, 1);
-            if (v)
-                (void)fb_to_f32(kv.dtype, fb_value(&kv, head, first + token), v + row, kv.head_dim);
+                (void)fb_to_f32(kv.dtype, key + fb_key_index(&kv, d) * size, k + row + d, 1);
+            const char *value = fb_value(&kv, head, first + token);
+            for (size_t d = 0; v && d < kv.head_dim; d += FB_PANEL_DIMS)
+                (void)fb_to_f32(kv.dtype, value + fb_value_index(&kv, d) * size, v + row + d,
+                                panel_dims(&kv, d));
         }
     return FB_OK;
 }
