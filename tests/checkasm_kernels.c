@@ -6,24 +6,45 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_ROWS = 50 };
+enum { MAX_HEAD_DIM = 320, MAX_GROUPS = FB_TILE_GROUPS };
 
-static size_t choose_head_dim(check *c) {
-    return choose(c, "head_dim", 8, FB_SIMD_MAX_HEAD_DIM, 8);
+static size_t choose_rows(check *c) {
+    return choose(c, "rows", 1, FB_MAX_ROWS, 1);
 }
 
-static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1), head_dim = choose_head_dim(c);
+static size_t choose_head_dim(check *c) {
+    return choose(c, "head_dim", 1, MAX_HEAD_DIM, 1);
+}
+
+/* Floats of an A operand: up to the last one that a kernel may read. */
+static size_t row_floats(size_t rows, size_t length) {
+    size_t last = (length - 1) / FB_SEGMENT;
+    return last * FB_ROWS_BLOCK + (rows - 1) * FB_SEGMENT + length - last * FB_SEGMENT;
+}
+
+/* Packed keys or values, all bit patterns of 16-bit types among them. */
+static const void *input_group(check *c, fb_dtype dtype, size_t count) {
+    if (dtype == FB_F32)
+        return input_floats(c, "group", count, ANY);
+    return input_halves(c, "group", count);
+}
+
+static void check_scores(check *c, fb_scores_fn *tested, fb_scores_fn *twin, fb_dtype dtype) {
+    size_t rows = choose_rows(c), head_dim = choose_head_dim(c);
+    size_t num_groups = choose(c, "num_groups", 1, MAX_GROUPS, 1);
     float scale = random_ordinary(c);
-    const float *q = input_floats(c, "q", rows * head_dim, ANY);
-    const float *keys = input_floats(c, "keys", head_dim * FB_GROUP_KEYS, ANY);
-    result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + FB_GROUP_KEYS);
+    const float *q = input_floats(c, "q", row_floats(rows, head_dim), ANY);
+    const void *groups[MAX_GROUPS];
+    for (size_t i = 0; i < num_groups; i++)
+        groups[i] = input_group(c, dtype, head_dim * FB_GROUP_KEYS);
+    result wide = result_floats(c, "wide", head_dim * FB_GROUP_KEYS);
+    result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
     ready(c);
-    tested->scores(q, rows, head_dim, keys, scale, s.tested);
-    twin->scores(q, rows, head_dim, keys, scale, s.twin);
+    tested(q, rows, head_dim, groups, num_groups, scale, wide.tested, groups, s.tested);
+    twin(q, rows, head_dim, groups, num_groups, scale, wide.twin, groups, s.twin);
     expect_same(c, s, NANS_ALIKE);
-    BENCH(c, rows * FB_GROUP_KEYS * head_dim, "multiply-add",
-          tested->scores(q, rows, head_dim, keys, scale, s.tested));
+    BENCH(c, rows * num_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
+          tested(q, rows, head_dim, groups, num_groups, scale, wide.tested, groups, s.tested));
 }
 
 /* Scores as they come: ordinary, far apart, all -inf, with NaN or +inf among them, awkward. */
@@ -60,13 +81,13 @@ static void fill_counts(check *c, size_t *counts, size_t rows, size_t alike) {
 }
 
 static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1);
+    size_t rows = choose_rows(c);
     size_t count = choose(c, "count", 0, FB_TILE_KEYS, 1);
     float *s = input_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + FB_TILE_KEYS, ORDINARY);
     size_t *counts = input_sizes(c, "counts", rows);
     result max = result_floats(c, "max", rows);
     result sums = result_floats(c, "sums", rows * FB_GROUP_KEYS);
-    result p = result_floats(c, "p", rows * FB_TILE_KEYS);
+    result p = result_floats(c, "p", row_floats(rows, FB_TILE_KEYS));
     result alpha = result_floats(c, "alpha", rows);
     fill_scores(c, s, (rows - 1) * FB_SCORE_STRIDE + FB_TILE_KEYS);
     fill_counts(c, counts, rows, count);
@@ -83,25 +104,39 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
           tested->softmax(s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested));
 }
 
-static void check_values(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1);
-    size_t num_keys = choose(c, "num_keys", 1, FB_TILE_KEYS, 1);
-    size_t head_dim = choose_head_dim(c);
-    size_t stride = head_dim + choose_any(c, "gap between rows of v", 0, 3);
-    size_t backwards = choose_any(c, "backwards", 0, 1);
-    const float *p = input_floats(c, "p", rows * FB_TILE_KEYS, ANY);
-    const float *v = input_floats(c, "v", (num_keys - 1) * stride + head_dim, ANY);
+static void check_values(check *c, fb_values_fn *tested, fb_values_fn *twin, fb_dtype dtype) {
+    size_t rows = choose_rows(c), num_keys = choose(c, "num_keys", 1, FB_TILE_KEYS, 1);
+    size_t head_dim = choose_head_dim(c), padded_dim = fb_padded_dim(head_dim);
+    const float *p = input_floats(c, "p", row_floats(rows, num_keys), ANY);
+    const void *groups[MAX_GROUPS];
+    for (size_t first = 0; first < num_keys; first += FB_GROUP_KEYS) {
+        size_t left = num_keys - first, keys = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        size_t before = (padded_dim - FB_PANEL_DIMS) * FB_GROUP_KEYS; /* of the last panel */
+        groups[first / FB_GROUP_KEYS] = input_group(c, dtype, before + keys * FB_PANEL_DIMS);
+    }
     const float *alpha = input_floats(c, "alpha", rows, ANY);
-    result o = result_floats(c, "o", rows * head_dim);
+    result wide = result_floats(c, "wide", FB_TILE_KEYS * FB_PANEL_DIMS);
+    result o = result_floats(c, "o", rows * padded_dim);
     ready(c);
-    const float *first = backwards ? v + (num_keys - 1) * stride : v;
-    ptrdiff_t step = backwards ? -(ptrdiff_t)stride : (ptrdiff_t)stride;
-    tested->values(p, rows, num_keys, first, step, head_dim, alpha, o.tested);
-    twin->values(p, rows, num_keys, first, step, head_dim, alpha, o.twin);
+    tested(p, rows, num_keys, groups, head_dim, alpha, wide.tested, groups, o.tested);
+    twin(p, rows, num_keys, groups, head_dim, alpha, wide.twin, groups, o.twin);
     expect_same(c, o, NANS_ALIKE);
     BENCH(c, rows * num_keys * head_dim, "multiply-add",
-          tested->values(p, rows, num_keys, first, step, head_dim, alpha, o.tested));
+          tested(p, rows, num_keys, groups, head_dim, alpha, wide.tested, groups, o.tested));
 }
+
+/* The kernels that there is one of for each storage type. */
+#define CHECKS_OF_TYPE(NAME, DTYPE)                                                                \
+    static void check_scores_##NAME(check *c, const fb_kernels *tested, const fb_kernels *twin) {  \
+        check_scores(c, tested->scores[DTYPE], twin->scores[DTYPE], DTYPE);                        \
+    }                                                                                              \
+    static void check_values_##NAME(check *c, const fb_kernels *tested, const fb_kernels *twin) {  \
+        check_values(c, tested->values[DTYPE], twin->values[DTYPE], DTYPE);                        \
+    }
+
+CHECKS_OF_TYPE(f32, FB_F32)
+CHECKS_OF_TYPE(bf16, FB_BF16)
+CHECKS_OF_TYPE(f16, FB_F16)
 
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t head_dim = choose_head_dim(c);
@@ -168,9 +203,13 @@ static void check_exp(check *c, const fb_kernels *tested, const fb_kernels *twin
 }
 
 const kernel_check kernel_checks[] = {
-    {"scores", check_scores, {{4, 128}, {32, 128}, {32, 64}}},
-    {"softmax", check_softmax, {{4, 64}, {32, 64}}},
-    {"values", check_values, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
+    {"scores_f32", check_scores_f32, {{1, 128, 4}, {16, 128, 4}, {48, 128, 4}, {48, 64, 4}}},
+    {"scores_bf16", check_scores_bf16, {{1, 128, 4}, {16, 128, 4}, {48, 128, 4}}},
+    {"scores_f16", check_scores_f16, {{1, 128, 4}, {16, 128, 4}, {48, 128, 4}}},
+    {"softmax", check_softmax, {{1, 64}, {16, 64}, {48, 64}}},
+    {"values_f32", check_values_f32, {{1, 64, 128}, {16, 64, 128}, {48, 64, 128}, {48, 64, 64}}},
+    {"values_bf16", check_values_bf16, {{1, 64, 128}, {16, 64, 128}, {48, 64, 128}}},
+    {"values_f16", check_values_f16, {{1, 64, 128}, {16, 64, 128}, {48, 64, 128}}},
     {"merge_row", check_merge_row, {{128}}},
     {"widen_bf16", check_widen_bf16, {{1024}}},
     {"widen_f16", check_widen_f16, {{1024}}},
