@@ -1,0 +1,388 @@
+/* flashblock bench attention: attention of given shapes, and the steps of a block. */
+#include "attention_run.h"
+#include "bench.h"
+#include "error.h"
+#include "isa_choice.h"
+#include "memory.h"
+#include "output.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* What the command line says. A number that is not given is the preset's. */
+typedef struct settings {
+    fb_bench_settings common;
+    const fb_preset *preset; /* NULL: not given */
+    fb_shape_family custom;
+    size_t queries, steps; /* 0: not given */
+    fb_number_list contexts, taus;
+    const char *dtypes;
+    bool no_steps;
+} settings;
+
+static fb_status parse_preset(const char *text, void *target) {
+    return fb_preset_find(text, target);
+}
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    {.kind = FB_OPTION_GROUP, .help = "Shape"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "preset",
+     .argument = "NAME",
+     TARGET(preset),
+     .parse = parse_preset,
+     .help = "trado-8b (32 heads, 8 KV heads of 128, 4 queries; contexts of 1k, 4k, 16k, 32k), "
+             "trado-8b-q32 (the same with 32 queries; 4k, 16k), video (12 heads of 128, 4680 "
+             "queries; 18720), small (4 heads of 64, 32 queries; 2k), goals (all of these)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "heads",
+     .argument = "N",
+     TARGET(custom.num_heads),
+     .min = 1,
+     .max = 4096,
+     .otherwise = "32",
+     .help = "query heads, where no preset is given; a multiple of --kv-heads"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "kv-heads",
+     .argument = "N",
+     TARGET(custom.num_kv_heads),
+     .min = 1,
+     .max = 4096,
+     .otherwise = "8",
+     .help = "heads of keys and values"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "head-dim",
+     .argument = "N",
+     TARGET(custom.head_dim),
+     .min = 1,
+     .max = 65536,
+     .otherwise = "128",
+     .help = "numbers of a head's query, key or value"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "queries",
+     .argument = "N",
+     TARGET(queries),
+     .min = 1,
+     .max = 1 << 20,
+     .help = "tokens of the block (default: the preset's, or 4)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "context",
+     .argument = "LIST",
+     TARGET(contexts),
+     .parse = fb_number_list_parse,
+     .help = "tokens before the block, such as 4k,16k (default: the preset's, or 4k)"},
+    {.kind = FB_OPTION_STRING,
+     .name = "dtype",
+     .argument = "LIST",
+     TARGET(dtypes),
+     .otherwise = "f32",
+     .help = "how keys and values are stored: f32, bf16, f16, or several, such as f32,bf16"},
+
+    {.kind = FB_OPTION_GROUP, .help = "What is measured"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "tau",
+     .argument = "LIST",
+     TARGET(taus),
+     .parse = fb_number_list_parse,
+     .otherwise = "2",
+     .help = "whole blocks are measured with each of these, in tokens"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "steps",
+     .argument = "N",
+     TARGET(steps),
+     .min = 1,
+     .max = 1 << 20,
+     .help = "denoising steps of a block, at most its tokens (default: one for each token, 4 where "
+             "these are more than 32)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "no-steps",
+     TARGET(no_steps),
+     .help = "attention to the context only: no refresh, no reuse, no blocks"},
+
+    {.kind = FB_OPTION_GROUP, .help = "How it is measured"},
+    FB_BENCH_THREADS_OPTION(settings),
+    FB_BENCH_REPEATS_OPTION(settings, "7"),
+    FB_BENCH_SECONDS_OPTION(settings, "1"),
+    FB_BENCH_COLD_OPTION(settings),
+    FB_BENCH_ISA_OPTION(settings),
+
+    {.kind = FB_OPTION_GROUP, .help = "Output"},
+    FB_BENCH_JSON_OPTION(settings),
+};
+
+static const fb_option_table table = {
+    .usage = "bench attention [OPTION]...",
+    .summary =
+        "Times attention of a block's queries to its context, and the steps of a block: dense,\n"
+        "refresh, reuse, whole blocks. Everything is measured in turn, round after round, "
+        "together\n"
+        "with the multiply-adds that the cores can do and the bandwidth of memory.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* --- one shape ---------------------------------------------------------------------------------
+ */
+
+enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 8) };
+
+/* What a trial is called, and what it does at least. */
+typedef struct entry {
+    char implementation[48];
+    double flops, bytes;
+    fb_block_run block; /* of trials that run whole blocks */
+} entry;
+
+typedef struct shape_bench {
+    fb_bench *bench;
+    const settings *chosen;
+    fb_attention_data data;
+    entry entries[MAX_TRIALS];
+    fb_trial trials[MAX_TRIALS];
+    size_t count;
+} shape_bench;
+
+/* A trial over this many keys; its context is the data unless the caller changes it. */
+static fb_trial *add_trial(shape_bench *b, size_t threads, fb_status (*run)(void *), double keys,
+                           const char *name) {
+    const fb_shape *shape = &b->data.shape;
+    entry *e = &b->entries[b->count];
+    snprintf(e->implementation, sizeof e->implementation, "%s", name);
+    e->flops = keys * fb_shape_flops(shape, 1);
+    e->bytes = keys * fb_shape_kv_bytes(shape, 1);
+    fb_trial *trial = &b->trials[b->count++];
+    *trial = (fb_trial){.run = run, .context = &b->data, .threads = threads};
+    return trial;
+}
+
+static void add_block(shape_bench *b, size_t threads, size_t tau) {
+    const fb_shape *shape = &b->data.shape;
+    entry *e = &b->entries[b->count];
+    e->block = (fb_block_run){&b->data, tau};
+    size_t passes = b->data.steps + 1, refreshes = passes - fb_block_reuses(&e->block);
+    double keys =
+        (double)refreshes * (double)shape->context + (double)passes * (double)shape->num_queries;
+    char name[48];
+    snprintf(name, sizeof name, "flashblock block, tau %zu", tau);
+    add_trial(b, threads, fb_run_block, keys, name)->context = &e->block;
+}
+
+static void add_trials(shape_bench *b, size_t threads) {
+    const fb_shape *shape = &b->data.shape;
+    double context = (double)shape->context, block = (double)shape->num_queries;
+    if (shape->context > 0)
+        add_trial(b, threads, fb_run_external, context, "flashblock");
+    if (b->chosen->no_steps)
+        return;
+    add_trial(b, threads, fb_run_dense_step, context + block, "flashblock dense step");
+    add_trial(b, threads, fb_run_refresh, context + block, "flashblock refresh");
+    add_trial(b, threads, fb_run_reuse, block, "flashblock reuse");
+    add_trial(b, threads, fb_run_internal, block, "flashblock block alone");
+    for (size_t i = 0; i < b->chosen->taus.count; i++)
+        add_block(b, threads, b->chosen->taus.values[i]);
+}
+
+static fb_bench_case case_of(const shape_bench *b, size_t i) {
+    return (fb_bench_case){
+        .name = b->data.shape.name,
+        .dtype = fb_dtype_name(b->data.shape.dtype),
+        .implementation = b->entries[i].implementation,
+        .threads = b->trials[i].threads,
+        .flops = b->entries[i].flops,
+        .bytes = b->entries[i].bytes,
+        .median = fb_samples_median(&b->trials[i].seconds, 0),
+        .min = fb_samples_min(&b->trials[i].seconds),
+    };
+}
+
+static double median_of(const shape_bench *b, size_t threads, const char *name) {
+    for (size_t i = 0; i < b->count; i++)
+        if (b->trials[i].threads == threads && strcmp(b->entries[i].implementation, name) == 0)
+            return fb_samples_median(&b->trials[i].seconds, 0);
+    return 0;
+}
+
+static void print_case(const shape_bench *b, size_t i) {
+    fb_bench_case c = case_of(b, i);
+    printf("%7zu  %-26s%12.4f%12.4f%10.1f%9.3f%10.1f%10.3f\n", c.threads, c.implementation,
+           1e3 * c.median, 1e3 * c.min, fb_case_gflops(&c), fb_case_peak_fraction(b->bench, &c),
+           fb_case_gbs(&c), fb_case_roofline_fraction(b->bench, &c));
+}
+
+/* What FlashBlock makes of the dense step. */
+static void print_reuse(const shape_bench *b, size_t threads) {
+    double dense = median_of(b, threads, "flashblock dense step");
+    double reuse = median_of(b, threads, "flashblock reuse");
+    double alone = median_of(b, threads, "flashblock block alone");
+    printf("%7zu  a reuse takes %.3f %% of a dense step, and %.2f times the block alone\n", threads,
+           100 * reuse / dense, reuse / alone);
+    for (size_t i = 0; i < b->count; i++) {
+        const entry *e = &b->entries[i];
+        if (!e->block.data || b->trials[i].threads != threads)
+            continue;
+        size_t passes = b->data.steps + 1, refreshes = passes - fb_block_reuses(&e->block);
+        double block = fb_samples_median(&b->trials[i].seconds, 0);
+        printf("%7zu  a block with tau %zu takes %.4f times its %zu refreshes of %zu passes; "
+               "%.3f times faster than dense\n",
+               threads, e->block.tau, block / ((double)refreshes * dense), refreshes, passes,
+               (double)passes * dense / block);
+    }
+}
+
+static void print_shape(const shape_bench *b) {
+    const fb_shape *shape = &b->data.shape;
+    fb_bench_progress("%s", "");
+    printf("\n%s, %s: %zu heads, %zu KV heads of %zu, %zu queries, %zu keys (%.1f MB, %.1f FLOP a "
+           "byte); %s, %zu rounds\n",
+           shape->name, fb_dtype_name(shape->dtype), shape->num_heads, shape->num_kv_heads,
+           shape->head_dim, shape->num_queries, shape->context,
+           1e-6 * fb_shape_kv_bytes(shape, shape->context),
+           fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1),
+           b->bench->settings->cold ? "cold" : "warm", b->trials[0].seconds.count);
+    printf("%7s  %-26s%12s%12s%10s%9s%10s%10s\n", "threads", "implementation", "median ms",
+           "min ms", "GFLOP/s", "of peak", "K/V GB/s", "of roof");
+    for (size_t i = 0; i < b->count; i++)
+        print_case(b, i);
+    const fb_number_list *threads = &b->chosen->common.threads;
+    for (size_t i = 0; i < threads->count && !b->chosen->no_steps; i++)
+        print_reuse(b, threads->values[i]);
+}
+
+static fb_status run_trials(shape_bench *b) {
+    const fb_number_list *threads = &b->chosen->common.threads;
+    for (size_t i = 0; i < threads->count; i++)
+        add_trials(b, threads->values[i]);
+    char what[128];
+    snprintf(what, sizeof what, "%s, %s", b->data.shape.name, fb_dtype_name(b->data.shape.dtype));
+    fb_rounds rounds = fb_bench_rounds(b->bench, what);
+    FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
+    for (size_t i = 0; i < b->count; i++) {
+        fb_bench_case c = case_of(b, i);
+        FB_TRY(fb_bench_add_case(b->bench, &c));
+    }
+    if (!b->bench->quiet)
+        print_shape(b);
+    return FB_OK;
+}
+
+static size_t steps_of(const settings *chosen, size_t queries) {
+    if (chosen->steps)
+        return chosen->steps;
+    return queries > 32 ? 4 : queries;
+}
+
+static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_shape *shape) {
+    shape_bench *b = NULL;
+    size_t steps = steps_of(chosen, shape->num_queries);
+    if (steps > shape->num_queries)
+        return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",
+                       steps, shape->num_queries);
+    if (shape->context == 0 && chosen->no_steps)
+        return fb_fail(FB_ERROR_ARGUMENT, "--context: with --no-steps 0 leaves nothing to do");
+    FB_TRY(fb_alloc_zeroed(1, sizeof *b, "trials", &b));
+    b->bench = bench;
+    b->chosen = chosen;
+    fb_status status = fb_attention_prepare(&b->data, shape, steps);
+    if (status == FB_OK)
+        status = run_trials(b);
+    for (size_t i = 0; i < b->count; i++)
+        fb_samples_free(&b->trials[i].seconds);
+    fb_attention_free(&b->data);
+    fb_free(b);
+    return status;
+}
+
+/* --- all shapes --------------------------------------------------------------------------------
+ */
+
+static fb_status parse_dtypes(const char *text, fb_dtype *dtypes, size_t *count) {
+    for (const char *at = text; *count < 3; at++) {
+        char name[16];
+        size_t length = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(length < 15 ? length : 15), at);
+        fb_status status = fb_dtype_parse(name, &dtypes[(*count)++]);
+        if (status != FB_OK)
+            return fb_fail_in(status, "--dtype");
+        at += length;
+        if (*at == '\0')
+            return FB_OK;
+    }
+    return fb_fail(FB_ERROR_ARGUMENT, "--dtype: '%s' names more than three types", text);
+}
+
+/* A family of shapes with what the command line changes in it. */
+static fb_shape_family adapted(const settings *chosen, const fb_shape_family *family) {
+    fb_shape_family result = *family;
+    if (chosen->queries)
+        result.num_queries = chosen->queries;
+    if (chosen->contexts.count) {
+        result.num_contexts = chosen->contexts.count;
+        memcpy(result.contexts, chosen->contexts.values, sizeof result.contexts);
+    }
+    return result;
+}
+
+static fb_status bench_family(fb_bench *bench, const settings *chosen,
+                              const fb_shape_family *given) {
+    fb_shape_family family = adapted(chosen, given);
+    fb_dtype dtypes[3];
+    size_t num_dtypes = 0;
+    FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
+    for (size_t i = 0; i < family.num_contexts; i++)
+        for (size_t j = 0; j < num_dtypes; j++) {
+            fb_shape shape = fb_shape_of(&family, family.contexts[i], dtypes[j]);
+            FB_TRY(bench_shape(bench, chosen, &shape));
+        }
+    return FB_OK;
+}
+
+static fb_status bench_all(fb_bench *bench, const settings *chosen) {
+    if (!chosen->preset)
+        return bench_family(bench, chosen, &chosen->custom);
+    for (size_t i = 0; i < chosen->preset->num_families; i++)
+        FB_TRY(bench_family(bench, chosen, &chosen->preset->families[i]));
+    return FB_OK;
+}
+
+/* What can be said before anything is measured. */
+static fb_status check(const settings *chosen) {
+    fb_dtype dtypes[3];
+    size_t num_dtypes = 0;
+    const fb_shape_family *custom = &chosen->custom;
+    FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
+    if (!chosen->preset && custom->num_heads % custom->num_kv_heads != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is no multiple of --kv-heads, %zu",
+                       custom->num_heads, custom->num_kv_heads);
+    return FB_OK;
+}
+
+/* A shape of the command line: "h32-kv8-d128". */
+static void complete_custom(fb_shape_family *custom, char *name, size_t size) {
+    snprintf(name, size, "h%zu-kv%zu-d%zu", custom->num_heads, custom->num_kv_heads,
+             custom->head_dim);
+    custom->name = name;
+    custom->num_queries = 4;
+    custom->contexts[0] = 4096;
+    custom->num_contexts = 1;
+}
+
+int fb_bench_attention(int argc, char **argv) {
+    settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    char name[64];
+    complete_custom(&chosen.custom, name, sizeof name);
+    fb_status status = check(&chosen);
+    if (status != FB_OK)
+        return fb_report_status(status);
+    fb_bench bench = {0};
+    status = fb_bench_begin(&bench, &chosen.common);
+    if (status == FB_OK && !bench.quiet)
+        fb_bench_print_limits(&bench);
+    if (status == FB_OK)
+        status = bench_all(&bench, &chosen);
+    return fb_report_status(fb_bench_finish(&bench, status, NULL));
+}
