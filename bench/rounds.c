@@ -5,10 +5,20 @@
 
 enum { MAX_ROUNDS = 1000, MAX_RUNS = 1 << 20 };
 
-static const double sample_seconds = 200e-6; /* of a sample of short runs */
-static const double warm_seconds = 50e-3;    /* longer runs find their own data evicted anyway */
+/* A warm sample: runs that are not timed until this much has passed, then as many that are. Caches
+ * take several runs to settle on new data. */
+static const double warm_seconds = 10e-3;
 
-static fb_status run_once(const fb_limits *limits, fb_trial *trial) {
+/* Runs that take longer than this find their own data evicted anyway. */
+static const double long_seconds = 50e-3;
+
+static fb_status run_for(fb_trial *trial, size_t runs) {
+    for (size_t i = 0; i < runs; i++)
+        FB_TRY(trial->run(trial->context));
+    return FB_OK;
+}
+
+static fb_status time_first(const fb_limits *limits, fb_trial *trial) {
     FB_TRY(fb_machine_use_threads(limits->machine, trial->threads));
     double start = fb_seconds();
     FB_TRY(trial->run(trial->context));
@@ -16,12 +26,12 @@ static fb_status run_once(const fb_limits *limits, fb_trial *trial) {
     return FB_OK;
 }
 
-/* Twice, as the first run finds neither memory nor threads; runs of a sample by the second. */
+/* Twice, as the very first run finds neither memory nor threads. */
 static fb_status calibrate(const fb_rounds *rounds, const fb_limits *limits, fb_trial *trial) {
-    FB_TRY(run_once(limits, trial));
-    if (trial->first < warm_seconds)
-        FB_TRY(run_once(limits, trial));
-    double runs = trial->first > 0 ? sample_seconds / trial->first : MAX_RUNS;
+    FB_TRY(time_first(limits, trial));
+    if (trial->first < long_seconds)
+        FB_TRY(time_first(limits, trial));
+    double runs = trial->first > 0 ? warm_seconds / trial->first : MAX_RUNS;
     trial->runs = runs < MAX_RUNS ? (size_t)runs + 1 : MAX_RUNS;
     if (rounds->cold)
         trial->runs = 1;
@@ -33,11 +43,10 @@ static fb_status sample(const fb_rounds *rounds, fb_limits *limits, fb_trial *tr
     FB_TRY(fb_limits_sample_fma(limits, trial->threads));
     if (rounds->cold)
         fb_limits_flush(limits, trial->threads);
-    else if (trial->first < warm_seconds)
-        FB_TRY(trial->run(trial->context));
+    else if (trial->first < long_seconds)
+        FB_TRY(run_for(trial, trial->runs));
     double start = fb_seconds();
-    for (size_t i = 0; i < trial->runs; i++)
-        FB_TRY(trial->run(trial->context));
+    FB_TRY(run_for(trial, trial->runs));
     return fb_samples_add(&trial->seconds, (fb_seconds() - start) / (double)trial->runs);
 }
 

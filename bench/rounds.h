@@ -26,8 +26,8 @@ typedef struct fb_rounds {
 } fb_rounds;
 
 /* Every round takes one sample of memory's bandwidth for each number of threads that a trial has,
- * and of each trial, directly after one of the multiply-adds that its threads can do. Warm samples
- * of up to 50 ms are preceded by a run that is not timed. */
+ * and of each trial, directly after one of the multiply-adds that its threads can do. A warm sample
+ * is 10 ms of runs, at least one, after as much of the same that is not timed. */
 fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *trials, size_t count);
 
 #endif

@@ -1,10 +1,12 @@
 /* flashblock bench attention: attention of given shapes, and the steps of a block. */
 #include "attention_run.h"
 #include "bench.h"
+#include "composed.h"
 #include "error.h"
 #include "isa_choice.h"
 #include "memory.h"
 #include "output.h"
+#include "peers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +19,8 @@ typedef struct settings {
     size_t queries, steps; /* 0: not given */
     fb_number_list contexts, taus;
     const char *dtypes;
-    bool no_steps;
+    bool no_steps, all_peers;
+    fb_option_list named_peers;
 } settings;
 
 static fb_status parse_preset(const char *text, void *target) {
@@ -97,6 +100,17 @@ static const fb_option options[] = {
      .help = "denoising steps of a block, at most its tokens (default: one for each token, 4 where "
              "these are more than 32)"},
     {.kind = FB_OPTION_FLAG,
+     .name = "peers",
+     TARGET(all_peers),
+     .help = "also what a user would otherwise compose, where this build has it: matrix products "
+             "of OpenBLAS, BLIS and oneDNN with a vectorised softmax between them, the query heads "
+             "of one KV head folded into rows"},
+    {.kind = FB_OPTION_LIST,
+     .name = "peer",
+     .argument = "NAME",
+     TARGET(named_peers),
+     .help = "one of these peers: openblas, blis or onednn; may be given several times"},
+    {.kind = FB_OPTION_FLAG,
      .name = "no-steps",
      TARGET(no_steps),
      .help = "attention to the context only: no refresh, no reuse, no blocks"},
@@ -126,19 +140,26 @@ static const fb_option_table table = {
 /* --- one shape ---------------------------------------------------------------------------------
  */
 
-enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 8) };
+enum {
+    MAX_PEER_TRIALS = FB_MAX_THREAD_COUNTS * FB_NUM_PEERS,
+    MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 8) + MAX_PEER_TRIALS,
+};
 
 /* What a trial is called, and what it does at least. */
 typedef struct entry {
     char implementation[48];
     double flops, bytes;
-    fb_block_run block; /* of trials that run whole blocks */
+    fb_block_run block;    /* of trials that run whole blocks */
+    fb_composed *composed; /* of a peer's trials, else NULL */
 } entry;
 
 typedef struct shape_bench {
     fb_bench *bench;
     const settings *chosen;
     fb_attention_data data;
+    fb_matrices matrices; /* the peers' */
+    fb_composed composed[MAX_PEER_TRIALS];
+    size_t num_composed;
     entry entries[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
     size_t count;
@@ -167,6 +188,44 @@ static void add_block(shape_bench *b, size_t threads, size_t tau) {
     char name[48];
     snprintf(name, sizeof name, "flashblock block, tau %zu", tau);
     add_trial(b, threads, fb_run_block, keys, name)->context = &e->block;
+}
+
+/* A peer that cannot do this shape is told about, and an error only if it was asked for by name. */
+static fb_status add_peer(shape_bench *b, size_t threads, const fb_peer *peer) {
+    fb_composed *composed = &b->composed[b->num_composed++];
+    FB_TRY(fb_composed_prepare(composed, peer, &b->matrices, threads));
+    FB_TRY(fb_run_external(&b->data));
+    FB_TRY(fb_composed_check(composed));
+    b->entries[b->count].composed = composed;
+    add_trial(b, threads, fb_composed_run, (double)b->data.shape.context, peer->name)->context =
+        composed;
+    return FB_OK;
+}
+
+static bool is_wanted(const settings *chosen, const char *name) {
+    bool wanted = chosen->all_peers;
+    for (size_t i = 0; i < chosen->named_peers.count; i++)
+        wanted = wanted || strcmp(chosen->named_peers.values[i].text, name) == 0;
+    return wanted;
+}
+
+static fb_status add_peers(shape_bench *b, size_t threads) {
+    for (size_t i = 0; i < FB_NUM_PEERS && b->data.shape.context > 0; i++) {
+        const fb_peer *peer = NULL;
+        if (!is_wanted(b->chosen, fb_peer_name(i)))
+            continue;
+        if (!b->matrices.data)
+            FB_TRY(fb_matrices_prepare(&b->matrices, &b->data));
+        FB_TRY(fb_machine_use_threads(&b->bench->machine, threads));
+        fb_status status = fb_peer_open(fb_peer_name(i), &peer);
+        if (status == FB_OK)
+            status = add_peer(b, threads, peer);
+        if (status == FB_ERROR_UNSUPPORTED && b->chosen->all_peers)
+            fb_bench_progress("%s; left out", fb_error_message());
+        else
+            FB_TRY(status);
+    }
+    return FB_OK;
 }
 
 static void add_trials(shape_bench *b, size_t threads) {
@@ -206,9 +265,12 @@ static double median_of(const shape_bench *b, size_t threads, const char *name) 
 
 static void print_case(const shape_bench *b, size_t i) {
     fb_bench_case c = case_of(b, i);
-    printf("%7zu  %-26s%12.4f%12.4f%10.1f%9.3f%10.1f%10.3f\n", c.threads, c.implementation,
+    printf("%7zu  %-26s%12.4f%12.4f%10.1f%9.3f%10.1f%10.3f", c.threads, c.implementation,
            1e3 * c.median, 1e3 * c.min, fb_case_gflops(&c), fb_case_peak_fraction(b->bench, &c),
            fb_case_gbs(&c), fb_case_roofline_fraction(b->bench, &c));
+    if (b->entries[i].composed)
+        printf("%10.3f", fb_composed_softmax_share(b->entries[i].composed));
+    printf("\n");
 }
 
 /* What FlashBlock makes of the dense step. */
@@ -241,8 +303,9 @@ static void print_shape(const shape_bench *b) {
            1e-6 * fb_shape_kv_bytes(shape, shape->context),
            fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1),
            b->bench->settings->cold ? "cold" : "warm", b->trials[0].seconds.count);
-    printf("%7s  %-26s%12s%12s%10s%9s%10s%10s\n", "threads", "implementation", "median ms",
-           "min ms", "GFLOP/s", "of peak", "K/V GB/s", "of roof");
+    printf("%7s  %-26s%12s%12s%10s%9s%10s%10s%s\n", "threads", "implementation", "median ms",
+           "min ms", "GFLOP/s", "of peak", "K/V GB/s", "of roof",
+           b->num_composed ? "   softmax" : "");
     for (size_t i = 0; i < b->count; i++)
         print_case(b, i);
     const fb_number_list *threads = &b->chosen->common.threads;
@@ -252,6 +315,8 @@ static void print_shape(const shape_bench *b) {
 
 static fb_status run_trials(shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
+    for (size_t i = 0; i < threads->count; i++)
+        FB_TRY(add_peers(b, threads->values[i]));
     for (size_t i = 0; i < threads->count; i++)
         add_trials(b, threads->values[i]);
     char what[128];
@@ -289,6 +354,9 @@ static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_s
         status = run_trials(b);
     for (size_t i = 0; i < b->count; i++)
         fb_samples_free(&b->trials[i].seconds);
+    for (size_t i = 0; i < b->num_composed; i++)
+        fb_composed_free(&b->composed[i]);
+    fb_matrices_free(&b->matrices);
     fb_attention_free(&b->data);
     fb_free(b);
     return status;
@@ -351,6 +419,12 @@ static fb_status check(const settings *chosen) {
     fb_dtype dtypes[3];
     size_t num_dtypes = 0;
     const fb_shape_family *custom = &chosen->custom;
+    for (size_t i = 0; i < chosen->named_peers.count; i++) {
+        const fb_peer *peer = NULL;
+        fb_status status = fb_peer_open(chosen->named_peers.values[i].text, &peer);
+        if (status != FB_OK)
+            return fb_fail_in(status, "--peer");
+    }
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
     if (!chosen->preset && custom->num_heads % custom->num_kv_heads != 0)
         return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is no multiple of --kv-heads, %zu",
@@ -368,21 +442,24 @@ static void complete_custom(fb_shape_family *custom, char *name, size_t size) {
     custom->num_contexts = 1;
 }
 
-int fb_bench_attention(int argc, char **argv) {
-    settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
-    int exit_status;
-    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
-        return exit_status;
+static fb_status run(settings *chosen) {
     char name[64];
-    complete_custom(&chosen.custom, name, sizeof name);
-    fb_status status = check(&chosen);
-    if (status != FB_OK)
-        return fb_report_status(status);
+    complete_custom(&chosen->custom, name, sizeof name);
+    FB_TRY(check(chosen));
     fb_bench bench = {0};
-    status = fb_bench_begin(&bench, &chosen.common);
+    fb_status status = fb_bench_begin(&bench, &chosen->common);
     if (status == FB_OK && !bench.quiet)
         fb_bench_print_limits(&bench);
     if (status == FB_OK)
-        status = bench_all(&bench, &chosen);
-    return fb_report_status(fb_bench_finish(&bench, status, NULL));
+        status = bench_all(&bench, chosen);
+    return fb_bench_finish(&bench, status, NULL);
+}
+
+int fb_bench_attention(int argc, char **argv) {
+    settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        exit_status = fb_report_status(run(&chosen));
+    fb_option_list_free(&chosen.named_peers);
+    return exit_status;
 }
