@@ -1,5 +1,6 @@
 #include "attention_run.h"
 
+#include "block_script.h"
 #include "error.h"
 #include "inputs.h"
 #include "memory.h"
@@ -111,45 +112,12 @@ fb_status fb_run_reuse(void *data) {
     return step(data, FB_REUSE);
 }
 
-/* Where a block is between two passes. */
-typedef struct block_state {
-    size_t step, masked, dirty;
-} block_state;
-
-/* The pass that comes next: what it does, and where the block is afterwards. */
-static fb_reuse_action next_pass(const fb_block_run *run, block_state *state) {
-    size_t queries = run->data->shape.num_queries, steps = run->data->steps;
-    fb_reuse_policy policy = {.tau = run->tau};
-    fb_reuse_step now = {
-        .denoising_step = state->step,
-        .denoising_steps = steps,
-        .dirty_tokens = state->dirty,
-        .masked_tokens = state->masked,
-        .budget = queries / steps + (state->step < queries % steps),
-        .commit = state->step == steps,
-    };
-    fb_reuse_action action = fb_reuse_decide(&policy, &now);
-    if (action != FB_REUSE)
-        state->dirty = 0;
-    size_t accepted = now.budget < state->masked ? now.budget : state->masked;
-    state->dirty += accepted;
-    state->masked -= accepted;
-    state->step++;
-    return action;
-}
-
 fb_status fb_run_block(void *context) {
     const fb_block_run *run = context;
-    block_state state = {.masked = run->data->shape.num_queries};
-    while (state.step <= run->data->steps)
-        FB_TRY(step(run->data, next_pass(run, &state)));
+    fb_block_script script = {
+        .tokens = run->data->shape.num_queries, .steps = run->data->steps, .tau = run->tau};
+    fb_reuse_action action;
+    while (fb_block_script_next(&script, &action))
+        FB_TRY(step(run->data, action));
     return FB_OK;
-}
-
-size_t fb_block_reuses(const fb_block_run *run) {
-    size_t reuses = 0;
-    block_state state = {.masked = run->data->shape.num_queries};
-    while (state.step <= run->data->steps)
-        reuses += next_pass(run, &state) == FB_REUSE;
-    return reuses;
 }

@@ -37,16 +37,12 @@ fb_status fb_run_dense_step(void *data); /* both, nothing kept */
 fb_status fb_run_refresh(void *data);    /* both, the context's part kept */
 fb_status fb_run_reuse(void *data);      /* the block's keys, merged with the kept part */
 
-/* A whole block: its denoising steps and its commit, with the reuse rule at `tau`; each step
- * accepts the same number of tokens, give or take one. */
+/* A whole block with the reuse rule at `tau`, see block_script.h. */
 typedef struct fb_block_run {
     const fb_attention_data *data;
     size_t tau;
 } fb_block_run;
 
 fb_status fb_run_block(void *block_run);
-
-/* How many of the block's steps + 1 passes reuse. */
-size_t fb_block_reuses(const fb_block_run *run);
 
 #endif

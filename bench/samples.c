@@ -10,12 +10,11 @@ fb_status fb_samples_add(fb_samples *samples, double value) {
     if (samples->count == samples->capacity) {
         size_t capacity = samples->capacity ? 2 * samples->capacity : 16;
         double *values = NULL;
-        FB_TRY(fb_alloc(capacity, sizeof *values, "samples", &values));
+        FB_TRY(fb_alloc(capacity, 2 * sizeof *values, "samples", &values));
         if (samples->count)
             memcpy(values, samples->values, samples->count * sizeof *values);
         fb_free(samples->values);
-        samples->values = values;
-        samples->capacity = capacity;
+        *samples = (fb_samples){values, values + capacity, samples->count, capacity};
     }
     samples->values[samples->count++] = value;
     return FB_OK;
@@ -26,13 +25,23 @@ static int compare(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
-/* Sorts in place what it takes the median of. Samples before `begin` keep their places, those
- * behind it need not. */
+/* The median of scratch[0 .. count). */
+static double median(double *scratch, size_t count) {
+    qsort(scratch, count, sizeof *scratch, compare);
+    return count % 2 ? scratch[count / 2] : 0.5 * (scratch[count / 2 - 1] + scratch[count / 2]);
+}
+
 double fb_samples_median(const fb_samples *samples, size_t begin) {
-    double *values = samples->values + begin;
     size_t count = samples->count - begin;
-    qsort(values, count, sizeof *values, compare);
-    return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
+    memcpy(samples->scratch, samples->values + begin, count * sizeof *samples->values);
+    return median(samples->scratch, count);
+}
+
+double fb_samples_median_ratio(const fb_samples *a, const fb_samples *b) {
+    size_t count = a->count < b->count ? a->count : b->count;
+    for (size_t i = 0; i < count; i++)
+        a->scratch[i] = a->values[i] / b->values[i];
+    return median(a->scratch, count);
 }
 
 double fb_samples_min(const fb_samples *samples) {

@@ -23,7 +23,9 @@ typedef struct bench_command {
 static const bench_command commands[] = {
     {"attention", "attention of given shapes, dense and with FlashBlock, beside peers",
      fb_bench_attention},
+    {"decode", "forward passes of a model's blocks, dense and with FlashBlock", fb_bench_decode},
     {"limits", "what this machine can do at best", fb_bench_limits},
+    {"merge", "the log-space merge of two parts", fb_bench_merge},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };

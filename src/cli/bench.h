@@ -12,7 +12,9 @@
 #include <stdbool.h>
 
 int fb_bench_attention(int argc, char **argv);
+int fb_bench_decode(int argc, char **argv);
 int fb_bench_limits(int argc, char **argv);
+int fb_bench_merge(int argc, char **argv);
 
 /* Options that every command has. */
 typedef struct fb_bench_settings {

@@ -1,6 +1,7 @@
 /* flashblock bench attention: attention of given shapes, and the steps of a block. */
 #include "attention_run.h"
 #include "bench.h"
+#include "block_script.h"
 #include "composed.h"
 #include "error.h"
 #include "isa_choice.h"
@@ -178,11 +179,15 @@ static fb_trial *add_trial(shape_bench *b, size_t threads, fb_status (*run)(void
     return trial;
 }
 
+static size_t block_reuses(const shape_bench *b, size_t tau) {
+    return fb_block_script_reuses(b->data.shape.num_queries, b->data.steps, tau);
+}
+
 static void add_block(shape_bench *b, size_t threads, size_t tau) {
     const fb_shape *shape = &b->data.shape;
     entry *e = &b->entries[b->count];
     e->block = (fb_block_run){&b->data, tau};
-    size_t passes = b->data.steps + 1, refreshes = passes - fb_block_reuses(&e->block);
+    size_t passes = b->data.steps + 1, refreshes = passes - block_reuses(b, tau);
     double keys =
         (double)refreshes * (double)shape->context + (double)passes * (double)shape->num_queries;
     char name[48];
@@ -256,11 +261,12 @@ static fb_bench_case case_of(const shape_bench *b, size_t i) {
     };
 }
 
-static double median_of(const shape_bench *b, size_t threads, const char *name) {
+/* The samples of a trial by its name; NULL when there is none. */
+static const fb_samples *samples_of(const shape_bench *b, size_t threads, const char *name) {
     for (size_t i = 0; i < b->count; i++)
         if (b->trials[i].threads == threads && strcmp(b->entries[i].implementation, name) == 0)
-            return fb_samples_median(&b->trials[i].seconds, 0);
-    return 0;
+            return &b->trials[i].seconds;
+    return NULL;
 }
 
 static void print_case(const shape_bench *b, size_t i) {
@@ -273,24 +279,34 @@ static void print_case(const shape_bench *b, size_t i) {
     printf("\n");
 }
 
-/* What FlashBlock makes of the dense step. */
+/* What FlashBlock makes of the dense step. Ratios are medians over rounds. */
 static void print_reuse(const shape_bench *b, size_t threads) {
-    double dense = median_of(b, threads, "flashblock dense step");
-    double reuse = median_of(b, threads, "flashblock reuse");
-    double alone = median_of(b, threads, "flashblock block alone");
+    const fb_samples *dense = samples_of(b, threads, "flashblock dense step");
+    const fb_samples *reuse = samples_of(b, threads, "flashblock reuse");
+    const fb_samples *alone = samples_of(b, threads, "flashblock block alone");
     printf("%7zu  a reuse takes %.3f %% of a dense step, and %.2f times the block alone\n", threads,
-           100 * reuse / dense, reuse / alone);
+           100 * fb_samples_median_ratio(reuse, dense), fb_samples_median_ratio(reuse, alone));
     for (size_t i = 0; i < b->count; i++) {
         const entry *e = &b->entries[i];
         if (!e->block.data || b->trials[i].threads != threads)
             continue;
-        size_t passes = b->data.steps + 1, refreshes = passes - fb_block_reuses(&e->block);
-        double block = fb_samples_median(&b->trials[i].seconds, 0);
+        size_t passes = b->data.steps + 1, refreshes = passes - block_reuses(b, e->block.tau);
+        double ratio = fb_samples_median_ratio(&b->trials[i].seconds, dense);
         printf("%7zu  a block with tau %zu takes %.4f times its %zu refreshes of %zu passes; "
                "%.3f times faster than dense\n",
-               threads, e->block.tau, block / ((double)refreshes * dense), refreshes, passes,
-               (double)passes * dense / block);
+               threads, e->block.tau, ratio / (double)refreshes, refreshes, passes,
+               (double)passes / ratio);
     }
+}
+
+/* How much faster more threads are than the first number of them. */
+static void print_scaling(const shape_bench *b, const char *name) {
+    const fb_number_list *threads = &b->chosen->common.threads;
+    const fb_samples *first = samples_of(b, threads->values[0], name);
+    for (size_t i = 1; i < threads->count && first; i++)
+        printf("%7zu  %s is %.3f times faster than with %zu\n", threads->values[i], name,
+               fb_samples_median_ratio(first, samples_of(b, threads->values[i], name)),
+               threads->values[0]);
 }
 
 static void print_shape(const shape_bench *b) {
@@ -311,6 +327,7 @@ static void print_shape(const shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
     for (size_t i = 0; i < threads->count && !b->chosen->no_steps; i++)
         print_reuse(b, threads->values[i]);
+    print_scaling(b, "flashblock");
 }
 
 static fb_status run_trials(shape_bench *b) {
