@@ -102,6 +102,7 @@ fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     bench->settings = settings;
     bench->quiet = fb_is_stdout(settings->json);
     bench->cases = json_array();
+    bench->more = json_object();
     fb_machine_read(&bench->machine);
     FB_TRY(fb_number_list_check(&settings->threads, "threads", 1, bench->machine.num_cores));
     if (settings->threads.count > FB_MAX_THREAD_COUNTS)
@@ -176,19 +177,19 @@ static json_t *limits_json(const fb_bench *bench) {
                      fb_limits_read(limits, cores, FB_LEVEL_MEMORY));
 }
 
-fb_status fb_bench_finish(fb_bench *bench, fb_status status, json_t *more) {
+fb_status fb_bench_finish(fb_bench *bench, fb_status status) {
     fb_bench_progress("%s", "");
     if (status == FB_OK && bench->settings->json) {
         fb_limits_begin_period(&bench->limits); /* the limits of the whole run */
         json_t *value = json_pack("{s:o, s:o, s:O}", "machine", machine_json(bench), "limits",
                                   limits_json(bench), "cases", bench->cases);
-        if (more && json_object_update(value, more) != 0) { /* one of them found no memory */
+        if (json_object_update(value, bench->more) != 0) { /* one of them found no memory */
             json_decref(value);
             value = NULL;
         }
         status = fb_write_json(value, bench->settings->json);
     }
-    json_decref(more);
+    json_decref(bench->more);
     json_decref(bench->cases);
     fb_limits_free(&bench->limits);
     return status;
@@ -226,6 +227,14 @@ fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c) {
         c->median, "seconds_min", c->min, "gflops", fb_case_gflops(c), "peak_fraction",
         fb_case_peak_fraction(bench, c), "roofline_fraction", fb_case_roofline_fraction(bench, c));
     if (json_array_append_new(bench->cases, value) != 0)
+        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
+    return FB_OK;
+}
+
+fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value) {
+    if (!json_object_get(bench->more, array))
+        json_object_set_new(bench->more, array, json_array());
+    if (json_array_append_new(json_object_get(bench->more, array), value) != 0)
         return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
     return FB_OK;
 }

@@ -71,15 +71,15 @@ typedef struct fb_bench {
     fb_machine machine;
     fb_limits limits;
     json_t *cases; /* an array */
+    json_t *more;  /* arrays of what has no place in a case, by name */
 } fb_bench;
 
 /* Checks the settings, chooses the instruction set and measures the limits. Takes a zeroed
  * structure; fb_bench_finish must follow in any case. */
 fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings);
 
-/* Writes the JSON, if it is wanted and `status` is FB_OK, and frees everything. `more` (NULL: none)
- * is an object whose members are written beside machine, limits and cases; taken over. */
-fb_status fb_bench_finish(fb_bench *bench, fb_status status, json_t *more);
+/* Writes the JSON, if it is wanted and `status` is FB_OK, and frees everything. */
+fb_status fb_bench_finish(fb_bench *bench, fb_status status);
 
 /* The machine and its limits, in words. */
 void fb_bench_print_limits(const fb_bench *bench);
@@ -109,5 +109,8 @@ double fb_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c);
 
 /* Adds it to the JSON. */
 fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c);
+
+/* Adds a value to an array beside the cases; taken over, NULL is one that found no memory. */
+fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value);
 
 #endif

@@ -330,6 +330,42 @@ static void print_shape(const shape_bench *b) {
     print_scaling(b, "flashblock");
 }
 
+/* What the shape is, and the passes of its blocks. */
+static fb_status add_shape(const shape_bench *b) {
+    const fb_shape *shape = &b->data.shape;
+    const fb_number_list *taus = &b->chosen->taus;
+    json_t *blocks = json_array();
+    for (size_t i = 0; i < taus->count && !b->chosen->no_steps; i++)
+        json_array_append_new(blocks,
+                              json_pack("{s:I, s:I, s:I}", "tau", (json_int_t)taus->values[i],
+                                        "passes", (json_int_t)(b->data.steps + 1), "reuses",
+                                        (json_int_t)block_reuses(b, taus->values[i])));
+    return fb_bench_add(
+        b->bench, "shapes",
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:o}", "name", shape->name, "dtype",
+                  fb_dtype_name(shape->dtype), "num_heads", (json_int_t)shape->num_heads,
+                  "num_kv_heads", (json_int_t)shape->num_kv_heads, "head_dim",
+                  (json_int_t)shape->head_dim, "num_queries", (json_int_t)shape->num_queries,
+                  "context", (json_int_t)shape->context, "flops_per_byte",
+                  fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1), "blocks", blocks));
+}
+
+static fb_status add_case(const shape_bench *b, size_t i) {
+    fb_bench_case c = case_of(b, i);
+    const fb_composed *composed = b->entries[i].composed;
+    FB_TRY(fb_bench_add_case(b->bench, &c));
+    if (!composed)
+        return FB_OK;
+    char version[256] = "";
+    composed->peer->version(version, sizeof version);
+    return fb_bench_add(b->bench, "peers",
+                        json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:f}", "name", c.name, "dtype",
+                                  c.dtype, "threads", (json_int_t)c.threads, "implementation",
+                                  c.implementation, "version", version, "keys",
+                                  composed->keys_as_rows ? "rows" : "columns", "softmax_share",
+                                  fb_composed_softmax_share(composed)));
+}
+
 static fb_status run_trials(shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
     for (size_t i = 0; i < threads->count; i++)
@@ -340,10 +376,9 @@ static fb_status run_trials(shape_bench *b) {
     snprintf(what, sizeof what, "%s, %s", b->data.shape.name, fb_dtype_name(b->data.shape.dtype));
     fb_rounds rounds = fb_bench_rounds(b->bench, what);
     FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
-    for (size_t i = 0; i < b->count; i++) {
-        fb_bench_case c = case_of(b, i);
-        FB_TRY(fb_bench_add_case(b->bench, &c));
-    }
+    FB_TRY(add_shape(b));
+    for (size_t i = 0; i < b->count; i++)
+        FB_TRY(add_case(b, i));
     if (!b->bench->quiet)
         print_shape(b);
     return FB_OK;
@@ -469,7 +504,7 @@ static fb_status run(settings *chosen) {
         fb_bench_print_limits(&bench);
     if (status == FB_OK)
         status = bench_all(&bench, chosen);
-    return fb_bench_finish(&bench, status, NULL);
+    return fb_bench_finish(&bench, status);
 }
 
 int fb_bench_attention(int argc, char **argv) {

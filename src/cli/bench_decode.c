@@ -95,7 +95,6 @@ typedef struct decode_bench {
     fb_decode_run runs[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
     size_t count;
-    json_t *results; /* what has no place in a case */
 } decode_bench;
 
 /* What one trial comes to, per forward pass. */
@@ -168,15 +167,15 @@ static fb_status add_result(decode_bench *b, size_t i) {
         .min = fb_samples_min(&b->trials[i].seconds),
     };
     result r = result_of(b, i);
-    json_array_append_new(
-        b->results,
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name",
-                  name, "dtype", c.dtype, "implementation", implementation, "threads",
-                  (json_int_t)c.threads, "context", (json_int_t)b->context, "tau", (json_int_t)tau,
-                  "block_size", (json_int_t)b->data.block_size, "steps", (json_int_t)b->data.steps,
-                  "passes_per_second", r.passes_per_second, "tokens_per_second",
-                  r.tokens_per_second, "attention_share", r.attention, "linear_share", r.linear,
-                  "other_share", r.other, "linear_by_weight_reading", r.read_ratio));
+    json_t *more = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", name,
+        "dtype", c.dtype, "implementation", implementation, "threads", (json_int_t)c.threads,
+        "context", (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
+        (json_int_t)b->data.block_size, "passes", (json_int_t)(b->data.steps + 1),
+        "passes_per_second", r.passes_per_second, "tokens_per_second", r.tokens_per_second,
+        "attention_share", r.attention, "linear_share", r.linear, "other_share", r.other,
+        "linear_by_weight_reading", r.read_ratio);
+    FB_TRY(fb_bench_add(b->bench, "decode", more));
     return fb_bench_add_case(b->bench, &c);
 }
 
@@ -247,7 +246,6 @@ static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
     FB_TRY(fb_bench_begin(bench, &chosen->common));
     b->bench = bench;
     b->chosen = chosen;
-    b->results = json_array();
     name_model(b, chosen->model);
     FB_TRY(fb_decode_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
                              chosen->steps));
@@ -271,8 +269,7 @@ int fb_bench_decode(int argc, char **argv) {
     if (status != FB_OK)
         return fb_report_status(status);
     status = run(&chosen, &bench, b);
-    json_t *more = b->results ? json_pack("{s:o}", "decode", b->results) : NULL;
     fb_decode_free(&b->data);
     fb_free(b);
-    return fb_report_status(fb_bench_finish(&bench, status, more));
+    return fb_report_status(fb_bench_finish(&bench, status));
 }

@@ -35,5 +35,5 @@ int fb_bench_limits(int argc, char **argv) {
         status = fb_limits_measure(&bench.limits, chosen.common.repeats);
     if (status == FB_OK && !bench.quiet)
         fb_bench_print_limits(&bench);
-    return fb_report_status(fb_bench_finish(&bench, status, NULL));
+    return fb_report_status(fb_bench_finish(&bench, status));
 }

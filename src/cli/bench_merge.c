@@ -146,5 +146,5 @@ int fb_bench_merge(int argc, char **argv) {
     status = fb_bench_begin(&bench, &chosen.common);
     if (status == FB_OK)
         status = bench_all(&bench, &chosen);
-    return fb_report_status(fb_bench_finish(&bench, status, NULL));
+    return fb_report_status(fb_bench_finish(&bench, status));
 }
