@@ -48,9 +48,8 @@ fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, s
     fb_kv_cache_config config = {1, shape->num_kv_heads, shape->head_dim, shape->dtype};
     FB_TRY(fb_kv_cache_create(&config, &data->cache));
     FB_TRY(fill_cache(data));
-    FB_TRY(fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
-                                &data->parts));
-    return fb_run_refresh(data); /* for fb_run_reuse to find something */
+    return fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
+                                &data->parts);
 }
 
 void fb_attention_free(fb_attention_data *data) {

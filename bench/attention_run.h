@@ -35,7 +35,7 @@ fb_status fb_run_external(void *data);   /* the context's keys alone: what peers
 fb_status fb_run_internal(void *data);   /* the block's keys alone */
 fb_status fb_run_dense_step(void *data); /* both, nothing kept */
 fb_status fb_run_refresh(void *data);    /* both, the context's part kept */
-fb_status fb_run_reuse(void *data);      /* the block's keys, merged with the kept part */
+fb_status fb_run_reuse(void *data);      /* the block's keys, merged with what a refresh kept */
 
 /* A whole block with the reuse rule at `tau`, see block_script.h. */
 typedef struct fb_block_run {

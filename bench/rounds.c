@@ -12,14 +12,18 @@ static const double warm_seconds = 10e-3;
 /* Runs that take longer than this find their own data evicted anyway. */
 static const double long_seconds = 50e-3;
 
+/* Of runs that take longer than this, none is wasted: the very first one is a sample. */
+static const double very_long_seconds = 2;
+
 static fb_status run_for(fb_trial *trial, size_t runs) {
     for (size_t i = 0; i < runs; i++)
         FB_TRY(trial->run(trial->context));
     return FB_OK;
 }
 
-static fb_status time_first(const fb_limits *limits, fb_trial *trial) {
+static fb_status time_first(fb_limits *limits, fb_trial *trial) {
     FB_TRY(fb_machine_use_threads(limits->machine, trial->threads));
+    FB_TRY(fb_limits_sample_fma(limits, trial->threads));
     double start = fb_seconds();
     FB_TRY(trial->run(trial->context));
     trial->first = fb_seconds() - start;
@@ -27,10 +31,12 @@ static fb_status time_first(const fb_limits *limits, fb_trial *trial) {
 }
 
 /* Twice, as the very first run finds neither memory nor threads. */
-static fb_status calibrate(const fb_rounds *rounds, const fb_limits *limits, fb_trial *trial) {
+static fb_status calibrate(const fb_rounds *rounds, fb_limits *limits, fb_trial *trial) {
     FB_TRY(time_first(limits, trial));
     if (trial->first < long_seconds)
         FB_TRY(time_first(limits, trial));
+    if (trial->first > very_long_seconds)
+        FB_TRY(fb_samples_add(&trial->seconds, trial->first));
     double runs = trial->first > 0 ? warm_seconds / trial->first : MAX_RUNS;
     trial->runs = runs < MAX_RUNS ? (size_t)runs + 1 : MAX_RUNS;
     if (rounds->cold)
@@ -50,6 +56,10 @@ static fb_status sample(const fb_rounds *rounds, fb_limits *limits, fb_trial *tr
     return fb_samples_add(&trial->seconds, (fb_seconds() - start) / (double)trial->runs);
 }
 
+static bool is_done(const fb_rounds *rounds, const fb_trial *trial) {
+    return trial->first > very_long_seconds && trial->seconds.count >= rounds->min_rounds;
+}
+
 /* Memory's bandwidth for trial i's number of threads, if no trial before it has the same. */
 static fb_status sample_memory(fb_limits *limits, const fb_trial *trials, size_t i) {
     for (size_t j = 0; j < i; j++)
@@ -61,9 +71,9 @@ static fb_status sample_memory(fb_limits *limits, const fb_trial *trials, size_t
 
 fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *trials,
                         size_t count) {
+    fb_limits_begin_period(limits);
     for (size_t i = 0; i < count; i++)
         FB_TRY(calibrate(rounds, limits, &trials[i]));
-    fb_limits_begin_period(limits);
     double start = fb_seconds(), passed = 0;
     for (size_t round = 0;
          round < MAX_ROUNDS && (round < rounds->min_rounds || passed < rounds->min_seconds);
@@ -71,7 +81,8 @@ fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *tr
         for (size_t i = 0; i < count; i++)
             FB_TRY(sample_memory(limits, trials, i));
         for (size_t i = 0; i < count; i++)
-            FB_TRY(sample(rounds, limits, &trials[i]));
+            if (!is_done(rounds, &trials[i]))
+                FB_TRY(sample(rounds, limits, &trials[i]));
         passed = fb_seconds() - start;
         if (rounds->progress)
             rounds->progress(rounds->user, round + 1, passed);

@@ -40,7 +40,7 @@ double fb_samples_median(const fb_samples *samples, size_t begin) {
 double fb_samples_median_ratio(const fb_samples *a, const fb_samples *b) {
     size_t count = a->count < b->count ? a->count : b->count;
     for (size_t i = 0; i < count; i++)
-        a->scratch[i] = a->values[i] / b->values[i];
+        a->scratch[i] = a->values[a->count - count + i] / b->values[b->count - count + i];
     return median(a->scratch, count);
 }
 

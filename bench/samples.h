@@ -18,7 +18,8 @@ fb_status fb_samples_add(fb_samples *samples, double value);
  * number is the mean of the middle two. */
 double fb_samples_median(const fb_samples *samples, size_t begin);
 
-/* The median of a's samples divided by b's of the same round: a clock that drifts changes both. */
+/* The median of a's samples divided by b's of the same round, counted from the last one: a clock
+ * that drifts changes both. */
 double fb_samples_median_ratio(const fb_samples *a, const fb_samples *b);
 
 double fb_samples_min(const fb_samples *samples);
