@@ -19,6 +19,7 @@ SHAPES = {
     "sdar-1.7b": dict(hidden=2048, middle=6144, layers=28, heads=16, tied=True),
     "sdar-4b": dict(hidden=2560, middle=9728, layers=36, heads=32, tied=True),
     "trado-8b": dict(hidden=4096, middle=12288, layers=36, heads=32, tied=False),
+    "tiny": dict(hidden=64, middle=128, layers=2, heads=8, tied=False),  # for tests
 }
 KV_HEADS, HEAD_DIM, VOCAB = 8, 128, 151936
 PIECE = 1 << 24  # bytes made at a time

@@ -278,34 +278,60 @@ static void print_case(const shape_bench *b, size_t i) {
     printf("\n");
 }
 
-/* What FlashBlock makes of the dense step. Ratios are medians over rounds. */
-static void print_reuse(const shape_bench *b, size_t threads) {
-    const fb_samples *dense = samples_of(b, threads, "flashblock dense step");
+/* What FlashBlock makes of the dense step with a number of threads. All are medians of ratios
+ * within a round. */
+typedef struct reuse_ratios {
+    double dense, alone; /* a reuse by a dense step, and by the block alone */
+} reuse_ratios;
+
+static reuse_ratios reuse_of(const shape_bench *b, size_t threads) {
     const fb_samples *reuse = samples_of(b, threads, "flashblock reuse");
-    const fb_samples *alone = samples_of(b, threads, "flashblock block alone");
+    return (reuse_ratios){
+        fb_samples_median_ratio(reuse, samples_of(b, threads, "flashblock dense step")),
+        fb_samples_median_ratio(reuse, samples_of(b, threads, "flashblock block alone")),
+    };
+}
+
+/* A trial that runs whole blocks: its time by that of a dense step. */
+static double dense_steps_of(const shape_bench *b, size_t i) {
+    const fb_samples *dense = samples_of(b, b->trials[i].threads, "flashblock dense step");
+    return fb_samples_median_ratio(&b->trials[i].seconds, dense);
+}
+
+static bool is_block(const shape_bench *b, size_t i, size_t threads) {
+    return b->entries[i].block.data && b->trials[i].threads == threads;
+}
+
+static void print_reuse(const shape_bench *b, size_t threads) {
+    reuse_ratios ratios = reuse_of(b, threads);
     printf("%7zu  a reuse takes %.3f %% of a dense step, and %.2f times the block alone\n", threads,
-           100 * fb_samples_median_ratio(reuse, dense), fb_samples_median_ratio(reuse, alone));
+           100 * ratios.dense, ratios.alone);
     for (size_t i = 0; i < b->count; i++) {
-        const entry *e = &b->entries[i];
-        if (!e->block.data || b->trials[i].threads != threads)
+        if (!is_block(b, i, threads))
             continue;
-        size_t passes = b->data.steps + 1, refreshes = passes - block_reuses(b, e->block.tau);
-        double ratio = fb_samples_median_ratio(&b->trials[i].seconds, dense);
+        size_t tau = b->entries[i].block.tau, passes = b->data.steps + 1;
+        size_t refreshes = passes - block_reuses(b, tau);
+        double steps = dense_steps_of(b, i);
         printf("%7zu  a block with tau %zu takes %.4f times its %zu refreshes of %zu passes; "
                "%.3f times faster than dense\n",
-               threads, e->block.tau, ratio / (double)refreshes, refreshes, passes,
-               (double)passes / ratio);
+               threads, tau, steps / (double)refreshes, refreshes, passes, (double)passes / steps);
     }
 }
 
-/* How much faster more threads are than the first number of them. */
-static void print_scaling(const shape_bench *b, const char *name) {
-    const fb_number_list *threads = &b->chosen->common.threads;
-    const fb_samples *first = samples_of(b, threads->values[0], name);
-    for (size_t i = 1; i < threads->count && first; i++)
-        printf("%7zu  %s is %.3f times faster than with %zu\n", threads->values[i], name,
-               fb_samples_median_ratio(first, samples_of(b, threads->values[i], name)),
-               threads->values[0]);
+/* How much faster trial i is than the same on the first number of threads; 0: it is that. */
+static double scaling_of(const shape_bench *b, size_t i) {
+    size_t first = b->chosen->common.threads.values[0];
+    if (b->trials[i].threads == first)
+        return 0;
+    return fb_samples_median_ratio(samples_of(b, first, b->entries[i].implementation),
+                                   &b->trials[i].seconds);
+}
+
+static void print_scaling(const shape_bench *b) {
+    for (size_t i = 0; i < b->count; i++)
+        if (strcmp(b->entries[i].implementation, "flashblock") == 0 && scaling_of(b, i) > 0)
+            printf("%7zu  flashblock is %.3f times faster than with %zu\n", b->trials[i].threads,
+                   scaling_of(b, i), b->chosen->common.threads.values[0]);
 }
 
 static void print_shape(const shape_bench *b) {
@@ -326,27 +352,55 @@ static void print_shape(const shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
     for (size_t i = 0; i < threads->count && !b->chosen->no_steps; i++)
         print_reuse(b, threads->values[i]);
-    print_scaling(b, "flashblock");
+    print_scaling(b);
 }
 
-/* What the shape is, and the passes of its blocks. */
+/* What the shape is. */
 static fb_status add_shape(const shape_bench *b) {
     const fb_shape *shape = &b->data.shape;
-    const fb_number_list *taus = &b->chosen->taus;
-    json_t *blocks = json_array();
-    for (size_t i = 0; i < taus->count && !b->chosen->no_steps; i++)
-        json_array_append_new(blocks,
-                              json_pack("{s:I, s:I, s:I}", "tau", (json_int_t)taus->values[i],
-                                        "passes", (json_int_t)(b->data.steps + 1), "reuses",
-                                        (json_int_t)block_reuses(b, taus->values[i])));
     return fb_bench_add(
         b->bench, "shapes",
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:o}", "name", shape->name, "dtype",
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "name", shape->name, "dtype",
                   fb_dtype_name(shape->dtype), "num_heads", (json_int_t)shape->num_heads,
                   "num_kv_heads", (json_int_t)shape->num_kv_heads, "head_dim",
                   (json_int_t)shape->head_dim, "num_queries", (json_int_t)shape->num_queries,
                   "context", (json_int_t)shape->context, "flops_per_byte",
-                  fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1), "blocks", blocks));
+                  fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1)));
+}
+
+/* The steps of its blocks with a number of threads. */
+static fb_status add_steps(const shape_bench *b, size_t threads) {
+    json_t *blocks = json_array();
+    for (size_t i = 0; i < b->count; i++) {
+        if (!is_block(b, i, threads))
+            continue;
+        size_t tau = b->entries[i].block.tau, passes = b->data.steps + 1;
+        size_t reuses = block_reuses(b, tau);
+        double steps = dense_steps_of(b, i);
+        json_array_append_new(blocks,
+                              json_pack("{s:I, s:I, s:I, s:f, s:f}", "tau", (json_int_t)tau,
+                                        "passes", (json_int_t)passes, "reuses", (json_int_t)reuses,
+                                        "by_refreshes", steps / (double)(passes - reuses),
+                                        "times_faster_than_dense", (double)passes / steps));
+    }
+    reuse_ratios ratios = reuse_of(b, threads);
+    return fb_bench_add(b->bench, "steps",
+                        json_pack("{s:s, s:s, s:I, s:f, s:f, s:o}", "name", b->data.shape.name,
+                                  "dtype", fb_dtype_name(b->data.shape.dtype), "threads",
+                                  (json_int_t)threads, "reuse_by_dense", ratios.dense,
+                                  "reuse_by_block_alone", ratios.alone, "blocks", blocks));
+}
+
+static fb_status add_scaling(const shape_bench *b, size_t i) {
+    double scaling = scaling_of(b, i);
+    if (scaling == 0)
+        return FB_OK;
+    return fb_bench_add(
+        b->bench, "scaling",
+        json_pack("{s:s, s:s, s:I, s:s, s:I, s:f}", "name", b->data.shape.name, "dtype",
+                  fb_dtype_name(b->data.shape.dtype), "threads", (json_int_t)b->trials[i].threads,
+                  "implementation", b->entries[i].implementation, "first_threads",
+                  (json_int_t)b->chosen->common.threads.values[0], "times_faster", scaling));
 }
 
 static fb_status add_case(const shape_bench *b, size_t i) {
@@ -377,8 +431,12 @@ static fb_status run_trials(shape_bench *b) {
     fb_rounds rounds = fb_bench_rounds(b->bench, what);
     FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
     FB_TRY(add_shape(b));
-    for (size_t i = 0; i < b->count; i++)
+    for (size_t i = 0; i < threads->count && !b->chosen->no_steps; i++)
+        FB_TRY(add_steps(b, threads->values[i]));
+    for (size_t i = 0; i < b->count; i++) {
+        FB_TRY(add_scaling(b, i));
         FB_TRY(add_case(b, i));
+    }
     if (!b->bench->quiet)
         print_shape(b);
     return FB_OK;
@@ -392,16 +450,10 @@ static size_t steps_of(const settings *chosen, size_t queries) {
 
 static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_shape *shape) {
     shape_bench *b = NULL;
-    size_t steps = steps_of(chosen, shape->num_queries);
-    if (steps > shape->num_queries)
-        return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",
-                       steps, shape->num_queries);
-    if (shape->context == 0 && chosen->no_steps)
-        return fb_fail(FB_ERROR_ARGUMENT, "--context: with --no-steps 0 leaves nothing to do");
     FB_TRY(fb_alloc_zeroed(1, sizeof *b, "trials", &b));
     b->bench = bench;
     b->chosen = chosen;
-    fb_status status = fb_attention_prepare(&b->data, shape, steps);
+    fb_status status = fb_attention_prepare(&b->data, shape, steps_of(chosen, shape->num_queries));
     if (status == FB_OK)
         status = run_trials(b);
     for (size_t i = 0; i < b->count; i++)
@@ -444,43 +496,70 @@ static fb_shape_family adapted(const settings *chosen, const fb_shape_family *fa
     return result;
 }
 
+/* The families of the command line, one after the other; NULL behind the last. */
+static const fb_shape_family *family_at(const settings *chosen, size_t i) {
+    if (!chosen->preset)
+        return i == 0 ? &chosen->custom : NULL;
+    return i < chosen->preset->num_families ? &chosen->preset->families[i] : NULL;
+}
+
 static fb_status bench_family(fb_bench *bench, const settings *chosen,
-                              const fb_shape_family *given) {
-    fb_shape_family family = adapted(chosen, given);
+                              const fb_shape_family *family) {
     fb_dtype dtypes[3];
     size_t num_dtypes = 0;
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
-    for (size_t i = 0; i < family.num_contexts; i++)
+    for (size_t i = 0; i < family->num_contexts; i++)
         for (size_t j = 0; j < num_dtypes; j++) {
-            fb_shape shape = fb_shape_of(&family, family.contexts[i], dtypes[j]);
+            fb_shape shape = fb_shape_of(family, family->contexts[i], dtypes[j]);
             FB_TRY(bench_shape(bench, chosen, &shape));
         }
     return FB_OK;
 }
 
 static fb_status bench_all(fb_bench *bench, const settings *chosen) {
-    if (!chosen->preset)
-        return bench_family(bench, chosen, &chosen->custom);
-    for (size_t i = 0; i < chosen->preset->num_families; i++)
-        FB_TRY(bench_family(bench, chosen, &chosen->preset->families[i]));
+    const fb_shape_family *family;
+    for (size_t i = 0; (family = family_at(chosen, i)); i++) {
+        fb_shape_family changed = adapted(chosen, family);
+        FB_TRY(bench_family(bench, chosen, &changed));
+    }
     return FB_OK;
 }
 
 /* What can be said before anything is measured. */
-static fb_status check(const settings *chosen) {
-    fb_dtype dtypes[3];
-    size_t num_dtypes = 0;
-    const fb_shape_family *custom = &chosen->custom;
+
+static fb_status check_peers(const settings *chosen) {
     for (size_t i = 0; i < chosen->named_peers.count; i++) {
         const fb_peer *peer = NULL;
         fb_status status = fb_peer_open(chosen->named_peers.values[i].text, &peer);
         if (status != FB_OK)
             return fb_fail_in(status, "--peer");
     }
-    FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
-    if (!chosen->preset && custom->num_heads % custom->num_kv_heads != 0)
+    return FB_OK;
+}
+
+static fb_status check_family(const settings *chosen, const fb_shape_family *family) {
+    if (family->num_heads % family->num_kv_heads != 0)
         return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is no multiple of --kv-heads, %zu",
-                       custom->num_heads, custom->num_kv_heads);
+                       family->num_heads, family->num_kv_heads);
+    if (chosen->steps > family->num_queries)
+        return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",
+                       chosen->steps, family->num_queries);
+    for (size_t i = 0; i < family->num_contexts; i++)
+        if (chosen->no_steps && family->contexts[i] == 0)
+            return fb_fail(FB_ERROR_ARGUMENT, "--context: with --no-steps, 0 leaves nothing to do");
+    return FB_OK;
+}
+
+static fb_status check(const settings *chosen) {
+    fb_dtype dtypes[3];
+    size_t num_dtypes = 0;
+    const fb_shape_family *family;
+    FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
+    FB_TRY(check_peers(chosen));
+    for (size_t i = 0; (family = family_at(chosen, i)); i++) {
+        fb_shape_family changed = adapted(chosen, family);
+        FB_TRY(check_family(chosen, &changed));
+    }
     return FB_OK;
 }
 

@@ -243,12 +243,12 @@ static fb_status run_contexts(decode_bench *b) {
 }
 
 static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
-    FB_TRY(fb_bench_begin(bench, &chosen->common));
     b->bench = bench;
     b->chosen = chosen;
     name_model(b, chosen->model);
     FB_TRY(fb_decode_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
                              chosen->steps));
+    FB_TRY(fb_bench_begin(bench, &chosen->common));
     if (!bench->quiet)
         print_heading(b);
     return run_contexts(b);
