@@ -133,12 +133,11 @@ static double sample_read(const fb_limits *limits, size_t threads, size_t level,
     return read_gbs(limits, threads, bytes, CACHE_BYTES / bytes + 2, streams);
 }
 
-/* How many streams read a level fastest: the best of a few samples each. */
-static size_t find_streams(const fb_limits *limits, size_t threads, size_t level) {
-    enum { TRIES = 3 };
+/* How many streams read a level fastest: the best of `tries` samples each. */
+static size_t find_streams(const fb_limits *limits, size_t threads, size_t level, size_t tries) {
     double best = 0;
     size_t found = 1;
-    for (int attempt = 0; attempt < TRIES; attempt++)
+    for (size_t attempt = 0; attempt < tries; attempt++)
         for (size_t i = 0; i < NUM_STREAM_COUNTS; i++) {
             double rate = sample_read(limits, threads, level, stream_counts[i]);
             if (rate > best) {
@@ -163,12 +162,14 @@ static fb_status sample_all(fb_limits *limits, fb_limit *limit) {
 }
 
 fb_status fb_limits_measure(fb_limits *limits, size_t rounds) {
+    enum { MAX_TRIES = 3 };
+    size_t tries = rounds < MAX_TRIES ? rounds : MAX_TRIES;
     for (size_t i = 0; i < limits->count; i++) {
         fb_limit *limit = &limits->limits[i];
         FB_TRY(fb_machine_use_threads(limits->machine, limit->threads));
         for (size_t level = 0; level < limits->num_levels; level++)
             if (limit->streams[level] == 0)
-                limit->streams[level] = find_streams(limits, limit->threads, level);
+                limit->streams[level] = find_streams(limits, limit->threads, level, tries);
     }
     for (size_t round = 0; round < rounds; round++)
         for (size_t i = 0; i < limits->count; i++)

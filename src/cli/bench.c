@@ -112,6 +112,7 @@ static fb_status check_writable(const char *json) {
 
 fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     enum { LIMIT_ROUNDS = 5 };
+    size_t repeats = settings->repeats;
     bench->settings = settings;
     bench->quiet = fb_is_stdout(settings->json);
     bench->cases = json_array();
@@ -125,7 +126,7 @@ fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     FB_TRY(fb_limits_create(&bench->limits, &bench->machine, settings->threads.values,
                             settings->threads.count));
     fb_bench_progress("limits of this machine");
-    FB_TRY(fb_limits_measure(&bench->limits, LIMIT_ROUNDS));
+    FB_TRY(fb_limits_measure(&bench->limits, repeats < LIMIT_ROUNDS ? repeats : LIMIT_ROUNDS));
     return FB_OK;
 }
 
