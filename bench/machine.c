@@ -102,7 +102,8 @@ static void read_caches(fb_machine *machine) {
             cache.level = (size_t)strtoul(line, NULL, 10);
         if (read_cache_file(cpu, i, "size", line, sizeof line)) {
             char *unit = NULL;
-            cache.bytes = (size_t)strtoul(line, &unit, 10) << (*unit == 'M' ? 20 : 10);
+            cache.bytes = (size_t)strtoul(line, &unit, 10);
+            cache.bytes <<= *unit == 'M' ? 20 : 10;
         }
         if (read_cache_file(cpu, i, "shared_cpu_list", line, sizeof line))
             cache.cpus = count_cpus(line);
