@@ -60,8 +60,8 @@ fb_status fb_composed_run(void *composed);
 /* The part of the time that the softmax took, over all runs so far. */
 double fb_composed_softmax_share(const fb_composed *composed);
 
-/* Whether the first queries of the last run came out as the library has them: FB_ERROR_FORMAT when
- * they differ by more than the roundings of such products can explain. */
+/* Whether the first and the last queries of the last run came out as the library has them:
+ * FB_ERROR_FORMAT when they differ by more than the roundings of such products can explain. */
 fb_status fb_composed_check(const fb_composed *composed);
 
 #endif

@@ -257,8 +257,8 @@ def check_peer(name, *shape):
 for peer in PEERS:
     for what, shape in {
         "few rows": [*TINY, "--context", 333],
-        "several blocks of rows": ["--heads", 2, "--kv-heads", 1, "--head-dim", 8, "--queries",
-                                   300, "--context", "16k"],
+        "several blocks of rows": ["--heads", 1, "--kv-heads", 1, "--head-dim", 8, "--queries",
+                                   601, "--context", "16k"],
     }.items():
 
         def check(peer=peer, shape=shape):
