@@ -6,12 +6,20 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_ROWS = 50 };
+static size_t choose_rows(check *c) {
+    return choose(c, "rows", 1, FB_MAX_ROWS, 1);
+}
 
 /* Mostly around a few segments, up to 512 now and then, when all sizes are arbitrary. */
 static size_t choose_head_dim(check *c) {
     bool large = c->number % (4 * (MAX_SWEPT + 1)) == MAX_SWEPT;
     return choose(c, "head_dim", 1, large ? 512 : 128, 1);
+}
+
+/* Floats of an A operand of the products, up to the last one that a kernel may read. */
+static size_t row_floats(size_t rows, size_t length) {
+    size_t last = (length - 1) / FB_SEGMENT;
+    return last * FB_ROWS_BLOCK + (rows - 1) * FB_SEGMENT + length - last * FB_SEGMENT;
 }
 
 /* What a kernel may prefetch from but must not read: the groups, nothing, or anywhere at all. */
@@ -26,10 +34,10 @@ static const void **choose_next(check *c, const void *const *groups, size_t num_
 }
 
 static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1), head_dim = choose_head_dim(c);
+    size_t rows = choose_rows(c), head_dim = choose_head_dim(c);
     size_t num_groups = choose(c, "num_groups", 1, FB_TILE_GROUPS, 1);
     float scale = random_ordinary(c);
-    const float *q = input_floats(c, "q", rows * head_dim, ANY);
+    const float *q = input_floats(c, "q", row_floats(rows, head_dim), ANY);
     const void **groups = input_pointers(c, "groups", num_groups);
     for (size_t group = 0; group < num_groups; group++)
         groups[group] = input_elements(c, "keys of a group", head_dim * FB_GROUP_KEYS);
@@ -79,13 +87,13 @@ static void fill_counts(check *c, size_t *counts, size_t rows, size_t alike) {
 }
 
 static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1);
+    size_t rows = choose_rows(c);
     size_t count = choose(c, "count", 0, FB_TILE_KEYS, 1);
     float *s = input_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + FB_TILE_KEYS, ORDINARY);
     size_t *counts = input_sizes(c, "counts", rows);
     result max = result_floats(c, "max", rows);
     result sums = result_floats(c, "sums", rows * FB_GROUP_KEYS);
-    result p = result_floats(c, "p", rows * FB_TILE_KEYS);
+    result p = result_floats(c, "p", row_floats(rows, FB_TILE_KEYS));
     result alpha = result_floats(c, "alpha", rows);
     fill_scores(c, s, (rows - 1) * FB_SCORE_STRIDE + FB_TILE_KEYS);
     fill_counts(c, counts, rows, count);
@@ -114,11 +122,11 @@ static void fill_value_groups(check *c, const void **groups, size_t num_keys, si
 }
 
 static void check_values(check *c, const fb_kernels *tested, const fb_kernels *twin) {
-    size_t rows = choose(c, "rows", 1, MAX_ROWS, 1);
+    size_t rows = choose_rows(c);
     size_t num_keys = choose(c, "num_keys", 1, FB_TILE_KEYS, 1);
     size_t head_dim = choose_head_dim(c);
     size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    const float *p = input_floats(c, "p", rows * FB_TILE_KEYS, ANY);
+    const float *p = input_floats(c, "p", row_floats(rows, num_keys), ANY);
     const float *alpha = input_floats(c, "alpha", rows, ANY);
     const void **groups = input_pointers(c, "groups", num_groups);
     fill_value_groups(c, groups, num_keys, head_dim);
@@ -211,7 +219,7 @@ const kernel_check kernel_checks[] = {
     {"scores_f32", check_scores, FB_F32, SCORE_SHAPES},
     {"scores_bf16", check_scores, FB_BF16, SCORE_SHAPES},
     {"scores_f16", check_scores, FB_F16, SCORE_SHAPES},
-    {"softmax", check_softmax, FB_F32, {{4, 64}, {32, 64}}},
+    {"softmax", check_softmax, FB_F32, {{1, 64}, {16, 64}, {48, 64}}},
     {"values_f32", check_values, FB_F32, VALUE_SHAPES},
     {"values_bf16", check_values, FB_BF16, VALUE_SHAPES},
     {"values_f16", check_values, FB_F16, VALUE_SHAPES},

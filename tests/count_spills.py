@@ -2,8 +2,9 @@
 """count_spills.py [--objdump PROGRAM] LIBRARY...: what the inner loops of the kernels do in memory.
 
 Disassembles each library (x86-64 or aarch64, from any compiler), finds the innermost loops that hold
-fused multiply-adds, and prints a line for each: instructions, multiply-adds, loads, stores, and the
-accesses to the stack among them. Those are what a compiler adds when it has run out of registers,
+fused multiply-adds and the unrolled blocks of the loops around them, and prints a line for each:
+instructions, multiply-adds, loads, stores, and the accesses to the stack among them, those for vectors
+and those for pointers and counters. They are what a compiler adds when it has run out of registers,
 or when it left an array of accumulators in memory. Exit status: 0 none, or only those that ALLOWED
 gives a reason for; 1 others, or no such loop at all; 2 wrong usage; 77 no objdump.
 """
@@ -15,8 +16,11 @@ import shutil
 import subprocess
 import sys
 
-# (part of the library's name, function): (accesses in one loop at most, why they cost nothing)
+# (part of the library's name, pattern of the function): (accesses at most, why they cost nothing)
 ALLOWED = {}
+
+UNROLLED = 24  # multiply-adds of a block outside of the innermost loops
+FREE = 16  # multiply-adds that hide one access for a pointer or a counter; none hide a vector's
 
 Instruction = collections.namedtuple("Instruction", "address name operands")
 Access = collections.namedtuple("Access", "loads stores registers")  # registers: of the addresses
@@ -29,6 +33,7 @@ class X86:
     FMA = re.compile(r"vfn?m(add|sub|addsub|subadd)\d+[ps][sd]$")
     MEMORY = re.compile(r"[^%]*\(.*\)")
     PURE_STORE = re.compile(r"v?p?(mov|mask|extr|compress|scatter)|vcvtps2ph|set")
+    VECTOR = re.compile(r"%[xyz]mm")
     STACK_POINTER = "%rsp"
 
     @staticmethod
@@ -92,6 +97,7 @@ class Aarch64:
     """The destination first, memory as [base, index]."""
 
     FMA = re.compile(r"(fmla|fmls|fn?madd|fn?msub)$")
+    VECTOR = re.compile(r"\{?[vqds]\d")
     STACK_POINTER = "sp"
 
     @staticmethod
@@ -170,7 +176,8 @@ def parse(text):
 
 
 def is_padding(instruction):
-    return instruction.name.startswith(("nop", "data16", "cs"))
+    is_nop = instruction.name.startswith(("nop", "data16", "cs", "int3"))
+    return is_nop or (instruction.name == "xchg" and len(set(instruction.operands)) == 1)
 
 
 # ---- the graph of a function's basic blocks ----
@@ -290,44 +297,55 @@ class Graph:
 
 # ---- counting ----
 
-Loop = collections.namedtuple("Loop", "first last instructions fmas loads stores stack")
+Part = collections.namedtuple("Part", "first last kind instructions fmas loads stores vectors others")
 
 
-def count_loop(graph, body, stack_at_start):
-    fmas = loads = stores = on_stack = instructions = 0
-    for block in body:
+def count_part(graph, kind, blocks, stack_at_start):
+    architecture, counts = graph.architecture, collections.Counter()
+    for block in blocks:
         stack = set(stack_at_start[block])
         for instruction in graph.blocks[block]:
-            access = graph.architecture.access(instruction)
-            fmas += graph.architecture.FMA.match(instruction.name) is not None
-            loads += access.loads
-            stores += access.stores
-            on_stack += bool(stack.intersection(access.registers))
-            instructions += not is_padding(instruction)
+            access = architecture.access(instruction)
+            is_vector = any(map(architecture.VECTOR.match, instruction.operands))
+            counts["fmas"] += architecture.FMA.match(instruction.name) is not None
+            counts["loads"] += access.loads
+            counts["stores"] += access.stores
+            if stack.intersection(access.registers):
+                counts["vectors" if is_vector else "others"] += 1
+            counts["instructions"] += not is_padding(instruction)
             stack = graph.step(stack, instruction)
-    first = min(graph.blocks[block][0].address for block in body)
-    last = max(graph.blocks[block][-1].address for block in body)
-    return Loop(first, last, instructions, fmas, loads, stores, on_stack)
+    first = min(graph.blocks[block][0].address for block in blocks)
+    last = max(graph.blocks[block][-1].address for block in blocks)
+    return Part(first, last, kind, *(counts[field] for field in Part._fields[3:]))
 
 
-def fma_loops(architecture, instructions):
-    """The loops with fused multiply-adds that hold no other such loop."""
+def fma_parts(architecture, instructions):
+    """The loops with fused multiply-adds that hold no other such loop; and, in the loops around
+    them, each unrolled block: straight code with UNROLLED or more multiply-adds."""
     graph = Graph(architecture, instructions)
     stack = graph.stack_registers()
-    bodies = list(graph.loops().values())
-    counted = [(body, count_loop(graph, body, stack)) for body in bodies]
-    counted = [(body, loop) for body, loop in counted if loop.fmas]
-    return sorted(
-        loop for body, loop in counted if not any(other < body for other, _ in counted)
-    )
+    counted = [(body, count_part(graph, "loop", body, stack)) for body in graph.loops().values()]
+    counted = [(body, part) for body, part in counted if part.fmas]
+    inner = [
+        (body, part) for body, part in counted if not any(other < body for other, _ in counted)
+    ]
+    around = set().union(*(body for body, _ in counted)) - set().union(*(body for body, _ in inner))
+    blocks = [count_part(graph, "block", {block}, stack) for block in around]
+    return sorted([part for _, part in inner] + [part for part in blocks if part.fmas >= UNROLLED])
 
 
-def verdict(library, function, loop):
+def spills(part):
+    """The accesses to the stack that cost something."""
+    return part.vectors + (part.others if part.others * FREE > part.fmas else 0)
+
+
+def verdict(library, function, part):
     """(whether it may be, what to print)"""
-    if not loop.stack:
+    if not spills(part):
         return True, ""
-    for (part, name), (most, reason) in ALLOWED.items():
-        if part in os.path.basename(library) and name == function and loop.stack <= most:
+    for (name, pattern), (most, reason) in ALLOWED.items():
+        is_meant = name in os.path.basename(library) and re.fullmatch(pattern, function)
+        if is_meant and spills(part) <= most:
             return True, f"allowed: {reason}"
     return False, "SPILLS"
 
@@ -336,16 +354,16 @@ def report(library, disassembly):
     """Prints the table of a library; whether nothing is wrong."""
     architecture, functions = parse(disassembly)
     print(library)
-    print(f"  {'function':24} {'loop':>13} {'instr.':>6} {'fma':>4} {'loads':>5} {'stores':>6} stack")
+    print(f"  {'function':20} {'':5} {'from..to':>13} instr.  fma loads stores vector  other")
     found, fine = False, True
     for function, instructions in functions.items():
-        for loop in fma_loops(architecture, instructions):
-            may_be, words = verdict(library, function, loop)
+        for part in fma_parts(architecture, instructions):
+            may_be, words = verdict(library, function, part)
             start = instructions[0].address
-            place = f"+{loop.first - start:x}..+{loop.last - start:x}"
+            place = f"+{part.first - start:x}..+{part.last - start:x}"
             print(
-                f"  {function:24} {place:>13} {loop.instructions:6} {loop.fmas:4} {loop.loads:5} "
-                f"{loop.stores:6} {loop.stack:5}  {words}".rstrip()
+                f"  {function:20} {part.kind:5} {place:>13} {part.instructions:6} {part.fmas:4} "
+                f"{part.loads:5} {part.stores:6} {part.vectors:6} {part.others:6}  {words}".rstrip()
             )
             found, fine = True, fine and may_be
     if not found:
