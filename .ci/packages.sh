@@ -8,6 +8,8 @@ build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash
     libpcre2-dev libutf8proc-dev"
 bench="libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libomp-dev libcriterion-dev"
+emulation="gcc libc6-dev binutils meson ninja-build pkgconf python3 gcc-aarch64-linux-gnu
+    libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
 case "${1:-}" in
 build) wanted=$build ;;
