@@ -1,17 +1,20 @@
 #!/bin/sh
-# packages.sh build|check: installs the Debian packages that building, or building and testing,
-# takes. Does nothing when all of them are there.
+# packages.sh build|check|bench: installs the Debian packages that building takes, building and
+# testing, or building with every peer of `flashblock bench` and plotting what it measured. Does
+# nothing when all of them are there.
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash-dev libjansson-dev
     libpcre2-dev libutf8proc-dev"
+bench="libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libomp-dev libcriterion-dev"
 
 case "${1:-}" in
 build) wanted=$build ;;
 check) wanted="$build $check" ;;
+bench) wanted="$build $bench" ;;
 *)
-    echo "usage: packages.sh build|check" >&2
+    echo "usage: packages.sh build|check|bench" >&2
     exit 2
     ;;
 esac

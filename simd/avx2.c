@@ -26,6 +26,8 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -42,6 +44,7 @@ enum {
     TILE_COLUMNS = 2, /* registers: 16 columns */
     BLOCK = 16 * 16,  /* elements */
     CACHE_LINE = 64,
+    EXPONENTIALS = 4, /* registers at a time */
 };
 
 INLINE size_t block_bytes(fb_dtype dtype) {
@@ -67,7 +70,7 @@ typedef struct block {
 } block;
 
 /* acc = or += one line's products, for all rows. */
-INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *const *a, block b,
+INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
                           size_t line, bool first, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     __m256 b_x8[TILE_COLUMNS];
     UNROLLED
@@ -79,7 +82,7 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *con
     }
     UNROLLED
     for (int row = 0; row < ROWS; row++) {
-        __m256 a_x8 = _mm256_broadcast_ss(a[row] + line);
+        __m256 a_x8 = _mm256_broadcast_ss(a + row * FB_SEGMENT + line);
         UNROLLED
         for (int column = 0; column < TILE_COLUMNS; column++)
             acc[row][column] = first ? _mm256_mul_ps(a_x8, b_x8[column])
@@ -88,7 +91,7 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *con
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *const *a, block b,
+INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
                            size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     multiply_line(ROWS, DTYPE, a, b, 0, true, acc);
     if (lines == FB_SEGMENT) {
@@ -108,7 +111,7 @@ typedef struct fetch_share {
 
 INLINE void prefetch(const void *next, fetch_share share) {
     for (size_t line = share.begin; line < share.end; line++)
-        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T0);
+        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
 }
 
 /* Rows of a call, cut evenly into tiles of at most 6: 16 rows are 6 + 5 + 5, not 6 + 6 + 4. */
@@ -128,7 +131,7 @@ INLINE fetch_share share_of_tile(row_tiles tiles, size_t tile, fb_dtype dtype) {
 
 /* One row tile of the scores of one group. */
 typedef struct scores_job {
-    const float *q; /* [ROWS][head_dim] */
+    const float *q; /* the tile's first row */
     size_t head_dim;
     const void *group; /* [head_dim][16] */
     float *wide;       /* [head_dim][16] */
@@ -139,10 +142,7 @@ typedef struct scores_job {
 } scores_job;
 
 INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *job) {
-    const float *q[TILE_ROWS];
-    UNROLLED
-    for (int row = 0; row < ROWS; row++)
-        q[row] = job->q + (size_t)row * job->head_dim;
+    const float *q = job->q;
     block keys = {job->group, job->wide};
     const char *next = job->next;
     for (size_t first = 0; first < job->head_dim; first += FB_SEGMENT) {
@@ -152,7 +152,6 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *
         multiply_block(ROWS, DTYPE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         UNROLLED
         for (int row = 0; row < ROWS; row++) {
-            q[row] += FB_SEGMENT;
             UNROLLED
             for (int column = 0; column < TILE_COLUMNS; column++) {
                 float *s = job->s + row * FB_SCORE_STRIDE + column * LANES;
@@ -164,6 +163,7 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *
                 _mm256_storeu_ps(s, sum);
             }
         }
+        q += FB_ROWS_BLOCK;
         keys.lines = (const char *)keys.lines + block_bytes(DTYPE);
         keys.wide += BLOCK;
         next += block_bytes(DTYPE);
@@ -172,7 +172,7 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *
 
 /* One row tile of the values of one panel. */
 typedef struct values_job {
-    const float *p; /* [ROWS][64] */
+    const float *p; /* the tile's first row */
     size_t num_keys;
     const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS]; /* the panel's, each [16 keys][16] */
     float *wide;                                      /* [64][16] */
@@ -185,20 +185,17 @@ typedef struct values_job {
 } values_job;
 
 INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const values_job *job) {
-    const float *p[TILE_ROWS];
-    UNROLLED
-    for (int row = 0; row < ROWS; row++)
-        p[row] = job->p + row * FB_TILE_KEYS;
+    const float *p = job->p;
     for (size_t first = 0; first < job->num_keys; first += FB_SEGMENT) {
         size_t left = job->num_keys - first, group = first / FB_GROUP_KEYS;
         block v = {job->blocks[group], job->wide + group * BLOCK};
         __m256 acc[TILE_ROWS][TILE_COLUMNS];
         prefetch(job->next[group], job->share);
-        multiply_block(ROWS, DTYPE, p, v, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+        multiply_block(ROWS, DTYPE, p + group * FB_ROWS_BLOCK, v,
+                       left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         UNROLLED
         for (int row = 0; row < ROWS; row++) {
             __m256 alpha_x8 = _mm256_broadcast_ss(job->alpha + row);
-            p[row] += FB_SEGMENT;
             UNROLLED
             for (int column = 0; column < TILE_COLUMNS; column++) {
                 float *sums = job->sums + row * FB_PANEL_DIMS + column * LANES;
@@ -279,7 +276,7 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                 stored = FB_F32;
                 job.group = wide;
             }
-            job.q += tile_rows * head_dim;
+            job.q += tile_rows * FB_SEGMENT;
             job.s += tile_rows * FB_SCORE_STRIDE;
         }
     }
@@ -317,31 +314,40 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                 for (size_t group = 0; group < num_groups; group++)
                     job.blocks[group] = wide + group * BLOCK;
             }
-            job.p += tile_rows * FB_TILE_KEYS;
+            job.p += tile_rows * FB_SEGMENT;
             job.alpha += tile_rows;
             job.o += tile_rows * job.o_stride;
         }
     }
 }
 
-/* fb_exp_value of scalar_math.h, eight at a time. */
-INLINE __m256 exp_x8(__m256 x) {
+/* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
+ * a chain of 17 operations, and several chains one after the other would not fit the scheduler. */
+INLINE void exponentials(const int COUNT, __m256 *x) {
+    const __m256 round = _mm256_set1_ps(FB_EXP_ROUND), one = _mm256_set1_ps(1.0f);
+    __m256 rounded[EXPONENTIALS], r[EXPONENTIALS], p[EXPONENTIALS];
+#define EACH UNROLLED for (int i = 0; i < COUNT; i++)
     /* max returns its second operand when either is NaN: NaN stays. */
-    x = _mm256_max_ps(_mm256_set1_ps(FB_EXP_LOWEST), x);
-    const __m256 round = _mm256_set1_ps(FB_EXP_ROUND);
-    const __m256 one = _mm256_set1_ps(1.0f);
-    __m256 rounded = _mm256_fmadd_ps(x, _mm256_set1_ps(FB_LOG2E), round);
-    __m256 n = _mm256_sub_ps(rounded, round);
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FB_LN2_HIGH), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FB_LN2_LOW), r);
-    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(FB_EXP_C6), r, _mm256_set1_ps(FB_EXP_C5));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FB_EXP_C4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FB_EXP_C3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FB_EXP_C2));
-    p = _mm256_fmadd_ps(p, r, one);
-    p = _mm256_fmadd_ps(p, r, one);
-    __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(rounded), 23));
-    return _mm256_mul_ps(_mm256_mul_ps(p, power), _mm256_set1_ps(FB_EXP_UNSCALE));
+    EACH x[i] = _mm256_max_ps(_mm256_set1_ps(FB_EXP_LOWEST), x[i]);
+    EACH rounded[i] = _mm256_fmadd_ps(x[i], _mm256_set1_ps(FB_LOG2E), round);
+    EACH p[i] = _mm256_sub_ps(rounded[i], round); /* n */
+    EACH r[i] = _mm256_fmadd_ps(p[i], _mm256_set1_ps(-FB_LN2_HIGH), x[i]);
+    EACH r[i] = _mm256_fmadd_ps(p[i], _mm256_set1_ps(-FB_LN2_LOW), r[i]);
+    EACH p[i] = _mm256_fmadd_ps(_mm256_set1_ps(FB_EXP_C6), r[i], _mm256_set1_ps(FB_EXP_C5));
+    EACH p[i] = _mm256_fmadd_ps(p[i], r[i], _mm256_set1_ps(FB_EXP_C4));
+    EACH p[i] = _mm256_fmadd_ps(p[i], r[i], _mm256_set1_ps(FB_EXP_C3));
+    EACH p[i] = _mm256_fmadd_ps(p[i], r[i], _mm256_set1_ps(FB_EXP_C2));
+    EACH p[i] = _mm256_fmadd_ps(p[i], r[i], one);
+    EACH p[i] = _mm256_fmadd_ps(p[i], r[i], one);
+    EACH r[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(rounded[i]), 23));
+    EACH p[i] = _mm256_mul_ps(p[i], r[i]);
+    EACH x[i] = _mm256_mul_ps(p[i], _mm256_set1_ps(FB_EXP_UNSCALE));
+#undef EACH
+}
+
+INLINE __m256 exp_x8(__m256 x) {
+    exponentials(1, &x);
+    return x;
 }
 
 /* Lanes whose key index first .. first+7 is below count. */
@@ -358,56 +364,77 @@ INLINE float max_of_lanes(__m256 x) {
     return _mm_cvtss_f32(m);
 }
 
-static void softmax_row(const float *s, size_t count, float *max, float *sums, float *p,
-                        float *alpha) {
-    const __m256 minus_inf = _mm256_set1_ps(-INFINITY);
-    __m256 scores_x8[FB_TILE_KEYS / LANES];
-    __m256 max_x8 = _mm256_set1_ps(*max);
-    /* The maximum of a set is the same in any order; -0 and +0 differ in no result. As max(s, m)
-     * gives m when s is NaN, the running maximum is never NaN. */
-    if (count == FB_TILE_KEYS) {
-#pragma GCC unroll 8
-        for (size_t i = 0; i < FB_TILE_KEYS / LANES; i++) {
-            scores_x8[i] = _mm256_loadu_ps(s + i * LANES);
-            max_x8 = _mm256_max_ps(scores_x8[i], max_x8);
-        }
-    } else {
-#pragma GCC unroll 8
-        for (size_t i = 0; i < FB_TILE_KEYS / LANES; i++) {
-            __m256 present = lanes_below(i * LANES, count);
-            scores_x8[i] = _mm256_blendv_ps(minus_inf, _mm256_loadu_ps(s + i * LANES), present);
-            max_x8 = _mm256_max_ps(scores_x8[i], max_x8);
-        }
+/* The row's scores, -inf where there is no key. */
+INLINE __m256 score_x8(const float *s, size_t first, size_t count) {
+    __m256 score = _mm256_loadu_ps(s + first);
+    if (count == FB_TILE_KEYS)
+        return score;
+    return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), score, lanes_below(first, count));
+}
+
+/* The maximum of a set is the same in any order; -0 and +0 differ in no result. As max(s, m) gives
+ * m when s is NaN, the maximum is never NaN. */
+INLINE float raised_max(const float *s, size_t count, float max) {
+    __m256 max0 = _mm256_set1_ps(max), max1 = max0;
+    UNROLLED
+    for (size_t i = 0; i < FB_TILE_KEYS; i += 2 * LANES) {
+        max0 = _mm256_max_ps(score_x8(s, i, count), max0);
+        max1 = _mm256_max_ps(score_x8(s, i + LANES, count), max1);
     }
-    float old_max = *max, new_max = max_of_lanes(max_x8);
-    float subtract = new_max == -INFINITY ? 0.0f : new_max;
-    __m256 alpha_x8 = _mm256_set1_ps(1.0f);
-    if (new_max != old_max)
-        alpha_x8 = exp_x8(_mm256_set1_ps(old_max - subtract));
-    *alpha = _mm256_cvtss_f32(alpha_x8);
-    *max = new_max;
+    return max_of_lanes(_mm256_max_ps(max0, max1));
+}
+
+/* p = exp(s - subtract), and sums = sums * alpha + p. */
+INLINE void weigh_row(const float *s, size_t count, float subtract, float alpha, float *sums,
+                      float *p) {
+    const __m256 subtract_x8 = _mm256_set1_ps(subtract), alpha_x8 = _mm256_set1_ps(alpha);
     __m256 sums0 = _mm256_mul_ps(_mm256_loadu_ps(sums), alpha_x8);
     __m256 sums1 = _mm256_mul_ps(_mm256_loadu_ps(sums + LANES), alpha_x8);
-    const __m256 subtract_x8 = _mm256_set1_ps(subtract);
-#pragma GCC unroll 4
-    for (size_t i = 0; i < FB_TILE_KEYS / LANES; i += 2) {
+    UNROLLED
+    for (size_t i = 0; i < FB_TILE_KEYS; i += EXPONENTIALS * LANES) {
+        __m256 x[EXPONENTIALS];
         /* An absent key is -inf here, and its exponential exactly +0. */
-        __m256 p0 = exp_x8(_mm256_sub_ps(scores_x8[i], subtract_x8));
-        __m256 p1 = exp_x8(_mm256_sub_ps(scores_x8[i + 1], subtract_x8));
-        _mm256_storeu_ps(p + i * LANES, p0);
-        _mm256_storeu_ps(p + (i + 1) * LANES, p1);
-        sums0 = _mm256_add_ps(sums0, p0);
-        sums1 = _mm256_add_ps(sums1, p1);
+        UNROLLED
+        for (size_t j = 0; j < EXPONENTIALS; j++)
+            x[j] = _mm256_sub_ps(score_x8(s, i + j * LANES, count), subtract_x8);
+        exponentials(EXPONENTIALS, x);
+        UNROLLED
+        for (size_t j = 0; j < EXPONENTIALS; j += 2) {
+            float *weights = p + (i / LANES + j) / 2 * FB_ROWS_BLOCK;
+            _mm256_storeu_ps(weights, x[j]);
+            _mm256_storeu_ps(weights + LANES, x[j + 1]);
+            sums0 = _mm256_add_ps(sums0, x[j]);
+            sums1 = _mm256_add_ps(sums1, x[j + 1]);
+        }
     }
     _mm256_storeu_ps(sums, sums0);
     _mm256_storeu_ps(sums + LANES, sums1);
 }
 
+/* Maxima of all rows, then factors of all rows, then weights: within a row each waits for the one
+ * before, and one row alone would leave the multipliers idle meanwhile. */
 static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
                     float *p, float *alpha) {
-    for (size_t row = 0; row < rows; row++)
-        softmax_row(s + row * FB_SCORE_STRIDE, counts[row], max + row, sums + row * FB_GROUP_KEYS,
-                    p + row * FB_TILE_KEYS, alpha + row);
+    float subtract[FB_MAX_ROWS], change[FB_MAX_ROWS + LANES];
+    for (size_t row = 0; row < rows; row++) {
+        float new_max = raised_max(s + row * FB_SCORE_STRIDE, counts[row], max[row]);
+        subtract[row] = new_max == -INFINITY ? 0.0f : new_max;
+        /* exp(0) is exactly 1 */
+        change[row] = new_max == max[row] ? 0.0f : max[row] - subtract[row];
+        max[row] = new_max;
+    }
+    for (size_t row = 0; row < rows; row += LANES)
+        _mm256_storeu_ps(change + row, exp_x8(_mm256_loadu_ps(change + row)));
+    memcpy(alpha, change, rows * sizeof *alpha);
+    for (size_t row = 0; row < rows; row++) {
+        const float *row_s = s + row * FB_SCORE_STRIDE;
+        if (counts[row] == FB_TILE_KEYS)
+            weigh_row(row_s, FB_TILE_KEYS, subtract[row], alpha[row], sums + row * FB_GROUP_KEYS,
+                      p + row * FB_SEGMENT);
+        else
+            weigh_row(row_s, counts[row], subtract[row], alpha[row], sums + row * FB_GROUP_KEYS,
+                      p + row * FB_SEGMENT);
+    }
 }
 
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,

@@ -1,4 +1,4 @@
-/* Which tables this build holds. The choice between them is src/base/runtime.c's. */
+/* Which tables this build holds. The choice between them is src/base/isa.c's. */
 #include "kernels.h"
 
 const fb_kernels *fb_kernels_of(fb_isa isa) {

@@ -13,6 +13,9 @@
  * With both, the two products of attention are one and the same: rows of A (queries, or weights p)
  * against blocks of 16 lines of 16 elements. A tile is up to 64 keys.
  *
+ * A is stored in blocks too, [blocks][FB_MAX_ROWS][16]: what a kernel reads from a row beside a
+ * block of lines is one cache line, and a row is a constant away from the one before.
+ *
  * Storage: a kernel exists for each type that keys and values are stored as. The 16-bit ones widen
  * a block when the first rows meet it, into `wide`, where the other rows find it.
  *
@@ -30,6 +33,7 @@
 #include <stdint.h>
 
 enum {
+    FB_MAX_ROWS = 48, /* of a call */
     FB_GROUP_KEYS = 16,
     FB_PANEL_DIMS = 16,
     /* Both products are cut into chains of 16: see the canonical order in attention.h. */
@@ -45,8 +49,11 @@ static inline size_t fb_padded_dim(size_t head_dim) {
     return (head_dim + FB_PANEL_DIMS - 1) / FB_PANEL_DIMS * FB_PANEL_DIMS;
 }
 
+/* Floats from a block of A to the next. */
+enum { FB_ROWS_BLOCK = FB_MAX_ROWS * FB_SEGMENT };
+
 /* Scores of `rows` query rows against groups of keys:
- *   q       [rows][head_dim]
+ *   q       [ceil(head_dim / 16)][FB_MAX_ROWS][16]
  *   groups  [num_groups], each [head_dim][16]
  *   wide    [head_dim][16] floats of scratch
  *   s       [rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
@@ -60,13 +67,13 @@ typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const vo
  *   s      [rows] at stride FB_SCORE_STRIDE, 64 readable; the first counts[row] (<= 64) are keys
  *   max    [rows]      running maximum, -inf at first
  *   sums   [rows][16]  running row sums, +0 at first
- *   p      [rows][64]  out: exp(s - max), +0 from counts[row] on
+ *   p      [4][FB_MAX_ROWS][16]  out: exp(s - max), +0 from counts[row] on
  *   alpha  [rows]      out: exp(old max - new max), 1 where the maximum stays */
 typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, float *max,
                            float *sums, float *p, float *alpha);
 
 /* Adds the keys of one tile to the outputs:
- *   p       [rows] at stride 64
+ *   p       [4][FB_MAX_ROWS][16]; may begin at any row of such an array
  *   groups  [ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is not read
  *   wide    [64][16] floats of scratch
  *   alpha   [rows]

@@ -6,14 +6,15 @@
 
 #include <string.h>
 
-/* a . b as the sum of chains of at most 16 products, the first rounded, the others fused. */
+/* a . b as the sum of chains of at most 16 products, the first rounded, the others fused.
+ * a is a row of blocks of 16, FB_ROWS_BLOCK apart. */
 static float product(const float *a, const float *b, size_t b_stride, size_t length) {
     float sum = 0.0f;
-    for (size_t first = 0; first < length; first += FB_SEGMENT) {
-        size_t end = first + FB_SEGMENT < length ? first + FB_SEGMENT : length;
-        float chain = a[first] * b[first * b_stride];
-        for (size_t i = first + 1; i < end; i++)
-            chain = fmaf(a[i], b[i * b_stride], chain);
+    for (size_t first = 0; first < length; first += FB_SEGMENT, a += FB_ROWS_BLOCK) {
+        size_t left = length - first, count = left < FB_SEGMENT ? left : FB_SEGMENT;
+        float chain = a[0] * b[first * b_stride];
+        for (size_t i = 1; i < count; i++)
+            chain = fmaf(a[i], b[(first + i) * b_stride], chain);
         sum = first == 0 ? chain : sum + chain;
     }
     return sum;
@@ -47,7 +48,7 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
         for (size_t row = 0; row < rows; row++)
             for (size_t key = 0; key < FB_GROUP_KEYS; key++)
                 s[row * FB_SCORE_STRIDE + group * FB_GROUP_KEYS + key] =
-                    scale * product(q + row * head_dim, keys + key, FB_GROUP_KEYS, head_dim);
+                    scale * product(q + row * FB_SEGMENT, keys + key, FB_GROUP_KEYS, head_dim);
     }
 }
 
@@ -63,8 +64,9 @@ static void softmax_row(const float *s, size_t count, float *max, float *sums, f
     for (size_t lane = 0; lane < FB_GROUP_KEYS; lane++)
         sums[lane] *= *alpha;
     for (size_t j = 0; j < FB_TILE_KEYS; j++) {
-        p[j] = j < count ? fb_exp_value(s[j] - subtract) : 0.0f;
-        sums[j % FB_GROUP_KEYS] += p[j];
+        float weight = j < count ? fb_exp_value(s[j] - subtract) : 0.0f;
+        p[j / FB_SEGMENT * FB_ROWS_BLOCK + j % FB_SEGMENT] = weight;
+        sums[j % FB_GROUP_KEYS] += weight;
     }
 }
 
@@ -72,7 +74,7 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
                     float *p, float *alpha) {
     for (size_t row = 0; row < rows; row++)
         softmax_row(s + row * FB_SCORE_STRIDE, counts[row], max + row, sums + row * FB_GROUP_KEYS,
-                    p + row * FB_TILE_KEYS, alpha + row);
+                    p + row * FB_SEGMENT, alpha + row);
 }
 
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
@@ -93,7 +95,7 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
             for (size_t i = 0; i < FB_PANEL_DIMS; i++) {
                 float *out = o + row * stride + d + i;
                 *out = fmaf(*out, alpha[row],
-                            product(p + row * FB_TILE_KEYS, v + i, FB_PANEL_DIMS, num_keys));
+                            product(p + row * FB_SEGMENT, v + i, FB_PANEL_DIMS, num_keys));
             }
     }
 }

@@ -24,7 +24,7 @@
 #include <string.h>
 
 enum {
-    UNIT_ROWS = 48,          /* eight register tiles of 6: rows, scores and outputs stay in L2 */
+    UNIT_ROWS = FB_MAX_ROWS, /* rows, scores and outputs stay in the L2 cache */
     TASKS_PER_THREAD = 4,    /* enough to even out threads that are not equally fast */
     PARALLEL_FMAS = 1 << 18, /* below this, starting threads costs more than it saves */
 };
@@ -66,13 +66,13 @@ typedef struct row_unit {
 
 /* One thread's memory; R = UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
 typedef struct workspace {
-    float *q;        /* [R][D] */
+    float *q;        /* [blocks of D][R][16] */
     float *keys;     /* [4 groups][D][16] one tile, where it has to be packed */
     float *values;   /* [4 groups][panels][16][16] one tile, where it has to be packed */
     float *wide;     /* what the kernels widen into */
     float *row;      /* [D padded] one key or value, widened */
     float *scores;   /* [R][FB_SCORE_STRIDE] */
-    float *p;        /* [R][64] */
+    float *p;        /* [4][R][16] */
     float *max;      /* [R] */
     float *sums;     /* [R][16] */
     float *alpha;    /* [R] */
@@ -104,7 +104,7 @@ static size_t wide_floats(size_t head_dim) {
 }
 
 static size_t workspace_floats(size_t head_dim) {
-    return padded(UNIT_ROWS * head_dim) + padded(FB_TILE_KEYS * head_dim) +
+    return padded(UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
            padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
            padded(fb_padded_dim(head_dim)) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
            padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
@@ -121,7 +121,7 @@ static float *take(float **at, size_t floats) {
 /* Lays a workspace out in workspace_floats(head_dim) floats. */
 static workspace workspace_at(float *base, size_t head_dim) {
     workspace w = {0};
-    w.q = take(&base, UNIT_ROWS * head_dim);
+    w.q = take(&base, UNIT_ROWS * fb_padded_dim(head_dim));
     w.keys = take(&base, FB_TILE_KEYS * head_dim);
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.wide = take(&base, wide_floats(head_dim));
@@ -156,13 +156,18 @@ static size_t row_head(const attend_problem *problem, row_unit unit, size_t row)
     return unit.kv_head * problem->heads_per_kv + (unit.first_row + row) % problem->heads_per_kv;
 }
 
+/* The queries of a unit's rows, in blocks: [ceil(D / 16)][R][16]. */
 static void gather_queries(const attend_problem *problem, row_unit unit, float *q) {
     const fb_queries *queries = problem->queries;
     for (size_t row = 0; row < unit.rows; row++) {
         const float *from = queries->q +
                             (ptrdiff_t)row_query(problem, unit, row) * queries->token_stride +
                             (ptrdiff_t)row_head(problem, unit, row) * queries->head_stride;
-        memcpy(q + row * problem->head_dim, from, problem->head_dim * sizeof *q);
+        for (size_t d = 0; d < problem->head_dim; d += FB_SEGMENT) {
+            size_t left = problem->head_dim - d;
+            memcpy(q + d / FB_SEGMENT * FB_ROWS_BLOCK + row * FB_SEGMENT, from + d,
+                   (left < FB_SEGMENT ? left : FB_SEGMENT) * sizeof *q);
+        }
     }
 }
 
@@ -287,7 +292,7 @@ static void add_values(const attend_problem *problem, row_unit unit, const size_
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
-            problem->kernels->values[v->dtype](w->p + row * FB_TILE_KEYS, same, counts[row], v->at,
+            problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], v->at,
                                                problem->head_dim, w->alpha + row, w->wide, next,
                                                out + row * problem->padded_dim);
     }

@@ -3,6 +3,7 @@
 #ifndef FB_CLI_COMMAND_H
 #define FB_CLI_COMMAND_H
 
+int fb_command_bench(int argc, char **argv);
 int fb_command_generate(int argc, char **argv);
 int fb_command_golden(int argc, char **argv);
 int fb_command_info(int argc, char **argv);

@@ -13,6 +13,7 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"bench", "measure speed beside the limits of this machine", fb_command_bench},
     {"generate", "write text with a block-diffusion language model", fb_command_generate},
     {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
      fb_command_golden},

@@ -171,9 +171,13 @@ static const fb_option *find(const fb_option_table *table, const spelling *given
     return NULL;
 }
 
+/* The words that `usage` begins with: "bench limits" of "bench limits [OPTION]...". */
 static const char *command_name(const fb_option_table *table) {
     static char name[32];
-    snprintf(name, sizeof name, "%.*s", (int)strcspn(table->usage, " "), table->usage);
+    size_t length = 0;
+    while (table->usage[length] >= 'a' && table->usage[length] <= 'z')
+        length += strcspn(table->usage + length, " ") + 1;
+    snprintf(name, sizeof name, "%.*s", (int)length - 1, table->usage);
     return name;
 }
 

@@ -1,0 +1,122 @@
+#include "attention_run.h"
+
+#include "block_script.h"
+#include "error.h"
+#include "inputs.h"
+#include "memory.h"
+
+#include <string.h>
+
+/* Random numbers are made once, POOL_TOKENS tokens of them, and used again and again from other
+ * places: the time of attention does not depend on what the keys are. */
+enum { POOL_TOKENS = 4 * FB_CHUNK_KEYS, STRIDE_TOKENS = 977, SEED = 1 };
+
+static size_t token_values(const fb_shape *shape) {
+    return shape->num_kv_heads * shape->head_dim;
+}
+
+void fb_attention_kv(const fb_attention_data *data, size_t first, const float **k,
+                     const float **v) {
+    size_t chunk = first / FB_CHUNK_KEYS, places = POOL_TOKENS - FB_CHUNK_KEYS;
+    *k = data->rows + chunk * STRIDE_TOKENS % places * token_values(&data->shape);
+    *v = data->rows + (chunk + 1) * STRIDE_TOKENS % places * token_values(&data->shape);
+}
+
+static fb_status fill_cache(fb_attention_data *data) {
+    size_t tokens = data->shape.context + data->shape.num_queries;
+    for (size_t first = 0; first < tokens; first += FB_CHUNK_KEYS) {
+        size_t left = tokens - first;
+        const float *k, *v;
+        fb_attention_kv(data, first, &k, &v);
+        FB_TRY(fb_kv_cache_write(data->cache, 0, first, left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS,
+                                 k, v));
+    }
+    FB_TRY(fb_kv_cache_commit(data->cache, data->shape.context));
+    return fb_kv_cache_layer(data->cache, 0, &data->kv);
+}
+
+fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, size_t steps) {
+    data->shape = *shape;
+    data->steps = steps;
+    size_t rows = shape->num_queries * shape->num_heads;
+    FB_TRY(fb_alloc(rows, shape->head_dim * sizeof(float), "queries", &data->q));
+    FB_TRY(fb_alloc(rows, shape->head_dim * sizeof(float), "output", &data->out));
+    FB_TRY(fb_alloc(rows, sizeof(float), "log-sum-exps", &data->lse));
+    FB_TRY(fb_alloc(POOL_TOKENS, token_values(shape) * sizeof(float), "keys", &data->rows));
+    fb_input_normals(SEED, "queries", 1, data->q, rows * shape->head_dim);
+    fb_input_normals(SEED, "keys", 1, data->rows, POOL_TOKENS * token_values(shape));
+    fb_kv_cache_config config = {1, shape->num_kv_heads, shape->head_dim, shape->dtype};
+    FB_TRY(fb_kv_cache_create(&config, &data->cache));
+    FB_TRY(fill_cache(data));
+    return fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
+                                &data->parts);
+}
+
+void fb_attention_free(fb_attention_data *data) {
+    fb_part_cache_destroy(data->parts);
+    fb_kv_cache_destroy(data->cache);
+    fb_free(data->rows);
+    fb_free(data->q);
+    fb_free(data->out);
+    fb_free(data->lse);
+    *data = (fb_attention_data){0};
+}
+
+/* --- what is timed ---------------------------------------------------------------------------- */
+
+static fb_queries queries_of(const fb_attention_data *data) {
+    const fb_shape *shape = &data->shape;
+    return fb_queries_rows(data->q, shape->num_queries, shape->num_heads, shape->head_dim);
+}
+
+static fb_part result_of(const fb_attention_data *data) {
+    return fb_part_rows(data->out, data->lse, data->shape.num_heads, data->shape.head_dim);
+}
+
+static fb_status attend(const fb_attention_data *data, size_t begin, size_t end) {
+    fb_range range = {begin, end};
+    fb_view view = {&data->kv, &range, 1};
+    fb_queries queries = queries_of(data);
+    fb_part result = result_of(data);
+    return fb_attend(&queries, &view, NULL, 0, &result);
+}
+
+fb_status fb_run_external(void *context) {
+    const fb_attention_data *data = context;
+    return attend(data, 0, data->shape.context);
+}
+
+fb_status fb_run_internal(void *context) {
+    const fb_attention_data *data = context;
+    size_t begin = data->shape.context;
+    return attend(data, begin, begin + data->shape.num_queries);
+}
+
+static fb_status step(const fb_attention_data *data, fb_reuse_action action) {
+    fb_queries queries = queries_of(data);
+    fb_part result = result_of(data);
+    return fb_block_attend(&queries, data->cache, 0, action, FB_COMPAT_PAPER, data->parts, 0,
+                           &result);
+}
+
+fb_status fb_run_dense_step(void *data) {
+    return step(data, FB_REFRESH_ONLY);
+}
+
+fb_status fb_run_refresh(void *data) {
+    return step(data, FB_REFRESH_AND_STORE);
+}
+
+fb_status fb_run_reuse(void *data) {
+    return step(data, FB_REUSE);
+}
+
+fb_status fb_run_block(void *context) {
+    const fb_block_run *run = context;
+    fb_block_script script = {
+        .tokens = run->data->shape.num_queries, .steps = run->data->steps, .tau = run->tau};
+    fb_reuse_action action;
+    while (fb_block_script_next(&script, &action))
+        FB_TRY(step(run->data, action));
+    return FB_OK;
+}

@@ -1,0 +1,48 @@
+/* Attention of one shape, ready to be timed: keys and values in a KV cache, queries, the steps of
+ * a block dense and with FlashBlock. */
+#ifndef FB_BENCH_ATTENTION_RUN_H
+#define FB_BENCH_ATTENTION_RUN_H
+
+#include "shapes.h"
+
+#include <flashblock/attention.h>
+#include <flashblock/kv_cache.h>
+#include <flashblock/reuse.h>
+
+#include <stdbool.h>
+
+/* Starts as {0}. */
+typedef struct fb_attention_data {
+    fb_shape shape;
+    size_t steps;       /* denoising steps of a block */
+    fb_kv_cache *cache; /* one layer: the context, committed, and the block behind it */
+    fb_kv kv;           /* that layer */
+    fb_part_cache *parts;
+    float *q;         /* [num_queries, num_heads, head_dim] */
+    float *out, *lse; /* a result, of whichever run was the last */
+    float *rows;      /* random keys and values, see fb_attention_kv */
+} fb_attention_data;
+
+fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, size_t steps);
+void fb_attention_free(fb_attention_data *data);
+
+/* The keys and values of tokens first .. first + count - 1, count at most FB_CHUNK_KEYS, before
+ * they are rounded to the shape's dtype: k, v [count, num_kv_heads, head_dim], borrowed. */
+void fb_attention_kv(const fb_attention_data *data, size_t first, const float **k, const float **v);
+
+/* What is timed. Each takes an fb_attention_data. */
+fb_status fb_run_external(void *data);   /* the context's keys alone: what peers do, too */
+fb_status fb_run_internal(void *data);   /* the block's keys alone */
+fb_status fb_run_dense_step(void *data); /* both, nothing kept */
+fb_status fb_run_refresh(void *data);    /* both, the context's part kept */
+fb_status fb_run_reuse(void *data);      /* the block's keys, merged with what a refresh kept */
+
+/* A whole block with the reuse rule at `tau`, see block_script.h. */
+typedef struct fb_block_run {
+    const fb_attention_data *data;
+    size_t tau;
+} fb_block_run;
+
+fb_status fb_run_block(void *block_run);
+
+#endif

@@ -1,0 +1,133 @@
+#include "decode_run.h"
+
+#include "block_script.h"
+#include "clock.h"
+#include "error.h"
+#include "inputs.h"
+#include "memory.h"
+#include "sampler.h"
+
+enum { CHUNK_TOKENS = 1024, SEED = 1 };
+
+static fb_status allocate(fb_decode_data *data) {
+    const fb_model_config *config = fb_model_get_config(data->model);
+    size_t vocab = config->vocab_size, width = config->num_key_value_heads * config->head_dim;
+    FB_TRY(fb_alloc(data->block_size, sizeof *data->tokens, "tokens", &data->tokens));
+    FB_TRY(fb_alloc(data->block_size, vocab * sizeof(float), "logits", &data->logits));
+    FB_TRY(fb_alloc(vocab, sizeof *data->order, "sampler", &data->order));
+    FB_TRY(fb_alloc(vocab, sizeof(float), "sampler", &data->probabilities));
+    FB_TRY(fb_alloc(2 * CHUNK_TOKENS, width * sizeof(float), "keys", &data->rows));
+    fb_input_normals(SEED, "keys", 1, data->rows, 2 * CHUNK_TOKENS * width);
+    for (size_t i = 0; i < data->block_size; i++)
+        data->tokens[i] = (int32_t)(i * 7919 % vocab);
+    return FB_OK;
+}
+
+fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtype kv_dtype,
+                            size_t block_size, size_t steps) {
+    enum { DEFAULT_BLOCK = 4 };
+    FB_TRY(fb_model_load(directory, &data->model));
+    const fb_model_config *config = fb_model_get_config(data->model);
+    size_t of_model = config->block_size ? config->block_size : DEFAULT_BLOCK;
+    data->block_size = block_size ? block_size : of_model;
+    data->steps = steps ? steps : data->block_size;
+    if (data->steps > data->block_size)
+        return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",
+                       data->steps, data->block_size);
+    FB_TRY(allocate(data));
+    FB_TRY(fb_model_new_kv_cache(data->model, kv_dtype, &data->kv));
+    return fb_model_new_part_cache(data->model, data->block_size, &data->parts);
+}
+
+void fb_decode_free(fb_decode_data *data) {
+    fb_part_cache_destroy(data->parts);
+    fb_kv_cache_destroy(data->kv);
+    fb_model_destroy(data->model);
+    fb_free(data->tokens);
+    fb_free(data->logits);
+    fb_free(data->order);
+    fb_free(data->probabilities);
+    fb_free(data->rows);
+    *data = (fb_decode_data){0};
+}
+
+fb_status fb_decode_set_context(fb_decode_data *data, size_t context) {
+    const fb_model_config *config = fb_model_get_config(data->model);
+    size_t width = config->num_key_value_heads * config->head_dim;
+    size_t length = fb_kv_cache_length(data->kv);
+    if (length > context)
+        FB_TRY(fb_kv_cache_truncate(data->kv, context));
+    while (length < context) {
+        size_t count = context - length < CHUNK_TOKENS ? context - length : CHUNK_TOKENS;
+        for (size_t layer = 0; layer < config->num_hidden_layers; layer++)
+            FB_TRY(fb_kv_cache_write(data->kv, layer, length, count, data->rows,
+                                     data->rows + CHUNK_TOKENS * width));
+        FB_TRY(fb_kv_cache_commit(data->kv, count));
+        length += count;
+    }
+    return FB_OK;
+}
+
+/* What follows a denoising step: a proposal for each position. */
+static fb_status propose(const fb_decode_data *data) {
+    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_sampler greedy = {.top_p = 1, .banned_token = config->mask_token_id};
+    for (size_t i = 0; i < data->block_size; i++) {
+        fb_proposal proposal;
+        FB_TRY(fb_sampler_propose(&greedy, data->logits + i * config->vocab_size,
+                                  config->vocab_size, 0, data->order, data->probabilities,
+                                  &proposal));
+    }
+    return FB_OK;
+}
+
+static fb_status run_block(fb_decode_run *run) {
+    const fb_decode_data *data = run->data;
+    fb_block_script script = {.tokens = data->block_size, .steps = data->steps, .tau = run->tau};
+    fb_reuse_action action;
+    while (fb_block_script_next(&script, &action)) {
+        bool commit = script.step > data->steps;
+        fb_forward forward = {
+            .tokens = data->tokens,
+            .num_tokens = data->block_size,
+            .kv = data->kv,
+            .action = action,
+            .compat = FB_COMPAT_PAPER,
+            .parts = data->parts,
+            .logits = commit ? NULL : data->logits,
+        };
+        FB_TRY(fb_model_forward(data->model, &forward, 1, &run->times));
+        if (!commit)
+            FB_TRY(propose(data));
+    }
+    return FB_OK;
+}
+
+fb_status fb_run_decode(void *context) {
+    fb_decode_run *run = context;
+    double start = fb_seconds();
+    FB_TRY(run_block(run));
+    run->seconds += fb_seconds() - start;
+    return FB_OK;
+}
+
+/* Bytes and number of the head's weights, which are the embedding's where they are tied. */
+static double head_weights(const fb_model_config *config) {
+    return (double)config->vocab_size * (double)config->hidden_size;
+}
+
+double fb_decode_weight_bytes(const fb_decode_data *data) {
+    const fb_model_config *config = fb_model_get_config(data->model);
+    double head = head_weights(config) * (double)fb_dtype_size(config->dtype);
+    double all = (double)fb_model_num_bytes(data->model);
+    double layers = all - head - (config->tie_word_embeddings ? 0 : head);
+    return layers * (double)(data->steps + 1) + head * (double)data->steps;
+}
+
+double fb_decode_weight_flops(const fb_decode_data *data) {
+    const fb_model_config *config = fb_model_get_config(data->model);
+    double head = head_weights(config), all = (double)fb_model_num_parameters(data->model);
+    double layers = all - head - (config->tie_word_embeddings ? 0 : head);
+    return 2 * (double)data->block_size *
+           (layers * (double)(data->steps + 1) + head * (double)data->steps);
+}

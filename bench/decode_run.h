@@ -1,0 +1,48 @@
+/* Decoding of one block behind a context, ready to be timed: forward passes of a real model over a
+ * KV cache of random keys and values. What a pass costs does not depend on what the context says,
+ * so that contexts of any length cost no prefill. */
+#ifndef FB_BENCH_DECODE_RUN_H
+#define FB_BENCH_DECODE_RUN_H
+
+#include <flashblock/model.h>
+
+#include <stdint.h>
+
+/* Starts as {0}. */
+typedef struct fb_decode_data {
+    fb_model *model;
+    size_t block_size, steps;
+    fb_kv_cache *kv; /* the context, committed */
+    fb_part_cache *parts;
+    int32_t *tokens; /* [block_size] */
+    float *logits;   /* [block_size, vocab_size] */
+    uint32_t *order; /* [vocab_size] scratch of the sampler */
+    float *probabilities;
+    float *rows; /* random keys and values */
+} fb_decode_data;
+
+/* block_size and steps as in fb_generate_options: 0 is the model's, and one a token. */
+fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtype kv_dtype,
+                            size_t block_size, size_t steps);
+void fb_decode_free(fb_decode_data *data);
+
+/* Makes the context this long. */
+fb_status fb_decode_set_context(fb_decode_data *data, size_t context);
+
+/* A whole block with the reuse rule at `tau`, see block_script.h: forward passes, and at each step
+ * the most probable token and its confidence for every position, as fb_generate does it. */
+typedef struct fb_decode_run {
+    fb_decode_data *data;
+    size_t tau;
+    fb_forward_times times; /* in forward passes, so far */
+    double seconds;         /* in fb_run_decode, so far */
+} fb_decode_run;
+
+fb_status fb_run_decode(void *decode_run);
+
+/* Bytes of weights that the passes of a block read: a pass reads one row of the embedding for each
+ * token, and the commit leaves the head out. And what is computed with them. */
+double fb_decode_weight_bytes(const fb_decode_data *data);
+double fb_decode_weight_flops(const fb_decode_data *data);
+
+#endif

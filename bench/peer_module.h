@@ -1,0 +1,9 @@
+/* What a peer's module exports. */
+#ifndef FB_BENCH_PEER_MODULE_H
+#define FB_BENCH_PEER_MODULE_H
+
+#include "peer.h"
+
+FB_API extern const fb_peer fb_peer_module;
+
+#endif

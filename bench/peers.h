@@ -1,0 +1,20 @@
+/* Finding the peers that this program can measure. */
+#ifndef FB_BENCH_PEERS_H
+#define FB_BENCH_PEERS_H
+
+#include "peer.h"
+
+#include <flashblock/status.h>
+
+extern const fb_peer fb_peer_openblas;
+
+enum { FB_NUM_PEERS = 3 };
+
+/* "openblas", "blis", "onednn". */
+const char *fb_peer_name(size_t index);
+
+/* FB_ERROR_ARGUMENT, with the names that there are, for any other name; FB_ERROR_UNSUPPORTED when
+ * the build was without it, or its library cannot be opened. */
+fb_status fb_peer_open(const char *name, const fb_peer **peer);
+
+#endif

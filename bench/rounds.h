@@ -1,0 +1,33 @@
+/* Several ways to do a thing, timed in turn: round after round, each once, so that a clock that
+ * drifts and neighbours that come and go treat all alike. */
+#ifndef FB_BENCH_ROUNDS_H
+#define FB_BENCH_ROUNDS_H
+
+#include "limits.h"
+#include "samples.h"
+
+#include <stdbool.h>
+
+typedef struct fb_trial {
+    fb_status (*run)(void *context); /* what is timed */
+    void *context;
+    size_t threads;
+    fb_samples seconds; /* of one run */
+    size_t runs;        /* in a sample: short ones are repeated */
+    double first;       /* seconds of the first run, which is no sample */
+} fb_trial;
+
+typedef struct fb_rounds {
+    size_t min_rounds;
+    double min_seconds; /* go on until this much time has passed */
+    bool cold;          /* flush the caches before every sample, which is then one run */
+    void (*progress)(void *user, size_t round, double seconds); /* may be NULL */
+    void *user;
+} fb_rounds;
+
+/* Every round takes one sample of memory's bandwidth for each number of threads that a trial has,
+ * and of each trial, directly after one of the multiply-adds that its threads can do. A warm sample
+ * is 10 ms of runs, at least one, after as much of the same that is not timed. */
+fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *trials, size_t count);
+
+#endif

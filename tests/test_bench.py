@@ -1,0 +1,379 @@
+#!/usr/bin/python3
+"""test_bench.py PROGRAM SOURCE_ROOT: `flashblock bench` from outside. Prints TAP.
+
+What is measured here is tiny, and no time is judged: that what is said is consistent, that wrong
+usage is refused before anything is measured, and that tables and pictures come of it.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+
+PROGRAM = os.path.abspath(sys.argv[1])
+SOURCE = pathlib.Path(sys.argv[2])
+MODEL = SOURCE / "golden" / "demo-model"
+TINY = ["--heads", 4, "--kv-heads", 2, "--head-dim", 32]
+QUICK = ["--repeats", 2, "--min-seconds", 0]
+PEERS = ("openblas", "blis", "onednn")
+CASES = []
+
+
+class Skipped(Exception):
+    """This machine lacks what a case needs."""
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def run(*command):
+    return subprocess.run(
+        [*map(str, command)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def bench(*arguments):
+    return run(PROGRAM, "bench", *arguments)
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(item) for item in what))
+
+
+def expect_equal(one, other, what):
+    expect(one == other, f"{what}: {one!r} is not {other!r}")
+
+
+def expect_close(one, other, what):
+    expect(abs(one - other) <= 1e-6 * abs(other), f"{what}: {one!r} is not {other!r}")
+
+
+def succeeded(result):
+    expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
+    return result.stdout.decode()
+
+
+def expect_error(result, status, *words):
+    """One line on standard error that holds every word, and the exit status."""
+    message = result.stderr.decode()
+    expect_equal(result.returncode, status, f"exit status ({message!r})")
+    expect_equal(result.stdout, b"", "standard output")
+    expect(message.startswith("flashblock: ") and message.count("\n") == 1, repr(message))
+    for word in words:
+        expect(str(word) in message, f"{word!r} is not in {message!r}")
+
+
+@contextlib.contextmanager
+def folder():
+    with tempfile.TemporaryDirectory(prefix="flashblock-bench-") as path:
+        yield pathlib.Path(path)
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@case
+def help_texts():
+    for name in ("attention", "decode", "limits", "merge"):
+        text = succeeded(bench(name, "--help"))
+        expect(text.startswith(f"Usage: flashblock bench {name} "), text[:60])
+        expect(all(len(line) <= 100 for line in text.split("\n")), name)
+        expect(name in succeeded(bench("--help")), f"{name} is not in bench --help")
+
+
+@case
+def wrong_commands():
+    expect_error(bench(), 2, "flashblock bench --help")
+    expect_error(bench("nonsense"), 2, "'nonsense'")
+    expect_error(bench("limits", "extra"), 2, "'extra'", "flashblock bench limits --help")
+    expect_error(bench("merge", "--nonsense"), 2, "'--nonsense'", "flashblock bench merge --help")
+
+
+@case
+def wrong_attention_options():
+    for words, *arguments in [
+        (["'none'", "trado-8b", "goals"], "--preset", "none"),
+        (["--heads", "'0'"], "--heads", 0),
+        (["--heads", "5", "--kv-heads", "2"], "--heads", 5, "--kv-heads", 2),
+        (["--head-dim", "'0'"], "--head-dim", 0),
+        (["--queries", "'-4'"], "--queries", -4),
+        (["--context", "'1k,'"], "--context", "1k,"),
+        (["--context", "'4g'"], "--context", "4g"),
+        (["--context", "'9999999999999m'"], "--context", "9999999999999m"),
+        (["--context", "16"], "--context", ",".join(["1"] * 17)),
+        (["--dtype", "'f64'"], "--dtype", "f64"),
+        (["--dtype", "f32,f32,f32,f32"], "--dtype", "f32,f32,f32,f32"),
+        (["--steps", "5", "4"], "--steps", 5),
+        (["--steps", "33", "32"], "--preset", "small", "--steps", 33),
+        (["--context", "--no-steps"], "--context", 0, "--no-steps"),
+        (["--peer", "'mkl'", "openblas, blis, onednn"], "--peer", "mkl"),
+        (["--threads", "0"], "--threads", 0),
+        (["--threads", "1000000"], "--threads", "1,1000000"),
+        (["--tau", "'2.5'"], "--tau", "2.5"),
+        (["--repeats", "'0'"], "--repeats", 0),
+        (["--min-seconds", "'-1'"], "--min-seconds", -1),
+        (["--isa", "'mmx'"], "--isa", "mmx"),
+    ]:
+        expect_error(bench("attention", *arguments), 2, *words)
+
+
+@case
+def other_wrong_options():
+    expect_error(bench("merge", "--rows", 0), 2, "--rows", "0")
+    expect_error(bench("merge", "--head-dim", 0), 2, "--head-dim", "'0'")
+    expect_error(bench("decode"), 2, "--model")
+    expect_error(bench("decode", "--model", "/no/such/model"), 1, "/no/such/model")
+    expect_error(bench("decode", "--model", MODEL, "--steps", 5), 2, "--steps", "5", "4")
+    expect_error(bench("decode", "--model", MODEL, "--kv-dtype", "f64"), 2, "'f64'")
+
+
+@case
+def files_that_cannot_be_written_are_refused_at_once():
+    expect_error(bench("limits", "--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
+
+
+# --- results -------------------------------------------------------------------------------------
+
+CASE_KEYS = {"name", "dtype", "threads", "implementation", "seconds_median", "seconds_min",
+             "gflops", "peak_fraction", "roofline_fraction"}
+LIMIT_KEYS = {"fma_gflops_1", "fma_gflops_all", "read_gbs_1", "read_gbs_all"}
+
+
+def measured(*arguments):
+    """The JSON of a run, with what holds for every one checked."""
+    result = bench(*arguments, "--json")
+    value = json.loads(succeeded(result))
+    expect_equal(set(value["limits"]), LIMIT_KEYS, "limits")
+    expect(all(limit > 0 for limit in value["limits"].values()), value["limits"])
+    expect(value["machine"]["cores"] >= 1 and value["machine"]["cpu"], value["machine"])
+    for entry in value["cases"]:
+        expect_equal(set(entry), CASE_KEYS, "keys of a case")
+        expect(0 < entry["seconds_min"] <= entry["seconds_median"], entry)
+        expect(entry["gflops"] > 0 and 0 < entry["peak_fraction"], entry)
+        expect(entry["peak_fraction"] <= entry["roofline_fraction"] * 1.000001, entry)
+    return value
+
+
+def find(value, **wanted):
+    found = [entry for entry in value["cases"]
+             if all(entry[key] == what for key, what in wanted.items())]
+    expect_equal(len(found), 1, f"number of cases of {wanted}")
+    return found[0]
+
+
+@case
+def limits_json():
+    value = measured("limits", "--repeats", 1)
+    expect_equal(value["cases"], [], "cases")
+    expect_equal(set(value), {"machine", "limits", "cases"}, "keys")
+
+
+@case
+def limits_text():
+    text = succeeded(bench("limits", "--repeats", 1))
+    for word in ("threads", "multiply-adds, GFLOP/s", "memory"):
+        expect(word in text, text)
+
+
+@case
+def attention_of_every_dtype():
+    context, queries = 300, 4
+    value = measured("attention", *TINY, *QUICK, "--context", context, "--queries", queries,
+                     "--dtype", "f32,bf16,f16", "--tau", "0,2,3")
+    name = f"h4-kv2-d32-q{queries}-c{context}"
+    for dtype in ("f32", "bf16", "f16"):
+        flops_of_a_key = 4 * 4 * queries * 32
+        for what, keys in [
+            ("flashblock", context),
+            ("flashblock dense step", context + queries),
+            ("flashblock refresh", context + queries),
+            ("flashblock reuse", queries),
+            ("flashblock block alone", queries),
+            ("flashblock block, tau 0", 5 * (context + queries)),
+            ("flashblock block, tau 2", 3 * context + 5 * queries),
+            ("flashblock block, tau 3", 3 * context + 5 * queries),
+        ]:
+            entry = find(value, name=name, dtype=dtype, implementation=what, threads=1)
+            expect_close(entry["gflops"] * entry["seconds_median"] * 1e9, keys * flops_of_a_key,
+                         f"operations of {what}")
+    shape = value["shapes"][0]
+    expect_equal((shape["name"], shape["num_heads"], shape["num_kv_heads"], shape["head_dim"],
+                  shape["num_queries"], shape["context"]), (name, 4, 2, 32, queries, context),
+                 "shape")
+    expect_close(shape["flops_per_byte"], 2 * 4 * queries / (2 * 4), "operations a byte")
+    expect_equal([block["reuses"] for block in value["steps"][0]["blocks"]], [0, 2, 2], "reuses")
+
+
+@case
+def cold_caches_and_no_context():
+    value = measured("attention", *TINY, *QUICK, "--context", "0,64", "--cold")
+    expect(value["machine"]["cold"], value["machine"])
+    names = [entry["implementation"] for entry in value["cases"] if entry["name"].endswith("-c0")]
+    expect("flashblock" not in names and "flashblock reuse" in names, names)
+
+
+@case
+def several_threads():
+    cores = json.loads(succeeded(bench("limits", "--repeats", 1, "--json")))["machine"]["cores"]
+    if cores < 2:
+        raise Skipped("one core only")
+    value = measured("attention", *TINY, *QUICK, "--context", 256, "--no-steps", "--threads", "1,2")
+    expect_equal([entry["threads"] for entry in value["cases"]], [1, 2], "threads")
+    entry = value["scaling"][0]
+    expect_equal((entry["first_threads"], entry["threads"]), (1, 2), "scaling")
+    expect(entry["times_faster"] > 0, entry)
+
+
+@case
+def presets_with_changes():
+    value = measured("attention", "--preset", "small", "--context", 64, "--queries", 8, *QUICK,
+                     "--no-steps", "--isa", "scalar")
+    find(value, name="small-q8-c64", implementation="flashblock", dtype="f32")
+    expect_equal(value["machine"]["instruction_set"], "scalar", "instruction set")
+
+
+def check_peer(name, *shape):
+    """What a peer gives is compared with ours by the program, which fails where they differ."""
+    result = bench("attention", *shape, *QUICK, "--no-steps", "--peer", name, "--json")
+    if result.returncode == 1 and b"cannot be measured" in result.stderr:
+        raise Skipped(f"built without {name}")
+    value = json.loads(succeeded(result))
+    find(value, implementation=name)
+    share = value["peers"][0]["softmax_share"]
+    expect(0 < share < 1, share)
+
+
+for peer in PEERS:
+    for what, shape in {
+        "few rows": [*TINY, "--context", 333],
+        "several blocks of rows": ["--heads", 1, "--kv-heads", 1, "--head-dim", 8, "--queries",
+                                   601, "--context", "16k"],
+    }.items():
+
+        def check(peer=peer, shape=shape):
+            check_peer(peer, *shape)
+
+        check.__name__ = f"{peer}: {what}"
+        CASES.append(check)
+
+
+@case
+def all_peers_leave_out_what_they_cannot_do():
+    value = measured("attention", *TINY, *QUICK, "--context", 64, "--no-steps", "--peers",
+                     "--dtype", "f16")
+    names = [entry["implementation"] for entry in value["cases"]]
+    expect("flashblock" in names and "openblas" not in names, names)
+
+
+@case
+def merges():
+    value = measured("merge", "--rows", "8,64", "--head-dim", 32, *QUICK)
+    expect_equal([entry["name"] for entry in value["cases"]], ["merge-r8-d32", "merge-r64-d32"],
+                 "names")
+
+
+@case
+def decoding_beyond_the_models_limit():
+    value = measured("decode", "--model", f"{MODEL}/", "--context", "0,2k,100", "--tau", "0,2",
+                     *QUICK)
+    limit = json.loads((MODEL / "config.json").read_text())["max_position_embeddings"]
+    expect(limit < 2048, limit)
+    for entry in value["decode"]:
+        shares = entry["attention_share"], entry["linear_share"], entry["other_share"]
+        expect(all(0 <= share <= 1 for share in shares), entry)
+        expect_close(sum(shares), 1, "sum of shares")
+        expect_close(entry["tokens_per_second"], 4 / 5 * entry["passes_per_second"], "tokens/s")
+    find(value, name="decode-demo-model-b4-c2048", implementation="dense")
+    find(value, name="decode-demo-model-b4-c100", implementation="flashblock, tau 2")
+
+
+@case
+def models_with_random_weights():
+    with folder() as path:
+        succeeded(run(sys.executable, SOURCE / "bench" / "random_model.py", path, "--like", "tiny"))
+        value = measured("decode", "--model", path, "--context", 16, "--tau", 2, "--repeats", 1,
+                         "--min-seconds", 0)
+        expect_equal(len(value["cases"]), 1, "cases")
+
+
+# --- tables and pictures -------------------------------------------------------------------------
+
+
+def write_results(path):
+    succeeded(bench("attention", *TINY, *QUICK, "--context", "64,128", "--peer", "openblas",
+                    "--json", path / "attention.json"))
+    succeeded(bench("decode", "--model", MODEL, "--context", "16,64", *QUICK, "--json",
+                    path / "decode.json"))
+    return [path / "attention.json", path / "decode.json"]
+
+
+@case
+def tables():
+    with folder() as path:
+        text = succeeded(run(sys.executable, SOURCE / "bench" / "table", *write_results(path)))
+    for word in ("multiply-adds", "4 / 2, 32, 4, 128", "tau 2", "demo-model-b4-c64"):
+        expect(word in text, f"{word!r} is not in {text!r}")
+
+
+@case
+def pictures():
+    if not shutil.which("gnuplot"):
+        raise Skipped("no gnuplot")
+    with folder() as path:
+        files = write_results(path)
+        result = run(sys.executable, SOURCE / "bench" / "plot", "--out", path / "out", *files)
+        names = {pathlib.Path(line).name for line in succeeded(result).splitlines()}
+        expect_equal(result.stderr, b"", "standard error")
+        for name in ("roofline-f32-1", "time-h4-kv2-d32-q4-f32-1", "pass-demo-model-b4-f32-1",
+                     "attended-h4-kv2-d32-q4"):
+            png, svg = (path / "out" / f"{name}.{suffix}" for suffix in ("png", "svg"))
+            expect(png.name in names and svg.name in names, names)
+            expect(png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 5000, png)
+            expect(b"</svg>" in svg.read_bytes(), svg)
+
+
+@case
+def files_that_are_none():
+    with folder() as path:
+        (path / "x.json").write_text('{"machine": {}}')
+        for tool in ("table", "plot"):
+            for file in (path / "x.json", path / "absent.json"):
+                result = run(sys.executable, SOURCE / "bench" / tool, file)
+                expect_equal(result.returncode, 1, f"exit status of {tool}")
+                expect(file.name.encode() in result.stderr, result.stderr)
+                expect_equal(result.stderr.count(b"\n"), 1, f"lines of {result.stderr!r}")
+
+
+# -------------------------------------------------------------------------------------------------
+
+
+def main():
+    print(f"1..{len(CASES)}")
+    failed = 0
+    for function in CASES:
+        name = function.__name__.replace("_", " ")
+        try:
+            function()
+            print(f"ok - {name}", flush=True)
+        except Skipped as reason:
+            print(f"ok - {name} # SKIP {reason}", flush=True)
+        except Exception:  # a failed case must not keep the others from running
+            failed += 1
+            print(f"not ok - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
