@@ -52,7 +52,6 @@ enum {
     BLOCK = 16 * 16,  /* elements */
     CACHE_LINE = 64,
     TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
-    VALUES_ROWS = 4 * TILE_ROWS,           /* whose sums values() keeps at a time */
 };
 
 INLINE size_t block_bytes(fb_dtype dtype) {
@@ -111,8 +110,7 @@ typedef enum destination {
 } destination;
 
 typedef struct product_job {
-    const float *a; /* [rows][lines] at stride a_stride */
-    size_t a_stride;
+    const float *a;               /* [rows][16], of which `lines` elements are there */
     const float *b[TILE_COLUMNS]; /* each [lines][16] */
     size_t lines;
     const char *next[TILE_COLUMNS]; /* what to prefetch for each */
@@ -127,20 +125,9 @@ typedef struct product_job {
     size_t o_stride;
 } product_job;
 
-/* Rows of A as addresses: row r is at every_third[r / 3] + r % 3 * stride. An x86 address adds a
- * register or its double: six registers instead of one for each row. */
-typedef struct a_rows {
-    const float *every_third[TILE_ROWS / 3];
-    size_t stride;
-} a_rows;
-
-INLINE float element(a_rows a, size_t row, size_t line) {
-    return a.every_third[row / 3][row % 3 * a.stride + line];
-}
-
 /* acc = or += one line's products, for all rows. ROWS, COLUMNS and FIRST are constants wherever
  * these functions are inlined. */
-INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FIRST, a_rows a,
+INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FIRST, const float *a,
                           const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
     __m512 b_x16[TILE_COLUMNS];
     UNROLLED
@@ -148,7 +135,7 @@ INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FI
         b_x16[column] = _mm512_loadu_ps(b[column] + line * LANES);
     UNROLLED
     for (size_t row = 0; row < ROWS; row++) {
-        __m512 a_x16 = _mm512_set1_ps(element(a, row, line));
+        __m512 a_x16 = _mm512_set1_ps(a[row * FB_SEGMENT + line]);
         UNROLLED
         for (size_t column = 0; column < COLUMNS; column++)
             acc[row][column] = FIRST ? _mm512_mul_ps(a_x16, b_x16[column])
@@ -160,18 +147,14 @@ INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FI
 INLINE void multiply_block(const size_t ROWS, const size_t COLUMNS, const product_job *job,
                            __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
     const float *b[TILE_COLUMNS] = {job->b[0], job->b[1]};
-    a_rows a = {.stride = job->a_stride};
-    UNROLLED
-    for (size_t third = 0; third < TILE_ROWS / 3; third++)
-        a.every_third[third] = job->a + third * 3 * job->a_stride;
-    multiply_line(ROWS, COLUMNS, true, a, b, 0, acc);
+    multiply_line(ROWS, COLUMNS, true, job->a, b, 0, acc);
     if (job->lines == FB_SEGMENT) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, COLUMNS, false, a, b, line, acc);
+            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
     } else {
         for (size_t line = 1; line < job->lines; line++)
-            multiply_line(ROWS, COLUMNS, false, a, b, line, acc);
+            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
     }
 }
 
@@ -259,10 +242,12 @@ INLINE void multiply_rows(row_tiles tiles, size_t columns, size_t fetched, produ
         job.share.begin = tile * fetched / tiles.count;
         job.share.end = (tile + 1) * fetched / tiles.count;
         product_tiles[columns - 1][rows - 1](&job);
-        job.a += rows * job.a_stride;
+        job.a += rows * FB_SEGMENT;
         job.sums += rows * job.sums_stride;
-        job.alpha += rows;
-        job.o += rows * job.o_stride;
+        if (job.to == TO_OUTPUT) {
+            job.alpha += rows;
+            job.o += rows * job.o_stride;
+        }
     }
 }
 
@@ -282,14 +267,13 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
     for (size_t group = 0; group < num_groups; group += TILE_COLUMNS) {
         size_t columns = columns_from(group, num_groups);
         product_job job = {
-            .a_stride = head_dim,
             .sums = s + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
             .scale = scale,
         };
         for (size_t block = 0; block * FB_SEGMENT < head_dim; block++) {
             size_t left = head_dim - block * FB_SEGMENT;
-            job.a = q + block * FB_SEGMENT;
+            job.a = q + block * FB_ROWS_BLOCK;
             job.lines = left < FB_SEGMENT ? left : FB_SEGMENT;
             job.first = block == 0;
             job.to = left > FB_SEGMENT ? TO_SUMS : TO_SCORES;
@@ -303,17 +287,16 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
     }
 }
 
-/* At most VALUES_ROWS rows. */
-static void values_of_rows(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                           const void *const *groups, size_t panels, const float *alpha,
-                           const void *const *next, float *o) {
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+                   const void *const *groups, size_t head_dim, const float *alpha,
+                   const void *const *next, float *o) {
+    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
     row_tiles tiles = cut_rows(rows);
     size_t bytes = block_bytes(dtype);
-    float wide[TILE_COLUMNS][BLOCK], sums[VALUES_ROWS][TILE_COLUMNS * LANES];
+    float wide[TILE_COLUMNS][BLOCK], sums[FB_MAX_ROWS][TILE_COLUMNS * LANES];
     for (size_t panel = 0; panel < panels; panel += TILE_COLUMNS) {
         size_t columns = columns_from(panel, panels);
         product_job job = {
-            .a_stride = FB_TILE_KEYS,
             .sums = sums[0],
             .sums_stride = TILE_COLUMNS * LANES,
             .alpha = alpha,
@@ -322,7 +305,7 @@ static void values_of_rows(fb_dtype dtype, const float *p, size_t rows, size_t n
         };
         for (size_t group = 0; group * FB_GROUP_KEYS < num_keys; group++) {
             size_t left = num_keys - group * FB_GROUP_KEYS;
-            job.a = p + group * FB_GROUP_KEYS;
+            job.a = p + group * FB_ROWS_BLOCK;
             job.lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
             job.first = group == 0;
             job.to = left > FB_GROUP_KEYS ? TO_SUMS : TO_OUTPUT;
@@ -335,16 +318,6 @@ static void values_of_rows(fb_dtype dtype, const float *p, size_t rows, size_t n
             multiply_rows(tiles, columns, bytes / CACHE_LINE, job);
         }
     }
-}
-
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha,
-                   const void *const *next, float *o) {
-    size_t padded_dim = fb_padded_dim(head_dim);
-    for (size_t row = 0; row < rows; row += VALUES_ROWS)
-        values_of_rows(dtype, p + row * FB_TILE_KEYS,
-                       rows - row < VALUES_ROWS ? rows - row : VALUES_ROWS, num_keys, groups,
-                       padded_dim / FB_PANEL_DIMS, alpha + row, next, o + row * padded_dim);
 }
 
 /* ---- exponentials ---- */
@@ -378,19 +351,24 @@ INLINE __m512 exp_x16(__m512 x) {
     return x;
 }
 
+/* A bit for each of the first `count` keys of a tile. */
+INLINE uint64_t first_keys(size_t count) {
+    return count < FB_TILE_KEYS ? (UINT64_C(1) << count) - 1u : UINT64_MAX;
+}
+
 /* A row's scores number first .. first + 15, -inf where there is no key. */
-INLINE __m512 score_x16(const float *s, size_t first, size_t count) {
-    __mmask16 present = first_lanes(count > first ? count - first : 0);
+INLINE __m512 score_x16(const float *s, size_t first, uint64_t keys) {
+    __mmask16 present = (__mmask16)(keys >> first & 0xffff);
     return _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), present, s + first);
 }
 
 /* The largest of a row's scores, -inf when there is none. The maximum of a set is the same in any
  * order; -0 and +0 differ in no result. As max(s, m) gives m when s is NaN, it is never NaN. */
-INLINE float largest_score(const float *s, size_t count) {
+INLINE float largest_score(const float *s, uint64_t keys) {
     __m512 largest = _mm512_set1_ps(-INFINITY);
     UNROLLED
     for (size_t i = 0; i < FB_TILE_KEYS; i += LANES)
-        largest = _mm512_max_ps(score_x16(s, i, count), largest);
+        largest = _mm512_max_ps(score_x16(s, i, keys), largest);
     return _mm512_reduce_max_ps(largest);
 }
 
@@ -401,18 +379,19 @@ INLINE __m512 subtrahend(__m512 max) {
 }
 
 /* p = exp(s - max), and sums = sums * alpha + p. The 16 row sums are one register. */
-INLINE void weigh_row(const float *s, size_t count, float max, float alpha, float *sums, float *p) {
+INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, float *sums,
+                      float *p) {
     const __m512 subtract_x16 = subtrahend(_mm512_set1_ps(max));
     __m512 x[TILE_REGISTERS];
     UNROLLED
     for (size_t i = 0; i < TILE_REGISTERS; i++)
         /* An absent key is -inf here, and its exponential exactly +0. */
-        x[i] = _mm512_sub_ps(score_x16(s, i * LANES, count), subtract_x16);
+        x[i] = _mm512_sub_ps(score_x16(s, i * LANES, keys), subtract_x16);
     exponentials(TILE_REGISTERS, x);
     __m512 sums_x16 = _mm512_mul_ps(_mm512_loadu_ps(sums), _mm512_set1_ps(alpha));
     UNROLLED
     for (size_t i = 0; i < TILE_REGISTERS; i++) {
-        _mm512_storeu_ps(p + i * LANES, x[i]);
+        _mm512_storeu_ps(p + i * FB_ROWS_BLOCK, x[i]);
         sums_x16 = _mm512_add_ps(sums_x16, x[i]);
     }
     _mm512_storeu_ps(sums, sums_x16);
@@ -425,7 +404,7 @@ static void softmax_rows(const float *s, size_t rows, const size_t *counts, floa
     float largest[LANES] = {0};
     __mmask16 present = first_lanes(rows);
     for (size_t row = 0; row < rows; row++)
-        largest[row] = largest_score(s + row * FB_SCORE_STRIDE, counts[row]);
+        largest[row] = largest_score(s + row * FB_SCORE_STRIDE, first_keys(counts[row]));
     __m512 old_max = _mm512_maskz_loadu_ps(present, max);
     __m512 new_max = _mm512_max_ps(_mm512_loadu_ps(largest), old_max);
     __mmask16 stays = _mm512_cmp_ps_mask(new_max, old_max, _CMP_EQ_OQ);
@@ -434,15 +413,15 @@ static void softmax_rows(const float *s, size_t rows, const size_t *counts, floa
     _mm512_mask_storeu_ps(max, present, new_max);
     _mm512_mask_storeu_ps(alpha, present, alpha_x16);
     for (size_t row = 0; row < rows; row++)
-        weigh_row(s + row * FB_SCORE_STRIDE, counts[row], max[row], alpha[row],
-                  sums + row * FB_GROUP_KEYS, p + row * FB_TILE_KEYS);
+        weigh_row(s + row * FB_SCORE_STRIDE, first_keys(counts[row]), max[row], alpha[row],
+                  sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
 }
 
 static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
                     float *p, float *alpha) {
     for (size_t row = 0; row < rows; row += LANES)
         softmax_rows(s + row * FB_SCORE_STRIDE, rows - row < LANES ? rows - row : LANES,
-                     counts + row, max + row, sums + row * FB_GROUP_KEYS, p + row * FB_TILE_KEYS,
+                     counts + row, max + row, sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT,
                      alpha + row);
 }
 
