@@ -88,11 +88,12 @@ static void random_logits(random_stream *random, float *logits, size_t count) {
 
 /* Softmax and entropy in double precision. */
 static double softmax_reference(const float *logits, size_t count, double temperature, double *p) {
-    double largest = -INFINITY, sum = 0.0, entropy = 0.0;
+    float largest = -INFINITY; /* in float: see largest() in src/oracle/kind_layers.c */
+    double sum = 0.0, entropy = 0.0;
     for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, (double)logits[i]);
+        largest = fmaxf(largest, logits[i]);
     for (size_t i = 0; i < count; i++)
-        sum += p[i] = exp(((double)logits[i] - largest) / temperature);
+        sum += p[i] = exp(((double)logits[i] - (double)largest) / temperature);
     for (size_t i = 0; i < count; i++) {
         p[i] /= sum;
         double clamped = fmax(p[i], 1e-12);

@@ -19,11 +19,12 @@ static fb_status claim(fb_report *report, const char *tensor, fb_shape shape, co
     return fb_report_claim(report, &claim);
 }
 
+/* In float: gcc 12.2 for aarch64 crashes on a maximum over values that are widened in the loop. */
 static double largest(const float *values, size_t count) {
-    double found = 0.0;
+    float found = 0.0f;
     for (size_t i = 0; i < count; i++)
-        found = fmax(found, fabs((double)values[i]));
-    return found;
+        found = fmaxf(found, fabsf(values[i]));
+    return (double)found;
 }
 
 /* --- rope_1d ---------------------------------------------------------------------------------- */
