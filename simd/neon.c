@@ -11,9 +11,9 @@
  *
  * 20 independent chains hide an fma's 4 cycles at 4 a cycle (16 needed). FMLA multiplies by any
  * element of a register: one load a row serves four lines, and 21 loads feed 80 fma. Broadcasting
- * each element (LD1R) would take 36, and most Neoverse cores spend a vector slot on LD1R as well
- * (Arm's Software Optimization Guides): one for every four fma. Six rows would need all 32
- * registers, and neither gcc 12 nor clang 14 manages that without the stack.
+ * each element (LD1R) would take 36, and several of Arm's cores spend a vector slot on LD1R as well
+ * (their Software Optimization Guides): one for every four fma. Six rows would need all 32
+ * registers, which gcc 12 does not manage without the stack.
  *
  * A block is one chain long, and its first line multiplies instead of adding to zero. The sum of
  * the blocks so far waits in memory, in the L1 cache: there is no register for it.
@@ -175,8 +175,7 @@ INLINE void prefetch(const void *next, fetch_share share) {
         __builtin_prefetch((const char *)next + line * CACHE_LINE);
 }
 
-/* Rows of a call, cut evenly into tiles of at most 5: 16 rows are 4 + 4 + 4 + 4, not 5 + 5 + 5 + 1.
- */
+/* Rows of a call, cut evenly into tiles of at most 5: 6 rows are 3 + 3, not 5 + 1. */
 typedef struct row_tiles {
     size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
 } row_tiles;
