@@ -8,6 +8,8 @@
  *                video: sink and window of frames, reuse head by head, and which heads may
  *   model.h, tokenizer.h, generate.h
  *                block-diffusion language models (library flashblock-lm)
+ *   video_model.h, video.h
+ *                causal video diffusion models (library flashblock-lm)
  */
 #ifndef FLASHBLOCK_FLASHBLOCK_H
 #define FLASHBLOCK_FLASHBLOCK_H
@@ -23,6 +25,8 @@
 #include <flashblock/status.h>
 #include <flashblock/tokenizer.h>
 #include <flashblock/types.h>
+#include <flashblock/video.h>
 #include <flashblock/video_cache.h>
+#include <flashblock/video_model.h>
 
 #endif
