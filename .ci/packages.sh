@@ -5,9 +5,9 @@
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash-dev libjansson-dev
-    libpcre2-dev libutf8proc-dev"
+    libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libomp-dev libcriterion-dev"
+check="binutils clang clang-format libomp-dev libcriterion-dev gnuplot-nox"
 
 case "${1:-}" in
 build) wanted=$build ;;
