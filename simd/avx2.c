@@ -90,11 +90,11 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *a, 
     }
 }
 
-/* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
-                           size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+/* acc = a . b, one chain: over all 16 lines of a block, or over fewer where it is not WHOLE. */
+INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const float *a,
+                           block b, size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     multiply_line(ROWS, DTYPE, a, b, 0, true, acc);
-    if (lines == FB_SEGMENT) {
+    if (WHOLE) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
             multiply_line(ROWS, DTYPE, a, b, line, false, acc);
@@ -104,13 +104,26 @@ INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *a,
     }
 }
 
-/* Cache lines begin .. end-1 of every block are one row tile's to prefetch. */
+/* to [ROWS] at `stride` := what it holds, if ADD, + acc. */
+INLINE void add_block(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
+                      float *to, size_t stride) {
+    UNROLLED
+    for (int row = 0; row < ROWS; row++)
+        UNROLLED
+    for (int column = 0; column < TILE_COLUMNS; column++) {
+        float *at = to + (size_t)row * stride + column * LANES;
+        __m256 sum = acc[row][column];
+        _mm256_storeu_ps(at, ADD ? _mm256_add_ps(_mm256_loadu_ps(at), sum) : sum);
+    }
+}
+
+/* Of the cache lines behind `next` for every block, each row tile prefetches its share. */
 typedef struct fetch_share {
-    size_t begin, end;
+    size_t begin, lines, total;
 } fetch_share;
 
 INLINE void prefetch(const void *next, fetch_share share) {
-    for (size_t line = share.begin; line < share.end; line++)
+    for (size_t line = share.begin; line < share.begin + share.lines; line++)
         _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
 }
 
@@ -124,13 +137,22 @@ INLINE row_tiles cut_rows(size_t rows) {
     return (row_tiles){count, rows / count, rows % count};
 }
 
-INLINE fetch_share share_of_tile(row_tiles tiles, size_t tile, fb_dtype dtype) {
-    size_t lines = block_bytes(dtype) / CACHE_LINE;
-    return (fetch_share){tile * lines / tiles.count, (tile + 1) * lines / tiles.count};
+/* The first tile's; next_share gives the others'. */
+INLINE fetch_share first_share(row_tiles tiles, fb_dtype dtype) {
+    size_t total = block_bytes(dtype) / CACHE_LINE;
+    return (fetch_share){0, (total + tiles.count - 1) / tiles.count, total};
 }
 
-/* One row tile of the scores of one group. */
+INLINE fetch_share next_share(fetch_share share) {
+    share.begin += share.lines;
+    size_t left = share.total - share.begin;
+    share.lines = share.lines < left ? share.lines : left;
+    return share;
+}
+
+/* Row tiles of the scores of one group. */
 typedef struct scores_job {
+    size_t tiles;   /* so many, one after the other */
     const float *q; /* the tile's first row */
     size_t head_dim;
     const void *group; /* [head_dim][16] */
@@ -138,40 +160,59 @@ typedef struct scores_job {
     float scale;
     const void *next;
     fetch_share share;
-    float *s; /* [ROWS] at stride FB_SCORE_STRIDE */
+    float *s; /* at stride FB_SCORE_STRIDE */
 } scores_job;
 
-INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *job) {
-    const float *q = job->q;
-    block keys = {job->group, job->wide};
-    const char *next = job->next;
-    for (size_t first = 0; first < job->head_dim; first += FB_SEGMENT) {
-        size_t left = job->head_dim - first;
-        __m256 acc[TILE_ROWS][TILE_COLUMNS];
-        prefetch(next, job->share);
-        multiply_block(ROWS, DTYPE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+/* s := scale * (what it holds, if ADD, + acc) */
+INLINE void finish_scores(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
+                          const float *scale, float *s) {
+    const __m256 scale_x8 = _mm256_broadcast_ss(scale);
+    UNROLLED
+    for (int row = 0; row < ROWS; row++)
         UNROLLED
-        for (int row = 0; row < ROWS; row++) {
-            UNROLLED
-            for (int column = 0; column < TILE_COLUMNS; column++) {
-                float *s = job->s + row * FB_SCORE_STRIDE + column * LANES;
-                __m256 sum = acc[row][column];
-                if (first)
-                    sum = _mm256_add_ps(_mm256_loadu_ps(s), sum);
-                if (left <= FB_SEGMENT)
-                    sum = _mm256_mul_ps(_mm256_broadcast_ss(&job->scale), sum);
-                _mm256_storeu_ps(s, sum);
-            }
-        }
+    for (int column = 0; column < TILE_COLUMNS; column++) {
+        float *at = s + row * FB_SCORE_STRIDE + column * LANES;
+        __m256 sum = acc[row][column];
+        if (ADD)
+            sum = _mm256_add_ps(_mm256_loadu_ps(at), sum);
+        _mm256_storeu_ps(at, _mm256_mul_ps(scale_x8, sum));
+    }
+}
+
+INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+                        const scores_job *job) {
+    block keys = {job->group, job->wide};
+    const float *q = job->q;
+    const char *next = job->next;
+    const fetch_share share = job->share;
+    float *s = job->s;
+    __m256 acc[TILE_ROWS][TILE_COLUMNS];
+    size_t left = job->head_dim;
+    bool is_first = true;
+    for (; left > FB_SEGMENT; left -= FB_SEGMENT) {
+        prefetch(next, share);
+        multiply_block(ROWS, DTYPE, WHOLE, q, keys, FB_SEGMENT, acc);
+        if (is_first)
+            add_block(ROWS, false, acc, s, FB_SCORE_STRIDE);
+        else
+            add_block(ROWS, true, acc, s, FB_SCORE_STRIDE);
+        is_first = false;
         q += FB_ROWS_BLOCK;
         keys.lines = (const char *)keys.lines + block_bytes(DTYPE);
         keys.wide += BLOCK;
         next += block_bytes(DTYPE);
     }
+    prefetch(next, share);
+    multiply_block(ROWS, DTYPE, WHOLE, q, keys, left, acc);
+    if (is_first)
+        finish_scores(ROWS, false, acc, &job->scale, s);
+    else
+        finish_scores(ROWS, true, acc, &job->scale, s);
 }
 
-/* One row tile of the values of one panel. */
+/* Row tiles of the values of one panel. */
 typedef struct values_job {
+    size_t tiles;
     const float *p; /* the tile's first row */
     size_t num_keys;
     const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS]; /* the panel's, each [16 keys][16] */
@@ -180,77 +221,132 @@ typedef struct values_job {
     const void *next[FB_TILE_KEYS / FB_GROUP_KEYS];
     fetch_share share;
     float *sums; /* [ROWS][16] of scratch */
-    float *o;    /* [ROWS][16] at stride o_stride */
+    float *o;    /* [16] at stride o_stride */
     size_t o_stride;
 } values_job;
 
-INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const values_job *job) {
-    const float *p = job->p;
-    for (size_t first = 0; first < job->num_keys; first += FB_SEGMENT) {
-        size_t left = job->num_keys - first, group = first / FB_GROUP_KEYS;
-        block v = {job->blocks[group], job->wide + group * BLOCK};
-        __m256 acc[TILE_ROWS][TILE_COLUMNS];
-        prefetch(job->next[group], job->share);
-        multiply_block(ROWS, DTYPE, p + group * FB_ROWS_BLOCK, v,
-                       left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+/* o := fma(o, alpha, sums, if ADD, + acc) */
+INLINE void finish_values(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
+                          const float *sums, const float *alpha, float *o, size_t o_stride) {
+    UNROLLED
+    for (int row = 0; row < ROWS; row++) {
+        __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
         UNROLLED
-        for (int row = 0; row < ROWS; row++) {
-            __m256 alpha_x8 = _mm256_broadcast_ss(job->alpha + row);
-            UNROLLED
-            for (int column = 0; column < TILE_COLUMNS; column++) {
-                float *sums = job->sums + row * FB_PANEL_DIMS + column * LANES;
-                float *o = job->o + (size_t)row * job->o_stride + column * LANES;
-                __m256 sum = acc[row][column];
-                if (first)
-                    sum = _mm256_add_ps(_mm256_loadu_ps(sums), sum);
-                if (left > FB_SEGMENT)
-                    _mm256_storeu_ps(sums, sum);
-                else
-                    _mm256_storeu_ps(o, _mm256_fmadd_ps(_mm256_loadu_ps(o), alpha_x8, sum));
-            }
+        for (int column = 0; column < TILE_COLUMNS; column++) {
+            const float *sum_at = sums + row * FB_PANEL_DIMS + column * LANES;
+            float *at = o + (size_t)row * o_stride + column * LANES;
+            __m256 sum = acc[row][column];
+            if (ADD)
+                sum = _mm256_add_ps(_mm256_loadu_ps(sum_at), sum);
+            _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_loadu_ps(at), alpha_x8, sum));
         }
     }
 }
 
-typedef void scores_tile_fn(const scores_job *job);
-typedef void values_tile_fn(const values_job *job);
+INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+                        const values_job *job) {
+    const float *p = job->p;
+    const fetch_share share = job->share;
+    const void *const *blocks = job->blocks, *const *next = job->next;
+    float *sums = job->sums, *wide = job->wide;
+    __m256 acc[TILE_ROWS][TILE_COLUMNS];
+    size_t left = job->num_keys;
+    bool is_first = true;
+    for (; left > FB_SEGMENT; left -= FB_SEGMENT) {
+        prefetch(*next++, share);
+        multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide}, FB_SEGMENT, acc);
+        if (is_first)
+            add_block(ROWS, false, acc, sums, FB_PANEL_DIMS);
+        else
+            add_block(ROWS, true, acc, sums, FB_PANEL_DIMS);
+        is_first = false;
+        p += FB_ROWS_BLOCK;
+        wide += BLOCK;
+    }
+    prefetch(*next, share);
+    multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks, wide}, left, acc);
+    if (is_first)
+        finish_values(ROWS, false, acc, sums, job->alpha, job->o, job->o_stride);
+    else
+        finish_values(ROWS, true, acc, sums, job->alpha, job->o, job->o_stride);
+}
 
-/* KIND_NAME[rows - 1]: the tile for each number of rows. */
-#define TILES(KIND, NAME, DTYPE)                                                                   \
-    static void KIND##_##NAME##_1(const KIND##_job *job) {                                         \
-        KIND##_tile(1, DTYPE, job);                                                                \
+/* All of a job's tiles; *job is then at the row behind them. */
+INLINE void scores_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, scores_job *job) {
+    for (size_t tile = 0; tile < job->tiles; tile++) {
+        scores_tile(ROWS, DTYPE, WHOLE, job);
+        job->q += ROWS * FB_SEGMENT;
+        job->s += ROWS * FB_SCORE_STRIDE;
+        job->share = next_share(job->share);
+    }
+}
+
+INLINE void values_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, values_job *job) {
+    for (size_t tile = 0; tile < job->tiles; tile++) {
+        values_tile(ROWS, DTYPE, WHOLE, job);
+        job->p += ROWS * FB_SEGMENT;
+        job->alpha += ROWS;
+        job->o += (size_t)ROWS * job->o_stride;
+        job->share = next_share(job->share);
+    }
+}
+
+typedef void scores_fn(scores_job *job);
+typedef void values_fn(values_job *job);
+
+/* KIND_NAME[rows - 1]: the function for tiles of so many rows. Products whose length is no multiple
+ * of 16 have functions of their own, compact rather than fast: a branch between a whole block and a
+ * shorter one would cost registers in the former. */
+#define TILES(KIND, NAME, DTYPE, WHOLE)                                                            \
+    static void KIND##_##NAME##_1(KIND##_job *job) {                                               \
+        KIND##_tiles(1, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static void KIND##_##NAME##_2(const KIND##_job *job) {                                         \
-        KIND##_tile(2, DTYPE, job);                                                                \
+    static void KIND##_##NAME##_2(KIND##_job *job) {                                               \
+        KIND##_tiles(2, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static void KIND##_##NAME##_3(const KIND##_job *job) {                                         \
-        KIND##_tile(3, DTYPE, job);                                                                \
+    static void KIND##_##NAME##_3(KIND##_job *job) {                                               \
+        KIND##_tiles(3, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static void KIND##_##NAME##_4(const KIND##_job *job) {                                         \
-        KIND##_tile(4, DTYPE, job);                                                                \
+    static void KIND##_##NAME##_4(KIND##_job *job) {                                               \
+        KIND##_tiles(4, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static void KIND##_##NAME##_5(const KIND##_job *job) {                                         \
-        KIND##_tile(5, DTYPE, job);                                                                \
+    static void KIND##_##NAME##_5(KIND##_job *job) {                                               \
+        KIND##_tiles(5, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static void KIND##_##NAME##_6(const KIND##_job *job) {                                         \
-        KIND##_tile(6, DTYPE, job);                                                                \
+    static void KIND##_##NAME##_6(KIND##_job *job) {                                               \
+        KIND##_tiles(6, DTYPE, WHOLE, job);                                                        \
     }                                                                                              \
-    static KIND##_tile_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
+    static KIND##_fn *const KIND##_##NAME[TILE_ROWS] = {                                           \
         KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
         KIND##_##NAME##_4, KIND##_##NAME##_5, KIND##_##NAME##_6,                                   \
     };
 
-TILES(scores, f32, FB_F32)
-TILES(scores, bf16, FB_BF16)
-TILES(scores, f16, FB_F16)
-TILES(values, f32, FB_F32)
-TILES(values, bf16, FB_BF16)
-TILES(values, f16, FB_F16)
+TILES(scores, f32, FB_F32, true)
+TILES(scores, f32_short, FB_F32, false)
+TILES(scores, bf16, FB_BF16, true)
+TILES(scores, bf16_short, FB_BF16, false)
+TILES(scores, f16, FB_F16, true)
+TILES(scores, f16_short, FB_F16, false)
+TILES(values, f32, FB_F32, true)
+TILES(values, f32_short, FB_F32, false)
+TILES(values, bf16, FB_BF16, true)
+TILES(values, bf16_short, FB_BF16, false)
+TILES(values, f16, FB_F16, true)
+TILES(values, f16_short, FB_F16, false)
 
-static scores_tile_fn *const *const scores_tiles[FB_NUM_DTYPES] = {scores_f32, scores_bf16,
-                                                                   scores_f16};
-static values_tile_fn *const *const values_tiles[FB_NUM_DTYPES] = {values_f32, values_bf16,
-                                                                   values_f16};
+/* By type, and whether the length is a multiple of 16. */
+static scores_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {{scores_f32_short, scores_f32},
+                                                                   {scores_bf16_short, scores_bf16},
+                                                                   {scores_f16_short, scores_f16}};
+static values_fn *const *const values_by_type[FB_NUM_DTYPES][2] = {{values_f32_short, values_f32},
+                                                                   {values_bf16_short, values_bf16},
+                                                                   {values_f16_short, values_f16}};
+
+/* Rows of the tile that comes when `done` tiles are done, and how many such tiles follow. */
+INLINE size_t tiles_alike(row_tiles tiles, size_t done, size_t *rows) {
+    *rows = tiles.base + (done < tiles.longer);
+    return (done < tiles.longer ? tiles.longer : tiles.count) - done;
+}
 
 /* One group stays in the L1 cache while all rows pass by. */
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
@@ -265,19 +361,19 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
             .wide = wide,
             .scale = scale,
             .next = next[group],
+            .share = first_share(tiles, dtype),
             .s = s + group * FB_GROUP_KEYS,
         };
         fb_dtype stored = dtype; /* the first tile of rows widens for the others */
-        for (size_t tile = 0; tile < tiles.count; tile++) {
-            size_t tile_rows = tiles.base + (tile < tiles.longer);
-            job.share = share_of_tile(tiles, tile, dtype);
-            scores_tiles[stored][tile_rows - 1](&job);
+        for (size_t done = 0, tile_rows; done < tiles.count; done += job.tiles) {
+            job.tiles = tiles_alike(tiles, done, &tile_rows);
+            if (stored != FB_F32)
+                job.tiles = 1;
+            scores_by_type[stored][head_dim % FB_SEGMENT == 0][tile_rows - 1](&job);
             if (stored != FB_F32) {
                 stored = FB_F32;
                 job.group = wide;
             }
-            job.q += tile_rows * FB_SEGMENT;
-            job.s += tile_rows * FB_SCORE_STRIDE;
         }
     }
 }
@@ -296,6 +392,7 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
             .num_keys = num_keys,
             .wide = wide,
             .alpha = alpha,
+            .share = first_share(tiles, dtype),
             .sums = sums,
             .o = o + panel * FB_PANEL_DIMS,
             .o_stride = panels * FB_PANEL_DIMS,
@@ -305,18 +402,14 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
             job.next[group] = (const char *)next[group] + panel * block_bytes(dtype);
         }
         fb_dtype stored = dtype;
-        for (size_t tile = 0; tile < tiles.count; tile++) {
-            size_t tile_rows = tiles.base + (tile < tiles.longer);
-            job.share = share_of_tile(tiles, tile, dtype);
-            values_tiles[stored][tile_rows - 1](&job);
-            if (stored != FB_F32) {
-                stored = FB_F32;
-                for (size_t group = 0; group < num_groups; group++)
-                    job.blocks[group] = wide + group * BLOCK;
-            }
-            job.p += tile_rows * FB_SEGMENT;
-            job.alpha += tile_rows;
-            job.o += tile_rows * job.o_stride;
+        for (size_t done = 0, tile_rows; done < tiles.count; done += job.tiles) {
+            job.tiles = tiles_alike(tiles, done, &tile_rows);
+            if (stored != FB_F32)
+                job.tiles = 1;
+            values_by_type[stored][num_keys % FB_SEGMENT == 0][tile_rows - 1](&job);
+            for (size_t group = 0; group < num_groups && stored != FB_F32; group++)
+                job.blocks[group] = wide + group * BLOCK;
+            stored = FB_F32;
         }
     }
 }
@@ -384,7 +477,8 @@ INLINE float raised_max(const float *s, size_t count, float max) {
     return max_of_lanes(_mm256_max_ps(max0, max1));
 }
 
-/* p = exp(s - subtract), and sums = sums * alpha + p. */
+/* p = exp(s - subtract), and sums = sums * alpha + p. Two functions on their own: in a loop over
+ * rows compilers would keep the constants of the exponentials on the stack. */
 INLINE void weigh_row(const float *s, size_t count, float subtract, float alpha, float *sums,
                       float *p) {
     const __m256 subtract_x8 = _mm256_set1_ps(subtract), alpha_x8 = _mm256_set1_ps(alpha);
@@ -411,6 +505,16 @@ INLINE void weigh_row(const float *s, size_t count, float subtract, float alpha,
     _mm256_storeu_ps(sums + LANES, sums1);
 }
 
+static __attribute__((noinline)) void weigh_whole_row(const float *s, float subtract, float alpha,
+                                                      float *sums, float *p) {
+    weigh_row(s, FB_TILE_KEYS, subtract, alpha, sums, p);
+}
+
+static __attribute__((noinline)) void weigh_short_row(const float *s, size_t count, float subtract,
+                                                      float alpha, float *sums, float *p) {
+    weigh_row(s, count, subtract, alpha, sums, p);
+}
+
 /* Maxima of all rows, then factors of all rows, then weights: within a row each waits for the one
  * before, and one row alone would leave the multipliers idle meanwhile. */
 static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
@@ -428,12 +532,11 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
     memcpy(alpha, change, rows * sizeof *alpha);
     for (size_t row = 0; row < rows; row++) {
         const float *row_s = s + row * FB_SCORE_STRIDE;
+        float *row_sums = sums + row * FB_GROUP_KEYS, *row_p = p + row * FB_SEGMENT;
         if (counts[row] == FB_TILE_KEYS)
-            weigh_row(row_s, FB_TILE_KEYS, subtract[row], alpha[row], sums + row * FB_GROUP_KEYS,
-                      p + row * FB_SEGMENT);
+            weigh_whole_row(row_s, subtract[row], alpha[row], row_sums, row_p);
         else
-            weigh_row(row_s, counts[row], subtract[row], alpha[row], sums + row * FB_GROUP_KEYS,
-                      p + row * FB_SEGMENT);
+            weigh_short_row(row_s, counts[row], subtract[row], alpha[row], row_sums, row_p);
     }
 }
 

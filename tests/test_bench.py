@@ -85,7 +85,7 @@ def folder():
 
 @case
 def help_texts():
-    for name in ("attention", "decode", "limits", "merge"):
+    for name in ("attention", "decode", "limits", "merge", "video"):
         text = succeeded(bench(name, "--help"))
         expect(text.startswith(f"Usage: flashblock bench {name} "), text[:60])
         expect(all(len(line) <= 100 for line in text.split("\n")), name)
@@ -281,6 +281,27 @@ def merges():
     value = measured("merge", "--rows", "8,64", "--head-dim", 32, *QUICK)
     expect_equal([entry["name"] for entry in value["cases"]], ["merge-r8-d32", "merge-r64-d32"],
                  "names")
+
+
+SMALL_VIDEO = ["--heads", 2, "--head-dim", 32, "--frame-tokens", 20, "--window-frames", 6, "--sink-frames", 2]
+
+
+@case
+def video():
+    small = [*SMALL_VIDEO, "--block-frames", 2, "--rows", 8, "--repeats", 2]
+    value = json.loads(succeeded(bench("video", *small, "--reused-heads", "0,1,2", "--json")))
+    dense = find(value, implementation="dense", name="video-h2-d32-b40-w120")
+    reused = find(value, implementation="flashblock", name="video-h2-d32-b40-w120")
+    [summary] = value["video"]
+    pairs = 8 * 4 * 2 * 120  # rows, passes, heads, keys
+    saved = 8 * 3 * 80  # rows, heads that reuse, external keys
+    expect_close(summary["work_ratio"], pairs / (pairs - saved), "work ratio")
+    expect_close(dense["gflops"] * dense["seconds_median"], 4e-9 * 32 * pairs, "dense")
+    expect_close(reused["gflops"] * reused["seconds_median"], 4e-9 * 32 * (pairs - saved), "reused")
+    expect_error(bench("video", *small, "--reused-heads", "0,3"), 2, "--reused-heads")
+    expect_error(bench("video", *small[:-4], "--rows", 41), 2, "--rows", "40")
+    expect_error(bench("video", *SMALL_VIDEO, "--block-frames", 7, "--rows", 8, "--reused-heads", 1), 2, "window_frames is 6")
+    expect_error(bench("video", "--calibration", "/no/such/file"), 1, "/no/such/file")
 
 
 @case

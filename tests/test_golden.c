@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const folders[] = {"attn",  "gen",       "kern",   "model", "rope",
-                                      "sched", "sdar_attn", "select", "split"};
+static const char *const folders[] = {"attn",  "gen",       "kern",   "model", "pipeline", "rope",
+                                      "sched", "sdar_attn", "select", "split", "video"};
 enum { NUM_FOLDERS = sizeof folders / sizeof folders[0] };
 
 /* The files of all folders, one after the other, as Criterion takes parameters. */
@@ -67,13 +67,15 @@ Test(golden, every_kind_occurs) {
     static const struct {
         const char *folder, *prefix;
     } kinds[] = {
-        {"attn", "attn_"},      {"split", "split_"},
-        {"kern", "merge_"},     {"kern", "varlen_"},
-        {"kern", "curblock_"},  {"rope", "sdar_rope_"},
-        {"rope", "rmsnorm_"},   {"sdar_attn", ""},
-        {"model", ""},          {"gen", ""},
-        {"sched", ""},          {"select", "select_"},
-        {"select", "sampler_"},
+        {"attn", "attn_"},       {"split", "split_"},
+        {"kern", "merge_"},      {"kern", "varlen_"},
+        {"kern", "curblock_"},   {"rope", "sdar_rope_"},
+        {"rope", "rmsnorm_"},    {"sdar_attn", ""},
+        {"model", ""},           {"gen", ""},
+        {"sched", ""},           {"select", "select_"},
+        {"select", "sampler_"},  {"rope", "video_rope_"},
+        {"rope", "video_norm_"}, {"rope", "flow_scheduler_"},
+        {"video", ""},           {"pipeline", ""},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         cr_expect(golden_count(kinds[i].folder, kinds[i].prefix) > 0, "%s/%s holds no %s*",

@@ -4,14 +4,20 @@
  *   attention.h  part = attend(view), merge; the canonical order; the double-precision truth
  *   kv_cache.h   keys and values of a sequence
  *   reuse.h      the cached block-external part and when it is reused
+ *   video_cache.h, head_reuse.h, calibration.h
+ *                video: sink and window of frames, reuse head by head, and which heads may
  *   model.h, tokenizer.h, generate.h
  *                block-diffusion language models (library flashblock-lm)
+ *   video_model.h, video.h
+ *                causal video diffusion models (library flashblock-lm)
  */
 #ifndef FLASHBLOCK_FLASHBLOCK_H
 #define FLASHBLOCK_FLASHBLOCK_H
 
 #include <flashblock/attention.h>
+#include <flashblock/calibration.h>
 #include <flashblock/generate.h>
+#include <flashblock/head_reuse.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
@@ -19,5 +25,8 @@
 #include <flashblock/status.h>
 #include <flashblock/tokenizer.h>
 #include <flashblock/types.h>
+#include <flashblock/video.h>
+#include <flashblock/video_cache.h>
+#include <flashblock/video_model.h>
 
 #endif

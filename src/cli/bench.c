@@ -28,6 +28,7 @@ static const bench_command commands[] = {
     {"decode", "forward passes of a model's blocks, dense and with FlashBlock", fb_bench_decode},
     {"limits", "what this machine can do at best", fb_bench_limits},
     {"merge", "the log-space merge of two parts", fb_bench_merge},
+    {"video", "a video model's attention, dense and with head-wise reuse", fb_bench_video},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };

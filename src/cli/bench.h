@@ -15,6 +15,7 @@ int fb_bench_attention(int argc, char **argv);
 int fb_bench_decode(int argc, char **argv);
 int fb_bench_limits(int argc, char **argv);
 int fb_bench_merge(int argc, char **argv);
+int fb_bench_video(int argc, char **argv);
 
 /* Options that every command has. */
 typedef struct fb_bench_settings {

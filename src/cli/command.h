@@ -4,10 +4,12 @@
 #define FB_CLI_COMMAND_H
 
 int fb_command_bench(int argc, char **argv);
+int fb_command_calibrate(int argc, char **argv);
 int fb_command_generate(int argc, char **argv);
 int fb_command_golden(int argc, char **argv);
 int fb_command_info(int argc, char **argv);
 int fb_command_selftest(int argc, char **argv);
 int fb_command_verify(int argc, char **argv);
+int fb_command_video(int argc, char **argv);
 
 #endif

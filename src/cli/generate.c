@@ -26,15 +26,6 @@ typedef struct settings {
     bool visual, compare;
 } settings;
 
-static fb_status parse_compat(const char *text, void *target) {
-    for (fb_compat compat = FB_COMPAT_PAPER; compat <= FB_COMPAT_RELEASED; compat++)
-        if (strcmp(text, fb_compat_name(compat)) == 0) {
-            *(fb_compat *)target = compat;
-            return FB_OK;
-        }
-    return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither paper nor released", text);
-}
-
 static fb_status parse_remasking(const char *text, void *target) {
     return fb_remasking_parse(text, target);
 }
@@ -107,7 +98,7 @@ static const fb_option option_list[] = {
      .name = "compat",
      .argument = "NAME",
      TARGET(options.compat),
-     .parse = parse_compat,
+     .parse = fb_option_parse_compat,
      .otherwise = "paper",
      .help = "\"paper\": what the paper means; \"released\": what its published engine does"},
     {.kind = FB_OPTION_PARSED,

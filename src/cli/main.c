@@ -14,12 +14,15 @@ typedef struct command {
 
 static const command commands[] = {
     {"bench", "measure speed beside the limits of this machine", fb_command_bench},
+    {"calibrate", "find out which heads of a video model may reuse, at which steps",
+     fb_command_calibrate},
     {"generate", "write text with a block-diffusion language model", fb_command_generate},
     {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
      fb_command_golden},
     {"info", "what this build and this machine have", fb_command_info},
     {"selftest", "check this build against the golden hashes", fb_command_selftest},
     {"verify", "check case files, or another implementation's results of one", fb_command_verify},
+    {"video", "make clips with a video diffusion model", fb_command_video},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -4,6 +4,7 @@
 #include "memory.h"
 #include "output.h"
 
+#include <flashblock/reuse.h>
 #include <flashblock/types.h>
 
 #include <errno.h>
@@ -31,6 +32,14 @@ void fb_option_list_free(fb_option_list *list) {
 
 fb_status fb_option_parse_dtype(const char *text, void *dtype) {
     return fb_dtype_parse(text, dtype);
+}
+
+fb_status fb_option_parse_compat(const char *text, void *compat) {
+    bool released = strcmp(text, "released") == 0;
+    if (!released && strcmp(text, "paper") != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither paper nor released", text);
+    *(fb_compat *)compat = released ? FB_COMPAT_RELEASED : FB_COMPAT_PAPER;
+    return FB_OK;
 }
 
 /* --- values ----------------------------------------------------------------------------------- */

@@ -75,6 +75,9 @@ typedef struct fb_arguments {
 /* `parse` of an option whose target is an fb_dtype. */
 fb_status fb_option_parse_dtype(const char *text, void *dtype);
 
+/* The same for an fb_compat: "paper", "released". */
+fb_status fb_option_parse_compat(const char *text, void *compat);
+
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;

@@ -19,12 +19,16 @@ extern const size_t fb_num_kinds;
 fb_recompute_fn fb_recompute_attention, fb_recompute_current_block; /* kind_attention.c */
 fb_recompute_fn fb_recompute_split_merge, fb_recompute_fused_merge; /* kind_merge.c */
 fb_recompute_fn fb_recompute_head_masked_merge;
-fb_recompute_fn fb_recompute_denoising_sequence;            /* kind_sequence.c */
-fb_recompute_fn fb_recompute_rope_1d, fb_recompute_rmsnorm; /* kind_layers.c */
-fb_recompute_fn fb_recompute_sdar_attention;                /* kind_sdar_attention.c */
-fb_recompute_fn fb_recompute_model_logits;                  /* kind_model.c */
-fb_recompute_fn fb_recompute_scheduler_trace;               /* kind_schedule.c */
-fb_recompute_fn fb_recompute_generation;                    /* kind_generation.c */
+fb_recompute_fn fb_recompute_denoising_sequence;               /* kind_sequence.c */
+fb_recompute_fn fb_recompute_rope_1d, fb_recompute_rmsnorm;    /* kind_layers.c */
+fb_recompute_fn fb_recompute_sdar_attention;                   /* kind_sdar_attention.c */
+fb_recompute_fn fb_recompute_model_logits;                     /* kind_model.c */
+fb_recompute_fn fb_recompute_scheduler_trace;                  /* kind_schedule.c */
+fb_recompute_fn fb_recompute_generation;                       /* kind_generation.c */
+fb_recompute_fn fb_recompute_rope_3d, fb_recompute_video_norm; /* kind_video_layers.c */
+fb_recompute_fn fb_recompute_flow_scheduler;
+fb_recompute_fn fb_recompute_pipeline;        /* kind_pipeline.c */
+fb_recompute_fn fb_recompute_video_attention; /* kind_video_attention.c */
 fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* kind_select.c */
 
 /* Checks one file. report->verbose and report->candidate are the caller's; the rest is filled in.

@@ -4,8 +4,9 @@
 # packages already stays as it is.
 set -eu
 
-packages="libc6-dev,libgcc-12-dev,libgomp1,libopenblas-dev,libxxhash-dev,libjansson-dev,libpcre2-dev"
-packages="$packages,libutf8proc-dev,libcriterion-dev"
+# The libraries that the build takes here, clang's OpenMP apart, and what the compiler brings here.
+packages=$("$(dirname "$(readlink -f "$0")")/../../../.ci/packages.sh" check --list |
+    grep '^lib.*-dev$' | grep -v '^libomp' | sort | tr '\n' ',')libgcc-12-dev,libgomp1
 
 directory=$1
 stamp=$directory/.packages # written last

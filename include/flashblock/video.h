@@ -1,0 +1,82 @@
+/* Generating clips, block by block, each from noise in a few denoising steps; and calibrating.
+ *
+ * A block starts as noise. Each step predicts the clean block, x0 = x - sigma * flow, and makes the
+ * next input of it with fresh noise, (1 - sigma') x0 + sigma' noise; the last step's x0 is the
+ * result. One more pass over it, at time context_noise, leaves its keys and values in the cache.
+ * (CausalInferencePipeline.inference.) A block's passes are steps 0 .. num_denoising_steps; the
+ * pass over the clean frames is the last and may reuse as any other.
+ *
+ * Of a model with coordinate channels they follow the clip's own in each input: from -1 at the left
+ * to 1 at the right edge, and from -1 at the top to 1 at the bottom.
+ *
+ * Noise is drawn by counting (Philox, Box-Muller): it depends on seed, clip, block, step and place
+ * alone.
+ */
+#ifndef FLASHBLOCK_VIDEO_H
+#define FLASHBLOCK_VIDEO_H
+
+#include <flashblock/calibration.h>
+#include <flashblock/video_model.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One clip. A frame is [out_dim, frame_height, frame_width]. The model's in_dim is out_dim, plus
+ * its coordinate channels. */
+typedef struct fb_video_clip {
+    const float *text;    /* [text_len, text_dim] */
+    uint64_t seed;        /* of its noise */
+    const float *noise;   /* [num_frames] frames to start from; NULL: drawn */
+    const float *renoise; /* fresh noise: for each block, for each step but the last, the frames of
+                             a whole block; NULL: drawn */
+    float *frames;        /* [num_frames] frames: the result; belongs to the caller */
+} fb_video_clip;
+
+/* A pass that has been made. */
+typedef struct fb_video_pass {
+    size_t block, step, num_blocks, num_steps;
+    size_t clip;        /* of those of the call */
+    const float *input; /* frames of the block, without coordinates */
+    const float *flow;  /* what the model said about it */
+} fb_video_pass;
+
+typedef struct fb_video_options {
+    size_t num_frames;           /* at least 1; the last block may be shorter than the others */
+    fb_calibration *calibration; /* which heads reuse; NULL: dense. Of this model */
+    fb_dtype kv_dtype;
+    fb_compat compat; /* released: see video_cache.h; and the LSEs that a block's first pass keeps
+                         are rounded to kv_dtype, as the paper's wrapper does in bf16 */
+    void (*after_pass)(const fb_video_pass *pass, void *context); /* NULL: nobody is told */
+    void *context;
+} fb_video_options;
+
+/* 21 frames, dense, float32, FB_COMPAT_PAPER. */
+FB_API fb_video_options fb_video_options_default(void);
+
+/* What was done, over all clips. */
+typedef struct fb_video_stats {
+    fb_video_times times;
+    size_t passes;
+    size_t heads_refreshed, heads_reused; /* in passes after a block's first, with a history */
+    double work, dense_work; /* pairs of query and key of self-attention: done, and done if dense */
+} fb_video_stats;
+
+/* Generates `count` clips in one batch. stats may be NULL. Frames are undefined on error. */
+FB_API fb_status fb_video_generate(fb_video_model *model, const fb_video_clip *clips, size_t count,
+                                   const fb_video_options *options, fb_video_stats *stats);
+
+/* Generates the clips densely while `calibration` (of this model) observes all of them together:
+ * the paper's calibration over a batch of prompts. options->calibration is not looked at. */
+FB_API fb_status fb_video_calibrate(fb_video_model *model, const fb_video_clip *clips, size_t count,
+                                    const fb_video_options *options, fb_calibration *calibration,
+                                    fb_video_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

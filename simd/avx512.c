@@ -1,0 +1,475 @@
+/* The kernels for AVX-512 F, BW, VL and DQ: 16 lanes, 32 registers.
+ *
+ * Scores and values are the same product (kernels.h): rows of A against blocks of 16 lines of 16
+ * elements. A line of a block is one register, so blocks are taken in pairs, those of two groups of
+ * keys or of two panels of values. The register tile is 12 rows x 32 columns: 24 accumulators, the
+ * pair's two lines, 1 broadcast element of A; 27 in all.
+ *
+ *                first block   second block     For each line of the pair: load two registers,
+ *     row 0    [  acc[0][0]  |  acc[0][1]   ]   broadcast an element of each row, 24 fma. 14 loads
+ *      ...          ...            ...          feed 24 fma, where two loads and two fma a cycle
+ *     row 11   [  acc[11][0] |  acc[11][1]  ]   are possible; 8 independent chains would do.
+ *
+ * The odd block at the end is multiplied alone, 12 rows x 16 columns. An element of A then has one
+ * use only, and its broadcast is part of the fma ({1to16}). In a pair it has two, and would be
+ * loaded twice: 26 loads for 24 fma, more than the load ports have.
+ *
+ * A block is one chain long; its first line multiplies instead of adding to zero. The sum of the
+ * blocks so far waits in memory, in the L1 cache, as there is no register for it. So all rows pass
+ * by one pair of blocks before the next pair comes, and 16-bit types are widened once, into 2 KiB
+ * of the kernel's own: the scratch that callers offer is not needed.
+ *
+ * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
+ * Tails are masked: they compute what the body computes, and touch nothing outside.
+ */
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) ||                   \
+    !defined(__AVX512DQ__)
+#error "compile simd/avx512.c with -mavx512f -mavx512bw -mavx512vl -mavx512dq"
+#endif
+
+#include "constants.h"
+#include "kernels.h"
+
+#include <flashblock/attention.h>
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Loops over the tile's rows and lines must go, or its accumulators are no registers. */
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
+enum {
+    LANES = 16,
+    TILE_ROWS = 12,
+    TILE_COLUMNS = 2, /* registers, each a line of another block */
+    BLOCK = 16 * 16,  /* elements */
+    CACHE_LINE = 64,
+    TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
+};
+
+INLINE size_t block_bytes(fb_dtype dtype) {
+    return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+/* The first `count` of 16 lanes. */
+INLINE __mmask16 first_lanes(size_t count) {
+    return count < LANES ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff;
+}
+
+/* ---- widening ---- */
+
+INLINE __m512 widen_x16(const fb_dtype DTYPE, __m256i half_x16) {
+    if (DTYPE == FB_F16)
+        return _mm512_cvtph_ps(half_x16);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half_x16), 16));
+}
+
+INLINE void widen(const fb_dtype DTYPE, const uint16_t *from, float *to, size_t count) {
+    for (size_t i = 0; i < count; i += LANES) {
+        __mmask16 lanes = first_lanes(count - i);
+        __m256i half_x16 = _mm256_maskz_loadu_epi16(lanes, from + i);
+        _mm512_mask_storeu_ps(to + i, lanes, widen_x16(DTYPE, half_x16));
+    }
+}
+
+static void widen_bf16(const uint16_t *from, float *to, size_t count) {
+    widen(FB_BF16, from, to, count);
+}
+
+static void widen_f16(const uint16_t *from, float *to, size_t count) {
+    widen(FB_F16, from, to, count);
+}
+
+/* `lines` lines of a block as floats: where they are, or widened into `wide`, [16][16]. */
+INLINE const float *as_floats(fb_dtype dtype, const void *block, size_t lines, float *wide) {
+    if (dtype == FB_F32)
+        return block;
+    (dtype == FB_BF16 ? widen_bf16 : widen_f16)(block, wide, lines * LANES);
+    return wide;
+}
+
+/* ---- the product of some rows with a block, or with a pair ---- */
+
+/* Cache lines begin .. end-1 of every block are one row tile's to prefetch. */
+typedef struct fetch_share {
+    size_t begin, end;
+} fetch_share;
+
+/* What becomes of the sum of the blocks so far. */
+typedef enum destination {
+    TO_SUMS,   /* more blocks follow */
+    TO_SCORES, /* sums = scale * sum */
+    TO_OUTPUT, /* o = fma(o, alpha, sum) */
+} destination;
+
+typedef struct product_job {
+    const float *a;               /* [rows][16], of which `lines` elements are there */
+    const float *b[TILE_COLUMNS]; /* each [lines][16] */
+    size_t lines;
+    const char *next[TILE_COLUMNS]; /* what to prefetch for each */
+    fetch_share share;
+    bool first; /* there is no sum of earlier blocks */
+    destination to;
+    float *sums; /* [rows][16 or 32] at stride sums_stride */
+    size_t sums_stride;
+    float scale;
+    const float *alpha; /* [rows] */
+    float *o;           /* [rows][16 or 32] at stride o_stride */
+    size_t o_stride;
+} product_job;
+
+/* acc = or += one line's products, for all rows. ROWS, COLUMNS and FIRST are constants wherever
+ * these functions are inlined. */
+INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FIRST, const float *a,
+                          const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
+    __m512 b_x16[TILE_COLUMNS];
+    UNROLLED
+    for (size_t column = 0; column < COLUMNS; column++)
+        b_x16[column] = _mm512_loadu_ps(b[column] + line * LANES);
+    UNROLLED
+    for (size_t row = 0; row < ROWS; row++) {
+        __m512 a_x16 = _mm512_set1_ps(a[row * FB_SEGMENT + line]);
+        UNROLLED
+        for (size_t column = 0; column < COLUMNS; column++)
+            acc[row][column] = FIRST ? _mm512_mul_ps(a_x16, b_x16[column])
+                                     : _mm512_fmadd_ps(a_x16, b_x16[column], acc[row][column]);
+    }
+}
+
+/* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
+INLINE void multiply_block(const size_t ROWS, const size_t COLUMNS, const product_job *job,
+                           __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
+    const float *b[TILE_COLUMNS] = {job->b[0], job->b[1]};
+    multiply_line(ROWS, COLUMNS, true, job->a, b, 0, acc);
+    if (job->lines == FB_SEGMENT) {
+        UNROLLED
+        for (size_t line = 1; line < FB_SEGMENT; line++)
+            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+    } else {
+        for (size_t line = 1; line < job->lines; line++)
+            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+    }
+}
+
+INLINE void prefetch(const char *next, fetch_share share) {
+    for (size_t line = share.begin; line < share.end; line++)
+        _mm_prefetch(next + line * CACHE_LINE, _MM_HINT_T0);
+}
+
+#define EACH_ROW_AND_COLUMN                                                                        \
+    UNROLLED for (size_t row = 0; row < ROWS; row++)                                               \
+        UNROLLED for (size_t column = 0; column < COLUMNS; column++)
+
+INLINE void product_tile(const size_t ROWS, const size_t COLUMNS, const product_job *job) {
+    __m512 acc[TILE_ROWS][TILE_COLUMNS];
+    for (size_t column = 0; column < COLUMNS; column++)
+        prefetch(job->next[column], job->share);
+    multiply_block(ROWS, COLUMNS, job, acc);
+    float *sums = job->sums, *o = job->o;
+    if (!job->first) {
+        EACH_ROW_AND_COLUMN {
+            __m512 sum = _mm512_loadu_ps(sums + row * job->sums_stride + column * LANES);
+            acc[row][column] = _mm512_add_ps(sum, acc[row][column]);
+        }
+    }
+    if (job->to == TO_OUTPUT) {
+        EACH_ROW_AND_COLUMN {
+            float *out = o + row * job->o_stride + column * LANES;
+            __m512 alpha_x16 = _mm512_set1_ps(job->alpha[row]);
+            _mm512_storeu_ps(out,
+                             _mm512_fmadd_ps(_mm512_loadu_ps(out), alpha_x16, acc[row][column]));
+        }
+        return;
+    }
+    if (job->to == TO_SCORES) {
+        EACH_ROW_AND_COLUMN acc[row][column] =
+            _mm512_mul_ps(_mm512_set1_ps(job->scale), acc[row][column]);
+    }
+    EACH_ROW_AND_COLUMN
+    _mm512_storeu_ps(sums + row * job->sums_stride + column * LANES, acc[row][column]);
+}
+
+typedef void product_tile_fn(const product_job *job);
+
+/* product_tiles[columns - 1][rows - 1] */
+#define TILE(ROWS)                                                                                 \
+    static void product_##ROWS##x1(const product_job *job) {                                       \
+        product_tile(ROWS, 1, job);                                                                \
+    }                                                                                              \
+    static void product_##ROWS##x2(const product_job *job) {                                       \
+        product_tile(ROWS, 2, job);                                                                \
+    }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+TILE(7)
+TILE(8)
+TILE(9)
+TILE(10)
+TILE(11)
+TILE(12)
+static product_tile_fn *const product_tiles[TILE_COLUMNS][TILE_ROWS] = {
+    {product_1x1, product_2x1, product_3x1, product_4x1, product_5x1, product_6x1, product_7x1,
+     product_8x1, product_9x1, product_10x1, product_11x1, product_12x1},
+    {product_1x2, product_2x2, product_3x2, product_4x2, product_5x2, product_6x2, product_7x2,
+     product_8x2, product_9x2, product_10x2, product_11x2, product_12x2},
+};
+
+/* Rows of a call, cut evenly into tiles of at most 12: 16 rows are 8 + 8, not 12 + 4. */
+typedef struct row_tiles {
+    size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
+} row_tiles;
+
+INLINE row_tiles cut_rows(size_t rows) {
+    size_t count = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return (row_tiles){count, rows / count, rows % count};
+}
+
+/* All rows, tile by tile. `fetched`: cache lines of a block to prefetch. */
+INLINE void multiply_rows(row_tiles tiles, size_t columns, size_t fetched, product_job job) {
+    for (size_t tile = 0; tile < tiles.count; tile++) {
+        size_t rows = tiles.base + (tile < tiles.longer);
+        job.share.begin = tile * fetched / tiles.count;
+        job.share.end = (tile + 1) * fetched / tiles.count;
+        product_tiles[columns - 1][rows - 1](&job);
+        job.a += rows * FB_SEGMENT;
+        job.sums += rows * job.sums_stride;
+        if (job.to == TO_OUTPUT) {
+            job.alpha += rows;
+            job.o += rows * job.o_stride;
+        }
+    }
+}
+
+/* ---- scores and values ---- */
+
+/* A pair where two are left, else one. */
+INLINE size_t columns_from(size_t first, size_t count) {
+    return count - first < TILE_COLUMNS ? count - first : TILE_COLUMNS;
+}
+
+static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+                   const void *const *groups, size_t num_groups, float scale,
+                   const void *const *next, float *s) {
+    row_tiles tiles = cut_rows(rows);
+    size_t bytes = block_bytes(dtype);
+    float wide[TILE_COLUMNS][BLOCK];
+    for (size_t group = 0; group < num_groups; group += TILE_COLUMNS) {
+        size_t columns = columns_from(group, num_groups);
+        product_job job = {
+            .sums = s + group * FB_GROUP_KEYS,
+            .sums_stride = FB_SCORE_STRIDE,
+            .scale = scale,
+        };
+        for (size_t block = 0; block * FB_SEGMENT < head_dim; block++) {
+            size_t left = head_dim - block * FB_SEGMENT;
+            job.a = q + block * FB_ROWS_BLOCK;
+            job.lines = left < FB_SEGMENT ? left : FB_SEGMENT;
+            job.first = block == 0;
+            job.to = left > FB_SEGMENT ? TO_SUMS : TO_SCORES;
+            for (size_t column = 0; column < columns; column++) {
+                const char *keys = (const char *)groups[group + column] + block * bytes;
+                job.b[column] = as_floats(dtype, keys, job.lines, wide[column]);
+                job.next[column] = (const char *)next[group + column] + block * bytes;
+            }
+            multiply_rows(tiles, columns, bytes / CACHE_LINE, job);
+        }
+    }
+}
+
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+                   const void *const *groups, size_t head_dim, const float *alpha,
+                   const void *const *next, float *o) {
+    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
+    row_tiles tiles = cut_rows(rows);
+    size_t bytes = block_bytes(dtype);
+    float wide[TILE_COLUMNS][BLOCK], sums[FB_MAX_ROWS][TILE_COLUMNS * LANES];
+    for (size_t panel = 0; panel < panels; panel += TILE_COLUMNS) {
+        size_t columns = columns_from(panel, panels);
+        product_job job = {
+            .sums = sums[0],
+            .sums_stride = TILE_COLUMNS * LANES,
+            .alpha = alpha,
+            .o = o + panel * FB_PANEL_DIMS,
+            .o_stride = panels * FB_PANEL_DIMS,
+        };
+        for (size_t group = 0; group * FB_GROUP_KEYS < num_keys; group++) {
+            size_t left = num_keys - group * FB_GROUP_KEYS;
+            job.a = p + group * FB_ROWS_BLOCK;
+            job.lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+            job.first = group == 0;
+            job.to = left > FB_GROUP_KEYS ? TO_SUMS : TO_OUTPUT;
+            for (size_t column = 0; column < columns; column++) {
+                size_t offset = (panel + column) * bytes;
+                const char *v = (const char *)groups[group] + offset;
+                job.b[column] = as_floats(dtype, v, job.lines, wide[column]);
+                job.next[column] = (const char *)next[group] + offset;
+            }
+            multiply_rows(tiles, columns, bytes / CACHE_LINE, job);
+        }
+    }
+}
+
+/* ---- exponentials ---- */
+
+/* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
+ * a chain of 14 operations, and the four of a row's tile hide each other's latencies. */
+INLINE void exponentials(const int COUNT, __m512 *x) {
+    const __m512 round = _mm512_set1_ps(FB_EXP_ROUND), one = _mm512_set1_ps(1.0f);
+    __m512 rounded[TILE_REGISTERS], n[TILE_REGISTERS], r[TILE_REGISTERS], p[TILE_REGISTERS];
+#define EACH UNROLLED for (int i = 0; i < COUNT; i++)
+    /* max returns its second operand when either is NaN: NaN stays. */
+    EACH x[i] = _mm512_max_ps(_mm512_set1_ps(FB_EXP_LOWEST), x[i]);
+    EACH rounded[i] = _mm512_fmadd_ps(x[i], _mm512_set1_ps(FB_LOG2E), round);
+    EACH n[i] = _mm512_sub_ps(rounded[i], round);
+    EACH r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-FB_LN2_HIGH), x[i]);
+    EACH r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-FB_LN2_LOW), r[i]);
+    EACH p[i] = _mm512_fmadd_ps(_mm512_set1_ps(FB_EXP_C6), r[i], _mm512_set1_ps(FB_EXP_C5));
+    EACH p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(FB_EXP_C4));
+    EACH p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(FB_EXP_C3));
+    EACH p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(FB_EXP_C2));
+    EACH p[i] = _mm512_fmadd_ps(p[i], r[i], one);
+    EACH p[i] = _mm512_fmadd_ps(p[i], r[i], one);
+    EACH n[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(rounded[i]), 23));
+    EACH p[i] = _mm512_mul_ps(p[i], n[i]); /* n is 2^(n + 64) now */
+    EACH x[i] = _mm512_mul_ps(p[i], _mm512_set1_ps(FB_EXP_UNSCALE));
+#undef EACH
+}
+
+INLINE __m512 exp_x16(__m512 x) {
+    exponentials(1, &x);
+    return x;
+}
+
+/* A bit for each of the first `count` keys of a tile. */
+INLINE uint64_t first_keys(size_t count) {
+    return count < FB_TILE_KEYS ? (UINT64_C(1) << count) - 1u : UINT64_MAX;
+}
+
+/* A row's scores number first .. first + 15, -inf where there is no key. */
+INLINE __m512 score_x16(const float *s, size_t first, uint64_t keys) {
+    __mmask16 present = (__mmask16)(keys >> first & 0xffff);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), present, s + first);
+}
+
+/* The largest of a row's scores, -inf when there is none. The maximum of a set is the same in any
+ * order; -0 and +0 differ in no result. As max(s, m) gives m when s is NaN, it is never NaN. */
+INLINE float largest_score(const float *s, uint64_t keys) {
+    __m512 largest = _mm512_set1_ps(-INFINITY);
+    UNROLLED
+    for (size_t i = 0; i < FB_TILE_KEYS; i += LANES)
+        largest = _mm512_max_ps(score_x16(s, i, keys), largest);
+    return _mm512_reduce_max_ps(largest);
+}
+
+/* What is subtracted from scores: their maximum, or 0 while every score is -inf. */
+INLINE __m512 subtrahend(__m512 max) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(max, _mm512_set1_ps(-INFINITY), _CMP_NEQ_OQ),
+                               max);
+}
+
+/* p = exp(s - max), and sums = sums * alpha + p. The 16 row sums are one register. */
+INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, float *sums,
+                      float *p) {
+    const __m512 subtract_x16 = subtrahend(_mm512_set1_ps(max));
+    __m512 x[TILE_REGISTERS];
+    UNROLLED
+    for (size_t i = 0; i < TILE_REGISTERS; i++)
+        /* An absent key is -inf here, and its exponential exactly +0. */
+        x[i] = _mm512_sub_ps(score_x16(s, i * LANES, keys), subtract_x16);
+    exponentials(TILE_REGISTERS, x);
+    __m512 sums_x16 = _mm512_mul_ps(_mm512_loadu_ps(sums), _mm512_set1_ps(alpha));
+    UNROLLED
+    for (size_t i = 0; i < TILE_REGISTERS; i++) {
+        _mm512_storeu_ps(p + i * FB_ROWS_BLOCK, x[i]);
+        sums_x16 = _mm512_add_ps(sums_x16, x[i]);
+    }
+    _mm512_storeu_ps(sums, sums_x16);
+}
+
+/* Up to 16 rows: their maxima, then their factors, one register of each, then their weights. Row
+ * by row, each of these steps would wait for the one before. */
+static void softmax_rows(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
+                         float *p, float *alpha) {
+    float largest[LANES] = {0};
+    __mmask16 present = first_lanes(rows);
+    for (size_t row = 0; row < rows; row++)
+        largest[row] = largest_score(s + row * FB_SCORE_STRIDE, first_keys(counts[row]));
+    __m512 old_max = _mm512_maskz_loadu_ps(present, max);
+    __m512 new_max = _mm512_max_ps(_mm512_loadu_ps(largest), old_max);
+    __mmask16 stays = _mm512_cmp_ps_mask(new_max, old_max, _CMP_EQ_OQ);
+    __m512 alpha_x16 = exp_x16(_mm512_sub_ps(old_max, subtrahend(new_max)));
+    alpha_x16 = _mm512_mask_mov_ps(alpha_x16, stays, _mm512_set1_ps(1.0f));
+    _mm512_mask_storeu_ps(max, present, new_max);
+    _mm512_mask_storeu_ps(alpha, present, alpha_x16);
+    for (size_t row = 0; row < rows; row++)
+        weigh_row(s + row * FB_SCORE_STRIDE, first_keys(counts[row]), max[row], alpha[row],
+                  sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
+}
+
+static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
+                    float *p, float *alpha) {
+    for (size_t row = 0; row < rows; row += LANES)
+        softmax_rows(s + row * FB_SCORE_STRIDE, rows - row < LANES ? rows - row : LANES,
+                     counts + row, max + row, sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT,
+                     alpha + row);
+}
+
+static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
+                      float *o) {
+    const __m512 weight_x16 = _mm512_set1_ps(weight);
+    const __m512 total_x16 = _mm512_set1_ps(1.0f + weight);
+    for (size_t d = 0; d < head_dim; d += LANES) {
+        __mmask16 lanes = first_lanes(head_dim - d);
+        __m512 sum = _mm512_fmadd_ps(weight_x16, _mm512_maskz_loadu_ps(lanes, small + d),
+                                     _mm512_maskz_loadu_ps(lanes, big + d));
+        _mm512_mask_storeu_ps(o + d, lanes, _mm512_div_ps(sum, total_x16));
+    }
+}
+
+static void exp_values(const float *x, float *out, size_t count) {
+    for (size_t i = 0; i < count; i += LANES) {
+        __mmask16 lanes = first_lanes(count - i);
+        _mm512_mask_storeu_ps(out + i, lanes, exp_x16(_mm512_maskz_loadu_ps(lanes, x + i)));
+    }
+}
+
+/* One function for each type of keys and values. */
+#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
+    static void scores_##NAME(const float *q, size_t rows, size_t head_dim,                        \
+                              const void *const *groups, size_t num_groups, float scale,           \
+                              float *wide, const void *const *next, float *s) {                    \
+        (void)wide;                                                                                \
+        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, next, s);                      \
+    }                                                                                              \
+    static void values_##NAME(const float *p, size_t rows, size_t num_keys,                        \
+                              const void *const *groups, size_t head_dim, const float *alpha,      \
+                              float *wide, const void *const *next, float *o) {                    \
+        (void)wide;                                                                                \
+        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, next, o);                        \
+    }
+
+SCORES_AND_VALUES(f32, FB_F32)
+SCORES_AND_VALUES(bf16, FB_BF16)
+SCORES_AND_VALUES(f16, FB_F16)
+
+const fb_kernels fb_kernels_avx512 = {
+    .isa = FB_ISA_AVX512,
+    .scores = {scores_f32, scores_bf16, scores_f16},
+    .values = {values_f32, values_bf16, values_f16},
+    .softmax = softmax,
+    .merge_row = merge_row,
+    .widen_bf16 = widen_bf16,
+    .widen_f16 = widen_f16,
+    .exp = exp_values,
+};

@@ -1,0 +1,337 @@
+#!/usr/bin/python3
+"""test_video_cli.py PROGRAM MODEL_DIR: `flashblock calibrate` and `flashblock video` from outside.
+Prints TAP.
+
+Clips are a few frames of the model in MODEL_DIR, made with one thread: small passes gain nothing from
+more.
+"""
+import contextlib
+import json
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+
+PROGRAM = sys.argv[1]
+MODEL = pathlib.Path(sys.argv[2])
+CONFIG = json.loads((MODEL / "config.json").read_text())
+LAYERS, HEADS = CONFIG["num_layers"], CONFIG["num_heads"]
+STEPS = len(CONFIG["denoising_step_list"]) + 1
+SIZE = CONFIG["frame_height"]
+CASES = []
+
+
+class Skipped(Exception):
+    """This machine lacks what a case needs."""
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(item) for item in what))
+
+
+def expect_equal(one, other, what):
+    expect(one == other, f"{what}: {one!r} is not {other!r}")
+
+
+def run(command, *arguments, threads=1):
+    return subprocess.run(
+        [PROGRAM, command, "--threads", str(threads), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def succeeded(result):
+    expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
+    return result.stdout.decode()
+
+
+def expect_error(result, status, *words):
+    message = result.stderr.decode()
+    expect_equal(result.returncode, status, f"exit status ({message!r})")
+    expect(message.startswith("flashblock: ") and message.count("\n") == 1, f"{message!r}")
+    for word in words:
+        expect(str(word) in message, f"{word!r} is not in {message!r}")
+
+
+@contextlib.contextmanager
+def folder():
+    with tempfile.TemporaryDirectory() as name:
+        yield pathlib.Path(name)
+
+
+def calibrate(where, *arguments, model=MODEL):
+    path = where / "calibration.json"
+    result = run("calibrate", "-m", model, "--samples", 2, "-n", 9, "-o", path, *arguments)
+    return result, path
+
+
+def calibration(where, *arguments):
+    result, path = calibrate(where, *arguments)
+    succeeded(result)
+    return path
+
+
+def video(where, *arguments, model=MODEL, frames=9, **more):
+    return run("video", "-m", model, "-n", frames, "-o", where / "clip.y4m", *arguments, **more)
+
+
+def video_json(where, *arguments, **more):
+    return json.loads(succeeded(video(where, *arguments, "--json", **more)))
+
+
+# --- calibrations --------------------------------------------------------------------------------
+
+
+@case
+def a_calibration_has_everything():
+    with folder() as where:
+        path = calibration(where, "--lse-threshold", 0.5, "--step-threshold", "2=0.9")
+        value = json.loads(path.read_text())
+        expect_equal(value["format"], "flashblock-calibration", "format")
+        sizes = [value["num_layers"], value["num_heads"], value["num_steps"], value["blocks"]]
+        expect_equal(sizes, [LAYERS, HEADS, STEPS, 2], "sizes")
+        expect_equal(value["similarity_threshold_by_step"], [None, 0.9, None, None], "thresholds")
+        for step in range(STEPS - 1):
+            for layer in range(LAYERS):
+                for head in range(HEADS):
+                    similarity, change, refresh = (
+                        value[name][step][layer][head] for name in ("similarity", "lse_change", "refresh")
+                    )
+                    expect(-1.0001 <= similarity <= 1.0001 and change >= 0, step, layer, head)
+                    threshold = 0.9 if step == 1 else 0.85
+                    expect_equal(refresh, int(similarity < threshold or change > 0.5), "refresh")
+
+
+@case
+def thresholds_that_always_refresh_give_dense_clips():
+    with folder() as where:
+        path = calibration(where, "--similarity-threshold", 1, "--lse-threshold", 0)
+        value = video_json(where, "--reuse", path, "--clips", 2)
+        expect_equal([clip["psnr_db"] for clip in value["clips"]], [None, None], "infinite PSNR")
+        expect_equal(value["heads_reused"], 0, "heads")
+        expect_equal(value["work_ratio"], 1, "work")
+
+
+@case
+def heads_reuse():
+    with folder() as where:
+        path = calibration(where, "--similarity-threshold", -1, "--lse-threshold", 1000)
+        value = video_json(where, "--reuse", path)
+        expect_equal(value["heads_reused"], 1, "heads")
+        expect(0 < value["clips"][0]["psnr_db"] < 100, value["clips"])
+        external, internal = [1, 2], 1  # blocks that the second and the third block see
+        work = STEPS * (internal + sum(1 + e for e in external))
+        reused = STEPS * 3 * internal + sum(external)
+        expect(abs(value["work_ratio"] - work / reused) < 1e-6, value["work_ratio"], work / reused)
+
+
+@case
+def a_plot():
+    if not shutil.which("gnuplot"):
+        raise Skipped("no gnuplot")
+    with folder() as where:
+        calibration(where, "--plot", where / "it's.png")
+        expect((where / "it's.png").read_bytes().startswith(b"\x89PNG"), "PNG")
+        calibration(where, "--plot", where / "a.svg")
+        expect(b"<svg" in (where / "a.svg").read_bytes(), "SVG")
+        expect_error(calibrate(where, "--plot", where / "a.gif")[0], 2, "a.gif")
+        expect_error(calibrate(where, "--plot", where / "no" / "a.png")[0], 1, "cannot write")
+
+
+@case
+def wrong_thresholds():
+    with folder() as where:
+        for option, value in [
+            ("similarity-threshold", "1.1"),
+            ("similarity-threshold", "-2"),
+            ("lse-threshold", "-0.1"),
+            ("step-threshold", "0.9"),
+            ("step-threshold", "0=0.9"),
+            ("step-threshold", f"{STEPS}=0.9"),
+            ("step-threshold", "1=2"),
+            ("step-threshold", "1=x"),
+            ("samples", "0"),
+            ("frames", "3"),
+        ]:
+            result, path = calibrate(where, f"--{option}", value)
+            expect_error(result, 2, option)
+            expect(not path.exists(), "a file was written")
+
+
+@case
+def calibrations_of_other_models():
+    with folder() as where:
+        path = calibration(where)
+        value = json.loads(path.read_text())
+        tables = ("similarity", "lse_change", "internal_similarity", "refresh")
+
+        def other(change):
+            changed = json.loads(json.dumps(value))
+            change(changed)
+            path.write_text(json.dumps(changed))
+            return video(where, "--reuse", path)
+
+        def fewer_layers(v):
+            v["num_layers"] -= 1
+            v.update({name: [step[:-1] for step in v[name]] for name in tables})
+
+        def fewer_heads(v):
+            v["num_heads"] -= 1
+            v.update({name: [[layer[:-1] for layer in step] for step in v[name]] for name in tables})
+
+        def fewer_steps(v):
+            v["num_steps"] -= 1
+            v.update({name: v[name][:-1] for name in (*tables, "similarity_threshold_by_step")})
+
+        expect_error(other(fewer_layers), 2, f"{LAYERS - 1} layers", f"the model has {LAYERS}")
+        expect_error(other(fewer_heads), 2, f"{HEADS - 1} heads")
+        expect_error(other(fewer_steps), 2, f"{STEPS - 1} passes")
+        expect_error(other(lambda v: v.update(version=2)), 1, "version is 2")
+        expect_error(other(lambda v: v.update(similarity_threshold=3)), 1, "threshold is 3")
+        expect_error(other(lambda v: v.pop("refresh")), 1, "refresh")
+        expect_error(other(lambda v: v["similarity"][0][0].append(1)), 1, "similarity")
+        path.write_text("[]")
+        expect_error(video(where, "--reuse", path), 1, path)
+        expect_error(video(where, "--reuse", where / "none.json"), 1, "none.json")
+
+
+# --- clips ---------------------------------------------------------------------------------------
+
+
+def y4m_frames(path, clips, scale, frames):
+    data = path.read_bytes()
+    header, _, rest = data.partition(b"\n")
+    width, height = clips * SIZE * scale, SIZE * scale
+    expect_equal(header.decode(), f"YUV4MPEG2 W{width} H{height} F8:1 Ip A1:1 C444", "header")
+    size = len(b"FRAME\n") + 3 * width * height
+    expect_equal(len(rest), frames * size, "size")
+    expect(all(rest[i * size :].startswith(b"FRAME\n") for i in range(frames)), "frames")
+    return rest
+
+
+@case
+def files_of_clips():
+    with folder() as where:
+        sheet = where / "sheet.png"
+        succeeded(video(where, "--clips", 2, "--scale", 3, "--sheet", sheet, frames=4))
+        y4m_frames(where / "clip.y4m", 2, 3, 4)
+        png = sheet.read_bytes()
+        expect(png.startswith(b"\x89PNG\r\n\x1a\n"), "signature")
+        expected = (2 + 4 * (3 * SIZE + 2), 2 + 2 * (3 * SIZE + 2))
+        expect_equal(struct.unpack(">II", png[16:24]), expected, "size of the sheet")
+
+
+@case
+def the_same_pixels_everywhere():
+    with folder() as where:
+
+        def frames(*arguments, **more):
+            succeeded(video(where, *arguments, frames=7, **more))
+            return y4m_frames(where / "clip.y4m", 1, 4, 7)
+
+        first = frames("--seed", 5)
+        expect(frames("--seed", 5, threads=3) == first, "threads")
+        expect(frames("--seed", 5, "--isa", "scalar") == first, "scalar")
+        expect(frames("--seed", 6) != first, "seed")
+        expect(frames("--seed", 5, "--prompt", "red ring") != first, "prompt")
+        expect(frames("--seed", 5, "--compat", "released") == first, "its quirks do not show here")
+
+
+@case
+def wrong_usage():
+    with folder() as where:
+        expect_error(run("video", "-o", where / "a.y4m"), 2, "--model")
+        expect_error(run("video", "-m", MODEL), 2, "--output")
+        expect_error(run("calibrate", "-m", MODEL), 2, "--output")
+        expect_error(video(where, "--prompt", "purple circle"), 2, "'purple'")
+        expect_error(video(where, "--prompt", "red circle,blue ring,green ring"), 2, "2 phrases")
+        expect_error(video(where, frames=0), 2, "frames")
+        expect_error(video(where, model="/no/such/model"), 1, "/no/such/model")
+        expect_error(video(where / "none"), 1, "clip.y4m")
+        for command in ("video", "calibrate"):
+            text = succeeded(run(command, "--help"))
+            expect(all(len(line) <= 100 for line in text.split("\n")), command)
+
+
+# --- damaged models ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def copy_of_model(change):
+    with folder() as where:
+        config = dict(CONFIG)
+        change(config)
+        for name in ("model.safetensors", "prompts.txt"):
+            shutil.copy(MODEL / name, where / name)
+        (where / "config.json").write_text(json.dumps(config))
+        yield where
+
+
+@case
+def bad_configs():
+    for change, word in [
+        ({"local_attn_size": 2}, "local_attn_size is 2"),
+        ({"local_attn_size": 5}, "local_attn_size is 5"),
+        ({"sink_size": 13}, "sink_size"),
+        ({"num_heads": 7}, "7 heads"),
+        ({"num_layers": LAYERS + 1}, f"blocks.{LAYERS}.modulation"),
+        ({"ffn_dim": 100}, "ffn.0.weight"),
+        ({"frame_height": SIZE + 1}, "patches"),
+        ({"patch_size": [2, 4, 4]}, "patch_size[0]"),
+        ({"patch_size": [1, 4]}, "patch_size"),
+        ({"denoising_step_list": []}, "denoising_step_list"),
+        ({"denoising_step_list": [500, 750]}, "denoising_step_list[1]"),
+        ({"coordinate_channels": 1}, "coordinate_channels"),
+        ({"timestep_shift": 0}, "timestep_shift"),
+        ({"words": ["red"]}, "1 words"),
+        ({"words": ["a b"] * CONFIG["text_dim"]}, "words[0]"),
+        ({"_class_name": "Other"}, "'Other'"),
+        ({"dim": None}, "dim"),
+    ]:
+        with copy_of_model(lambda config: config.update(change)) as model, folder() as where:
+            expect_error(video(where, model=model), 1, model.name, word)
+            expect(not (where / "clip.y4m").exists(), "a file was written")
+
+
+@case
+def cut_weights():
+    with copy_of_model(lambda config: None) as model, folder() as where:
+        path = model / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+        expect_error(video(where, model=model), 1, "model.safetensors")
+
+
+# -------------------------------------------------------------------------------------------------
+
+
+def main():
+    print(f"1..{len(CASES)}")
+    failed = 0
+    for function in CASES:
+        name = function.__name__.replace("_", " ")
+        try:
+            function()
+            print(f"ok - {name}", flush=True)
+        except Skipped as reason:
+            print(f"ok - {name} # SKIP {reason}", flush=True)
+        except Exception:  # a failed case must not keep the others from running
+            failed += 1
+            print(f"not ok - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
