@@ -1,13 +1,14 @@
 #!/usr/bin/python3
-"""count_tests.py BUILD_DIR: "PASSED FAILED SKIPPED", counted by case, of the last `meson test`.
+"""count_tests.py LOG...: "PASSED FAILED SKIPPED", counted by case, of logs of tests (test_logs.py).
 
 A test that speaks TAP counts for each of its cases, any other for one. A program that fails without
 a failed case (it crashed, it stopped early) counts as one failure more.
 """
 import collections
-import json
 import re
 import sys
+
+from test_logs import read_tests
 
 CASE = re.compile(r"(not ok|ok)\b(.*)")
 
@@ -30,12 +31,12 @@ def count_test(test):
     return cases
 
 
-def main(build_dir):
+def main(logs):
     total = collections.Counter()
-    with open(f"{build_dir}/meson-logs/testlog.json", encoding="utf-8") as log:
-        for line in log:
-            total += count_test(json.loads(line))
+    for log in logs:
+        for test in read_tests(log):
+            total += count_test(test)
     print(total["passed"], total["failed"], total["skipped"])
 
 
-main(sys.argv[1])
+main(sys.argv[1:])

@@ -1,23 +1,31 @@
 #!/bin/sh
-# packages.sh build|check|bench: installs the Debian packages that building takes, building and
-# testing, or building with every peer of `flashblock bench` and plotting what it measured. Does
-# nothing when all of them are there.
+# packages.sh build|check|bench|emulation [--list]: installs the Debian packages that building takes,
+# building and testing, building with every peer of `flashblock bench` and plotting what it measured, or
+# testing instruction sets that the CPU lacks. Does nothing when all of them are there. --list prints
+# their names only.
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash-dev libjansson-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libomp-dev libcriterion-dev gnuplot-nox"
+emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
 case "${1:-}" in
 build) wanted=$build ;;
 check) wanted="$build $check" ;;
 bench) wanted="$build $bench" ;;
+emulation) wanted="$build $check $emulation" ;;
 *)
-    echo "usage: packages.sh build|check|bench" >&2
+    echo "usage: packages.sh build|check|bench|emulation [--list]" >&2
     exit 2
     ;;
 esac
+if [ "${2:-}" = --list ]; then
+    # shellcheck disable=SC2086  # a list of words
+    printf '%s\n' $wanted
+    exit
+fi
 
 is_installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

@@ -88,7 +88,7 @@ static void random_logits(random_stream *random, float *logits, size_t count) {
 
 /* Softmax and entropy in double precision. */
 static double softmax_reference(const float *logits, size_t count, double temperature, double *p) {
-    float largest = -INFINITY; /* in float: see largest() in src/oracle/kind_layers.c */
+    float largest = -INFINITY; /* in float: see fb_largest_magnitude */
     double sum = 0.0, entropy = 0.0;
     for (size_t i = 0; i < count; i++)
         largest = fmaxf(largest, logits[i]);

@@ -19,14 +19,6 @@ static fb_status claim(fb_report *report, const char *tensor, fb_shape shape, co
     return fb_report_claim(report, &claim);
 }
 
-/* In float: gcc 12.2 for aarch64 crashes on a maximum over values that are widened in the loop. */
-static double largest(const float *values, size_t count) {
-    float found = 0.0f;
-    for (size_t i = 0; i < count; i++)
-        found = fmaxf(found, fabsf(values[i]));
-    return (double)found;
-}
-
 /* --- rope_1d ---------------------------------------------------------------------------------- */
 
 typedef struct rope_case {
@@ -84,7 +76,7 @@ static fb_status claim_rotated(fb_case *c, fb_report *report, const rope_case *r
                        ours + row * r->head_dim);
     }
     /* cosine and sine off by an ulp, two products and their sum rounded */
-    return claim(report, rotated_name, shape, ours, file, 0xap-24 * largest(x, count));
+    return claim(report, rotated_name, shape, ours, file, 0xap-24 * fb_largest_magnitude(x, count));
 }
 
 fb_status fb_recompute_rope_1d(fb_case *c, fb_report *report) {
@@ -125,7 +117,7 @@ fb_status fb_recompute_rmsnorm(fb_case *c, fb_report *report) {
             fb_rms_norm(x + row * size, weight, results[i].eps, size, ours + row * size);
         /* the paper sums squares in float32: its factor may be two ulps off, products follow */
         FB_TRY(claim(report, results[i].tensor, FB_SHAPE(rows, size), ours, file,
-                     0x1p-21 * largest(file, rows * size)));
+                     0x1p-21 * fb_largest_magnitude(file, rows * size)));
     }
     return FB_OK;
 }

@@ -174,13 +174,6 @@ static void tear_down(video_layer *l) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-static double largest(const float *values, size_t count) {
-    double found = 0.0;
-    for (size_t i = 0; i < count; i++)
-        found = fmax(found, fabs((double)values[i]));
-    return found;
-}
-
 /* A tensor of the layer: outputs, parts, keys. */
 static fb_status claim(video_layer *l, const char *tensor, fb_shape shape, const float *ours) {
     fb_claim claim = {.tensor = tensor,
@@ -190,8 +183,8 @@ static fb_status claim(video_layer *l, const char *tensor, fb_shape shape, const
                       .tolerance = f32_tolerance};
     FB_TRY(fb_case_f32(l->c, &claim.file, shape, "%s", tensor));
     if (l->activations == FB_BF16)
-        claim.tolerance =
-            bf16_spacings * 0x1p-7 * fmax(1.0, largest(claim.file, fb_shape_count(&shape)));
+        claim.tolerance = bf16_spacings * 0x1p-7 *
+                          fmax(1.0, fb_largest_magnitude(claim.file, fb_shape_count(&shape)));
     return fb_report_claim(l->report, &claim);
 }
 

@@ -23,13 +23,6 @@ static fb_status claim(fb_report *report, const char *tensor, fb_shape shape, co
     return fb_report_claim(report, &claim);
 }
 
-static double largest(const float *values, size_t count) {
-    double found = 0.0;
-    for (size_t i = 0; i < count; i++)
-        found = fmax(found, fabs((double)values[i]));
-    return found;
-}
-
 /* --- rope_3d ---------------------------------------------------------------------------------- */
 
 typedef struct rope_case {
@@ -78,7 +71,8 @@ static fb_status claim_rotated(const rope_case *r, const char *tensor, size_t fi
     for (size_t i = 0; i < count; i += sample)
         FB_TRY(fb_rope3d_rotate(&r->grid, first_frame, r->heads, r->head_dim, ours + i));
     /* rounded once, from double precision: half an ulp each */
-    return claim(r->report, tensor, r->shape, ours, file, 0x1p-23 * largest(r->x, count));
+    return claim(r->report, tensor, r->shape, ours, file,
+                 0x1p-23 * fb_largest_magnitude(r->x, count));
 }
 
 fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
@@ -153,7 +147,8 @@ fb_status fb_recompute_video_norm(fb_case *c, fb_report *report) {
                 fb_layer_norm(from, i == 2 ? weight : NULL, i == 2 ? bias : NULL, eps, size, to);
         }
         /* the paper sums in float32, and rounds mean, difference, factor and products */
-        FB_TRY(claim(report, names[i], shape, ours, file, 0x1p-21 * largest(file, rows * size)));
+        FB_TRY(claim(report, names[i], shape, ours, file,
+                     0x1p-21 * fb_largest_magnitude(file, rows * size)));
     }
     return claim_time(c, report);
 }

@@ -2,6 +2,7 @@
 
 #include "candidate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -79,4 +80,12 @@ fb_status fb_verify_file(const char *path, fb_report *report) {
         snprintf(report->reason, sizeof report->reason, "%s", fb_error_message());
     }
     return FB_OK;
+}
+
+/* In float: gcc 12.2 for aarch64 crashes on a maximum of values that are widened in the loop. */
+double fb_largest_magnitude(const float *values, size_t count) {
+    float found = 0.0f;
+    for (size_t i = 0; i < count; i++)
+        found = fmaxf(found, fabsf(values[i]));
+    return (double)found;
 }

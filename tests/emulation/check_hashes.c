@@ -1,39 +1,43 @@
 /* check_hashes ISA: every golden hash, recomputed with one instruction set. What `flashblock
  * selftest` does, as a program that needs no file and no library beside libc, for an emulator
- * without an operating system. Exit status: 0 no difference, 1 differences or errors, 2 wrong
- * usage, 77 the instruction set is not in this build or not in this CPU. */
+ * without an operating system; it prints in the format of the Test Anything Protocol. Exit status:
+ * 0 no difference, 1 differences or errors, 2 wrong usage, 77 the instruction set is not in this
+ * build or not in this CPU. */
 #include "error.h"
 #include "hashes.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_SKIPPED = 77 };
 
 static int fail(void) {
-    printf("check_hashes: %s\n", fb_error_message());
+    printf("Bail out! %s\n", fb_error_message());
     return EXIT_FAILED;
 }
 
 static fb_status check_case(size_t index, const fb_hash_list *list, size_t *failed) {
     fb_hash_finding finding;
     FB_TRY(fb_hash_case_check(index, list, &finding));
-    if (finding.out_differs || finding.lse_differs) {
-        (*failed)++;
-        printf("FAILED %s: %s\n", fb_hash_case_name(index), finding.detail);
-    }
+    bool same = !finding.out_differs && !finding.lse_differs;
+    printf("%s %zu - %s\n", same ? "ok" : "not ok", index + 1, fb_hash_case_name(index));
+    if (!same)
+        printf("# %s\n", finding.detail);
+    *failed += !same;
     return FB_OK;
 }
 
 /* The last line names the instruction set that the library was using, not the one asked for. */
 static int check_all(const fb_hash_list *list) {
     size_t failed = 0, count = fb_hash_case_count();
+    printf("1..%zu\n", count);
     for (size_t i = 0; i < count; i++)
         if (check_case(i, list, &failed) != FB_OK)
             return fail();
     fb_isa used;
     if (fb_isa_current(&used) != FB_OK)
         return fail();
-    printf("isa %s: %zu hash cases, %zu failed\n", fb_isa_name(used), count, failed);
+    printf("# isa %s: %zu hash cases, %zu failed\n", fb_isa_name(used), count, failed);
     return failed ? EXIT_FAILED : 0;
 }
 
@@ -45,7 +49,7 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
     if (!fb_isa_built(isa) || !fb_isa_supported(isa)) {
-        printf("isa %s: not executed, this build or this CPU lacks it\n", fb_isa_name(isa));
+        printf("1..0 # SKIP this build or this CPU lacks %s\n", fb_isa_name(isa));
         return EXIT_SKIPPED;
     }
     if (fb_isa_select(isa) != FB_OK || fb_hash_list_builtin(&list) != FB_OK)

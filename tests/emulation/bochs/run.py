@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""run.py [--timeout SECONDS] [--build DIR] PROGRAM [ARGUMENT...]
+"""run.py --build DIR [--timeout SECONDS] PROGRAM [ARGUMENT...] | --probe
 
 Runs a static, single-threaded program on the bare machine of Bochs, with a CPU that has AVX-512. What
 the program writes goes to standard output; its exit status is this one's: 128 and the signal's number
 when it died of a signal, 125 when the emulator failed or the time was up. DIR holds what build.sh has
 made.
 
-The emulator's display would listen on a network port: it runs in a network of its own.
+The emulator's display would listen on a network port: it runs in a network of its own. --probe: can
+it have one here?
 """
 import argparse
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -97,8 +99,9 @@ def run_emulator(folder, build, timeout):
             try:
                 emulator.wait(timeout)
             except subprocess.TimeoutExpired:
-                emulator.terminate()
                 reason = f"not finished after {timeout:g} seconds"
+            finally:
+                emulator.kill()
     with open(output_path, "rb") as output:
         return output.read(), reason
 
@@ -137,12 +140,15 @@ def run(program, arguments, build, timeout):
 
 
 def main():
+    if sys.argv[1:] == ["--probe"]:
+        return subprocess.call(network_of_its_own() + ["true"], stderr=subprocess.DEVNULL)
     parser = argparse.ArgumentParser(usage=__doc__.splitlines()[0])
-    parser.add_argument("--timeout", type=float, default=900)
     parser.add_argument("--build", required=True)
+    parser.add_argument("--timeout", type=float, default=900)
     parser.add_argument("program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return run(options.program, options.arguments, options.build, options.timeout)
 
 

@@ -1,0 +1,63 @@
+#!/bin/sh
+# run.sh DIR: builds the project for aarch64 in DIR/build, with Debian's cross compiler, and runs tests
+# there under qemu-user. Their results are in meson's logs: testlog; one_thread, of selftest with one
+# thread. What could not be done here, all or Criterion's suites, is in DIR/reason.
+# Exit status: 0 tests ran, passed or not; 1 the build failed; 77 nothing can be run here.
+set -u
+here=$(dirname "$(readlink -f "$0")")
+source=$(readlink -f "$here/../../..")
+mkdir -p "$1"
+cd "$1" || exit 1
+
+# What has to do with the kernels and the core, under Criterion and without it. exp_log, every float32
+# in double precision, takes a quarter of an hour here: checkasm compares that code with its twin.
+suites="attend golden hashes merge oracle reuse sequence"
+programs="checkasm selftest"
+
+cannot() {
+    echo "$1" | tee reason
+}
+
+rm -f reason build/meson-logs/*.json
+"$here/make_sysroot.sh" sysroot || {
+    cannot "Debian's arm64 packages cannot be had"
+    exit 77
+}
+
+sed "s|@SYSROOT@|$PWD/sysroot|; s|@HERE@|$here|" "$here/cross.ini.in" >cross.ini.new
+if ! cmp -s cross.ini.new cross.ini; then # meson keeps the file that it was set up with
+    rm -rf build
+    mv cross.ini.new cross.ini
+fi
+if [ ! -f build/build.ninja ]; then
+    meson setup build "$source" --cross-file cross.ini --buildtype=release --werror \
+        -Dtests=enabled || exit 1
+fi
+ninja -C build || exit 1
+
+# Threads that wait for work would take the time of those that have it.
+export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1
+
+# Under Criterion, tests start programs: meson runs as a whole where aarch64 programs can be started.
+# Elsewhere the cross file's exe_wrapper starts each test, which may start nothing.
+if "$here/with_qemu.sh" --probe; then
+    tests="$suites $programs"
+    surrounded() { "$here/with_qemu.sh" "$PWD/sysroot" "$@"; }
+else
+    tests=$programs
+    surrounded() { "$@"; }
+    cannot "Criterion's suites take a binfmt_misc of one's own (Linux 6.7, user namespaces)"
+fi
+
+# run_tests LOG TEST... [--MESON_OPTION...]
+run_tests() {
+    log=$1
+    shift
+    surrounded meson test -C build --no-rebuild --print-errorlogs --timeout-multiplier 10 \
+        --logbase "$log" "$@"
+}
+
+# shellcheck disable=SC2086  # a list of words
+run_tests testlog $tests
+run_tests one_thread selftest --test-args='--threads 1'
+exit 0
