@@ -20,7 +20,8 @@
 #endif
 
 #include "constants.h"
-#include "kernels.h"
+#include "table.h"
+#include "tiles.h"
 
 #include <flashblock/attention.h>
 
@@ -29,27 +30,12 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* Loops over the tile's rows and lines must go, or its accumulators are no registers. */
-#ifdef __clang__
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
 enum {
     LANES = 8,
     TILE_ROWS = 6,
     TILE_COLUMNS = 2, /* registers: 16 columns */
-    BLOCK = 16 * 16,  /* elements */
-    CACHE_LINE = 64,
     EXPONENTIALS = 4, /* registers at a time */
 };
-
-INLINE size_t block_bytes(fb_dtype dtype) {
-    return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
-}
 
 /* 8 elements, widened. */
 INLINE __m256 load(const fb_dtype DTYPE, const void *elements, size_t index) {
@@ -125,16 +111,6 @@ typedef struct fetch_share {
 INLINE void prefetch(const void *next, fetch_share share) {
     for (size_t line = share.begin; line < share.begin + share.lines; line++)
         _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
-}
-
-/* Rows of a call, cut evenly into tiles of at most 6: 16 rows are 6 + 5 + 5, not 6 + 6 + 4. */
-typedef struct row_tiles {
-    size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
-} row_tiles;
-
-INLINE row_tiles cut_rows(size_t rows) {
-    size_t count = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    return (row_tiles){count, rows / count, rows % count};
 }
 
 /* The first tile's; next_share gives the others'. */
@@ -352,7 +328,7 @@ INLINE size_t tiles_alike(row_tiles tiles, size_t done, size_t *rows) {
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, float *wide,
                    const void *const *next, float *s) {
-    row_tiles tiles = cut_rows(rows);
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     for (size_t group = 0; group < num_groups; group++) {
         scores_job job = {
             .q = q,
@@ -382,7 +358,7 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
                    const void *const *next, float *o) {
-    row_tiles tiles = cut_rows(rows);
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
     float sums[TILE_ROWS * FB_PANEL_DIMS];
@@ -579,30 +555,4 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
-/* One function for each type of keys and values. */
-#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
-    static void all_scores_##NAME(const float *q, size_t rows, size_t head_dim,                    \
-                                  const void *const *groups, size_t num_groups, float scale,       \
-                                  float *wide, const void *const *next, float *s) {                \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, next, s);                \
-    }                                                                                              \
-    static void all_values_##NAME(const float *p, size_t rows, size_t num_keys,                    \
-                                  const void *const *groups, size_t head_dim, const float *alpha,  \
-                                  float *wide, const void *const *next, float *o) {                \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, next, o);                  \
-    }
-
-SCORES_AND_VALUES(f32, FB_F32)
-SCORES_AND_VALUES(bf16, FB_BF16)
-SCORES_AND_VALUES(f16, FB_F16)
-
-const fb_kernels fb_kernels_avx2 = {
-    .isa = FB_ISA_AVX2,
-    .scores = {all_scores_f32, all_scores_bf16, all_scores_f16},
-    .values = {all_values_f32, all_values_bf16, all_values_f16},
-    .softmax = softmax,
-    .merge_row = merge_row,
-    .widen_bf16 = widen_bf16,
-    .widen_f16 = widen_f16,
-    .exp = exp_values,
-};
+FB_KERNEL_TABLE(fb_kernels_avx2, FB_ISA_AVX2)

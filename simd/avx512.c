@@ -28,7 +28,8 @@
 #endif
 
 #include "constants.h"
-#include "kernels.h"
+#include "table.h"
+#include "tiles.h"
 
 #include <flashblock/attention.h>
 
@@ -36,27 +37,12 @@
 #include <math.h>
 #include <stdbool.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* Loops over the tile's rows and lines must go, or its accumulators are no registers. */
-#ifdef __clang__
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
 enum {
     LANES = 16,
     TILE_ROWS = 12,
-    TILE_COLUMNS = 2, /* registers, each a line of another block */
-    BLOCK = 16 * 16,  /* elements */
-    CACHE_LINE = 64,
+    TILE_COLUMNS = 2,                      /* registers, each a line of another block */
     TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
 };
-
-INLINE size_t block_bytes(fb_dtype dtype) {
-    return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
-}
 
 /* The first `count` of 16 lanes. */
 INLINE __mmask16 first_lanes(size_t count) {
@@ -225,16 +211,6 @@ static product_tile_fn *const product_tiles[TILE_COLUMNS][TILE_ROWS] = {
      product_8x2, product_9x2, product_10x2, product_11x2, product_12x2},
 };
 
-/* Rows of a call, cut evenly into tiles of at most 12: 16 rows are 8 + 8, not 12 + 4. */
-typedef struct row_tiles {
-    size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
-} row_tiles;
-
-INLINE row_tiles cut_rows(size_t rows) {
-    size_t count = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    return (row_tiles){count, rows / count, rows % count};
-}
-
 /* All rows, tile by tile. `fetched`: cache lines of a block to prefetch. */
 INLINE void multiply_rows(row_tiles tiles, size_t columns, size_t fetched, product_job job) {
     for (size_t tile = 0; tile < tiles.count; tile++) {
@@ -259,9 +235,10 @@ INLINE size_t columns_from(size_t first, size_t count) {
 }
 
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale,
+                   const void *const *groups, size_t num_groups, float scale, float *scratch,
                    const void *const *next, float *s) {
-    row_tiles tiles = cut_rows(rows);
+    (void)scratch; /* the widened blocks of a pair stay on the stack, see above */
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     size_t bytes = block_bytes(dtype);
     float wide[TILE_COLUMNS][BLOCK];
     for (size_t group = 0; group < num_groups; group += TILE_COLUMNS) {
@@ -288,10 +265,11 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
 }
 
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha,
+                   const void *const *groups, size_t head_dim, const float *alpha, float *scratch,
                    const void *const *next, float *o) {
+    (void)scratch;
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    row_tiles tiles = cut_rows(rows);
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     size_t bytes = block_bytes(dtype);
     float wide[TILE_COLUMNS][BLOCK], sums[FB_MAX_ROWS][TILE_COLUMNS * LANES];
     for (size_t panel = 0; panel < panels; panel += TILE_COLUMNS) {
@@ -444,32 +422,4 @@ static void exp_values(const float *x, float *out, size_t count) {
     }
 }
 
-/* One function for each type of keys and values. */
-#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
-    static void scores_##NAME(const float *q, size_t rows, size_t head_dim,                        \
-                              const void *const *groups, size_t num_groups, float scale,           \
-                              float *wide, const void *const *next, float *s) {                    \
-        (void)wide;                                                                                \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, next, s);                      \
-    }                                                                                              \
-    static void values_##NAME(const float *p, size_t rows, size_t num_keys,                        \
-                              const void *const *groups, size_t head_dim, const float *alpha,      \
-                              float *wide, const void *const *next, float *o) {                    \
-        (void)wide;                                                                                \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, next, o);                        \
-    }
-
-SCORES_AND_VALUES(f32, FB_F32)
-SCORES_AND_VALUES(bf16, FB_BF16)
-SCORES_AND_VALUES(f16, FB_F16)
-
-const fb_kernels fb_kernels_avx512 = {
-    .isa = FB_ISA_AVX512,
-    .scores = {scores_f32, scores_bf16, scores_f16},
-    .values = {values_f32, values_bf16, values_f16},
-    .softmax = softmax,
-    .merge_row = merge_row,
-    .widen_bf16 = widen_bf16,
-    .widen_f16 = widen_f16,
-    .exp = exp_values,
-};
+FB_KERNEL_TABLE(fb_kernels_avx512, FB_ISA_AVX512)

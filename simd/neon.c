@@ -28,35 +28,19 @@
 #endif
 
 #include "constants.h"
-#include "kernels.h"
+#include "table.h"
+#include "tiles.h"
 
 #include <flashblock/attention.h>
 
 #include <arm_neon.h>
 #include <math.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* Loops over the tile's rows, columns and lanes must go, or its accumulators are no registers. */
-#ifdef __clang__
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#define ROLLED   _Pragma("clang loop unroll(disable)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#define ROLLED   _Pragma("GCC unroll 1")
-#endif
-
 enum {
     LANES = 4,
     TILE_ROWS = 5,
     TILE_COLUMNS = 4, /* registers: 16 columns */
-    BLOCK = 16 * 16,  /* elements */
-    CACHE_LINE = 64,
 };
-
-INLINE size_t block_bytes(fb_dtype dtype) {
-    return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
-}
 
 /* No load or store moves past this one's place. Compilers load lines far ahead and run out of
  * registers; the CPU looks ahead without needing any. */
@@ -172,16 +156,6 @@ typedef struct fetch_share {
 INLINE void prefetch(const void *next, fetch_share share) {
     for (size_t line = share.begin; line < share.end; line++)
         __builtin_prefetch((const char *)next + line * CACHE_LINE);
-}
-
-/* Rows of a call, cut evenly into tiles of at most 5: 6 rows are 3 + 3, not 5 + 1. */
-typedef struct row_tiles {
-    size_t count, base, longer; /* the first `longer` tiles have base + 1 rows, the others base */
-} row_tiles;
-
-INLINE row_tiles cut_rows(size_t rows) {
-    size_t count = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    return (row_tiles){count, rows / count, rows % count};
 }
 
 INLINE fetch_share share_of_tile(row_tiles tiles, size_t tile, fb_dtype dtype) {
@@ -312,7 +286,7 @@ static values_tile_fn *const *const values_tiles[FB_NUM_DTYPES] = {values_f32, v
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, float *wide,
                    const void *const *next, float *s) {
-    row_tiles tiles = cut_rows(rows);
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     for (size_t group = 0; group < num_groups; group++) {
         scores_job job = {
             .q = q,
@@ -342,7 +316,7 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
                    const void *const *next, float *o) {
-    row_tiles tiles = cut_rows(rows);
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
     size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
     float sums[TILE_ROWS * FB_PANEL_DIMS];
@@ -514,30 +488,4 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
-/* One function for each type of keys and values. */
-#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
-    static void all_scores_##NAME(const float *q, size_t rows, size_t head_dim,                    \
-                                  const void *const *groups, size_t num_groups, float scale,       \
-                                  float *wide, const void *const *next, float *s) {                \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, next, s);                \
-    }                                                                                              \
-    static void all_values_##NAME(const float *p, size_t rows, size_t num_keys,                    \
-                                  const void *const *groups, size_t head_dim, const float *alpha,  \
-                                  float *wide, const void *const *next, float *o) {                \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, next, o);                  \
-    }
-
-SCORES_AND_VALUES(f32, FB_F32)
-SCORES_AND_VALUES(bf16, FB_BF16)
-SCORES_AND_VALUES(f16, FB_F16)
-
-const fb_kernels fb_kernels_neon = {
-    .isa = FB_ISA_NEON,
-    .scores = {all_scores_f32, all_scores_bf16, all_scores_f16},
-    .values = {all_values_f32, all_values_bf16, all_values_f16},
-    .softmax = softmax,
-    .merge_row = merge_row,
-    .widen_bf16 = widen_bf16,
-    .widen_f16 = widen_f16,
-    .exp = exp_values,
-};
+FB_KERNEL_TABLE(fb_kernels_neon, FB_ISA_NEON)

@@ -1,6 +1,6 @@
 /* The kernels in plain C: the definition of every bit, and the twin of each SIMD kernel. */
-#include "kernels.h"
 #include "scalar_math.h"
+#include "table.h"
 
 #include <flashblock/attention.h>
 
@@ -41,7 +41,8 @@ static const float *as_floats(fb_dtype dtype, const void *elements, size_t first
 
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, float *wide,
-                   float *s) {
+                   const void *const *next, float *s) {
+    (void)next; /* nothing to fetch ahead for */
     for (size_t group = 0; group < num_groups; group++) {
         /* keys  [head_dim][16] */
         const float *keys = as_floats(dtype, groups[group], 0, head_dim * FB_GROUP_KEYS, wide);
@@ -79,7 +80,8 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
 
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
-                   float *o) {
+                   const void *const *next, float *o) {
+    (void)next;
     size_t stride = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
     for (size_t d = 0; d < stride; d += FB_PANEL_DIMS) {
         float v[FB_TILE_KEYS * FB_PANEL_DIMS]; /* the panel of the tile  [num_keys][16] */
@@ -112,32 +114,4 @@ static void exp_values(const float *x, float *out, size_t count) {
         out[i] = fb_exp_value(x[i]);
 }
 
-/* One function for each type of keys and values. There is nothing to prefetch for. */
-#define SCORES_AND_VALUES(NAME, DTYPE)                                                             \
-    static void scores_##NAME(const float *q, size_t rows, size_t head_dim,                        \
-                              const void *const *groups, size_t num_groups, float scale,           \
-                              float *wide, const void *const *next, float *s) {                    \
-        (void)next;                                                                                \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, s);                      \
-    }                                                                                              \
-    static void values_##NAME(const float *p, size_t rows, size_t num_keys,                        \
-                              const void *const *groups, size_t head_dim, const float *alpha,      \
-                              float *wide, const void *const *next, float *o) {                    \
-        (void)next;                                                                                \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, o);                        \
-    }
-
-SCORES_AND_VALUES(f32, FB_F32)
-SCORES_AND_VALUES(bf16, FB_BF16)
-SCORES_AND_VALUES(f16, FB_F16)
-
-const fb_kernels fb_kernels_scalar = {
-    .isa = FB_ISA_SCALAR,
-    .scores = {scores_f32, scores_bf16, scores_f16},
-    .values = {values_f32, values_bf16, values_f16},
-    .softmax = softmax,
-    .merge_row = merge_row,
-    .widen_bf16 = widen_bf16,
-    .widen_f16 = widen_f16,
-    .exp = exp_values,
-};
+FB_KERNEL_TABLE(fb_kernels_scalar, FB_ISA_SCALAR)

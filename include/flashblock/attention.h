@@ -28,8 +28,8 @@
  *   threads    calls may run concurrently on different results
  *
  * The canonical order of operations (what "bitwise" refers to)
- *   1. A sum of products is cut into chains of 16 fused multiply-adds, each from +0; the chains
- *      are added in order. q . k is one such sum over d, then multiplied by scale.
+ *   1. A sum of products is cut into chains of 16: a product, rounded, then 15 fused multiply-adds;
+ *      the chains are added in order. q . k is one such sum over d, then multiplied by scale.
  *   2. A range is cut every 1024 keys from its start. Each chunk is a part; the parts of a range
  *      merge left to right, their LSEs unrounded (double precision) until the range is complete.
  *      Ranges merge left to right as fb_merge does it: a view of two ranges is, bitwise, the merge
@@ -136,8 +136,9 @@ typedef struct fb_mask {
  *   scale    factor of the scores; 0 means 1/sqrt(head_dim)
  *   result   num_queries x num_heads rows, written whole; untouched on error
  *
- * head_dim: any from 1 to 65536. Multiples of 8 up to 512 take the SIMD kernels, all else the
- * scalar ones. Memory: a fixed scratch per thread, whatever the length of the view. */
+ * head_dim: any from 1 to 65536; multiples of 16 are fastest. Keys and values in a KV cache are
+ * read as they are; rows of the caller's are packed anew for every 48 query rows of a KV head.
+ * Memory: a fixed scratch per thread, whatever the length of the view. */
 FB_API fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
                            float scale, const fb_part *result);
 

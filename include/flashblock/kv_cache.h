@@ -9,9 +9,10 @@
  * Every change of committed content (commit, truncate, a write below `length`) gives the cache a
  * new *epoch*: parts computed before it are stale afterwards, see reuse.h.
  *
- * Layout: pages of 256 tokens. In a page, keys are packed 16 tokens wide,
- * [kv_head][group of 16 tokens][head_dim][16], so that a vector register holds one dimension of
- * 16 keys and no step transposes anything; values are rows, [kv_head][token][head_dim].
+ * Layout: pages of 256 tokens, each in groups of 16 tokens, packed so that no step transposes
+ * anything and every read is of whole cache lines in order: keys as
+ * [kv_head][group][head_dim][16 tokens], values as [kv_head][group][head_dim / 16][16 tokens][16],
+ * the last 16 dimensions padded with zeros.
  *
  * Threads: writes need the cache to themselves; reads may be concurrent.
  */
