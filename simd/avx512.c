@@ -46,7 +46,8 @@ enum {
 
 /* The first `count` of 16 lanes. */
 INLINE __mmask16 first_lanes(size_t count) {
-    return count < LANES ? (__mmask16)((1u << count) - 1u) : (__mmask16)0xffff;
+    unsigned mask = count < LANES ? (1u << count) - 1u : 0xffffu;
+    return (__mmask16)mask;
 }
 
 /* ---- widening ---- */
