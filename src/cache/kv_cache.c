@@ -160,13 +160,32 @@ static fb_status check_layer(const fb_kv_cache *cache, size_t layer) {
     return FB_OK;
 }
 
+/* Elements rounded at a time. */
+enum { ROUNDED = 64 };
+
+/* Every 16th of `to`: a key's lane of a packed group. */
+static void scatter(const void *from, size_t size, size_t count, char *to) {
+    if (size == sizeof(float)) {
+        for (size_t i = 0; i < count; i++)
+            memcpy(to + i * FB_GROUP_KEYS * sizeof(float), (const float *)from + i, sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        memcpy(to + i * FB_GROUP_KEYS * sizeof(uint16_t), (const uint16_t *)from + i,
+               sizeof(uint16_t));
+}
+
 /* Rounds a key's floats into its lane of a packed group. */
 static void store_key(const fb_kv *kv, const float *from, size_t head, size_t token) {
     /* fb_key and fb_value read; the cache owns the memory they point into */
     char *key = (char *)(uintptr_t)fb_key(kv, head, token);
     size_t size = fb_dtype_size(kv->dtype);
-    for (size_t d = 0; d < kv->head_dim; d++)
-        (void)fb_from_f32(kv->dtype, from + d, key + fb_key_index(kv, d) * size, 1);
+    for (size_t d = 0; d < kv->head_dim; d += ROUNDED) {
+        float rounded[ROUNDED];
+        size_t left = kv->head_dim - d, count = left < ROUNDED ? left : ROUNDED;
+        (void)fb_from_f32(kv->dtype, from + d, rounded, count);
+        scatter(rounded, size, count, key + fb_key_index(kv, d) * size);
+    }
 }
 
 /* Elements of panel number d / 16. */
