@@ -168,11 +168,11 @@ static void gather_queries(const attend_problem *problem, row_unit unit, float *
         const float *from = queries->q +
                             (ptrdiff_t)row_query(problem, unit, row) * queries->token_stride +
                             (ptrdiff_t)row_head(problem, unit, row) * queries->head_stride;
-        for (size_t d = 0; d < problem->head_dim; d += FB_SEGMENT) {
-            size_t left = problem->head_dim - d;
-            memcpy(q + d / FB_SEGMENT * FB_ROWS_BLOCK + row * FB_SEGMENT, from + d,
-                   (left < FB_SEGMENT ? left : FB_SEGMENT) * sizeof *q);
-        }
+        float *to = q + row * FB_SEGMENT;
+        size_t left = problem->head_dim;
+        for (; left >= FB_SEGMENT; left -= FB_SEGMENT, from += FB_SEGMENT, to += FB_ROWS_BLOCK)
+            memcpy(to, from, FB_SEGMENT * sizeof *q); /* of constant size: a few moves */
+        memcpy(to, from, left * sizeof *q);
     }
 }
 
