@@ -66,6 +66,8 @@ fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cac
         fb_free(created);
         return status;
     }
+    for (size_t layer = 0; layer < config->num_layers; layer++)
+        created->layers[layer].num_kv_heads = config->num_kv_heads;
     *cache = created;
     return FB_OK;
 }
