@@ -105,6 +105,18 @@ typedef struct fb_generate_event {
     fb_finish_reason finish_reason;
 } fb_generate_event;
 
+/* One layer's attention of one sequence's block, as on_attention sees it: during a pass, before
+ * on_step sees what came of it. Pointers are valid during the call; nothing may be changed. */
+typedef struct fb_generate_attention {
+    size_t sequence;                     /* index of the prompt */
+    size_t slot;                         /* place in the batch, below max_active */
+    size_t block;                        /* number of the block in its sequence, from 0 */
+    size_t context_length;               /* committed tokens before the block */
+    bool commit;                         /* the pass over the finished block */
+    size_t denoising_step;               /* in the block, from 0 */
+    const fb_attention_event *attention; /* layer, queries, KV cache, action, parts, result */
+} fb_generate_attention;
+
 /* Start from fb_generate_options_default(). "0: ..." says what zero stands for. */
 typedef struct fb_generate_options {
     size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */
@@ -149,7 +161,11 @@ typedef struct fb_generate_options {
     /* Called after every denoising step and commit, from the calling thread; false cancels every
      * sequence. NULL (default): none. */
     bool (*on_step)(void *user, const fb_generate_event *event);
-    void *user;
+    void *user; /* of on_step and of on_attention */
+
+    /* Called for every layer of every denoising step and commit, see fb_forward.on_attention; not
+     * at prefill. NULL (default): none. */
+    void (*on_attention)(void *user, const fb_generate_attention *event);
 } fb_generate_options;
 
 /* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:

@@ -71,6 +71,18 @@ FB_API const fb_model_config *fb_model_get_config(const fb_model *model);
 FB_API size_t fb_model_num_parameters(const fb_model *model);
 FB_API size_t fb_model_num_bytes(const fb_model *model);
 
+/* One layer's attention of one sequence's block, as an observer sees it, right after
+ * fb_block_attend. Pointers are valid during the call; nothing may be changed. */
+typedef struct fb_attention_event {
+    size_t sequence; /* index in the call's `sequences` */
+    size_t layer;
+    const fb_queries *queries; /* [num_tokens, num_attention_heads, head_dim], with positions */
+    const fb_kv_cache *kv;     /* committed tokens, and behind them the block's, of this layer */
+    fb_reuse_action action;
+    const fb_part_cache *parts; /* after the call: what a refresh stored is there; may be NULL */
+    const fb_part *result;      /* what goes on to o_proj: rows as in queries */
+} fb_attention_event;
+
 /* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. */
 typedef struct fb_forward {
     const int32_t *tokens; /* [num_tokens], each in [0, vocab_size) */
@@ -87,6 +99,12 @@ typedef struct fb_forward {
                              left out */
     float *hidden;        /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
                              layer, then the final norm's output; or NULL */
+
+    /* Called after each layer's fb_block_attend, in the order of layers, from the calling thread;
+     * not at a prefill. NULL: none, and no cost. The time it takes is no attention time, but
+     * counts in fb_forward_times.total. */
+    void (*on_attention)(void *user, const fb_attention_event *event);
+    void *attention_user;
 } fb_forward;
 
 /* Time spent, in seconds, summed over forward passes. */

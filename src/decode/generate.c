@@ -216,6 +216,24 @@ static fb_status finish_commit(generator *g, size_t index) {
     return FB_OK;
 }
 
+/* fb_forward.on_attention: says which block and step it is. Forward passes of a decode pass are in
+ * the order of slots. */
+static void show_attention(void *user, const fb_attention_event *attention) {
+    const generator *g = user;
+    const fb_slot *slot = &g->slots.slots[attention->sequence];
+    const fb_sequence *sequence = slot->sequence;
+    fb_generate_attention event = {
+        .sequence = slot->prompt,
+        .slot = attention->sequence,
+        .block = sequence->num_blocks,
+        .context_length = sequence->num_tokens,
+        .commit = sequence->status == FB_SEQUENCE_COMMIT,
+        .denoising_step = sequence->denoising_step,
+        .attention = attention,
+    };
+    g->options.on_attention(g->options.user, &event);
+}
+
 static void plan_pass(generator *g, size_t index) {
     fb_slot *slot = &g->slots.slots[index];
     fb_plan plan = fb_sequence_plan(slot->sequence);
@@ -227,6 +245,8 @@ static void plan_pass(generator *g, size_t index) {
         .compat = g->options.compat,
         .parts = slot->parts,
         .logits = plan.commit ? NULL : slot_logits(g, index),
+        .on_attention = g->options.on_attention ? show_attention : NULL,
+        .attention_user = g,
     };
 }
 

@@ -187,6 +187,21 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
     return fb_attend(queries, &view, &mask, 0.0f, result);
 }
 
+/* Shows an observer what attention did to one block. */
+static void observe(const pass *p, size_t layer, const fb_forward *sequence,
+                    const fb_queries *queries, const fb_part *result) {
+    fb_attention_event event = {
+        .sequence = (size_t)(sequence - p->sequences),
+        .layer = layer,
+        .queries = queries,
+        .kv = sequence->kv,
+        .action = sequence->action,
+        .parts = sequence->parts,
+        .result = result,
+    };
+    sequence->on_attention(sequence->attention_user, &event);
+}
+
 static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequence,
                                  size_t first_row) {
     size_t heads = p->config->num_attention_heads, head_dim = p->config->head_dim;
@@ -203,6 +218,8 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
                            : fb_block_attend(&queries, sequence->kv, layer, sequence->action,
                                              sequence->compat, sequence->parts, 0.0f, &result);
     p->times.attention += fb_seconds() - start;
+    if (status == FB_OK && sequence->on_attention && sequence->prefill_block == 0)
+        observe(p, layer, sequence, &queries, &result);
     return status;
 }
 
