@@ -596,7 +596,10 @@ static fb_status place_tokens(const fb_view *view, size_t num_keys, attend_probl
     return FB_OK;
 }
 
+/* A call from inside a parallel region is one thread's work. */
 static int useful_threads(const attend_problem *problem) {
+    if (omp_in_parallel())
+        return 1;
     double fmas = 2.0 * (double)problem->queries->num_queries *
                   (double)problem->queries->num_heads * (double)problem->num_keys *
                   (double)problem->head_dim;
