@@ -115,7 +115,8 @@ typedef struct fb_selector_input {
     size_t context_length;     /* external tokens, at most kv->num_tokens */
     uint64_t history;          /* fb_kv_cache_history: two calls of one history see the same tokens,
                                   but for those that the longer context has more. 0: unknown, then
-                                  nothing derived from keys is kept between calls */
+                                  statistics of keys are made anew at every call, and a kept
+                                  selection is told by its query block and context length alone */
     size_t prompt_length;      /* tokens from here on were generated */
     size_t block;              /* number of the query block in the generation, from 0 */
     size_t denoising_step;     /* of the block, from 0 */
@@ -159,24 +160,28 @@ typedef enum fb_sparsed_scaling {
 /* Every selector reads the fields that concern it. fb_selector_defaults gives the defaults, in
  * parentheses. */
 typedef struct fb_selector_options {
-    size_t block_keys; /* tokens of a key block, a multiple of 16 (64) */
-    size_t num_layers; /* layers that the selector will see; at least 1 (no default) */
+    size_t block_keys;   /* tokens of a key block, a multiple of 16 (64) */
+    size_t num_layers;   /* layers that the selector will see; at least 1 (no default) */
+    size_t dense_layers; /* layers below this number select every block (0; Quest's paper: 2) */
 
-    /* sink_window: this many blocks from the start of the context (1), then as many of the latest
-     * as the budget has left. Sinks come first where the budget is smaller. */
-    size_t sink_blocks;
+    /* sink_window, bfla: this many blocks from the start of the context come first (1).
+     * bfla: then this many of the latest (1). sink_window: then as many of the latest as the
+     * budget has left. Sinks come first where the budget is smaller. */
+    size_t sink_blocks, local_blocks;
 
     /* sparsed: share of a query block's steps that are dense, every key block selected (0.2), but
      * at least its first; the last of them takes the pattern that its other steps keep. */
     double dense_share;
     fb_sparsed_scaling sparsed_scaling;
 
-    /* bfla, ba_att: 0: the budget decides (0); otherwise the fewest blocks whose softmax mass
-     * reaches this share of the whole, in (0, 1], and the density is not looked at. */
+    /* bfla, ba_att: the fewest blocks whose softmax mass reaches this share of the whole (0.99),
+     * above 0 and at most 1; but no more than the budget. 1: the budget alone. */
     double mass_threshold;
 
-    /* multipole: iterations of k-means at most (10). */
-    size_t kmeans_iterations;
+    /* multipole: the context is cut into windows of this many keys, a multiple of 16 (512), each
+     * with one cluster for this many keys (16), found by this many iterations of k-means at most
+     * (10). */
+    size_t cluster_window, cluster_keys, kmeans_iterations;
 
     /* given: one selection for each layer, or one for all (num_given = 1); copied. Blocks behind
      * the end of the context are left out, so that one list serves a context that grows. */

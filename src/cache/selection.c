@@ -1,11 +1,13 @@
 /* Selections: lists of key blocks, and how scores become one. */
 #include "error.h"
 #include "memory.h"
+#include "selector_family.h"
 
 #include <flashblock/selector.h>
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
@@ -112,43 +114,36 @@ static void sift_down(const double *scores, size_t *heap, size_t count, size_t p
     }
 }
 
-/* The `count` blocks that stand first go to the marked ones of the list: a heap of the best so far
- * decides which, O(num_blocks log count). */
-static void keep_best(const double *scores, size_t num_blocks, size_t *heap, size_t count) {
+/* A heap of the best so far, O(num_blocks log count); then its root, the last of them, goes to the
+ * end, and so on. */
+void fb_order_blocks(const double *scores, size_t num_blocks, size_t *order, size_t count) {
+    if (count == 0)
+        return;
     for (size_t block = 0; block < count; block++)
-        heap[block] = block;
+        order[block] = block;
     for (size_t parent = count / 2; parent-- > 0;)
-        sift_down(scores, heap, count, parent);
+        sift_down(scores, order, count, parent);
     for (size_t block = count; block < num_blocks; block++)
-        if (before(scores, block, heap[0])) {
-            heap[0] = block;
-            sift_down(scores, heap, count, 0);
+        if (before(scores, block, order[0])) {
+            order[0] = block;
+            sift_down(scores, order, count, 0);
         }
+    for (size_t end = count; end-- > 1;) {
+        size_t last = order[0];
+        order[0] = order[end];
+        order[end] = last;
+        sift_down(scores, order, end, 0);
+    }
 }
 
-/* Ascending by index: heap sort, in place. */
-static void sort_indices(size_t *blocks, size_t count) {
-    for (size_t end = count, start = count / 2; end > 1;) {
-        size_t parent;
-        if (start > 0) {
-            parent = --start;
-        } else {
-            end--;
-            size_t largest = blocks[0];
-            blocks[0] = blocks[end];
-            blocks[end] = largest;
-            parent = 0;
-        }
-        for (size_t child; (child = 2 * parent + 1) < end; parent = child) {
-            if (child + 1 < end && blocks[child + 1] > blocks[child])
-                child++;
-            if (blocks[child] <= blocks[parent])
-                break;
-            size_t block = blocks[parent];
-            blocks[parent] = blocks[child];
-            blocks[child] = block;
-        }
-    }
+static int compare_indices(const void *a, const void *b) {
+    size_t left = *(const size_t *)a, right = *(const size_t *)b;
+    return (left > right) - (left < right);
+}
+
+void fb_sort_blocks(size_t *blocks, size_t count) {
+    if (count > 1)
+        qsort(blocks, count, sizeof *blocks, compare_indices);
 }
 
 fb_status fb_selection_set_top(fb_selection *selection, size_t list, const double *scores,
@@ -159,9 +154,8 @@ fb_status fb_selection_set_top(fb_selection *selection, size_t list, const doubl
     if (count > 0 && !scores)
         return fb_fail(FB_ERROR_ARGUMENT, "scores is NULL");
     size_t *blocks = selection->blocks + list * selection->num_blocks;
-    if (count > 0)
-        keep_best(scores, selection->num_blocks, blocks, count);
-    sort_indices(blocks, count);
+    fb_order_blocks(scores, selection->num_blocks, blocks, count);
+    fb_sort_blocks(blocks, count);
     selection->counts[list] = count;
     return FB_OK;
 }

@@ -9,7 +9,8 @@
 struct fb_selector {
     fb_selector_ops ops;
     void *state;
-    size_t num_layers;    /* 0: not known, a selector of the caller's */
+    size_t num_layers; /* 0: not known, a selector of the caller's */
+    size_t dense_layers, block_keys;
     fb_selection scratch; /* what ops.select writes; the caller's is exchanged for it */
 };
 
@@ -21,6 +22,17 @@ typedef struct named_selector {
 } named_selector;
 
 static const named_selector named[] = {
+    {"sparsed", "mean attention of each head, taken once and kept (SparseD)", fb_make_sparsed},
+    {"mage", "exact attention of the block's first step, kept (MAGE)", fb_make_mage},
+    {"quest", "upper bounds from each key block's smallest and largest keys (Quest)",
+     fb_make_quest},
+    {"moba", "mean queries against mean keys, top-k gating (MoBA)", fb_make_moba},
+    {"bfla", "softmax mass of mean queries and keys, with sink and latest blocks (BFLA)",
+     fb_make_bfla},
+    {"ba_att", "softmax mass of mean queries and keys, corrected by variances (BA-Att)",
+     fb_make_ba_att},
+    {"multipole", "clusters of keys, whose centroids also stand for far keys (Multipole)",
+     fb_make_multipole},
     {"sink_window", "the first key blocks and the latest ones (StreamingLLM)", fb_make_sink_window},
     {"given", "a list of the caller's", fb_make_given},
 };
@@ -55,7 +67,11 @@ fb_selector_options fb_selector_defaults(size_t num_layers) {
         .block_keys = 64,
         .num_layers = num_layers,
         .sink_blocks = 1,
+        .local_blocks = 1,
         .dense_share = 0.2,
+        .mass_threshold = 0.99,
+        .cluster_window = 512,
+        .cluster_keys = 16,
         .kmeans_iterations = 10,
     };
 }
@@ -76,9 +92,17 @@ static fb_status check_options(const fb_selector_options *options) {
         options->sparsed_scaling != FB_SPARSED_BY_NUM_HEADS)
         return fb_fail(FB_ERROR_ARGUMENT, "options.sparsed_scaling is %d, expected 0 or 1",
                        (int)options->sparsed_scaling);
-    if (!(options->mass_threshold >= 0.0 && options->mass_threshold <= 1.0))
-        return fb_fail(FB_ERROR_ARGUMENT, "options.mass_threshold is %g, expected 0 to 1",
+    if (!(options->mass_threshold > 0.0 && options->mass_threshold <= 1.0))
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "options.mass_threshold is %g, expected above 0 and at most 1",
                        options->mass_threshold);
+    if (options->cluster_window == 0 || options->cluster_window % 16 != 0)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "options.cluster_window is %zu, expected a multiple of 16, at least 16",
+                       options->cluster_window);
+    if (options->cluster_keys == 0 || options->kmeans_iterations == 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "options.%s is 0, expected at least 1",
+                       options->cluster_keys ? "kmeans_iterations" : "cluster_keys");
     return FB_OK;
 }
 
@@ -99,6 +123,8 @@ fb_status fb_selector_create(const char *name, const fb_selector_options *option
             return status;
         }
         (*selector)->num_layers = options->num_layers;
+        (*selector)->dense_layers = options->dense_layers;
+        (*selector)->block_keys = options->block_keys;
         return FB_OK;
     }
     return fb_fail(FB_ERROR_ARGUMENT, "selector is '%s', which is none of the known ones", name);
@@ -169,12 +195,24 @@ static fb_status check_selection(const fb_selection *selection, const fb_selecto
     return FB_OK;
 }
 
+static fb_status select_all(const fb_selector *selector, const fb_selector_input *input,
+                            fb_selection *selection) {
+    FB_TRY(fb_selection_begin(selection, selector->block_keys, input->context_length,
+                              input->kv->num_kv_heads));
+    for (size_t list = 0; list < selection->num_lists; list++)
+        FB_TRY(fb_selection_set_all(selection, list));
+    return FB_OK;
+}
+
 fb_status fb_selector_select(fb_selector *selector, const fb_selector_input *input,
                              fb_selection *selection) {
     FB_TRY(check_input(selector, input));
     if (!selection)
         return fb_fail(FB_ERROR_ARGUMENT, "selection is NULL");
-    FB_TRY(selector->ops.select(selector->state, input, &selector->scratch));
+    if (input->layer < selector->dense_layers)
+        FB_TRY(select_all(selector, input, &selector->scratch));
+    else
+        FB_TRY(selector->ops.select(selector->state, input, &selector->scratch));
     FB_TRY(check_selection(&selector->scratch, input, selector->ops.name));
     fb_selection selected = selector->scratch;
     selector->scratch = *selection;
