@@ -626,7 +626,7 @@ static fb_status check(const settings *chosen) {
     size_t num_dtypes = 0;
     const fb_shape_family *family;
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
-    FB_TRY(fb_number_list_check(&chosen->percents, "--density", 0, 100));
+    FB_TRY(fb_number_list_check(&chosen->percents, "density", 0, 100));
     FB_TRY(check_peers(chosen));
     for (size_t i = 0; (family = family_at(chosen, i)); i++) {
         fb_shape_family changed = adapted(chosen, family);
