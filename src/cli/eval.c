@@ -64,7 +64,7 @@ static const fb_option options[] = {
      TARGET(blocks),
      .min = 1,
      .max = 1 << 20,
-     .otherwise = "16",
+     .otherwise = "8",
      .help = "blocks of a window, each denoised behind the true text before it"},
     {.kind = FB_OPTION_SIZE,
      .name = "windows",
