@@ -84,7 +84,7 @@ def ids(generation, index=0):
 
 @case
 def help_texts():
-    for arguments in (["--help"], ["-h"], ["generate", "--help"], ["eval", "--help"], ["info", "-h"]):
+    for arguments in (["--help"], ["-h"], ["generate", "--help"], ["eval", "-h"], ["eval", "sparse", "-h"], ["info", "-h"]):
         result = run(*arguments)
         expect(succeeded(result).startswith("Usage: flashblock "), arguments)
         expect_equal(result.stderr, b"", "standard error")
@@ -460,7 +460,7 @@ def sparse_attention_goes_from_flashblock_to_dense():
 
 
 def evaluate(*arguments):
-    return run("eval", "--model", MODEL, "--text", MODEL / "held-out.txt", *arguments)
+    return run("eval", "sparse", "--model", MODEL, "--text", MODEL / "held-out.txt", *arguments)
 
 
 def numbers(method):
@@ -494,9 +494,12 @@ def evaluation_of_sparse_attention():
 
 @case
 def wrong_evaluations():
-    expect_error(run("eval"), 2, "--model")
-    expect_error(run("eval", "--model", MODEL), 2, "--text")
-    expect_error(run("eval", "--model", MODEL, "--text", "/no/such/text"), 1, "/no/such/text")
+    sparse = ["eval", "sparse"]
+    expect_error(run("eval"), 2, "flashblock eval --help")
+    expect_error(run("eval", "nonesuch"), 2, "'nonesuch'")
+    expect_error(run(*sparse), 2, "--model")
+    expect_error(run(*sparse, "--model", MODEL), 2, "--text")
+    expect_error(run(*sparse, "--model", MODEL, "--text", "/no/such/text"), 1, "/no/such/text")
     expect_error(evaluate("--selectors", "quest,nonesuch"), 2, "--selectors", "'nonesuch'", "mage")
     expect_error(evaluate("--selectors", "quest", "--no-sparse"), 2, "--no-sparse")
     expect_error(evaluate("--density", "101"), 2, "--density", "101")

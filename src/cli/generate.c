@@ -287,7 +287,7 @@ static const char *contradiction(const settings *given) {
     if (given->residual && given->centroids)
         return "--residual and --centroids exclude each other";
     if (given->sparse.selector && given->compare)
-        return "--sparse and --compare exclude each other; see flashblock eval";
+        return "--sparse and --compare exclude each other; see flashblock eval sparse";
     return NULL;
 }
 
