@@ -73,7 +73,7 @@ static const fb_option options[] = {
      TARGET(windows),
      .min = 1,
      .max = 1 << 20,
-     .otherwise = "8",
+     .otherwise = "4",
      .help = "windows at most, spread over the text"},
 
     {.kind = FB_OPTION_GROUP, .help = "What is compared with dense attention"},
