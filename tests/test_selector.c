@@ -580,7 +580,7 @@ Test(selector, multipole_far_part_equals_its_reference) {
         float *out = calloc(values, sizeof *out), *lse = calloc(rows, sizeof *lse);
         double *true_out = calloc(values, sizeof *true_out), *true_lse = calloc(rows, 8);
         fb_part part = fb_part_rows(out, lse, p.n.num_heads, p.n.head_dim);
-        for (size_t d = 0; d < NUM_DENSITIES; d++) {
+        for (size_t d = 0; d < NUM_DENSITIES; d += 3) { /* none, some, all */
             fb_selector_input input = input_of(&p, densities[d]);
             selector_case c = case_of(&p, densities[d]);
             fb_selection selection = {0};
