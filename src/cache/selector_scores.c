@@ -15,41 +15,40 @@
 /* x = k ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor series to the 13th power, which
  * leaves out less than 2^-57. No branch, so that a loop of it is vectorised. */
 static inline double exp_of(double x) {
-    static const double coefficients[] = {1.0 / 6227020800.0,
-                                          1.0 / 479001600.0,
-                                          1.0 / 39916800.0,
-                                          1.0 / 3628800.0,
-                                          1.0 / 362880.0,
-                                          1.0 / 40320.0,
-                                          1.0 / 5040.0,
-                                          1.0 / 720.0,
-                                          1.0 / 120.0,
-                                          1.0 / 24.0,
-                                          1.0 / 6.0,
-                                          1.0 / 2.0,
-                                          1.0,
-                                          1.0};
+    x = x < -708.0 ? -708.0 : x;
     /* adding 1.5 x 2^52 rounds to an integer, which is then in the low bits */
     double shifted = x * 0x1.71547652b82fep+0 + 0x1.8p52, k = shifted - 0x1.8p52;
     double r = x - k * 0x1.62e42fee00000p-1 - k * 0x1.a39ef35793c76p-33;
-    double sum = coefficients[0];
-    for (size_t i = 1; i < sizeof coefficients / sizeof coefficients[0]; i++)
-        sum = sum * r + coefficients[i];
+    double sum = 1.0 / 6227020800.0;
+    sum = sum * r + 1.0 / 479001600.0;
+    sum = sum * r + 1.0 / 39916800.0;
+    sum = sum * r + 1.0 / 3628800.0;
+    sum = sum * r + 1.0 / 362880.0;
+    sum = sum * r + 1.0 / 40320.0;
+    sum = sum * r + 1.0 / 5040.0;
+    sum = sum * r + 1.0 / 720.0;
+    sum = sum * r + 1.0 / 120.0;
+    sum = sum * r + 1.0 / 24.0;
+    sum = sum * r + 1.0 / 6.0;
+    sum = sum * r + 1.0 / 2.0;
+    sum = sum * r + 1.0;
+    sum = sum * r + 1.0;
     uint64_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 1023) << 52; /* 2^k */
     double power;
     memcpy(&power, &bits, sizeof power);
-    double result = sum * power;
-    return x < -708.0 ? 0.0 : result;
+    return sum * power;
 }
 
 double fb_exp_double(double x) {
-    return exp_of(x);
+    return x < -708.0 ? 0.0 : exp_of(x);
 }
 
-/* values[i] = exp(values[i] - max) */
+/* values[i] = exp(values[i] - max), but no less than exp(-708): beside the 1 of the largest, that
+ * and 0 are the same. */
 static void exponentials(double *values, size_t count, double max) {
+#pragma omp simd
     for (size_t i = 0; i < count; i++)
         values[i] = exp_of(values[i] - max);
 }
@@ -59,7 +58,7 @@ void fb_softmax_double(double *scores, size_t count) {
     for (size_t i = 0; i < count; i++)
         max = scores[i] > max ? scores[i] : max;
     for (size_t i = 0; i < count; i++) {
-        scores[i] = scores[i] == (double)-INFINITY ? 0.0 : exp_of(scores[i] - max);
+        scores[i] = scores[i] == (double)-INFINITY ? 0.0 : fb_exp_double(scores[i] - max);
         sum += scores[i];
     }
     for (size_t i = 0; sum > 0.0 && i < count; i++)
@@ -150,14 +149,24 @@ enum { DOT_ROWS = 4, DOT_LANES = 4 };
 static void tile_dots_of_rows(const double *vectors, const double *tile, size_t head_dim,
                               double *dots, size_t dots_stride) {
     for (size_t first = 0; first < FB_TILE_LANES; first += DOT_LANES) {
-        double sums[DOT_ROWS][DOT_LANES] = {{0}};
-        for (size_t d = 0; d < head_dim; d++)
-            for (size_t row = 0; row < DOT_ROWS; row++)
-                for (size_t lane = 0; lane < DOT_LANES; lane++)
-                    sums[row][lane] +=
-                        vectors[row * head_dim + d] * tile[d * FB_TILE_LANES + first + lane];
-        for (size_t row = 0; row < DOT_ROWS; row++)
-            memcpy(dots + row * dots_stride + first, sums[row], sizeof sums[row]);
+        double sums0[DOT_LANES] = {0}, sums1[DOT_LANES] = {0};
+        double sums2[DOT_LANES] = {0}, sums3[DOT_LANES] = {0};
+        for (size_t d = 0; d < head_dim; d++) {
+            const double *keys = tile + d * FB_TILE_LANES + first;
+            double q0 = vectors[d], q1 = vectors[head_dim + d];
+            double q2 = vectors[2 * head_dim + d], q3 = vectors[3 * head_dim + d];
+#pragma omp simd
+            for (size_t lane = 0; lane < DOT_LANES; lane++) {
+                sums0[lane] += q0 * keys[lane];
+                sums1[lane] += q1 * keys[lane];
+                sums2[lane] += q2 * keys[lane];
+                sums3[lane] += q3 * keys[lane];
+            }
+        }
+        memcpy(dots + first, sums0, sizeof sums0);
+        memcpy(dots + dots_stride + first, sums1, sizeof sums1);
+        memcpy(dots + 2 * dots_stride + first, sums2, sizeof sums2);
+        memcpy(dots + 3 * dots_stride + first, sums3, sizeof sums3);
     }
 }
 
