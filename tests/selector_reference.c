@@ -109,8 +109,10 @@ static size_t sparsed(const selector_case *c, const fb_selector_options *options
             whole[block] /= tile, generated[block] /= tile;
         unsigned char *to = chosen + head * blocks;
         mark_largest(whole, prompt, budget_of(prompt, c->density), to);
-        mark_largest(generated + prompt, blocks - prompt, budget_of(blocks - prompt, c->density),
-                     to + prompt);
+        size_t latest = budget_of(blocks - prompt, c->density);
+        if (prompt < blocks && c->density > 0.0 && latest == 0)
+            latest = 1;
+        mark_largest(generated + prompt, blocks - prompt, latest, to + prompt);
         free(whole), free(generated);
     }
     return c->num_heads;
