@@ -554,3 +554,73 @@ Test(generate, bad_prompts_are_named) {
     expect_error(model, list, 1, NULL, "options is NULL");
     fb_model_destroy(model);
 }
+
+/* --- the observer of attention ---------------------------------------------------------------- */
+
+/* What on_attention was told of the pass that on_step reports next, for each slot. */
+typedef struct attention_watch {
+    fb_generate_attention last[MAX_PROMPTS];
+    fb_reuse_action action[MAX_PROMPTS];
+    size_t layers[MAX_PROMPTS]; /* seen since the last on_step */
+    size_t num_layers, passes;
+} attention_watch;
+
+/* A refresh is dense attention, bit for bit. Results of fb_model_forward are dense rows. */
+static void expect_dense_result(const fb_attention_event *event) {
+    const fb_queries *q = event->queries;
+    size_t rows = q->num_queries * q->num_heads;
+    float *out = calloc(rows * (q->head_dim + 1), sizeof *out), *lse = out + rows * q->head_dim;
+    fb_part dense = fb_part_rows(out, lse, q->num_heads, q->head_dim);
+    cr_assert_eq(fb_block_attend(q, event->kv, event->layer, FB_REFRESH_ONLY, FB_COMPAT_PAPER, NULL,
+                                 0.0f, &dense),
+                 FB_OK, "%s", fb_error_message());
+    expect_same_bits("out", out, event->result->out, rows * q->head_dim);
+    expect_same_bits("lse", lse, event->result->lse, rows);
+    free(out);
+}
+
+static void watch_attention(void *user, const fb_generate_attention *event) {
+    attention_watch *seen = user;
+    cr_assert_eq(event->attention->layer, seen->layers[event->slot]);
+    cr_assert_eq(fb_kv_cache_length(event->attention->kv), event->context_length);
+    seen->last[event->slot] = *event;
+    seen->action[event->slot] = event->attention->action;
+    seen->layers[event->slot]++;
+    if (event->attention->action != FB_REUSE)
+        expect_dense_result(event->attention);
+}
+
+static bool watch_step(void *user, const fb_generate_event *event) {
+    attention_watch *seen = user;
+    const fb_generate_attention *last = &seen->last[event->slot];
+    cr_assert_eq(seen->layers[event->slot], seen->num_layers);
+    cr_assert(last->sequence == event->sequence && last->block == event->block &&
+              last->context_length == event->context_length && last->commit == event->commit &&
+              last->denoising_step == event->denoising_step &&
+              seen->action[event->slot] == event->action);
+    seen->layers[event->slot] = 0;
+    seen->passes++;
+    return true;
+}
+
+Test(generate, attention_is_shown_before_each_step) {
+    static const size_t lengths[3] = {21, 8, 3};
+    prompts p;
+    random_prompts(&p, lengths, 3, 23);
+    fb_model *model = golden_model("model/m1");
+    fb_generate_options options = small_options(3);
+    options.max_active = 2;
+    fb_generation *plain = generate(model, p.list, 3, &options);
+    attention_watch seen = {.num_layers = fb_model_get_config(model)->num_hidden_layers};
+    options.on_attention = watch_attention;
+    options.on_step = watch_step;
+    options.user = &seen;
+    fb_generation *watched = generate(model, p.list, 3, &options);
+    cr_assert_eq(seen.passes, watched->counts.denoising_steps + watched->counts.commits);
+    cr_assert_gt(watched->counts.reuses, 0);
+    for (size_t i = 0; i < 3; i++)
+        expect_same_results("watched", &watched->results[i], &plain->results[i]);
+    fb_generation_destroy(plain);
+    fb_generation_destroy(watched);
+    fb_model_destroy(model);
+}

@@ -6,6 +6,7 @@
 #include "isa_choice.h"
 #include "options.h"
 #include "output.h"
+#include "selector_names.h"
 #include "session.h"
 #include "summary.h"
 
@@ -20,6 +21,8 @@ typedef struct settings {
     fb_option_list prompts;
     fb_prompt_format format;
     fb_generate_options options;
+    fb_sparse_options sparse; /* if sparse.selector is not NULL */
+    bool residual, centroids;
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse_one */
     size_t repeats;
@@ -108,6 +111,43 @@ static const fb_option option_list[] = {
      .parse = fb_option_parse_dtype,
      .otherwise = "f32",
      .help = "storage of keys and values: f32, bf16 or f16"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Sparse attention"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "sparse",
+     .argument = "NAME",
+     TARGET(sparse.selector),
+     .parse = fb_selector_name_parse,
+     .help = "attend to selected blocks of earlier tokens only: sink_window, quest, moba, "
+             "multipole, sparsed, mage, bfla or ba_att"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "density",
+     .argument = "R",
+     TARGET(sparse.density),
+     .max = 1,
+     .otherwise = "0.2",
+     .help = "share of those blocks to select"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "residual",
+     TARGET(residual),
+     .help = "keep what the other blocks contribute, and reuse it by --tau; without it they "
+             "contribute nothing, and --tau has no meaning"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "centroids",
+     TARGET(centroids),
+     .help = "let centroids stand for the other blocks (multipole)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "select-every-step",
+     TARGET(sparse.select_every_step),
+     .help = "with --residual: select anew at every step; another selection is a refresh"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "key-block",
+     .argument = "N",
+     TARGET(sparse.choosing.block_keys),
+     .min = 16,
+     .max = 1 << 20,
+     .otherwise = "64",
+     .help = "tokens of a block that is selected or not, a multiple of 16"},
 
     {.kind = FB_OPTION_GROUP, .help = "Denoising"},
     {.kind = FB_OPTION_SIZE,
@@ -242,7 +282,23 @@ static const char *contradiction(const settings *given) {
         return "--visual and --json would both write to standard output";
     if (given->compare && given->options.reuse.tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
+    if (!given->sparse.selector && (given->residual || given->centroids))
+        return "--residual and --centroids need --sparse NAME";
+    if (given->residual && given->centroids)
+        return "--residual and --centroids exclude each other";
+    if (given->sparse.selector && given->compare)
+        return "--sparse and --compare exclude each other; see flashblock eval sparse";
     return NULL;
+}
+
+/* What --sparse and its companions come to. */
+static void set_sparse(settings *given) {
+    if (!given->sparse.selector)
+        return;
+    given->sparse.residual = given->residual    ? FB_RESIDUAL_CACHED
+                             : given->centroids ? FB_RESIDUAL_CENTROIDS
+                                                : FB_RESIDUAL_NONE;
+    given->options.sparse = &given->sparse;
 }
 
 /* --mask-token: digits are an id, all else is the text of a token. */
@@ -298,12 +354,13 @@ static fb_status run(fb_session *session, const settings *given) {
     return status;
 }
 
-static int generate(const settings *given) {
+static int generate(settings *given) {
     const char *wrong = contradiction(given);
     if (wrong) {
         fb_print_error("%s; see flashblock generate --help", wrong);
         return FB_EXIT_USAGE;
     }
+    set_sparse(given);
     fb_session session = {0};
     fb_status status = prepare(&session, given);
     if (status == FB_OK)
@@ -314,7 +371,9 @@ static int generate(const settings *given) {
 }
 
 int fb_command_generate(int argc, char **argv) {
-    settings given = {.options = fb_generate_options_default(), .isa = FB_ISA_CHOICE_CURRENT};
+    settings given = {.options = fb_generate_options_default(),
+                      .sparse = fb_sparse_options_default(),
+                      .isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &given, &exit_status))
         exit_status = generate(&given);
