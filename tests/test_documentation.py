@@ -98,7 +98,7 @@ def headers_are_included():
 def first_words(header, function):
     """The beginning of the comment above a function, for --add-missing."""
     code = read(f"include/flashblock/{header}")
-    above = code[: code.index(f" {function}(") if f" {function}(" in code else code.index(f"*{function}(")]
+    above = code[: re.search(rf"^FB_API[^;]*?\b{function}\(", code, re.MULTILINE).start()]
     comment = above[above.rindex("/*") + 2 :].split("*/")[0]
     text = re.sub(r"\s*\n \* ?", " ", comment).strip()
     sentence = re.split(r"[.:;] ", text + " ")[0].strip()
