@@ -35,8 +35,14 @@ Test(reference, decides_as_the_rule) {
                 .commit = n / 3888 % 2,
             };
             fb_reuse_policy policy = {.tau = tau};
-            fb_reuse_step fast = {step.number, step.limit,  cache.dirty,
-                                  step.masked, step.budget, step.commit};
+            fb_reuse_step fast = {
+                .denoising_step = step.number,
+                .denoising_steps = step.limit,
+                .dirty_tokens = cache.dirty,
+                .masked_tokens = step.masked,
+                .budget = step.budget,
+                .commit = step.commit,
+            };
             fb_reuse_action expected = fb_reuse_decide_reference(&cache, &step);
             cr_assert_eq(fb_reuse_decide(&policy, &fast), expected,
                          "tau %zu, case %zu: %s, the reference says %s", tau, n,
