@@ -18,8 +18,9 @@
  *     taken, anew for each query block;
  *   - dense steps: dense_share x steps, rounded to nearest, at least 1 (code: its integer part
  *     plus 2, of the number of generated tokens);
- *   - each of the two passes chooses fb_selection_budget of its own blocks (code: the integer part
- *     of the share, plus 1; and its first pass ranks the blocks of generated tokens too, before it
+ *   - each of the two passes chooses fb_selection_budget of its own blocks, the one of generated
+ *     tokens at least 1 at any density but 0, as a few latest tokens would be lost otherwise (code:
+ *     the integer part of the share, plus 1, in both; and its first pass ranks the blocks of generated tokens too, before it
  *     throws them away, so that fewer of the prompt's are left).
  *
  * MAGE (Kwon et al., "MAGE: All-[MASK] Block Already Knows Where to Look in Block Diffusion LLM",
@@ -65,6 +66,8 @@ static fb_status set_pattern(fb_selection *selection, size_t head, const double 
     size_t num_generated = selection->num_blocks - first_generated;
     size_t prompt = fb_selection_budget(first_generated, density);
     size_t generated = fb_selection_budget(num_generated, density);
+    if (generated == 0 && num_generated > 0 && density > 0.0)
+        generated = 1;
     fb_order_blocks(masses, first_generated, order, prompt);
     fb_order_blocks(masses + first_generated, num_generated, order + prompt, generated);
     for (size_t i = prompt; i < prompt + generated; i++)
