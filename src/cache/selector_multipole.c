@@ -12,6 +12,7 @@
  * From the paper (its abstract, formula 1 as reviews of it quote it) and its code: the above; one
  * cluster for 16 keys; the context is clustered in windows (8192 tokens there), of which only the
  * last changes as tokens come; importance is aggregated over the heads that share keys.
+ *
  * Different here:
  *   - clusters are not contiguous, but a selection is of key blocks. A key block's score is the sum
  *     of its keys' S, over the queries of the block and the heads of the KV head: near is a block,
