@@ -4,6 +4,7 @@ a failure names what is missing.
 
 usage: test_documentation.py SOURCE_DIR --program PROGRAM [--man FILE] --libraries LIBRARY...
        test_documentation.py SOURCE_DIR --add-missing    adds functions to the table of include/README.md
+                                                         and sections to the contents of README.md
 """
 import argparse
 import glob
@@ -170,16 +171,32 @@ def names_exist():
                 yield f"{guide}: there is no {name}"
 
 
+def section_titles(text):
+    code_free = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^## (.*)$", code_free, re.MULTILINE)
+
+
+def slug_of(title):
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def rewrite_contents():
+    text = read("README.md")
+    lines = "".join(f"- [{title}](#{slug_of(title)})\n" for title in section_titles(text))
+    text = re.sub(r"(?:^- \[[^\]]+\]\(#[\w-]+\)\n)+", lambda _: lines, text, count=1, flags=re.MULTILINE)
+    with open(os.path.join(root, "README.md"), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def contents_are_complete():
     """The list of sections at the top of README.md has each of them, in their order."""
     readme = read("README.md")
-    code_free = re.sub(r"^```.*?^```$", "", readme, flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^## (.*)$", code_free, re.MULTILINE)
-    listed = re.findall(r"^- \[([^\]]+)\]\(#([\w-]+)\)", code_free, re.MULTILINE)
+    headings = section_titles(readme)
+    listed = re.findall(r"^- \[([^\]]+)\]\(#([\w-]+)\)", readme, re.MULTILINE)
     for heading in headings:
-        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        if (heading, slug) not in listed:
-            yield f"README.md: the contents lack '- [{heading}](#{slug})'"
+        if (heading, slug_of(heading)) not in listed:
+            yield f"README.md: the contents lack '- [{heading}](#{slug_of(heading)})'"
     for title, _ in listed:
         if title not in headings:
             yield f"README.md: the contents have '{title}', there is no such section"
@@ -262,6 +279,7 @@ def main():
     root = arguments.source
     if arguments.add_missing:
         add_missing()
+        rewrite_contents()
         return 0
     checks = [
         ("every public function is in the table", table_is_complete, ()),
