@@ -1,7 +1,7 @@
 #!/bin/sh
 # test_install.sh BUILD_DIR SOURCE_DIR SANITIZE COMPILER...: installs into a scratch folder, compiles
 # small programs against what is there as pkg-config says, and runs them. Prints TAP.
-# shellcheck disable=SC2016,SC2317  # sed scripts; functions called through `result`
+# shellcheck disable=SC1091,SC2016,SC2086,SC2317  # sed scripts; functions called through `result`
 build_dir=$1
 source=$2
 sanitize=$3
@@ -56,12 +56,33 @@ example() {
         grep -E '^[0-9]+ of [0-9]+ steps reused$'
 }
 
+# The commands that the README shows compile and run, as they stand there.
+commands_of_the_readme() {
+    mkdir "$root/readme" && ln -s "$source/golden" "$root/readme/golden"
+    cp "$root/example.c" "$root/readme"
+    (
+        cd "$root/readme" || exit 1
+        compiler="$*"
+        cc() {
+            $compiler "$@"
+        }
+        grep '^    cc ' "$source/README.md" >commands && [ "$(wc -l <commands)" -eq 2 ] && . ./commands &&
+            LD_LIBRARY_PATH="$libdir" ./parts | diff - golden/examples/parts.out &&
+            LD_LIBRARY_PATH="$libdir" ./example golden/demo-model "And it came to pass"
+    )
+}
+
+man_page() {
+    page=$(find "$root" -path '*/man1/flashblock.1')
+    [ -n "$page" ] && grep -q '^\.SH "flashblock generate"$' "$page"
+}
+
 needs_only_the_core() {
     readelf -d "$root/core" | grep -q 'NEEDED.*libflashblock\.so\.0' &&
         ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|jansson|pcre|utf8proc'
 }
 
-echo 1..7
+echo 1..9
 name="meson install"
 result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
@@ -70,6 +91,8 @@ sed -i "s|^prefix=|prefix=$root|" "$pkgconfig"/*.pc
 export PKG_CONFIG_PATH="$pkgconfig"
 name="the installed program runs"
 result env LD_LIBRARY_PATH="$libdir" "$(find "$root" -path '*/bin/flashblock')" --version
+name="the man page"
+result man_page
 name="a program with libflashblock"
 result consumer core flashblock "$@" -DCORE_ONLY
 name="libflashblock needs no library of the language models"
@@ -78,6 +101,8 @@ name="a program with libflashblock-lm"
 result consumer lm flashblock-lm "$@"
 name="the example of the README"
 result example "$@"
+name="the commands of the README"
+result commands_of_the_readme "$@"
 name="a program with the static libflashblock-lm"
 rm "$libdir"/libflashblock*.so*
 result consumer static "--static flashblock-lm" "$@"

@@ -3,7 +3,7 @@
  * A block of `block_size` queries is denoised in several steps. Its attention to the committed
  * tokens (block-external) changes little between steps, so a *refresh* step computes that part
  * and keeps it, and a *reuse* step merges what was kept with a fresh block-internal part
- * (paper, section 4; the engine's Scheduler.schedule and BlockAttention.forward).
+ * (the paper; its engine's Scheduler.schedule and BlockAttention.forward).
  *
  *   refresh, store     external part computed and kept     attention as dense
  *   refresh, no store  external part computed, not kept    attention as dense

@@ -3,7 +3,9 @@
  *
  *   s_j = scale * (q . k_j)     L = ln sum_j exp(s_j)     O = sum_j exp(s_j - L) v_j
  *
- * (FlashBlock, arXiv 2602.05305: attention with its log-sum-exp, and the log-space merge.) */
+ * (FlashBlock, arXiv 2602.05305: attention with its log-sum-exp, and the log-space merge.)
+ *
+ * First of three files to read: attention/reference.c, cache/reference.c, decode/reference.c. */
 #include "check.h"
 #include "error.h"
 #include "half.h"
