@@ -126,14 +126,22 @@ INLINE fetch_share next_share(fetch_share share) {
     return share;
 }
 
-/* Row tiles of the scores of one group. */
-typedef struct scores_job {
-    size_t tiles;   /* so many, one after the other */
-    const float *q; /* the tile's first row */
+/* A call of the scores kernel. */
+typedef struct scores_call {
+    row_tiles tiles;
+    const float *q;
     size_t head_dim;
-    const void *group; /* [head_dim][16] */
-    float *wide;       /* [head_dim][16] */
+    const void *const *groups, *const *next;
+    size_t num_groups;
     float scale;
+    float *wide; /* [head_dim][16] */
+    float *s;    /* at stride FB_SCORE_STRIDE */
+} scores_call;
+
+/* One of its row tiles against one of its groups. */
+typedef struct scores_job {
+    const float *q;    /* the tile's first row */
+    const void *group; /* [head_dim][16] */
     const void *next;
     fetch_share share;
     float *s; /* at stride FB_SCORE_STRIDE */
@@ -156,18 +164,20 @@ INLINE void finish_scores(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][
 }
 
 INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
-                        const scores_job *job) {
-    block keys = {job->group, job->wide};
+                        const scores_call *call, const scores_job *job) {
+    block keys = {job->group, call->wide};
     const float *q = job->q;
     const char *next = job->next;
     const fetch_share share = job->share;
     float *s = job->s;
     __m256 acc[TILE_ROWS][TILE_COLUMNS];
-    size_t left = job->head_dim;
+    size_t left = call->head_dim;
     bool is_first = true;
-    for (; left > FB_SEGMENT; left -= FB_SEGMENT) {
+    for (;; left -= FB_SEGMENT) {
         prefetch(next, share);
-        multiply_block(ROWS, DTYPE, WHOLE, q, keys, FB_SEGMENT, acc);
+        multiply_block(ROWS, DTYPE, WHOLE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+        if (left <= FB_SEGMENT)
+            break;
         if (is_first)
             add_block(ROWS, false, acc, s, FB_SCORE_STRIDE);
         else
@@ -178,27 +188,32 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
         keys.wide += BLOCK;
         next += block_bytes(DTYPE);
     }
-    prefetch(next, share);
-    multiply_block(ROWS, DTYPE, WHOLE, q, keys, left, acc);
     if (is_first)
-        finish_scores(ROWS, false, acc, &job->scale, s);
+        finish_scores(ROWS, false, acc, &call->scale, s);
     else
-        finish_scores(ROWS, true, acc, &job->scale, s);
+        finish_scores(ROWS, true, acc, &call->scale, s);
 }
 
-/* Row tiles of the values of one panel. */
-typedef struct values_job {
-    size_t tiles;
-    const float *p; /* the tile's first row */
-    size_t num_keys;
-    const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS]; /* the panel's, each [16 keys][16] */
-    float *wide;                                      /* [64][16] */
+/* A call of the values kernel. */
+typedef struct values_call {
+    row_tiles tiles;
+    const float *p;
+    size_t num_keys, panels;
+    const void *const *groups, *const *next;
     const float *alpha;
+    float *wide; /* [64][16] */
+    float *sums; /* [TILE_ROWS][16] of scratch */
+    float *o;    /* [rows][panels][16] */
+} values_call;
+
+/* One of its row tiles against one of its panels. */
+typedef struct values_job {
+    const float *p;
+    const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS];
     const void *next[FB_TILE_KEYS / FB_GROUP_KEYS];
     fetch_share share;
-    float *sums; /* [ROWS][16] of scratch */
-    float *o;    /* [16] at stride o_stride */
-    size_t o_stride;
+    const float *alpha;
+    float *o; /* [16] at stride panels * 16 */
 } values_job;
 
 /* o := fma(o, alpha, sums, if ADD, + acc) */
@@ -220,17 +235,21 @@ INLINE void finish_values(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][
 }
 
 INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
-                        const values_job *job) {
+                        const values_call *call, const values_job *job) {
     const float *p = job->p;
     const fetch_share share = job->share;
     const void *const *blocks = job->blocks, *const *next = job->next;
-    float *sums = job->sums, *wide = job->wide;
+    float *wide = call->wide, *sums = call->sums;
+    const size_t o_stride = call->panels * FB_PANEL_DIMS;
     __m256 acc[TILE_ROWS][TILE_COLUMNS];
-    size_t left = job->num_keys;
+    size_t left = call->num_keys;
     bool is_first = true;
-    for (; left > FB_SEGMENT; left -= FB_SEGMENT) {
+    for (;; left -= FB_SEGMENT) {
         prefetch(*next++, share);
-        multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide}, FB_SEGMENT, acc);
+        multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide},
+                       left < FB_SEGMENT ? left : FB_SEGMENT, acc);
+        if (left <= FB_SEGMENT)
+            break;
         if (is_first)
             add_block(ROWS, false, acc, sums, FB_PANEL_DIMS);
         else
@@ -239,155 +258,154 @@ INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
         p += FB_ROWS_BLOCK;
         wide += BLOCK;
     }
-    prefetch(*next, share);
-    multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks, wide}, left, acc);
     if (is_first)
-        finish_values(ROWS, false, acc, sums, job->alpha, job->o, job->o_stride);
+        finish_values(ROWS, false, acc, sums, job->alpha, job->o, o_stride);
     else
-        finish_values(ROWS, true, acc, sums, job->alpha, job->o, job->o_stride);
+        finish_values(ROWS, true, acc, sums, job->alpha, job->o, o_stride);
 }
 
-/* All of a job's tiles; *job is then at the row behind them. */
-INLINE void scores_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, scores_job *job) {
-    for (size_t tile = 0; tile < job->tiles; tile++) {
-        scores_tile(ROWS, DTYPE, WHOLE, job);
+/* `count` tiles of ROWS rows; *job is then at the row behind them. */
+INLINE void scores_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, size_t count,
+                         const scores_call *call, scores_job *job) {
+    for (size_t tile = 0; tile < count; tile++) {
+        scores_tile(ROWS, DTYPE, WHOLE, call, job);
         job->q += ROWS * FB_SEGMENT;
         job->s += ROWS * FB_SCORE_STRIDE;
         job->share = next_share(job->share);
     }
 }
 
-INLINE void values_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, values_job *job) {
-    for (size_t tile = 0; tile < job->tiles; tile++) {
-        values_tile(ROWS, DTYPE, WHOLE, job);
+INLINE void values_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, size_t count,
+                         const values_call *call, values_job *job) {
+    for (size_t tile = 0; tile < count; tile++) {
+        values_tile(ROWS, DTYPE, WHOLE, call, job);
         job->p += ROWS * FB_SEGMENT;
         job->alpha += ROWS;
-        job->o += (size_t)ROWS * job->o_stride;
+        job->o += (size_t)ROWS * call->panels * FB_PANEL_DIMS;
         job->share = next_share(job->share);
     }
 }
 
-typedef void scores_fn(scores_job *job);
-typedef void values_fn(values_job *job);
+/* Tiles of a call, the longer ones having ROWS rows and the others one less. One group stays in the
+ * L1 cache while all rows pass by; of a 16-bit type, the first tile of rows widens for the
+ * others. */
+INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+                          const scores_call *call) {
+    for (size_t group = 0; group < call->num_groups; group++) {
+        scores_job job = {
+            .q = call->q,
+            .group = call->groups[group],
+            .next = call->next[group],
+            .share = first_share(call->tiles, DTYPE),
+            .s = call->s + group * FB_GROUP_KEYS,
+        };
+        size_t longer = call->tiles.longer, shorter = call->tiles.count - longer;
+        if (DTYPE != FB_F32) {
+            scores_tiles(ROWS, DTYPE, WHOLE, 1, call, &job);
+            job.group = call->wide;
+            longer--;
+        }
+        scores_tiles(ROWS, FB_F32, WHOLE, longer, call, &job);
+        if (ROWS > 1)
+            scores_tiles(ROWS - 1, FB_F32, WHOLE, shorter, call, &job);
+    }
+}
 
-/* KIND_NAME[rows - 1]: the function for tiles of so many rows. Products whose length is no multiple
- * of 16 have functions of their own, compact rather than fast: a branch between a whole block and a
- * shorter one would cost registers in the former. */
-#define TILES(KIND, NAME, DTYPE, WHOLE)                                                            \
-    static void KIND##_##NAME##_1(KIND##_job *job) {                                               \
-        KIND##_tiles(1, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static void KIND##_##NAME##_2(KIND##_job *job) {                                               \
-        KIND##_tiles(2, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static void KIND##_##NAME##_3(KIND##_job *job) {                                               \
-        KIND##_tiles(3, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static void KIND##_##NAME##_4(KIND##_job *job) {                                               \
-        KIND##_tiles(4, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static void KIND##_##NAME##_5(KIND##_job *job) {                                               \
-        KIND##_tiles(5, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static void KIND##_##NAME##_6(KIND##_job *job) {                                               \
-        KIND##_tiles(6, DTYPE, WHOLE, job);                                                        \
-    }                                                                                              \
-    static KIND##_fn *const KIND##_##NAME[TILE_ROWS] = {                                           \
+/* The same for values: one panel of the tile's values stays in the L1 cache. */
+INLINE void values_panels(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+                          const values_call *call) {
+    for (size_t panel = 0; panel < call->panels; panel++) {
+        values_job job = {
+            .p = call->p,
+            .share = first_share(call->tiles, DTYPE),
+            .alpha = call->alpha,
+            .o = call->o + panel * FB_PANEL_DIMS,
+        };
+        size_t num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
+        for (size_t group = 0; group < num_groups; group++) {
+            job.blocks[group] = (const char *)call->groups[group] + panel * block_bytes(DTYPE);
+            job.next[group] = (const char *)call->next[group] + panel * block_bytes(DTYPE);
+        }
+        size_t longer = call->tiles.longer, shorter = call->tiles.count - longer;
+        if (DTYPE != FB_F32) {
+            values_tiles(ROWS, DTYPE, WHOLE, 1, call, &job);
+            for (size_t group = 0; group < num_groups; group++)
+                job.blocks[group] = call->wide + group * BLOCK;
+            longer--;
+        }
+        values_tiles(ROWS, FB_F32, WHOLE, longer, call, &job);
+        if (ROWS > 1)
+            values_tiles(ROWS - 1, FB_F32, WHOLE, shorter, call, &job);
+    }
+}
+
+typedef void scores_rows_fn(const scores_call *call);
+typedef void values_rows_fn(const values_call *call);
+
+/* KIND_NAME[rows - 1]: the function for calls whose longer tiles have so many rows. Products whose
+ * length is no multiple of 16 have functions of their own, compact rather than fast: a branch
+ * between a whole block and a shorter one would cost registers in the former. */
+#define ROWS_FUNCTION(KIND, PARTS, NAME, ROWS, DTYPE, WHOLE)                                       \
+    static void KIND##_##NAME##_##ROWS(const KIND##_call *call) {                                  \
+        KIND##_##PARTS(ROWS, DTYPE, WHOLE, call);                                                  \
+    }
+#define TILES(KIND, PARTS, NAME, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 1, DTYPE, WHOLE)                                              \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 2, DTYPE, WHOLE)                                              \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 3, DTYPE, WHOLE)                                              \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 4, DTYPE, WHOLE)                                              \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 5, DTYPE, WHOLE)                                              \
+    ROWS_FUNCTION(KIND, PARTS, NAME, 6, DTYPE, WHOLE)                                              \
+    static KIND##_rows_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
         KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
         KIND##_##NAME##_4, KIND##_##NAME##_5, KIND##_##NAME##_6,                                   \
     };
 
-TILES(scores, f32, FB_F32, true)
-TILES(scores, f32_short, FB_F32, false)
-TILES(scores, bf16, FB_BF16, true)
-TILES(scores, bf16_short, FB_BF16, false)
-TILES(scores, f16, FB_F16, true)
-TILES(scores, f16_short, FB_F16, false)
-TILES(values, f32, FB_F32, true)
-TILES(values, f32_short, FB_F32, false)
-TILES(values, bf16, FB_BF16, true)
-TILES(values, bf16_short, FB_BF16, false)
-TILES(values, f16, FB_F16, true)
-TILES(values, f16_short, FB_F16, false)
+TILES(scores, groups, f32, FB_F32, true)
+TILES(scores, groups, f32_short, FB_F32, false)
+TILES(scores, groups, bf16, FB_BF16, true)
+TILES(scores, groups, bf16_short, FB_BF16, false)
+TILES(scores, groups, f16, FB_F16, true)
+TILES(scores, groups, f16_short, FB_F16, false)
+TILES(values, panels, f32, FB_F32, true)
+TILES(values, panels, f32_short, FB_F32, false)
+TILES(values, panels, bf16, FB_BF16, true)
+TILES(values, panels, bf16_short, FB_BF16, false)
+TILES(values, panels, f16, FB_F16, true)
+TILES(values, panels, f16_short, FB_F16, false)
 
 /* By type, and whether the length is a multiple of 16. */
-static scores_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {{scores_f32_short, scores_f32},
-                                                                   {scores_bf16_short, scores_bf16},
-                                                                   {scores_f16_short, scores_f16}};
-static values_fn *const *const values_by_type[FB_NUM_DTYPES][2] = {{values_f32_short, values_f32},
-                                                                   {values_bf16_short, values_bf16},
-                                                                   {values_f16_short, values_f16}};
+static scores_rows_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {
+    {scores_f32_short, scores_f32},
+    {scores_bf16_short, scores_bf16},
+    {scores_f16_short, scores_f16}};
+static values_rows_fn *const *const values_by_type[FB_NUM_DTYPES][2] = {
+    {values_f32_short, values_f32},
+    {values_bf16_short, values_bf16},
+    {values_f16_short, values_f16}};
 
-/* Rows of the tile that comes when `done` tiles are done, and how many such tiles follow. */
-INLINE size_t tiles_alike(row_tiles tiles, size_t done, size_t *rows) {
-    *rows = tiles.base + (done < tiles.longer);
-    return (done < tiles.longer ? tiles.longer : tiles.count) - done;
+/* Tiles of equal rows are all "longer" ones here. */
+INLINE row_tiles cut_call(size_t rows) {
+    row_tiles tiles = cut_rows(rows, TILE_ROWS);
+    if (tiles.longer == 0)
+        return (row_tiles){tiles.count, tiles.base - 1, tiles.count};
+    return tiles;
 }
 
-/* One group stays in the L1 cache while all rows pass by. */
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, float *wide,
                    const void *const *next, float *s) {
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    for (size_t group = 0; group < num_groups; group++) {
-        scores_job job = {
-            .q = q,
-            .head_dim = head_dim,
-            .group = groups[group],
-            .wide = wide,
-            .scale = scale,
-            .next = next[group],
-            .share = first_share(tiles, dtype),
-            .s = s + group * FB_GROUP_KEYS,
-        };
-        fb_dtype stored = dtype; /* the first tile of rows widens for the others */
-        for (size_t done = 0, tile_rows; done < tiles.count; done += job.tiles) {
-            job.tiles = tiles_alike(tiles, done, &tile_rows);
-            if (stored != FB_F32)
-                job.tiles = 1;
-            scores_by_type[stored][head_dim % FB_SEGMENT == 0][tile_rows - 1](&job);
-            if (stored != FB_F32) {
-                stored = FB_F32;
-                job.group = wide;
-            }
-        }
-    }
+    scores_call call = {cut_call(rows), q, head_dim, groups, next, num_groups, scale, wide, s};
+    scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
-/* One panel of the tile's values stays in the L1 cache while all rows pass by. */
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
                    const void *const *next, float *o) {
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    float sums[TILE_ROWS * FB_PANEL_DIMS];
-    for (size_t panel = 0; panel < panels; panel++) {
-        values_job job = {
-            .p = p,
-            .num_keys = num_keys,
-            .wide = wide,
-            .alpha = alpha,
-            .share = first_share(tiles, dtype),
-            .sums = sums,
-            .o = o + panel * FB_PANEL_DIMS,
-            .o_stride = panels * FB_PANEL_DIMS,
-        };
-        for (size_t group = 0; group < num_groups; group++) {
-            job.blocks[group] = (const char *)groups[group] + panel * block_bytes(dtype);
-            job.next[group] = (const char *)next[group] + panel * block_bytes(dtype);
-        }
-        fb_dtype stored = dtype;
-        for (size_t done = 0, tile_rows; done < tiles.count; done += job.tiles) {
-            job.tiles = tiles_alike(tiles, done, &tile_rows);
-            if (stored != FB_F32)
-                job.tiles = 1;
-            values_by_type[stored][num_keys % FB_SEGMENT == 0][tile_rows - 1](&job);
-            for (size_t group = 0; group < num_groups && stored != FB_F32; group++)
-                job.blocks[group] = wide + group * BLOCK;
-            stored = FB_F32;
-        }
-    }
+    _Alignas(CACHE_LINE) float sums[TILE_ROWS * FB_PANEL_DIMS];
+    values_call call = {cut_call(rows), p, num_keys, panels, groups, next, alpha, wide, sums, o};
+    values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
 /* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is

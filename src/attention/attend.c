@@ -82,6 +82,7 @@ typedef struct workspace {
     float *max;      /* [R] */
     float *sums;     /* [R][16] */
     float *alpha;    /* [R] */
+    size_t *visible; /* [R] how many of the view's keys each row sees */
     unit_part chunk; /* the part of a chunk */
     unit_part range; /* the merge of the chunks of a range so far */
     unit_part total; /* the merge of the ranges so far */
@@ -104,6 +105,9 @@ static unit_part part_at(float *base, size_t head_dim) {
     return (unit_part){base, (double *)(void *)(base + out_floats)};
 }
 
+/* The counts of a workspace, in floats. */
+enum { VISIBLE_FLOATS = UNIT_ROWS * sizeof(size_t) / sizeof(float) };
+
 /* The two products of a kernel call need at most this much to widen into. */
 static size_t wide_floats(size_t head_dim) {
     return FB_GROUP_KEYS * (head_dim > FB_TILE_KEYS ? head_dim : FB_TILE_KEYS);
@@ -114,7 +118,7 @@ static size_t workspace_floats(size_t head_dim) {
            padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
            padded(fb_padded_dim(head_dim)) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
            padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
-           2 * padded(UNIT_ROWS) + 3 * part_floats(head_dim);
+           2 * padded(UNIT_ROWS) + padded(VISIBLE_FLOATS) + 3 * part_floats(head_dim);
 }
 
 /* The next `floats` of the memory at *at. */
@@ -137,6 +141,7 @@ static workspace workspace_at(float *base, size_t head_dim) {
     w.sums = take(&base, UNIT_ROWS * FB_GROUP_KEYS);
     w.max = take(&base, UNIT_ROWS);
     w.alpha = take(&base, UNIT_ROWS);
+    w.visible = (size_t *)(void *)take(&base, VISIBLE_FLOATS);
     unit_part *parts[] = {&w.chunk, &w.range, &w.total};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         *parts[i] = part_at(take(&base, part_floats(head_dim)), head_dim);
@@ -169,11 +174,11 @@ static void gather_queries(const attend_problem *problem, row_unit unit, float *
         const float *from = queries->q +
                             (ptrdiff_t)row_query(problem, unit, row) * queries->token_stride +
                             (ptrdiff_t)row_head(problem, unit, row) * queries->head_stride;
-        for (size_t d = 0; d < problem->head_dim; d += FB_SEGMENT) {
-            size_t left = problem->head_dim - d;
-            memcpy(q + d / FB_SEGMENT * FB_ROWS_BLOCK + row * FB_SEGMENT, from + d,
-                   (left < FB_SEGMENT ? left : FB_SEGMENT) * sizeof *q);
-        }
+        float *to = q + row * FB_SEGMENT;
+        size_t left = problem->head_dim;
+        for (; left >= FB_SEGMENT; left -= FB_SEGMENT, from += FB_SEGMENT, to += FB_ROWS_BLOCK)
+            memcpy(to, from, FB_SEGMENT * sizeof *q); /* of constant size: a few moves */
+        memcpy(to, from, left * sizeof *q);
     }
 }
 
@@ -193,13 +198,19 @@ static size_t visible_keys(const attend_problem *problem, size_t query) {
     return visible < problem->num_keys ? visible : problem->num_keys;
 }
 
+/* What a thread has at hand while it works on a unit: queries, and how many keys each row sees. */
+static void begin_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
+    gather_queries(problem, unit, w->q);
+    for (size_t row = 0; row < unit.rows; row++)
+        w->visible[row] = visible_keys(problem, row_query(problem, unit, row));
+}
+
 /* Of the `tile_keys` keys from the view's key number `ordinal` on, how many each row sees. Counts
  * never fall from a row to the next, as rows are in the order of their queries. */
-static void count_visible(const attend_problem *problem, row_unit unit, size_t ordinal,
-                          size_t tile_keys, size_t *counts) {
-    for (size_t row = 0; row < unit.rows; row++) {
-        size_t visible = visible_keys(problem, row_query(problem, unit, row));
-        size_t count = visible > ordinal ? visible - ordinal : 0;
+static void count_visible(const workspace *w, size_t rows, size_t ordinal, size_t tile_keys,
+                          size_t *counts) {
+    for (size_t row = 0; row < rows; row++) {
+        size_t count = w->visible[row] > ordinal ? w->visible[row] - ordinal : 0;
         counts[row] = count < tile_keys ? count : tile_keys;
     }
 }
@@ -381,12 +392,12 @@ static void empty_part(const attend_problem *problem, row_unit unit, const unit_
         part->lse[row] = (double)-INFINITY;
 }
 
-/* The part of one chunk. w->q holds the unit's queries; `following` is the first place of the chunk
+/* The part of one chunk, behind begin_unit; `following` is the first place of the chunk
  * that will be next, SIZE_MAX if none. */
 static void chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
                        size_t following, const workspace *w, const unit_part *part) {
     size_t counts[UNIT_ROWS];
-    count_visible(problem, unit, chunk->ordinal, FB_TILE_KEYS, counts);
+    count_visible(w, unit.rows, chunk->ordinal, FB_TILE_KEYS, counts);
     empty_part(problem, unit, part);
     if (counts[unit.rows - 1] == 0)
         return;
@@ -396,7 +407,7 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
     for (size_t begin = chunk->begin; begin < chunk->end; begin += FB_TILE_KEYS) {
         size_t left = chunk->end - begin;
         size_t tile_keys = left < FB_TILE_KEYS ? left : FB_TILE_KEYS;
-        count_visible(problem, unit, chunk->ordinal + (begin - chunk->begin), tile_keys, counts);
+        count_visible(w, unit.rows, chunk->ordinal + (begin - chunk->begin), tile_keys, counts);
         size_t keys = counts[unit.rows - 1];
         if (keys == 0)
             break;
@@ -451,7 +462,7 @@ static void write_result(const attend_problem *problem, row_unit unit, const uni
 
 /* A whole unit by one thread. */
 static void attend_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
-    gather_queries(problem, unit, w->q);
+    begin_unit(problem, unit, w);
     empty_part(problem, unit, &w->range);
     empty_part(problem, unit, &w->total);
     for (size_t c = 0; c < problem->num_chunks; c++) {
@@ -502,7 +513,7 @@ static void attend_by_chunks(const attend_problem *problem, int threads, float *
             workspace w = own_workspace(problem, scratch);
             size_t u = task / count, slot = task % count;
             unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
-            gather_queries(problem, unit_at(problem, u), w.q);
+            begin_unit(problem, unit_at(problem, u), &w);
             chunk_part(problem, unit_at(problem, u), &chunks[slot], SIZE_MAX, &w, &part);
         }
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -15,9 +15,9 @@ enum { FB_PAGE_TOKENS = 256 };
  *   [num_kv_heads][FB_PAGE_TOKENS / 16][panels][16 tokens][16]. */
 struct fb_kv_pages {
     void **pages;
-    size_t num_pages;
-    size_t num_tokens;   /* written so far */
-    size_t num_kv_heads; /* of a page; an fb_kv may show some of them only */
+    size_t num_pages, room; /* pointers to pages; as many have room */
+    size_t num_tokens;      /* written so far */
+    size_t num_kv_heads;    /* of a page; an fb_kv may show some of them only */
 };
 
 enum { FB_PAGE_GROUPS = FB_PAGE_TOKENS / FB_GROUP_KEYS };

@@ -1,3 +1,4 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include "memory.h"
 
 #include "error.h"
@@ -5,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 bool fb_size_mul(size_t a, size_t b, size_t *product) {
     if (a != 0 && b > SIZE_MAX / a)
@@ -20,15 +22,30 @@ bool fb_size_add(size_t a, size_t b, size_t *sum) {
     return true;
 }
 
+/* Asks for huge pages: a walk through a KV cache of 4 KiB pages spends a tenth of its time on
+ * translating addresses. A wish only; where it is not granted nothing changes but the speed. */
+static void ask_for_huge_pages(void *memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    (void)madvise(memory, bytes, MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)bytes;
+#endif
+}
+
 fb_status fb_alloc(size_t count, size_t size, const char *what, void *result) {
     size_t bytes = 0, rounded = 0;
-    if (!fb_size_mul(count, size, &bytes) || !fb_size_add(bytes, FB_ALIGNMENT, &rounded))
+    if (!fb_size_mul(count, size, &bytes) || !fb_size_add(bytes, FB_HUGE_PAGE, &rounded))
         return fb_fail(FB_ERROR_MEMORY, "%s: %zu x %zu bytes do not fit the address space", what,
                        count, size);
-    rounded -= rounded % FB_ALIGNMENT; /* aligned_alloc takes whole multiples, and never 0 here */
-    void *memory = aligned_alloc(FB_ALIGNMENT, rounded);
+    size_t alignment = bytes < FB_HUGE_PAGE ? FB_ALIGNMENT : FB_HUGE_PAGE;
+    /* aligned_alloc takes whole multiples, and never 0 here */
+    rounded = (bytes / alignment + (bytes % alignment != 0 || bytes == 0)) * alignment;
+    void *memory = aligned_alloc(alignment, rounded);
     if (!memory)
         return fb_fail(FB_ERROR_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
+    if (alignment == FB_HUGE_PAGE)
+        ask_for_huge_pages(memory, rounded);
     memcpy(result, &memory, sizeof memory);
     return FB_OK;
 }

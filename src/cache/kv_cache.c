@@ -11,7 +11,8 @@
 struct fb_kv_cache {
     fb_kv_cache_config config;
     size_t page_bytes;
-    size_t length; /* committed tokens */
+    size_t slab_pages; /* pages of one allocation, see reserve */
+    size_t length;     /* committed tokens */
     uint64_t epoch, history;
     struct fb_kv_pages *layers; /* [num_layers] */
 };
@@ -31,6 +32,17 @@ static fb_status page_size(const fb_kv_cache_config *config, size_t *bytes) {
         return fb_fail(FB_ERROR_ARGUMENT, "%zu KV heads of %zu values overflow a page",
                        config->num_kv_heads, config->head_dim);
     return FB_OK;
+}
+
+/* Pages of a slab: so many that it fills huge pages and wastes at most an eighth of them. */
+static size_t pages_of_slab(size_t page_bytes) {
+    size_t pages = 1, most = 64 * FB_HUGE_PAGE / page_bytes;
+    for (; pages < most; pages++) {
+        size_t bytes = pages * page_bytes, over = bytes % FB_HUGE_PAGE;
+        if (bytes >= FB_HUGE_PAGE && (over == 0 || FB_HUGE_PAGE - over <= bytes / 8))
+            break;
+    }
+    return pages;
 }
 
 static fb_status check_config(const fb_kv_cache_config *config) {
@@ -59,6 +71,7 @@ fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cac
     FB_TRY(fb_alloc_zeroed(1, sizeof *created, "KV cache", &created));
     created->config = *config;
     created->page_bytes = bytes;
+    created->slab_pages = pages_of_slab(bytes);
     created->epoch = created->history = next_epoch();
     fb_status status = fb_alloc_zeroed(config->num_layers, sizeof *created->layers,
                                        "KV cache layers", &created->layers);
@@ -72,11 +85,16 @@ fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cac
     return FB_OK;
 }
 
+/* Pages of the allocation that begins with `page`: one each in a small cache, then slabs. */
+static size_t slab_at(const fb_kv_cache *cache, size_t page) {
+    return page < cache->slab_pages ? 1 : cache->slab_pages;
+}
+
 void fb_kv_cache_destroy(fb_kv_cache *cache) {
     if (!cache)
         return;
     for (size_t layer = 0; layer < cache->config.num_layers; layer++) {
-        for (size_t page = 0; page < cache->layers[layer].num_pages; page++)
+        for (size_t page = 0; page < cache->layers[layer].num_pages; page += slab_at(cache, page))
             fb_free(cache->layers[layer].pages[page]);
         fb_free(cache->layers[layer].pages);
     }
@@ -107,22 +125,34 @@ size_t fb_kv_cache_bytes(const fb_kv_cache *cache) {
     return bytes;
 }
 
-/* Pages for at least `tokens` tokens. The array of pointers grows by powers of two; pages never
- * move. A fresh page is zeroed: lanes that no token has filled are read, and thrown away. */
+/* Room for `pages` pointers to pages; it grows by powers of two. */
+static fb_status reserve_pointers(struct fb_kv_pages *layer, size_t pages) {
+    size_t room = layer->room ? layer->room : 1;
+    while (room < pages)
+        room *= 2;
+    if (room == layer->room)
+        return FB_OK;
+    void **grown = NULL;
+    FB_TRY(fb_alloc(room, sizeof *grown, "KV cache pages", &grown));
+    if (layer->num_pages)
+        memcpy(grown, layer->pages, layer->num_pages * sizeof *grown);
+    fb_free(layer->pages);
+    layer->pages = grown;
+    layer->room = room;
+    return FB_OK;
+}
+
+/* Pages for at least `tokens` tokens; pages never move. A fresh page is zeroed: lanes that no token
+ * has filled are read, and thrown away. */
 static fb_status reserve(fb_kv_cache *cache, struct fb_kv_pages *layer, size_t tokens) {
     size_t needed = tokens / FB_PAGE_TOKENS + (tokens % FB_PAGE_TOKENS != 0);
     while (layer->num_pages < needed) {
-        size_t count = layer->num_pages;
-        if ((count & (count - 1)) == 0) { /* full: 0, 1, 2, 4, ... */
-            void **grown = NULL;
-            FB_TRY(fb_alloc(count ? 2 * count : 1, sizeof *grown, "KV cache pages", &grown));
-            if (count)
-                memcpy(grown, layer->pages, count * sizeof *grown);
-            fb_free(layer->pages);
-            layer->pages = grown;
-        }
-        FB_TRY(fb_alloc_zeroed(cache->page_bytes, 1, "KV cache page", &layer->pages[count]));
-        layer->num_pages++;
+        size_t count = slab_at(cache, layer->num_pages);
+        FB_TRY(reserve_pointers(layer, layer->num_pages + count));
+        char *slab = NULL;
+        FB_TRY(fb_alloc_zeroed(count, cache->page_bytes, "KV cache page", &slab));
+        for (size_t page = 0; page < count; page++)
+            layer->pages[layer->num_pages++] = slab + page * cache->page_bytes;
     }
     return FB_OK;
 }
@@ -136,13 +166,32 @@ static fb_status check_layer(const fb_kv_cache *cache, size_t layer) {
     return FB_OK;
 }
 
+/* Elements rounded at a time. */
+enum { ROUNDED = 64 };
+
+/* Every 16th of `to`: a key's lane of a packed group. */
+static void scatter(const void *from, size_t size, size_t count, char *to) {
+    if (size == sizeof(float)) {
+        for (size_t i = 0; i < count; i++)
+            memcpy(to + i * FB_GROUP_KEYS * sizeof(float), (const float *)from + i, sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        memcpy(to + i * FB_GROUP_KEYS * sizeof(uint16_t), (const uint16_t *)from + i,
+               sizeof(uint16_t));
+}
+
 /* Rounds a key's floats into its lane of a packed group. */
 static void store_key(const fb_kv *kv, const float *from, size_t head, size_t token) {
     /* fb_key and fb_value read; the cache owns the memory they point into */
     char *key = (char *)(uintptr_t)fb_key(kv, head, token);
     size_t size = fb_dtype_size(kv->dtype);
-    for (size_t d = 0; d < kv->head_dim; d++)
-        (void)fb_from_f32(kv->dtype, from + d, key + fb_key_index(kv, d) * size, 1);
+    for (size_t d = 0; d < kv->head_dim; d += ROUNDED) {
+        float rounded[ROUNDED];
+        size_t left = kv->head_dim - d, count = left < ROUNDED ? left : ROUNDED;
+        (void)fb_from_f32(kv->dtype, from + d, rounded, count);
+        scatter(rounded, size, count, key + fb_key_index(kv, d) * size);
+    }
 }
 
 /* Elements of panel number d / 16. */
