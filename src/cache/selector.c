@@ -209,6 +209,7 @@ fb_status fb_selector_select(fb_selector *selector, const fb_selector_input *inp
     FB_TRY(check_input(selector, input));
     if (!selection)
         return fb_fail(FB_ERROR_ARGUMENT, "selection is NULL");
+    selector->scratch.num_lists = 0; /* one that is not begun is found out */
     if (input->layer < selector->dense_layers)
         FB_TRY(select_all(selector, input, &selector->scratch));
     else
