@@ -380,10 +380,27 @@ def pictures():
 
 
 @case
+def pictures_of_an_evaluation():
+    if not shutil.which("gnuplot"):
+        raise Skipped("no gnuplot")
+    with folder() as path:
+        file = path / "eval.json"
+        succeeded(run(PROGRAM, "eval", "sparse", "--model", MODEL, "--text", MODEL / "held-out.txt",
+                      "--context", 64, "--blocks", 1, "--windows", 1, "--density", "25,50", "--tau", 2,
+                      "--selectors", "multipole,mage", "--json", file))
+        result = run(sys.executable, SOURCE / "bench" / "plot_eval", "--out", path / "out", file)
+        succeeded(result)
+        for name in ("eval-agreement", "eval-divergence", "eval-layers"):
+            png, svg = (path / "out" / f"{name}.{suffix}" for suffix in ("png", "svg"))
+            expect(png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 5000, png)
+            expect(b"</svg>" in svg.read_bytes(), svg)
+
+
+@case
 def files_that_are_none():
     with folder() as path:
         (path / "x.json").write_text('{"machine": {}}')
-        for tool in ("table", "plot"):
+        for tool in ("table", "plot", "plot_eval"):
             for file in (path / "x.json", path / "absent.json"):
                 result = run(sys.executable, SOURCE / "bench" / tool, file)
                 expect_equal(result.returncode, 1, f"exit status of {tool}")

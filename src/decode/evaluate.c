@@ -64,10 +64,6 @@ static size_t num_windows(const fb_eval_options *options, size_t num_tokens) {
     return options->windows && options->windows < fitting ? options->windows : fitting;
 }
 
-size_t fb_eval_num_blocks(const fb_eval_options *options, size_t num_tokens) {
-    return num_windows(options, num_tokens) * options->blocks;
-}
-
 /* Where window `index` begins: they are spread over the whole text. */
 static size_t window_begin(const fb_eval_options *options, size_t num_tokens, size_t index) {
     size_t count = num_windows(options, num_tokens);

@@ -48,9 +48,6 @@ typedef struct fb_eval_result {
     size_t forced_refreshes; /* layers' reuses that a changed selection made refreshes */
 } fb_eval_result;
 
-/* The blocks that an evaluation will have: what fits the text. */
-size_t fb_eval_num_blocks(const fb_eval_options *options, size_t num_tokens);
-
 /* Measures every policy.
  *   tokens   [num_tokens] the text
  *   results  [num_policies]; layer_errors are the caller's memory, zeroed here
