@@ -61,6 +61,10 @@ static void put_script(FILE *gnuplot, const void *calibration) {
 }
 
 fb_status fb_plot_calibration(const fb_calibration *calibration, const char *path) {
-    fb_picture picture = {path, num_columns(calibration) * PANEL + MARGIN, 2 * PANEL + MARGIN};
+    fb_picture picture = {
+        .path = path,
+        .width = num_columns(calibration) * PANEL + MARGIN,
+        .height = 2 * PANEL + MARGIN,
+    };
     return fb_gnuplot_draw(&picture, "--plot", put_script, calibration);
 }

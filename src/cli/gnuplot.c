@@ -8,8 +8,11 @@
 #include <sys/wait.h>
 
 static void put_output(FILE *gnuplot, const fb_picture *picture, bool svg) {
-    fprintf(gnuplot, "set terminal %s size %zu,%zu%s\nset output '", svg ? "svg" : "pngcairo",
-            picture->width, picture->height, svg ? " background rgb 'white'" : "");
+    fprintf(gnuplot, "set terminal %s size %zu,%zu",
+            svg ? "svg background rgb 'white'" : "pngcairo", picture->width, picture->height);
+    if (picture->font)
+        fprintf(gnuplot, " font '%s'", picture->font);
+    fputs("\nset output '", gnuplot);
     for (const char *at = picture->path; *at; at++) /* '' stands for ' between quotes */
         fprintf(gnuplot, *at == '\'' ? "''" : "%c", *at);
     fputs("'\n", gnuplot);

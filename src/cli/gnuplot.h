@@ -10,6 +10,7 @@
 typedef struct fb_picture {
     const char *path; /* ends in .png or .svg */
     size_t width, height;
+    const char *font; /* "DejaVu Sans,12"; NULL: gnuplot's */
 } fb_picture;
 
 /* Writes a script to gnuplot: everything behind `set terminal` and `set output`. */

@@ -96,8 +96,8 @@ static const float *out_at(const fb_part *part, size_t row, size_t head) {
 }
 
 static double lse_at(const fb_part *part, size_t row, size_t head) {
-    return (double)part->lse[(ptrdiff_t)row * part->lse_token_stride +
-                             (ptrdiff_t)head * part->lse_head_stride];
+    return (double)part
+        ->lse[(ptrdiff_t)row * part->lse_token_stride + (ptrdiff_t)head * part->lse_head_stride];
 }
 
 /* The external and the internal part of a step's queries, from scratch. */
@@ -146,8 +146,9 @@ static double mean_lse_change(const fb_part *now, const fb_part *before, size_t 
 static double mean_mass(const layer_parts *parts, size_t rows, size_t head) {
     double sum = 0;
     for (size_t row = 0; row < rows; row++)
-        sum += 1.0 / (1.0 + exp(lse_at(&parts->internal, row, head) -
-                                lse_at(&parts->external, row, head)));
+        sum +=
+            1.0 /
+            (1.0 + exp(lse_at(&parts->internal, row, head) - lse_at(&parts->external, row, head)));
     return sum / (double)rows;
 }
 

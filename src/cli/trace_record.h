@@ -59,8 +59,8 @@ typedef struct fb_trace_sequence {
 typedef struct fb_trace {
     size_t num_layers, num_heads, head_dim, block_size, num_sequences;
     size_t num_steps;
-    fb_buffer steps; /* fb_trace_step [num_steps] */
-    fb_buffer heads; /* fb_trace_head [num_steps, num_layers, num_heads] */
+    fb_buffer steps;              /* fb_trace_step [num_steps] */
+    fb_buffer heads;              /* fb_trace_head [num_steps, num_layers, num_heads] */
     fb_trace_sequence *sequences; /* [num_sequences], filled as they appear */
     float *dense;                 /* scratch: out, then lse, of one layer */
     fb_status status;             /* the first failure; nothing is recorded after it */
