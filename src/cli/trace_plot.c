@@ -124,6 +124,20 @@ static fb_status fill_stability(figure *of) {
     return FB_OK;
 }
 
+/* Band, mean, and mean over kept rows; columns `mean` .. `mean` + 2, and `kept`. */
+static void put_curves(FILE *gnuplot, const char *name, const char *colour, int mean, int kept,
+                       const char *before) {
+    fprintf(gnuplot,
+            "%s$rows using 1:%d:%d " BAND "lc rgb '%s' title '%s, 10 to 90 %% of heads and steps'",
+            before, mean + 1, mean + 2, colour, name);
+    fprintf(gnuplot, ", $rows using 1:%d with linespoints pt 7 lw 2.5 lc rgb '%s' title '%s, mean'",
+            mean, colour, name);
+    fprintf(gnuplot,
+            ", $rows using 1:%d with linespoints pt 6 dt 2 lw 1.8 lc rgb '%s' "
+            "title '%s, rows whose token stayed'",
+            kept, colour, name);
+}
+
 static void script_stability(FILE *gnuplot, const void *user) {
     const figure *of = user;
     put_style(gnuplot);
@@ -133,19 +147,13 @@ static void script_stability(FILE *gnuplot, const void *user) {
     fprintf(gnuplot,
             "set xrange [0.8:%g]\nset yrange [%g:1.005]\nset xtics 1\n"
             "set xlabel 'denoising step of the block, compared with the step before'\n"
-            "set ylabel 'cosine similarity (1: unchanged)'\nset key below maxrows 2\n",
+            "set ylabel 'cosine similarity (1: unchanged)'\nset key outside below "
+            "maxrows 3\n"
+            "set bmargin 8\n",
             (double)num_rows(of) + 0.2, lowest(of, 1, 8, 0.05));
-    fputs("plot $rows using 1:3:4 " BAND "lc rgb '" EXTERNAL_COLOUR "' notitle, \\\n"
-          "     $rows using 1:6:7 " BAND "lc rgb '" INTERNAL_COLOUR "' notitle, \\\n"
-          "     $rows using 1:2 with linespoints pt 7 lw 2.5 lc rgb '" EXTERNAL_COLOUR
-          "' title 'external, mean', \\\n"
-          "     $rows using 1:5 with linespoints pt 5 lw 2.5 lc rgb '" INTERNAL_COLOUR
-          "' title 'internal, mean', \\\n"
-          "     $rows using 1:8 with linespoints pt 6 dt 2 lw 1.8 lc rgb '" EXTERNAL_COLOUR
-          "' title 'external, rows whose token stayed', \\\n"
-          "     $rows using 1:9 with linespoints pt 4 dt 2 lw 1.8 lc rgb '" INTERNAL_COLOUR
-          "' title 'internal, rows whose token stayed'\n",
-          gnuplot);
+    put_curves(gnuplot, "external", EXTERNAL_COLOUR, 2, 8, "plot ");
+    put_curves(gnuplot, "internal", INTERNAL_COLOUR, 5, 9, ", ");
+    fputc('\n', gnuplot);
 }
 
 /* --- heads ------------------------------------------------------------------------------------ */
@@ -289,22 +297,23 @@ static void script_error(FILE *gnuplot, const void *user) {
     put_rows(gnuplot, of);
     put_title(gnuplot, of, "Error of an attention output that reuses its external part", false);
     fprintf(gnuplot,
-            "set xrange [%g:%g]\nset yrange [0:%g]\nset xlabel 'tau; share of the denoising steps "
-            "that reuse'\n"
+            "set xrange [%g:%g]\nset yrange [0:%g]\nset xlabel 'tau, and the share of the "
+            "denoising steps "
+            "that reuse' offset 0,-0.7\nset bmargin 5\n"
             "set ylabel 'relative error against dense attention, |ΔO| / |O|'\nset key top left\n",
             low - 0.3, high + 0.3, top > 0 ? 1.25 * top : 1);
-    fputs(
-        "plot $rows using 1:3:5 " BAND "lc rgb '" EXTERNAL_COLOUR
-        "' title '10 to 90 % of heads and reuse steps', \\\n"
-        "     $rows using 1:2 with linespoints pt 7 lw 2.5 lc rgb '" EXTERNAL_COLOUR
-        "' title 'at steps that reuse, mean', \\\n"
-        "     $rows using 1:4 with linespoints pt 6 dt 2 lw 1.8 lc rgb '" EXTERNAL_COLOUR
-        "' title 'at steps that reuse, median', \\\n"
-        "     $rows using 1:6 with linespoints pt 5 lw 2.5 lc rgb '#000000' "
-        "title 'over all steps, mean', \\\n"
-        "     $rows using 1:6:(sprintf('%.0f %% reuse', $7)) with labels offset 0,-1.1 font ',10' "
-        "notitle\n",
-        gnuplot);
+    for (size_t i = 0; i < num_rows(of); i++)
+        fprintf(gnuplot, "set xtics %s(\"%g\\n{/*0.85 %.0f %%%%}\" %g)\n", i > 0 ? "add " : "",
+                row_at(of, i)[0], row_at(of, i)[6], row_at(of, i)[0]);
+    fputs("plot $rows using 1:3:5 " BAND "lc rgb '" EXTERNAL_COLOUR
+          "' title '10 to 90 % of heads and reuse steps', \\\n"
+          "     $rows using 1:2 with linespoints pt 7 lw 2.5 lc rgb '" EXTERNAL_COLOUR
+          "' title 'at steps that reuse, mean', \\\n"
+          "     $rows using 1:4 with linespoints pt 6 dt 2 lw 1.8 lc rgb '" EXTERNAL_COLOUR
+          "' title 'at steps that reuse, median', \\\n"
+          "     $rows using 1:6 with linespoints pt 5 lw 2.5 lc rgb '#000000' "
+          "title 'over all steps, mean'\n",
+          gnuplot);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
