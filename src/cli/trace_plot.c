@@ -127,9 +127,8 @@ static fb_status fill_stability(figure *of) {
 /* Band, mean, and mean over kept rows; columns `mean` .. `mean` + 2, and `kept`. */
 static void put_curves(FILE *gnuplot, const char *name, const char *colour, int mean, int kept,
                        const char *before) {
-    fprintf(gnuplot,
-            "%s$rows using 1:%d:%d " BAND "lc rgb '%s' title '%s, 10 to 90 %% of heads and steps'",
-            before, mean + 1, mean + 2, colour, name);
+    fprintf(gnuplot, "%s$rows using 1:%d:%d " BAND "lc rgb '%s' title '%s, 10 to 90 %%'", before,
+            mean + 1, mean + 2, colour, name);
     fprintf(gnuplot, ", $rows using 1:%d with linespoints pt 7 lw 2.5 lc rgb '%s' title '%s, mean'",
             mean, colour, name);
     fprintf(gnuplot,
@@ -262,7 +261,7 @@ static void script_mass(FILE *gnuplot, const void *user) {
             "set palette defined (0 '#440154', 1 '#3b528b', 2 '#21918c', 3 '#5ec962')"
             "\nset cbrange [0:%zu]\nset cblabel 'layer'\nset cbtics 1\n"
             "plot $rows using 1:3:4 " BAND "lc rgb '#888888' "
-            "title '10 to 90 %% of heads and steps'",
+            "title '10 to 90 %%'",
             low, high > low ? high : low + 1, layers > 1 ? layers - 1 : 1);
     for (size_t layer = 0; layer < layers; layer++)
         fprintf(gnuplot, ", \\\n     $rows using 1:%zu:(%zu) with lines lw 1.2 palette notitle",
