@@ -120,3 +120,46 @@ fb_status fb_run_block(void *context) {
         FB_TRY(step(run->data, action));
     return FB_OK;
 }
+
+/* --- a share of the keys ---------------------------------------------------------------------- */
+
+enum { SELECTED_BLOCK_KEYS = 64 };
+
+/* The blocks of the largest of random numbers. */
+static fb_status draw_lists(fb_selection *selection, double *scores, float *numbers, double share) {
+    size_t blocks = selection->num_blocks, count = fb_selection_budget(blocks, share);
+    for (size_t list = 0; list < selection->num_lists; list++) {
+        fb_input_normals(SEED + list, "selection", 1, numbers, blocks);
+        for (size_t i = 0; i < blocks; i++)
+            scores[i] = (double)numbers[i];
+        FB_TRY(fb_selection_set_top(selection, list, scores, count));
+    }
+    return FB_OK;
+}
+
+fb_status fb_selected_prepare(fb_selected_run *run, const fb_attention_data *data, size_t percent) {
+    run->data = data;
+    FB_TRY(fb_selection_begin(&run->selection, SELECTED_BLOCK_KEYS, data->shape.context,
+                              data->shape.num_kv_heads));
+    double *scores = NULL;
+    float *numbers = NULL;
+    fb_status status = fb_alloc(run->selection.num_blocks, sizeof *scores, "scores", &scores);
+    if (status == FB_OK)
+        status = fb_alloc(run->selection.num_blocks, sizeof *numbers, "scores", &numbers);
+    if (status == FB_OK)
+        status = draw_lists(&run->selection, scores, numbers, (double)percent / 100.0);
+    fb_free(scores);
+    fb_free(numbers);
+    return status;
+}
+
+void fb_selected_free(fb_selected_run *run) {
+    fb_selection_release(&run->selection);
+}
+
+fb_status fb_run_selected(void *context) {
+    const fb_selected_run *run = context;
+    fb_queries queries = queries_of(run->data);
+    fb_part result = result_of(run->data);
+    return fb_selection_attend(&queries, &run->data->kv, &run->selection, 0, &result);
+}

@@ -8,6 +8,7 @@
 #include <flashblock/attention.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
+#include <flashblock/sparse.h>
 
 #include <stdbool.h>
 
@@ -44,5 +45,17 @@ typedef struct fb_block_run {
 } fb_block_run;
 
 fb_status fb_run_block(void *block_run);
+
+/* Attention to a share of the context: key blocks of 64 tokens, drawn for each KV head on its own.
+ * Starts as {0}. */
+typedef struct fb_selected_run {
+    const fb_attention_data *data;
+    fb_selection selection;
+} fb_selected_run;
+
+fb_status fb_selected_prepare(fb_selected_run *run, const fb_attention_data *data, size_t percent);
+void fb_selected_free(fb_selected_run *run);
+
+fb_status fb_run_selected(void *selected_run);
 
 #endif

@@ -228,6 +228,144 @@ Test(attend, a_range_is_the_merge_of_its_chunks) {
     trial_free(&t);
 }
 
+/* --- gathered views --------------------------------------------------------------------------- */
+
+enum { MAX_PIECES = 40 };
+
+/* Some ranges of a trial's tokens in ascending order: blocks of 16 or 64, or any; the last one may
+ * end anywhere. */
+static size_t random_pieces(random_stream *random, size_t tokens, fb_range *pieces) {
+    static const size_t steps[] = {16, 64, 1, 16};
+    size_t step = steps[random_between(random, 0, 3)], count = 0, at = 0;
+    while (count < MAX_PIECES && at < tokens) {
+        size_t begin = at + step * random_between(random, 0, 2);
+        size_t end = begin + step * random_between(random, 0, step == 1 ? 150 : 10);
+        if (begin >= tokens)
+            break;
+        at = end < tokens ? end : tokens;
+        pieces[count++] = (fb_range){begin, at};
+    }
+    return count;
+}
+
+/* The pieces' keys and values, side by side. */
+static void copy_pieces(const trial *t, const fb_range *pieces, size_t count, trial *copy) {
+    size_t row = t->kv_heads * t->dim * fb_dtype_size(t->dtype), keys = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t size = pieces[i].end - pieces[i].begin;
+        memcpy((char *)copy->stored_k + keys * row, (char *)t->stored_k + pieces[i].begin * row,
+               size * row);
+        memcpy((char *)copy->stored_v + keys * row, (char *)t->stored_v + pieces[i].begin * row,
+               size * row);
+        keys += size;
+    }
+    memcpy(copy->q, t->q, t->queries * t->heads * t->dim * sizeof *t->q);
+    copy->ranges[0] = (fb_range){0, keys};
+}
+
+/* Of rows and of pages, with every instruction set, and threads over units and over chunks. */
+Test(attend, gathered_keys_are_a_copy_of_them, .timeout = 900) {
+    random_stream random = random_named(70);
+    static const size_t dims[] = {16, 24, 7, 64, 128};
+    for (int round = 0; round < 40; round++) {
+        size_t kv_heads = random_between(&random, 1, 3), tokens = random_between(&random, 1, 3000);
+        size_t heads = kv_heads * random_between(&random, 1, 4), dim = dims[round % 5];
+        size_t queries = random_between(&random, 1, 9);
+        fb_dtype dtype = (fb_dtype)(round % 3);
+        trial t = trial_new(&random, queries, heads, kv_heads, dim, tokens, dtype);
+        trial copy = trial_new(&random, queries, heads, kv_heads, dim, tokens, dtype);
+        fb_range pieces[MAX_PIECES];
+        size_t count = random_pieces(&random, tokens, pieces);
+        copy_pieces(&t, pieces, count, &copy);
+        fb_mask mask = {0};
+        if (round % 4 == 3)
+            mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 5, random_between(&random, 0, 200), 3};
+        copy.mask = mask;
+        cr_assert_eq(fb_isa_select(FB_ISA_SCALAR), FB_OK);
+        cr_assert_eq(fb_set_num_threads(1), FB_OK);
+        trial_run(&copy, &copy.kv, &copy.part);
+        fb_kv paged;
+        fb_kv_cache *cache = cached(&t, &paged);
+        fb_queries q = fb_queries_rows(t.q, queries, heads, dim);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+            for (int variant = 0; variant < 4; variant++) {
+                if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                    continue;
+                cr_assert_eq(fb_isa_select(isa), FB_OK);
+                cr_assert_eq(fb_set_num_threads(1 + variant / 2), FB_OK);
+                fb_view view = {variant % 2 ? &paged : &t.kv, pieces, count};
+                cr_assert_eq(fb_attend_gathered(&q, &view, &mask, 0.0f, &t.part), FB_OK, "%s",
+                             fb_error_message());
+                expect_same_bits("out", copy.out, t.out, queries * heads * dim);
+                expect_same_bits("lse", copy.lse, t.lse, queries * heads);
+            }
+        fb_kv_cache_destroy(cache);
+        trial_free(&t);
+        trial_free(&copy);
+    }
+}
+
+/* All key blocks, one by one, are dense attention; none are the empty part. */
+Test(attend, gathered_everything_is_dense) {
+    enum { TOKENS = 64 * 40 - 13, VALUES = 4 * 6 * 32, ROWS = 4 * 6 };
+    random_stream random = random_named(71);
+    trial t = trial_new(&random, 4, 6, 2, 32, TOKENS, FB_BF16);
+    fb_kv paged;
+    fb_kv_cache *cache = cached(&t, &paged);
+    trial_run(&t, &paged, &t.part);
+    fb_range blocks[40];
+    for (size_t i = 0; i < 40; i++)
+        blocks[i] = (fb_range){64 * i, 64 * (i + 1) < TOKENS ? 64 * (i + 1) : TOKENS};
+    float out[VALUES], lse[ROWS];
+    fb_part part = fb_part_rows(out, lse, 6, 32);
+    fb_queries q = fb_queries_rows(t.q, 4, 6, 32);
+    fb_view all = {&paged, blocks, 40}, none = {&paged, NULL, 0};
+    cr_assert_eq(fb_attend_gathered(&q, &all, NULL, 0.0f, &part), FB_OK, "%s", fb_error_message());
+    expect_same_bits("out", t.out, out, VALUES);
+    expect_same_bits("lse", t.lse, lse, ROWS);
+    cr_assert_eq(fb_attend_gathered(&q, &none, NULL, 0.0f, &part), FB_OK);
+    for (size_t i = 0; i < ROWS; i++)
+        cr_assert_eq(lse[i], -INFINITY);
+    for (size_t i = 0; i < VALUES; i++)
+        cr_assert_eq(out[i], 0.0f);
+    fb_kv_cache_destroy(cache);
+    trial_free(&t);
+}
+
+/* KV heads of rows and of pages, one by one and two together, are those heads. */
+Test(attend, kv_heads_alone_are_the_same_heads) {
+    enum { KV_HEADS = 3, GROUP = 2, HEADS = KV_HEADS * GROUP, DIM = 24, TOKENS = 300, QUERIES = 3 };
+    random_stream random = random_named(72);
+    trial t = trial_new(&random, QUERIES, HEADS, KV_HEADS, DIM, TOKENS, FB_F16);
+    fb_kv paged;
+    fb_kv_cache *cache = cached(&t, &paged);
+    trial_run(&t, &t.kv, &t.part);
+    for (size_t variant = 0; variant < 4; variant++)
+        for (size_t first = 0, count = 1 + variant / 2; first + count <= KV_HEADS; first++) {
+            float out[QUERIES * HEADS * DIM] = {0}, lse[QUERIES * HEADS];
+            memcpy(out, t.out, sizeof out);
+            memcpy(lse, t.lse, sizeof lse);
+            fb_kv kv = fb_kv_heads(variant % 2 ? &paged : &t.kv, first, count);
+            fb_queries q = fb_queries_rows(t.q + first * GROUP * DIM, QUERIES, HEADS, DIM);
+            q.num_heads = count * GROUP;
+            fb_part part = fb_part_rows(out + first * GROUP * DIM, lse + first * GROUP, HEADS, DIM);
+            memset(part.out, 0, DIM * sizeof *part.out);
+            part.lse[0] = 0.0f;
+            fb_range all = {0, TOKENS};
+            fb_view view = {&kv, &all, 1};
+            cr_assert_eq(fb_attend(&q, &view, NULL, 0.0f, &part), FB_OK, "%s", fb_error_message());
+            expect_same_bits("out", t.out, out, QUERIES * HEADS * DIM);
+            expect_same_bits("lse", t.lse, lse, QUERIES * HEADS);
+        }
+    fb_kv too_many = fb_kv_heads(&paged, 2, 2);
+    fb_queries q = fb_queries_rows(t.q, QUERIES, 2, DIM);
+    fb_range all = {0, TOKENS};
+    fb_view view = {&too_many, &all, 1};
+    cr_assert_eq(fb_attend(&q, &view, NULL, 0.0f, &t.part), FB_ERROR_ARGUMENT);
+    fb_kv_cache_destroy(cache);
+    trial_free(&t);
+}
+
 /* What somebody writes first, in float32 throughout: scores, their maximum, exponentials, sums. */
 static void naive_row(const trial *t, size_t row, float *out, float *lse) {
     size_t kv_head = row % t->heads / (t->heads / t->kv_heads);

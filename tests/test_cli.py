@@ -437,6 +437,42 @@ def visual_on_a_terminal():
 
 
 @case
+def sparse_attention_goes_from_flashblock_to_dense():
+    small = ["--key-block", 16, "--tau", 2]
+    prompt = PROMPT * 8
+    dense = generate_json("--tau", 0, prompt=prompt)
+    flashblock = generate_json("--tau", 2, prompt=prompt)
+    sparse = ["--sparse", "sink_window", *small]
+    everything = generate_json(*sparse, "--density", 1, prompt=prompt)
+    nothing = generate_json(*sparse, "--density", 0, "--residual", prompt=prompt)
+    expect_equal(ids(everything), ids(dense), "everything selected")
+    expect_equal(ids(nothing), ids(flashblock), "nothing selected")
+    expect_equal(nothing["counts"], flashblock["counts"], "counts")
+    expect_equal(everything["counts"]["reuses"], 0, "reuses without a residual")
+    expect_equal(everything["sparse"]["selected_share"], 1, "share")
+    expect_equal(dense["sparse"], None, "sparse")
+    half = generate_json(*sparse, "--density", 0.5, prompt=prompt)
+    expect_equal(half["options"]["sparse"]["density"], 0.5, "density")
+    expect(0.4 < half["sparse"]["selected_share"] < 0.6, half["sparse"])
+    shown = generate("-p", prompt, "-n", 8, *sparse, "--residual")
+    succeeded(shown)
+    expect(b"sparse " in shown.stderr, shown.stderr)
+
+
+@case
+def wrong_sparse_options():
+    sparse = ["-p", PROMPT, "--sparse", "sink_window"]
+    expect_error(generate("-p", PROMPT, "--sparse", "nonesuch"), 2, "'nonesuch'", "sink_window")
+    expect_error(generate("-p", PROMPT, "--residual"), 2, "--residual", "--sparse")
+    expect_error(generate(*sparse, "--density", 1.5), 2, "--density", "'1.5'")
+    expect_error(generate(*sparse, "--key-block", 24), 2, "24", "16")
+    expect_error(generate(*sparse, "--residual", "--centroids"), 2, "--residual", "--centroids")
+    expect_error(generate(*sparse, "--centroids"), 2, "sink_window", "centroids")
+    expect_error(generate(*sparse, "--compare"), 2, "--sparse", "--compare")
+    expect_error(generate(*sparse, "--compat", "released"), 2, "paper")
+
+
+@case
 def comparison():
     result = generate("-p", PROMPT, "-n", 24, "--compare", "--repeats", 2)
     text = succeeded(result)

@@ -33,7 +33,7 @@
  *   2. A range is cut every 1024 keys from its start. Each chunk is a part; the parts of a range
  *      merge left to right, their LSEs unrounded (double precision) until the range is complete.
  *      Ranges merge left to right as fb_merge does it: a view of two ranges is, bitwise, the merge
- *      of the two.
+ *      of the two. (A gathered view, see fb_attend_gathered, is one range over all its keys.)
  *   3. A chunk is taken in tiles of 64 keys. A tile raises the row's maximum m, multiplies the 16
  *      row sums by alpha = exp(old m - new m) and adds p_j = exp(s_j - m) to them (sum number =
  *      key index in the chunk mod 16). O = fma(O, alpha, sum of the tile's p_j v_j).
@@ -70,11 +70,16 @@ typedef struct fb_kv {
     ptrdiff_t k_token_stride, k_head_stride; /* in elements */
     ptrdiff_t v_token_stride, v_head_stride;
     const struct fb_kv_pages *pages; /* NULL with rows */
+    size_t first_kv_head;            /* of the pages' heads, the one that is head 0 here */
 } fb_kv;
 
 /* Dense tensors k, v  [num_tokens, num_kv_heads, head_dim]. */
 FB_API fb_kv fb_kv_rows(fb_dtype dtype, const void *k, const void *v, size_t num_tokens,
                         size_t num_kv_heads, size_t head_dim);
+
+/* KV heads first .. first + count - 1 of `kv` alone: rows or pages, nothing is copied. The caller
+ * sees to it that they are there. */
+FB_API fb_kv fb_kv_heads(const fb_kv *kv, size_t first, size_t count);
 
 /* Tokens begin <= t < end. */
 typedef struct fb_range {
@@ -141,6 +146,18 @@ typedef struct fb_mask {
  * Memory: a fixed scratch per thread, whatever the length of the view. */
 FB_API fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
                            float scale, const fb_part *result);
+
+/* part(view), its ranges read as *one* sequence of keys: chunks of 1024 and tiles of 64 are cut
+ * over all of them, as if they stood side by side. Bitwise what fb_attend gives for one range over
+ * a copy of these keys; a list of key blocks (sparse attention) costs no merges, and the list of
+ * all is dense attention.
+ *
+ * Arguments, emptiness and errors as fb_attend; fb_attend_reference is the truth of both. Fastest
+ * in a KV cache where every range begins at a multiple of 16 tokens and holds a multiple of 16, the
+ * last one any number: keys and values are then read as they are. Otherwise they are packed anew.
+ * Memory: also one number for every 16 keys, or for every key where they are packed. */
+FB_API fb_status fb_attend_gathered(const fb_queries *queries, const fb_view *view,
+                                    const fb_mask *mask, float scale, const fb_part *result);
 
 /* merge(a, b), row by row, over num_queries x num_heads rows of head_dim values.
  *

@@ -4,6 +4,8 @@
  *   attention.h  part = attend(view), merge; the canonical order; the double-precision truth
  *   kv_cache.h   keys and values of a sequence
  *   reuse.h      the cached block-external part and when it is reused
+ *   selector.h   sparse attention: which key blocks a query block attends to
+ *   sparse.h     sparse attention of a block, and residual reuse
  *   video_cache.h, head_reuse.h, calibration.h
  *                video: sink and window of frames, reuse head by head, and which heads may
  *   model.h, tokenizer.h, generate.h
@@ -22,6 +24,8 @@
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
 #include <flashblock/runtime.h>
+#include <flashblock/selector.h>
+#include <flashblock/sparse.h>
 #include <flashblock/status.h>
 #include <flashblock/tokenizer.h>
 #include <flashblock/types.h>

@@ -23,6 +23,7 @@
 #include <flashblock/kv_cache.h>
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
+#include <flashblock/sparse.h>
 #include <flashblock/status.h>
 #include <flashblock/types.h>
 
@@ -96,7 +97,9 @@ typedef struct fb_generate_event {
     const float *confidence;    /* [block_size] their probabilities; NULL at a commit */
     const float *logits;        /* [block_size, vocab_size]; NULL at a commit */
     const fb_kv_cache *kv;      /* the sequence's, after the pass */
-    const fb_part_cache *parts; /* its block-external cache; NULL when tau is 0 */
+    const fb_part_cache *parts; /* its block-external cache; NULL when tau is 0 or keys are
+                                   selected */
+    const fb_sparse *sparse;    /* its sparse attention; NULL where every key is attended */
 
     const int32_t *completion; /* [num_completion] committed tokens after the prompt */
     size_t num_completion;
@@ -127,10 +130,14 @@ typedef struct fb_generate_options {
                                FB_COMPAT_RELEASED can reach */
     fb_reuse_policy reuse;  /* default tau 2 (the paper's evaluation script); 0: dense */
     fb_compat compat;       /* default FB_COMPAT_PAPER, see below */
-    bool overwrite_decided; /* FB_COMPAT_RELEASED only: the engine's code path on the GPU
-                               (TRADO_GPU_POST_SCHED_OPS) or with differing sampling parameters,
-                               where a budget above the number of masks overwrites decided tokens,
-                               those of the prompt included. Default false */
+    const fb_sparse_options *sparse; /* borrowed; NULL (default): every key is attended. Otherwise a
+                                        denoising step or commit attends to what a selector chooses
+                                        (prefill to everything); `reuse` is the cached residual's,
+                                        and tau is 0 where there is none. FB_COMPAT_PAPER only */
+    bool overwrite_decided;          /* FB_COMPAT_RELEASED only: the engine's code path on the GPU
+                                        (TRADO_GPU_POST_SCHED_OPS) or with differing sampling parameters,
+                                        where a budget above the number of masks overwrites decided tokens,
+                                        those of the prompt included. Default false */
 
     fb_remasking remasking;      /* default low_confidence_dynamic */
     double confidence_threshold; /* default 0.9; exceeded, not reached */
@@ -207,6 +214,7 @@ typedef struct fb_generation {
     fb_generate_counts counts; /* over all sequences */
     size_t prefill_passes;     /* calls of fb_model_forward, each for a batch */
     size_t decode_passes;
+    fb_sparse_counts sparse;          /* zero where every key is attended */
     fb_forward_times prefill, decode; /* seconds inside fb_model_forward */
     double seconds;                   /* of the whole call */
 } fb_generation;

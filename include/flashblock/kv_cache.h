@@ -63,6 +63,12 @@ FB_API size_t fb_kv_cache_length(const fb_kv_cache *cache);
 FB_API uint64_t fb_kv_cache_epoch(const fb_kv_cache *cache);
 FB_API size_t fb_kv_cache_bytes(const fb_kv_cache *cache);
 
+/* A number, unique in the process, that stays while the cache only grows, and changes with whatever
+ * else happens to committed content (truncate, a write below `length`): of two states of one
+ * history, the shorter is the beginning of the longer. What was derived from committed tokens
+ * remains right for as long as the history is the same. */
+FB_API uint64_t fb_kv_cache_history(const fb_kv_cache *cache);
+
 /* The keys and values of one layer as fb_attend takes them; kv->num_tokens counts the current
  * block too. Valid until the next write, truncate or destroy. */
 FB_API fb_status fb_kv_cache_layer(const fb_kv_cache *cache, size_t layer, fb_kv *kv);

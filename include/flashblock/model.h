@@ -21,6 +21,7 @@
 
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
+#include <flashblock/sparse.h>
 #include <flashblock/status.h>
 
 #include <stdbool.h>
@@ -72,7 +73,8 @@ FB_API size_t fb_model_num_parameters(const fb_model *model);
 FB_API size_t fb_model_num_bytes(const fb_model *model);
 
 /* One layer's attention of one sequence's block, as an observer sees it, right after
- * fb_block_attend. Pointers are valid during the call; nothing may be changed. */
+ * fb_block_attend or fb_sparse_block_attend. Pointers are valid during the call; nothing may be
+ * changed. */
 typedef struct fb_attention_event {
     size_t sequence; /* index in the call's `sequences` */
     size_t layer;
@@ -94,11 +96,13 @@ typedef struct fb_forward {
                               which the cache's length must be a multiple */
     fb_reuse_action action;
     fb_compat compat;
-    fb_part_cache *parts; /* see fb_block_attend */
-    float *logits;        /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
-                             left out */
-    float *hidden;        /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
-                             layer, then the final norm's output; or NULL */
+    fb_part_cache *parts; /* see fb_block_attend; not looked at with `sparse` */
+    fb_sparse *sparse; /* NULL: every key is attended. Otherwise fb_sparse_block_attend instead of
+                          fb_block_attend, after the caller's fb_sparse_begin */
+    float *logits;     /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
+                          left out */
+    float *hidden;     /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
+                          layer, then the final norm's output; or NULL */
 
     /* Called after each layer's fb_block_attend, in the order of layers, from the calling thread;
      * not at a prefill. NULL: none, and no cost. The time it takes is no attention time, but
@@ -127,6 +131,8 @@ FB_API fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, 
 FB_API fb_status fb_model_new_kv_cache(const fb_model *model, fb_dtype dtype, fb_kv_cache **kv);
 FB_API fb_status fb_model_new_part_cache(const fb_model *model, size_t block_size,
                                          fb_part_cache **parts);
+FB_API fb_status fb_model_new_sparse(const fb_model *model, const fb_sparse_options *options,
+                                     size_t block_size, fb_sparse **sparse);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,9 @@
  *   view    -> ranges -> chunks of up to 1024 keys, each a part; parts merge left to right
  *   chunk   -> tiles of 64 keys: scores, online softmax, values
  *
+ * Places: a key is known by its place, the token itself or, in a gathered view, its number among
+ * all keys of the view; only what reads a key asks which token stands there (token_at).
+ *
  * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
  * order afterwards. The cut into chunks is the view's alone, so no bit depends on who did what.
  */
@@ -31,7 +34,7 @@ enum {
 
 /* A run of at most FB_CHUNK_KEYS keys inside one range. */
 typedef struct key_chunk {
-    size_t begin, end; /* tokens */
+    size_t begin, end; /* places */
     size_t ordinal;    /* of its first key in the view */
     bool ends_range;
 } key_chunk;
@@ -56,6 +59,9 @@ typedef struct attend_problem {
     size_t units_per_head; /* row blocks of one KV head */
     size_t num_units;
     size_t num_keys;
+    size_t end;           /* of all places */
+    const size_t *tokens; /* of places 0, `token_step`, ... of a gathered view; NULL: any other */
+    size_t token_step;    /* 16 where groups are read in place, else 1 */
     const key_chunk *chunks;
     size_t num_chunks;
 } attend_problem;
@@ -198,6 +204,16 @@ static void count_visible(const attend_problem *problem, row_unit unit, size_t o
     }
 }
 
+/* The token at a place; also of the places behind it up to the next multiple of token_step. */
+static size_t token_at(const attend_problem *problem, size_t place) {
+    return problem->tokens ? problem->tokens[place / problem->token_step] : place;
+}
+
+/* Whether groups of 16 places are groups of a KV cache. */
+static bool has_groups(const attend_problem *problem) {
+    return problem->kv->pages && problem->token_step == FB_GROUP_KEYS;
+}
+
 static void widen(const attend_problem *problem, const void *from, float *to, size_t count) {
     if (problem->kv->dtype == FB_BF16)
         problem->kernels->widen_bf16(from, to, count);
@@ -215,24 +231,36 @@ typedef struct tile_groups {
     fb_dtype dtype;
 } tile_groups;
 
-/* Up to 16 keys of the caller's rows, packed: to [D][16], absent keys 0. */
-static void pack_keys(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
+/* A key, wherever it is, widened: to [D]. */
+static void read_key(const attend_problem *problem, size_t kv_head, size_t token, float *to) {
+    const fb_kv *kv = problem->kv;
+    const char *key = fb_key(kv, kv_head, token);
+    if (!kv->pages) {
+        widen(problem, key, to, problem->head_dim);
+        return;
+    }
+    for (size_t d = 0; d < problem->head_dim; d++)
+        widen(problem, key + fb_key_index(kv, d) * fb_dtype_size(kv->dtype), to + d, 1);
+}
+
+/* Up to 16 keys from a place on, packed: to [D][16], absent keys 0. */
+static void pack_keys(const attend_problem *problem, size_t kv_head, size_t place, size_t keys,
                       float *row, float *to) {
     memset(to, 0, problem->head_dim * FB_GROUP_KEYS * sizeof *to);
     for (size_t key = 0; key < keys; key++) {
-        widen(problem, fb_key(problem->kv, kv_head, token + key), row, problem->head_dim);
+        read_key(problem, kv_head, token_at(problem, place + key), row);
         for (size_t d = 0; d < problem->head_dim; d++)
             to[d * FB_GROUP_KEYS + key] = row[d];
     }
 }
 
-/* Up to 16 values, wherever they are, packed: to [panels][16][16]. */
-static void pack_values(const attend_problem *problem, size_t kv_head, size_t token, size_t keys,
+/* Up to 16 values from a place on, packed: to [panels][16][16]. */
+static void pack_values(const attend_problem *problem, size_t kv_head, size_t place, size_t keys,
                         float *to) {
     const fb_kv *kv = problem->kv;
     size_t element = fb_dtype_size(kv->dtype), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
     for (size_t key = 0; key < keys; key++) {
-        const char *value = fb_value(kv, kv_head, token + key);
+        const char *value = fb_value(kv, kv_head, token_at(problem, place + key));
         for (size_t d = 0; d < problem->head_dim; d += FB_PANEL_DIMS) {
             float *dims = to + d / FB_PANEL_DIMS * block + key * FB_PANEL_DIMS;
             size_t left = problem->head_dim - d;
@@ -243,35 +271,38 @@ static void pack_values(const attend_problem *problem, size_t kv_head, size_t to
     }
 }
 
-/* The keys of the tokens begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
+/* The keys of the places begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
  * tile begins in them: returns how many keys of the first one come before the tile. */
 static size_t tile_keys(const attend_problem *problem, size_t kv_head, size_t begin, size_t end,
                         const workspace *w, tile_groups *keys) {
     const fb_kv *kv = problem->kv;
-    size_t skipped = kv->pages ? begin % FB_GROUP_KEYS : 0;
-    *keys = (tile_groups){.dtype = kv->pages ? kv->dtype : FB_F32};
-    for (size_t token = begin - skipped; token < end; token += FB_GROUP_KEYS) {
+    bool in_place = has_groups(problem);
+    size_t skipped = in_place ? begin % FB_GROUP_KEYS : 0;
+    *keys = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    for (size_t place = begin - skipped; place < end; place += FB_GROUP_KEYS) {
         float *to = w->keys + keys->count * FB_GROUP_KEYS * problem->head_dim;
-        size_t left = end - token, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
-        if (!kv->pages)
-            pack_keys(problem, kv_head, token, present, w->row, to);
-        keys->at[keys->count++] = kv->pages ? fb_key_group(kv, kv_head, token) : to;
+        size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        if (!in_place)
+            pack_keys(problem, kv_head, place, present, w->row, to);
+        keys->at[keys->count++] =
+            in_place ? fb_key_group(kv, kv_head, token_at(problem, place)) : to;
     }
     return skipped;
 }
 
-/* The values of the tokens begin .. end-1 (at most 64), the first one at the start of a group. */
+/* The values of the places begin .. end-1 (at most 64), the first one at the start of a group. */
 static void tile_values(const attend_problem *problem, size_t kv_head, size_t begin, size_t end,
                         const workspace *w, tile_groups *values) {
     const fb_kv *kv = problem->kv;
-    bool in_place = kv->pages && begin % FB_GROUP_KEYS == 0;
+    bool in_place = has_groups(problem) && begin % FB_GROUP_KEYS == 0;
     *values = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
-    for (size_t token = begin; token < end; token += FB_GROUP_KEYS) {
+    for (size_t place = begin; place < end; place += FB_GROUP_KEYS) {
         float *to = w->values + values->count * FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
-        size_t left = end - token, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
         if (!in_place)
-            pack_values(problem, kv_head, token, present, to);
-        values->at[values->count++] = in_place ? fb_value_group(kv, kv_head, token) : to;
+            pack_values(problem, kv_head, place, present, to);
+        values->at[values->count++] =
+            in_place ? fb_value_group(kv, kv_head, token_at(problem, place)) : to;
     }
 }
 
@@ -298,7 +329,7 @@ static void add_values(const attend_problem *problem, row_unit unit, const size_
     }
 }
 
-/* One tile: the tokens begin .. begin + keys - 1. `following` is the first token of the tile that
+/* One tile: the places begin .. begin + keys - 1. `following` is the first place of the tile that
  * comes after it, SIZE_MAX if none does. */
 static void attend_tile(const attend_problem *problem, row_unit unit, size_t begin, size_t keys,
                         size_t following, const size_t *counts, const workspace *w, float *out) {
@@ -306,8 +337,8 @@ static void attend_tile(const attend_problem *problem, row_unit unit, size_t beg
     const void *next[FB_TILE_GROUPS];
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
-    if (problem->kv->pages && following != SIZE_MAX) {
-        size_t left = problem->kv->num_tokens - following;
+    if (has_groups(problem) && following != SIZE_MAX) {
+        size_t left = problem->end - following;
         size_t end = following + (left < FB_TILE_KEYS ? left : FB_TILE_KEYS);
         tile_keys(problem, unit.kv_head, following, end, w, &k_following);
     }
@@ -350,7 +381,7 @@ static void empty_part(const attend_problem *problem, row_unit unit, const unit_
         part->lse[row] = (double)-INFINITY;
 }
 
-/* The part of one chunk. w->q holds the unit's queries; `following` is the first token of the chunk
+/* The part of one chunk. w->q holds the unit's queries; `following` is the first place of the chunk
  * that will be next, SIZE_MAX if none. */
 static void chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
                        size_t following, const workspace *w, const unit_part *part) {
@@ -490,11 +521,23 @@ static void attend_by_chunks(const attend_problem *problem, int threads, float *
     }
 }
 
+/* The runs of places that merge: the view's ranges or, of a gathered view, all its keys. Returns
+ * their number. */
+static size_t num_runs(const fb_view *view, bool gathered) {
+    return gathered ? 1 : view->num_ranges;
+}
+
+static fb_range run_at(const fb_view *view, bool gathered, size_t num_keys, size_t index) {
+    return gathered ? (fb_range){0, num_keys} : view->ranges[index];
+}
+
 /* The view cut into chunks; *chunks is to be freed with fb_scratch_release. */
-static fb_status cut_into_chunks(const fb_view *view, key_chunk **chunks, size_t *num_chunks) {
-    size_t count = 0;
-    for (size_t r = 0; r < view->num_ranges; r++) {
-        size_t keys = view->ranges[r].end - view->ranges[r].begin;
+static fb_status cut_into_chunks(const fb_view *view, bool gathered, size_t num_keys,
+                                 key_chunk **chunks, size_t *num_chunks) {
+    size_t count = 0, runs = num_runs(view, gathered);
+    for (size_t r = 0; r < runs; r++) {
+        fb_range run = run_at(view, gathered, num_keys, r);
+        size_t keys = run.end - run.begin;
         count += keys / FB_CHUNK_KEYS + (keys % FB_CHUNK_KEYS != 0);
     }
     size_t bytes = 0;
@@ -505,19 +548,58 @@ static fb_status cut_into_chunks(const fb_view *view, key_chunk **chunks, size_t
     *chunks = memory;
     *num_chunks = 0;
     size_t ordinal = 0;
-    for (size_t r = 0; r < view->num_ranges; r++)
-        for (size_t t = view->ranges[r].begin; t < view->ranges[r].end;) {
-            size_t left = view->ranges[r].end - t;
-            size_t keys = left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS;
+    for (size_t r = 0; r < runs; r++) {
+        fb_range run = run_at(view, gathered, num_keys, r);
+        for (size_t place = run.begin; place < run.end;) {
+            size_t left = run.end - place, keys = left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS;
             (*chunks)[(*num_chunks)++] =
-                (key_chunk){t, t + keys, ordinal, t + keys == view->ranges[r].end};
-            t += keys;
+                (key_chunk){place, place + keys, ordinal, place + keys == run.end};
+            place += keys;
             ordinal += keys;
         }
+    }
     return FB_OK;
 }
 
+/* Whether groups of 16 keys of the sequence that the ranges make are groups of a KV cache. */
+static bool groups_stay_whole(const fb_view *view) {
+    if (!view->kv->pages)
+        return false;
+    bool whole = true; /* all ranges so far hold whole groups */
+    for (size_t r = 0; r < view->num_ranges; r++) {
+        fb_range range = view->ranges[r];
+        if (range.begin == range.end)
+            continue;
+        if (!whole || range.begin % FB_GROUP_KEYS != 0)
+            return false;
+        whole = range.end % FB_GROUP_KEYS == 0;
+    }
+    return true;
+}
+
+/* The tokens of a gathered view's places; *tokens is to be freed with fb_scratch_release. */
+static fb_status place_tokens(const fb_view *view, size_t num_keys, attend_problem *problem,
+                              size_t **tokens) {
+    size_t step = groups_stay_whole(view) ? FB_GROUP_KEYS : 1, bytes = 0;
+    if (!fb_size_mul(num_keys / step + 1, sizeof **tokens, &bytes))
+        return fb_fail(FB_ERROR_MEMORY, "view: %zu keys do not fit the address space", num_keys);
+    void *memory = NULL;
+    FB_TRY(fb_scratch_acquire(bytes, &memory));
+    *tokens = memory;
+    size_t count = 0;
+    for (size_t r = 0; r < view->num_ranges; r++)
+        for (size_t token = view->ranges[r].begin; token < view->ranges[r].end; token += step)
+            (*tokens)[count++] = token;
+    problem->tokens = *tokens;
+    problem->token_step = step;
+    problem->end = num_keys;
+    return FB_OK;
+}
+
+/* A call from inside a parallel region is one thread's work. */
 static int useful_threads(const attend_problem *problem) {
+    if (omp_in_parallel())
+        return 1;
     double fmas = 2.0 * (double)problem->queries->num_queries *
                   (double)problem->queries->num_heads * (double)problem->num_keys *
                   (double)problem->head_dim;
@@ -545,8 +627,8 @@ static fb_status run_problem(const attend_problem *problem) {
     return FB_OK;
 }
 
-fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
-                    float scale, const fb_part *result) {
+static fb_status attend(const fb_queries *queries, const fb_view *view, bool gathered,
+                        const fb_mask *mask, float scale, const fb_part *result) {
     size_t num_keys = 0;
     FB_TRY(fb_check_view(view, &num_keys));
     FB_TRY(fb_check_queries(queries, view));
@@ -569,6 +651,8 @@ fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mas
         .padded_dim = fb_padded_dim(kv->head_dim),
         .heads_per_kv = queries->num_heads / kv->num_kv_heads,
         .num_keys = num_keys,
+        .end = kv->num_tokens,
+        .token_step = FB_GROUP_KEYS,
     };
     if (!fb_size_mul(queries->num_queries, problem.heads_per_kv, &problem.num_rows))
         return fb_fail(FB_ERROR_ARGUMENT, "queries: %zu queries x %zu heads overflow",
@@ -576,11 +660,40 @@ fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mas
     problem.units_per_head = (problem.num_rows + UNIT_ROWS - 1) / UNIT_ROWS;
     problem.num_units = problem.units_per_head * kv->num_kv_heads;
     key_chunk *chunks = NULL;
-    FB_TRY(cut_into_chunks(view, &chunks, &problem.num_chunks));
+    size_t *tokens = NULL;
+    FB_TRY(cut_into_chunks(view, gathered, num_keys, &chunks, &problem.num_chunks));
     problem.chunks = chunks;
-    fb_status status = run_problem(&problem);
+    fb_status status = gathered ? place_tokens(view, num_keys, &problem, &tokens) : FB_OK;
+    if (status == FB_OK)
+        status = run_problem(&problem);
+    fb_scratch_release(tokens);
     fb_scratch_release(chunks);
     return status;
+}
+
+fb_status fb_attend(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
+                    float scale, const fb_part *result) {
+    return attend(queries, view, false, mask, scale, result);
+}
+
+fb_status fb_attend_gathered(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
+                             float scale, const fb_part *result) {
+    return attend(queries, view, true, mask, scale, result);
+}
+
+fb_kv fb_kv_heads(const fb_kv *kv, size_t first, size_t count) {
+    fb_kv heads = *kv;
+    heads.num_kv_heads = count;
+    if (kv->pages) {
+        heads.first_kv_head += first;
+        return heads;
+    }
+    ptrdiff_t element = (ptrdiff_t)fb_dtype_size(kv->dtype), head = (ptrdiff_t)first;
+    if (kv->k)
+        heads.k = (const char *)kv->k + head * kv->k_head_stride * element;
+    if (kv->v)
+        heads.v = (const char *)kv->v + head * kv->v_head_stride * element;
+    return heads;
 }
 
 fb_kv fb_kv_rows(fb_dtype dtype, const void *k, const void *v, size_t num_tokens,

@@ -1,6 +1,7 @@
 #include "check.h"
 
 #include "error.h"
+#include "kv_access.h"
 #include "memory.h"
 
 #include <stdint.h>
@@ -31,6 +32,10 @@ static fb_status check_kv(const fb_kv *kv) {
     if (kv->head_dim == 0 || kv->head_dim > FB_MAX_HEAD_DIM)
         return fb_fail(FB_ERROR_ARGUMENT, "kv.head_dim is %zu, expected 1 to %d", kv->head_dim,
                        FB_MAX_HEAD_DIM);
+    if (kv->pages && (kv->first_kv_head > kv->pages->num_kv_heads ||
+                      kv->num_kv_heads > kv->pages->num_kv_heads - kv->first_kv_head))
+        return fb_fail(FB_ERROR_ARGUMENT, "kv: %zu KV heads from number %zu on, the pages have %zu",
+                       kv->num_kv_heads, kv->first_kv_head, kv->pages->num_kv_heads);
     if (kv->pages || kv->num_tokens == 0)
         return FB_OK;
     if (!kv->k || !kv->v)

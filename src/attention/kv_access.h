@@ -16,26 +16,32 @@ enum { FB_PAGE_TOKENS = 256 };
 struct fb_kv_pages {
     void **pages;
     size_t num_pages;
-    size_t num_tokens; /* written so far */
+    size_t num_tokens;   /* written so far */
+    size_t num_kv_heads; /* of a page; an fb_kv may show some of them only */
 };
 
 enum { FB_PAGE_GROUPS = FB_PAGE_TOKENS / FB_GROUP_KEYS };
 
 /* Elements of all keys of a page. */
 static inline size_t fb_page_keys(const fb_kv *kv) {
-    return kv->num_kv_heads * FB_PAGE_TOKENS * kv->head_dim;
+    return kv->pages->num_kv_heads * FB_PAGE_TOKENS * kv->head_dim;
+}
+
+/* The group of a page that holds `token`. */
+static inline size_t fb_page_group(const fb_kv *kv, size_t head, size_t token) {
+    return (kv->first_kv_head + head) * FB_PAGE_GROUPS + token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
 }
 
 /* The group of 16 packed keys that holds `token`: [head_dim][16] elements. Pages only. */
 static inline const void *fb_key_group(const fb_kv *kv, size_t head, size_t token) {
-    size_t group = head * FB_PAGE_GROUPS + token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
+    size_t group = fb_page_group(kv, head, token);
     const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
     return page + group * kv->head_dim * FB_GROUP_KEYS * fb_dtype_size(kv->dtype);
 }
 
 /* Its values: [panels][16][16] elements. Pages only. */
 static inline const void *fb_value_group(const fb_kv *kv, size_t head, size_t token) {
-    size_t group = head * FB_PAGE_GROUPS + token % FB_PAGE_TOKENS / FB_GROUP_KEYS;
+    size_t group = fb_page_group(kv, head, token);
     const char *page = kv->pages->pages[token / FB_PAGE_TOKENS];
     size_t index = fb_page_keys(kv) + group * fb_padded_dim(kv->head_dim) * FB_GROUP_KEYS;
     return page + index * fb_dtype_size(kv->dtype);

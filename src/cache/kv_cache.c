@@ -12,7 +12,7 @@ struct fb_kv_cache {
     fb_kv_cache_config config;
     size_t page_bytes;
     size_t length; /* committed tokens */
-    uint64_t epoch;
+    uint64_t epoch, history;
     struct fb_kv_pages *layers; /* [num_layers] */
 };
 
@@ -59,13 +59,15 @@ fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cac
     FB_TRY(fb_alloc_zeroed(1, sizeof *created, "KV cache", &created));
     created->config = *config;
     created->page_bytes = bytes;
-    created->epoch = next_epoch();
+    created->epoch = created->history = next_epoch();
     fb_status status = fb_alloc_zeroed(config->num_layers, sizeof *created->layers,
                                        "KV cache layers", &created->layers);
     if (status != FB_OK) {
         fb_free(created);
         return status;
     }
+    for (size_t layer = 0; layer < config->num_layers; layer++)
+        created->layers[layer].num_kv_heads = config->num_kv_heads;
     *cache = created;
     return FB_OK;
 }
@@ -92,6 +94,10 @@ size_t fb_kv_cache_length(const fb_kv_cache *cache) {
 
 uint64_t fb_kv_cache_epoch(const fb_kv_cache *cache) {
     return cache->epoch;
+}
+
+uint64_t fb_kv_cache_history(const fb_kv_cache *cache) {
+    return cache->history;
 }
 
 size_t fb_kv_cache_bytes(const fb_kv_cache *cache) {
@@ -168,7 +174,7 @@ fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL with %zu tokens", k ? "v" : "k", num_tokens);
     FB_TRY(reserve(cache, pages, end));
     if (first < cache->length)
-        cache->epoch = next_epoch();
+        cache->epoch = cache->history = next_epoch();
     pages->num_tokens = end > pages->num_tokens ? end : pages->num_tokens;
     fb_kv kv;
     FB_TRY(fb_kv_cache_layer(cache, layer, &kv));
@@ -208,7 +214,7 @@ fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length) {
     for (size_t layer = 0; layer < cache->config.num_layers; layer++)
         cache->layers[layer].num_tokens = length;
     cache->length = length;
-    cache->epoch = next_epoch();
+    cache->epoch = cache->history = next_epoch();
     return FB_OK;
 }
 

@@ -18,7 +18,7 @@ typedef struct settings {
     const fb_preset *preset; /* NULL: not given */
     fb_shape_family custom;
     size_t queries, steps; /* 0: not given */
-    fb_number_list contexts, taus;
+    fb_number_list contexts, taus, percents;
     const char *dtypes;
     bool no_steps, all_peers;
     fb_option_list named_peers;
@@ -100,6 +100,13 @@ static const fb_option options[] = {
      .max = 1 << 20,
      .help = "denoising steps of a block, at most its tokens (default: one for each token, 4 where "
              "these are more than 32)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "density",
+     .argument = "LIST",
+     TARGET(percents),
+     .parse = fb_number_list_parse,
+     .help = "also attention to this share of the context, in percent, such as 10,25: scattered "
+             "key blocks of 64 tokens, other ones for each KV head"},
     {.kind = FB_OPTION_FLAG,
      .name = "peers",
      TARGET(all_peers),
@@ -143,7 +150,7 @@ static const fb_option_table table = {
 
 enum {
     MAX_PEER_TRIALS = FB_MAX_THREAD_COUNTS * FB_NUM_PEERS,
-    MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 8) + MAX_PEER_TRIALS,
+    MAX_TRIALS = FB_MAX_THREAD_COUNTS * (2 * FB_NUMBER_LIST_MAX + 8) + MAX_PEER_TRIALS,
 };
 
 /* What a trial is called, and what it does at least. */
@@ -152,6 +159,7 @@ typedef struct entry {
     double flops, bytes;
     fb_block_run block;    /* of trials that run whole blocks */
     fb_composed *composed; /* of a peer's trials, else NULL */
+    size_t selected_keys;  /* of trials of a share of the context, a KV head's average */
 } entry;
 
 typedef struct shape_bench {
@@ -161,6 +169,7 @@ typedef struct shape_bench {
     fb_matrices matrices; /* the peers' */
     fb_composed composed[MAX_PEER_TRIALS];
     size_t num_composed;
+    fb_selected_run selected[FB_NUMBER_LIST_MAX]; /* of chosen->percents */
     entry entries[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
     size_t count;
@@ -231,11 +240,37 @@ static fb_status add_peers(shape_bench *b, size_t threads) {
     return FB_OK;
 }
 
+static size_t selected_keys(const fb_selection *selection) {
+    size_t keys = 0;
+    for (size_t list = 0; list < selection->num_lists; list++)
+        keys += fb_selection_tokens(selection, list);
+    return keys / selection->num_lists;
+}
+
+static void add_selected(shape_bench *b, size_t threads) {
+    for (size_t i = 0; i < b->chosen->percents.count; i++) {
+        size_t keys = selected_keys(&b->selected[i].selection);
+        if (keys == 0)
+            continue;
+        char name[48];
+        snprintf(name, sizeof name, "flashblock, %zu %% of keys", b->chosen->percents.values[i]);
+        b->entries[b->count].selected_keys = keys;
+        add_trial(b, threads, fb_run_selected, (double)keys, name)->context = &b->selected[i];
+    }
+}
+
+static fb_status prepare_selected(shape_bench *b) {
+    for (size_t i = 0; i < b->chosen->percents.count; i++)
+        FB_TRY(fb_selected_prepare(&b->selected[i], &b->data, b->chosen->percents.values[i]));
+    return FB_OK;
+}
+
 static void add_trials(shape_bench *b, size_t threads) {
     const fb_shape *shape = &b->data.shape;
     double context = (double)shape->context, block = (double)shape->num_queries;
     if (shape->context > 0)
         add_trial(b, threads, fb_run_external, context, "flashblock");
+    add_selected(b, threads);
     if (b->chosen->no_steps)
         return;
     /* The first run of the reuse needs a refresh before it: trials run in this order. */
@@ -327,6 +362,25 @@ static double scaling_of(const shape_bench *b, size_t i) {
                                    &b->trials[i].seconds);
 }
 
+/* The speed a key of a trial over a share of the context, by that of dense attention to all of it;
+ * 0: it is none. */
+static double speed_of_selected(const shape_bench *b, size_t i) {
+    double keys = (double)b->entries[i].selected_keys;
+    if (keys == 0.0)
+        return 0.0;
+    const fb_samples *dense = samples_of(b, b->trials[i].threads, "flashblock");
+    return fb_samples_median_ratio(dense, &b->trials[i].seconds) * keys /
+           (double)b->data.shape.context;
+}
+
+static void print_selected(const shape_bench *b) {
+    for (size_t i = 0; i < b->count; i++)
+        if (b->entries[i].selected_keys > 0)
+            printf("%7zu  %s: %zu of %zu, at %.3f times the dense speed a key\n",
+                   b->trials[i].threads, b->entries[i].implementation, b->entries[i].selected_keys,
+                   b->data.shape.context, speed_of_selected(b, i));
+}
+
 static void print_scaling(const shape_bench *b) {
     for (size_t i = 0; i < b->count; i++)
         if (strcmp(b->entries[i].implementation, "flashblock") == 0 && scaling_of(b, i) > 0)
@@ -352,6 +406,7 @@ static void print_shape(const shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
     for (size_t i = 0; i < threads->count && !b->chosen->no_steps; i++)
         print_reuse(b, threads->values[i]);
+    print_selected(b);
     print_scaling(b);
 }
 
@@ -403,6 +458,18 @@ static fb_status add_scaling(const shape_bench *b, size_t i) {
                   (json_int_t)b->chosen->common.threads.values[0], "times_faster", scaling));
 }
 
+static fb_status add_density(const shape_bench *b, size_t i) {
+    if (b->entries[i].selected_keys == 0)
+        return FB_OK;
+    return fb_bench_add(b->bench, "density",
+                        json_pack("{s:s, s:s, s:I, s:s, s:I, s:f}", "name", b->data.shape.name,
+                                  "dtype", fb_dtype_name(b->data.shape.dtype), "threads",
+                                  (json_int_t)b->trials[i].threads, "implementation",
+                                  b->entries[i].implementation, "keys",
+                                  (json_int_t)b->entries[i].selected_keys, "speed_by_dense",
+                                  speed_of_selected(b, i)));
+}
+
 static fb_status add_case(const shape_bench *b, size_t i) {
     fb_bench_case c = case_of(b, i);
     const fb_composed *composed = b->entries[i].composed;
@@ -424,6 +491,7 @@ static fb_status run_trials(shape_bench *b) {
     const fb_number_list *threads = &b->chosen->common.threads;
     for (size_t i = 0; i < threads->count; i++)
         FB_TRY(add_peers(b, threads->values[i]));
+    FB_TRY(prepare_selected(b));
     for (size_t i = 0; i < threads->count; i++)
         add_trials(b, threads->values[i]);
     char what[128];
@@ -435,6 +503,7 @@ static fb_status run_trials(shape_bench *b) {
         FB_TRY(add_steps(b, threads->values[i]));
     for (size_t i = 0; i < b->count; i++) {
         FB_TRY(add_scaling(b, i));
+        FB_TRY(add_density(b, i));
         FB_TRY(add_case(b, i));
     }
     if (!b->bench->quiet)
@@ -460,6 +529,8 @@ static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_s
         fb_samples_free(&b->trials[i].seconds);
     for (size_t i = 0; i < b->num_composed; i++)
         fb_composed_free(&b->composed[i]);
+    for (size_t i = 0; i < FB_NUMBER_LIST_MAX; i++)
+        fb_selected_free(&b->selected[i]);
     fb_matrices_free(&b->matrices);
     fb_attention_free(&b->data);
     fb_free(b);
@@ -555,6 +626,7 @@ static fb_status check(const settings *chosen) {
     size_t num_dtypes = 0;
     const fb_shape_family *family;
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
+    FB_TRY(fb_number_list_check(&chosen->percents, "density", 0, 100));
     FB_TRY(check_peers(chosen));
     for (size_t i = 0; (family = family_at(chosen, i)); i++) {
         fb_shape_family changed = adapted(chosen, family);

@@ -7,6 +7,7 @@
 #include "isa_choice.h"
 #include "options.h"
 #include "output.h"
+#include "selector_names.h"
 #include "session.h"
 #include "summary.h"
 
@@ -104,6 +105,43 @@ static const fb_option shared_list[] = {
      .parse = fb_option_parse_dtype,
      .otherwise = "f32",
      .help = "storage of keys and values: f32, bf16 or f16"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Sparse attention"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "sparse",
+     .argument = "NAME",
+     TARGET(sparse.selector),
+     .parse = fb_selector_name_parse,
+     .help = "attend to selected blocks of earlier tokens only: sink_window, quest, moba, "
+             "multipole, sparsed, mage, bfla or ba_att"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "density",
+     .argument = "R",
+     TARGET(sparse.density),
+     .max = 1,
+     .otherwise = "0.2",
+     .help = "share of those blocks to select"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "residual",
+     TARGET(residual),
+     .help = "keep what the other blocks contribute, and reuse it by --tau; without it they "
+             "contribute nothing, and --tau has no meaning"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "centroids",
+     TARGET(centroids),
+     .help = "let centroids stand for the other blocks (multipole)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "select-every-step",
+     TARGET(sparse.select_every_step),
+     .help = "with --residual: select anew at every step; another selection is a refresh"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "key-block",
+     .argument = "N",
+     TARGET(sparse.choosing.block_keys),
+     .min = 16,
+     .max = 1 << 20,
+     .otherwise = "64",
+     .help = "tokens of a block that is selected or not, a multiple of 16"},
 
     {.kind = FB_OPTION_GROUP, .help = "Denoising"},
     {.kind = FB_OPTION_SIZE,
@@ -237,19 +275,23 @@ static const fb_option_table table = {
 /* --- the run -----------------------------------------------------------------------------------
  */
 
-const char *fb_generate_missing(const fb_generate_settings *given) {
+const char *fb_generate_wrong(const fb_generate_settings *given) {
     if (!given->model)
         return "--model DIR is missing";
     if (given->prompts.count == 0)
         return "--prompt TEXT or --prompt-file FILE is missing";
+    if (!given->sparse.selector && (given->residual || given->centroids))
+        return "--residual and --centroids need --sparse NAME";
+    if (given->residual && given->centroids)
+        return "--residual and --centroids exclude each other";
     return NULL;
 }
 
 static const char *contradiction(const settings *given) {
     const fb_generate_settings *shared = &given->generate;
-    const char *missing = fb_generate_missing(shared);
-    if (missing)
-        return missing;
+    const char *wrong = fb_generate_wrong(shared);
+    if (wrong)
+        return wrong;
     if (given->visual && given->compare)
         return "--visual and --compare exclude each other";
     if (given->visual && shared->prompts.count > 1)
@@ -258,12 +300,25 @@ static const char *contradiction(const settings *given) {
         return "--visual and --json would both write to standard output";
     if (given->compare && shared->options.reuse.tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
+    if (shared->sparse.selector && given->compare)
+        return "--sparse and --compare exclude each other; see flashblock eval";
     return NULL;
 }
 
 fb_generate_settings fb_generate_settings_default(void) {
     return (fb_generate_settings){.options = fb_generate_options_default(),
+                                  .sparse = fb_sparse_options_default(),
                                   .isa = FB_ISA_CHOICE_CURRENT};
+}
+
+/* What --sparse and its companions come to. */
+static void set_sparse(fb_generate_settings *given) {
+    if (!given->sparse.selector)
+        return;
+    given->sparse.residual = given->residual    ? FB_RESIDUAL_CACHED
+                             : given->centroids ? FB_RESIDUAL_CENTROIDS
+                                                : FB_RESIDUAL_NONE;
+    given->options.sparse = &given->sparse;
 }
 
 /* --mask-token: digits are an id, all else is the text of a token. */
@@ -286,7 +341,8 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
     return FB_OK;
 }
 
-fb_status fb_generate_prepare(fb_session *session, const fb_generate_settings *given) {
+fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given) {
+    set_sparse(given);
     FB_TRY(fb_machine_choose(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
@@ -320,7 +376,7 @@ static fb_status run(fb_session *session, const settings *given) {
     return status;
 }
 
-static int generate(const settings *given) {
+static int generate(settings *given) {
     const char *wrong = contradiction(given);
     if (wrong) {
         fb_print_error("%s; see flashblock generate --help", wrong);

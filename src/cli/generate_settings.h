@@ -7,11 +7,15 @@
 #include "options.h"
 #include "session.h"
 
+#include <flashblock/sparse.h>
+
 typedef struct fb_generate_settings {
     const char *model, *mask_token, *json; /* json: the command's own option */
     fb_option_list prompts;
     fb_prompt_format format;
     fb_generate_options options;
+    fb_sparse_options sparse; /* if sparse.selector is not NULL */
+    bool residual, centroids;
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse_one */
 } fb_generate_settings;
@@ -22,11 +26,12 @@ extern const size_t fb_generate_num_shared_options;
 /* To be parsed into. */
 fb_generate_settings fb_generate_settings_default(void);
 
-/* Says which option without a default is not given; NULL: none. */
-const char *fb_generate_missing(const fb_generate_settings *given);
+/* Says which option without a default is not given, or which two contradict each other; NULL:
+ * none. */
+const char *fb_generate_wrong(const fb_generate_settings *given);
 
 /* Chooses the machine's means, loads model and tokenizer into a zeroed session, encodes the
- * prompts and resolves the options. */
-fb_status fb_generate_prepare(fb_session *session, const fb_generate_settings *given);
+ * prompts and resolves the options. `given` must outlive the session. */
+fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given);
 
 #endif

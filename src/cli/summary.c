@@ -40,6 +40,12 @@ void fb_print_summary(const fb_session *session, const fb_generation *generation
             "passes     %zu: %zu prefill, %zu decode (steps: %zu refresh, %zu reuse; %zu commit)\n",
             generation->prefill_passes + generation->decode_passes, generation->prefill_passes,
             generation->decode_passes, counts->refreshes, counts->reuses, counts->commits);
+    const fb_sparse_counts *sparse = &generation->sparse;
+    if (sparse->layers > 0)
+        fprintf(stderr,
+                "sparse     %.1f %% of earlier keys attended as selected, %.1f %% for residuals\n",
+                100 * fb_ratio(sparse->keys_selected, sparse->keys),
+                100 * fb_ratio(sparse->keys_residual, sparse->keys));
     fprintf(stderr, "attention  %.3f s of %.3f s in decode passes (%.1f %%)\n", decode->attention,
             decode->total, 100 * fb_ratio(decode->attention, decode->total));
 }
@@ -70,18 +76,28 @@ static json_t *sampling_json(const fb_generate_options *options) {
                      "seed", (json_int_t)options->seed);
 }
 
+static json_t *sparse_json(const fb_sparse_options *sparse) {
+    if (!sparse)
+        return json_null();
+    return json_pack("{s:s, s:f, s:I, s:s, s:b}", "selector", sparse->selector, "density",
+                     sparse->density, "key_block", (json_int_t)sparse->choosing.block_keys,
+                     "residual", fb_residual_name(sparse->residual), "select_every_step",
+                     sparse->select_every_step);
+}
+
 static json_t *options_json(const fb_generate_options *options) {
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:b, s:b, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I}", "max_tokens",
-        (json_int_t)options->max_tokens, "block_size", (json_int_t)options->block_size,
-        "denoising_steps", (json_int_t)options->denoising_steps, "tau",
-        (json_int_t)options->reuse.tau, "reuse_always", options->reuse.reuse_always,
+        "{s:I, s:I, s:I, s:I, s:b, s:b, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I, s:o}",
+        "max_tokens", (json_int_t)options->max_tokens, "block_size",
+        (json_int_t)options->block_size, "denoising_steps", (json_int_t)options->denoising_steps,
+        "tau", (json_int_t)options->reuse.tau, "reuse_always", options->reuse.reuse_always,
         "reuse_at_commit", options->reuse.reuse_at_commit, "compat",
         fb_compat_name(options->compat), "remasking", fb_remasking_name(options->remasking),
         "confidence_threshold", options->confidence_threshold, "entropy_bound",
         options->entropy_bound, "sampling", sampling_json(options), "mask_token_id",
         (int)options->mask_token_id, "ignore_eos", options->ignore_stop, "kv_dtype",
-        fb_dtype_name(options->kv_dtype), "batch_size", (json_int_t)options->max_active);
+        fb_dtype_name(options->kv_dtype), "batch_size", (json_int_t)options->max_active, "sparse",
+        sparse_json(options->sparse));
 }
 
 json_t *fb_session_json(const fb_session *session) {
@@ -103,6 +119,16 @@ static json_t *counts_json(const fb_generate_counts *counts) {
                      (json_int_t)counts->reuses, "commits", (json_int_t)counts->commits,
                      "accepted_tokens", (json_int_t)counts->accepted_tokens, "completion_tokens",
                      (json_int_t)counts->completion_tokens);
+}
+
+/* Shares of the external keys; null where every key is attended. */
+static json_t *attended_json(const fb_sparse_counts *counts) {
+    if (counts->layers == 0)
+        return json_null();
+    return json_pack("{s:I, s:I, s:f, s:f}", "selections", (json_int_t)counts->selections,
+                     "forced_refreshes", (json_int_t)counts->forced_refreshes, "selected_share",
+                     fb_ratio(counts->keys_selected, counts->keys), "residual_share",
+                     fb_ratio(counts->keys_residual, counts->keys));
 }
 
 static json_t *times_json(const fb_forward_times *times) {
@@ -127,10 +153,11 @@ json_t *fb_generation_json(const fb_session *session, const fb_generation *gener
         json_array_append_new(results,
                               result_json(session, &generation->results[i], &session->prompts[i]));
     return json_pack(
-        "{s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results, "counts",
-        counts_json(&generation->counts), "prefill_passes", (json_int_t)generation->prefill_passes,
-        "decode_passes", (json_int_t)generation->decode_passes, "seconds", "total",
-        generation->seconds, "prefill", times_json(&generation->prefill), "decode",
-        times_json(&generation->decode), "tokens_per_second", tokens_per_second(generation),
-        "attention_share", fb_ratio(generation->decode.attention, generation->decode.total));
+        "{s:o, s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results, "sparse",
+        attended_json(&generation->sparse), "counts", counts_json(&generation->counts),
+        "prefill_passes", (json_int_t)generation->prefill_passes, "decode_passes",
+        (json_int_t)generation->decode_passes, "seconds", "total", generation->seconds, "prefill",
+        times_json(&generation->prefill), "decode", times_json(&generation->decode),
+        "tokens_per_second", tokens_per_second(generation), "attention_share",
+        fb_ratio(generation->decode.attention, generation->decode.total));
 }

@@ -270,7 +270,7 @@ static fb_status say(const fb_trace_report *report, const settings *given) {
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
-static fb_status trace_session(fb_session *session, const settings *given, fb_trace *trace,
+static fb_status trace_session(fb_session *session, settings *given, fb_trace *trace,
                                fb_generation **generation) {
     fb_trace_tau taus[FB_NUMBER_LIST_MAX];
     FB_TRY(fb_generate_prepare(session, &given->generate));
@@ -282,12 +282,12 @@ static fb_status trace_session(fb_session *session, const settings *given, fb_tr
     return write_files(&report, given);
 }
 
-static int run(const settings *given) {
-    const char *missing = fb_generate_missing(&given->generate);
-    if (!missing && !given->output)
-        missing = "--output DIR is missing";
-    if (missing) {
-        fb_print_error("%s; see flashblock trace --help", missing);
+static int run(settings *given) {
+    const char *wrong = fb_generate_wrong(&given->generate);
+    if (!wrong && !given->output)
+        wrong = "--output DIR is missing";
+    if (wrong) {
+        fb_print_error("%s; see flashblock trace --help", wrong);
         return FB_EXIT_USAGE;
     }
     fb_session session = {0};

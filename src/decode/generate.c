@@ -70,12 +70,17 @@ static void free_buffers(generator *g) {
 static fb_status prepare_caches(generator *g, fb_slot *slot) {
     if (slot->kv == NULL) {
         FB_TRY(fb_model_new_kv_cache(g->model, g->options.kv_dtype, &slot->kv));
+        if (g->options.sparse != NULL)
+            return fb_model_new_sparse(g->model, g->options.sparse, g->options.block_size,
+                                       &slot->sparse);
         if (g->options.reuse.tau > 0)
             FB_TRY(fb_model_new_part_cache(g->model, g->options.block_size, &slot->parts));
         return FB_OK;
     }
     if (slot->parts != NULL && g->options.compat == FB_COMPAT_PAPER)
         fb_part_cache_invalidate(slot->parts);
+    if (slot->sparse != NULL)
+        fb_sparse_reset(slot->sparse);
     return fb_kv_cache_truncate(slot->kv, 0);
 }
 
@@ -173,6 +178,7 @@ static fb_generate_event begin_event(generator *g, size_t index) {
         .accepted = g->accepted,
         .kv = slot->kv,
         .parts = slot->parts,
+        .sparse = slot->sparse,
     };
 }
 
@@ -237,6 +243,15 @@ static void show_attention(void *user, const fb_attention_event *attention) {
 static void plan_pass(generator *g, size_t index) {
     fb_slot *slot = &g->slots.slots[index];
     fb_plan plan = fb_sequence_plan(slot->sequence);
+    if (slot->sparse != NULL) {
+        fb_sparse_step step = {
+            .prompt_length = slot->sequence->num_prompt_tokens,
+            .block = slot->sequence->num_blocks,
+            .denoising_step = slot->sequence->denoising_step,
+            .denoising_steps = g->options.denoising_steps,
+        };
+        fb_sparse_begin(slot->sparse, &step);
+    }
     g->forwards[index] = (fb_forward){
         .tokens = slot->sequence->block,
         .num_tokens = g->options.block_size,
@@ -244,6 +259,7 @@ static void plan_pass(generator *g, size_t index) {
         .action = plan.action,
         .compat = g->options.compat,
         .parts = slot->parts,
+        .sparse = slot->sparse,
         .logits = plan.commit ? NULL : slot_logits(g, index),
         .on_attention = g->options.on_attention ? show_attention : NULL,
         .attention_user = g,
@@ -274,6 +290,21 @@ static void add_counts(fb_generate_counts *sum, const fb_generate_counts *counts
     sum->commits += counts->commits;
     sum->accepted_tokens += counts->accepted_tokens;
     sum->completion_tokens += counts->completion_tokens;
+}
+
+static void add_sparse_counts(generator *g) {
+    fb_sparse_counts *sum = &g->generation->sparse;
+    for (size_t i = 0; i < g->slots.num_slots; i++) {
+        if (g->slots.slots[i].sparse == NULL)
+            continue;
+        fb_sparse_counts counts = fb_sparse_get_counts(g->slots.slots[i].sparse);
+        sum->layers += counts.layers;
+        sum->selections += counts.selections;
+        sum->forced_refreshes += counts.forced_refreshes;
+        sum->keys_selected += counts.keys_selected;
+        sum->keys_residual += counts.keys_residual;
+        sum->keys += counts.keys;
+    }
 }
 
 /* The results of finished sequences. */
@@ -360,6 +391,8 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
     g.schedule = fb_generate_schedule(config, &g.options);
     g.sampler = fb_generate_sampler(&g.options);
     fb_status status = generate(&g, checked, num_prompts);
+    if (status == FB_OK)
+        add_sparse_counts(&g);
     free_buffers(&g);
     fb_free(checked);
     if (status != FB_OK) {

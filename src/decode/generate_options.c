@@ -75,6 +75,8 @@ static fb_status check_enums(const fb_generate_options *options) {
         return fb_fail(FB_ERROR_ARGUMENT, "kv_dtype is %d, no dtype", (int)options->kv_dtype);
     if (options->overwrite_decided && options->compat != FB_COMPAT_RELEASED)
         return fb_fail(FB_ERROR_ARGUMENT, "overwrite_decided is set without compat released");
+    if (options->sparse != NULL && options->compat != FB_COMPAT_PAPER)
+        return fb_fail(FB_ERROR_ARGUMENT, "sparse attention is there for compat paper only");
     return FB_OK;
 }
 
@@ -133,6 +135,8 @@ fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate
     FB_TRY(check_numbers(options));
     FB_TRY(resolve_mask_token(config, options));
     FB_TRY(resolve_sizes(config, options));
+    if (options->sparse != NULL && options->sparse->residual != FB_RESIDUAL_CACHED)
+        options->reuse = (fb_reuse_policy){0};
     if (options->stop_tokens == NULL) {
         options->stop_tokens = config->eos_token_ids;
         options->num_stop_tokens = config->num_eos_token_ids;

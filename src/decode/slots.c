@@ -16,6 +16,7 @@ void fb_slots_destroy(fb_slots *slots) {
     for (size_t i = 0; i < slots->num_slots; i++) {
         fb_sequence_destroy(slots->slots[i].sequence);
         fb_part_cache_destroy(slots->slots[i].parts);
+        fb_sparse_destroy(slots->slots[i].sparse);
         fb_kv_cache_destroy(slots->slots[i].kv);
     }
     fb_free(slots->slots);

@@ -12,6 +12,7 @@
 #include <flashblock/generate.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
+#include <flashblock/sparse.h>
 
 #include <stddef.h>
 
@@ -20,6 +21,7 @@ typedef struct fb_slot {
     size_t prompt;         /* index of the sequence's prompt */
     fb_kv_cache *kv;       /* owned; NULL until the caller makes one */
     fb_part_cache *parts;  /* owned; NULL until the caller makes one */
+    fb_sparse *sparse;     /* owned; NULL until the caller makes one */
 } fb_slot;
 
 typedef struct fb_slots {

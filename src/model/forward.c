@@ -72,7 +72,8 @@ static fb_status check_cache(const pass *p, size_t index) {
                        p->config->head_dim);
     for (size_t i = 0; i < index; i++)
         if (p->sequences[i].kv == sequence->kv ||
-            (sequence->parts && p->sequences[i].parts == sequence->parts))
+            (sequence->parts && p->sequences[i].parts == sequence->parts) ||
+            (sequence->sparse && p->sequences[i].sparse == sequence->sparse))
             return fb_fail(FB_ERROR_ARGUMENT, "sequences %zu and %zu share a cache", i, index);
     return FB_OK;
 }
@@ -86,7 +87,7 @@ static fb_status check_sequence(const pass *p, size_t index) {
         return fb_fail(FB_ERROR_ARGUMENT,
                        "sequence %zu: prefill starts at %zu, inside a block of %zu", index, length,
                        block);
-    if (block == 0 && !sequence->parts && sequence->action != FB_REFRESH_ONLY)
+    if (block == 0 && !sequence->parts && !sequence->sparse && sequence->action != FB_REFRESH_ONLY)
         return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: parts is NULL, but the action is %s",
                        index, fb_reuse_action_name(sequence->action));
     return FB_OK;
@@ -187,6 +188,16 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
     return fb_attend(queries, &view, &mask, 0.0f, result);
 }
 
+/* Attention of a block, to all keys or to those that a selector chose. */
+static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb_queries *queries,
+                              const fb_part *result) {
+    if (sequence->sparse)
+        return fb_sparse_block_attend(sequence->sparse, queries, sequence->kv, layer,
+                                      sequence->action, 0.0f, result);
+    return fb_block_attend(queries, sequence->kv, layer, sequence->action, sequence->compat,
+                           sequence->parts, 0.0f, result);
+}
+
 /* Shows an observer what attention did to one block. */
 static void observe(const pass *p, size_t layer, const fb_forward *sequence,
                     const fb_queries *queries, const fb_part *result) {
@@ -215,8 +226,7 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
     double start = fb_seconds();
     fb_status status = sequence->prefill_block > 0
                            ? attend_prefill(sequence, layer, &queries, &result)
-                           : fb_block_attend(&queries, sequence->kv, layer, sequence->action,
-                                             sequence->compat, sequence->parts, 0.0f, &result);
+                           : attend_block(sequence, layer, &queries, &result);
     p->times.attention += fb_seconds() - start;
     if (status == FB_OK && sequence->on_attention && sequence->prefill_block == 0)
         observe(p, layer, sequence, &queries, &result);

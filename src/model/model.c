@@ -72,3 +72,11 @@ fb_status fb_model_new_part_cache(const fb_model *model, size_t block_size, fb_p
     return fb_part_cache_create(model->config.num_hidden_layers, block_size,
                                 model->config.num_attention_heads, model->config.head_dim, parts);
 }
+
+fb_status fb_model_new_sparse(const fb_model *model, const fb_sparse_options *options,
+                              size_t block_size, fb_sparse **sparse) {
+    if (!model)
+        return fb_fail(FB_ERROR_ARGUMENT, "model is NULL");
+    return fb_sparse_create(options, model->config.num_hidden_layers, block_size,
+                            model->config.num_attention_heads, model->config.head_dim, sparse);
+}

@@ -1,0 +1,226 @@
+/* Sparse attention: which key blocks a query block attends to.
+ *
+ * The block-external context, tokens 0 .. num_keys - 1, is cut into *key blocks* of `block_keys`
+ * tokens (the last may be partial). A *selection* names, for one layer and the current query
+ * block, the key blocks to attend to: an ascending list for each KV head, or for each query head.
+ * The query block's own keys are always attended and never part of a selection. A *selector* makes
+ * selections; it may keep what it has seen, layer by layer, until it is reset.
+ *
+ *   name         paper                                   one list per
+ *   sink_window  StreamingLLM, arXiv 2309.17453          KV head
+ *   quest        Quest, arXiv 2406.10774                 KV head
+ *   moba         MoBA, arXiv 2502.13189                  query head
+ *   multipole    Multipole Attention, arXiv 2506.13059   KV head
+ *   sparsed      SparseD, arXiv 2509.24014               query head
+ *   mage         MAGE, arXiv 2602.14209                  KV head
+ *   bfla         BFLA, arXiv 2605.12193                  query head
+ *   ba_att       BA-Att, arXiv 2605.19726                query head
+ *   given        a list of the caller's                  as given
+ *
+ * Rules that all of them keep
+ *   budget    fb_selection_budget(num_blocks, density) key blocks a list: density x num_blocks,
+ *             rounded to nearest, halves up. It may be 0: then a list is empty. Where a selector
+ *             departs from it (dense steps, mass thresholds) its options say so.
+ *   ties      the lower block index first; a score of NaN counts as -infinity
+ *   numbers   scores are computed in double precision, in one fixed order: a selection is the same
+ *             on every instruction set and for any number of threads
+ *   partial   the last key block, if partial, is scored over the keys that it has
+ */
+#ifndef FLASHBLOCK_SELECTOR_H
+#define FLASHBLOCK_SELECTOR_H
+
+#include <flashblock/attention.h>
+#include <flashblock/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- selections ------------------------------------------------------------------------------- */
+
+/* Key block b holds tokens b * block_keys <= t < min((b + 1) * block_keys, num_keys).
+ * Query head h of num_heads follows list h / (num_heads / num_lists).
+ * Readable by everybody; changed by the functions below alone. {0} is an empty selection of no
+ * lists, ready for use. */
+typedef struct fb_selection {
+    size_t block_keys; /* a multiple of 16 */
+    size_t num_keys;   /* tokens of the external context */
+    size_t num_blocks; /* num_keys / block_keys, rounded up */
+    size_t num_lists;  /* num_kv_heads or num_heads */
+    size_t *counts;    /* [num_lists], each at most num_blocks */
+    size_t *blocks;    /* [num_lists, num_blocks]; list i is blocks[i * num_blocks ..], counts[i] of
+                          them, strictly ascending */
+    size_t capacity;   /* elements of the allocation that counts and blocks share */
+} fb_selection;
+
+/* Empty lists for a context of num_keys tokens. Reuses the memory that the selection has and
+ * allocates when it is too small; untouched on error. block_keys: a multiple of 16, at least 16;
+ * num_lists at least 1. */
+FB_API fb_status fb_selection_begin(fb_selection *selection, size_t block_keys, size_t num_keys,
+                                    size_t num_lists);
+
+/* Sets list number `list`: `count` block indices, strictly ascending, below num_blocks. They are
+ * copied; `blocks` may be NULL when count is 0. */
+FB_API fb_status fb_selection_set(fb_selection *selection, size_t list, const size_t *blocks,
+                                  size_t count);
+
+/* Sets list number `list` to every block. */
+FB_API fb_status fb_selection_set_all(fb_selection *selection, size_t list);
+
+/* Sets list number `list` to the `count` blocks of the largest scores (all when count is larger).
+ *   scores  [num_blocks]
+ * Ties go to the lower index; NaN counts as -infinity. */
+FB_API fb_status fb_selection_set_top(fb_selection *selection, size_t list, const double *scores,
+                                      size_t count);
+
+/* Frees the memory; the selection is {0} afterwards. NULL is allowed. */
+FB_API void fb_selection_release(fb_selection *selection);
+
+/* A copy, the same content in the memory of `to`. */
+FB_API fb_status fb_selection_copy(const fb_selection *from, fb_selection *to);
+
+/* The unselected blocks, list by list. `complement` must not be `selection`. */
+FB_API fb_status fb_selection_complement(const fb_selection *selection, fb_selection *complement);
+
+/* One list as token ranges, neighbouring blocks joined, ascending: what fb_view takes. The full
+ * list is the one range [0, num_keys); at most counts[list] ranges are written to `ranges`.
+ * Returns their number. */
+FB_API size_t fb_selection_ranges(const fb_selection *selection, size_t list, fb_range *ranges);
+
+/* Tokens of one list. */
+FB_API size_t fb_selection_tokens(const fb_selection *selection, size_t list);
+
+/* Same shape and same lists. */
+FB_API bool fb_selection_equal(const fb_selection *a, const fb_selection *b);
+
+/* A fingerprint of shape and lists (XXH3, 64 bits): equal selections have equal ids, in every
+ * process; a part cached for one selection is recognised as not belonging to another. Never 0. */
+FB_API uint64_t fb_selection_id(const fb_selection *selection);
+
+/* The common rounding: floor(density * num_blocks + 1/2), at most num_blocks. density 0 to 1. */
+FB_API size_t fb_selection_budget(size_t num_blocks, double density);
+
+/* --- what a selector sees --------------------------------------------------------------------- */
+
+typedef struct fb_selector_input {
+    size_t layer;
+    const fb_queries *queries; /* the query block, q [num_queries, num_heads, head_dim], positions
+                                  applied; at least one query */
+    const fb_kv *kv;           /* the layer's keys and values; rows or pages of a KV cache. Tokens
+                                  behind the context (the block's own) may be there */
+    size_t context_length;     /* external tokens, at most kv->num_tokens */
+    uint64_t history;          /* fb_kv_cache_history: two calls of one history see the same tokens,
+                                  but for those that the longer context has more. 0: unknown, then
+                                  statistics of keys are made anew at every call, and a kept
+                                  selection is told by its query block and context length alone */
+    size_t prompt_length;      /* tokens from here on were generated */
+    size_t block;              /* number of the query block in the generation, from 0 */
+    size_t denoising_step;     /* of the block, from 0 */
+    size_t denoising_steps;    /* of the block at most; 0: unknown */
+    double density;            /* share of the key blocks to select, 0 to 1 */
+    float scale;               /* of the scores; 0 means 1/sqrt(head_dim) */
+} fb_selector_input;
+
+/* --- selectors -------------------------------------------------------------------------------- */
+
+typedef struct fb_selector fb_selector;
+
+/* What a selector does. Everybody may write one: fb_selector_wrap makes a fb_selector of it. */
+typedef struct fb_selector_ops {
+    const char *name;
+
+    /* Begins `selection` (fb_selection_begin: context_length tokens, num_kv_heads or num_heads
+     * lists) and sets its lists. The input has been checked; so will be the selection. A failure
+     * may leave `selection` in any state: the caller of fb_selector_select does not see it. */
+    fb_status (*select)(void *state, const fb_selector_input *input, fb_selection *selection);
+
+    /* Optional: the part of the *unselected* keys, approximately, from what the selector keeps.
+     * `selection` is what `select` gave for this input; `part` [num_queries, num_heads]. */
+    fb_status (*approximate)(void *state, const fb_selector_input *input,
+                             const fb_selection *selection, const fb_part *part);
+
+    void (*reset)(void *state);   /* optional: a new sequence begins */
+    void (*destroy)(void *state); /* optional: frees `state` */
+} fb_selector_ops;
+
+/* A selector of the caller's own. `ops` is copied, its name is not. On success the selector owns
+ * `state` (ops->destroy); on error the caller still does. */
+FB_API fb_status fb_selector_wrap(const fb_selector_ops *ops, void *state, fb_selector **selector);
+
+/* How SparseD scales the scores that it selects by. */
+typedef enum fb_sparsed_scaling {
+    FB_SPARSED_BY_HEAD_DIM = 0, /* 1/sqrt(head_dim), or the input's scale: the paper */
+    FB_SPARSED_BY_NUM_HEADS,    /* 1/sqrt(num_heads): its released code */
+} fb_sparsed_scaling;
+
+/* Every selector reads the fields that concern it. fb_selector_defaults gives the defaults, in
+ * parentheses. */
+typedef struct fb_selector_options {
+    size_t block_keys;   /* tokens of a key block, a multiple of 16 (64) */
+    size_t num_layers;   /* layers that the selector will see; at least 1 (no default) */
+    size_t dense_layers; /* layers below this number select every block (0; Quest's paper: 2) */
+
+    /* sink_window, bfla: this many blocks from the start of the context come first (1).
+     * bfla: then this many of the latest (1). sink_window: then as many of the latest as the
+     * budget has left. Sinks come first where the budget is smaller. */
+    size_t sink_blocks, local_blocks;
+
+    /* sparsed: share of a query block's steps that are dense, every key block selected (0.2), but
+     * at least its first; the last of them takes the pattern that its other steps keep. */
+    double dense_share;
+    fb_sparsed_scaling sparsed_scaling;
+
+    /* bfla, ba_att: the fewest blocks whose softmax mass reaches this share of the whole (0.99),
+     * above 0 and at most 1; but no more than the budget. 1: the budget alone. */
+    double mass_threshold;
+
+    /* multipole: the context is cut into windows of this many keys, a multiple of 16 (512), each
+     * with one cluster for this many keys (16), found by this many iterations of k-means at most
+     * (10). */
+    size_t cluster_window, cluster_keys, kmeans_iterations;
+
+    /* given: one selection for each layer, or one for all (num_given = 1); copied. Blocks behind
+     * the end of the context are left out, so that one list serves a context that grows. */
+    const fb_selection *given;
+    size_t num_given;
+} fb_selector_options;
+
+FB_API fb_selector_options fb_selector_defaults(size_t num_layers);
+
+/* The selector of that name. FB_ERROR_ARGUMENT for an unknown name or an option that is out of its
+ * range. The caller owns *selector. */
+FB_API fb_status fb_selector_create(const char *name, const fb_selector_options *options,
+                                    fb_selector **selector);
+
+/* NULL is allowed. */
+FB_API void fb_selector_destroy(fb_selector *selector);
+
+/* Forgets everything: a new sequence begins. */
+FB_API void fb_selector_reset(fb_selector *selector);
+
+FB_API const char *fb_selector_get_name(const fb_selector *selector);
+
+/* The names that fb_selector_create knows, from 0 on, and what each does, in one line; NULL behind
+ * the last. */
+FB_API const char *fb_selector_name(size_t index);
+FB_API const char *fb_selector_summary(size_t index);
+
+/* Selects. `selection` is begun anew; untouched on error. A selector serves one sequence at a time
+ * and one thread at a time. */
+FB_API fb_status fb_selector_select(fb_selector *selector, const fb_selector_input *input,
+                                    fb_selection *selection);
+
+/* Whether fb_selector_approximate can be called; the approximate part of the unselected keys. */
+FB_API bool fb_selector_can_approximate(const fb_selector *selector);
+FB_API fb_status fb_selector_approximate(fb_selector *selector, const fb_selector_input *input,
+                                         const fb_selection *selection, const fb_part *part);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

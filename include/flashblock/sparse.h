@@ -1,0 +1,158 @@
+/* Sparse attention of a block, and residual reuse (FlashBlock, arXiv 2602.05305, section on sparse
+ * attention).
+ *
+ * A query block attends to the key blocks that a selector chose (selector.h), and to itself. What
+ * the other, unselected keys would have contributed is the *residual*. Residual reuse keeps it from
+ * an earlier step and merges it:
+ *
+ *     dense     merge(part(external), part(internal))
+ *     sparse    merge(part(selected), part(internal))
+ *     residual  merge(merge(part(selected), residual), part(internal))
+ *
+ *   selected  fresh at every step, one gathered view for each list (fb_attend_gathered)
+ *   residual  FB_RESIDUAL_CACHED: part(unselected), computed and kept at a refresh, taken from the
+ *             cache at a reuse. FB_RESIDUAL_CENTROIDS: what the selector approximates, at every
+ *             step (Multipole Attention)
+ *
+ * Identities, bit for bit, as (0, -inf) is the identity of fb_merge: with everything selected each
+ * of them is dense attention; with nothing selected the cached residual is FlashBlock. A refresh
+ * attends to every key; its result is dense attention but for the rounding of one merge more.
+ *
+ * A cached residual belongs to one selection, one state of the KV cache (its epoch, and so to one
+ * block, which every commit ends), and to the block's rows. Anything else is FB_ERROR_STALE.
+ */
+#ifndef FLASHBLOCK_SPARSE_H
+#define FLASHBLOCK_SPARSE_H
+
+#include <flashblock/attention.h>
+#include <flashblock/kv_cache.h>
+#include <flashblock/reuse.h>
+#include <flashblock/selector.h>
+#include <flashblock/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* part(selected): the attention of every query row to the key blocks of its head's list.
+ *   queries    q [num_queries, num_heads, head_dim]
+ *   kv         the layer's keys and values, at least selection->num_keys tokens
+ *   selection  its lists divide num_heads, and kv->num_kv_heads divides their number
+ *   scale      0 means 1/sqrt(head_dim)
+ *   result     written whole; undefined on error */
+FB_API fb_status fb_selection_attend(const fb_queries *queries, const fb_kv *kv,
+                                     const fb_selection *selection, float scale,
+                                     const fb_part *result);
+
+typedef enum fb_residual {
+    FB_RESIDUAL_NONE = 0, /* the selector alone */
+    FB_RESIDUAL_CACHED,
+    FB_RESIDUAL_CENTROIDS, /* of a selector that can approximate */
+} fb_residual;
+
+/* "none", "cached", "centroids"; "unknown" otherwise. Never NULL. */
+FB_API const char *fb_residual_name(fb_residual residual);
+
+/* The inverse; FB_ERROR_ARGUMENT for any other name. */
+FB_API fb_status fb_residual_parse(const char *name, fb_residual *residual);
+
+/* --- one layer, one selection ----------------------------------------------------------------- */
+
+/* The residuals of one sequence: for each layer, the part of the block's rows over the unselected
+ * keys, and what it belongs to. */
+typedef struct fb_residual_cache fb_residual_cache;
+
+/* Rows: block_size x num_heads of head_dim, float32, per layer. The caller owns *cache. */
+FB_API fb_status fb_residual_cache_create(size_t num_layers, size_t block_size, size_t num_heads,
+                                          size_t head_dim, fb_residual_cache **cache);
+FB_API void fb_residual_cache_destroy(fb_residual_cache *cache); /* NULL is allowed */
+
+/* Makes every residual stale. */
+FB_API void fb_residual_cache_invalidate(fb_residual_cache *cache);
+
+/* Whether the residual of `layer` belongs to this state of `kv` and to this selection. */
+FB_API bool fb_residual_cache_is_fresh(const fb_residual_cache *cache, size_t layer,
+                                       const fb_kv_cache *kv, const fb_selection *selection);
+
+/* One layer's sparse attention of the current block, as fb_block_attend is its dense one.
+ *   selection  of the kv's committed tokens: selection->num_keys is its length
+ *   action     FB_REFRESH_AND_STORE, FB_REFRESH_ONLY, FB_REUSE: what happens to the residual; not
+ *              looked at where residuals is NULL
+ *   residuals  NULL: no residual, unselected keys are not attended
+ * FB_ERROR_STALE: a reuse of what does not belong here. */
+FB_API fb_status fb_sparse_attend(const fb_queries *queries, const fb_kv_cache *kv, size_t layer,
+                                  const fb_selection *selection, fb_reuse_action action,
+                                  fb_residual_cache *residuals, float scale, const fb_part *result);
+
+/* --- a sequence ------------------------------------------------------------------------------- */
+
+/* Start from fb_sparse_options_default(). */
+typedef struct fb_sparse_options {
+    const char *selector;         /* a name of selector.h; no default */
+    fb_selector_options choosing; /* fb_selector_defaults; num_layers is filled in by who creates */
+    double density;               /* share of the key blocks to select, 0 to 1; default 0.2 */
+    fb_residual residual;         /* default FB_RESIDUAL_NONE */
+
+    /* With a cached residual: when the selector is asked. false (default): at refreshes; a reuse
+     * keeps the selection that the residual belongs to. true: at every step, and a layer whose
+     * selection has changed refreshes whatever the step was meant to be. Without a cached residual
+     * the selector is asked at every step. */
+    bool select_every_step;
+} fb_sparse_options;
+
+FB_API fb_sparse_options fb_sparse_options_default(void);
+
+/* The selector, its latest selections, and the residuals of one sequence. */
+typedef struct fb_sparse fb_sparse;
+
+/* FB_ERROR_ARGUMENT: an unknown selector, an option out of range, centroids of a selector that has
+ * none. The caller owns *sparse. */
+FB_API fb_status fb_sparse_create(const fb_sparse_options *options, size_t num_layers,
+                                  size_t block_size, size_t num_heads, size_t head_dim,
+                                  fb_sparse **sparse);
+FB_API void fb_sparse_destroy(fb_sparse *sparse); /* NULL is allowed */
+
+/* A new sequence begins; counts stay. */
+FB_API void fb_sparse_reset(fb_sparse *sparse);
+
+/* Which pass it is. */
+typedef struct fb_sparse_step {
+    size_t prompt_length;   /* tokens from here on were generated */
+    size_t block;           /* number of the block in its sequence, from 0 */
+    size_t denoising_step;  /* from 0; the commit pass has the number behind the last step's */
+    size_t denoising_steps; /* of the block at most */
+} fb_sparse_step;
+
+/* Says which pass the calls of fb_sparse_block_attend that follow belong to. */
+FB_API void fb_sparse_begin(fb_sparse *sparse, const fb_sparse_step *step);
+
+/* One layer of that pass: selects, and attends as fb_sparse_attend. At a refresh with a cached
+ * residual every key is attended, whatever is selected: where the selector wants a dense step, the
+ * selection is the one that it gives for the next step, so that reuses are sparse. */
+FB_API fb_status fb_sparse_block_attend(fb_sparse *sparse, const fb_queries *queries,
+                                        const fb_kv_cache *kv, size_t layer, fb_reuse_action action,
+                                        float scale, const fb_part *result);
+
+/* The selection that the last pass used in a layer; NULL before the first. Owned by `sparse`. */
+FB_API const fb_selection *fb_sparse_selection(const fb_sparse *sparse, size_t layer);
+
+/* What was done, over layers and passes; keys are external ones, a query head's average. */
+typedef struct fb_sparse_counts {
+    size_t layers;           /* calls of fb_sparse_block_attend */
+    size_t selections;       /* selections that were made */
+    size_t forced_refreshes; /* reuses that a changed selection made refreshes */
+    double keys_selected;    /* attended as selected */
+    double keys_residual;    /* attended to compute a residual */
+    double keys;             /* there */
+} fb_sparse_counts;
+
+FB_API fb_sparse_counts fb_sparse_get_counts(const fb_sparse *sparse);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,403 @@
+/* Scores of key blocks, in double precision and in one order: what the selectors compute with.
+ * The work is cut by KV head, never within one, so that threads change nothing. */
+#include "error.h"
+#include "kv_access.h"
+#include "memory.h"
+#include "selector_family.h"
+
+#include <flashblock/runtime.h>
+
+#include <math.h>
+#include <string.h>
+
+/* --- numbers ---------------------------------------------------------------------------------- */
+
+/* 2^k for -1074 <= k <= 0. Two factors: the smallest are subnormal. */
+static double power_of_two(int k) {
+    int half = k / 2;
+    uint64_t bits[2] = {(uint64_t)(1023 + half) << 52, (uint64_t)(1023 + k - half) << 52};
+    double factors[2];
+    memcpy(factors, bits, sizeof factors);
+    return factors[0] * factors[1];
+}
+
+/* x = k ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor series to the 13th power, which
+ * leaves out less than 2^-57. */
+double fb_exp_double(double x) {
+    if (!(x >= -745.2))
+        return isnan(x) ? x : 0.0;
+    double k = floor(x * 0x1.71547652b82fep+0 + 0.5);
+    double r = x - k * 0x1.62e42fee00000p-1 - k * 0x1.a39ef35793c76p-33;
+    static const double factorials[] = {6227020800.0, 479001600.0, 39916800.0, 3628800.0, 362880.0,
+                                        40320.0,      5040.0,      720.0,      120.0,     24.0,
+                                        6.0,          2.0,         1.0,        1.0};
+    double sum = 0.0;
+    for (size_t i = 0; i < sizeof factorials / sizeof factorials[0]; i++)
+        sum = sum * r + 1.0 / factorials[i];
+    return sum * power_of_two((int)k);
+}
+
+void fb_softmax_double(double *scores, size_t count) {
+    double max = (double)-INFINITY, sum = 0.0;
+    for (size_t i = 0; i < count; i++)
+        max = scores[i] > max ? scores[i] : max;
+    for (size_t i = 0; i < count; i++) {
+        scores[i] = scores[i] == (double)-INFINITY ? 0.0 : fb_exp_double(scores[i] - max);
+        sum += scores[i];
+    }
+    for (size_t i = 0; sum > 0.0 && i < count; i++)
+        scores[i] /= sum;
+}
+
+/* --- queries and keys ------------------------------------------------------------------------- */
+
+fb_selector_shape fb_selector_shape_of(const fb_selector_input *input, size_t block_keys) {
+    const fb_queries *queries = input->queries;
+    size_t num_keys = input->context_length;
+    return (fb_selector_shape){
+        .num_keys = num_keys,
+        .block_keys = block_keys,
+        .num_blocks = num_keys / block_keys + (num_keys % block_keys != 0),
+        .num_queries = queries->num_queries,
+        .num_heads = queries->num_heads,
+        .num_kv_heads = input->kv->num_kv_heads,
+        .head_dim = queries->head_dim,
+        .group = queries->num_heads / input->kv->num_kv_heads,
+        .scale =
+            input->scale != 0.0f ? (double)input->scale : 1.0 / sqrt((double)queries->head_dim),
+    };
+}
+
+void fb_mean_query(const fb_selector_input *input, size_t head, double *mean) {
+    const fb_queries *queries = input->queries;
+    memset(mean, 0, queries->head_dim * sizeof *mean);
+    for (size_t query = 0; query < queries->num_queries; query++) {
+        const float *q = fb_query_of(queries, query, head);
+        for (size_t d = 0; d < queries->head_dim; d++)
+            mean[d] += (double)q[d];
+    }
+    for (size_t d = 0; d < queries->head_dim; d++)
+        mean[d] /= (double)queries->num_queries;
+}
+
+void fb_read_key_tile(const fb_kv *kv, size_t head, size_t first, size_t count, double *tile) {
+    float buffer[FB_TILE_LANES];
+    size_t element = fb_dtype_size(kv->dtype);
+    memset(tile, 0, kv->head_dim * FB_TILE_LANES * sizeof *tile);
+    if (kv->pages) { /* a dimension's 16 keys are neighbours */
+        const char *group = fb_key_group(kv, head, first);
+        for (size_t d = 0; d < kv->head_dim; d++) {
+            (void)fb_to_f32(kv->dtype, group + d * FB_TILE_LANES * element, buffer, count);
+            for (size_t lane = 0; lane < count; lane++)
+                tile[d * FB_TILE_LANES + lane] = (double)buffer[lane];
+        }
+        return;
+    }
+    for (size_t lane = 0; lane < count; lane++) { /* a key's dimensions are */
+        const char *key = fb_key(kv, head, first + lane);
+        for (size_t d = 0; d < kv->head_dim; d += FB_TILE_LANES) {
+            size_t dims = kv->head_dim - d < FB_TILE_LANES ? kv->head_dim - d : FB_TILE_LANES;
+            (void)fb_to_f32(kv->dtype, key + d * element, buffer, dims);
+            for (size_t i = 0; i < dims; i++)
+                tile[(d + i) * FB_TILE_LANES + lane] = (double)buffer[i];
+        }
+    }
+}
+
+void fb_read_value_rows(const fb_kv *kv, size_t head, size_t first, size_t count, double *rows) {
+    float buffer[FB_PANEL_DIMS];
+    size_t element = fb_dtype_size(kv->dtype);
+    for (size_t row = 0; row < count; row++) {
+        const char *value = fb_value(kv, head, first + row);
+        for (size_t d = 0; d < kv->head_dim; d += FB_PANEL_DIMS) {
+            size_t dims = kv->head_dim - d < FB_PANEL_DIMS ? kv->head_dim - d : FB_PANEL_DIMS;
+            (void)fb_to_f32(kv->dtype, value + fb_value_index(kv, d) * element, buffer, dims);
+            for (size_t i = 0; i < dims; i++)
+                rows[row * kv->head_dim + d + i] = (double)buffer[i];
+        }
+    }
+}
+
+void fb_tile_dots(const double *vector, const double *tile, size_t head_dim, double *dots) {
+    double sums[FB_TILE_LANES] = {0};
+    for (size_t d = 0; d < head_dim; d++)
+        for (size_t lane = 0; lane < FB_TILE_LANES; lane++)
+            sums[lane] += vector[d] * tile[d * FB_TILE_LANES + lane];
+    memcpy(dots, sums, sizeof sums);
+}
+
+/* --- exact attention mass --------------------------------------------------------------------- */
+
+/* What one thread works in, for one KV head: its rows are the queries of all heads of the group. */
+typedef struct mass_scratch {
+    double *queries;       /* [rows, head_dim] */
+    double *tile;          /* [head_dim][16] */
+    double *scores;        /* [rows, block_keys] */
+    double *maxima, *sums; /* [rows, num_blocks]: of a block's exponentials, max excluded */
+} mass_scratch;
+
+static fb_status scratch_doubles(const fb_selector_shape *shape, size_t *doubles) {
+    size_t rows = 0, row = 0, total = 0;
+    if (!fb_size_mul(shape->group, shape->num_queries, &rows) ||
+        !fb_size_mul(shape->num_blocks, 2, &row) ||
+        !fb_size_add(row, shape->head_dim + shape->block_keys, &row) ||
+        !fb_size_mul(rows, row, &total) ||
+        !fb_size_add(total, shape->head_dim * FB_TILE_LANES, doubles))
+        return fb_fail(FB_ERROR_MEMORY, "scores of %zu queries and %zu key blocks overflow",
+                       shape->num_queries, shape->num_blocks);
+    return FB_OK;
+}
+
+static mass_scratch scratch_at(double *memory, const fb_selector_shape *shape) {
+    size_t rows = shape->group * shape->num_queries;
+    mass_scratch s = {.queries = memory};
+    s.tile = s.queries + rows * shape->head_dim;
+    s.scores = s.tile + shape->head_dim * FB_TILE_LANES;
+    s.maxima = s.scores + rows * shape->block_keys;
+    s.sums = s.maxima + rows * shape->num_blocks;
+    return s;
+}
+
+/* scores [rows, block_keys] of one key block */
+static void score_block(const fb_selector_input *input, const fb_selector_shape *shape,
+                        size_t kv_head, size_t block, double scale, const mass_scratch *s) {
+    size_t rows = shape->group * shape->num_queries, keys = fb_block_size_of(shape, block);
+    for (size_t first = 0; first < keys; first += FB_TILE_LANES) {
+        size_t count = keys - first < FB_TILE_LANES ? keys - first : FB_TILE_LANES;
+        fb_read_key_tile(input->kv, kv_head, block * shape->block_keys + first, count, s->tile);
+        for (size_t row = 0; row < rows; row++) {
+            double dots[FB_TILE_LANES];
+            fb_tile_dots(s->queries + row * shape->head_dim, s->tile, shape->head_dim, dots);
+            for (size_t lane = 0; lane < count; lane++)
+                s->scores[row * shape->block_keys + first + lane] = scale * dots[lane];
+        }
+    }
+}
+
+/* The largest of a row's scores in a block, and the sum of exp(score - largest). */
+static void sum_block(const double *scores, size_t keys, double *max, double *sum) {
+    *max = (double)-INFINITY;
+    for (size_t key = 0; key < keys; key++)
+        *max = scores[key] <= *max ? *max : scores[key];
+    *sum = 0.0;
+    for (size_t key = 0; key < keys; key++)
+        if (scores[key] != (double)-INFINITY)
+            *sum += fb_exp_double(scores[key] - *max);
+}
+
+/* Adds one row's probabilities of blocks to masses [num_blocks]. */
+static void add_row(const double *maxima, const double *sums, size_t first_block, size_t num_blocks,
+                    double *masses) {
+    double max = (double)-INFINITY, total = 0.0;
+    for (size_t block = first_block; block < num_blocks; block++)
+        max = maxima[block] > max ? maxima[block] : max;
+    for (size_t block = first_block; block < num_blocks; block++)
+        if (maxima[block] != (double)-INFINITY)
+            total += sums[block] * fb_exp_double(maxima[block] - max);
+    for (size_t block = first_block; block < num_blocks; block++)
+        if (maxima[block] != (double)-INFINITY)
+            masses[block] += sums[block] * fb_exp_double(maxima[block] - max) / total;
+}
+
+static void masses_of_kv_head(const fb_selector_input *input, const fb_selector_shape *shape,
+                              size_t kv_head, size_t first_block, double scale,
+                              const mass_scratch *s, double *masses) {
+    size_t rows = shape->group * shape->num_queries, num_blocks = shape->num_blocks;
+    for (size_t row = 0; row < rows; row++) {
+        const float *q = fb_query_of(input->queries, row % shape->num_queries,
+                                     kv_head * shape->group + row / shape->num_queries);
+        for (size_t d = 0; d < shape->head_dim; d++)
+            s->queries[row * shape->head_dim + d] = (double)q[d];
+    }
+    for (size_t block = first_block; block < num_blocks; block++) {
+        score_block(input, shape, kv_head, block, scale, s);
+        for (size_t row = 0; row < rows; row++)
+            sum_block(s->scores + row * shape->block_keys, fb_block_size_of(shape, block),
+                      &s->maxima[row * num_blocks + block], &s->sums[row * num_blocks + block]);
+    }
+    for (size_t row = 0; row < rows; row++) {
+        size_t head = kv_head * shape->group + row / shape->num_queries;
+        double *to = masses + head * num_blocks;
+        if (row % shape->num_queries == 0)
+            memset(to + first_block, 0, (num_blocks - first_block) * sizeof *to);
+        add_row(s->maxima + row * num_blocks, s->sums + row * num_blocks, first_block, num_blocks,
+                to);
+    }
+}
+
+fb_status fb_block_masses(const fb_selector_input *input, const fb_selector_shape *shape,
+                          size_t first_block, double scale, double *masses) {
+    if (first_block >= shape->num_blocks)
+        return FB_OK;
+    int threads = fb_num_threads();
+    if ((size_t)threads > shape->num_kv_heads)
+        threads = (int)shape->num_kv_heads;
+    size_t doubles = 0;
+    double *memory = NULL;
+    FB_TRY(scratch_doubles(shape, &doubles));
+    FB_TRY(fb_alloc(doubles, shape->num_kv_heads * sizeof *memory, "selector scores", &memory));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (size_t kv_head = 0; kv_head < shape->num_kv_heads; kv_head++) {
+        mass_scratch scratch = scratch_at(memory + kv_head * doubles, shape);
+        masses_of_kv_head(input, shape, kv_head, first_block, scale, &scratch, masses);
+    }
+    fb_free(memory);
+    return FB_OK;
+}
+
+/* --- statistics of key blocks ----------------------------------------------------------------- */
+
+/* Folds a tile's first `count` keys into the block's two vectors. `fresh`: they are the first. */
+static void fold_tile(fb_stats_kind kind, const double *tile, size_t begin, size_t end, bool fresh,
+                      size_t head_dim, double *first, double *second) {
+    for (size_t d = 0; d < head_dim; d++) {
+        const double *keys = tile + d * FB_TILE_LANES;
+        double a = fresh ? (kind == FB_STATS_BOUNDS ? keys[begin] : 0.0) : first[d];
+        double b = fresh ? (kind == FB_STATS_BOUNDS ? keys[begin] : 0.0) : second[d];
+        for (size_t lane = begin; lane < end; lane++) {
+            if (kind == FB_STATS_BOUNDS) {
+                a = keys[lane] < a ? keys[lane] : a;
+                b = keys[lane] > b ? keys[lane] : b;
+            } else {
+                a += keys[lane];
+                b += keys[lane] * keys[lane];
+            }
+        }
+        first[d] = a;
+        second[d] = b;
+    }
+}
+
+/* Folds in keys from stats->num_keys on, of one KV head. */
+static void fold_kv_head(fb_block_stats *stats, fb_stats_kind kind, const fb_selector_input *input,
+                         const fb_selector_shape *shape, size_t kv_head, double *tile) {
+    size_t head_dim = shape->head_dim;
+    for (size_t key = stats->num_keys; key < shape->num_keys;) {
+        size_t first = key - key % FB_TILE_LANES, block = key / shape->block_keys;
+        size_t end =
+            first + FB_TILE_LANES < shape->num_keys ? first + FB_TILE_LANES : shape->num_keys;
+        fb_read_key_tile(input->kv, kv_head, first, end - first, tile);
+        double *to = stats->values + (block * stats->num_kv_heads + kv_head) * 2 * head_dim;
+        fold_tile(kind, tile, key - first, end - first, key % shape->block_keys == 0, head_dim, to,
+                  to + head_dim);
+        key = end;
+    }
+}
+
+static fb_status reserve_stats(fb_block_stats *stats, size_t num_blocks) {
+    if (num_blocks <= stats->capacity)
+        return FB_OK;
+    size_t capacity = num_blocks > 2 * stats->capacity ? num_blocks : 2 * stats->capacity;
+    size_t block = 0, doubles = 0;
+    if (!fb_size_mul(stats->num_kv_heads, 2 * stats->head_dim, &block) ||
+        !fb_size_mul(block, capacity, &doubles))
+        return fb_fail(FB_ERROR_MEMORY, "statistics of %zu key blocks overflow", capacity);
+    double *grown = NULL;
+    FB_TRY(fb_alloc(doubles, sizeof *grown, "statistics of key blocks", &grown));
+    if (stats->values)
+        memcpy(grown, stats->values, stats->capacity * block * sizeof *grown);
+    fb_free(stats->values);
+    stats->values = grown;
+    stats->capacity = capacity;
+    return FB_OK;
+}
+
+fb_status fb_block_stats_update(fb_block_stats *stats, fb_stats_kind kind,
+                                const fb_selector_input *input, const fb_selector_shape *shape) {
+    if (stats->num_kv_heads != shape->num_kv_heads || stats->head_dim != shape->head_dim) {
+        fb_free(stats->values);
+        *stats = (fb_block_stats){.num_kv_heads = shape->num_kv_heads, .head_dim = shape->head_dim};
+    }
+    if (input->history == 0 || stats->history != input->history ||
+        stats->num_keys > shape->num_keys)
+        stats->num_keys = 0;
+    FB_TRY(reserve_stats(stats, shape->num_blocks));
+    int threads = fb_num_threads();
+    if ((size_t)threads > shape->num_kv_heads)
+        threads = (int)shape->num_kv_heads;
+    double *tiles = NULL;
+    size_t tile = shape->head_dim * FB_TILE_LANES;
+    FB_TRY(fb_alloc(shape->num_kv_heads, tile * sizeof *tiles, "key tiles", &tiles));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (size_t kv_head = 0; kv_head < shape->num_kv_heads; kv_head++)
+        fold_kv_head(stats, kind, input, shape, kv_head, tiles + kv_head * tile);
+    fb_free(tiles);
+    stats->num_keys = shape->num_keys;
+    stats->history = input->history;
+    return FB_OK;
+}
+
+fb_status fb_stats_selector_create(const fb_selector_options *options,
+                                   fb_stats_selector **created) {
+    fb_stats_selector *selector = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *selector, "selector", &selector));
+    selector->options = *options;
+    fb_status status = fb_alloc_zeroed(options->num_layers, sizeof *selector->layers,
+                                       "statistics of layers", &selector->layers);
+    if (status != FB_OK) {
+        fb_free(selector);
+        return status;
+    }
+    *created = selector;
+    return FB_OK;
+}
+
+void fb_stats_selector_reset(void *state) {
+    fb_stats_selector *selector = state;
+    for (size_t layer = 0; layer < selector->options.num_layers; layer++)
+        selector->layers[layer].num_keys = 0;
+}
+
+void fb_stats_selector_destroy(void *state) {
+    fb_stats_selector *selector = state;
+    for (size_t layer = 0; layer < selector->options.num_layers; layer++)
+        fb_free(selector->layers[layer].values);
+    fb_free(selector->layers);
+    fb_free(selector);
+}
+
+/* --- a selection that is kept ----------------------------------------------------------------- */
+
+bool fb_kept_is_of(const fb_kept_selection *kept, const fb_selector_input *input,
+                   size_t num_lists) {
+    return kept->selection.num_lists == num_lists && kept->history == input->history &&
+           kept->block == input->block && kept->density == input->density &&
+           kept->selection.num_keys == input->context_length;
+}
+
+fb_status fb_keep_selection(fb_kept_selection *kept, const fb_selector_input *input,
+                            const fb_selection *selection) {
+    FB_TRY(fb_selection_copy(selection, &kept->selection));
+    kept->history = input->history;
+    kept->block = input->block;
+    kept->density = input->density;
+    return FB_OK;
+}
+
+fb_status fb_keeping_selector_create(const fb_selector_options *options,
+                                     fb_keeping_selector **created) {
+    fb_keeping_selector *selector = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *selector, "selector", &selector));
+    selector->options = *options;
+    fb_status status = fb_alloc_zeroed(options->num_layers, sizeof *selector->layers,
+                                       "kept selections", &selector->layers);
+    if (status != FB_OK) {
+        fb_free(selector);
+        return status;
+    }
+    *created = selector;
+    return FB_OK;
+}
+
+void fb_keeping_selector_reset(void *state) {
+    fb_keeping_selector *selector = state;
+    for (size_t layer = 0; layer < selector->options.num_layers; layer++)
+        fb_selection_release(&selector->layers[layer].selection);
+}
+
+void fb_keeping_selector_destroy(void *state) {
+    fb_keeping_selector *selector = state;
+    fb_keeping_selector_reset(state);
+    fb_free(selector->layers);
+    fb_free(selector);
+}
