@@ -104,6 +104,8 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
     recording of = {trace, tau, isatty(STDERR_FILENO)};
     fb_generate_options options = session->options;
     options.reuse.tau = tau;
+    if (tau == 0) /* dense, whatever else is said about reuse */
+        options.reuse = (fb_reuse_policy){0};
     options.on_attention = on_attention;
     options.on_step = on_step;
     options.user = &of;
