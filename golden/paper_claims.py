@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""paper_claims.py [--program PROGRAM] [--windows N] DIR: what the paper claims, measured on the demo model.
+"""paper_claims.py [--program PROGRAM] [--windows N] [--pictures DIR] DIR: what the paper claims,
+measured on the demo model.
 
 For blocks of 4 and of 8 tokens, into DIR:
     trace-B/      `flashblock trace`: dense decoding behind held-out text of 0 to 1,024 tokens, sampled at
@@ -7,6 +8,7 @@ For blocks of 4 and of 8 tokens, into DIR:
     eval-B.json   `flashblock eval`: greedy denoising of held-out text with tau 1 to 5 and densely
     quality.png   agreement and accuracy against tau (and .svg)
 and the tables of README, in Markdown, on standard output. What is in DIR already is not measured again.
+--pictures copies those that README shows.
 Takes gnuplot (Debian: gnuplot-nox).
 """
 import argparse
@@ -14,6 +16,7 @@ import csv
 import json
 import math
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -27,6 +30,7 @@ TOKENS = 128
 CHARACTERS = 3.1  # a token, about
 CONTEXT = 512  # of the evaluation's first block; a window is WINDOW tokens
 WINDOW = 256
+PICTURES = ("stability-4", "stability-8", "heads-4", "mass-4", "error-4", "error-8")
 BLUE, RED = "#0072b2", "#d55e00"
 
 
@@ -155,7 +159,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "src" / "cli" / "flashblock")
-    parser.add_argument("--windows", type=int, default=16, help="of the evaluation, 256 tokens each (16)")
+    parser.add_argument("--windows", type=int, default=8, help="of the evaluation, 256 tokens each (8)")
+    parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR", help="copies of README's pictures")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     traces = {size: trace(arguments, size) for size in BLOCK_SIZES}
@@ -163,6 +168,12 @@ def main():
     evaluations = {size: evaluate(arguments, size) for size in BLOCK_SIZES}
     quality(evaluations, traces)
     draw(evaluations, arguments.directory)
+    if arguments.pictures:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+        shutil.copy(arguments.directory / "quality.png", arguments.pictures)
+        for name in PICTURES:
+            stem, size = name.split("-")
+            shutil.copy(arguments.directory / f"trace-{size}" / f"{stem}.png", arguments.pictures / f"{name}.png")
 
 
 main()
