@@ -5,7 +5,7 @@ measured on the demo model.
 For blocks of 4 and of 8 tokens, into DIR:
     trace-B/      `flashblock trace`: dense decoding behind held-out text of 0 to 1,024 tokens, sampled at
                   temperature 1 as in the paper's scripts; then decoded again with tau 0 to 5
-    eval-B.json   `flashblock eval`: greedy denoising of held-out text with tau 1 to 5 and densely
+    eval-B.json   `flashblock eval sparse`: greedy denoising of held-out text with tau 1 to 5 and densely
     quality.png   agreement and accuracy against tau (and .svg)
 and the tables of README, in Markdown, on standard output. What is in DIR already is not measured again.
 --pictures copies those that README shows.
@@ -59,7 +59,7 @@ def trace(arguments, size):
 def evaluate(arguments, size):
     path = arguments.directory / f"eval-{size}.json"
     if not path.exists():
-        run(arguments.program, "eval", "-m", MODEL, "-f", HELD_OUT, "--no-sparse", "--tau",
+        run(arguments.program, "eval", "sparse", "-m", MODEL, "-f", HELD_OUT, "--no-sparse", "--tau",
             ",".join(map(str, TAUS)), "--block-size", size, "--context", CONTEXT, "--blocks", WINDOW // size,
             "--windows", arguments.windows, "--threads", 1, "--json", path)
     return json.loads(path.read_text())

@@ -289,8 +289,10 @@ static void cluster(const selector_case *c, const fb_selector_options *options, 
                 double least = (double)INFINITY;
                 for (size_t i = 0; i < clusters; i++) {
                     double distance = 0.0;
-                    for (size_t d = 0; d < dim; d++)
-                        distance += pow(k_at(c, begin + key, head, d) - centroids[i * dim + d], 2);
+                    for (size_t d = 0; d < dim; d++) {
+                        double off = k_at(c, begin + key, head, d) - centroids[i * dim + d];
+                        distance += off * off;
+                    }
                     if (distance < least)
                         least = distance, label[key] = i;
                 }

@@ -187,6 +187,21 @@ def limits_text():
 
 
 @case
+def attention_to_a_share_of_the_keys():
+    value = measured("attention", *TINY, *QUICK, "--context", 1000, "--no-steps", "--density", "0,25,100")
+    found = {entry["implementation"]: entry for entry in value["density"]}
+    expect_equal(set(found), {f"flashblock, {share} % of keys" for share in (25, 100)}, "shares")
+    quarter, all_keys = found["flashblock, 25 % of keys"], found["flashblock, 100 % of keys"]
+    expect(4 * 64 - 24 <= quarter["keys"] <= 4 * 64, quarter)
+    expect_equal(all_keys["keys"], 1000, "keys")
+    expect(quarter["speed_by_dense"] > 0, quarter)
+    entry = find(value, implementation="flashblock, 25 % of keys")
+    expect_close(entry["gflops"] * entry["seconds_median"] * 1e9, quarter["keys"] * 4 * 4 * 4 * 32,
+                 "operations")
+    expect_error(bench("attention", "--density", "25,101"), 2, "--density", "101")
+
+
+@case
 def attention_of_every_dtype():
     context, queries = 300, 4
     value = measured("attention", *TINY, *QUICK, "--context", context, "--queries", queries,

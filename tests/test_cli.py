@@ -84,7 +84,7 @@ def ids(generation, index=0):
 
 @case
 def help_texts():
-    for arguments in (["--help"], ["-h"], ["generate", "--help"], ["info", "-h"]):
+    for arguments in (["--help"], ["-h"], ["generate", "--help"], ["eval", "-h"], ["eval", "sparse", "-h"], ["info", "-h"]):
         result = run(*arguments)
         expect(succeeded(result).startswith("Usage: flashblock "), arguments)
         expect_equal(result.stderr, b"", "standard error")
@@ -457,6 +457,56 @@ def sparse_attention_goes_from_flashblock_to_dense():
     shown = generate("-p", prompt, "-n", 8, *sparse, "--residual")
     succeeded(shown)
     expect(b"sparse " in shown.stderr, shown.stderr)
+
+
+def evaluate(*arguments):
+    return run("eval", "sparse", "--model", MODEL, "--text", MODEL / "held-out.txt", *arguments)
+
+
+def numbers(method):
+    return {name: method[name] for name in ("agreement", "accuracy", "divergence", "keys", "layer_errors")}
+
+
+@case
+def evaluation_of_sparse_attention():
+    small = ["--context", 96, "--blocks", 2, "--windows", 1, "--tau", 2, "--density", "0,40,100"]
+    result = evaluate(*small, "--selectors", "sink_window,mage", "--json")
+    facts = json.loads(succeeded(result))
+    expect(b"block 2 of 2" in result.stderr, result.stderr)
+    methods = {(m["method"], m["density"], m["residual"]): m for m in facts["methods"]}
+    expect_equal(len(methods), 2 + 2 * 3 * 2, "methods")
+    dense, flashblock = methods["dense", 1, "none"], methods["flashblock", 0, "none"]
+    expect_equal(dense["tokens"], 8, "tokens")
+    for selector in ("sink_window", "mage"):
+        for residual in ("none", "cached"):
+            everything = methods[selector, 1, residual]
+            expect_equal(everything["agreeing"], 8, "everything selected")
+            expect_equal(everything["divergence"], 0, "everything selected")
+            expect_equal(everything["layer_errors"], [0] * 6, "everything selected")
+        expect_equal(numbers(methods[selector, 0, "cached"]), numbers(flashblock), "nothing selected")
+        expect(methods[selector, 0, "none"]["keys"] == 0, "keys")
+        expect(methods[selector, 0.4, "none"]["divergence"] > 0, "divergence")
+        expect("won_back_divergence" in methods[selector, 0.4, "cached"], "won back")
+    table = succeeded(evaluate(*small, "--selectors", "multipole"))
+    for word in ("flashblock", "multipole", "centroids", "tau 2", "2 blocks of 4 tokens"):
+        expect(word in table, f"{word!r} is not in {table}")
+
+
+@case
+def wrong_evaluations():
+    sparse = ["eval", "sparse"]
+    expect_error(run("eval"), 2, "flashblock eval --help")
+    expect_error(run("eval", "nonesuch"), 2, "'nonesuch'")
+    expect_error(run(*sparse), 2, "--model")
+    expect_error(run(*sparse, "--model", MODEL), 2, "--text")
+    expect_error(run(*sparse, "--model", MODEL, "--text", "/no/such/text"), 1, "/no/such/text")
+    expect_error(evaluate("--selectors", "quest,nonesuch"), 2, "--selectors", "'nonesuch'", "mage")
+    expect_error(evaluate("--selectors", "quest", "--no-sparse"), 2, "--no-sparse")
+    expect_error(evaluate("--density", "101"), 2, "--density", "101")
+    expect_error(evaluate("--key-block", 20), 2, "20", "16")
+    expect_error(evaluate("--context", 1022), 2, "1022", "4")
+    expect_error(evaluate("--context", 1280), 2, "1280")
+    expect_error(evaluate("--context", 1020, "--blocks", 100), 2, "100", "1280")
 
 
 @case

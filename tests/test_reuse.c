@@ -89,6 +89,26 @@ Test(kv_cache, grows_by_committed_blocks) {
     fb_kv_cache_destroy(NULL);
 }
 
+Test(kv_cache, history_is_that_of_growing) {
+    random_stream random = random_named(39);
+    fb_kv_cache *cache = cache_new(FB_F32), *other = cache_new(FB_F32);
+    uint64_t history = fb_kv_cache_history(cache);
+    cr_assert_neq(history, fb_kv_cache_history(other));
+    commit_tokens(cache, &random, 3);
+    write_tokens(cache, &random, BLOCK);
+    commit_tokens(cache, &random, BLOCK);
+    cr_assert_eq(fb_kv_cache_history(cache), history, "it has only grown");
+    float row[KV_ROW] = {0};
+    cr_assert_eq(fb_kv_cache_write(cache, 0, 2, 1, row, row), FB_OK);
+    cr_assert_neq(fb_kv_cache_history(cache), history, "committed content was overwritten");
+    history = fb_kv_cache_history(cache);
+    cr_assert_eq(fb_kv_cache_truncate(cache, 2), FB_OK);
+    cr_assert_neq(fb_kv_cache_history(cache), history, "and cut off");
+    cr_assert_neq(fb_kv_cache_history(cache), fb_kv_cache_history(other));
+    fb_kv_cache_destroy(cache);
+    fb_kv_cache_destroy(other);
+}
+
 Test(kv_cache, rejects_impossible_sizes) {
     fb_kv_cache *cache = NULL;
     fb_kv_cache_config none = {1, 0, 8, FB_F32}, wide = {1, SIZE_MAX / 4, 64, FB_F32},

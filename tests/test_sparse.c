@@ -310,6 +310,61 @@ Test(sparse, a_changed_selection_refreshes) {
     bench_free(&b);
 }
 
+/* Where a selector wants its first step dense, a refresh attends to everything anyway: the
+ * selection is the next step's, so that the reuse behind it is sparse. Without a residual the step
+ * is dense. */
+Test(sparse, a_refresh_selects_for_the_reuses_behind_it) {
+    random_stream random = random_named(87);
+    bench b = bench_new(&random, 400, FB_F32);
+    fb_sparse_options options = fb_sparse_options_default();
+    options.selector = "sparsed";
+    options.choosing.block_keys = 16;
+    outcome o, dense;
+    attend_dense(&b, FB_REFRESH_ONLY, &dense);
+    for (fb_residual residual = FB_RESIDUAL_NONE; residual <= FB_RESIDUAL_CACHED; residual++) {
+        options.residual = residual;
+        fb_sparse *sparse = NULL;
+        cr_assert_eq(fb_sparse_create(&options, LAYERS, BLOCK, HEADS, DIM, &sparse), FB_OK, "%s",
+                     fb_error_message());
+        cr_assert_eq(run_step(&b, sparse, 0, FB_REFRESH_AND_STORE, &o), FB_OK);
+        size_t first = fb_sparse_selection(sparse, 1)->counts[0];
+        cr_assert_eq(first, residual == FB_RESIDUAL_CACHED ? 5 : 25, "%zu blocks", first);
+        if (residual == FB_RESIDUAL_NONE)
+            expect_same(&dense, &o);
+        cr_assert_eq(run_step(&b, sparse, 1, FB_REUSE, &o), FB_OK, "%s", fb_error_message());
+        cr_assert_eq(fb_sparse_selection(sparse, 1)->counts[0], 5);
+        cr_assert_eq(fb_sparse_get_counts(sparse).forced_refreshes, 0);
+        fb_sparse_destroy(sparse);
+    }
+    bench_free(&b);
+}
+
+/* Quest looks at each step's queries: other queries, another selection, a refresh. */
+Test(sparse, selecting_at_every_step_follows_the_queries) {
+    random_stream random = random_named(88);
+    bench b = bench_new(&random, 600, FB_F32);
+    fb_sparse_options options = fb_sparse_options_default();
+    options.selector = "quest";
+    options.choosing.block_keys = 16;
+    options.residual = FB_RESIDUAL_CACHED;
+    options.select_every_step = true;
+    fb_sparse *sparse = NULL;
+    outcome o, expected;
+    cr_assert_eq(fb_sparse_create(&options, LAYERS, BLOCK, HEADS, DIM, &sparse), FB_OK);
+    cr_assert_eq(run_step(&b, sparse, 0, FB_REFRESH_AND_STORE, &o), FB_OK);
+    cr_assert_eq(run_step(&b, sparse, 1, FB_REUSE, &o), FB_OK);
+    cr_assert_eq(fb_sparse_get_counts(sparse).forced_refreshes, 0);
+    for (size_t i = 0; i < VALUES; i++)
+        b.q[i] = random_normal(&random);
+    cr_assert_eq(run_step(&b, sparse, 2, FB_REUSE, &o), FB_OK);
+    cr_assert_eq(fb_sparse_get_counts(sparse).forced_refreshes, 1);
+    cr_assert_eq(fb_selection_copy(fb_sparse_selection(sparse, 1), &b.selection), FB_OK);
+    attend_well(&b, FB_REFRESH_ONLY, b.residuals, &expected);
+    expect_same(&expected, &o);
+    fb_sparse_destroy(sparse);
+    bench_free(&b);
+}
+
 /* Densities that round to no block, and to all of them, are the identities. */
 Test(sparse, densities_that_round_to_nothing_and_to_everything) {
     random_stream random = random_named(86);

@@ -7,24 +7,47 @@
  * selections; it may keep what it has seen, layer by layer, until it is reset.
  *
  *   name         paper                                   one list per
- *   sink_window  StreamingLLM, arXiv 2309.17453          KV head
- *   quest        Quest, arXiv 2406.10774                 KV head
- *   moba         MoBA, arXiv 2502.13189                  query head
- *   multipole    Multipole Attention, arXiv 2506.13059   KV head
  *   sparsed      SparseD, arXiv 2509.24014               query head
  *   mage         MAGE, arXiv 2602.14209                  KV head
- *   bfla         BFLA, arXiv 2605.12193                  query head
+ *   quest        Quest, arXiv 2406.10774                 KV head
+ *   moba         MoBA, arXiv 2502.13189                  query head
+ *   bfla         BFLA, arXiv 2605.12193                  KV head
  *   ba_att       BA-Att, arXiv 2605.19726                query head
+ *   multipole    Multipole Attention, arXiv 2506.13059   KV head
+ *   sink_window  StreamingLLM, arXiv 2309.17453          KV head
  *   given        a list of the caller's                  as given
+ *
+ * With q, k the queries and keys of a head (list per query head) or of a KV head's group, s = scale
+ * q . k, and p the softmax of a query's s over the external context, key block B ranks by
+ *
+ *   sparsed      the mean of p over the queries and B's keys, tiles padded with zeros; exactly one
+ *                pass a query block. Key blocks that begin at or behind prompt_length rank among
+ *                themselves, with p over the keys from the first of them on, and by a budget of
+ *                their own (at least 1 block unless the density is 0), the others by theirs
+ *   mage         the sum of p over queries, heads and B's keys, at the query block's first step
+ *   quest        the largest over queries and heads of scale sum_d max(q_d min_d, q_d max_d), with
+ *                the smallest and largest values of B's keys
+ *   moba         scale mean(q) . mean(k)
+ *   bfla         softmax over B of scale mean(q) . mean(k) of a head, the largest among the heads
+ *                that keep it: a head keeps the fewest blocks that reach the mass threshold
+ *   ba_att       softmax over B of |B| exp(scale mean(q) . mean(k) + half the variance of s, were
+ *                dimensions independent); the fewest blocks that reach the mass threshold
+ *   multipole    the sum over B's keys, queries and heads of exp(s_c) / sum_j N_j exp(s_j), where c
+ *                is the key's cluster, N_j the sizes and s_j the scores of the centroids
+ *   sink_window  sinks, then the latest blocks
+ *
+ * What of this is from the papers, what from their code and what is different here is said at the
+ * head of each selector's source (src/cache/selector_*.c) and, shorter, in the README.
  *
  * Rules that all of them keep
  *   budget    fb_selection_budget(num_blocks, density) key blocks a list: density x num_blocks,
- *             rounded to nearest, halves up. It may be 0: then a list is empty. Where a selector
- *             departs from it (dense steps, mass thresholds) its options say so.
+ *             rounded to nearest, halves up. It may be 0: then a list is empty. sparsed has two
+ *             budgets, and dense steps; a mass threshold may be reached with less
  *   ties      the lower block index first; a score of NaN counts as -infinity
  *   numbers   scores are computed in double precision, in one fixed order: a selection is the same
  *             on every instruction set and for any number of threads
  *   partial   the last key block, if partial, is scored over the keys that it has
+ *   own keys  the query block's own keys have no part in any score
  */
 #ifndef FLASHBLOCK_SELECTOR_H
 #define FLASHBLOCK_SELECTOR_H

@@ -1,41 +1,49 @@
 /* Selectors that look once, exactly, and keep what they saw: SparseD and MAGE. Both rank a key
  * block by the softmax probability that the queries give to its keys (fb_block_masses). The
  * softmax is over the external context: the query block's own keys are attended in any case and
- * have no part in the choice.
+ * have no part in the choice. What is kept belongs to one query block, context, history and
+ * density; where one of them has changed, or nothing is kept at a later step, the set is taken anew
+ * from the queries at hand.
  *
  * SparseD (Wang et al., "SparseD: Sparse Attention for Diffusion Language Models", ICLR 2026,
  * arXiv 2509.24014; code github.com/INV-WZQ/SparseD). The attention patterns of a head differ from
- * those of other heads and stay much the same over the steps: the first share of the steps is
+ * those of other heads and stay much the same over the steps. The first share of the steps is
  * dense, the last of these takes each head's pattern, the other steps keep it. A pattern is the top
- * share of key blocks by mean attention over block x block tiles. From the code: skip 0.2, select
- * 0.3 (block size 128, long prompts) or 0.5 (32, short ones). Key blocks that begin at or behind
- * the prompt's end are chosen in a pass of their own, whose softmax is over the keys from the first
- * of them on. Tiles are padded with zeros, so that a partial block ranks by its mass, not by the
- * mean over the keys that it has. The scores are scaled by 1/sqrt(num_heads), where the paper
- * writes 1/sqrt(head_dim): FB_SPARSED_BY_NUM_HEADS. Different here:
+ * share of key blocks by mean attention over block x block tiles.
+ *
+ * From the code:
+ *   - skip 0.2; select 0.3 (block size 128, long prompts) or 0.5 (32, short ones);
+ *   - key blocks that begin at or behind the prompt's end are chosen in a pass of their own, whose
+ *     softmax is over the keys from the first of them on;
+ *   - tiles are padded with zeros, so that a partial block ranks by its mass, not by the mean over
+ *     the keys that it has;
+ *   - scores are scaled by 1/sqrt(num_heads), where the paper writes 1/sqrt(head_dim):
+ *     FB_SPARSED_BY_NUM_HEADS.
+ *
+ * Different here:
  *   - the code's sequence has a fixed length, and its steps are those of the generation. Here a
  *     query block sees only the tokens before it, so that its steps are counted, and its pattern is
  *     taken, anew for each query block;
- *   - dense steps: dense_share x steps, rounded to nearest, at least 1 (code: its integer part
- *     plus 2, of the number of generated tokens);
+ *   - dense steps: dense_share x steps, rounded to nearest, at least 1 (code: the integer part of
+ *     the share of as many steps as tokens are generated, plus 2);
  *   - each of the two passes chooses fb_selection_budget of its own blocks, the one of generated
- *     tokens at least 1 at any density but 0, as a few latest tokens would be lost otherwise (code:
- *     the integer part of the share, plus 1, in both; and its first pass ranks the blocks of generated tokens too, before it
- *     throws them away, so that fewer of the prompt's are left).
+ *     tokens at least 1 at any density but 0, since the few latest tokens would be lost otherwise.
+ *     The code chooses one more than the integer part of the share in both passes; its first one
+ *     ranks the blocks of generated tokens too before it throws them away, so that fewer of the
+ *     prompt's are left.
  *
  * MAGE (Kwon et al., "MAGE: All-[MASK] Block Already Knows Where to Look in Block Diffusion LLM",
  * arXiv 2602.14209). The attention of a query block at its first step, when all its tokens are
  * masks, shows where it will look at its other steps: one exact pass, and its top-k set is shared
- * by the block's tokens and kept.
- *   From the abstracts of its two versions: the above; version 1 gives layers budgets of their own
- *   (here: the density, which may differ from layer to layer), version 2 a common k of 512 tokens.
- *   Different here: the set is of key blocks, ranked by the sum of their tokens' probabilities over
- *   the queries of the block and the heads of a KV head; the paper ranks tokens. At the first step
- *   itself the selection is the new set already (the paper attends exactly there, since it has all
- *   scores: a caller who wants that selects everything at step 0, or refreshes there).
+ * by the block's tokens and kept. So far the abstracts of its two versions; the first gives each
+ * layer a budget of its own (here: the density, which may differ from layer to layer), the second
+ * evaluates a common k of 512 tokens.
  *
- * What is kept belongs to one query block, context, history and density. Where any of them has
- * changed, or nothing is kept at a later step, the set is taken anew from the queries at hand. */
+ * Different here:
+ *   - the set is of key blocks, ranked by the sum of their tokens' probabilities over the queries
+ *     of the block and the heads of a KV head; the paper ranks tokens;
+ *   - the first step gets the new set already. The paper attends exactly there, having all scores:
+ *     a caller who wants that refreshes at step 0. */
 #include "error.h"
 #include "memory.h"
 #include "selector_family.h"

@@ -17,8 +17,8 @@ fb_selector_maker fb_make_sink_window, fb_make_given, fb_make_quest, fb_make_mob
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-/* exp(x) for x <= 0, -inf and NaN: additions and multiplications alone, so that it is the same on
- * every machine (libm's need not be). Largest error seen: below 2 ulp. */
+/* exp(x) for -708 <= x <= 0 and NaN, 0 below: additions and multiplications alone, so that it is
+ * the same on every machine (libm's need not be). Largest error seen: below 2 ulp. */
 double fb_exp_double(double x);
 
 /* The `count` blocks of the largest scores, best first; ties: the lower index; NaN is -inf. */

@@ -12,6 +12,7 @@
  * From the paper (its abstract, formula 1 as reviews of it quote it) and its code: the above; one
  * cluster for 16 keys; the context is clustered in windows (8192 tokens there), of which only the
  * last changes as tokens come; importance is aggregated over the heads that share keys.
+ *
  * Different here:
  *   - clusters are not contiguous, but a selection is of key blocks. A key block's score is the sum
  *     of its keys' S, over the queries of the block and the heads of the KV head: near is a block,
@@ -264,33 +265,43 @@ static fb_status update_clusters(const multipole *m, layer_clusters *layer,
 
 /* --- selecting -------------------------------------------------------------------------------- */
 
-/* sum / size: a centroid. */
-static double centroid_score(const float *q, const double *key_sum, size_t size, size_t head_dim,
-                             double scale) {
-    double dot = 0.0;
-    for (size_t d = 0; d < head_dim; d++)
-        dot += (double)q[d] * (key_sum[d] / (double)size);
-    return scale * dot;
+/* Rows of a KV head are the queries of its heads, head by head. Rows first .. as the columns of a
+ * tile [head_dim][16]; the other columns are 0. Returns how many there are. */
+static size_t pack_rows(const fb_selector_input *input, const fb_selector_shape *shape,
+                        size_t kv_head, size_t first, double *tile) {
+    size_t rest = shape->group * shape->num_queries - first;
+    size_t count = rest < FB_TILE_LANES ? rest : FB_TILE_LANES;
+    memset(tile, 0, shape->head_dim * FB_TILE_LANES * sizeof *tile);
+    for (size_t lane = 0; lane < count; lane++) {
+        size_t row = first + lane, head = kv_head * shape->group + row / shape->num_queries;
+        const float *q = fb_query_of(input->queries, row % shape->num_queries, head);
+        for (size_t d = 0; d < shape->head_dim; d++)
+            tile[d * FB_TILE_LANES + lane] = (double)q[d];
+    }
+    return count;
 }
 
-/* Adds a query's S to weights [clusters]; scores [clusters] is scratch. */
-static void add_weights(const layer_clusters *layer, const float *q, size_t kv_head,
-                        size_t clusters, double scale, double *scores, double *weights) {
+/* scores[lane] of one cluster, from the sum of its keys; -inf without any. */
+static void score_centroid(const double *key_sum, size_t size, const double *tile, size_t head_dim,
+                           double scale, double *scores) {
+    fb_tile_dots(key_sum, tile, head_dim, scores);
+    for (size_t lane = 0; lane < FB_TILE_LANES; lane++)
+        scores[lane] = size > 0 ? scale * (scores[lane] / (double)size) : (double)-INFINITY;
+}
+
+/* Adds the S of one row to weights [clusters]; its scores are at scores[16 * cluster]. */
+static void add_weights(const layer_clusters *layer, size_t kv_head, size_t clusters,
+                        double *scores, double *weights) {
     double max = (double)-INFINITY, total = 0.0;
+    for (size_t c = 0; c < clusters; c++)
+        max = scores[c * FB_TILE_LANES] > max ? scores[c * FB_TILE_LANES] : max;
     for (size_t c = 0; c < clusters; c++) {
-        size_t size = layer->sizes[c * layer->num_kv_heads + kv_head];
-        scores[c] = (double)-INFINITY;
-        if (size > 0)
-            scores[c] = centroid_score(q, sums_of(layer->key_sums, layer, c, kv_head), size,
-                                       layer->head_dim, scale);
-        max = scores[c] > max ? scores[c] : max;
-    }
-    for (size_t c = 0; c < clusters; c++) {
-        scores[c] = scores[c] == (double)-INFINITY ? 0.0 : fb_exp_double(scores[c] - max);
-        total += (double)layer->sizes[c * layer->num_kv_heads + kv_head] * scores[c];
+        double *score = &scores[c * FB_TILE_LANES];
+        *score = *score == (double)-INFINITY ? 0.0 : fb_exp_double(*score - max);
+        total += (double)layer->sizes[c * layer->num_kv_heads + kv_head] * *score;
     }
     for (size_t c = 0; total > 0.0 && c < clusters; c++)
-        weights[c] += scores[c] / total;
+        weights[c] += scores[c * FB_TILE_LANES] / total;
 }
 
 /* The cluster that a token of a KV head is in. */
@@ -300,20 +311,45 @@ static size_t cluster_of(const multipole *m, const layer_clusters *layer, size_t
            layer->labels[token * layer->num_kv_heads + kv_head];
 }
 
+/* What selecting for one KV head works in. One allocation, which `weights` begins. */
+typedef struct select_scratch {
+    double *weights; /* [clusters] */
+    double *scores;  /* [clusters][16] */
+    double *blocks;  /* [num_blocks] */
+    double *tile;    /* [head_dim][16] queries */
+} select_scratch;
+
+static fb_status allocate_select(size_t clusters, const fb_selector_shape *shape,
+                                 select_scratch *s) {
+    size_t doubles = 0;
+    if (!fb_size_mul(clusters, FB_TILE_LANES + 1, &doubles) ||
+        !fb_size_add(doubles, shape->num_blocks + shape->head_dim * FB_TILE_LANES, &doubles))
+        return fb_fail(FB_ERROR_MEMORY, "scores of %zu clusters overflow", clusters);
+    FB_TRY(fb_alloc(doubles, sizeof *s->weights, "cluster scores", &s->weights));
+    s->scores = s->weights + clusters;
+    s->blocks = s->scores + clusters * FB_TILE_LANES;
+    s->tile = s->blocks + shape->num_blocks;
+    return FB_OK;
+}
+
 static fb_status select_head(const multipole *m, const layer_clusters *layer,
                              const fb_selector_input *input, const fb_selector_shape *shape,
-                             size_t kv_head, double *scratch, fb_selection *selection) {
-    size_t clusters = num_clusters(m, shape->num_keys);
-    double *weights = scratch, *scores = weights + clusters, *blocks = scores + clusters;
-    memset(weights, 0, clusters * sizeof *weights);
-    for (size_t i = 0; i < shape->group; i++)
-        for (size_t query = 0; query < shape->num_queries; query++)
-            add_weights(layer, fb_query_of(input->queries, query, kv_head * shape->group + i),
-                        kv_head, clusters, shape->scale, scores, weights);
-    memset(blocks, 0, shape->num_blocks * sizeof *blocks);
+                             size_t kv_head, const select_scratch *s, fb_selection *selection) {
+    size_t clusters = num_clusters(m, shape->num_keys), rows = shape->group * shape->num_queries;
+    memset(s->weights, 0, clusters * sizeof *s->weights);
+    for (size_t row = 0; row < rows; row += FB_TILE_LANES) {
+        size_t count = pack_rows(input, shape, kv_head, row, s->tile);
+        for (size_t c = 0; c < clusters; c++)
+            score_centroid(sums_of(layer->key_sums, layer, c, kv_head),
+                           layer->sizes[c * layer->num_kv_heads + kv_head], s->tile,
+                           shape->head_dim, shape->scale, s->scores + c * FB_TILE_LANES);
+        for (size_t lane = 0; lane < count; lane++)
+            add_weights(layer, kv_head, clusters, s->scores + lane, s->weights);
+    }
+    memset(s->blocks, 0, shape->num_blocks * sizeof *s->blocks);
     for (size_t key = 0; key < shape->num_keys; key++)
-        blocks[key / shape->block_keys] += weights[cluster_of(m, layer, key, kv_head)];
-    return fb_selection_set_top(selection, kv_head, blocks,
+        s->blocks[key / shape->block_keys] += s->weights[cluster_of(m, layer, key, kv_head)];
+    return fb_selection_set_top(selection, kv_head, s->blocks,
                                 fb_selection_budget(shape->num_blocks, input->density));
 }
 
@@ -324,25 +360,26 @@ static fb_status select_multipole(void *state, const fb_selector_input *input,
     fb_selector_shape shape = fb_selector_shape_of(input, m->options.block_keys);
     FB_TRY(fb_selection_begin(selection, shape.block_keys, shape.num_keys, shape.num_kv_heads));
     FB_TRY(update_clusters(m, layer, input));
-    double *scratch = NULL;
-    FB_TRY(fb_alloc(2 * num_clusters(m, shape.num_keys) + shape.num_blocks, sizeof *scratch,
-                    "cluster scores", &scratch));
+    select_scratch scratch;
+    FB_TRY(allocate_select(num_clusters(m, shape.num_keys), &shape, &scratch));
     fb_status status = FB_OK;
     for (size_t head = 0; status == FB_OK && head < shape.num_kv_heads; head++)
-        status = select_head(m, layer, input, &shape, head, scratch, selection);
-    fb_free(scratch);
+        status = select_head(m, layer, input, &shape, head, &scratch, selection);
+    fb_free(scratch.weights);
     return status;
 }
 
 /* --- the far part ----------------------------------------------------------------------------- */
 
-/* What is left of the clusters of one KV head without the selected keys. */
+/* What is left of the clusters of one KV head without the selected keys. One allocation, which
+ * `keys` begins. */
 typedef struct far_clusters {
-    double *keys, *values; /* [clusters, head_dim]: sums, then means */
-    size_t *sizes;         /* [clusters] */
-    double *scores;        /* [clusters] */
-    double *row;           /* [16, head_dim], a tile too */
+    double *keys, *values; /* [clusters, head_dim]: sums */
+    double *scores;        /* [clusters][16] */
+    double *tile;          /* [head_dim][16] keys, then queries */
     double *value_rows;    /* [16, head_dim] */
+    double *sums;          /* [head_dim] */
+    size_t *sizes;         /* [clusters] */
     size_t count;
 } far_clusters;
 
@@ -353,13 +390,13 @@ static void take_out(const multipole *m, const layer_clusters *layer,
     size_t head_dim = layer->head_dim;
     for (size_t first = begin; first < end; first += FB_TILE_LANES) {
         size_t count = end - first < FB_TILE_LANES ? end - first : FB_TILE_LANES;
-        fb_read_key_tile(input->kv, kv_head, first, count, far->row);
+        fb_read_key_tile(input->kv, kv_head, first, count, far->tile);
         fb_read_value_rows(input->kv, kv_head, first, count, far->value_rows);
         for (size_t i = 0; i < count; i++) {
             size_t cluster = cluster_of(m, layer, first + i, kv_head);
             far->sizes[cluster]--;
             for (size_t d = 0; d < head_dim; d++) {
-                far->keys[cluster * head_dim + d] -= far->row[d * FB_TILE_LANES + i];
+                far->keys[cluster * head_dim + d] -= far->tile[d * FB_TILE_LANES + i];
                 far->values[cluster * head_dim + d] -= far->value_rows[i * head_dim + d];
             }
         }
@@ -383,49 +420,61 @@ static void find_far_clusters(const multipole *m, layer_clusters *layer,
         take_out(m, layer, input, kv_head, begin,
                  end < selection->num_keys ? end : selection->num_keys, far);
     }
-    for (size_t c = 0; c < far->count; c++)
-        for (size_t d = 0; far->sizes[c] > 0 && d < head_dim; d++) {
-            far->keys[c * head_dim + d] /= (double)far->sizes[c];
-            far->values[c * head_dim + d] /= (double)far->sizes[c];
-        }
 }
 
-/* One row of the part. out [head_dim]; sums [head_dim] is scratch. */
-static void far_row(const far_clusters *far, const float *q, size_t head_dim, double scale,
-                    double *sums, float *out, float *lse) {
+/* One row of the part, its scores at scores[16 * cluster]: N exp(s) Vc is exp(s) times the sum of
+ * values. out [head_dim] */
+static void far_row(const far_clusters *far, const double *scores, size_t head_dim, float *out,
+                    float *lse) {
     double max = (double)-INFINITY, total = 0.0;
+    for (size_t c = 0; c < far->count; c++)
+        max = scores[c * FB_TILE_LANES] <= max ? max : scores[c * FB_TILE_LANES];
+    memset(far->sums, 0, head_dim * sizeof *far->sums);
     for (size_t c = 0; c < far->count; c++) {
-        if (far->sizes[c] == 0)
+        if (scores[c * FB_TILE_LANES] == (double)-INFINITY)
             continue;
-        far->scores[c] = centroid_score(q, far->keys + c * head_dim, 1, head_dim, scale);
-        max = far->scores[c] <= max ? max : far->scores[c];
-    }
-    memset(sums, 0, head_dim * sizeof *sums);
-    for (size_t c = 0; c < far->count; c++) {
-        if (far->sizes[c] == 0 || far->scores[c] == (double)-INFINITY)
-            continue;
-        double weight = (double)far->sizes[c] * fb_exp_double(far->scores[c] - max);
-        total += weight;
+        double weight = fb_exp_double(scores[c * FB_TILE_LANES] - max);
+        total += (double)far->sizes[c] * weight;
         for (size_t d = 0; d < head_dim; d++)
-            sums[d] += weight * far->values[c * head_dim + d];
+            far->sums[d] += weight * far->values[c * head_dim + d];
     }
     bool empty = total == 0.0;
     for (size_t d = 0; d < head_dim; d++)
-        out[d] = empty ? 0.0f : (float)(sums[d] / total);
+        out[d] = empty ? 0.0f : (float)(far->sums[d] / total);
     *lse = empty ? -INFINITY : (float)(max + log(total));
+}
+
+/* All rows of one KV head. */
+static void far_part(const far_clusters *far, const fb_selector_input *input,
+                     const fb_selector_shape *shape, size_t kv_head, const fb_part *part) {
+    for (size_t first = 0; first < shape->group * shape->num_queries; first += FB_TILE_LANES) {
+        size_t count = pack_rows(input, shape, kv_head, first, far->tile);
+        for (size_t c = 0; c < far->count; c++)
+            score_centroid(far->keys + c * shape->head_dim, far->sizes[c], far->tile,
+                           shape->head_dim, shape->scale, far->scores + c * FB_TILE_LANES);
+        for (size_t lane = 0; lane < count; lane++) {
+            size_t row = first + lane;
+            ptrdiff_t query = (ptrdiff_t)(row % shape->num_queries);
+            ptrdiff_t head = (ptrdiff_t)(kv_head * shape->group + row / shape->num_queries);
+            far_row(far, far->scores + lane, shape->head_dim,
+                    part->out + query * part->out_token_stride + head * part->out_head_stride,
+                    part->lse + query * part->lse_token_stride + head * part->lse_head_stride);
+        }
+    }
 }
 
 static fb_status allocate_far(far_clusters *far, size_t head_dim) {
     size_t doubles = 0;
-    if (!fb_size_mul(far->count, 2 * head_dim + 2, &doubles) ||
-        !fb_size_add(doubles, 2 * FB_TILE_LANES * head_dim, &doubles))
+    if (!fb_size_mul(far->count, 2 * head_dim + FB_TILE_LANES + 1, &doubles) ||
+        !fb_size_add(doubles, (2 * FB_TILE_LANES + 1) * head_dim, &doubles))
         return fb_fail(FB_ERROR_MEMORY, "%zu far clusters overflow", far->count);
     FB_TRY(fb_alloc(doubles, sizeof *far->keys, "far clusters", &far->keys));
     far->values = far->keys + far->count * head_dim;
     far->scores = far->values + far->count * head_dim;
-    far->row = far->scores + far->count;
-    far->value_rows = far->row + FB_TILE_LANES * head_dim;
-    far->sizes = (size_t *)(void *)(far->value_rows + FB_TILE_LANES * head_dim);
+    far->tile = far->scores + far->count * FB_TILE_LANES;
+    far->value_rows = far->tile + FB_TILE_LANES * head_dim;
+    far->sums = far->value_rows + FB_TILE_LANES * head_dim;
+    far->sizes = (size_t *)(void *)(far->sums + head_dim); /* no larger than doubles */
     return FB_OK;
 }
 
@@ -440,16 +489,9 @@ static fb_status approximate(void *state, const fb_selector_input *input,
     FB_TRY(update_clusters(m, layer, input));
     far_clusters far = {.count = num_clusters(m, shape.num_keys)};
     FB_TRY(allocate_far(&far, shape.head_dim));
-    for (size_t head = 0; head < shape.num_heads; head++) {
-        if (head % shape.group == 0)
-            find_far_clusters(m, layer, input, selection, head / shape.group, &far);
-        for (size_t query = 0; query < shape.num_queries; query++)
-            far_row(&far, fb_query_of(input->queries, query, head), shape.head_dim, shape.scale,
-                    far.row,
-                    part->out + (ptrdiff_t)query * part->out_token_stride +
-                        (ptrdiff_t)head * part->out_head_stride,
-                    part->lse + (ptrdiff_t)query * part->lse_token_stride +
-                        (ptrdiff_t)head * part->lse_head_stride);
+    for (size_t kv_head = 0; kv_head < shape.num_kv_heads; kv_head++) {
+        find_far_clusters(m, layer, input, selection, kv_head, &far);
+        far_part(&far, input, &shape, kv_head, part);
     }
     fb_free(far.keys);
     return FB_OK;

@@ -1,38 +1,52 @@
 /* Selectors that compare pooled queries with pooled keys: MoBA, BFLA and BA-Att. Sums of each key
  * block's keys are kept and extended as tokens come; the block's queries are averaged at each call.
+ * Softmaxes are over the key blocks of the external context.
  *
  * MoBA (Lu et al., "MoBA: Mixture of Block Attention for Long-Context LLMs", arXiv 2502.13189). The
  * affinity of a query to a key block is q . mean(keys of the block); the k blocks of the largest
  * affinities are attended to, and the query's own block always.
- *   Different here: the paper gates each query token by itself. A query block shares its list, and
- *   the affinity is the mean over its queries, which is that of the mean query. The own block needs
- *   no place in the list. The model was not trained with the gate, as the paper's is.
+ *
+ * Different here:
+ *   - the paper gates each query token by itself. A query block shares its list: the affinity is
+ *     the mean over its queries, which is that of the mean query;
+ *   - the own block needs no place in the list, as it is attended in any case;
+ *   - the paper's models are trained with the gate.
  *
  * BFLA (Wu et al., "BFLA: Block-Filtered Long-Context Attention Mechanism", arXiv 2605.12193; code
  * github.com/Alicewithrabbit/BFLA). Pooled queries score pooled keys, a softmax over the key blocks
  * gives each its mass, and a head keeps the fewest blocks whose mass reaches the threshold; what
  * any head of a KV head keeps is kept. Sink and local blocks are kept in any case ("rescue").
- *   From the code: threshold 0.99 (0.90 to 0.99 tried), coarse blocks of 256 tokens, the first
- * block and a band of local ones (8 attention tiles), pooling by "mean" or by "flat64". The latter,
- * its recommended one, multiplies the i-th query with the i-th key of groups of 64 tokens: of a
- * query block of 4 tokens that sees 4 keys in 64, so that the mean is used here. Different here:
- * the softmax is over the external context; a partial block is the mean over the keys that it has
- * (code: padded with zeros); and no more blocks than the budget are kept: sinks, then the latest,
- * then those of the largest mass in any head.
+ *
+ * From the code:
+ *   - threshold 0.99 (0.90 and 0.95 are named too); coarse blocks of 256 tokens; the first block is
+ *     kept, and a band of local ones (8 attention tiles);
+ *   - pooling by "mean", or by "flat64", which it recommends: the i-th query times the i-th key of
+ *     groups of 64 tokens. Of a query block of 4 tokens that sees 4 keys in 64, so that the mean is
+ *     used here.
+ *
+ * Different here:
+ *   - a partial block is the mean over the keys that it has (code: padded with zeros);
+ *   - no more blocks than the budget are kept: sinks, then the latest, then those of the largest
+ *     mass in any head that keeps them;
+ *   - one local block by default: contexts of a few blocks would be all sink and window else.
  *
  * BA-Att (Zhang et al., "Efficient Long-Context Modeling in Diffusion Language Models via Block
  * Approximate Sparse Attention", CVPR 2026 Findings, arXiv 2605.19726). The importance of blocks is
  * computed after averaging queries and keys over blocks, and what averaging loses is put back by
  * "a covariance-compensated correction that approximates full covariance using diagonal QK
- * variances".
- *   From its abstract: the above, and norm sorting, which moves tokens between blocks so that a
- *   block's norms are alike. The formula of the correction and the threshold could not be read:
- *   here, with means m and variances v of each dimension over the queries (q) and the keys (k),
- *       score = scale q.k + scale^2 / 2 sum over d of (v_q m_k^2 + m_q^2 v_k + v_q v_k)
- *   which is, of ln mean exp(scale q . k) over the block's pairs, the first two cumulants, if
- *   dimensions are independent. A softmax over the key blocks, each weighed by the keys that it
- *   has, gives each its mass; a head keeps the fewest that reach the threshold (BFLA's 0.99), and
- *   no more than the budget. No norm sorting: a selection is of blocks of consecutive tokens. */
+ * variances". Norm sorting moves tokens between blocks, so that a block's norms are alike.
+ *
+ * That is from its abstract; formulas and threshold were not at hand. Here:
+ *   - with the mean m and the variance v of each dimension, over the queries (q) and the block's
+ *     keys (k),
+ *
+ *         score = scale sum m_q m_k + scale^2 / 2 sum (v_q m_k^2 + m_q^2 v_k + v_q v_k)
+ *
+ *     which is ln mean exp(scale q . k) over the pairs to the second cumulant, were dimensions
+ *     independent;
+ *   - a softmax over the key blocks, each weighed by the keys that it has, gives each its mass; a
+ *     head keeps the fewest that reach the threshold (BFLA's 0.99), and no more than the budget;
+ *   - no norm sorting: a selection is of blocks of consecutive tokens. */
 #include "error.h"
 #include "memory.h"
 #include "selector_family.h"

@@ -8,7 +8,9 @@
  * is at least q . k for every key k of the page; the pages of the largest bounds are attended to.
  *
  * As in the paper and its code: the bound; a partial page is bounded over the keys that it has;
- * bounds are kept and extended as tokens come. Different here:
+ * bounds are kept and extended as tokens come.
+ *
+ * Different here:
  *   - a page is a key block (the paper: 16 tokens);
  *   - the paper selects for one query and one head. A query block shares its pages here, and so do
  *     the heads of a KV head, which would load them anyway: a page's score is the largest bound of

@@ -12,29 +12,45 @@
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-/* 2^k for -1074 <= k <= 0. Two factors: the smallest are subnormal. */
-static double power_of_two(int k) {
-    int half = k / 2;
-    uint64_t bits[2] = {(uint64_t)(1023 + half) << 52, (uint64_t)(1023 + k - half) << 52};
-    double factors[2];
-    memcpy(factors, bits, sizeof factors);
-    return factors[0] * factors[1];
+/* x = k ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor series to the 13th power, which
+ * leaves out less than 2^-57. No branch, so that a loop of it is vectorised. */
+static inline double exp_of(double x) {
+    x = x < -708.0 ? -708.0 : x;
+    /* adding 1.5 x 2^52 rounds to an integer, which is then in the low bits */
+    double shifted = x * 0x1.71547652b82fep+0 + 0x1.8p52, k = shifted - 0x1.8p52;
+    double r = x - k * 0x1.62e42fee00000p-1 - k * 0x1.a39ef35793c76p-33;
+    double sum = 1.0 / 6227020800.0;
+    sum = sum * r + 1.0 / 479001600.0;
+    sum = sum * r + 1.0 / 39916800.0;
+    sum = sum * r + 1.0 / 3628800.0;
+    sum = sum * r + 1.0 / 362880.0;
+    sum = sum * r + 1.0 / 40320.0;
+    sum = sum * r + 1.0 / 5040.0;
+    sum = sum * r + 1.0 / 720.0;
+    sum = sum * r + 1.0 / 120.0;
+    sum = sum * r + 1.0 / 24.0;
+    sum = sum * r + 1.0 / 6.0;
+    sum = sum * r + 1.0 / 2.0;
+    sum = sum * r + 1.0;
+    sum = sum * r + 1.0;
+    uint64_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 1023) << 52; /* 2^k */
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
 }
 
-/* x = k ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor series to the 13th power, which
- * leaves out less than 2^-57. */
 double fb_exp_double(double x) {
-    if (!(x >= -745.2))
-        return isnan(x) ? x : 0.0;
-    double k = floor(x * 0x1.71547652b82fep+0 + 0.5);
-    double r = x - k * 0x1.62e42fee00000p-1 - k * 0x1.a39ef35793c76p-33;
-    static const double factorials[] = {6227020800.0, 479001600.0, 39916800.0, 3628800.0, 362880.0,
-                                        40320.0,      5040.0,      720.0,      120.0,     24.0,
-                                        6.0,          2.0,         1.0,        1.0};
-    double sum = 0.0;
-    for (size_t i = 0; i < sizeof factorials / sizeof factorials[0]; i++)
-        sum = sum * r + 1.0 / factorials[i];
-    return sum * power_of_two((int)k);
+    return x < -708.0 ? 0.0 : exp_of(x);
+}
+
+/* values[i] = exp(values[i] - max), but no less than exp(-708): beside the 1 of the largest, that
+ * and 0 are the same. */
+static void exponentials(double *values, size_t count, double max) {
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        values[i] = exp_of(values[i] - max);
 }
 
 void fb_softmax_double(double *scores, size_t count) {
@@ -126,6 +142,34 @@ void fb_tile_dots(const double *vector, const double *tile, size_t head_dim, dou
     memcpy(dots, sums, sizeof sums);
 }
 
+/* The same for DOT_ROWS vectors, each head_dim behind the one before; results at stride
+ * dots_stride. A register tile of rows x lanes: a load of the tile serves all rows. */
+enum { DOT_ROWS = 4, DOT_LANES = 4 };
+
+static void tile_dots_of_rows(const double *vectors, const double *tile, size_t head_dim,
+                              double *dots, size_t dots_stride) {
+    for (size_t first = 0; first < FB_TILE_LANES; first += DOT_LANES) {
+        double sums0[DOT_LANES] = {0}, sums1[DOT_LANES] = {0};
+        double sums2[DOT_LANES] = {0}, sums3[DOT_LANES] = {0};
+        for (size_t d = 0; d < head_dim; d++) {
+            const double *keys = tile + d * FB_TILE_LANES + first;
+            double q0 = vectors[d], q1 = vectors[head_dim + d];
+            double q2 = vectors[2 * head_dim + d], q3 = vectors[3 * head_dim + d];
+#pragma omp simd
+            for (size_t lane = 0; lane < DOT_LANES; lane++) {
+                sums0[lane] += q0 * keys[lane];
+                sums1[lane] += q1 * keys[lane];
+                sums2[lane] += q2 * keys[lane];
+                sums3[lane] += q3 * keys[lane];
+            }
+        }
+        memcpy(dots + first, sums0, sizeof sums0);
+        memcpy(dots + dots_stride + first, sums1, sizeof sums1);
+        memcpy(dots + 2 * dots_stride + first, sums2, sizeof sums2);
+        memcpy(dots + 3 * dots_stride + first, sums3, sizeof sums3);
+    }
+}
+
 /* --- exact attention mass --------------------------------------------------------------------- */
 
 /* What one thread works in, for one KV head: its rows are the queries of all heads of the group. */
@@ -158,31 +202,37 @@ static mass_scratch scratch_at(double *memory, const fb_selector_shape *shape) {
     return s;
 }
 
-/* scores [rows, block_keys] of one key block */
+/* scores [rows, block_keys] of one key block; what lies behind its last key is not set */
 static void score_block(const fb_selector_input *input, const fb_selector_shape *shape,
                         size_t kv_head, size_t block, double scale, const mass_scratch *s) {
     size_t rows = shape->group * shape->num_queries, keys = fb_block_size_of(shape, block);
+    size_t stride = shape->block_keys, head_dim = shape->head_dim;
     for (size_t first = 0; first < keys; first += FB_TILE_LANES) {
-        size_t count = keys - first < FB_TILE_LANES ? keys - first : FB_TILE_LANES;
+        size_t count = keys - first < FB_TILE_LANES ? keys - first : FB_TILE_LANES, row = 0;
         fb_read_key_tile(input->kv, kv_head, block * shape->block_keys + first, count, s->tile);
-        for (size_t row = 0; row < rows; row++) {
-            double dots[FB_TILE_LANES];
-            fb_tile_dots(s->queries + row * shape->head_dim, s->tile, shape->head_dim, dots);
-            for (size_t lane = 0; lane < count; lane++)
-                s->scores[row * shape->block_keys + first + lane] = scale * dots[lane];
-        }
+        for (; row + DOT_ROWS <= rows; row += DOT_ROWS)
+            tile_dots_of_rows(s->queries + row * head_dim, s->tile, head_dim,
+                              s->scores + row * stride + first, stride);
+        for (; row < rows; row++)
+            fb_tile_dots(s->queries + row * head_dim, s->tile, head_dim,
+                         s->scores + row * stride + first);
     }
+    for (size_t row = 0; row < rows; row++)
+        for (size_t key = 0; key < keys; key++)
+            s->scores[row * stride + key] *= scale;
 }
 
 /* The largest of a row's scores in a block, and the sum of exp(score - largest). */
-static void sum_block(const double *scores, size_t keys, double *max, double *sum) {
+static void sum_block(double *scores, size_t keys, double *max, double *sum) {
     *max = (double)-INFINITY;
     for (size_t key = 0; key < keys; key++)
         *max = scores[key] <= *max ? *max : scores[key];
     *sum = 0.0;
+    if (*max == (double)-INFINITY)
+        return;
+    exponentials(scores, keys, *max);
     for (size_t key = 0; key < keys; key++)
-        if (scores[key] != (double)-INFINITY)
-            *sum += fb_exp_double(scores[key] - *max);
+        *sum += scores[key];
 }
 
 /* Adds one row's probabilities of blocks to masses [num_blocks]. */

@@ -301,7 +301,7 @@ static const char *contradiction(const settings *given) {
     if (given->compare && shared->options.reuse.tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
     if (shared->sparse.selector && given->compare)
-        return "--sparse and --compare exclude each other; see flashblock eval";
+        return "--sparse and --compare exclude each other; see flashblock eval sparse";
     return NULL;
 }
 

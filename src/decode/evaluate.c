@@ -27,16 +27,23 @@ typedef struct evaluator {
     fb_kv_cache *kv;
     runner *runners; /* [1 + num_policies], the first is dense */
     size_t num_runners;
-    float *logits, *dense_logits; /* [block_size, vocab_size] */
-    float *probabilities;         /* [vocab_size] */
-    uint32_t *order;              /* [vocab_size] */
-    int32_t *proposed;            /* [block_size], as all that follow */
+    float *logits; /* [block_size, vocab_size] */
+    /* Dense predictions for contents of the current block, as far as there is room: many policies
+     * come by the same ones. */
+    int32_t *seen_blocks; /* [SEEN_BLOCKS, block_size] */
+    float *seen_logits;   /* [SEEN_BLOCKS + 1, block_size, vocab_size] */
+    size_t num_seen;
+    float *probabilities; /* [vocab_size] */
+    uint32_t *order;      /* [vocab_size] */
+    int32_t *proposed;    /* [block_size], as all that follow */
     float *confidence, *entropy;
     bool *accepted;
     int32_t *dense_block;
     float *out, *lse; /* a layer's dense attention */
     size_t prompt_length, block;
 } evaluator;
+
+enum { SEEN_BLOCKS = 64 };
 
 /* --- windows ---------------------------------------------------------------------------------- */
 
@@ -116,7 +123,9 @@ static fb_status set_up(evaluator *e, const fb_eval_policy *policies) {
     for (size_t i = 0; i < e->num_runners; i++)
         FB_TRY(set_up_runner(e, &e->runners[i], i ? &policies[i - 1] : &dense));
     FB_TRY(fb_alloc(size, e->vocab_size * sizeof(float), "logits", &e->logits));
-    FB_TRY(fb_alloc(size, e->vocab_size * sizeof(float), "logits", &e->dense_logits));
+    FB_TRY(fb_alloc(SEEN_BLOCKS * size, sizeof(int32_t), "blocks", &e->seen_blocks));
+    FB_TRY(fb_alloc((SEEN_BLOCKS + 1) * size, e->vocab_size * sizeof(float), "logits",
+                    &e->seen_logits));
     FB_TRY(fb_alloc(e->vocab_size, sizeof(float), "probabilities", &e->probabilities));
     FB_TRY(fb_alloc(e->vocab_size, sizeof(uint32_t), "token order", &e->order));
     FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &e->proposed));
@@ -133,9 +142,9 @@ static void clean_up(evaluator *e) {
         fb_part_cache_destroy(e->runners[i].parts);
         fb_sparse_destroy(e->runners[i].sparse);
     }
-    void *all[] = {e->runners,  e->logits,      e->dense_logits, e->probabilities,
-                   e->order,    e->proposed,    e->confidence,   e->entropy,
-                   e->accepted, e->dense_block, e->out,          e->lse};
+    void *all[] = {e->runners,     e->logits,   e->seen_blocks, e->seen_logits, e->probabilities,
+                   e->order,       e->proposed, e->confidence,  e->entropy,     e->accepted,
+                   e->dense_block, e->out,      e->lse};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         fb_free(all[i]);
     fb_kv_cache_destroy(e->kv);
@@ -198,20 +207,35 @@ static double divergence(const float *p, const float *q, size_t count) {
     return sum > 0.0 ? sum : 0.0;
 }
 
+/* *logits [block_size, vocab_size]: the dense predictions for the current block with this content,
+ * valid until the next call. */
+static fb_status predict_densely(evaluator *e, const int32_t *block, const float **logits) {
+    size_t size = e->block_size, index = 0;
+    while (index < e->num_seen &&
+           memcmp(e->seen_blocks + index * size, block, size * sizeof *block) != 0)
+        index++;
+    float *to = e->seen_logits + index * size * e->vocab_size;
+    *logits = to;
+    if (index < e->num_seen)
+        return FB_OK;
+    fb_forward forward = {
+        .tokens = block, .num_tokens = size, .kv = e->kv, .action = FB_REFRESH_ONLY, .logits = to};
+    FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
+    if (index < SEEN_BLOCKS)
+        memcpy(e->seen_blocks + e->num_seen++ * size, block, size * sizeof *block);
+    return FB_OK;
+}
+
 /* The same tokens densely: predictions of positions that are masked. */
 static fb_status compare_predictions(evaluator *e, const fb_sequence *sequence,
                                      fb_eval_result *result) {
-    fb_forward forward = {.tokens = sequence->block,
-                          .num_tokens = e->block_size,
-                          .kv = e->kv,
-                          .action = FB_REFRESH_ONLY,
-                          .logits = e->dense_logits};
-    FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
+    const float *dense = NULL;
+    FB_TRY(predict_densely(e, sequence->block, &dense));
     for (size_t i = 0; i < e->block_size; i++) {
         if (!sequence->masked[i])
             continue;
-        result->divergence += divergence(e->dense_logits + i * e->vocab_size,
-                                         e->logits + i * e->vocab_size, e->vocab_size);
+        result->divergence +=
+            divergence(dense + i * e->vocab_size, e->logits + i * e->vocab_size, e->vocab_size);
         result->predictions++;
     }
     return FB_OK;
@@ -324,6 +348,7 @@ static fb_status run_window(evaluator *e, const int32_t *tokens, size_t window, 
     e->prompt_length = options->context;
     const int32_t *truth = tokens + options->context;
     for (e->block = 0; e->block < options->blocks; e->block++, truth += e->block_size) {
+        e->num_seen = 0;
         for (size_t i = 0; i < e->num_runners; i++)
             FB_TRY(denoise(e, &e->runners[i], truth));
         FB_TRY(read_tokens(e, truth, e->block_size));
