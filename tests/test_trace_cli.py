@@ -206,6 +206,17 @@ def dense_decoding_has_no_error():
 
 
 @case
+def sparse_attention_has_its_error():
+    """The options of generate are trace's: a refresh that leaves keys out is not dense."""
+    with folder() as where:
+        succeeded(run("-m", MODEL, "--prompt-file", MODEL / "prompt.txt", "-n", 8, "--threads", 1, "-o", where,
+                      "--sparse", "quest", "--density", "0.3", "--sweep", "none", "--no-pictures"))
+        steps = json.loads((where / "trace.json").read_text())["steps"]
+        expect(all(any(v > 0 for v in flat(s, "error")) for s in steps), "no error")
+        expect_error(trace(where, "--residual"), 2, "--sparse")
+
+
+@case
 def tables_for_people():
     with folder() as where:
         result = trace(where, "--tau", 2, "--sweep", "3", "--no-pictures", "--json", where / "summary.json")
