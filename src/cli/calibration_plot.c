@@ -1,12 +1,9 @@
 #include "calibration_plot.h"
 
-#include "error.h"
+#include "gnuplot.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/wait.h>
 
 enum { PANEL = 230, MARGIN = 60 };
 
@@ -40,17 +37,17 @@ static double lowest(const fb_calibration *c) {
     return floor(low * 20.0) / 20.0;
 }
 
-static void put_script(FILE *gnuplot, const fb_calibration *c, const char *terminal,
-                       const char *path) {
+static size_t num_columns(const fb_calibration *c) {
+    return fb_calibration_get_config(c)->num_steps - 1;
+}
+
+static void put_script(FILE *gnuplot, const void *calibration) {
+    const fb_calibration *c = calibration;
     const fb_calibration_config *config = fb_calibration_get_config(c);
-    size_t columns = config->num_steps - 1;
-    fprintf(gnuplot, "set terminal %s size %zu,%d\nset output '", terminal,
-            columns * PANEL + MARGIN, 2 * PANEL + MARGIN);
-    for (const char *at = path; *at; at++) /* '' stands for ' between quotes */
-        fprintf(gnuplot, *at == '\'' ? "''" : "%c", *at);
+    size_t columns = num_columns(c);
     fprintf(
         gnuplot,
-        "'\nset multiplot layout 2,%zu title 'Cosine similarity between steps, head by head'\n"
+        "set multiplot layout 2,%zu title 'Cosine similarity between steps, head by head'\n"
         "set xlabel 'head'\nset ylabel 'layer'\n"
         "set xrange [-0.5:%g]\nset yrange [%g:-0.5]\n"
         "set cbrange [%g:1]\nset xtics 1\nset ytics 1\n"
@@ -64,22 +61,10 @@ static void put_script(FILE *gnuplot, const fb_calibration *c, const char *termi
 }
 
 fb_status fb_plot_calibration(const fb_calibration *calibration, const char *path) {
-    size_t length = strlen(path);
-    const char *ending = length > 4 ? path + length - 4 : "";
-    bool svg = strcmp(ending, ".svg") == 0;
-    if (!svg && strcmp(ending, ".png") != 0)
-        return fb_fail(FB_ERROR_ARGUMENT, "--plot: '%s' ends neither in .png nor in .svg", path);
-    if (strchr(path, '\n'))
-        return fb_fail(FB_ERROR_ARGUMENT, "--plot: the name has a line break in it");
-    void (*before)(int) = signal(SIGPIPE, SIG_IGN);
-    FILE *gnuplot = popen("exec gnuplot 2>/dev/null", "w");
-    if (gnuplot)
-        put_script(gnuplot, calibration, svg ? "svg" : "pngcairo", path);
-    int result = gnuplot ? pclose(gnuplot) : -1;
-    signal(SIGPIPE, before);
-    if (result == -1 || !WIFEXITED(result) || WEXITSTATUS(result) == 127)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "--plot: there is no gnuplot to draw with");
-    if (WEXITSTATUS(result) != 0)
-        return fb_fail(FB_ERROR_IO, "--plot: gnuplot cannot write %s", path);
-    return FB_OK;
+    fb_picture picture = {
+        .path = path,
+        .width = num_columns(calibration) * PANEL + MARGIN,
+        .height = 2 * PANEL + MARGIN,
+    };
+    return fb_gnuplot_draw(&picture, "--plot", put_script, calibration);
 }

@@ -10,6 +10,7 @@ int fb_command_generate(int argc, char **argv);
 int fb_command_golden(int argc, char **argv);
 int fb_command_info(int argc, char **argv);
 int fb_command_selftest(int argc, char **argv);
+int fb_command_trace(int argc, char **argv);
 int fb_command_verify(int argc, char **argv);
 int fb_command_video(int argc, char **argv);
 

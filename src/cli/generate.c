@@ -3,6 +3,7 @@
 #include "compare.h"
 #include "display.h"
 #include "error.h"
+#include "generate_settings.h"
 #include "isa_choice.h"
 #include "options.h"
 #include "output.h"
@@ -17,14 +18,7 @@
 
 /* What the command line says. */
 typedef struct settings {
-    const char *model, *mask_token, *json;
-    fb_option_list prompts;
-    fb_prompt_format format;
-    fb_generate_options options;
-    fb_sparse_options sparse; /* if sparse.selector is not NULL */
-    bool residual, centroids;
-    size_t threads; /* 0: not given */
-    int isa;        /* fb_isa_choice_parse_one */
+    fb_generate_settings generate;
     size_t repeats;
     bool visual, compare;
 } settings;
@@ -33,9 +27,9 @@ static fb_status parse_remasking(const char *text, void *target) {
     return fb_remasking_parse(text, target);
 }
 
-#define TARGET(field) .target = offsetof(settings, field)
+#define TARGET(field) .target = offsetof(fb_generate_settings, field)
 
-static const fb_option option_list[] = {
+static const fb_option shared_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and prompt"},
     {.kind = FB_OPTION_STRING,
      .name = "model",
@@ -221,9 +215,10 @@ static const fb_option option_list[] = {
      .help = "the same seed draws the same text again"},
 
     {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
-    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_THREADS_OPTION(fb_generate_settings,
+                      "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
     FB_ISA_OPTION(
-        settings, fb_isa_choice_parse_one,
+        fb_generate_settings, fb_isa_choice_parse_one,
         "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
         "the widest)"),
     {.kind = FB_OPTION_SIZE,
@@ -234,7 +229,15 @@ static const fb_option option_list[] = {
      .max = 1 << 16,
      .otherwise = "8",
      .help = "prompts that are denoised together"},
+};
 
+const fb_option *const fb_generate_shared_options = shared_list;
+const size_t fb_generate_num_shared_options = sizeof shared_list / sizeof shared_list[0];
+
+#undef TARGET
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option option_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "Output"},
     {.kind = FB_OPTION_FLAG,
      .name = "visual",
@@ -253,8 +256,9 @@ static const fb_option option_list[] = {
      .otherwise = "3",
      .help = "--compare runs both N times, in turn, and reports medians"},
     FB_JSON_OPTION(
-        settings, "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
-                  "\"-\", to standard output instead of the text"),
+        fb_generate_settings,
+        "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
+        "\"-\", to standard output instead of the text"),
 };
 
 static const fb_option_table table = {
@@ -262,6 +266,8 @@ static const fb_option_table table = {
     .summary =
         "Continues prompts with a block-diffusion language model (SDAR, TraDo). Text goes to\n"
         "standard output as blocks finish, a summary to standard error.",
+    .shared = shared_list,
+    .num_shared = sizeof shared_list / sizeof shared_list[0],
     .options = option_list,
     .num_options = sizeof option_list / sizeof option_list[0],
 };
@@ -269,30 +275,44 @@ static const fb_option_table table = {
 /* --- the run -----------------------------------------------------------------------------------
  */
 
-static const char *contradiction(const settings *given) {
+const char *fb_generate_wrong(const fb_generate_settings *given) {
     if (!given->model)
         return "--model DIR is missing";
     if (given->prompts.count == 0)
         return "--prompt TEXT or --prompt-file FILE is missing";
-    if (given->visual && given->compare)
-        return "--visual and --compare exclude each other";
-    if (given->visual && given->prompts.count > 1)
-        return "--visual shows one prompt only";
-    if (given->visual && fb_is_stdout(given->json))
-        return "--visual and --json would both write to standard output";
-    if (given->compare && given->options.reuse.tau == 0)
-        return "--compare needs --tau of at least 1: 0 is the dense run";
     if (!given->sparse.selector && (given->residual || given->centroids))
         return "--residual and --centroids need --sparse NAME";
     if (given->residual && given->centroids)
         return "--residual and --centroids exclude each other";
-    if (given->sparse.selector && given->compare)
+    return NULL;
+}
+
+static const char *contradiction(const settings *given) {
+    const fb_generate_settings *shared = &given->generate;
+    const char *wrong = fb_generate_wrong(shared);
+    if (wrong)
+        return wrong;
+    if (given->visual && given->compare)
+        return "--visual and --compare exclude each other";
+    if (given->visual && shared->prompts.count > 1)
+        return "--visual shows one prompt only";
+    if (given->visual && fb_is_stdout(shared->json))
+        return "--visual and --json would both write to standard output";
+    if (given->compare && shared->options.reuse.tau == 0)
+        return "--compare needs --tau of at least 1: 0 is the dense run";
+    if (shared->sparse.selector && given->compare)
         return "--sparse and --compare exclude each other; see flashblock eval sparse";
     return NULL;
 }
 
+fb_generate_settings fb_generate_settings_default(void) {
+    return (fb_generate_settings){.options = fb_generate_options_default(),
+                                  .sparse = fb_sparse_options_default(),
+                                  .isa = FB_ISA_CHOICE_CURRENT};
+}
+
 /* What --sparse and its companions come to. */
-static void set_sparse(settings *given) {
+static void set_sparse(fb_generate_settings *given) {
     if (!given->sparse.selector)
         return;
     given->sparse.residual = given->residual    ? FB_RESIDUAL_CACHED
@@ -321,7 +341,8 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
     return FB_OK;
 }
 
-static fb_status prepare(fb_session *session, const settings *given) {
+fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given) {
+    set_sparse(given);
     FB_TRY(fb_machine_choose(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
@@ -343,13 +364,14 @@ static fb_status write_generation(const fb_session *session, const fb_generation
 }
 
 static fb_status run(fb_session *session, const settings *given) {
+    const char *json = given->generate.json;
     fb_display_kind kind = given->visual ? FB_DISPLAY_VISUAL : FB_DISPLAY_TEXT;
-    if (fb_is_stdout(given->json))
+    if (fb_is_stdout(json))
         kind = FB_DISPLAY_NONE;
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, session->options.reuse.tau, &generation));
     fb_print_summary(session, generation);
-    fb_status status = given->json ? write_generation(session, generation, given->json) : FB_OK;
+    fb_status status = json ? write_generation(session, generation, json) : FB_OK;
     fb_generation_destroy(generation);
     return status;
 }
@@ -360,23 +382,20 @@ static int generate(settings *given) {
         fb_print_error("%s; see flashblock generate --help", wrong);
         return FB_EXIT_USAGE;
     }
-    set_sparse(given);
     fb_session session = {0};
-    fb_status status = prepare(&session, given);
+    fb_status status = fb_generate_prepare(&session, &given->generate);
     if (status == FB_OK)
-        status = given->compare ? fb_compare(&session, given->repeats, given->json)
+        status = given->compare ? fb_compare(&session, given->repeats, given->generate.json)
                                 : run(&session, given);
     fb_session_free(&session);
     return fb_report_status(status);
 }
 
 int fb_command_generate(int argc, char **argv) {
-    settings given = {.options = fb_generate_options_default(),
-                      .sparse = fb_sparse_options_default(),
-                      .isa = FB_ISA_CHOICE_CURRENT};
+    settings given = {.generate = fb_generate_settings_default()};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &given, &exit_status))
         exit_status = generate(&given);
-    fb_option_list_free(&given.prompts);
+    fb_option_list_free(&given.generate.prompts);
     return exit_status;
 }

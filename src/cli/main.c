@@ -22,6 +22,7 @@ static const command commands[] = {
      fb_command_golden},
     {"info", "what this build and this machine have", fb_command_info},
     {"selftest", "check this build against the golden hashes", fb_command_selftest},
+    {"trace", "record what attention does at each denoising step, and draw it", fb_command_trace},
     {"verify", "check case files, or another implementation's results of one", fb_command_verify},
     {"video", "make clips with a video diffusion model", fb_command_video},
 };

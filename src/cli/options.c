@@ -171,9 +171,18 @@ static bool is_named(const spelling *given, const char *name, char letter) {
     return strlen(name) == given->length && strncmp(name, given->name, given->length) == 0;
 }
 
+static size_t count_options(const fb_option_table *table) {
+    return table->num_shared + table->num_options;
+}
+
+/* Option i of a table, the shared ones first. */
+static const fb_option *option_at(const fb_option_table *table, size_t i) {
+    return i < table->num_shared ? &table->shared[i] : &table->options[i - table->num_shared];
+}
+
 static const fb_option *find(const fb_option_table *table, const spelling *given) {
-    for (size_t i = 0; i < table->num_options; i++) {
-        const fb_option *option = &table->options[i];
+    for (size_t i = 0; i < count_options(table); i++) {
+        const fb_option *option = option_at(table, i);
         if (option->kind != FB_OPTION_GROUP && is_named(given, option->name, option->letter))
             return option;
     }
@@ -281,8 +290,8 @@ static fb_options_result reserve_list(char *target, int argc, const char *name) 
 /* Defaults, and empty lists. */
 static fb_options_result set_defaults(const fb_option_table *table, int argc, char *target) {
     fb_options_result result = FB_OPTIONS_READY;
-    for (size_t i = 0; i < table->num_options && result == FB_OPTIONS_READY; i++) {
-        const fb_option *option = &table->options[i];
+    for (size_t i = 0; i < count_options(table) && result == FB_OPTIONS_READY; i++) {
+        const fb_option *option = option_at(table, i);
         if (option->kind == FB_OPTION_LIST)
             result = reserve_list(target + option->target, argc, option->name);
         if (option->otherwise && result == FB_OPTIONS_READY)
@@ -356,10 +365,10 @@ static void print_option(const fb_option *option) {
 
 static void print_help(const fb_option_table *table) {
     printf("Usage: flashblock %s\n\n%s\n", table->usage, table->summary);
-    if (table->options[0].kind != FB_OPTION_GROUP)
+    if (option_at(table, 0)->kind != FB_OPTION_GROUP)
         putchar('\n');
-    for (size_t i = 0; i < table->num_options; i++) {
-        const fb_option *option = &table->options[i];
+    for (size_t i = 0; i < count_options(table); i++) {
+        const fb_option *option = option_at(table, i);
         if (option->kind == FB_OPTION_GROUP)
             printf("\n%s:\n", option->help);
         else

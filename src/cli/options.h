@@ -81,6 +81,9 @@ fb_status fb_option_parse_compat(const char *text, void *compat);
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
+    const fb_option *shared; /* of several commands, before its own; NULL: none. The structure
+                                whose offsets they hold begins the one given to fb_options_parse */
+    size_t num_shared;
     const fb_option *options;
     size_t num_options;
     const fb_arguments *arguments; /* NULL: none */
