@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { PAPER_TAU = 2, ROWS_TAU = 1 };
+#define NO_TAU SIZE_MAX
+
 /* What the command line says. */
 typedef struct settings {
     const char *model, *mask_token, *json;
@@ -23,6 +26,7 @@ typedef struct settings {
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse_one */
     size_t repeats;
+    size_t tau; /* NO_TAU: not given */
     bool visual, compare;
 } settings;
 
@@ -81,11 +85,41 @@ static const fb_option option_list[] = {
      .name = "tau",
      .letter = 't',
      .argument = "T",
-     TARGET(options.reuse.tau),
+     TARGET(tau),
      .max = 1 << 30,
-     .otherwise = "2",
      .help = "a denoising step reuses the attention to earlier blocks while fewer than T tokens "
-             "were accepted since it was computed; 0: dense attention throughout"},
+             "were accepted since it was computed; 0: dense attention throughout (default: 2, with "
+             "--reuse rows 1)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "reuse",
+     .argument = "NAME",
+     TARGET(options.reuse.rows),
+     .parse = fb_option_parse_reuse,
+     .otherwise = "tau",
+     .help = "what is computed when it is time to: \"tau\": all rows, as in the paper; \"rows\": "
+             "those whose token was accepted since they were computed"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "refresh-every",
+     .argument = "N",
+     TARGET(options.reuse.refresh_every),
+     .min = 1,
+     .max = 1 << 30,
+     .help = "--reuse rows: all rows every N steps (default: never)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "refresh-dirty",
+     .argument = "N",
+     TARGET(options.reuse.refresh_dirty),
+     .min = 1,
+     .max = 1 << 30,
+     .help = "--reuse rows: all rows after N accepted tokens (default: never)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "refresh-commit",
+     TARGET(options.reuse.refresh_commit),
+     .help = "--reuse rows: all rows in the pass over a finished block"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "correction",
+     TARGET(options.reuse.correction),
+     .help = "correct the weight of kept attention to first order in the change of the query"},
     {.kind = FB_OPTION_FLAG,
      .name = "reuse-always",
      TARGET(options.reuse.reuse_always),
@@ -229,6 +263,18 @@ static const fb_option_table table = {
 /* --- the run -----------------------------------------------------------------------------------
  */
 
+static const char *contradictory_reuse(const settings *given) {
+    const fb_reuse_policy *reuse = &given->options.reuse;
+    if (!reuse->rows &&
+        (reuse->refresh_every > 0 || reuse->refresh_dirty > 0 || reuse->refresh_commit))
+        return "--refresh-every, --refresh-dirty and --refresh-commit need --reuse rows";
+    if ((reuse->rows || reuse->correction) && given->tau == 0)
+        return "--reuse rows and --correction need --tau of at least 1: 0 is dense";
+    if ((reuse->rows || reuse->correction) && given->options.compat == FB_COMPAT_RELEASED)
+        return "the published engine has neither --reuse rows nor --correction";
+    return NULL;
+}
+
 static const char *contradiction(const settings *given) {
     if (!given->model)
         return "--model DIR is missing";
@@ -240,9 +286,9 @@ static const char *contradiction(const settings *given) {
         return "--visual shows one prompt only";
     if (given->visual && fb_is_stdout(given->json))
         return "--visual and --json would both write to standard output";
-    if (given->compare && given->options.reuse.tau == 0)
+    if (given->compare && given->tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
-    return NULL;
+    return contradictory_reuse(given);
 }
 
 /* --mask-token: digits are an id, all else is the text of a token. */
@@ -269,6 +315,9 @@ static fb_status prepare(fb_session *session, const settings *given) {
     FB_TRY(fb_machine_choose(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
+    session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
+                                 : given->options.reuse.rows ? (size_t)ROWS_TAU
+                                                             : (size_t)PAPER_TAU;
     FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
     FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format));
     return fb_session_resolve(session);
@@ -314,7 +363,8 @@ static int generate(const settings *given) {
 }
 
 int fb_command_generate(int argc, char **argv) {
-    settings given = {.options = fb_generate_options_default(), .isa = FB_ISA_CHOICE_CURRENT};
+    settings given = {
+        .options = fb_generate_options_default(), .isa = FB_ISA_CHOICE_CURRENT, .tau = NO_TAU};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &given, &exit_status))
         exit_status = generate(&given);

@@ -89,6 +89,10 @@ static fb_status check_sequence(const pass *p, size_t index) {
     if (block == 0 && !sequence->parts && sequence->action != FB_REFRESH_ONLY)
         return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: parts is NULL, but the action is %s",
                        index, fb_reuse_action_name(sequence->action));
+    if (block == 0 && sequence->action == FB_REFRESH_ROWS && !sequence->refresh_rows)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: refresh_rows is NULL, but the action is %s", index,
+                       fb_reuse_action_name(sequence->action));
     return FB_OK;
 }
 
@@ -187,6 +191,15 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
     return fb_attend(queries, &view, &mask, 0.0f, result);
 }
 
+static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb_queries *queries,
+                              const fb_part *result) {
+    if (sequence->action == FB_REFRESH_ROWS)
+        return fb_block_attend_rows(queries, sequence->kv, layer, sequence->refresh_rows,
+                                    sequence->parts, 0.0f, result);
+    return fb_block_attend(queries, sequence->kv, layer, sequence->action, sequence->compat,
+                           sequence->parts, 0.0f, result);
+}
+
 static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequence,
                                  size_t first_row) {
     size_t heads = p->config->num_attention_heads, head_dim = p->config->head_dim;
@@ -200,8 +213,7 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
     double start = fb_seconds();
     fb_status status = sequence->prefill_block > 0
                            ? attend_prefill(sequence, layer, &queries, &result)
-                           : fb_block_attend(&queries, sequence->kv, layer, sequence->action,
-                                             sequence->compat, sequence->parts, 0.0f, &result);
+                           : attend_block(sequence, layer, &queries, &result);
     p->times.attention += fb_seconds() - start;
     return status;
 }
