@@ -5,6 +5,7 @@
 
 int fb_command_bench(int argc, char **argv);
 int fb_command_calibrate(int argc, char **argv);
+int fb_command_eval(int argc, char **argv);
 int fb_command_generate(int argc, char **argv);
 int fb_command_golden(int argc, char **argv);
 int fb_command_info(int argc, char **argv);

@@ -16,6 +16,7 @@ static const command commands[] = {
     {"bench", "measure speed beside the limits of this machine", fb_command_bench},
     {"calibrate", "find out which heads of a video model may reuse, at which steps",
      fb_command_calibrate},
+    {"eval", "measure what reuse does to what a model writes", fb_command_eval},
     {"generate", "write text with a block-diffusion language model", fb_command_generate},
     {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
      fb_command_golden},
