@@ -30,6 +30,7 @@ typedef struct settings {
     double threshold;
     fb_dtype kv_dtype;
     uint64_t seed;
+    bool teacher;
     size_t threads;
     int isa;
 } settings;
@@ -126,6 +127,11 @@ static const fb_option options[] = {
      .max = 1,
      .otherwise = "0.9",
      .help = "low_confidence_dynamic accepts every token of a higher probability than C"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "teacher",
+     TARGET(teacher),
+     .help = "accept the text's own tokens, those of the highest dense confidence first: all "
+             "policies then go through the same states"},
     {.kind = FB_OPTION_PARSED,
      .name = "kv-dtype",
      .argument = "TYPE",
@@ -338,6 +344,7 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
     decoding.confidence_threshold = chosen->threshold;
     decoding.kv_dtype = chosen->kv_dtype;
     FB_TRY(fb_reuse_bench_create(e->model, &decoding, &e->bench));
+    e->bench.teacher = chosen->teacher;
     memset(e->scores, 0, sizeof e->scores);
     size_t contexts = chosen->contexts.count;
     for (size_t cell = 0; cell < contexts; cell++) {
@@ -361,13 +368,13 @@ static json_t *evaluation_json(evaluation *e) {
         return NULL;
     json_t *cells = e->cells;
     e->cells = NULL;
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:s, s:f, s:s, s:o}", "version",
-                     fb_version(), "model", chosen->model, "instruction_set", fb_isa_name(isa),
-                     "threads", fb_num_threads(), "text", chosen->text, "from",
-                     (json_int_t)chosen->from, "to", (json_int_t)e->num_tokens, "seed",
-                     (json_int_t)chosen->seed, "remasking", fb_remasking_name(chosen->remasking),
-                     "confidence_threshold", chosen->threshold, "kv_dtype",
-                     fb_dtype_name(chosen->kv_dtype), "cells", cells);
+    return json_pack(
+        "{s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:b, s:s, s:f, s:s, s:o}", "version",
+        fb_version(), "model", chosen->model, "instruction_set", fb_isa_name(isa), "threads",
+        fb_num_threads(), "text", chosen->text, "from", (json_int_t)chosen->from, "to",
+        (json_int_t)e->num_tokens, "seed", (json_int_t)chosen->seed, "teacher", chosen->teacher,
+        "remasking", fb_remasking_name(chosen->remasking), "confidence_threshold",
+        chosen->threshold, "kv_dtype", fb_dtype_name(chosen->kv_dtype), "cells", cells);
 }
 
 static fb_status evaluate(evaluation *e) {

@@ -124,12 +124,14 @@ static fb_status run_pass(fb_reuse_bench *b, const fb_sequence *sequence, const 
     return FB_OK;
 }
 
-static fb_status propose(fb_reuse_bench *b, const fb_sampler *sampler) {
+static fb_status propose(fb_reuse_bench *b, const fb_sampler *sampler, const int32_t *text,
+                         size_t num_text) {
+    const float *logits = b->teacher ? b->dense : b->logits;
     for (size_t i = 0; i < b->options.block_size; i++) {
         fb_proposal proposal;
-        FB_TRY(fb_sampler_propose(sampler, b->logits + i * b->vocab_size, b->vocab_size, 0.0,
-                                  b->order, b->probabilities, &proposal));
-        b->proposed[i] = proposal.token;
+        FB_TRY(fb_sampler_propose(sampler, logits + i * b->vocab_size, b->vocab_size, 0.0, b->order,
+                                  b->probabilities, &proposal));
+        b->proposed[i] = b->teacher && i < num_text ? text[i] : proposal.token;
         b->confidence[i] = proposal.confidence;
         b->entropy[i] = proposal.entropy;
     }
@@ -148,8 +150,9 @@ static double pass_bytes(const fb_reuse_bench *b, const fb_plan *plan) {
 }
 
 static fb_status decode(fb_reuse_bench *b, const fb_schedule *schedule, fb_sequence *sequence,
-                        fb_reuse_score *score) {
+                        const int32_t *text, fb_reuse_score *score) {
     fb_sampler sampler = fb_generate_sampler(&b->options);
+    size_t end = b->context + schedule->max_tokens;
     fb_part_cache *parts = schedule->reuse.tau == 0     ? NULL
                            : schedule->reuse.correction ? b->corrected
                                                         : b->parts;
@@ -165,26 +168,25 @@ static fb_status decode(fb_reuse_bench *b, const fb_schedule *schedule, fb_seque
             continue;
         }
         score->steps++;
-        FB_TRY(propose(b, &sampler));
+        FB_TRY(propose(b, &sampler, text + sequence->num_tokens, end - sequence->num_tokens));
         fb_sequence_accept(sequence, b->proposed, b->confidence, b->entropy, b->accepted);
     }
     return FB_OK;
 }
 
-fb_status fb_reuse_bench_run(fb_reuse_bench *b, const fb_reuse_policy *policy,
-                             const int32_t *context, size_t num_tokens, int32_t *written,
-                             fb_reuse_score *score) {
+fb_status fb_reuse_bench_run(fb_reuse_bench *b, const fb_reuse_policy *policy, const int32_t *text,
+                             size_t num_tokens, int32_t *written, fb_reuse_score *score) {
     FB_TRY(fb_kv_cache_truncate(b->kv, b->context));
     b->options.max_tokens = num_tokens;
     fb_schedule schedule = fb_generate_schedule(fb_model_get_config(b->model), &b->options);
     schedule.reuse = *policy;
-    fb_prompt prompt = {context, b->context};
+    fb_prompt prompt = {text, b->context};
     fb_sequence *sequence = NULL;
     FB_TRY(fb_sequence_create(&schedule, &prompt, &sequence));
     if (b->context > 0)
         fb_sequence_prefilled(sequence, b->context);
     *score = (fb_reuse_score){.trials = 1, .tokens = num_tokens};
-    fb_status status = decode(b, &schedule, sequence, score);
+    fb_status status = decode(b, &schedule, sequence, text, score);
     if (status == FB_OK && fb_sequence_num_completion(sequence) < num_tokens)
         status = fb_fail(FB_ERROR_ARGUMENT, "%zu tokens do not fit the model's context behind %zu",
                          num_tokens, b->context);

@@ -17,6 +17,8 @@ typedef struct fb_reuse_bench {
     fb_model *model;             /* borrowed */
     fb_generate_options options; /* resolved */
     size_t vocab_size, context;
+    bool teacher; /* accepted tokens are the text's, in the order of the dense confidences: all
+                     policies then go through the same states */
     fb_kv_cache *kv;
     fb_part_cache *parts, *corrected;
     float *logits, *dense; /* [block_size, vocab_size] */
@@ -54,9 +56,9 @@ void fb_reuse_bench_free(fb_reuse_bench *bench);
 fb_status fb_reuse_bench_prefill(fb_reuse_bench *bench, const int32_t *tokens, size_t num_tokens);
 
 /* Decodes num_tokens tokens behind the context into written [num_tokens], and counts all but equal
- * and correct. */
+ * and correct. `text` goes on behind the context with num_tokens tokens. */
 fb_status fb_reuse_bench_run(fb_reuse_bench *bench, const fb_reuse_policy *policy,
-                             const int32_t *context, size_t num_tokens, int32_t *written,
+                             const int32_t *text, size_t num_tokens, int32_t *written,
                              fb_reuse_score *score);
 
 #endif
