@@ -305,11 +305,46 @@ static void add_values(const attend_problem *problem, row_unit unit, const size_
     }
 }
 
-/* Turns `keys` keys of a packed group, from number `first` on, [D][16], into rows of panels,
- * [panels][.. 16][16], of which the first one is row `to_row` of the tile's. */
+/* Four floats of a vector register: shuffles for any instruction set. */
+typedef float float_x4 __attribute__((vector_size(16)));
+
+/* to[c][r] = from[r][c] for 4 x 4 floats, rows 16 floats apart in both. */
+static inline void turn_4x4(const float *from, float *to) {
+    float_x4 row[4];
+    for (size_t r = 0; r < 4; r++)
+        memcpy(&row[r], from + r * FB_GROUP_KEYS, sizeof row[r]);
+    float_x4 low_01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    float_x4 high_01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    float_x4 low_23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    float_x4 high_23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    const float_x4 column[4] = {
+        __builtin_shufflevector(low_01, low_23, 0, 1, 4, 5),
+        __builtin_shufflevector(low_01, low_23, 2, 3, 6, 7),
+        __builtin_shufflevector(high_01, high_23, 0, 1, 4, 5),
+        __builtin_shufflevector(high_01, high_23, 2, 3, 6, 7),
+    };
+    for (size_t c = 0; c < 4; c++)
+        memcpy(to + c * FB_PANEL_DIMS, &column[c], sizeof column[c]);
+}
+
+/* A whole group of packed keys  [D][16]  into panels  [panels][16][16]; D is whole panels. */
+static void turn_whole_group(const float *from, size_t head_dim, float *to) {
+    for (size_t d = 0; d < head_dim; d += 4)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key += 4)
+            turn_4x4(from + d * FB_GROUP_KEYS + key,
+                     to + d / FB_PANEL_DIMS * FB_GROUP_KEYS * FB_PANEL_DIMS + key * FB_PANEL_DIMS +
+                         d % FB_PANEL_DIMS);
+}
+
+/* `keys` keys of a packed group, from number `first` on, into rows of panels,  [panels][.. 16][16],
+ * of which the first one is row `to_row` of the tile's. */
 static void turn_group(const float *from, size_t first, size_t keys, size_t head_dim, size_t to_row,
                        float *to) {
     size_t padded_dim = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    if (keys == FB_GROUP_KEYS && to_row % FB_GROUP_KEYS == 0 && head_dim == padded_dim) {
+        turn_whole_group(from, head_dim, to + to_row * padded_dim);
+        return;
+    }
     for (size_t key = 0; key < keys; key++, to_row++) {
         float *row = to + to_row / FB_GROUP_KEYS * FB_GROUP_KEYS * padded_dim +
                      to_row % FB_GROUP_KEYS * FB_PANEL_DIMS;
