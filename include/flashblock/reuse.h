@@ -23,19 +23,22 @@
  * Beyond the paper: refresh by rows
  *
  * Between two steps of a block the query of a row moves, from q0 to q, and the rows' external
- * parts become wrong by as much. Two kinds of moves: a row whose mask token was replaced by a real
- * one starts from another embedding, and its query is another one altogether; the other rows move
- * because they attend to rows that changed, which is little. The first kind happens to a row once.
- * So the policy `rows` recomputes the external part of the dirty rows, those whose token was
- * accepted since they were computed, and keeps the others': a block of B tokens computes B rows at
- * its first step and each row once again after its acceptance, 2 B in all, whatever the number of
- * steps, where dense attention computes B at every pass. What is still wrong afterwards is the
- * slow drift of the others, of which a mask row has seen as much as there were steps since the
- * first; `refresh_every` and `refresh_dirty` bound it by a full refresh now and then. Needed is one
- * where many tokens are accepted without any of the kept rows being among them: blocks of many
- * tokens, written in many steps. What rows do not save is reading: a pass that recomputes one row
- * reads all keys and values as a pass that recomputes all of them does; tau above 1 makes rows wait
- * for each other (and be wrong meanwhile).
+ * parts become wrong by as much. There are two kinds of moves. A row whose mask token was replaced
+ * by a real one starts from another embedding, and its query is another one altogether; that row's
+ * keys and values are then read by all others. This happens to a row once, and makes the larger
+ * part of the error in small blocks. The other rows move because they attend to rows that changed:
+ * a little, but at every step.
+ *
+ * The policy `rows` removes the first kind. It recomputes the external part of the dirty rows,
+ * those whose token was accepted since they were computed, and keeps the others': a block of B
+ * tokens computes B rows at its first step and each row once again after its acceptance, 2 B in
+ * all, whatever the number of steps, where dense attention computes B at every pass.
+ *
+ * What stays wrong is the second kind: a row that is still masked has its part from the block's
+ * first step. A full refresh now and then is still needed where that adds up: `refresh_every` and
+ * `refresh_dirty` ask for it. (README, "refresh by rows", measures both kinds.) And rows do not
+ * save reading: a pass that recomputes one row reads all keys and values, as one that recomputes
+ * all rows does. tau above 1 makes dirty rows wait for each other, and be wrong meanwhile.
  *
  * The first-order correction. With p_j = e^(s_j - L), s_j = scale q . k_j, the part is a function
  * of the query alone, and for d = q - q0
