@@ -66,10 +66,11 @@ static fb_status attend(const fb_script *s, const float *q, const float *k, cons
     return fb_truth_attend(&problem, result->out, result->lse);
 }
 
-/* The external part of the queries of `pass`. */
+/* The external part that `pass` keeps, or of its queries if it keeps none. */
 static fb_status external_of(attempt *a, size_t pass, variation how) {
     const fb_script *s = a->s;
-    const float *q0 = s->passes[pass].external_q;
+    const fb_script_pass *of = &s->passes[pass];
+    const float *q0 = fb_script_stores(of) ? of->external_q : of->q;
     FB_TRY(attend(s, q0, s->k_context, s->v_context, s->config.context_length, how, &a->external));
     if (!s->config.correction || a->as_kept)
         return FB_OK;
