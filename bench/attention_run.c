@@ -48,12 +48,18 @@ fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, s
     fb_kv_cache_config config = {1, shape->num_kv_heads, shape->head_dim, shape->dtype};
     FB_TRY(fb_kv_cache_create(&config, &data->cache));
     FB_TRY(fill_cache(data));
-    return fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
-                                &data->parts);
+    FB_TRY(fb_alloc_zeroed(shape->num_queries, sizeof(bool), "rows", &data->refresh_rows));
+    FB_TRY(fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
+                                &data->parts));
+    FB_TRY(fb_part_cache_create(1, shape->num_queries, shape->num_heads, shape->head_dim,
+                                &data->corrected));
+    return fb_part_cache_enable_correction(data->corrected);
 }
 
 void fb_attention_free(fb_attention_data *data) {
     fb_part_cache_destroy(data->parts);
+    fb_part_cache_destroy(data->corrected);
+    fb_free(data->refresh_rows);
     fb_kv_cache_destroy(data->cache);
     fb_free(data->rows);
     fb_free(data->q);
@@ -92,11 +98,24 @@ fb_status fb_run_internal(void *context) {
     return attend(data, begin, begin + data->shape.num_queries);
 }
 
-static fb_status step(const fb_attention_data *data, fb_reuse_action action) {
+static fb_status step_with(const fb_attention_data *data, fb_reuse_action action,
+                           fb_part_cache *parts) {
     fb_queries queries = queries_of(data);
     fb_part result = result_of(data);
-    return fb_block_attend(&queries, data->cache, 0, action, FB_COMPAT_PAPER, data->parts, 0,
-                           &result);
+    return fb_block_attend(&queries, data->cache, 0, action, FB_COMPAT_PAPER, parts, 0, &result);
+}
+
+static fb_status step(const fb_attention_data *data, fb_reuse_action action) {
+    return step_with(data, action, data->parts);
+}
+
+static fb_status refresh_rows(const fb_attention_data *data, size_t first, size_t count,
+                              fb_part_cache *parts) {
+    fb_queries queries = queries_of(data);
+    fb_part result = result_of(data);
+    for (size_t row = 0; row < data->shape.num_queries; row++)
+        data->refresh_rows[row] = row >= first && row < first + count;
+    return fb_block_attend_rows(&queries, data->cache, 0, data->refresh_rows, parts, 0, &result);
 }
 
 fb_status fb_run_dense_step(void *data) {
@@ -114,10 +133,18 @@ fb_status fb_run_reuse(void *data) {
 fb_status fb_run_block(void *context) {
     const fb_block_run *run = context;
     fb_block_script script = {
-        .tokens = run->data->shape.num_queries, .steps = run->data->steps, .tau = run->tau};
+        .tokens = run->data->shape.num_queries,
+        .steps = run->data->steps,
+        .tau = run->tau,
+        .rows = run->rows,
+    };
+    fb_part_cache *parts = run->corrected ? run->data->corrected : run->data->parts;
     fb_reuse_action action;
     while (fb_block_script_next(&script, &action))
-        FB_TRY(step(run->data, action));
+        if (action == FB_REFRESH_ROWS)
+            FB_TRY(refresh_rows(run->data, script.first_row, script.num_rows, parts));
+        else
+            FB_TRY(step_with(run->data, action, parts));
     return FB_OK;
 }
 
@@ -162,4 +189,19 @@ fb_status fb_run_selected(void *context) {
     fb_queries queries = queries_of(run->data);
     fb_part result = result_of(run->data);
     return fb_selection_attend(&queries, &run->data->kv, &run->selection, 0, &result);
+}
+
+fb_status fb_run_refresh_corrected(void *context) {
+    const fb_attention_data *data = context;
+    return step_with(data, FB_REFRESH_AND_STORE, data->corrected);
+}
+
+fb_status fb_run_reuse_corrected(void *context) {
+    const fb_attention_data *data = context;
+    return step_with(data, FB_REUSE, data->corrected);
+}
+
+fb_status fb_run_refresh_row(void *context) {
+    const fb_attention_data *data = context;
+    return refresh_rows(data, 0, 1, data->parts);
 }

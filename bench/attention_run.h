@@ -18,10 +18,11 @@ typedef struct fb_attention_data {
     size_t steps;       /* denoising steps of a block */
     fb_kv_cache *cache; /* one layer: the context, committed, and the block behind it */
     fb_kv kv;           /* that layer */
-    fb_part_cache *parts;
-    float *q;         /* [num_queries, num_heads, head_dim] */
-    float *out, *lse; /* a result, of whichever run was the last */
-    float *rows;      /* random keys and values, see fb_attention_kv */
+    fb_part_cache *parts, *corrected;
+    bool *refresh_rows; /* [num_queries] scratch */
+    float *q;           /* [num_queries, num_heads, head_dim] */
+    float *out, *lse;   /* a result, of whichever run was the last */
+    float *rows;        /* random keys and values, see fb_attention_kv */
 } fb_attention_data;
 
 fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, size_t steps);
@@ -38,10 +39,15 @@ fb_status fb_run_dense_step(void *data); /* both, nothing kept */
 fb_status fb_run_refresh(void *data);    /* both, the context's part kept */
 fb_status fb_run_reuse(void *data);      /* the block's keys, merged with what a refresh kept */
 
+fb_status fb_run_refresh_corrected(void *data); /* a refresh that keeps mean keys, too */
+fb_status fb_run_reuse_corrected(void *data);   /* a reuse with corrected LSEs */
+fb_status fb_run_refresh_row(void *data);       /* one row's external part, the others' reused */
+
 /* A whole block with the reuse rule at `tau`, see block_script.h. */
 typedef struct fb_block_run {
     const fb_attention_data *data;
     size_t tau;
+    bool rows, corrected;
 } fb_block_run;
 
 fb_status fb_run_block(void *block_run);

@@ -3,7 +3,7 @@
 bool fb_block_script_next(fb_block_script *script, fb_reuse_action *action) {
     if (script->step > script->steps)
         return false;
-    fb_reuse_policy policy = {.tau = script->tau};
+    fb_reuse_policy policy = {.tau = script->tau, .rows = script->rows};
     size_t masked = script->tokens - script->accepted;
     size_t budget = script->tokens / script->steps;
     budget += script->step < script->tokens % script->steps;
@@ -17,6 +17,8 @@ bool fb_block_script_next(fb_block_script *script, fb_reuse_action *action) {
         .commit = script->step == script->steps,
     };
     *action = fb_reuse_decide(&policy, &now);
+    script->first_row = script->accepted - script->dirty;
+    script->num_rows = script->dirty;
     if (*action != FB_REUSE)
         script->dirty = 0;
     script->dirty += budget;

@@ -1,6 +1,6 @@
 /* The passes of one block as a benchmark scripts them: denoising steps, each of which accepts the
- * same number of tokens, give or take one, and the commit. What a pass does is decided by the
- * library's rule. */
+ * same number of tokens, give or take one, from the first one on, and the commit. What a pass does
+ * is decided by the library's rule. */
 #ifndef FB_BENCH_BLOCK_SCRIPT_H
 #define FB_BENCH_BLOCK_SCRIPT_H
 
@@ -11,7 +11,9 @@
 
 typedef struct fb_block_script {
     size_t tokens, steps, tau;    /* 1 <= steps <= tokens */
+    bool rows;                    /* refresh by rows */
     size_t step, accepted, dirty; /* so far; zero at first */
+    size_t first_row, num_rows;   /* FB_REFRESH_ROWS: those that the pass computes */
 } fb_block_script;
 
 /* The pass that comes next; false when there is none. Its number is script->step - 1 afterwards;

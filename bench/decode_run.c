@@ -36,11 +36,16 @@ fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtyp
                        data->steps, data->block_size);
     FB_TRY(allocate(data));
     FB_TRY(fb_model_new_kv_cache(data->model, kv_dtype, &data->kv));
-    return fb_model_new_part_cache(data->model, data->block_size, &data->parts);
+    FB_TRY(fb_alloc_zeroed(data->block_size, sizeof(bool), "rows", &data->refresh_rows));
+    FB_TRY(fb_model_new_part_cache(data->model, data->block_size, &data->parts));
+    FB_TRY(fb_model_new_part_cache(data->model, data->block_size, &data->corrected));
+    return fb_part_cache_enable_correction(data->corrected);
 }
 
 void fb_decode_free(fb_decode_data *data) {
     fb_part_cache_destroy(data->parts);
+    fb_part_cache_destroy(data->corrected);
+    fb_free(data->refresh_rows);
     fb_kv_cache_destroy(data->kv);
     fb_model_destroy(data->model);
     fb_free(data->tokens);
@@ -83,17 +88,22 @@ static fb_status propose(const fb_decode_data *data) {
 
 static fb_status run_block(fb_decode_run *run) {
     const fb_decode_data *data = run->data;
-    fb_block_script script = {.tokens = data->block_size, .steps = data->steps, .tau = run->tau};
+    fb_block_script script = {
+        .tokens = data->block_size, .steps = data->steps, .tau = run->tau, .rows = run->rows};
     fb_reuse_action action;
     while (fb_block_script_next(&script, &action)) {
         bool commit = script.step > data->steps;
+        for (size_t row = 0; row < data->block_size; row++)
+            data->refresh_rows[row] =
+                row >= script.first_row && row < script.first_row + script.num_rows;
         fb_forward forward = {
             .tokens = data->tokens,
             .num_tokens = data->block_size,
             .kv = data->kv,
             .action = action,
             .compat = FB_COMPAT_PAPER,
-            .parts = data->parts,
+            .refresh_rows = data->refresh_rows,
+            .parts = run->corrected ? data->corrected : data->parts,
             .logits = commit ? NULL : data->logits,
         };
         FB_TRY(fb_model_forward(data->model, &forward, 1, &run->times));

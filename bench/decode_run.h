@@ -13,10 +13,11 @@ typedef struct fb_decode_data {
     fb_model *model;
     size_t block_size, steps;
     fb_kv_cache *kv; /* the context, committed */
-    fb_part_cache *parts;
-    int32_t *tokens; /* [block_size] */
-    float *logits;   /* [block_size, vocab_size] */
-    uint32_t *order; /* [vocab_size] scratch of the sampler */
+    fb_part_cache *parts, *corrected;
+    bool *refresh_rows; /* [block_size] scratch */
+    int32_t *tokens;    /* [block_size] */
+    float *logits;      /* [block_size, vocab_size] */
+    uint32_t *order;    /* [vocab_size] scratch of the sampler */
     float *probabilities;
     float *rows; /* random keys and values */
 } fb_decode_data;
@@ -34,6 +35,7 @@ fb_status fb_decode_set_context(fb_decode_data *data, size_t context);
 typedef struct fb_decode_run {
     fb_decode_data *data;
     size_t tau;
+    bool rows, corrected;   /* refresh by rows; the first-order correction */
     fb_forward_times times; /* in forward passes, so far */
     double seconds;         /* in fb_run_decode, so far */
 } fb_decode_run;

@@ -561,7 +561,7 @@ Test(attend, strides_with_grouped_queries_and_split_keys) {
     t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 2, 2, 4}; /* queries 0 and 1 see nothing */
     trial_run(&t, &t.kv, &t.part);
     float out[4 * 6 * 24], lse[4 * 6];
-    fb_part heads_first = {out, 24, 6 * 24, lse, 1, 6};
+    fb_part heads_first = {out, 24, 6 * 24, lse, 1, 6, NULL};
     trial_run(&t, &t.kv, &heads_first);
     for (size_t query = 0; query < 6; query++)
         for (size_t head = 0; head < 4; head++) {
@@ -578,7 +578,7 @@ Test(attend, rows_backwards) {
     trial t = trial_new(&random, 6, 4, 2, 24, 90, FB_F16);
     trial_run(&t, &t.kv, &t.part);
     fb_queries reversed = {t.q + 5 * 4 * 24, 6, 4, 24, -4 * 24, 24};
-    fb_part backwards = {t.out + 5 * 4 * 24, -4 * 24, 24, t.lse + 5 * 4, -4, 1};
+    fb_part backwards = {t.out + 5 * 4 * 24, -4 * 24, 24, t.lse + 5 * 4, -4, 1, NULL};
     float *kept = malloc(6 * 4 * 24 * sizeof *kept);
     memcpy(kept, t.out, 6 * 4 * 24 * sizeof *kept);
     fb_view view = {&t.kv, t.ranges, 1};
@@ -689,4 +689,139 @@ Test(attend, an_unknown_FLASHBLOCK_ISA_is_an_error) {
     setenv("FLASHBLOCK_ISA", "sse9", 1);
     cr_assert_eq(fb_isa_current(&isa), FB_ERROR_ARGUMENT);
     cr_assert(strstr(fb_error_message(), "sse9"), "%s", fb_error_message());
+}
+
+/* --- mean keys -------------------------------------------------------------------------------- */
+
+/* The trial's keys as its values: their output is the mean key. */
+static fb_kv keys_as_values(const trial *t) {
+    fb_kv kv = t->kv;
+    kv.v = kv.k;
+    kv.v_token_stride = kv.k_token_stride;
+    kv.v_head_stride = kv.k_head_stride;
+    return kv;
+}
+
+/* The mean key has the bits of an output whose values are the keys, wherever keys are, on every
+ * instruction set and for any number of threads; and asking for it changes nothing else. */
+Test(mean_key, is_the_output_whose_values_are_the_keys, .timeout = 900) {
+    random_stream random = random_named(60);
+    for (int round = 0; round < 60; round++) {
+        trial t = random_trial(&random);
+        size_t rows = t.queries * t.heads, values = rows * t.dim;
+        float *mean = calloc(values + 1, sizeof *mean), *out = calloc(values + 1, sizeof *out);
+        float *expected = calloc(values + 1, sizeof *mean), *lse = calloc(rows + 1, sizeof *lse);
+        fb_part with = fb_part_rows(out, lse, t.heads, t.dim);
+        fb_part by_values = fb_part_rows(expected, lse, t.heads, t.dim);
+        fb_kv turned = keys_as_values(&t), paged;
+        fb_kv_cache *cache = cached(&t, &paged);
+        with.mean_key = mean;
+        cr_assert_eq(fb_isa_select(FB_ISA_SCALAR), FB_OK);
+        cr_assert_eq(fb_set_num_threads(1), FB_OK);
+        trial_run(&t, &t.kv, &t.part);
+        trial_run(&t, &turned, &by_values);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+            for (int threads = 1; threads <= 3; threads++) {
+                if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                    continue;
+                cr_assert_eq(fb_isa_select(isa), FB_OK);
+                cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+                memset(mean, 0x55, values * sizeof *mean);
+                trial_run(&t, (round + threads) % 2 ? &paged : &t.kv, &with);
+                expect_same_bits("out", t.out, out, values);
+                expect_same_bits("lse", t.lse, lse, rows);
+                expect_same_bits("mean_key", expected, mean, values);
+            }
+        fb_kv_cache_destroy(cache);
+        free(mean), free(out), free(expected), free(lse);
+        trial_free(&t);
+    }
+}
+
+/* Few units and many chunks, several ranges: the waves of the driver merge mean keys, too. */
+Test(mean_key, merges_across_chunks_ranges_and_threads) {
+    enum { HEADS = 2, DIM = 16, VALUES = 3 * HEADS * DIM };
+    random_stream random = random_named(61);
+    trial t = trial_new(&random, 3, HEADS, 1, DIM, 9000, FB_BF16);
+    t.ranges[0] = (fb_range){7, 5000};
+    t.ranges[1] = (fb_range){5100, 9000};
+    float out[VALUES], lse[3 * HEADS], one[VALUES], two[VALUES], merged[VALUES];
+    fb_part part = fb_part_rows(out, lse, HEADS, DIM), first = t.part, second = part;
+    float first_lse[3 * HEADS], second_lse[3 * HEADS], first_out[VALUES], second_out[VALUES];
+    first.out = first_out, first.lse = first_lse, first.mean_key = one;
+    second.out = second_out, second.lse = second_lse, second.mean_key = two;
+    t.view.num_ranges = 1;
+    trial_run(&t, &t.kv, &first);
+    t.ranges[0] = t.ranges[1];
+    trial_run(&t, &t.kv, &second);
+    fb_part sum = fb_part_rows(out, lse, HEADS, DIM);
+    sum.mean_key = merged;
+    cr_assert_eq(fb_merge(&first, &second, 3, HEADS, DIM, &sum), FB_OK);
+    t.ranges[0] = (fb_range){7, 5000};
+    t.view.num_ranges = 2;
+    float again[VALUES];
+    t.part.mean_key = again;
+    for (int threads = 1; threads <= 8; threads++) {
+        cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+        memset(again, 0, sizeof again);
+        trial_run(&t, &t.kv, &t.part);
+        expect_same_bits("out", out, t.out, VALUES);
+        expect_same_bits("mean_key", merged, again, VALUES);
+    }
+    second.mean_key = NULL;
+    cr_assert_eq(fb_merge(&first, &second, 3, HEADS, DIM, &sum), FB_ERROR_ARGUMENT);
+    cr_assert(strstr(fb_error_message(), "b.mean_key"), "%s", fb_error_message());
+    trial_free(&t);
+}
+
+/* Its error against the double-precision truth is that of an output; and it is the gradient of the
+ * LSE: L(q + e) - L(q) = scale * e . k up to the second order. */
+Test(mean_key, is_the_gradient_of_the_lse) {
+    enum { HEADS = 4, DIM = 32, QUERIES = 3, ROWS = QUERIES * HEADS };
+    random_stream random = random_named(62);
+    trial t = trial_new(&random, QUERIES, HEADS, 2, DIM, 700, FB_F32);
+    float mean[ROWS * DIM];
+    t.part.mean_key = mean;
+    trial_run(&t, &t.kv, &t.part);
+    double truth[ROWS * DIM], lse[ROWS], moved_lse[ROWS], ignored[ROWS * DIM];
+    fb_kv turned = keys_as_values(&t);
+    fb_view view = {&turned, t.ranges, 1};
+    fb_queries queries = fb_queries_rows(t.q, QUERIES, HEADS, DIM);
+    cr_assert_eq(fb_attend_reference(&queries, &view, NULL, 0.0, truth, lse), FB_OK);
+    for (size_t i = 0; i < ROWS * DIM; i++)
+        cr_assert_float_eq((double)mean[i], truth[i], 2e-6, "element %zu", i);
+    float *moved = malloc(ROWS * DIM * sizeof *moved);
+    double predicted[ROWS] = {0}, scale = 1.0 / sqrt((double)DIM);
+    for (size_t i = 0; i < ROWS * DIM; i++) {
+        moved[i] = t.q[i] + 1e-3f * random_normal(&random);
+        predicted[i / DIM] += scale * ((double)moved[i] - (double)t.q[i]) * truth[i];
+    }
+    queries.q = moved;
+    cr_assert_eq(fb_attend_reference(&queries, &view, NULL, 0.0, ignored, moved_lse), FB_OK);
+    for (size_t row = 0; row < ROWS; row++)
+        cr_assert_float_eq(moved_lse[row] - lse[row], predicted[row], 2e-6, "row %zu: %g, %g", row,
+                           moved_lse[row] - lse[row], predicted[row]);
+    free(moved);
+    trial_free(&t);
+}
+
+/* No key: 0. A NaN key: exactly the rows that see it. */
+Test(mean_key, of_nothing_and_of_nan) {
+    random_stream random = random_named(63);
+    trial t = trial_new(&random, 6, 2, 1, 24, 40, FB_F32);
+    float mean[6 * 2 * 24];
+    memset(mean, 0x55, sizeof mean);
+    t.part.mean_key = mean;
+    ((float *)t.stored_k)[39 * 24 + 3] = NAN;
+    t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 2, 2, 4}; /* queries 0 and 1 see nothing */
+    trial_run(&t, &t.kv, &t.part);
+    for (size_t i = 0; i < 2 * 2 * 24; i++)
+        cr_assert_eq(mean[i], 0.0f);
+    for (size_t i = 2 * 2 * 24; i < 6 * 2 * 24; i++)
+        cr_assert(!isnan(mean[i]), "element %zu sees keys 0 to 3", i);
+    t.mask = (fb_mask){0};
+    trial_run(&t, &t.kv, &t.part);
+    for (size_t i = 0; i < 6 * 2 * 24; i++)
+        cr_assert(isnan(mean[i]), "element %zu", i);
+    trial_free(&t);
 }

@@ -292,6 +292,19 @@ def all_peers_leave_out_what_they_cannot_do():
 
 
 @case
+def refresh_by_rows():
+    value = measured("attention", *TINY, *QUICK, "--context", 300, "--row-refresh")
+    rows = find(value, implementation="flashblock block, rows")
+    for name in ("refresh, corrected", "reuse, corrected", "refresh, one row", "rows, corrected"):
+        find(value, implementation=f"flashblock {name}")
+    expect(not [entry for entry in value["steps"][0]["blocks"] if entry["tau"] == 1], rows)
+    value = measured("decode", "--model", MODEL, "--context", 40, *QUICK, "--row-refresh")
+    expect_equal([(entry["rows"], entry["correction"]) for entry in value["decode"]][-2:],
+                 [(True, False), (True, True)], "policies")
+    find(value, implementation="flashblock, rows, corrected")
+
+
+@case
 def merges():
     value = measured("merge", "--rows", "8,64", "--head-dim", 32, *QUICK)
     expect_equal([entry["name"] for entry in value["cases"]], ["merge-r8-d32", "merge-r64-d32"],
@@ -346,6 +359,12 @@ def models_with_random_weights():
 # --- tables and pictures -------------------------------------------------------------------------
 
 
+def write_evaluation(path):
+    succeeded(run(PROGRAM, "eval", "reuse", "--model", MODEL, "--text", MODEL / "prompt.txt", "-b",
+                  "4,8", "--context", 64, "-n", 8, "--samples", 2, "--threads", 1, "--json", path))
+    return path
+
+
 def write_results(path):
     succeeded(bench("attention", *TINY, *QUICK, "--context", "64,128", "--peer", "openblas",
                     "--json", path / "attention.json"))
@@ -367,12 +386,12 @@ def pictures():
     if not shutil.which("gnuplot"):
         raise Skipped("no gnuplot")
     with folder() as path:
-        files = write_results(path)
+        files = [*write_results(path), write_evaluation(path / "reuse.json")]
         result = run(sys.executable, SOURCE / "bench" / "plot", "--out", path / "out", *files)
         names = {pathlib.Path(line).name for line in succeeded(result).splitlines()}
         expect_equal(result.stderr, b"", "standard error")
         for name in ("roofline-f32-1", "time-h4-kv2-d32-q4-f32-1", "pass-demo-model-b4-f32-1",
-                     "attended-h4-kv2-d32-q4"):
+                     "attended-h4-kv2-d32-q4", "reuse"):
             png, svg = (path / "out" / f"{name}.{suffix}" for suffix in ("png", "svg"))
             expect(png.name in names and svg.name in names, names)
             expect(png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 5000, png)
@@ -400,8 +419,9 @@ def pictures_of_an_evaluation():
 def files_that_are_none():
     with folder() as path:
         (path / "x.json").write_text('{"machine": {}}')
+        (path / "cells.json").write_text('{"cells": [{"context": 4}]}')
         for tool in ("table", "plot", "plot_eval"):
-            for file in (path / "x.json", path / "absent.json"):
+            for file in (path / "x.json", path / "absent.json", path / "cells.json"):
                 result = run(sys.executable, SOURCE / "bench" / tool, file)
                 expect_equal(result.returncode, 1, f"exit status of {tool}")
                 expect(file.name.encode() in result.stderr, result.stderr)

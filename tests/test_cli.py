@@ -213,6 +213,93 @@ def text_and_json_agree():
 
 
 @case
+def refresh_by_rows():
+    dense = generate_json("--tau", 0, "--ignore-eos")
+    for more in ([], ["--correction"], ["--reuse", "rows", "--tau", 2, "--refresh-dirty", 3]):
+        facts = generate_json("--reuse", "rows", "--ignore-eos", *more)
+        counts = facts["counts"]
+        expect_equal(len(ids(facts)), 24, "tokens")
+        expect(counts["row_refreshes"] > 0, more, "row refreshes")
+        expect_equal(counts["refreshes"] + counts["row_refreshes"] + counts["reuses"],
+                     counts["denoising_steps"], "steps")
+        expect(counts["external_rows"] < dense["counts"]["external_rows"], more, "rows")
+        expect_equal(facts["options"]["reuse"]["policy"], "rows", "policy")
+    rows = generate_json("--reuse", "rows", "--ignore-eos")["counts"]
+    expect_equal(rows["external_rows"], 2 * 4 * rows["commits"], "two rows for each token of a block")
+    full = ["--refresh-every", 1, "--refresh-commit", "--ignore-eos"]
+    expect_equal(ids(generate_json("--reuse", "rows", *full)), ids(dense), "tokens, all rows")
+    text = generate("-p", PROMPT, "-n", 8, "--reuse", "rows", "--correction", "--compare", "--repeats", 1)
+    expect("=== FlashBlock (rows, tau 1, corrected)" in succeeded(text), "name of the comparison")
+
+
+@case
+def contradictory_policies():
+    for words, named in [
+        (["--refresh-every", 2], "--reuse rows"),
+        (["--refresh-dirty", 2], "--reuse rows"),
+        (["--refresh-commit"], "--reuse rows"),
+        (["--reuse", "rows", "--tau", 0], "--tau"),
+        (["--correction", "--tau", 0], "--tau"),
+        (["--correction", "--compat", "released"], "--correction"),
+        (["--reuse", "columns"], "columns"),
+    ]:
+        expect_error(generate("-p", PROMPT, "-n", 4, *words), 2, named)
+
+
+def evaluate_reuse(*arguments):
+    return run("eval", "reuse", "--model", MODEL, "--text", MODEL / "prompt.txt", "--threads", 1,
+               "-b", 4, "-n", 8, "--samples", 2, *arguments)
+
+
+@case
+def evaluation_of_reuse():
+    policies = "tau:1,tau:2,rows,rows+correction,rows:2+correction+every:3+dirty:3+commit"
+    arguments = ["--context", "64,128", "--policies", policies, "--json"]
+    facts = json.loads(succeeded(evaluate_reuse(*arguments)))
+    cells = facts["cells"]
+    names = ["dense", *policies.split(",")]
+    expect_equal([cell["policy"] for cell in cells], 3 * names, "policies")
+    expect_equal([cell["context"] for cell in cells[:: len(names)]], [64, 128, None], "contexts")
+    by_name = dict(zip(names, cells))
+    for name in ("dense", "tau:1"):
+        expect_equal(by_name[name]["agreement"], 1, name)
+        expect_equal(by_name[name]["kl"], 0, name)
+        expect_equal(by_name[name]["external_rows_by_dense"], 1, name)
+    for name in ("tau:2", "rows"):
+        expect(by_name[name]["kl"] > 0, name, "has a divergence")
+        expect(0 < by_name[name]["external_rows_by_dense"] < 1, name, "rows")
+    expect(by_name["rows"]["kv_bytes_by_dense"] > by_name["tau:2"]["kv_bytes_by_dense"], "bytes")
+    again = json.loads(succeeded(evaluate_reuse(*arguments)))["cells"]
+    for one, other in zip(cells, again):
+        for key in set(one) - {"attention_seconds", "attention_by_dense"}:
+            expect_equal(one[key], other[key], key)
+    other_seed = json.loads(succeeded(evaluate_reuse(*arguments, "--seed", 2)))["cells"]
+    expect(other_seed[1]["kl"] != cells[2]["kl"], "another seed, the same contexts")
+    teacher = json.loads(succeeded(evaluate_reuse("--context", 64, "--teacher", "--json")))["cells"]
+    expect(all(cell["accuracy"] == 1 for cell in teacher), "the text's own tokens")
+    expect("blocks of 4, 64 tokens" in succeeded(evaluate_reuse("--context", 64)), "table")
+
+
+@case
+def wrong_evaluations():
+    expect_error(run("eval"), 2, "--help")
+    expect_error(run("eval", "nonsense"), 2, "'nonsense'")
+    expect(succeeded(run("eval", "--help")).startswith("Usage: flashblock eval"), "help")
+    expect_error(run("eval", "reuse", "--text", "x"), 2, "--model")
+    for words, named in [
+        (["--context", 66], "66"),
+        (["--context", 4096], "4096"),
+        (["--from", 100000], "--context"),
+        (["--policies", "tau:0"], "tau:0"),
+        (["--policies", "tau:2+commit"], "tau:2+commit"),
+        (["--policies", "rows,,"], "rows"),
+        (["--text", "/no/such/text"], "/no/such/text"),
+    ]:
+        status = 1 if "/no/such/text" in words else 2
+        expect_error(evaluate_reuse("--context", 64, *words), status, named)
+
+
+@case
 def dense_never_reuses_and_tau_1_is_dense():
     dense, tau1 = generate_json("--tau", 0), generate_json("--tau", 1)
     expect_equal(dense["counts"]["reuses"], 0, "reuses of tau 0")

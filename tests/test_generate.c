@@ -131,6 +131,39 @@ Test(generate, batch_does_not_change_decisions) {
 }
 
 /* Sampled, with one, two and all prompts active, and with prompts prefilled in small chunks. */
+/* Rows alone or in a batch, corrected or not: the same tokens. Where each step computes all rows,
+ * those of dense attention. */
+Test(generate, rows_in_a_batch_and_rows_that_are_dense) {
+    static const size_t lengths[3] = {21, 8, 3};
+    prompts p;
+    random_prompts(&p, lengths, 3, 11);
+    fb_model *model = golden_model("model/m1");
+    for (int corrected = 0; corrected < 2; corrected++) {
+        fb_generate_options options = small_options(1);
+        options.reuse.rows = true;
+        options.reuse.correction = corrected;
+        fb_generation *together = generate(model, p.list, 3, &options);
+        cr_assert_gt(together->counts.row_refreshes, 0);
+        for (size_t i = 0; i < 3; i++) {
+            fb_generation *alone = generate(model, &p.list[i], 1, &options);
+            expect_same_results("rows", &alone->results[0], &together->results[i]);
+            fb_generation_destroy(alone);
+        }
+        fb_generation_destroy(together);
+        options.reuse.refresh_every = 1;
+        options.reuse.refresh_commit = true;
+        fb_generation *full = generate(model, p.list, 3, &options);
+        options.reuse = (fb_reuse_policy){0};
+        fb_generation *dense = generate(model, p.list, 3, &options);
+        cr_assert_eq(full->counts.external_rows, dense->counts.external_rows);
+        for (size_t i = 0; i < 3; i++)
+            expect_same_results("dense", &dense->results[i], &full->results[i]);
+        fb_generation_destroy(full);
+        fb_generation_destroy(dense);
+    }
+    fb_model_destroy(model);
+}
+
 Test(generate, draws_depend_on_the_seed_alone) {
     static const size_t lengths[5] = {21, 8, 3, 30, 14};
     prompts p;
@@ -535,7 +568,17 @@ Test(generate, bad_options_are_named) {
     EXPECT_BAD(mask_token_id, 512, "mask_token_id");
     EXPECT_BAD(mask_token_id, -2, "mask_token_id");
     EXPECT_BAD(kv_dtype, (fb_dtype)9, "kv_dtype");
+    EXPECT_BAD(reuse, ((fb_reuse_policy){.rows = true}), "reuse.rows is set with tau 0");
+    EXPECT_BAD(reuse, ((fb_reuse_policy){.correction = true}), "reuse.correction");
+    EXPECT_BAD(reuse, ((fb_reuse_policy){.tau = 2, .refresh_every = 2}), "reuse.refresh_every");
+    EXPECT_BAD(reuse, ((fb_reuse_policy){.tau = 2, .refresh_dirty = 2}), "reuse.refresh_dirty");
+    EXPECT_BAD(reuse, ((fb_reuse_policy){.tau = 2, .refresh_commit = true}),
+               "reuse.refresh_commit");
 #undef EXPECT_BAD
+    fb_generate_options released = small_options(2);
+    released.compat = FB_COMPAT_RELEASED;
+    released.reuse.rows = true;
+    expect_error(model, &prompt, 1, &released, "reuse.rows is set with compat released");
     fb_model_destroy(model);
 }
 

@@ -268,6 +268,9 @@ Test(model, bad_arguments) {
     f = good;
     f.action = FB_REUSE;
     expect_failure(model, &f, 1, FB_ERROR_ARGUMENT, "parts is NULL");
+    f.action = FB_REFRESH_ROWS;
+    f.parts = b.parts[0];
+    expect_failure(model, &f, 1, FB_ERROR_ARGUMENT, "refresh_rows is NULL");
     f = good;
     f.prefill_block = 5;
     expect_failure(model, &f, 1, FB_ERROR_ARGUMENT, "inside a block of 5");

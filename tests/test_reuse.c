@@ -403,3 +403,277 @@ Test(reuse, wrong_arguments) {
     fb_part_cache_destroy(parts);
     fb_kv_cache_destroy(kv);
 }
+
+/* --- refresh by rows -------------------------------------------------------------------------- */
+
+static void expect_rows_action(fb_reuse_policy policy, fb_reuse_step step, const char *what,
+                               fb_reuse_action expected) {
+    fb_reuse_action action = fb_reuse_decide(&policy, &step);
+    cr_assert_eq(action, expected, "%s: %s, expected %s", what, fb_reuse_action_name(action),
+                 fb_reuse_action_name(expected));
+}
+
+Test(rows, rule) {
+    const fb_reuse_policy rows = {.tau = 1, .rows = true};
+    fb_reuse_policy policy = rows;
+    fb_reuse_step first = {.denoising_steps = 4, .masked_tokens = 1, .budget = 1};
+    expect_rows_action(policy, first, "stores even if the block may end", FB_REFRESH_AND_STORE);
+    fb_reuse_step step = {.denoising_step = 2,
+                          .denoising_steps = 8,
+                          .dirty_tokens = 1,
+                          .masked_tokens = 3,
+                          .budget = 1,
+                          .steps_since_full = 2,
+                          .accepted_since_full = 2};
+    fb_reuse_step clean = step, commit = step;
+    clean.dirty_tokens = 0;
+    commit.commit = true;
+    expect_rows_action(policy, step, "a dirty row", FB_REFRESH_ROWS);
+    expect_rows_action(policy, clean, "no dirty row", FB_REUSE);
+    expect_rows_action(policy, commit, "commit", FB_REFRESH_ROWS);
+    policy.tau = 2;
+    expect_rows_action(policy, step, "one dirty row, tau 2", FB_REUSE);
+    expect_rows_action(policy, commit, "commit, whatever tau", FB_REFRESH_ROWS);
+    policy.reuse_at_commit = true;
+    expect_rows_action(policy, commit, "commit by the rule", FB_REUSE);
+    step.dirty_tokens = 2;
+    expect_rows_action(policy, step, "two dirty rows, tau 2", FB_REFRESH_ROWS);
+    policy = rows;
+    policy.refresh_every = 2;
+    expect_rows_action(policy, step, "two steps", FB_REFRESH_AND_STORE);
+    expect_rows_action(policy, clean, "two steps, clean", FB_REFRESH_AND_STORE);
+    expect_rows_action(policy, commit, "two steps, commit", FB_REFRESH_ROWS);
+    policy.refresh_every = 3;
+    expect_rows_action(policy, step, "not yet three steps", FB_REFRESH_ROWS);
+    policy.refresh_dirty = 2;
+    expect_rows_action(policy, step, "two tokens", FB_REFRESH_AND_STORE);
+    policy = rows;
+    policy.refresh_commit = true;
+    expect_rows_action(policy, commit, "full commit", FB_REFRESH_ONLY);
+    policy.tau = 0;
+    expect_rows_action(policy, step, "tau 0 is dense", FB_REFRESH_ONLY);
+}
+
+/* A context, a part cache that holds the first queries' external parts, a block that has moved on,
+ * and other queries: all but the caches are two of a kind. */
+typedef struct rows_case {
+    fb_kv_cache *kv;
+    fb_part_cache *parts;
+    block *first, *now, *dense;
+} rows_case;
+
+static rows_case rows_case_new(random_stream *random, size_t context, bool corrected,
+                               float distance) {
+    rows_case c = {.kv = cache_new(FB_BF16),
+                   .first = block_new(random),
+                   .now = block_new(random),
+                   .dense = block_new(random)};
+    cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &c.parts), FB_OK);
+    if (corrected)
+        cr_assert_eq(fb_part_cache_enable_correction(c.parts), FB_OK);
+    commit_tokens(c.kv, random, context);
+    write_tokens(c.kv, random, BLOCK);
+    cr_assert_eq(step(c.first, c.kv, FB_REFRESH_AND_STORE, c.parts), FB_OK);
+    write_tokens(c.kv, random, BLOCK);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        c.now->q[i] = c.dense->q[i] = c.first->q[i] + distance * random_normal(random);
+    cr_assert_eq(step(c.dense, c.kv, FB_REFRESH_ONLY, NULL), FB_OK);
+    return c;
+}
+
+static void rows_case_free(rows_case *c) {
+    block_free(c->first), block_free(c->now), block_free(c->dense);
+    fb_part_cache_destroy(c->parts);
+    fb_kv_cache_destroy(c->kv);
+}
+
+static fb_status refresh_some(rows_case *c, const bool *rows) {
+    return fb_block_attend_rows(&c->now->queries, c->kv, 1, rows, c->parts, 0.0f, &c->now->part);
+}
+
+static void same_row(const char *what, const block *a, const block *b, size_t row) {
+    expect_same_bits(what, a->out + row * Q_ROW, b->out + row * Q_ROW, Q_ROW);
+    expect_same_bits(what, a->lse + row * HEADS, b->lse + row * HEADS, HEADS);
+}
+
+/* Every set of rows: those that are computed are dense, bit for bit, the others as in a reuse; what
+ * is kept is what later steps find. */
+Test(rows, refreshed_rows_are_dense_and_the_others_reused) {
+    random_stream random = random_named(70);
+    for (size_t set = 0; set < 1 << BLOCK; set++) {
+        bool rows[BLOCK], all[BLOCK] = {true, true, true, true}, corrected = set % 2;
+        for (size_t row = 0; row < BLOCK; row++)
+            rows[row] = set >> row & 1;
+        rows_case c = rows_case_new(&random, 100 + 90 * set, corrected, 0.2f);
+        block *reused = block_new(&random);
+        memcpy(reused->q, c.now->q, BLOCK * Q_ROW * sizeof(float));
+        cr_assert_eq(step(reused, c.kv, FB_REUSE, c.parts), FB_OK);
+        cr_assert_eq(refresh_some(&c, rows), FB_OK, "%s", fb_error_message());
+        for (size_t row = 0; row < BLOCK; row++)
+            same_row(rows[row] ? "refreshed" : "kept", rows[row] ? c.dense : reused, c.now, row);
+        memset(c.now->out, 0, sizeof c.now->out);
+        cr_assert_eq(step(c.now, c.kv, FB_REUSE, c.parts), FB_OK);
+        for (size_t row = 0; row < BLOCK; row++)
+            same_row("afterwards", rows[row] ? c.dense : reused, c.now, row);
+        cr_assert_eq(refresh_some(&c, all), FB_OK);
+        expect_same_bits("all rows", c.dense->out, c.now->out, BLOCK * Q_ROW);
+        expect_same_bits("all rows", c.dense->lse, c.now->lse, BLOCK * HEADS);
+        block_free(reused);
+        rows_case_free(&c);
+    }
+}
+
+/* With the correction too, every instruction set and number of threads gives the same bits. */
+Test(rows, one_answer_everywhere) {
+    const bool rows[BLOCK] = {false, true, false, true};
+    float out[BLOCK * Q_ROW] = {0}, lse[BLOCK * HEADS] = {0}, mean[BLOCK * Q_ROW] = {0};
+    for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+        for (int threads = 1; threads <= 3; threads++) {
+            if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                continue;
+            cr_assert_eq(fb_isa_select(isa), FB_OK);
+            cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+            random_stream random = random_named(71);
+            rows_case c = rows_case_new(&random, 1500, true, 0.3f);
+            cr_assert_eq(refresh_some(&c, rows), FB_OK);
+            fb_part part;
+            cr_assert_eq(fb_part_cache_load(c.parts, 1, c.kv, FB_COMPAT_PAPER, &part), FB_OK);
+            if (isa == FB_ISA_SCALAR && threads == 1) {
+                memcpy(out, c.now->out, sizeof out);
+                memcpy(lse, c.now->lse, sizeof lse);
+                memcpy(mean, part.mean_key, sizeof mean);
+            }
+            expect_same_bits("out", out, c.now->out, BLOCK * Q_ROW);
+            expect_same_bits("lse", lse, c.now->lse, BLOCK * HEADS);
+            expect_same_bits("mean_key", mean, part.mean_key, BLOCK * Q_ROW);
+            rows_case_free(&c);
+        }
+}
+
+/* Rows that are kept must belong to the state of the KV cache; all rows may always be computed. */
+Test(rows, stale_rows_are_errors) {
+    random_stream random = random_named(72);
+    const bool one[BLOCK] = {true}, all[BLOCK] = {true, true, true, true}, none[BLOCK] = {false};
+    rows_case c = rows_case_new(&random, 40, true, 0.1f);
+    cr_assert_eq(refresh_some(&c, one), FB_OK);
+    cr_assert_eq(fb_kv_cache_truncate(c.kv, 36), FB_OK);
+    write_tokens(c.kv, &random, BLOCK);
+    memset(c.now->out, 0, sizeof c.now->out);
+    cr_assert_eq(refresh_some(&c, one), FB_ERROR_STALE, "truncated");
+    cr_assert(strstr(fb_error_message(), "belongs to 40 tokens"), "%s", fb_error_message());
+    cr_assert_eq(refresh_some(&c, none), FB_ERROR_STALE);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        cr_assert_eq(c.now->out[i], 0.0f, "output touched");
+    cr_assert_eq(refresh_some(&c, all), FB_OK);
+    cr_assert_eq(refresh_some(&c, one), FB_OK, "all rows were computed");
+    cr_assert_eq(fb_kv_cache_commit(c.kv, BLOCK), FB_OK);
+    write_tokens(c.kv, &random, BLOCK);
+    cr_assert_eq(refresh_some(&c, one), FB_ERROR_STALE, "a block was committed");
+    fb_queries two = fb_queries_rows(c.now->q, 2, HEADS, DIM);
+    cr_assert_eq(fb_block_attend_rows(&two, c.kv, 1, all, c.parts, 0.0f, &c.now->part), FB_OK);
+    cr_assert_eq(refresh_some(&c, one), FB_ERROR_STALE, "two rows were computed");
+    cr_assert(strstr(fb_error_message(), "has 2 rows, not 4"), "%s", fb_error_message());
+    cr_assert_eq(refresh_some(&c, NULL), FB_ERROR_ARGUMENT);
+    cr_assert_eq(step(c.now, c.kv, FB_REFRESH_ROWS, c.parts), FB_ERROR_ARGUMENT);
+    cr_assert_eq(fb_block_attend_rows(&c.now->queries, c.kv, 1, all, NULL, 0.0f, &c.now->part),
+                 FB_ERROR_ARGUMENT);
+    cr_assert_eq(fb_part_cache_enable_correction(NULL), FB_ERROR_ARGUMENT);
+    rows_case_free(&c);
+}
+
+/* --- the first-order correction --------------------------------------------------------------- */
+
+/* The external LSEs of a block's queries in double precision, and mean keys where wanted: the
+ * output of attention whose values are the keys. */
+static void true_external(const rows_case *c, const float *q, double *lse, double *mean_key) {
+    size_t length = fb_kv_cache_length(c->kv);
+    float *k = malloc(length * KV_ROW * sizeof *k);
+    double ignored[BLOCK * Q_ROW];
+    cr_assert_eq(fb_kv_cache_read(c->kv, 1, 0, length, k, NULL), FB_OK);
+    fb_kv kv = fb_kv_rows(FB_F32, k, k, length, KV_HEADS, DIM);
+    fb_range range = {0, length};
+    fb_view view = {&kv, &range, 1};
+    fb_queries queries = fb_queries_rows(q, BLOCK, HEADS, DIM);
+    cr_assert_eq(
+        fb_attend_reference(&queries, &view, NULL, 0.0, mean_key ? mean_key : ignored, lse), FB_OK);
+    free(k);
+}
+
+/* What a kept row is merged with is L(q0) + scale (q - q0) . k, in double precision; its output is
+ * that of the merge with the kept output. */
+Test(correction, is_what_the_formula_says) {
+    random_stream random = random_named(73);
+    rows_case c = rows_case_new(&random, 333, true, 0.2f);
+    double lse[BLOCK * HEADS], mean[BLOCK * Q_ROW], scale = 1.0 / sqrt((double)DIM);
+    true_external(&c, c.first->q, lse, mean);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        lse[i / DIM] += scale * ((double)c.now->q[i] - (double)c.first->q[i]) * mean[i];
+    fb_part part;
+    cr_assert_eq(fb_part_cache_load(c.parts, 1, c.kv, FB_COMPAT_PAPER, &part), FB_OK);
+    fb_kv kv;
+    cr_assert_eq(fb_kv_cache_layer(c.kv, 1, &kv), FB_OK);
+    fb_range own = {333, 333 + BLOCK};
+    fb_view view = {&kv, &own, 1};
+    double own_out[BLOCK * Q_ROW], own_lse[BLOCK * HEADS], kept[BLOCK * Q_ROW];
+    cr_assert_eq(fb_attend_reference(&c.now->queries, &view, NULL, 0.0, own_out, own_lse), FB_OK);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        kept[i] = (double)part.out[i];
+    fb_merge_reference(kept, lse, own_out, own_lse, BLOCK * HEADS, DIM, own_out, own_lse);
+    cr_assert_eq(step(c.now, c.kv, FB_REUSE, c.parts), FB_OK);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        cr_assert_float_eq((double)c.now->out[i], own_out[i], 2e-6, "out[%zu]", i);
+    for (size_t i = 0; i < BLOCK * HEADS; i++)
+        cr_assert_float_eq((double)c.now->lse[i], own_lse[i], 2e-6, "lse[%zu]", i);
+    rows_case_free(&c);
+}
+
+/* The largest error of the merged LSEs against dense attention, at a distance of the queries. */
+static double lse_error(bool corrected, float distance) {
+    random_stream random = random_named(74);
+    rows_case c = rows_case_new(&random, 400, corrected, distance);
+    double largest = 0;
+    cr_assert_eq(step(c.now, c.kv, FB_REUSE, c.parts), FB_OK);
+    for (size_t i = 0; i < BLOCK * HEADS; i++)
+        largest = fmax(largest, fabs((double)c.now->lse[i] - (double)c.dense->lse[i]));
+    rows_case_free(&c);
+    return largest;
+}
+
+/* Half the distance: half the error without the correction, a quarter with it. */
+Test(correction, leaves_the_second_order) {
+    double plain = lse_error(false, 0.02f) / lse_error(false, 0.01f);
+    double corrected = lse_error(true, 0.2f) / lse_error(true, 0.1f);
+    cr_assert(plain > 1.8 && plain < 2.2, "%g", plain);
+    cr_assert(corrected > 3.4 && corrected < 4.6, "%g", corrected);
+    cr_assert_lt(lse_error(true, 0.1f), 0.2 * lse_error(false, 0.1f));
+}
+
+/* An infinite key that no row gives weight to makes a NaN of the mean key, not of the result. */
+Test(correction, of_a_mean_key_that_is_no_number) {
+    random_stream random = random_named(75);
+    fb_kv_cache *kv = cache_new(FB_F32);
+    fb_part_cache *parts = NULL;
+    cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &parts), FB_OK);
+    cr_assert_eq(fb_part_cache_enable_correction(parts), FB_OK);
+    commit_tokens(kv, &random, 20);
+    float row[KV_ROW] = {0}, values[KV_ROW] = {0};
+    row[0] = row[DIM] = -INFINITY;
+    cr_assert_eq(fb_kv_cache_write(kv, 1, 7, 1, row, values), FB_OK);
+    write_tokens(kv, &random, BLOCK);
+    block *b = block_new(&random);
+    for (size_t i = 0; i < BLOCK * HEADS; i++)
+        b->q[i * DIM] = 1.0f;
+    cr_assert_eq(step(b, kv, FB_REFRESH_AND_STORE, parts), FB_OK);
+    fb_part part;
+    cr_assert_eq(fb_part_cache_load(parts, 1, kv, FB_COMPAT_PAPER, &part), FB_OK);
+    cr_assert(isnan(part.mean_key[0]));
+    block *again = block_new(&random);
+    memcpy(again->q, b->q, BLOCK * Q_ROW * sizeof(float));
+    again->q[1] += 0.25f;
+    cr_assert_eq(step(again, kv, FB_REUSE, parts), FB_OK);
+    for (size_t i = 0; i < BLOCK * Q_ROW; i++)
+        cr_assert(isfinite(again->out[i]), "out[%zu]", i);
+    block_free(b), block_free(again);
+    fb_part_cache_destroy(parts);
+    fb_kv_cache_destroy(kv);
+}

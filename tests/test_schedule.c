@@ -135,6 +135,66 @@ Test(schedule, commit_reuses_only_what_its_block_stored) {
     }
 }
 
+/* A block that accepts one token a step: what its passes compute. */
+static fb_generate_counts counts_of(fb_reuse_policy reuse, size_t block_size) {
+    float confidence[MAX_BLOCK], entropy[MAX_BLOCK] = {0};
+    int32_t proposed[MAX_BLOCK];
+    bool accepted[MAX_BLOCK];
+    for (size_t i = 0; i < block_size; i++) {
+        confidence[i] = 0.5f - 0.01f * (float)((i * 5) % block_size);
+        proposed[i] = 1;
+    }
+    fb_schedule schedule = small_schedule(FB_COMPAT_PAPER);
+    schedule.reuse = reuse;
+    schedule.block_size = schedule.denoising_steps = schedule.max_tokens = block_size;
+    fb_sequence *sequence = start(&schedule, NULL, 0);
+    size_t last = block_size;
+    while (sequence->status != FB_SEQUENCE_FINISHED) {
+        fb_plan plan = fb_sequence_plan(sequence);
+        if (plan.action == FB_REFRESH_ROWS) /* the row that the step before accepted */
+            cr_assert(plan.refresh_rows[last] && plan.external_rows >= 1);
+        if (plan.commit) {
+            fb_sequence_commit(sequence);
+            continue;
+        }
+        cr_assert_eq(fb_sequence_accept(sequence, proposed, confidence, entropy, accepted), 1);
+        for (size_t i = 0; i < block_size; i++)
+            last = accepted[i] ? i : last;
+    }
+    fb_generate_counts counts = sequence->counts;
+    fb_sequence_destroy(sequence);
+    return counts;
+}
+
+/* B rows at first, and each once more, whatever B is; the paper's rule and dense attention compute
+ * all of them at every refresh. */
+Test(schedule, rows_are_computed_twice) {
+    for (size_t size = 2; size <= 32; size *= 2) {
+        fb_reuse_policy rows = {.tau = 1, .rows = true};
+        fb_generate_counts counts = counts_of(rows, size);
+        cr_assert_eq(counts.external_rows, 2 * size, "%zu rows", counts.external_rows);
+        cr_assert_eq(counts.refreshes, 1);
+        cr_assert_eq(counts.row_refreshes, size - 1);
+        cr_assert_eq(counts.denoising_steps,
+                     counts.refreshes + counts.row_refreshes + counts.reuses);
+        cr_assert_eq(counts_of((fb_reuse_policy){0}, size).external_rows, size * (size + 1));
+        cr_assert_eq(counts_of((fb_reuse_policy){.tau = 2}, size).external_rows,
+                     size * (size / 2 + 1));
+        rows.refresh_commit = true;
+        cr_assert_eq(counts_of(rows, size).external_rows, 3 * size - 1);
+        rows.refresh_every = 1;
+        cr_assert_eq(counts_of(rows, size).external_rows, size * (size + 1));
+        rows = (fb_reuse_policy){.tau = 2, .rows = true};
+        cr_assert_eq(counts_of(rows, size).external_rows, 2 * size, "they wait for each other");
+        cr_assert_eq(counts_of(rows, size).reuses, size / 2);
+    }
+    fb_reuse_policy rows = {.tau = 1, .rows = true, .refresh_dirty = 3};
+    cr_assert_eq(counts_of(rows, 8).refreshes, 3, "steps 0, 3 and 6");
+    rows.refresh_dirty = 0;
+    rows.refresh_every = 4;
+    cr_assert_eq(counts_of(rows, 8).refreshes, 2, "steps 0 and 4");
+}
+
 Test(schedule, ends_where_the_positions_end) {
     const int32_t prompt[5] = {1, 2, 3, 4, 5}, proposed[4] = {1, 1, 1, 1};
     fb_schedule schedule = small_schedule(FB_COMPAT_PAPER);

@@ -303,6 +303,64 @@ static const fb_finding *find(const fb_report *report, const char *tensor) {
     return NULL;
 }
 
+/* Refresh by rows: a row's external part is of the first pass, then of the one after its
+ * acceptance. */
+static void check_rows(const fb_script *s) {
+    const fb_script_config *c = &s->config;
+    size_t size = c->num_heads * c->head_dim, refreshed = 0;
+    for (size_t token = 0; token < c->block_size; token++) {
+        size_t of = 0;
+        for (size_t i = 0; i < s->num_passes; i++) {
+            const fb_script_pass *pass = &s->passes[i];
+            of = i > 0 && s->passes[i - 1].accepted[token] ? i : of;
+            cr_expect_eq(memcmp(pass->external_q + token * size, s->passes[of].q + token * size,
+                                size * sizeof *pass->q),
+                         0, "pass %zu, token %zu: not the queries of pass %zu", i, token, of);
+            refreshed += pass->action == FB_REFRESH_ROWS && pass->refresh_rows[token];
+        }
+    }
+    cr_expect_eq(refreshed, c->block_size);
+    for (size_t i = 0; i < s->num_passes; i++)
+        cr_expect_eq(s->passes[i].action, i == 0 ? FB_REFRESH_AND_STORE : FB_REFRESH_ROWS);
+}
+
+/* Files of refresh by rows, with and without the correction, verify to the bit and by the float64
+ * truth; one policy's results are not taken for another's. */
+Test(script, refresh_by_rows) {
+    const char *paths[4] = {NULL};
+    for (int i = 0; i < 4; i++) {
+        fb_script_config config = small;
+        char name[32];
+        config.rows = i < 2;
+        config.correction = i % 2;
+        config.tau = config.rows ? 1 : 3;
+        config.dtype = (fb_dtype)(i % 3);
+        config.dtype = i < 2 ? FB_F32 : config.dtype;
+        fb_script *s = generated(&config);
+        if (config.rows)
+            check_rows(s);
+        size_t stores = 0;
+        for (size_t pass = 0; pass < s->num_passes; pass++)
+            stores += fb_script_stores(&s->passes[pass]);
+        snprintf(name, sizeof name, "rows%d.safetensors", i);
+        paths[i] = strdup(temporary_path(name));
+        OK(fb_script_write(s, paths[i]));
+        fb_report report = verify(paths[i], NULL);
+        expect_passed(name, &report, 2 * s->num_passes + 2 * stores + 2);
+        report = verify(paths[i], paths[i]);
+        cr_expect_eq(report.outcome, FB_PASSED, "%s as a candidate: %s", name, report.reason);
+        fb_report_free(&report);
+        fb_script_free(s);
+    }
+    for (int i = 0; i < 2; i++) { /* rows, with and without the correction: the same inputs */
+        fb_report report = verify(paths[i], paths[1 - i]);
+        cr_expect_eq(report.outcome, FB_FAILED);
+        fb_report_free(&report);
+    }
+    for (int i = 0; i < 4; i++)
+        free((void *)(size_t)paths[i]);
+}
+
 /* One finding fails, no other. */
 static void expect_failed_finding(const char *path, const change *c, const char *tensor) {
     const char *changed = temporary_path("changed.safetensors");

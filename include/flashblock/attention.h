@@ -105,16 +105,23 @@ typedef struct fb_queries {
 FB_API fb_queries fb_queries_rows(const float *q, size_t num_queries, size_t num_heads,
                                   size_t head_dim);
 
-/* A part: out [num_queries, num_heads, head_dim], lse [num_queries, num_heads]. */
+/* A part: out [num_queries, num_heads, head_dim], lse [num_queries, num_heads], and where the
+ * caller wants it, mean_key [num_queries, num_heads, head_dim] at the strides of out: the mean of
+ * the keys under the part's softmax,
+ *     k = sum_j exp(s_j - L) k_j,
+ * which is the gradient of L by the query: dL/dq = scale * k. It is to keys what O is to values,
+ * and has the bits that O would have if the values were the keys; parts merge alike. */
 typedef struct fb_part {
     float *out;
     ptrdiff_t out_token_stride, out_head_stride; /* in elements */
     float *lse;
     ptrdiff_t lse_token_stride, lse_head_stride; /* in elements; flash-attn's [heads, tokens]
                                                     layout is (1, num_queries) */
+    float *mean_key;                             /* NULL: none */
 } fb_part;
 
-/* A dense part: out [num_queries, num_heads, head_dim], lse [num_queries, num_heads]. */
+/* A dense part: out [num_queries, num_heads, head_dim], lse [num_queries, num_heads]; no mean
+ * keys. */
 FB_API fb_part fb_part_rows(float *out, float *lse, size_t num_heads, size_t head_dim);
 
 typedef enum fb_mask_kind {
@@ -139,7 +146,8 @@ typedef struct fb_mask {
  *   view     keys and values; view->kv->head_dim and the heads must fit the queries'
  *   mask     NULL: none
  *   scale    factor of the scores; 0 means 1/sqrt(head_dim)
- *   result   num_queries x num_heads rows, written whole; untouched on error
+ *   result   num_queries x num_heads rows, written whole; untouched on error. Mean keys cost half
+ *            as much again as the part itself, and read nothing more: a tile's keys are at hand
  *
  * head_dim: any from 1 to 65536; multiples of 16 are fastest. Keys and values in a KV cache are
  * read as they are; rows of the caller's are packed anew for every 48 query rows of a KV head.
@@ -166,6 +174,7 @@ FB_API fb_status fb_attend_gathered(const fb_queries *queries, const fb_view *vi
  * An LSE of +inf or NaN makes its row NaN. The smaller part is the one that is rounded: with
  * w = exp(Ls - Lb) for the part s of the smaller LSE, O = fma(w, Os, Ob) / (1 + w) and
  * L = Lb + ln(1 + w).
+ * Mean keys are merged if result->mean_key is not NULL; a and b must then have some.
  * `result` may be a or b themselves (same pointers and strides); otherwise no overlap. */
 FB_API fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_t num_heads,
                           size_t head_dim, const fb_part *result);

@@ -86,6 +86,7 @@ typedef struct fb_generate_event {
     fb_reuse_action action;
     size_t dirty_before, dirty_after; /* dirty tokens: accepted since the last refresh */
     size_t num_accepted;
+    size_t external_rows; /* rows whose block-external part this pass computed */
 
     size_t block_size;
     const int32_t *before;      /* [block_size], mask tokens where still masked */
@@ -190,13 +191,16 @@ FB_API fb_generate_options fb_generate_options_default(void);
 /* Counts of one sequence, or sums over all. */
 typedef struct fb_generate_counts {
     size_t prefill_tokens;  /* prompt tokens in whole blocks */
-    size_t denoising_steps; /* = refreshes + reuses */
-    size_t refreshes;       /* denoising steps that computed the block-external part */
+    size_t denoising_steps; /* = refreshes + row_refreshes + reuses */
+    size_t refreshes;       /* denoising steps that computed all of the block-external part */
     size_t stores;          /* those of them that kept it */
     size_t reuses;          /* denoising steps that took it from the cache */
     size_t commits;         /* passes over finished blocks */
     size_t accepted_tokens; /* masks replaced */
     size_t completion_tokens;
+    size_t row_refreshes; /* denoising steps that computed the external part of some rows */
+    size_t external_rows; /* rows whose external part was computed, in steps and commits (in each
+                             layer, for all heads) */
 } fb_generate_counts;
 
 typedef struct fb_generate_result {

@@ -95,6 +95,8 @@ typedef struct fb_forward {
                               else a prefill under the block-causal mask of that block size, of
                               which the cache's length must be a multiple */
     fb_reuse_action action;
+    const bool
+        *refresh_rows; /* [num_tokens] FB_REFRESH_ROWS, see fb_block_attend_rows; else NULL */
     fb_compat compat;
     fb_part_cache *parts; /* see fb_block_attend; not looked at with `sparse` */
     fb_sparse *sparse; /* NULL: every key is attended. Otherwise fb_sparse_block_attend instead of

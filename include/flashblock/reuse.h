@@ -7,6 +7,9 @@
  *
  *   refresh, store     external part computed and kept     attention as dense
  *   refresh, no store  external part computed, not kept    attention as dense
+ *   refresh rows       external part of some rows computed
+ *                      and kept, of the others taken
+ *                      from the cache                      those rows as dense
  *   reuse              external part taken from the cache  only the block's own keys are read
  *
  * A refresh is bitwise dense attention: dense *is* merge(external part, internal part).
@@ -16,6 +19,43 @@
  * refresh (the *dirty* tokens). A refresh stores unless the block is expected to finish at this
  * step: it is the commit pass, or no more masks are left than this step accepts at least, or it
  * is the last step. tau = 0 and tau = 1 never reuse where every step accepts a token.
+ *
+ * Beyond the paper: refresh by rows
+ *
+ * Between two steps of a block the query of a row moves, from q0 to q, and the rows' external
+ * parts become wrong by as much. There are two kinds of moves. A row whose mask token was replaced
+ * by a real one starts from another embedding, and its query is another one altogether; that row's
+ * keys and values are then read by all others. This happens to a row once, and makes the larger
+ * part of the error in small blocks. The other rows move because they attend to rows that changed:
+ * a little, but at every step.
+ *
+ * The policy `rows` removes the first kind. It recomputes the external part of the dirty rows,
+ * those whose token was accepted since they were computed, and keeps the others': a block of B
+ * tokens computes B rows at its first step and each row once again after its acceptance, 2 B in
+ * all, whatever the number of steps, where dense attention computes B at every pass.
+ *
+ * What stays wrong is the second kind: a row that is still masked has its part from the block's
+ * first step. A full refresh now and then is still needed where that adds up: `refresh_every` and
+ * `refresh_dirty` ask for it. (README, "refresh by rows", measures both kinds.) And rows do not
+ * save reading: a pass that recomputes one row reads all keys and values, as one that recomputes
+ * all rows does. tau above 1 makes dirty rows wait for each other, and be wrong meanwhile.
+ *
+ * The first-order correction. With p_j = e^(s_j - L), s_j = scale q . k_j, the part is a function
+ * of the query alone, and for d = q - q0
+ *
+ *     L(q) = L(q0) + scale d . k  +  scale^2/2 d . C d  +  ...      k = sum_j p_j k_j
+ *     O(q) = O(q0) + scale sum_j p_j (v_j - O) (k_j - k) . d  +  ...
+ *
+ * where C = sum_j p_j (k_j - k)(k_j - k)^T is the keys' covariance under the softmax. A corrected
+ * cache keeps q0 and k of each row beside (O, L), and a kept row is merged with
+ * L(q0) + scale d . k in the place of L(q0): how much the external part weighs follows the query,
+ * what it says does not. Cost: the mean key is one more accumulation on a refresh that stores (no
+ * more bytes read), head_dim multiply-adds a row on a pass that keeps it. Memory: a row's
+ * head_dim + 1 floats become 3 head_dim + 1. The next terms, C and the covariance of values with
+ * keys in O's, are matrices of head_dim x head_dim a row: collecting them takes head_dim / 2 times
+ * what the part itself takes, and applying them as much as attention over head_dim / 2 keys. L is
+ * convex (C is positive semidefinite), so that the corrected LSE is never above the true one: the
+ * external part weighs rather too little.
  */
 #ifndef FLASHBLOCK_REUSE_H
 #define FLASHBLOCK_REUSE_H
@@ -46,9 +86,10 @@ typedef enum fb_reuse_action {
     FB_REFRESH_AND_STORE = 0,
     FB_REFRESH_ONLY,
     FB_REUSE,
+    FB_REFRESH_ROWS, /* see fb_block_attend_rows */
 } fb_reuse_action;
 
-/* "refresh+store", "refresh", "reuse". Never NULL. */
+/* "refresh+store", "refresh", "reuse", "refresh rows". Never NULL. */
 FB_API const char *fb_reuse_action_name(fb_reuse_action action);
 
 typedef struct fb_reuse_policy {
@@ -57,6 +98,16 @@ typedef struct fb_reuse_policy {
                              the engine's TRADO_FORCE_DENOISE_NO_UPDATE */
     bool reuse_at_commit; /* the commit pass obeys the rule too instead of refreshing;
                              the engine's TRADO_NO_FORCE_UPDATE_ON_SAVE */
+    /* Beyond the paper, see above. FB_COMPAT_PAPER only. */
+    bool rows;            /* what would be a refresh after a block's first step recomputes the dirty
+                             rows alone; tau = 1 does so whenever there are any. The commit pass
+                             recomputes them whatever tau is */
+    size_t refresh_every; /* rows: all rows at a step that is this many, or more, after the last
+                             that computed all of them; 0: never */
+    size_t refresh_dirty; /* rows: all rows where this many tokens, or more, were accepted since
+                             then; 0: never */
+    bool refresh_commit;  /* rows: all rows at the commit pass */
+    bool correction;      /* the LSE of kept rows, to first order; with any tau of at least 1 */
 } fb_reuse_policy;
 
 /* What the rule needs to know of a step. */
@@ -67,6 +118,8 @@ typedef struct fb_reuse_step {
     size_t masked_tokens;   /* before the step */
     size_t budget;          /* tokens that the step accepts at least */
     bool commit;            /* the pass over the finished block */
+    /* Asked for by `rows` only: since, and including, the last pass that computed all rows */
+    size_t steps_since_full, accepted_since_full;
 } fb_reuse_step;
 
 FB_API fb_reuse_action fb_reuse_decide(const fb_reuse_policy *policy, const fb_reuse_step *step);
@@ -81,6 +134,10 @@ FB_API fb_status fb_part_cache_create(size_t num_layers, size_t block_size, size
                                       size_t head_dim, fb_part_cache **cache);
 FB_API void fb_part_cache_destroy(fb_part_cache *cache);
 
+/* From now on every stored row comes with its query and its mean key, and rows that are taken from
+ * the cache have their LSE corrected to first order. Slots become stale. */
+FB_API fb_status fb_part_cache_enable_correction(fb_part_cache *cache);
+
 /* Makes every slot stale (a new sequence, say); the values stay. */
 FB_API void fb_part_cache_invalidate(fb_part_cache *cache);
 
@@ -89,8 +146,9 @@ FB_API void fb_part_cache_invalidate(fb_part_cache *cache);
 FB_API bool fb_part_cache_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv);
 
 /* The slot of `layer`, for reading: out [block_size, num_heads, head_dim], lse [block_size,
- * num_heads], owned by the cache. FB_ERROR_STALE when it does not belong to the state of `kv`;
- * under FB_COMPAT_RELEASED it is given out all the same, as the engine does. */
+ * num_heads], mean_key if the cache corrects, all as they were computed, owned by the cache.
+ * FB_ERROR_STALE when it does not belong to the state of `kv`; under FB_COMPAT_RELEASED it is given
+ * out all the same, as the engine does. */
 FB_API fb_status fb_part_cache_load(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
                                     fb_compat compat, fb_part *part);
 
@@ -98,7 +156,7 @@ FB_API fb_status fb_part_cache_load(const fb_part_cache *cache, size_t layer, co
  *
  *   queries  q [rows, num_heads, head_dim], rows <= block_size of `parts`; the block's keys and
  *            values are in `kv` already, at positions length .. length + rows - 1
- *   action   what fb_reuse_decide said
+ *   action   what fb_reuse_decide said; not FB_REFRESH_ROWS
  *   parts    the block-external cache; may be NULL unless the action stores or reuses
  *   scale    0 means 1/sqrt(head_dim)
  *   result   out, lse  [rows, num_heads, ...] over external and internal keys together
@@ -107,6 +165,16 @@ FB_API fb_status fb_part_cache_load(const fb_part_cache *cache, size_t layer, co
 FB_API fb_status fb_block_attend(const fb_queries *queries, const fb_kv_cache *kv, size_t layer,
                                  fb_reuse_action action, fb_compat compat, fb_part_cache *parts,
                                  float scale, const fb_part *result);
+
+/* The same for FB_REFRESH_ROWS: the external part of the rows for which refresh_rows [rows] is true
+ * is computed and kept, that of the others taken from the cache, where it must belong to the state
+ * of `kv` (FB_ERROR_STALE; no such row need be there if all are computed).
+ *
+ * A row that is computed has the bits that it has in a refresh of all rows. With all rows this is
+ * dense attention, bit for bit; with none, a reuse. */
+FB_API fb_status fb_block_attend_rows(const fb_queries *queries, const fb_kv_cache *kv,
+                                      size_t layer, const bool *refresh_rows, fb_part_cache *parts,
+                                      float scale, const fb_part *result);
 
 #ifdef __cplusplus
 }

@@ -39,9 +39,10 @@ typedef struct key_chunk {
     bool ends_range;
 } key_chunk;
 
-/* Parts of a unit's rows: out [R][D padded to whole panels], lse [R], not rounded yet. */
+/* Parts of a unit's rows: out, mean_key [R][D padded to whole panels], lse [R], not rounded yet.
+ * mean_key is room that is touched only where the result wants mean keys. */
 typedef struct unit_part {
-    float *out;
+    float *out, *mean_key;
     double *lse;
 } unit_part;
 
@@ -75,6 +76,7 @@ typedef struct workspace {
     float *q;        /* [blocks of D][R][16] */
     float *keys;     /* [4 groups][D][16] one tile, where it has to be packed */
     float *values;   /* [4 groups][panels][16][16] one tile, where it has to be packed */
+    float *turned;   /* the same of a tile's keys, where their mean is wanted */
     float *wide;     /* what the kernels widen into */
     float *row;      /* [D padded] one key or value, widened */
     float *scores;   /* [R][FB_SCORE_STRIDE] */
@@ -96,13 +98,17 @@ static size_t padded(size_t floats) {
 
 /* Floats of a unit_part. */
 static size_t part_floats(size_t head_dim) {
-    return padded(UNIT_ROWS * fb_padded_dim(head_dim)) +
+    return 2 * padded(UNIT_ROWS * fb_padded_dim(head_dim)) +
            padded(UNIT_ROWS * sizeof(double) / sizeof(float));
 }
 
 static unit_part part_at(float *base, size_t head_dim) {
     size_t out_floats = padded(UNIT_ROWS * fb_padded_dim(head_dim));
-    return (unit_part){base, (double *)(void *)(base + out_floats)};
+    return (unit_part){
+        .out = base,
+        .mean_key = base + out_floats,
+        .lse = (double *)(void *)(base + 2 * out_floats),
+    };
 }
 
 /* The counts of a workspace, in floats. */
@@ -115,7 +121,7 @@ static size_t wide_floats(size_t head_dim) {
 
 static size_t workspace_floats(size_t head_dim) {
     return padded(UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
-           padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
+           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
            padded(fb_padded_dim(head_dim)) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
            padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
            2 * padded(UNIT_ROWS) + padded(VISIBLE_FLOATS) + 3 * part_floats(head_dim);
@@ -134,6 +140,7 @@ static workspace workspace_at(float *base, size_t head_dim) {
     w.q = take(&base, UNIT_ROWS * fb_padded_dim(head_dim));
     w.keys = take(&base, FB_TILE_KEYS * head_dim);
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.turned = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.wide = take(&base, wide_floats(head_dim));
     w.row = take(&base, fb_padded_dim(head_dim));
     w.scores = take(&base, UNIT_ROWS * FB_SCORE_STRIDE);
@@ -340,10 +347,80 @@ static void add_values(const attend_problem *problem, row_unit unit, const size_
     }
 }
 
+/* Four floats of a vector register: shuffles for any instruction set. */
+typedef float float_x4 __attribute__((vector_size(16)));
+
+/* to[c][r] = from[r][c] for 4 x 4 floats, rows 16 floats apart in both. */
+static inline void turn_4x4(const float *from, float *to) {
+    float_x4 row[4];
+    for (size_t r = 0; r < 4; r++)
+        memcpy(&row[r], from + r * FB_GROUP_KEYS, sizeof row[r]);
+    float_x4 low_01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    float_x4 high_01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    float_x4 low_23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    float_x4 high_23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    const float_x4 column[4] = {
+        __builtin_shufflevector(low_01, low_23, 0, 1, 4, 5),
+        __builtin_shufflevector(low_01, low_23, 2, 3, 6, 7),
+        __builtin_shufflevector(high_01, high_23, 0, 1, 4, 5),
+        __builtin_shufflevector(high_01, high_23, 2, 3, 6, 7),
+    };
+    for (size_t c = 0; c < 4; c++)
+        memcpy(to + c * FB_PANEL_DIMS, &column[c], sizeof column[c]);
+}
+
+/* A whole group of packed keys  [D][16]  into panels  [panels][16][16]; D is whole panels. */
+static void turn_whole_group(const float *from, size_t head_dim, float *to) {
+    for (size_t d = 0; d < head_dim; d += 4)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key += 4)
+            turn_4x4(from + d * FB_GROUP_KEYS + key,
+                     to + d / FB_PANEL_DIMS * FB_GROUP_KEYS * FB_PANEL_DIMS + key * FB_PANEL_DIMS +
+                         d % FB_PANEL_DIMS);
+}
+
+/* `keys` keys of a packed group, from number `first` on, into rows of panels,  [panels][.. 16][16],
+ * of which the first one is row `to_row` of the tile's. */
+static void turn_group(const float *from, size_t first, size_t keys, size_t head_dim, size_t to_row,
+                       float *to) {
+    size_t padded_dim = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    if (keys == FB_GROUP_KEYS && to_row % FB_GROUP_KEYS == 0 && head_dim == padded_dim) {
+        turn_whole_group(from, head_dim, to + to_row * padded_dim);
+        return;
+    }
+    for (size_t key = 0; key < keys; key++, to_row++) {
+        float *row = to + to_row / FB_GROUP_KEYS * FB_GROUP_KEYS * padded_dim +
+                     to_row % FB_GROUP_KEYS * FB_PANEL_DIMS;
+        for (size_t d = 0; d < padded_dim; d++)
+            row[d / FB_PANEL_DIMS * block + d % FB_PANEL_DIMS] =
+                d < head_dim ? from[d * FB_GROUP_KEYS + first + key] : 0.0f;
+    }
+}
+
+/* The tile's keys as the values kernels take values: the mean key is what they make of those. */
+static void turn_keys(const attend_problem *problem, const tile_groups *k, size_t skipped,
+                      size_t keys, const workspace *w, tile_groups *turned) {
+    size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
+    for (size_t group = 0, done = 0; done < keys; group++) {
+        size_t first = group == 0 ? skipped : 0, left = keys - done;
+        size_t count = left < FB_GROUP_KEYS - first ? left : FB_GROUP_KEYS - first;
+        const float *from = k->at[group];
+        if (k->dtype != FB_F32) {
+            widen(problem, k->at[group], w->wide, group_floats);
+            from = w->wide;
+        }
+        turn_group(from, first, count, problem->head_dim, done, w->turned);
+        done += count;
+    }
+    *turned = (tile_groups){.dtype = FB_F32};
+    for (size_t key = 0; key < keys; key += FB_GROUP_KEYS)
+        turned->at[turned->count++] = w->turned + key * fb_padded_dim(problem->head_dim);
+}
+
 /* One tile: the places begin .. begin + keys - 1. `following` is the first place of the tile that
  * comes after it, SIZE_MAX if none does. */
 static void attend_tile(const attend_problem *problem, row_unit unit, size_t begin, size_t keys,
-                        size_t following, const size_t *counts, const workspace *w, float *out) {
+                        size_t following, const size_t *counts, const workspace *w,
+                        const unit_part *part) {
     tile_groups k, v, k_following = {0};
     const void *next[FB_TILE_GROUPS];
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
@@ -359,7 +436,11 @@ static void attend_tile(const attend_problem *problem, row_unit unit, size_t beg
     problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
                               w->alpha);
     choose_next(&v, &k_following, next);
-    add_values(problem, unit, counts, &v, next, w, out);
+    add_values(problem, unit, counts, &v, next, w, part->out);
+    if (problem->result->mean_key) {
+        turn_keys(problem, &k, skipped, keys, w, &v);
+        add_values(problem, unit, counts, &v, v.at, w, part->mean_key);
+    }
 }
 
 /* The row sum: 16 sums folded 8-4-2-1. */
@@ -372,22 +453,32 @@ static float fold_sums(const float *sums) {
     return folded[0];
 }
 
-/* O / l and m + ln l; the empty part where no key was seen. */
-static void finish_row(float max, const float *sums, size_t head_dim, float *out, double *lse) {
-    float sum = fold_sums(sums);
+/* O / l; 0 where no key was seen. The mean key alike. */
+static void finish_output(float sum, size_t head_dim, float *out) {
     if (sum == 0.0f) {
         memset(out, 0, head_dim * sizeof *out);
-        *lse = (double)-INFINITY;
         return;
     }
     for (size_t d = 0; d < head_dim; d++)
         out[d] /= sum;
-    *lse = (double)max + fb_log_value((double)sum);
     fb_canonical_nan(out, head_dim);
+}
+
+/* A row of a part whose last key has been seen: O / l and m + ln l. */
+static void finish_row(const attend_problem *problem, const workspace *w, size_t row,
+                       const unit_part *part) {
+    float sum = fold_sums(w->sums + row * FB_GROUP_KEYS);
+    finish_output(sum, problem->head_dim, part->out + row * problem->padded_dim);
+    if (problem->result->mean_key)
+        finish_output(sum, problem->head_dim, part->mean_key + row * problem->padded_dim);
+    part->lse[row] =
+        sum == 0.0f ? (double)-INFINITY : (double)w->max[row] + fb_log_value((double)sum);
 }
 
 static void empty_part(const attend_problem *problem, row_unit unit, const unit_part *part) {
     memset(part->out, 0, unit.rows * problem->padded_dim * sizeof *part->out);
+    if (problem->result->mean_key)
+        memset(part->mean_key, 0, unit.rows * problem->padded_dim * sizeof *part->mean_key);
     for (size_t row = 0; row < unit.rows; row++)
         part->lse[row] = (double)-INFINITY;
 }
@@ -412,11 +503,10 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
         if (keys == 0)
             break;
         attend_tile(problem, unit, begin, keys,
-                    left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part->out);
+                    left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part);
     }
     for (size_t row = 0; row < unit.rows; row++)
-        finish_row(w->max[row], w->sums + row * FB_GROUP_KEYS, problem->head_dim,
-                   part->out + row * problem->padded_dim, part->lse + row);
+        finish_row(problem, w, row, part);
 }
 
 /* to := merge(to, part), for all rows of a unit. */
@@ -424,6 +514,13 @@ static void merge_unit(const attend_problem *problem, row_unit unit, const unit_
                        const unit_part *to) {
     for (size_t row = 0; row < unit.rows; row++) {
         float *out = to->out + row * problem->padded_dim;
+        if (problem->result->mean_key) { /* by the same weights */
+            float *mean = to->mean_key + row * problem->padded_dim;
+            double lse;
+            fb_merge_rows(problem->kernels, mean, to->lse[row],
+                          part->mean_key + row * problem->padded_dim, part->lse[row],
+                          problem->head_dim, mean, &lse);
+        }
         fb_merge_rows(problem->kernels, out, to->lse[row], part->out + row * problem->padded_dim,
                       part->lse[row], problem->head_dim, out, to->lse + row);
     }
@@ -453,8 +550,12 @@ static void write_result(const attend_problem *problem, row_unit unit, const uni
     for (size_t row = 0; row < unit.rows; row++) {
         ptrdiff_t query = (ptrdiff_t)row_query(problem, unit, row);
         ptrdiff_t head = (ptrdiff_t)row_head(problem, unit, row);
-        memcpy(result->out + query * result->out_token_stride + head * result->out_head_stride,
-               part->out + row * problem->padded_dim, problem->head_dim * sizeof *part->out);
+        ptrdiff_t place = query * result->out_token_stride + head * result->out_head_stride;
+        memcpy(result->out + place, part->out + row * problem->padded_dim,
+               problem->head_dim * sizeof *part->out);
+        if (result->mean_key)
+            memcpy(result->mean_key + place, part->mean_key + row * problem->padded_dim,
+                   problem->head_dim * sizeof *part->mean_key);
         result->lse[query * result->lse_token_stride + head * result->lse_head_stride] =
             fb_round_lse(part->lse[row]);
     }

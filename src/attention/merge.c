@@ -57,6 +57,10 @@ static float *out_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
     return part->out + token * part->out_token_stride + head * part->out_head_stride;
 }
 
+static float *mean_key_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
+    return part->mean_key + token * part->out_token_stride + head * part->out_head_stride;
+}
+
 static float *lse_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
     return part->lse + token * part->lse_token_stride + head * part->lse_head_stride;
 }
@@ -69,6 +73,9 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
     FB_TRY(fb_check_part(a, "a", num_queries, num_heads, head_dim));
     FB_TRY(fb_check_part(b, "b", num_queries, num_heads, head_dim));
     FB_TRY(fb_check_part(result, "result", num_queries, num_heads, head_dim));
+    if (result->mean_key && (!a->mean_key || !b->mean_key))
+        return fb_fail(FB_ERROR_ARGUMENT, "%s.mean_key is NULL, result.mean_key is not",
+                       a->mean_key ? "b" : "a");
     const fb_kernels *kernels = NULL;
     FB_TRY(fb_kernels_current(&kernels));
     size_t num_rows = num_queries * num_heads;
@@ -76,9 +83,12 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (size_t row = 0; row < num_rows; row++) {
         ptrdiff_t t = (ptrdiff_t)(row / num_heads), h = (ptrdiff_t)(row % num_heads);
-        double lse = 0.0;
-        fb_merge_rows(kernels, out_row(a, t, h), (double)*lse_row(a, t, h), out_row(b, t, h),
-                      (double)*lse_row(b, t, h), head_dim, out_row(result, t, h), &lse);
+        double lse = 0.0, lse_a = (double)*lse_row(a, t, h), lse_b = (double)*lse_row(b, t, h);
+        if (result->mean_key)
+            fb_merge_rows(kernels, mean_key_row(a, t, h), lse_a, mean_key_row(b, t, h), lse_b,
+                          head_dim, mean_key_row(result, t, h), &lse);
+        fb_merge_rows(kernels, out_row(a, t, h), lse_a, out_row(b, t, h), lse_b, head_dim,
+                      out_row(result, t, h), &lse);
         *lse_row(result, t, h) = fb_round_lse(lse);
     }
     return FB_OK;

@@ -9,6 +9,8 @@ const char *fb_reuse_action_name(fb_reuse_action action) {
         return "refresh";
     case FB_REUSE:
         return "reuse";
+    case FB_REFRESH_ROWS:
+        return "refresh rows";
     }
     return "unknown";
 }
@@ -28,9 +30,30 @@ static bool block_ends_here(const fb_reuse_step *step) {
            step->denoising_step + 1 >= step->denoising_steps;
 }
 
+/* Whether it is time to compute all rows. */
+static bool full_refresh_due(const fb_reuse_policy *policy, const fb_reuse_step *step) {
+    if (step->commit)
+        return policy->refresh_commit;
+    return (policy->refresh_every > 0 && step->steps_since_full >= policy->refresh_every) ||
+           (policy->refresh_dirty > 0 && step->accepted_since_full >= policy->refresh_dirty);
+}
+
+/* All rows at first, kept even if the block is expected to end: the commit pass keeps rows, too. */
+static fb_reuse_action decide_by_rows(const fb_reuse_policy *policy, const fb_reuse_step *step) {
+    if (step->denoising_step == 0)
+        return FB_REFRESH_AND_STORE;
+    if (full_refresh_due(policy, step))
+        return step->commit ? FB_REFRESH_ONLY : FB_REFRESH_AND_STORE;
+    if (step->dirty_tokens == 0 || may_reuse(policy, step))
+        return FB_REUSE;
+    return FB_REFRESH_ROWS;
+}
+
 fb_reuse_action fb_reuse_decide(const fb_reuse_policy *policy, const fb_reuse_step *step) {
     if (policy->tau == 0)
         return FB_REFRESH_ONLY;
+    if (policy->rows)
+        return decide_by_rows(policy, step);
     if (may_reuse(policy, step))
         return FB_REUSE;
     return block_ends_here(step) ? FB_REFRESH_ONLY : FB_REFRESH_AND_STORE;

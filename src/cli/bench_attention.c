@@ -19,6 +19,7 @@ typedef struct settings {
     fb_shape_family custom;
     size_t queries, steps; /* 0: not given */
     fb_number_list contexts, taus, percents;
+    bool row_refresh;
     const char *dtypes;
     bool no_steps, all_peers;
     fb_option_list named_peers;
@@ -92,6 +93,11 @@ static const fb_option options[] = {
      .parse = fb_number_list_parse,
      .otherwise = "2",
      .help = "whole blocks are measured with each of these, in tokens"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "row-refresh",
+     TARGET(row_refresh),
+     .help = "also the refresh of one row, steps with the first-order correction, and whole blocks "
+             "refreshed by rows, with and without it"},
     {.kind = FB_OPTION_SIZE,
      .name = "steps",
      .argument = "N",
@@ -150,14 +156,15 @@ static const fb_option_table table = {
 
 enum {
     MAX_PEER_TRIALS = FB_MAX_THREAD_COUNTS * FB_NUM_PEERS,
-    MAX_TRIALS = FB_MAX_THREAD_COUNTS * (2 * FB_NUMBER_LIST_MAX + 8) + MAX_PEER_TRIALS,
+    MAX_TRIALS = FB_MAX_THREAD_COUNTS * (2 * FB_NUMBER_LIST_MAX + 16) + MAX_PEER_TRIALS,
 };
 
 /* What a trial is called, and what it does at least. */
 typedef struct entry {
     char implementation[48];
     double flops, bytes;
-    fb_block_run block;    /* of trials that run whole blocks */
+    fb_block_run block;    /* of trials that run whole blocks by tau */
+    fb_block_run by_rows;  /* the same by rows */
     fb_composed *composed; /* of a peer's trials, else NULL */
     size_t selected_keys;  /* of trials of a share of the context, a KV head's average */
 } entry;
@@ -195,13 +202,40 @@ static size_t block_reuses(const shape_bench *b, size_t tau) {
 static void add_block(shape_bench *b, size_t threads, size_t tau) {
     const fb_shape *shape = &b->data.shape;
     entry *e = &b->entries[b->count];
-    e->block = (fb_block_run){&b->data, tau};
+    e->block = (fb_block_run){.data = &b->data, .tau = tau};
     size_t passes = b->data.steps + 1, refreshes = passes - block_reuses(b, tau);
     double keys =
         (double)refreshes * (double)shape->context + (double)passes * (double)shape->num_queries;
     char name[48];
     snprintf(name, sizeof name, "flashblock block, tau %zu", tau);
     add_trial(b, threads, fb_run_block, keys, name)->context = &e->block;
+}
+
+/* Every row is computed twice, and after the first step keys and values are read once a pass. */
+static void add_block_by_rows(shape_bench *b, size_t threads, bool corrected) {
+    const fb_shape *shape = &b->data.shape;
+    entry *e = &b->entries[b->count];
+    e->by_rows = (fb_block_run){.data = &b->data, .tau = 1, .rows = true, .corrected = corrected};
+    double passes = (double)(b->data.steps + 1), context = (double)shape->context;
+    double own = passes * (double)shape->num_queries;
+    add_trial(b, threads, fb_run_block, 2 * context + own,
+              corrected ? "flashblock rows, corrected" : "flashblock block, rows")
+        ->context = &e->by_rows;
+    e->bytes = (passes * context + own) * fb_shape_kv_bytes(shape, 1);
+}
+
+/* The refresh of one row reads as much as that of all. */
+static void add_row_refresh(shape_bench *b, size_t threads) {
+    const fb_shape *shape = &b->data.shape;
+    double context = (double)shape->context, block = (double)shape->num_queries;
+    add_trial(b, threads, fb_run_refresh_corrected, context + block,
+              "flashblock refresh, corrected");
+    add_trial(b, threads, fb_run_reuse_corrected, block, "flashblock reuse, corrected");
+    entry *e = &b->entries[b->count];
+    add_trial(b, threads, fb_run_refresh_row, context + block, "flashblock refresh, one row");
+    e->flops = (context / block + block) * fb_shape_flops(shape, 1);
+    add_block_by_rows(b, threads, false);
+    add_block_by_rows(b, threads, true);
 }
 
 /* A peer that cannot do this shape is told about, and an error only if it was asked for by name. */
@@ -280,6 +314,8 @@ static void add_trials(shape_bench *b, size_t threads) {
     add_trial(b, threads, fb_run_internal, block, "flashblock block alone");
     for (size_t i = 0; i < b->chosen->taus.count; i++)
         add_block(b, threads, b->chosen->taus.values[i]);
+    if (b->chosen->row_refresh)
+        add_row_refresh(b, threads);
 }
 
 static fb_bench_case case_of(const shape_bench *b, size_t i) {

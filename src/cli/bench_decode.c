@@ -14,6 +14,7 @@ typedef struct settings {
     fb_bench_settings common;
     const char *model;
     fb_number_list contexts, taus;
+    bool row_refresh;
     size_t block_size, steps; /* 0: not given */
     fb_dtype kv_dtype;
 } settings;
@@ -41,6 +42,10 @@ static const fb_option options[] = {
      .parse = fb_number_list_parse,
      .otherwise = "0,2,3",
      .help = "0 is dense attention"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "row-refresh",
+     TARGET(row_refresh),
+     .help = "also blocks refreshed by rows, with and without the first-order correction"},
     {.kind = FB_OPTION_SIZE,
      .name = "block-size",
      .letter = 'b',
@@ -84,7 +89,7 @@ static const fb_option_table table = {
 /* --- one context -------------------------------------------------------------------------------
  */
 
-enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * FB_NUMBER_LIST_MAX };
+enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 2) };
 
 typedef struct decode_bench {
     fb_bench *bench;
@@ -131,21 +136,29 @@ static result result_of(const decode_bench *b, size_t i) {
 
 static void print_result(const decode_bench *b, size_t i) {
     result r = result_of(b, i);
-    printf("%8zu%8zu%6zu%11.3f%11.2f%11.2f%10.1f%%%9.1f%%%9.1f%%%12.2f\n", b->context,
-           b->trials[i].threads, b->runs[i].tau, 1e3 / r.passes_per_second, r.passes_per_second,
+    char policy[16];
+    snprintf(policy, sizeof policy, "%zu", b->runs[i].tau);
+    if (b->runs[i].rows)
+        snprintf(policy, sizeof policy, b->runs[i].corrected ? "rows+c" : "rows");
+    printf("%8zu%8zu%8s%11.3f%11.2f%11.2f%10.1f%%%9.1f%%%9.1f%%%12.2f\n", b->context,
+           b->trials[i].threads, policy, 1e3 / r.passes_per_second, r.passes_per_second,
            r.tokens_per_second, 100 * r.attention, 100 * r.linear, 100 * r.other, r.read_ratio);
 }
 
 /* Attention of all layers to this many keys, over a whole block. */
-static void attention_work(const decode_bench *b, size_t tau, double *flops, double *bytes) {
+static void attention_work(const decode_bench *b, const fb_decode_run *run, double *flops,
+                           double *bytes) {
     const fb_model_config *config = fb_model_get_config(b->data.model);
     double passes = (double)(b->data.steps + 1), block = (double)b->data.block_size;
-    double refreshes =
-        passes - (double)fb_block_script_reuses(b->data.block_size, b->data.steps, tau);
-    double keys = refreshes * (double)b->context + passes * block;
-    double values = (double)config->num_hidden_layers * (double)config->head_dim * keys;
-    *flops = 4 * (double)config->num_attention_heads * block * values;
-    *bytes = 2 * (double)config->num_key_value_heads * values *
+    double reads = run->rows ? passes
+                             : passes - (double)fb_block_script_reuses(b->data.block_size,
+                                                                       b->data.steps, run->tau);
+    double refreshes = run->rows ? 2 : reads; /* of as many rows as a block has */
+    double context = (double)b->context;
+    double values = (double)config->num_hidden_layers * (double)config->head_dim;
+    *flops = 4 * (double)config->num_attention_heads * block * values *
+             (refreshes * context + passes * block);
+    *bytes = 2 * (double)config->num_key_value_heads * values * (reads * context + passes * block) *
              (double)fb_dtype_size(b->chosen->kv_dtype);
 }
 
@@ -153,9 +166,12 @@ static fb_status add_result(decode_bench *b, size_t i) {
     char name[96], implementation[48];
     double flops, bytes;
     size_t tau = b->runs[i].tau;
-    attention_work(b, tau, &flops, &bytes);
+    attention_work(b, &b->runs[i], &flops, &bytes);
     snprintf(name, sizeof name, "decode-%s-b%zu-c%zu", b->model, b->data.block_size, b->context);
     snprintf(implementation, sizeof implementation, tau ? "flashblock, tau %zu" : "dense", tau);
+    if (b->runs[i].rows)
+        snprintf(implementation, sizeof implementation, "flashblock, rows%s",
+                 b->runs[i].corrected ? ", corrected" : "");
     fb_bench_case c = {
         .name = name,
         .dtype = fb_dtype_name(b->chosen->kv_dtype),
@@ -168,9 +184,10 @@ static fb_status add_result(decode_bench *b, size_t i) {
     };
     result r = result_of(b, i);
     json_t *more = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name", name,
-        "dtype", c.dtype, "implementation", implementation, "threads", (json_int_t)c.threads,
-        "context", (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
+        "{s:s, s:b, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name",
+        name, "rows", b->runs[i].rows, "correction", b->runs[i].corrected, "dtype", c.dtype,
+        "implementation", implementation, "threads", (json_int_t)c.threads, "context",
+        (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
         (json_int_t)b->data.block_size, "passes", (json_int_t)(b->data.steps + 1),
         "passes_per_second", r.passes_per_second, "tokens_per_second", r.tokens_per_second,
         "attention_share", r.attention, "linear_share", r.linear, "other_share", r.other,
@@ -190,6 +207,14 @@ static fb_status run_context(decode_bench *b, size_t context) {
     for (size_t i = 0; i < threads->count; i++)
         for (size_t j = 0; j < taus->count; j++) {
             b->runs[b->count] = (fb_decode_run){.data = &b->data, .tau = taus->values[j]};
+            b->trials[b->count] = (fb_trial){
+                .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
+            b->count++;
+        }
+    for (size_t i = 0; i < threads->count && b->chosen->row_refresh; i++)
+        for (int corrected = 0; corrected < 2; corrected++) {
+            b->runs[b->count] = (fb_decode_run){
+                .data = &b->data, .tau = 1, .rows = true, .corrected = corrected != 0};
             b->trials[b->count] = (fb_trial){
                 .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
             b->count++;
@@ -228,7 +253,7 @@ static void print_heading(const decode_bench *b) {
         printf("reading them once a pass takes %.3f ms with %zu threads\n",
                1e3 * read_seconds(b, threads) / (double)(b->data.steps + 1), threads);
     }
-    printf("\n%8s%8s%6s%11s%11s%11s%11s%10s%10s%12s\n", "context", "threads", "tau", "ms/pass",
+    printf("\n%8s%8s%8s%11s%11s%11s%11s%10s%10s%12s\n", "context", "threads", "tau", "ms/pass",
            "passes/s", "tokens/s", "attention", "linear", "other", "linear/read");
 }
 

@@ -32,8 +32,10 @@ static void trial_free(trial *of) {
 /* The first run is shown and kept, the others only measured. */
 static fb_status trial_run(trial *of, const fb_session *session, size_t repeat, bool quiet) {
     fb_display_kind kind = repeat == 0 && !quiet ? FB_DISPLAY_TEXT : FB_DISPLAY_NONE;
+    const fb_reuse_policy *reuse = &session->options.reuse;
     if (kind == FB_DISPLAY_TEXT)
-        printf("=== %s (tau %zu)\n", of->name, of->tau);
+        printf("=== %s (%stau %zu%s)\n", of->name, of->tau > 0 && reuse->rows ? "rows, " : "",
+               of->tau, of->tau > 0 && reuse->correction ? ", corrected" : "");
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, of->tau, &generation));
     of->attention[repeat] = generation->decode.attention;
@@ -117,8 +119,12 @@ static void print_comparison(const comparison *result, const trial *dense, const
     print_row("decode passes", dense->generation->decode_passes,
               flashblock->generation->decode_passes);
     print_row("  steps with a refresh", a->refreshes, b->refreshes);
+    if (b->row_refreshes > 0)
+        print_row("  steps that refresh rows", a->row_refreshes, b->row_refreshes);
     print_row("  steps with a reuse", a->reuses, b->reuses);
     print_row("  commits", a->commits, b->commits);
+    if (b->row_refreshes > 0)
+        print_row("external rows computed", a->external_rows, b->external_rows);
     print_seconds("attention in decode passes", result->dense_attention,
                   result->flashblock_attention);
     print_seconds("decode passes altogether", result->dense_decode, result->flashblock_decode);

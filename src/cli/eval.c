@@ -14,6 +14,7 @@ typedef struct eval_command {
 
 static const eval_command commands[] = {
     {"sparse", "what sparse attention and residual reuse change, on known text", fb_eval_sparse},
+    {"reuse", "what policies of reuse cost and save, in real decoding", fb_eval_reuse},
 };
 
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -3,5 +3,6 @@
 #define FB_CLI_EVAL_H
 
 int fb_eval_sparse(int argc, char **argv);
+int fb_eval_reuse(int argc, char **argv);
 
 #endif

@@ -16,6 +16,9 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { PAPER_TAU = 2, ROWS_TAU = 1 };
+#define NO_TAU SIZE_MAX /* not given */
+
 /* What the command line says. */
 typedef struct settings {
     fb_generate_settings generate;
@@ -78,11 +81,41 @@ static const fb_option shared_list[] = {
      .name = "tau",
      .letter = 't',
      .argument = "T",
-     TARGET(options.reuse.tau),
+     TARGET(tau),
      .max = 1 << 30,
-     .otherwise = "2",
      .help = "a denoising step reuses the attention to earlier blocks while fewer than T tokens "
-             "were accepted since it was computed; 0: dense attention throughout"},
+             "were accepted since it was computed; 0: dense attention throughout (default: 2, with "
+             "--reuse rows 1)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "reuse",
+     .argument = "NAME",
+     TARGET(options.reuse.rows),
+     .parse = fb_option_parse_reuse,
+     .otherwise = "tau",
+     .help = "what is computed when it is time to: \"tau\": all rows, as in the paper; \"rows\": "
+             "those whose token was accepted since they were computed"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "refresh-every",
+     .argument = "N",
+     TARGET(options.reuse.refresh_every),
+     .min = 1,
+     .max = 1 << 30,
+     .help = "--reuse rows: all rows every N steps (default: never)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "refresh-dirty",
+     .argument = "N",
+     TARGET(options.reuse.refresh_dirty),
+     .min = 1,
+     .max = 1 << 30,
+     .help = "--reuse rows: all rows after N accepted tokens (default: never)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "refresh-commit",
+     TARGET(options.reuse.refresh_commit),
+     .help = "--reuse rows: all rows in the pass over a finished block"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "correction",
+     TARGET(options.reuse.correction),
+     .help = "correct the weight of kept attention to first order in the change of the query"},
     {.kind = FB_OPTION_FLAG,
      .name = "reuse-always",
      TARGET(options.reuse.reuse_always),
@@ -275,6 +308,21 @@ static const fb_option_table table = {
 /* --- the run -----------------------------------------------------------------------------------
  */
 
+static const char *wrong_reuse(const fb_generate_settings *given) {
+    const fb_reuse_policy *reuse = &given->options.reuse;
+    bool beyond = reuse->rows || reuse->correction;
+    if (!reuse->rows &&
+        (reuse->refresh_every > 0 || reuse->refresh_dirty > 0 || reuse->refresh_commit))
+        return "--refresh-every, --refresh-dirty and --refresh-commit need --reuse rows";
+    if (beyond && given->tau == 0)
+        return "--reuse rows and --correction need --tau of at least 1: 0 is dense";
+    if (beyond && given->options.compat == FB_COMPAT_RELEASED)
+        return "the published engine has neither --reuse rows nor --correction";
+    if (beyond && given->sparse.selector)
+        return "--sparse excludes --reuse rows and --correction";
+    return NULL;
+}
+
 const char *fb_generate_wrong(const fb_generate_settings *given) {
     if (!given->model)
         return "--model DIR is missing";
@@ -284,7 +332,7 @@ const char *fb_generate_wrong(const fb_generate_settings *given) {
         return "--residual and --centroids need --sparse NAME";
     if (given->residual && given->centroids)
         return "--residual and --centroids exclude each other";
-    return NULL;
+    return wrong_reuse(given);
 }
 
 static const char *contradiction(const settings *given) {
@@ -298,7 +346,7 @@ static const char *contradiction(const settings *given) {
         return "--visual shows one prompt only";
     if (given->visual && fb_is_stdout(shared->json))
         return "--visual and --json would both write to standard output";
-    if (given->compare && shared->options.reuse.tau == 0)
+    if (given->compare && shared->tau == 0)
         return "--compare needs --tau of at least 1: 0 is the dense run";
     if (shared->sparse.selector && given->compare)
         return "--sparse and --compare exclude each other; see flashblock eval sparse";
@@ -307,6 +355,7 @@ static const char *contradiction(const settings *given) {
 
 fb_generate_settings fb_generate_settings_default(void) {
     return (fb_generate_settings){.options = fb_generate_options_default(),
+                                  .tau = NO_TAU,
                                   .sparse = fb_sparse_options_default(),
                                   .isa = FB_ISA_CHOICE_CURRENT};
 }
@@ -346,6 +395,9 @@ fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given) 
     FB_TRY(fb_machine_choose(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
+    session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
+                                 : given->options.reuse.rows ? (size_t)ROWS_TAU
+                                                             : (size_t)PAPER_TAU;
     FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
     FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format));
     return fb_session_resolve(session);

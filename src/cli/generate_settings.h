@@ -13,7 +13,8 @@ typedef struct fb_generate_settings {
     const char *model, *mask_token, *json; /* json: the command's own option */
     fb_option_list prompts;
     fb_prompt_format format;
-    fb_generate_options options;
+    fb_generate_options options; /* without reuse.tau, which is: */
+    size_t tau;
     fb_sparse_options sparse; /* if sparse.selector is not NULL */
     bool residual, centroids;
     size_t threads; /* 0: not given */

@@ -18,6 +18,7 @@ typedef struct settings {
     size_t context, block_size, tau, steps, threads;
     fb_dtype dtype;
     uint64_t seed;
+    bool rows, correction;
 } settings;
 
 #define NO_SIZE SIZE_MAX
@@ -63,7 +64,19 @@ static const fb_option options[] = {
      TARGET(tau),
      .max = 1 << 24,
      .help = "reuse while fewer tokens than this were accepted since the last refresh; 0: dense; "
-             "the preset's is 2 (longlive-1.3b: 2340)"},
+             "the preset's is 2 (longlive-1.3b: 2340), with --reuse rows 1"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "reuse",
+     .argument = "NAME",
+     TARGET(rows),
+     .otherwise = "tau",
+     .parse = fb_option_parse_reuse,
+     .help = "what is computed when it is time to: \"tau\": all rows; \"rows\": those whose token "
+             "was accepted since they were computed"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "correction",
+     TARGET(correction),
+     .help = "the LSEs of rows that are taken from the cache are corrected to first order"},
     {.kind = FB_OPTION_SIZE,
      .name = "steps",
      .argument = "N",
@@ -107,6 +120,10 @@ static fb_script_config config_of(const settings *chosen) {
         config.context_length = chosen->context;
     if (chosen->block_size != NO_SIZE)
         config.block_size = chosen->block_size;
+    config.rows = chosen->rows;
+    config.correction = chosen->correction;
+    if (chosen->rows)
+        config.tau = 1;
     if (chosen->tau != NO_SIZE)
         config.tau = chosen->tau;
     if (chosen->steps != NO_SIZE)

@@ -42,6 +42,14 @@ fb_status fb_option_parse_compat(const char *text, void *compat) {
     return FB_OK;
 }
 
+fb_status fb_option_parse_reuse(const char *text, void *rows) {
+    bool is_rows = strcmp(text, "rows") == 0;
+    if (!is_rows && strcmp(text, "tau") != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither tau nor rows", text);
+    *(bool *)rows = is_rows;
+    return FB_OK;
+}
+
 /* --- values ----------------------------------------------------------------------------------- */
 
 static bool parse_uint64(const char *text, uint64_t *value) {

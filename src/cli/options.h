@@ -75,6 +75,9 @@ typedef struct fb_arguments {
 /* `parse` of an option whose target is an fb_dtype. */
 fb_status fb_option_parse_dtype(const char *text, void *dtype);
 
+/* The same for fb_reuse_policy.rows: "tau" is false, "rows" is true. */
+fb_status fb_option_parse_reuse(const char *text, void *rows);
+
 /* The same for an fb_compat: "paper", "released". */
 fb_status fb_option_parse_compat(const char *text, void *compat);
 

@@ -124,6 +124,8 @@ fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, s
     FB_TRY(fb_display_create(kind, session->tokenizer, session->num_prompts, &display));
     fb_generate_options options = session->options;
     options.reuse.tau = tau;
+    if (tau == 0)
+        options.reuse = (fb_reuse_policy){0}; /* dense */
     options.on_step = fb_display_step;
     options.user = display;
     fb_generation *result = NULL;

@@ -36,10 +36,14 @@ void fb_print_summary(const fb_session *session, const fb_generation *generation
     fprintf(stderr, "tokens     %zu written%s, %.1f/s; %zu of the prompt read in %.3f s\n",
             counts->completion_tokens, shortfall(generation), tokens_per_second(generation),
             prompt_tokens(session), generation->prefill.total);
-    fprintf(stderr,
-            "passes     %zu: %zu prefill, %zu decode (steps: %zu refresh, %zu reuse; %zu commit)\n",
-            generation->prefill_passes + generation->decode_passes, generation->prefill_passes,
-            generation->decode_passes, counts->refreshes, counts->reuses, counts->commits);
+    char rows[48] = "";
+    if (counts->row_refreshes > 0)
+        snprintf(rows, sizeof rows, "%zu refresh rows, ", counts->row_refreshes);
+    fprintf(
+        stderr,
+        "passes     %zu: %zu prefill, %zu decode (steps: %zu refresh, %s%zu reuse; %zu commit)\n",
+        generation->prefill_passes + generation->decode_passes, generation->prefill_passes,
+        generation->decode_passes, counts->refreshes, rows, counts->reuses, counts->commits);
     const fb_sparse_counts *sparse = &generation->sparse;
     if (sparse->layers > 0)
         fprintf(stderr,
@@ -85,19 +89,27 @@ static json_t *sparse_json(const fb_sparse_options *sparse) {
                      sparse->select_every_step);
 }
 
+/* What is beyond the paper. */
+static json_t *reuse_json(const fb_reuse_policy *reuse) {
+    return json_pack("{s:s, s:I, s:I, s:b, s:b}", "policy", reuse->rows ? "rows" : "tau",
+                     "refresh_every", (json_int_t)reuse->refresh_every, "refresh_dirty",
+                     (json_int_t)reuse->refresh_dirty, "refresh_commit", reuse->refresh_commit,
+                     "correction", reuse->correction);
+}
+
 static json_t *options_json(const fb_generate_options *options) {
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:b, s:b, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I, s:o}",
+        "{s:I, s:I, s:I, s:I, s:b, s:b, s:o, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I, s:o}",
         "max_tokens", (json_int_t)options->max_tokens, "block_size",
         (json_int_t)options->block_size, "denoising_steps", (json_int_t)options->denoising_steps,
         "tau", (json_int_t)options->reuse.tau, "reuse_always", options->reuse.reuse_always,
-        "reuse_at_commit", options->reuse.reuse_at_commit, "compat",
-        fb_compat_name(options->compat), "remasking", fb_remasking_name(options->remasking),
-        "confidence_threshold", options->confidence_threshold, "entropy_bound",
-        options->entropy_bound, "sampling", sampling_json(options), "mask_token_id",
-        (int)options->mask_token_id, "ignore_eos", options->ignore_stop, "kv_dtype",
-        fb_dtype_name(options->kv_dtype), "batch_size", (json_int_t)options->max_active, "sparse",
-        sparse_json(options->sparse));
+        "reuse_at_commit", options->reuse.reuse_at_commit, "reuse", reuse_json(&options->reuse),
+        "compat", fb_compat_name(options->compat), "remasking",
+        fb_remasking_name(options->remasking), "confidence_threshold",
+        options->confidence_threshold, "entropy_bound", options->entropy_bound, "sampling",
+        sampling_json(options), "mask_token_id", (int)options->mask_token_id, "ignore_eos",
+        options->ignore_stop, "kv_dtype", fb_dtype_name(options->kv_dtype), "batch_size",
+        (json_int_t)options->max_active, "sparse", sparse_json(options->sparse));
 }
 
 json_t *fb_session_json(const fb_session *session) {
@@ -112,13 +124,14 @@ json_t *fb_session_json(const fb_session *session) {
 }
 
 static json_t *counts_json(const fb_generate_counts *counts) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "prefill_tokens",
-                     (json_int_t)counts->prefill_tokens, "denoising_steps",
-                     (json_int_t)counts->denoising_steps, "refreshes",
-                     (json_int_t)counts->refreshes, "stores", (json_int_t)counts->stores, "reuses",
-                     (json_int_t)counts->reuses, "commits", (json_int_t)counts->commits,
-                     "accepted_tokens", (json_int_t)counts->accepted_tokens, "completion_tokens",
-                     (json_int_t)counts->completion_tokens);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "prefill_tokens",
+        (json_int_t)counts->prefill_tokens, "denoising_steps", (json_int_t)counts->denoising_steps,
+        "refreshes", (json_int_t)counts->refreshes, "stores", (json_int_t)counts->stores, "reuses",
+        (json_int_t)counts->reuses, "commits", (json_int_t)counts->commits, "accepted_tokens",
+        (json_int_t)counts->accepted_tokens, "completion_tokens",
+        (json_int_t)counts->completion_tokens, "row_refreshes", (json_int_t)counts->row_refreshes,
+        "external_rows", (json_int_t)counts->external_rows);
 }
 
 /* Shares of the external keys; null where every key is attended. */

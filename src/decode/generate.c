@@ -75,6 +75,8 @@ static fb_status prepare_caches(generator *g, fb_slot *slot) {
                                        &slot->sparse);
         if (g->options.reuse.tau > 0)
             FB_TRY(fb_model_new_part_cache(g->model, g->options.block_size, &slot->parts));
+        if (g->options.reuse.correction)
+            return fb_part_cache_enable_correction(slot->parts);
         return FB_OK;
     }
     if (slot->parts != NULL && g->options.compat == FB_COMPAT_PAPER)
@@ -170,6 +172,7 @@ static fb_generate_event begin_event(generator *g, size_t index) {
         .sequence_step = sequence->sequence_step,
         .action = sequence->action,
         .dirty_before = sequence->dirty_tokens,
+        .external_rows = sequence->external_rows,
         .block_size = size,
         .before = g->before,
         .after = g->after,
@@ -257,6 +260,7 @@ static void plan_pass(generator *g, size_t index) {
         .num_tokens = g->options.block_size,
         .kv = slot->kv,
         .action = plan.action,
+        .refresh_rows = plan.refresh_rows,
         .compat = g->options.compat,
         .parts = slot->parts,
         .sparse = slot->sparse,
@@ -290,6 +294,8 @@ static void add_counts(fb_generate_counts *sum, const fb_generate_counts *counts
     sum->commits += counts->commits;
     sum->accepted_tokens += counts->accepted_tokens;
     sum->completion_tokens += counts->completion_tokens;
+    sum->row_refreshes += counts->row_refreshes;
+    sum->external_rows += counts->external_rows;
 }
 
 static void add_sparse_counts(generator *g) {

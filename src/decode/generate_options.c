@@ -80,6 +80,27 @@ static fb_status check_enums(const fb_generate_options *options) {
     return FB_OK;
 }
 
+/* Refresh by rows and the correction are not the engine's. */
+static fb_status check_reuse(const fb_generate_options *options) {
+    const fb_reuse_policy *reuse = &options->reuse;
+    bool beyond = reuse->rows || reuse->correction;
+    if (beyond && options->compat == FB_COMPAT_RELEASED)
+        return fb_fail(FB_ERROR_ARGUMENT, "reuse.%s is set with compat released",
+                       reuse->rows ? "rows" : "correction");
+    if (beyond && reuse->tau == 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "reuse.%s is set with tau 0, which is dense attention",
+                       reuse->rows ? "rows" : "correction");
+    if (beyond && options->sparse != NULL)
+        return fb_fail(FB_ERROR_ARGUMENT, "reuse.%s excludes sparse attention",
+                       reuse->rows ? "rows" : "correction");
+    if (!reuse->rows && (reuse->refresh_every > 0 || reuse->refresh_dirty > 0))
+        return fb_fail(FB_ERROR_ARGUMENT, "reuse.refresh_%s is set without reuse.rows",
+                       reuse->refresh_every > 0 ? "every" : "dirty");
+    if (!reuse->rows && reuse->refresh_commit)
+        return fb_fail(FB_ERROR_ARGUMENT, "reuse.refresh_commit is set without reuse.rows");
+    return FB_OK;
+}
+
 static fb_status check_numbers(const fb_generate_options *options) {
     if (options->max_tokens == 0)
         return fb_fail(FB_ERROR_ARGUMENT, "max_tokens is 0, not at least 1");
@@ -132,6 +153,7 @@ static fb_status resolve_sizes(const fb_model_config *config, fb_generate_option
 
 fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate_options *options) {
     FB_TRY(check_enums(options));
+    FB_TRY(check_reuse(options));
     FB_TRY(check_numbers(options));
     FB_TRY(resolve_mask_token(config, options));
     FB_TRY(resolve_sizes(config, options));

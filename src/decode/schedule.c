@@ -140,6 +140,8 @@ static fb_reuse_action decide(const fb_sequence *sequence, const fb_plan *plan) 
         .masked_tokens = plan->masked_tokens,
         .budget = plan->budget,
         .commit = plan->commit,
+        .steps_since_full = sequence->steps_since_full,
+        .accepted_since_full = sequence->accepted_since_full,
     };
     fb_reuse_action action = fb_reuse_decide(&schedule->reuse, &step);
     if (action == FB_REUSE && !sequence->stored && !released(sequence))
@@ -147,15 +149,34 @@ static fb_reuse_action decide(const fb_sequence *sequence, const fb_plan *plan) 
     return action;
 }
 
+static bool is_full(fb_reuse_action action) {
+    return action == FB_REFRESH_AND_STORE || action == FB_REFRESH_ONLY;
+}
+
+/* The rows that a pass computes: all, the dirty ones, or none. */
+static void plan_rows(fb_sequence *sequence, fb_plan *plan) {
+    if (is_full(plan->action)) {
+        plan->external_rows = sequence->schedule->block_size;
+        sequence->steps_since_full = 0;
+        sequence->accepted_since_full = 0;
+    } else if (plan->action == FB_REFRESH_ROWS) {
+        plan->refresh_rows = sequence->dirty;
+        plan->external_rows = sequence->dirty_tokens;
+    }
+    sequence->external_rows = plan->external_rows;
+}
+
 static void count_pass(fb_sequence *sequence, const fb_plan *plan) {
     fb_generate_counts *counts = &sequence->counts;
+    counts->external_rows += plan->external_rows;
     if (plan->commit) {
         counts->commits++;
         return;
     }
     counts->denoising_steps++;
     counts->reuses += plan->action == FB_REUSE ? 1 : 0;
-    counts->refreshes += plan->action != FB_REUSE ? 1 : 0;
+    counts->row_refreshes += plan->action == FB_REFRESH_ROWS ? 1 : 0;
+    counts->refreshes += is_full(plan->action) ? 1 : 0;
     counts->stores += plan->action == FB_REFRESH_AND_STORE ? 1 : 0;
 }
 
@@ -172,6 +193,7 @@ fb_plan fb_sequence_plan(fb_sequence *sequence) {
     plan.action = decide(sequence, &plan);
     sequence->action = plan.action;
     sequence->stored = sequence->stored || plan.action == FB_REFRESH_AND_STORE;
+    plan_rows(sequence, &plan);
     count_pass(sequence, &plan);
     return plan;
 }
@@ -236,6 +258,8 @@ size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const 
     sequence->counts.accepted_tokens += num_accepted;
     sequence->denoising_step++;
     sequence->sequence_step++;
+    sequence->steps_since_full++;
+    sequence->accepted_since_full += num_accepted;
     if (count_masked(sequence) == 0 || sequence->denoising_step >= schedule->denoising_steps)
         sequence->status = FB_SEQUENCE_COMMIT;
     return num_accepted;

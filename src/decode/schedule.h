@@ -62,8 +62,11 @@ typedef struct fb_sequence {
     size_t dirty_tokens;        /* acceptances since then; a position may count twice (RELEASED) */
     size_t denoising_step;      /* of this block, from 0 */
     size_t sequence_step;       /* over all blocks */
+    size_t steps_since_full;    /* since, and including, the last pass that computed the external */
+    size_t accepted_since_full; /* part of all rows; and tokens accepted since then */
     bool stored;                /* a pass of this block stored its block-external part */
     fb_reuse_action action;     /* of the planned pass */
+    size_t external_rows;       /* of the planned pass, see fb_plan */
     size_t *order;              /* [block_size] scratch */
 
     fb_generate_counts counts;
@@ -75,6 +78,8 @@ typedef struct fb_plan {
     bool commit;
     size_t masked_tokens;
     size_t budget; /* tokens that the remasking strategy accepts at least (its "budget") */
+    const bool *refresh_rows; /* FB_REFRESH_ROWS: [block_size], valid until the pass is over */
+    size_t external_rows;     /* rows whose external part the pass computes */
 } fb_plan;
 
 /* A sequence for `prompt`, a copy of which is kept. The first num_tokens / block_size blocks of it

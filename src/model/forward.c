@@ -90,6 +90,10 @@ static fb_status check_sequence(const pass *p, size_t index) {
     if (block == 0 && !sequence->parts && !sequence->sparse && sequence->action != FB_REFRESH_ONLY)
         return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: parts is NULL, but the action is %s",
                        index, fb_reuse_action_name(sequence->action));
+    if (block == 0 && sequence->action == FB_REFRESH_ROWS && !sequence->refresh_rows)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: refresh_rows is NULL, but the action is %s", index,
+                       fb_reuse_action_name(sequence->action));
     return FB_OK;
 }
 
@@ -194,6 +198,9 @@ static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb
     if (sequence->sparse)
         return fb_sparse_block_attend(sequence->sparse, queries, sequence->kv, layer,
                                       sequence->action, 0.0f, result);
+    if (sequence->action == FB_REFRESH_ROWS)
+        return fb_block_attend_rows(queries, sequence->kv, layer, sequence->refresh_rows,
+                                    sequence->parts, 0.0f, result);
     return fb_block_attend(queries, sequence->kv, layer, sequence->action, sequence->compat,
                            sequence->parts, 0.0f, result);
 }

@@ -10,6 +10,9 @@
 #define SEQUENCE(text, b, h, hk, d, n, t, s)                                                       \
     .name = text, .kind = FB_HASH_SEQUENCE, .queries = b, .heads = h, .kv_heads = hk,              \
     .head_dim = d, .keys = n, .tau = t, .steps = s
+#define ROWS(text, b, h, hk, d, n, s)                                                              \
+    .name = text, .kind = FB_HASH_ROWS, .queries = b, .heads = h, .kv_heads = hk, .head_dim = d,   \
+    .keys = n, .steps = s
 #define RANGES(count, ...) .num_ranges = count, .ranges = {__VA_ARGS__}
 #define CAUSAL(block, first_query, first_key)                                                      \
     .mask = {FB_MASK_BLOCK_CAUSAL, block, first_query, first_key}
@@ -117,5 +120,19 @@ const fb_hash_case fb_hash_cases[] = {
     {SEQUENCE("sequence_longlive_1b3", 40, 12, 12, 128, 320, 20, 4)},
     {SEQUENCE("sequence_tiny_block_16", 16, 4, 1, 32, 77, 4, 8)},
     {SEQUENCE("sequence_empty_context", 4, 8, 2, 64, 0, 2, 3)},
+    /* mean keys */
+    {ATTEND("mean_key", 4, 8, 2, 64, 1500), .mean_key = true},
+    {ATTEND("mean_key_bf16_paged_ranges", 4, 8, 2, 128, 2500), .mean_key = true, .paged = true,
+     .dtype = FB_BF16, RANGES(3, {5, 100}, {133, 1300}, {1301, 2500})},
+    {ATTEND("mean_key_head_dim_20_masked", 12, 6, 3, 20, 70), .mean_key = true, CAUSAL(4, 55, 3)},
+    {ATTEND("mean_key_nan_key", 40, 4, 2, 64, 40), .mean_key = true, .content = FB_HASH_NAN_KEY,
+     CAUSAL(4, 0, 0)},
+    {ATTEND("mean_key_nothing", 3, 4, 2, 64, 0), .mean_key = true},
+    /* refresh by rows, through KV cache and part cache */
+    {ROWS("rows", 4, 8, 2, 64, 500, 5)},
+    {ROWS("rows_corrected", 4, 8, 2, 64, 500, 5), .corrected = true},
+    {ROWS("rows_corrected_bf16", 8, 32, 8, 128, 1100, 4), .corrected = true, .dtype = FB_BF16},
+    {ROWS("rows_corrected_block_16_f16", 16, 4, 1, 32, 77, 8), .corrected = true, .dtype = FB_F16},
+    {ROWS("rows_corrected_head_dim_7", 5, 6, 3, 7, 300, 4), .corrected = true},
 };
 const size_t fb_num_hash_cases = sizeof fb_hash_cases / sizeof fb_hash_cases[0];

@@ -40,7 +40,7 @@ void fb_hash_result_free(fb_hash_result *result) {
     *result = (fb_hash_result){0};
 }
 
-static fb_status result_alloc(fb_hash_result *result, size_t num_out, size_t num_lse) {
+fb_status fb_hash_result_alloc(fb_hash_result *result, size_t num_out, size_t num_lse) {
     *result = (fb_hash_result){.num_out = num_out, .num_lse = num_lse};
     FB_TRY(fb_alloc_zeroed(num_out, sizeof *result->out, "selftest", &result->out));
     return fb_alloc_zeroed(num_lse, sizeof *result->lse, "selftest", &result->lse);
@@ -175,13 +175,16 @@ static fb_status attend(const fb_hash_case *c, attend_inputs *in, fb_hash_result
         part.lse_token_stride = 1;
         part.lse_head_stride = (ptrdiff_t)c->queries;
     }
+    if (c->mean_key)
+        part.mean_key = result->out + c->queries * c->heads * c->head_dim;
     return fb_attend(&queries, &view, &c->mask, c->scale, &part);
 }
 
 static fb_status compute_attend(const fb_hash_case *c, fb_hash_result *result) {
     attend_inputs in = {0};
     size_t rows = c->queries * c->heads;
-    fb_status status = result_alloc(result, rows * c->head_dim, rows);
+    fb_status status =
+        fb_hash_result_alloc(result, (c->mean_key ? 2 : 1) * rows * c->head_dim, rows);
     if (status == FB_OK)
         status = attend(c, &in, result);
     free_inputs(&in);
@@ -229,7 +232,7 @@ static void make_parts(const fb_hash_case *c, float *a, float *b) {
 static fb_status compute_merge(const fb_hash_case *c, fb_hash_result *result) {
     size_t rows = c->queries * c->heads, values = rows * c->head_dim;
     float *memory = NULL;
-    FB_TRY(result_alloc(result, values, rows));
+    FB_TRY(fb_hash_result_alloc(result, values, rows));
     FB_TRY(fb_alloc(2 * (values + rows), sizeof *memory, "selftest", &memory));
     float *a = memory, *b = memory + values + rows;
     make_parts(c, a, b);
@@ -248,7 +251,7 @@ static fb_status gather(const fb_script *s, fb_hash_result *result) {
     size_t values = fb_script_values(s), rows = fb_script_rows(s), parts = 0;
     for (size_t i = 0; i < s->num_passes; i++)
         parts += s->passes[i].external_out ? 2 : 1;
-    FB_TRY(result_alloc(result, parts * values, parts * rows));
+    FB_TRY(fb_hash_result_alloc(result, parts * values, parts * rows));
     size_t part = 0;
     for (size_t i = 0; i < s->num_passes; i++) {
         const fb_script_pass *pass = &s->passes[i];
@@ -296,6 +299,9 @@ fb_status fb_hash_case_compute(size_t index, fb_hash_result *result) {
         break;
     case FB_HASH_MERGE:
         status = compute_merge(c, result);
+        break;
+    case FB_HASH_ROWS:
+        status = fb_hash_rows_compute(c, seed_of(c), result);
         break;
     case FB_HASH_SEQUENCE:
         status = compute_sequence(c, result);

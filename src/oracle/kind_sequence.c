@@ -32,6 +32,8 @@ static fb_status read_config(fb_case *c, fb_script_config *config) {
     FB_TRY(fb_case_size(c, "block_size", 1, MAX_SIZE, &config->block_size));
     FB_TRY(fb_case_size(c, "context_length", 0, MAX_SIZE, &config->context_length));
     FB_TRY(fb_case_size(c, "tau", 0, MAX_SIZE, &config->tau));
+    FB_TRY(fb_case_bool_or(c, "rows", false, &config->rows));
+    FB_TRY(fb_case_bool_or(c, "correction", false, &config->correction));
     FB_TRY(fb_case_size(c, "steps", 1, FB_SCRIPT_MAX_STEPS, &config->steps));
     FB_TRY(
         fb_case_real_or(c, "softmax_scale", 1.0 / sqrt((double)config->head_dim), &config->scale));
@@ -115,7 +117,7 @@ static fb_status read_pass(fb_case *c, const fb_script *s, size_t index, bool ow
         {"external_lse", lse, &file->external_lse, &file->external_lse64},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
-        bool external = i >= 2, stores = s->passes[index].action == FB_REFRESH_AND_STORE;
+        bool external = i >= 2, stores = fb_script_stores(&s->passes[index]);
         if (!external || (own && stores) || fb_case_has(c, "step%02zu.%s", index, tensors[i].name))
             FB_TRY(fb_case_f32(c, tensors[i].values, tensors[i].shape, "step%02zu.%s", index,
                                tensors[i].name));
@@ -139,7 +141,7 @@ static fb_status check_truths(fb_case *c, const fb_script *s, size_t index, cons
     size_t rows = fb_script_rows(s), values = fb_script_values(s);
     FB_TRY(check_truth(c, index, "out", file->out64, pass->true_out, values));
     FB_TRY(check_truth(c, index, "lse", file->lse64, pass->true_lse, rows));
-    if (pass->action != FB_REFRESH_AND_STORE)
+    if (!fb_script_stores(pass))
         return FB_OK;
     FB_TRY(check_truth(c, index, "external_out", file->external_out64, pass->true_external_out,
                        values));
@@ -150,7 +152,7 @@ static fb_status check_truths(fb_case *c, const fb_script *s, size_t index, cons
 /* Whether the file states every truth that claims are made against. */
 static bool states_truths(const fb_script *s, const file_pass *files) {
     for (size_t i = 0; i < s->num_passes; i++) {
-        bool stores = s->passes[i].action == FB_REFRESH_AND_STORE;
+        bool stores = fb_script_stores(&s->passes[i]);
         if (!files[i].out64 || !files[i].lse64 ||
             (stores && (!files[i].external_out64 || !files[i].external_lse64)))
             return false;
@@ -227,7 +229,7 @@ static fb_status claim_pass(fb_case *c, fb_report *report, const fb_script *s, s
     FB_TRY(claim(c, report, s, &result, rule, "out", pass->out, file->out, pass->true_out));
     result.lse = true;
     FB_TRY(claim(c, report, s, &result, rule, "lse", pass->lse, file->lse, pass->true_lse));
-    if (pass->action != FB_REFRESH_AND_STORE)
+    if (!fb_script_stores(pass))
         return FB_OK;
     result = (fb_script_result){s, index, true, false};
     if (file->external_out || report->candidate)

@@ -15,11 +15,11 @@
 /* trado-8b, sdar-8b: Qwen3-8B's attention; sdar-1.7b: Qwen3-1.7B's; longlive-1.3b: Wan2.1-1.3B's,
  * a block of 3 latent frames of 1560 tokens behind 9 such frames. */
 const fb_script_config fb_script_presets[] = {
-    {"trado-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1},
-    {"sdar-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1},
-    {"sdar-1.7b", 16, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1},
-    {"longlive-1.3b", 12, 12, 128, 4680, 14040, 2340, 4, FB_F32, 0.0, 1},
-    {"tiny", 4, 1, 32, 4, 100, 2, 4, FB_F32, 0.0, 1},
+    {"trado-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
+    {"sdar-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
+    {"sdar-1.7b", 16, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
+    {"longlive-1.3b", 12, 12, 128, 4680, 14040, 2340, 4, FB_F32, 0.0, 1, false, false},
+    {"tiny", 4, 1, 32, 4, 100, 2, 4, FB_F32, 0.0, 1, false, false},
 };
 const size_t fb_num_script_presets = sizeof fb_script_presets / sizeof fb_script_presets[0];
 
@@ -269,13 +269,47 @@ fb_status fb_script_generate(fb_script *s) {
 
 /* What the rule keeps from pass to pass. */
 typedef struct rule_state {
-    size_t dirty, masked, stored; /* stored: the pass whose part is cached */
+    size_t dirty, masked, stored; /* stored: the pass that last kept a part, or rows of it */
+    bool *dirty_rows;             /* [B] accepted since they were computed */
+    const float *cached_q;        /* [B, H, D] what the cached part is of */
 } rule_state;
 
-static void decide(fb_script *s, size_t index, rule_state *now) {
+/* The queries that the pass's external part is of: its own, the cached part's, or some of each. */
+static fb_status find_external_q(fb_script *s, fb_script_pass *pass, rule_state *now) {
+    size_t tokens = s->config.block_size, size = s->config.num_heads * s->config.head_dim;
+    pass->external_q = pass->action == FB_REUSE ? now->cached_q : pass->q;
+    if (pass->action == FB_REFRESH_ROWS) {
+        if (!pass->composed_q) {
+            FB_TRY(take(s, tokens * size, sizeof *pass->composed_q, &pass->composed_q));
+            FB_TRY(take(s, tokens, sizeof *pass->refresh_rows, &pass->refresh_rows));
+        }
+        for (size_t token = 0; token < tokens; token++)
+            memcpy(pass->composed_q + token * size,
+                   (now->dirty_rows[token] ? pass->q : now->cached_q) + token * size,
+                   size * sizeof *pass->q);
+        memcpy(pass->refresh_rows, now->dirty_rows, tokens * sizeof(bool));
+        pass->external_q = pass->composed_q;
+    }
+    if (fb_script_stores(pass))
+        now->cached_q = pass->external_q;
+    return FB_OK;
+}
+
+/* Tokens that the pass accepts are dirty from then on. */
+static size_t mark_dirty(const fb_script *s, const fb_script_pass *pass, rule_state *now) {
+    size_t count = 0;
+    for (size_t i = 0; i < s->config.block_size; i++) {
+        bool accepted = pass->accepted[i] != 0;
+        now->dirty_rows[i] = accepted || (now->dirty_rows[i] && pass->action == FB_REUSE);
+        count += accepted;
+    }
+    return count;
+}
+
+static fb_status decide(fb_script *s, size_t index, rule_state *now) {
     const fb_script_config *c = &s->config;
     fb_script_pass *pass = &s->passes[index];
-    const fb_reuse_policy policy = {.tau = c->tau};
+    const fb_reuse_policy policy = {.tau = c->tau, .rows = c->rows, .correction = c->correction};
     const fb_reuse_step step = {
         .denoising_step = index,
         .denoising_steps = c->steps,
@@ -285,16 +319,16 @@ static void decide(fb_script *s, size_t index, rule_state *now) {
         .commit = index == c->steps,
     };
     fb_reuse_action action = fb_reuse_decide(&policy, &step);
-    size_t count = 0;
-    for (size_t i = 0; i < c->block_size; i++)
-        count += pass->accepted[i] != 0;
     pass->dirty = (int32_t)now->dirty;
     pass->action = (int32_t)action;
-    if (action == FB_REFRESH_AND_STORE)
+    FB_TRY(find_external_q(s, pass, now));
+    size_t count = mark_dirty(s, pass, now);
+    if (fb_script_stores(pass))
         now->stored = index;
     pass->source = action == FB_REUSE ? now->stored : index;
     now->dirty = (action == FB_REUSE ? now->dirty : 0) + count;
     now->masked -= count < now->masked ? count : now->masked;
+    return FB_OK;
 }
 
 /* The stored part, as the cache gives it out. */
@@ -319,18 +353,23 @@ static fb_status run_pass(fb_script *s, fb_script_pass *pass, fb_kv_cache *kv,
     fb_part result = fb_part_rows(pass->out, pass->lse, c->num_heads, c->head_dim);
     fb_reuse_action action = (fb_reuse_action)pass->action;
     FB_TRY(fb_kv_cache_write(kv, 0, c->context_length, c->block_size, pass->k, pass->v));
-    FB_TRY(
-        fb_block_attend(&queries, kv, 0, action, FB_COMPAT_PAPER, parts, (float)c->scale, &result));
-    return action == FB_REFRESH_AND_STORE ? keep_external(s, pass, parts, kv) : FB_OK;
+    if (action == FB_REFRESH_ROWS)
+        FB_TRY(fb_block_attend_rows(&queries, kv, 0, pass->refresh_rows, parts, (float)c->scale,
+                                    &result));
+    else
+        FB_TRY(fb_block_attend(&queries, kv, 0, action, FB_COMPAT_PAPER, parts, (float)c->scale,
+                               &result));
+    return fb_script_stores(pass) ? keep_external(s, pass, parts, kv) : FB_OK;
 }
 
 static fb_status run_passes(fb_script *s, fb_kv_cache *kv, fb_part_cache *parts) {
     const fb_script_config *c = &s->config;
     rule_state now = {.masked = c->block_size};
+    FB_TRY(take(s, c->block_size, sizeof *now.dirty_rows, &now.dirty_rows));
     FB_TRY(fb_kv_cache_write(kv, 0, 0, c->context_length, s->k_context, s->v_context));
     FB_TRY(fb_kv_cache_commit(kv, c->context_length));
     for (size_t i = 0; i < s->num_passes; i++) {
-        decide(s, i, &now);
+        FB_TRY(decide(s, i, &now));
         FB_TRY(run_pass(s, &s->passes[i], kv, parts));
     }
     return FB_OK;
@@ -343,6 +382,8 @@ fb_status fb_script_run(fb_script *s) {
     fb_part_cache *parts = NULL;
     FB_TRY(fb_kv_cache_create(&layout, &kv));
     fb_status status = fb_part_cache_create(1, c->block_size, c->num_heads, c->head_dim, &parts);
+    if (status == FB_OK && c->correction)
+        status = fb_part_cache_enable_correction(parts);
     if (status == FB_OK)
         status = run_passes(s, kv, parts);
     fb_part_cache_destroy(parts);
@@ -376,10 +417,46 @@ static fb_status true_external(fb_script *s, fb_script_pass *pass) {
     const fb_script_config *c = &s->config;
     FB_TRY(take_true_external(s, pass));
     fb_truth_problem problem = truth_problem(c, pass);
+    problem.q = pass->external_q;
     problem.k = s->k_context;
     problem.v = s->v_context;
     problem.keys = c->context_length;
     return fb_truth_attend(&problem, pass->true_external_out, pass->true_external_lse);
+}
+
+/* The mean keys are the output of attention whose values are the keys. */
+fb_status fb_script_corrections(const fb_script *s, const float *q, const float *q0,
+                                double *change) {
+    const fb_script_config *c = &s->config;
+    size_t rows = fb_script_rows(s), values = fb_script_values(s);
+    memset(change, 0, rows * sizeof *change);
+    if (!c->correction || q == q0)
+        return FB_OK;
+    double *memory = NULL;
+    FB_TRY(fb_alloc(values + rows, sizeof *memory, "mean keys", &memory));
+    fb_truth_problem problem = {.q = q0,
+                                .k = s->k_context,
+                                .v = s->k_context,
+                                .queries = c->block_size,
+                                .keys = c->context_length,
+                                .heads = c->num_heads,
+                                .kv_heads = c->num_kv_heads,
+                                .head_dim = c->head_dim,
+                                .scale = c->scale};
+    fb_status status = fb_truth_attend(&problem, memory, memory + values);
+    for (size_t i = 0; i < values && status == FB_OK; i++)
+        change[i / c->head_dim] += c->scale * (((double)q[i] - (double)q0[i]) * memory[i]);
+    fb_free(memory);
+    return status;
+}
+
+/* The external LSEs of a pass as they are merged. */
+static fb_status true_merged_lse(const fb_script *s, const fb_script_pass *pass,
+                                 const fb_script_pass *source, double *lse) {
+    FB_TRY(fb_script_corrections(s, pass->q, source->external_q, lse));
+    for (size_t row = 0; row < fb_script_rows(s); row++)
+        lse[row] += source->true_external_lse[row];
+    return FB_OK;
 }
 
 static fb_status true_pass(fb_script *s, size_t index) {
@@ -390,9 +467,14 @@ static fb_status true_pass(fb_script *s, size_t index) {
         FB_TRY(true_external(s, pass));
     fb_truth_problem internal = truth_problem(c, pass);
     FB_TRY(fb_truth_attend(&internal, pass->true_out, pass->true_lse));
-    fb_truth_merge(source->true_external_out, source->true_external_lse, pass->true_out,
-                   pass->true_lse, fb_script_rows(s), c->head_dim, pass->true_out, pass->true_lse);
-    return FB_OK;
+    double *lse = NULL;
+    FB_TRY(fb_alloc(fb_script_rows(s), sizeof *lse, "external LSEs", &lse));
+    fb_status status = true_merged_lse(s, pass, source, lse);
+    if (status == FB_OK)
+        fb_truth_merge(source->true_external_out, lse, pass->true_out, pass->true_lse,
+                       fb_script_rows(s), c->head_dim, pass->true_out, pass->true_lse);
+    fb_free(lse);
+    return status;
 }
 
 fb_status fb_script_find_truth(fb_script *s, fb_script_progress *progress, void *context) {

@@ -14,7 +14,9 @@
  *   k_context, v_context   [C, Hk, D]  dtype   the committed tokens; scores need no more than this,
  *                                              positions are already applied
  *   accepted               [passes, B] bool    positions that each pass accepts
- *   action                 [passes]    i32     0 refresh and store, 1 refresh, 2 reuse
+ *   action                 [passes]    i32     0 refresh and store, 1 refresh, 2 reuse, 3 refresh
+ *                                              rows: those whose token was accepted since they
+ *                                              were computed
  *   dirty                  [passes]    i32     tokens accepted since, and including, the last
  *                                              refresh, when the pass begins
  *   stepNN.q               [B, H, D]   f32     NN = 00, 01, ...; the last one is the commit
@@ -23,16 +25,20 @@
  *   stepNN.out64, .lse64   the same, f64       the truth (truth.h): a reuse merges the external
  *                                              part of the queries that it was stored with
  *   stepNN.external_out, .external_lse, .external_out64, .external_lse64
- *                                              the external part, where the pass stores it
+ *                                              the external part, where the pass stores it (all
+ *                                              rows; LSEs as they were computed)
  *
  * Metadata: kind, case, seed, produced_by, params, layout, notes. params: preset, num_heads,
- * num_kv_heads, head_dim, block_size, context_length, tau, steps, dtype, softmax_scale. */
+ * num_kv_heads, head_dim, block_size, context_length, tau, steps, dtype, softmax_scale; and where
+ * they are true, rows (refresh by rows) and correction (the first-order correction of the LSEs of
+ * rows that are taken from the cache), see reuse.h. */
 #ifndef FB_ORACLE_SEQUENCE_H
 #define FB_ORACLE_SEQUENCE_H
 
 #include <flashblock/reuse.h>
 #include <flashblock/types.h>
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Passes have two digits in the file. */
@@ -46,6 +52,7 @@ typedef struct fb_script_config {
     fb_dtype dtype;                    /* of keys and values */
     double scale;                      /* of the scores; 1/sqrt(head_dim) unless a file says else */
     uint64_t seed;
+    bool rows, correction; /* see reuse.h */
 } fb_script_config;
 
 /* The shapes of published models, and one for quick tests. */
@@ -62,9 +69,12 @@ typedef struct fb_script_pass {
     const float *k, *v;      /* [B, Hk, D]; values that `dtype` holds */
     const int32_t *accepted; /* [B] 0 or 1 */
 
-    int32_t dirty, action;              /* action is an fb_reuse_action */
-    size_t source;                      /* the pass whose queries the external part is of */
-    float *out, *lse;                   /* [B, H, D], [B, H] */
+    int32_t dirty, action;   /* action is an fb_reuse_action */
+    size_t source;           /* the pass that computed the external part, or rows of it */
+    const float *external_q; /* [B, H, D] the queries that the external part is of */
+    float *composed_q;       /* external_q, where it is of several passes */
+    bool *refresh_rows;      /* [B] rows that a pass of FB_REFRESH_ROWS computes */
+    float *out, *lse;        /* [B, H, D], [B, H] */
     float *external_out, *external_lse; /* of a pass that stores */
     double *true_out, *true_lse;
     double *true_external_out, *true_external_lse; /* of a pass that refreshes */
@@ -77,6 +87,16 @@ typedef struct fb_script {
     fb_script_pass *passes;
     struct fb_script_memory *memory; /* what fb_script_free frees */
 } fb_script;
+
+/* Whether a pass keeps the external part, or rows of it. */
+static inline bool fb_script_stores(const fb_script_pass *pass) {
+    return pass->action == FB_REFRESH_AND_STORE || pass->action == FB_REFRESH_ROWS;
+}
+
+/* What the first-order correction adds to the external LSEs of the queries q0 where the queries are
+ * q: change [B, H] = scale (q - q0) . mean key of q0, in double precision. 0 without correction. */
+fb_status fb_script_corrections(const fb_script *s, const float *q, const float *q0,
+                                double *change);
 
 /* Rows and values of a result; values of a pass's keys. */
 size_t fb_script_rows(const fb_script *s);

@@ -73,7 +73,7 @@ static fb_status add_pass(tensor_list *list, const fb_script *s, int index) {
     add(list, index, "lse", FB_TENSOR_F32, pass->lse, rows, heads, 0);
     add(list, index, "out64", FB_TENSOR_F64, pass->true_out, rows, heads, dim);
     add(list, index, "lse64", FB_TENSOR_F64, pass->true_lse, rows, heads, 0);
-    if (pass->action != FB_REFRESH_AND_STORE)
+    if (!fb_script_stores(pass))
         return FB_OK;
     add(list, index, "external_out", FB_TENSOR_F32, pass->external_out, rows, heads, dim);
     add(list, index, "external_lse", FB_TENSOR_F32, pass->external_lse, rows, heads, 0);
@@ -145,13 +145,25 @@ static const char notes[] =
     "*64 are float64 truths; they are made of correctly rounded operations alone, so that they "
     "are the same on every machine.";
 
+static const char rows_notes[] =
+    "As in other denoising sequences, but: action 3 computes the external part of the rows whose "
+    "token was accepted since they were computed, and takes the others' from the cache. Where "
+    "params say correction, a row q whose part was computed for q0 is merged with the LSE "
+    "L(q0) + scale (q - q0) . k, k being the mean key under the softmax of q0; external_lse is "
+    "L(q0).";
+
 static json_t *params_of(const fb_script_config *c) {
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f}", "preset", c->preset,
-                     "num_heads", (json_int_t)c->num_heads, "num_kv_heads",
-                     (json_int_t)c->num_kv_heads, "head_dim", (json_int_t)c->head_dim, "block_size",
-                     (json_int_t)c->block_size, "context_length", (json_int_t)c->context_length,
-                     "tau", (json_int_t)c->tau, "steps", (json_int_t)c->steps, "dtype",
-                     fb_dtype_name(c->dtype), "softmax_scale", c->scale);
+    json_t *params = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f}", "preset", c->preset, "num_heads",
+        (json_int_t)c->num_heads, "num_kv_heads", (json_int_t)c->num_kv_heads, "head_dim",
+        (json_int_t)c->head_dim, "block_size", (json_int_t)c->block_size, "context_length",
+        (json_int_t)c->context_length, "tau", (json_int_t)c->tau, "steps", (json_int_t)c->steps,
+        "dtype", fb_dtype_name(c->dtype), "softmax_scale", c->scale);
+    if (params && c->rows)
+        json_object_set_new(params, "rows", json_true());
+    if (params && c->correction)
+        json_object_set_new(params, "correction", json_true());
+    return params;
 }
 
 static fb_status write_list(const fb_script *s, const tensor_list *list, const char *path) {
@@ -162,8 +174,9 @@ static fb_status write_list(const fb_script *s, const tensor_list *list, const c
     json_decref(params);
     if (!text)
         return fb_fail(FB_ERROR_MEMORY, "cannot build the metadata");
-    snprintf(name, sizeof name, "%s_c%zu_b%zu_tau%zu_steps%zu_%s_seed%llu", c->preset,
-             c->context_length, c->block_size, c->tau, c->steps, fb_dtype_name(c->dtype),
+    snprintf(name, sizeof name, "%s_c%zu_b%zu_%s%stau%zu_steps%zu_%s_seed%llu", c->preset,
+             c->context_length, c->block_size, c->rows ? "rows_" : "",
+             c->correction ? "corrected_" : "", c->tau, c->steps, fb_dtype_name(c->dtype),
              (unsigned long long)c->seed);
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)c->seed);
     const fb_metadata_entry metadata[] = {
@@ -173,7 +186,7 @@ static fb_status write_list(const fb_script *s, const tensor_list *list, const c
         {"produced_by", FB_SCRIPT_PRODUCER},
         {"params", text},
         {"layout", layout},
-        {"notes", notes},
+        {"notes", c->rows || c->correction ? rows_notes : notes},
     };
     fb_status status = fb_safetensors_write(path, list->views, list->count, metadata,
                                             sizeof metadata / sizeof metadata[0]);

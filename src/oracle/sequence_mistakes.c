@@ -21,6 +21,7 @@ typedef struct attempt {
     const fb_script *s;
     size_t pass, rows, values;
     part external, internal, result;
+    bool as_kept; /* the external part itself is asked for: its LSEs are not corrected */
     double *memory;
 } attempt;
 
@@ -36,7 +37,11 @@ static variation right(const fb_script *s) {
 
 static fb_status attempt_begin(const fb_script_result *r, attempt *a) {
     const fb_script *s = r->sequence;
-    *a = (attempt){s, r->pass, fb_script_rows(s), fb_script_values(s), {0}, {0}, {0}, NULL};
+    *a = (attempt){.s = s,
+                   .pass = r->pass,
+                   .rows = fb_script_rows(s),
+                   .values = fb_script_values(s),
+                   .as_kept = r->external};
     size_t one = a->rows + a->values;
     FB_TRY(fb_alloc(3 * one, sizeof *a->memory, "known mistakes", &a->memory));
     part *parts[] = {&a->external, &a->internal, &a->result};
@@ -61,11 +66,19 @@ static fb_status attend(const fb_script *s, const float *q, const float *k, cons
     return fb_truth_attend(&problem, result->out, result->lse);
 }
 
-/* The external part of the queries of `pass`. */
+/* The external part that `pass` keeps, or of its queries if it keeps none. */
 static fb_status external_of(attempt *a, size_t pass, variation how) {
     const fb_script *s = a->s;
-    return attend(s, s->passes[pass].q, s->k_context, s->v_context, s->config.context_length, how,
-                  &a->external);
+    const fb_script_pass *of = &s->passes[pass];
+    const float *q0 = fb_script_stores(of) ? of->external_q : of->q;
+    FB_TRY(attend(s, q0, s->k_context, s->v_context, s->config.context_length, how, &a->external));
+    if (!s->config.correction || a->as_kept)
+        return FB_OK;
+    double *change = a->result.lse; /* not in use yet */
+    FB_TRY(fb_script_corrections(s, s->passes[a->pass].q, q0, change));
+    for (size_t row = 0; row < a->rows; row++)
+        a->external.lse[row] += change[row];
+    return FB_OK;
 }
 
 /* The internal part of this pass' queries over the block's keys and values as `pass` has them. */
@@ -112,7 +125,7 @@ static size_t source(const attempt *a) {
 /* The last pass before `pass` that stored a part; false when there is none. */
 static bool stored_before(const fb_script *s, size_t pass, size_t *stored) {
     for (size_t i = pass; i-- > 0;)
-        if (s->passes[i].action == FB_REFRESH_AND_STORE) {
+        if (fb_script_stores(&s->passes[i])) {
             *stored = i;
             return true;
         }
@@ -443,6 +456,16 @@ static void plain_merge(const fb_script *s, float *external, const float *intern
     }
 }
 
+static fb_status plain_correction(const fb_script *s, const fb_script_pass *pass, float *lse) {
+    double *change = NULL;
+    FB_TRY(fb_alloc(fb_script_rows(s), sizeof *change, "plain result", &change));
+    fb_status status = fb_script_corrections(s, pass->q, pass->external_q, change);
+    for (size_t row = 0; row < fb_script_rows(s) && status == FB_OK; row++)
+        lse[row] = (float)((double)lse[row] + change[row]);
+    fb_free(change);
+    return status;
+}
+
 fb_status fb_script_plain(const void *context, fb_dtype precision, float *result) {
     const fb_script_result *r = context;
     const fb_script *s = r->sequence;
@@ -451,8 +474,10 @@ fb_status fb_script_plain(const void *context, fb_dtype precision, float *result
     float *external = NULL;
     FB_TRY(fb_alloc(2 * (rows + values), sizeof *external, "plain result", &external));
     float *internal = external + rows + values;
-    fb_status status = plain_part(s, s->passes[pass->source].q, s->k_context, s->v_context,
+    fb_status status = plain_part(s, pass->external_q, s->k_context, s->v_context,
                                   s->config.context_length, precision, external, external + values);
+    if (status == FB_OK && !r->external)
+        status = plain_correction(s, pass, external + values);
     if (status == FB_OK && !r->external) {
         status = plain_part(s, pass->q, pass->k, pass->v, s->config.block_size, precision, internal,
                             internal + values);
@@ -499,8 +524,8 @@ fb_status fb_script_explain(const void *context, size_t index, char *text, size_
     const fb_script_pass *pass = &s->passes[r->pass];
     size_t row = r->lse ? index : index / c->head_dim, heads = c->num_heads, head = row % heads;
     double external = 0.0, internal = 0.0, merged = pass->true_lse[row];
-    FB_TRY(token_lse(s, s->passes[pass->source].q, s->k_context, s->v_context, c->context_length,
-                     row, &external));
+    FB_TRY(token_lse(s, pass->external_q, s->k_context, s->v_context, c->context_length, row,
+                     &external));
     FB_TRY(token_lse(s, pass->q, pass->k, pass->v, c->block_size, row, &internal));
     int used = snprintf(text, size,
                         "token %zu, head %zu, KV head %zu: external part of step %zu, %zu keys, "
