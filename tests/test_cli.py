@@ -224,7 +224,7 @@ def refresh_by_rows():
                      counts["denoising_steps"], "steps")
         expect(counts["external_rows"] < dense["counts"]["external_rows"], more, "rows")
         expect_equal(facts["options"]["reuse"]["policy"], "rows", "policy")
-    rows = generate_json("--reuse", "rows", "--ignore-eos")["counts"]
+    rows = generate_json("--reuse", "rows", "--ignore-eos", prompt="")["counts"]
     expect_equal(rows["external_rows"], 2 * 4 * rows["commits"], "two rows for each token of a block")
     full = ["--refresh-every", 1, "--refresh-commit", "--ignore-eos"]
     expect_equal(ids(generate_json("--reuse", "rows", *full)), ids(dense), "tokens, all rows")
