@@ -11,8 +11,8 @@
  *                        weights[output][index .. index + 7], widened
  *   dot_widened(w, float *wide)  stores them: output by output, FB_DOT_COLUMNS apart
  *   dot_fma(x, w, sum)
- *   dot_fold(ROWS, const dot_vector *chains, float *sums)
- *                        adds the sums of ROWS (at most 4) rows' chains; outputs FB_DOT_ROWS apart
+ *   dot_fold(ROWS, const dot_vector *chains, float *sums, size_t stride)
+ *                        adds the sums of ROWS (at most 4) rows' chains; outputs a stride apart
  *   dot_in_register(vector)
  *                        keeps compilers from loading a vector again in every fma that uses it
  *
@@ -40,16 +40,17 @@ typedef struct dots_job {
     size_t columns;
     float *wide;             /* [DOT_TILE_OUTPUTS][FB_DOT_COLUMNS] */
     const void *const *next; /* [DOT_TILE_OUTPUTS], or NULL */
+    size_t element;          /* bytes, of what is fetched */
     size_t turn, turns; /* of the steps' lines, this tile fetches every turns-th from turn on */
-    float *sums;        /* [DOT_TILE_OUTPUTS] at stride FB_DOT_ROWS */
+    float *sums;        /* [DOT_TILE_OUTPUTS] at this stride */
+    size_t stride;
 } dots_job;
 
 /* The lines that a step over the columns will take, of all rows of weights. */
-INLINE void dots_fetch(const fb_dtype DTYPE, const void *const *next, size_t column) {
-    const size_t SIZE = DTYPE == FB_F32 ? sizeof(float) : sizeof(uint16_t);
+INLINE void dots_fetch(const void *const *next, size_t element, size_t column) {
     for (size_t output = 0; output < DOT_TILE_OUTPUTS; output++)
-        for (size_t byte = 0; byte < FB_DOT_STEP * SIZE; byte += CACHE_LINE)
-            __builtin_prefetch((const char *)next[output] + column * SIZE + byte, 0, 3);
+        for (size_t byte = 0; byte < FB_DOT_STEP * element; byte += CACHE_LINE)
+            __builtin_prefetch((const char *)next[output] + column * element + byte, 0, 2);
 }
 
 /* 8 columns. */
@@ -90,7 +91,7 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
     size_t columns = job->columns, fetch = job->next ? job->turn * FB_DOT_STEP : SIZE_MAX;
     for (size_t column = 0; column < columns; column += FB_DOT_STEP) {
         if (column == fetch) {
-            dots_fetch(DTYPE, job->next, column);
+            dots_fetch(job->next, job->element, column);
             fetch += job->turns * FB_DOT_STEP;
         }
         UNROLLED
@@ -102,7 +103,7 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
         UNROLLED
     for (int row = 0; row < ROWS; row += DOT_FOLD_ROWS)
         dot_fold(ROWS - row < DOT_FOLD_ROWS ? ROWS - row : DOT_FOLD_ROWS, &chains[i][row],
-                 job->sums + i * DOT_PER_VECTOR * FB_DOT_ROWS + row);
+                 job->sums + (size_t)i * DOT_PER_VECTOR * job->stride + row, job->stride);
 }
 
 typedef void dots_tile_fn(const dots_job *job);
@@ -144,25 +145,33 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
 };
 
 /* The first rows of x widen 16-bit weights, for the others to find them in the L1 cache. Meanwhile
- * memory would have nothing to do: every tile of rows fetches its share of what comes next. With a
- * single tile weights are read all the time, and the hardware's own prefetching is faster. */
+ * memory would have nothing to do: each tile of rows fetches its share of what comes next. With few
+ * tiles weights are read nearly all the time, and the hardware's own prefetching is faster. */
 static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
-                 size_t columns, float *wide, const void *const *next, float *sums) {
+                 size_t outputs, size_t columns, float *wide, const void *const *next,
+                 float *sums) {
     row_tiles tiles = cut_rows(rows, DOT_TILE_ROWS);
+    bool is_wide = dtype == FB_F32, fetches = next && tiles.count > (is_wide ? 2 : 1);
     const void *widened[FB_DOT_OUTPUTS];
-    for (size_t output = 0; output < FB_DOT_OUTPUTS; output++)
-        widened[output] = dtype == FB_F32 ? weights[output] : wide + output * FB_DOT_COLUMNS;
-    dots_job job = {.x = x, .columns = columns, .turns = tiles.count};
+    for (size_t output = 0; output < outputs; output++)
+        widened[output] = is_wide ? weights[output] : wide + output * FB_DOT_COLUMNS;
+    dots_job job = {
+        .x = x,
+        .columns = columns,
+        .element = is_wide ? sizeof(float) : sizeof(uint16_t),
+        .turns = tiles.count,
+        .stride = fb_dot_stride(rows),
+    };
     for (; job.turn < job.turns; job.turn++) {
         size_t tile_rows = tiles.base + (job.turn < tiles.longer);
         bool is_first = job.turn == 0;
         dots_tile_fn *tile =
             dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && tiles.count > 1];
-        for (size_t output = 0; output < FB_DOT_OUTPUTS; output += DOT_TILE_OUTPUTS) {
+        for (size_t output = 0; output < outputs; output += DOT_TILE_OUTPUTS) {
             job.weights = (is_first ? weights : widened) + output;
             job.wide = wide + output * FB_DOT_COLUMNS;
-            job.next = next && tiles.count > 1 ? next + output : NULL;
-            job.sums = sums + output * FB_DOT_ROWS + (size_t)(job.x - x) / FB_DOT_COLUMNS;
+            job.next = fetches ? next + output : NULL;
+            job.sums = sums + output * job.stride + (size_t)(job.x - x) / FB_DOT_COLUMNS;
             tile(&job);
         }
         job.x += tile_rows * FB_DOT_COLUMNS;

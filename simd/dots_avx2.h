@@ -30,7 +30,8 @@ INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {
     return _mm256_fmadd_ps(x, w, sum);
 }
 
-INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums) {
+INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
+    (void)stride; /* there is one output */
     dot_fold_rows(ROWS, chains, sums);
 }
 

@@ -43,7 +43,7 @@ INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {
     return _mm512_fmadd_ps(x, w, sum);
 }
 
-INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums) {
+INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
     __m256 first[4], second[4];
     UNROLLED
     for (int row = 0; row < ROWS; row++) {
@@ -51,7 +51,7 @@ INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums) {
         second[row] = _mm512_extractf32x8_ps(chains[row], 1);
     }
     dot_fold_rows(ROWS, first, sums);
-    dot_fold_rows(ROWS, second, sums + FB_DOT_ROWS);
+    dot_fold_rows(ROWS, second, sums + stride);
 }
 
 #include "dots.h"

@@ -42,7 +42,8 @@ INLINE float32x4_t dot_halves(dot_vector a, dot_vector b) {
                      vcombine_f32(vget_high_f32(a_x4), vget_high_f32(b_x4)));
 }
 
-INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums) {
+INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
+    (void)stride; /* there is one output */
     float32x4_t ab = dot_halves(chains[0], ROWS > 1 ? chains[1] : dot_zero());
     float32x4_t cd =
         dot_halves(ROWS > 2 ? chains[2] : dot_zero(), ROWS > 3 ? chains[3] : dot_zero());

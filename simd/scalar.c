@@ -111,13 +111,16 @@ static float dot(const float *x, const float *weights, size_t columns) {
     return ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
 }
 
+enum { DOT_TILE_OUTPUTS = 1 };
+
 static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
-                 size_t columns, float *wide, const void *const *next, float *sums) {
+                 size_t outputs, size_t columns, float *wide, const void *const *next,
+                 float *sums) {
     (void)next;
-    for (size_t output = 0; output < FB_DOT_OUTPUTS; output++) {
+    for (size_t output = 0; output < outputs; output++) {
         const float *w = as_floats(dtype, weights[output], 0, columns, wide);
         for (size_t row = 0; row < rows; row++)
-            sums[output * FB_DOT_ROWS + row] += dot(x + row * FB_DOT_COLUMNS, w, columns);
+            sums[output * fb_dot_stride(rows) + row] += dot(x + row * FB_DOT_COLUMNS, w, columns);
     }
 }
 

@@ -21,9 +21,9 @@
         values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, next, o);                  \
     }                                                                                              \
     static void dots_of_##NAME(const float *x, size_t rows, const void *const *weights,            \
-                               size_t columns, float *wide, const void *const *next,               \
-                               float *sums) {                                                      \
-        dots(DTYPE, x, rows, weights, columns, wide, next, sums);                                  \
+                               size_t outputs, size_t columns, float *wide,                        \
+                               const void *const *next, float *sums) {                             \
+        dots(DTYPE, x, rows, weights, outputs, columns, wide, next, sums);                         \
     }
 
 #define FB_KERNEL_TABLE(TABLE, ISA)                                                                \
@@ -35,6 +35,7 @@
         .scores = {scores_of_f32, scores_of_bf16, scores_of_f16},                                  \
         .values = {values_of_f32, values_of_bf16, values_of_f16},                                  \
         .dots = {dots_of_f32, dots_of_bf16, dots_of_f16},                                          \
+        .dot_outputs = DOT_TILE_OUTPUTS,                                                           \
         .softmax = softmax,                                                                        \
         .merge_row = merge_row,                                                                    \
         .widen_bf16 = widen_bf16,                                                                  \

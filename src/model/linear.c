@@ -29,10 +29,10 @@
 #include <string.h>
 
 enum {
-    GROUP = FB_DOT_OUTPUTS,
+    GROUP = FB_DOT_OUTPUTS, /* features, at most */
     SEGMENT = FB_DOT_COLUMNS,
     BLOCK_ROWS = FB_DOT_ROWS,
-    CHUNK_GROUPS = 8,
+    CHUNK_GROUPS = 16, /* features of a chunk that are neighbours: a cache line of y */
     UNIT_STEP = CHUNK_GROUPS * GROUP, /* divides a unit's features, except for a matrix's last */
     /* x of at most so many floats, 128 KiB, stays in the L2 cache beside the weights' stream. */
     SMALL_X = 1 << 15,
@@ -112,8 +112,9 @@ typedef struct linear_call {
     size_t num_outputs;
     size_t columns, num_segments;
     size_t num_blocks;
-    size_t unit_features, chunk_groups;
-    float *x; /* [blocks][segments][rows of the block][SEGMENT] */
+    size_t unit_features, group_features;
+    bool row_by_row; /* a group's segments one after the other, not a segment's groups */
+    float *x;        /* [blocks][segments][rows of the block][SEGMENT] */
 } linear_call;
 
 static size_t divide_up(size_t a, size_t b) {
@@ -165,29 +166,10 @@ typedef struct unit {
     float *sums;                     /* [CHUNK_GROUPS][GROUP][BLOCK_ROWS] */
 } unit;
 
-/* Where a unit is: at a group of features, in a chunk of groups that begins and ends. */
+/* Where a unit is. */
 typedef struct place {
-    size_t group, segment, begin, end;
+    size_t group, segment;
 } place;
-
-static place chunk_at(const unit *u, size_t group) {
-    size_t left = u->num_groups - group, most = u->call->chunk_groups;
-    return (place){group, 0, group, group + (left < most ? left : most)};
-}
-
-/* False at the end. */
-static bool advance(const unit *u, place *at) {
-    if (++at->group < at->end)
-        return true;
-    if (++at->segment < u->call->num_segments) {
-        at->group = at->begin;
-        return true;
-    }
-    if (at->end == u->num_groups)
-        return false;
-    *at = chunk_at(u, at->end);
-    return true;
-}
 
 /* Whether kernels can read a segment of the weights where it is. */
 static bool readable(const unit *u, size_t segment) {
@@ -195,9 +177,9 @@ static bool readable(const unit *u, size_t segment) {
            (uintptr_t)u->matrix->data % fb_dtype_size(u->matrix->dtype) == 0;
 }
 
-/* A group takes one feature from each sixth of the unit, and the next group their neighbours: the
- * weights are read as six long streams. (As streams that end with every row, f32 weights take 1.3
- * times as long for four rows of x.) */
+/* A group takes its features from equal parts of the unit, and the next group their neighbours: the
+ * weights are read as three or six long streams. (As streams that end with every row, f32 weights
+ * take 1.3 times as long for four rows of x.) */
 static size_t feature_at(const unit *u, const place *at, size_t index) {
     return u->first_feature + at->group + index * u->num_groups;
 }
@@ -210,13 +192,13 @@ static size_t feature_or_last(const unit *u, const place *at, size_t index) {
 
 /* A group's rows of weights. */
 static void point_to_weights(const unit *u, const place *at, const void *weights[GROUP]) {
-    for (size_t i = 0; i < GROUP; i++)
+    for (size_t i = 0; i < u->call->group_features; i++)
         weights[i] = weight_at(u->matrix, feature_or_last(u, at, i), at->segment * SEGMENT);
 }
 
 static void widen_weights(const unit *u, const place *at, const void *weights[GROUP]) {
     size_t columns = segment_columns(u->call, at->segment), whole = whole_columns(columns);
-    for (size_t i = 0; i < GROUP; i++) {
+    for (size_t i = 0; i < u->call->group_features; i++) {
         float *to = u->weights + i * SEGMENT;
         widen_row(u->call->kernels, u->matrix, feature_or_last(u, at, i), at->segment * SEGMENT,
                   columns, to, u->staging);
@@ -225,20 +207,8 @@ static void widen_weights(const unit *u, const place *at, const void *weights[GR
     }
 }
 
-/* The group's sums, now that all segments are in them. */
-static void give_group(const unit *u, const place *at, const float *sums) {
-    const float *bias = u->matrix->bias;
-    for (size_t i = 0; i < GROUP && feature_at(u, at, i) < u->end; i++) {
-        size_t feature = feature_at(u, at, i);
-        for (size_t row = 0; row < u->rows; row++) {
-            float sum = sums[i * BLOCK_ROWS + row];
-            u->y[row * u->matrix->rows + feature] = bias ? sum + bias[feature] : sum;
-        }
-    }
-}
-
-/* `next` is where it goes on, or NULL. */
-static void multiply_group(const unit *u, const place *at, const place *next) {
+/* `next` is where it goes on, or NULL. sums  [group_features][rows, see fb_dots_fn] */
+static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
     const void *weights[GROUP], *fetched[GROUP];
     bool in_place = readable(u, at->segment), fetches = next && readable(u, next->segment);
     if (in_place)
@@ -247,23 +217,58 @@ static void multiply_group(const unit *u, const place *at, const place *next) {
         widen_weights(u, at, weights);
     if (fetches)
         point_to_weights(u, next, fetched);
-    float *sums = u->sums + (at->group - at->begin) * GROUP * BLOCK_ROWS;
-    if (at->segment == 0)
-        memset(sums, 0, GROUP * BLOCK_ROWS * sizeof *sums);
     u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](
-        block_x(u->call, u->block, at->segment), u->rows, weights,
+        block_x(u->call, u->block, at->segment), u->rows, weights, u->call->group_features,
         whole_columns(segment_columns(u->call, at->segment)), u->wide, fetches ? fetched : NULL,
         sums);
-    if (at->segment + 1 == u->call->num_segments)
-        give_group(u, at, sums);
+}
+
+/* The sums of groups begin .. end-1, features in runs of neighbours: y's rows may be far apart, and
+ * one feature at a time would touch every cache line of y many times. */
+static void give_chunk(const unit *u, size_t begin, size_t end) {
+    const float *bias = u->matrix->bias;
+    size_t stride = fb_dot_stride(u->rows), of_group = u->call->group_features * stride;
+    for (size_t i = 0; i < u->call->group_features; i++) {
+        place at = {begin, 0};
+        size_t first = feature_at(u, &at, i), left = first < u->end ? u->end - first : 0;
+        size_t count = left < end - begin ? left : end - begin;
+        for (size_t row = 0; row < u->rows; row++) {
+            const float *sums = u->sums + i * stride + row;
+            float *y = u->y + row * u->matrix->rows + first;
+            for (size_t group = 0; group < count; group++)
+                y[group] = sums[group * of_group] + (bias ? bias[first + group] : 0.0f);
+        }
+    }
+}
+
+/* Step number `step` of the chunk that begins with group `begin`. */
+static place place_at(const unit *u, size_t begin, size_t num_groups, size_t step) {
+    size_t segments = u->call->num_segments;
+    if (u->call->row_by_row)
+        return (place){begin + step / segments, step % segments};
+    return (place){begin + step % num_groups, step / num_groups};
+}
+
+/* Groups begin .. end-1. */
+static void multiply_chunk(const unit *u, size_t begin, size_t end) {
+    size_t num_groups = end - begin, steps = num_groups * u->call->num_segments;
+    size_t of_group = u->call->group_features * fb_dot_stride(u->rows);
+    memset(u->sums, 0, num_groups * of_group * sizeof *u->sums);
+    for (size_t step = 0; step < steps; step++) {
+        place at = place_at(u, begin, num_groups, step), next = {end, 0};
+        if (step + 1 < steps)
+            next = place_at(u, begin, num_groups, step + 1);
+        multiply_group(u, &at, next.group < u->num_groups ? &next : NULL,
+                       u->sums + (at.group - begin) * of_group);
+    }
+    give_chunk(u, begin, end);
 }
 
 static void multiply_unit(const unit *u) {
-    place next = chunk_at(u, 0);
-    for (bool more = true; more;) {
-        place at = next;
-        more = advance(u, &next);
-        multiply_group(u, &at, more ? &next : NULL);
+    for (size_t begin = 0, end; begin < u->num_groups; begin = end) {
+        size_t left = u->num_groups - begin;
+        end = begin + (left < CHUNK_GROUPS ? left : CHUNK_GROUPS);
+        multiply_chunk(u, begin, end);
     }
 }
 
@@ -287,7 +292,8 @@ static void multiply_indexed(const linear_call *call, size_t index, float *area)
         .rows = first_row(call, block + 1) - row,
         .first_feature = first,
         .end = first + (left < call->unit_features ? left : call->unit_features),
-        .num_groups = divide_up(left < call->unit_features ? left : call->unit_features, GROUP),
+        .num_groups = divide_up(left < call->unit_features ? left : call->unit_features,
+                                call->group_features),
         .wide = area,
         .weights = area + WIDE,
         .sums = area + 2 * WIDE,
@@ -318,7 +324,8 @@ static void cut(linear_call *call, size_t threads) {
     call->columns = call->outputs[0].matrix->columns;
     call->num_segments = divide_up(call->columns, SEGMENT);
     call->num_blocks = divide_up(num_rows, BLOCK_ROWS);
-    call->chunk_groups = num_rows * call->columns <= SMALL_X ? 1 : CHUNK_GROUPS;
+    call->row_by_row = num_rows * call->columns <= SMALL_X;
+    call->group_features = call->row_by_row ? call->kernels->dot_outputs : GROUP;
     size_t units = divide_up(threads * UNITS_PER_THREAD, call->num_blocks);
     call->unit_features = divide_up(divide_up(num_features(call), units), UNIT_STEP) * UNIT_STEP;
 }
