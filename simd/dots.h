@@ -94,7 +94,7 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
             dots_fetch(job->next, job->element, column);
             fetch += job->turns * FB_DOT_STEP;
         }
-        UNROLLED
+        ROLLED
         for (size_t step = 0; step < FB_DOT_STEP; step += DOT_LANES)
             dots_columns(ROWS, DTYPE, WIDEN, x, weights, wide, column + step, chains);
     }
@@ -114,13 +114,15 @@ typedef void dots_tile_fn(const dots_job *job);
     }
 #define DOTS_TILES(ROWS)                                                                           \
     DOTS_TILE(ROWS, f32, FB_F32, false)                                                            \
+    DOTS_TILE(ROWS, f32_widened, FB_F32, true)                                                     \
     DOTS_TILE(ROWS, bf16, FB_BF16, false)                                                          \
     DOTS_TILE(ROWS, bf16_widened, FB_BF16, true)                                                   \
     DOTS_TILE(ROWS, f16, FB_F16, false)                                                            \
     DOTS_TILE(ROWS, f16_widened, FB_F16, true)
 #define DOTS_OF(ROWS)                                                                              \
     {                                                                                              \
-        {dots_f32_##ROWS, dots_f32_##ROWS}, {dots_bf16_##ROWS, dots_bf16_widened_##ROWS}, {        \
+        {dots_f32_##ROWS, dots_f32_widened_##ROWS}, {dots_bf16_##ROWS, dots_bf16_widened_##ROWS},  \
+        {                                                                                          \
             dots_f16_##ROWS, dots_f16_widened_##ROWS                                               \
         }                                                                                          \
     }
@@ -144,21 +146,23 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
 #endif
 };
 
-/* The first rows of x widen 16-bit weights, for the others to find them in the L1 cache. Meanwhile
- * memory would have nothing to do: each tile of rows fetches its share of what comes next. With few
- * tiles weights are read nearly all the time, and the hardware's own prefetching is faster. */
+/* The first rows of x leave 16-bit weights as floats in `wide`, for the others to find in the L1
+ * cache; f32 weights, too, for many rows: where they come from, rows of weights often lie a power
+ * of two apart, in few sets of that cache. Meanwhile memory would have nothing to do: each tile of
+ * rows fetches its share of what comes next. With few tiles weights are read nearly all the time,
+ * and the hardware's own prefetching is faster. */
 static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
                  size_t outputs, size_t columns, float *wide, const void *const *next,
                  float *sums) {
     row_tiles tiles = cut_rows(rows, DOT_TILE_ROWS);
-    bool is_wide = dtype == FB_F32, fetches = next && tiles.count > (is_wide ? 2 : 1);
+    bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);
     const void *widened[FB_DOT_OUTPUTS];
     for (size_t output = 0; output < outputs; output++)
-        widened[output] = is_wide ? weights[output] : wide + output * FB_DOT_COLUMNS;
+        widened[output] = widens ? wide + output * FB_DOT_COLUMNS : weights[output];
     dots_job job = {
         .x = x,
         .columns = columns,
-        .element = is_wide ? sizeof(float) : sizeof(uint16_t),
+        .element = dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t),
         .turns = tiles.count,
         .stride = fb_dot_stride(rows),
     };
@@ -166,11 +170,11 @@ static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const 
         size_t tile_rows = tiles.base + (job.turn < tiles.longer);
         bool is_first = job.turn == 0;
         dots_tile_fn *tile =
-            dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && tiles.count > 1];
+            dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && widens];
         for (size_t output = 0; output < outputs; output += DOT_TILE_OUTPUTS) {
             job.weights = (is_first ? weights : widened) + output;
             job.wide = wide + output * FB_DOT_COLUMNS;
-            job.next = fetches ? next + output : NULL;
+            job.next = next && widens ? next + output : NULL;
             job.sums = sums + output * job.stride + (size_t)(job.x - x) / FB_DOT_COLUMNS;
             tile(&job);
         }

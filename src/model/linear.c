@@ -34,8 +34,8 @@ enum {
     BLOCK_ROWS = FB_DOT_ROWS,
     CHUNK_GROUPS = 16, /* features of a chunk that are neighbours: a cache line of y */
     UNIT_STEP = CHUNK_GROUPS * GROUP, /* divides a unit's features, except for a matrix's last */
-    /* x of at most so many floats, 128 KiB, stays in the L2 cache beside the weights' stream. */
-    SMALL_X = 1 << 15,
+    /* x of at most so many floats, 256 KiB, stays in the L2 cache beside the weights' stream. */
+    SMALL_X = 1 << 16,
     /* A thread's work area, in floats: what kernels widen into, weights that kernels cannot read
      * where they are, 16-bit ones among them before they are widened, and sums. */
     WIDE = GROUP * SEGMENT,
@@ -74,16 +74,12 @@ static fb_status reserve(fb_linear_scratch *scratch, size_t x_floats, size_t num
 
 /* --- weights ---------------------------------------------------------------------------------- */
 
-static const unsigned char *weight_at(const fb_matrix *matrix, size_t row, size_t column) {
-    const unsigned char *data = matrix->data;
-    return data + (row * matrix->columns + column) * fb_dtype_size(matrix->dtype);
-}
-
 /* Columns first .. first + count - 1 of one row of the matrix, as float32. `staging` has room for
  * count halves. */
 static void widen_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, size_t first,
                       size_t count, float *to, void *staging) {
-    const void *from = weight_at(matrix, row, first);
+    const void *from =
+        (const char *)matrix->data + (row * matrix->columns + first) * fb_dtype_size(matrix->dtype);
     if (matrix->dtype == FB_F32) {
         memcpy(to, from, count * sizeof *to);
         return;
@@ -159,11 +155,15 @@ typedef struct unit {
     const linear_call *call;
     const fb_matrix *matrix;
     float *y;                  /* [rows of the block, matrix->rows] */
-    size_t block, rows;        /* of x */
+    const float *x;            /* of the block, see linear_call */
+    size_t rows;               /* of the block */
     size_t first_feature, end; /* of the matrix */
     size_t num_groups;
-    float *wide, *weights, *staging; /* [GROUP][SEGMENT], the same, [STAGING] */
-    float *sums;                     /* [CHUNK_GROUPS][GROUP][BLOCK_ROWS] */
+    size_t element, row_bytes; /* of the weights */
+    size_t in_place;           /* columns up to which kernels can read the weights where they are */
+    float *wide, *weights;     /* [GROUP][SEGMENT] each */
+    float *staging;            /* [STAGING] */
+    float *sums;               /* [CHUNK_GROUPS][GROUP][BLOCK_ROWS] */
 } unit;
 
 /* Where a unit is. */
@@ -173,8 +173,8 @@ typedef struct place {
 
 /* Whether kernels can read a segment of the weights where it is. */
 static bool readable(const unit *u, size_t segment) {
-    return segment_columns(u->call, segment) % FB_DOT_STEP == 0 &&
-           (uintptr_t)u->matrix->data % fb_dtype_size(u->matrix->dtype) == 0;
+    size_t end = (segment + 1) * SEGMENT;
+    return (end < u->call->columns ? end : u->call->columns) <= u->in_place;
 }
 
 /* A group takes its features from equal parts of the unit, and the next group their neighbours: the
@@ -193,7 +193,8 @@ static size_t feature_or_last(const unit *u, const place *at, size_t index) {
 /* A group's rows of weights. */
 static void point_to_weights(const unit *u, const place *at, const void *weights[GROUP]) {
     for (size_t i = 0; i < u->call->group_features; i++)
-        weights[i] = weight_at(u->matrix, feature_or_last(u, at, i), at->segment * SEGMENT);
+        weights[i] = (const char *)u->matrix->data + feature_or_last(u, at, i) * u->row_bytes +
+                     at->segment * SEGMENT * u->element;
 }
 
 static void widen_weights(const unit *u, const place *at, const void *weights[GROUP]) {
@@ -217,10 +218,10 @@ static void multiply_group(const unit *u, const place *at, const place *next, fl
         widen_weights(u, at, weights);
     if (fetches)
         point_to_weights(u, next, fetched);
+    size_t columns = whole_columns(segment_columns(u->call, at->segment));
     u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](
-        block_x(u->call, u->block, at->segment), u->rows, weights, u->call->group_features,
-        whole_columns(segment_columns(u->call, at->segment)), u->wide, fetches ? fetched : NULL,
-        sums);
+        u->x + at->segment * u->rows * SEGMENT, u->rows, weights, u->call->group_features, columns,
+        u->wide, fetches ? fetched : NULL, sums);
 }
 
 /* The sums of groups begin .. end-1, features in runs of neighbours: y's rows may be far apart, and
@@ -241,23 +242,26 @@ static void give_chunk(const unit *u, size_t begin, size_t end) {
     }
 }
 
-/* Step number `step` of the chunk that begins with group `begin`. */
-static place place_at(const unit *u, size_t begin, size_t num_groups, size_t step) {
-    size_t segments = u->call->num_segments;
-    if (u->call->row_by_row)
-        return (place){begin + step / segments, step % segments};
-    return (place){begin + step % num_groups, step / num_groups};
+/* What follows a place in the chunk of groups begin .. end-1, or the first place behind it. */
+static place place_after(const unit *u, place at, size_t begin, size_t end) {
+    if (u->call->row_by_row) {
+        if (++at.segment < u->call->num_segments)
+            return at;
+        return (place){at.group + 1, 0};
+    }
+    if (++at.group < end)
+        return at;
+    if (++at.segment < u->call->num_segments)
+        return (place){begin, at.segment};
+    return (place){end, 0};
 }
 
 /* Groups begin .. end-1. */
 static void multiply_chunk(const unit *u, size_t begin, size_t end) {
-    size_t num_groups = end - begin, steps = num_groups * u->call->num_segments;
     size_t of_group = u->call->group_features * fb_dot_stride(u->rows);
-    memset(u->sums, 0, num_groups * of_group * sizeof *u->sums);
-    for (size_t step = 0; step < steps; step++) {
-        place at = place_at(u, begin, num_groups, step), next = {end, 0};
-        if (step + 1 < steps)
-            next = place_at(u, begin, num_groups, step + 1);
+    memset(u->sums, 0, (end - begin) * of_group * sizeof *u->sums);
+    for (place at = {begin, 0}, next; at.group < end; at = next) {
+        next = place_after(u, at, begin, end);
         multiply_group(u, &at, next.group < u->num_groups ? &next : NULL,
                        u->sums + (at.group - begin) * of_group);
     }
@@ -276,24 +280,35 @@ static size_t num_units(const linear_call *call, const fb_matrix *matrix) {
     return divide_up(matrix->rows, call->unit_features) * call->num_blocks;
 }
 
+/* Columns of each row of weights up to which kernels can read them where they are. */
+static size_t columns_in_place(const fb_matrix *matrix) {
+    if ((uintptr_t)matrix->data % fb_dtype_size(matrix->dtype) != 0)
+        return 0;
+    return matrix->columns / FB_DOT_STEP * FB_DOT_STEP;
+}
+
 /* Unit number `index`, counted over all outputs; neighbours share their weights. */
 static void multiply_indexed(const linear_call *call, size_t index, float *area) {
     const fb_linear_output *output = call->outputs;
     for (; index >= num_units(call, output->matrix); output++)
         index -= num_units(call, output->matrix);
+    const fb_matrix *matrix = output->matrix;
     size_t block = index % call->num_blocks, row = first_row(call, block);
     size_t first = index / call->num_blocks * call->unit_features;
-    size_t left = output->matrix->rows - first;
+    size_t left = matrix->rows - first;
+    size_t features = left < call->unit_features ? left : call->unit_features;
     unit u = {
         .call = call,
-        .matrix = output->matrix,
-        .y = output->y + row * output->matrix->rows,
-        .block = block,
+        .matrix = matrix,
+        .y = output->y + row * matrix->rows,
+        .x = block_x(call, block, 0),
         .rows = first_row(call, block + 1) - row,
         .first_feature = first,
-        .end = first + (left < call->unit_features ? left : call->unit_features),
-        .num_groups = divide_up(left < call->unit_features ? left : call->unit_features,
-                                call->group_features),
+        .end = first + features,
+        .num_groups = divide_up(features, call->group_features),
+        .element = fb_dtype_size(matrix->dtype),
+        .row_bytes = matrix->columns * fb_dtype_size(matrix->dtype),
+        .in_place = columns_in_place(matrix),
         .wide = area,
         .weights = area + WIDE,
         .sums = area + 2 * WIDE,
