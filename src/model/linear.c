@@ -42,8 +42,8 @@ enum {
     STAGING = SEGMENT / 2,
     SUMS = CHUNK_GROUPS * GROUP * BLOCK_ROWS,
     THREAD_FLOATS = 2 * WIDE + STAGING + SUMS,
-    /* Below this many multiply-adds, waking threads takes longer than the work. */
-    WORTH_THREADS = 1 << 18,
+    /* Below this many multiply-adds, some 20 us of one thread, waking others is not worth while. */
+    WORTH_THREADS = 1 << 20,
     UNITS_PER_THREAD = 8, /* enough to even out threads that are not equally fast */
 };
 
@@ -345,17 +345,17 @@ static void cut(linear_call *call, size_t threads) {
     call->unit_features = divide_up(divide_up(num_features(call), units), UNIT_STEP) * UNIT_STEP;
 }
 
+/* One parallel region for few rows: each region is a place where threads wait for each other, and
+ * on a busy machine for one that has no CPU. */
 static void run(const linear_call *call, size_t units, size_t threads, float *areas) {
     size_t pieces = call->num_blocks * call->num_segments;
-#pragma omp parallel num_threads((int)threads) if (threads > 1)
-    {
-#pragma omp for
-        for (size_t i = 0; i < pieces; i++)
-            pack_segment(call, i / call->num_segments, i % call->num_segments);
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < units; i++)
-            multiply_indexed(call, i, areas + (size_t)omp_get_thread_num() * THREAD_FLOATS);
-    }
+    bool is_small = call->input->num_rows * call->columns <= SMALL_X;
+#pragma omp parallel for num_threads((int)threads) if (threads > 1 && !is_small)
+    for (size_t i = 0; i < pieces; i++)
+        pack_segment(call, i / call->num_segments, i % call->num_segments);
+#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
+    for (size_t i = 0; i < units; i++)
+        multiply_indexed(call, i, areas + (size_t)omp_get_thread_num() * THREAD_FLOATS);
 }
 
 fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
