@@ -149,8 +149,8 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
 /* The first rows of x leave 16-bit weights as floats in `wide`, for the others to find in the L1
  * cache; f32 weights, too, for many rows: where they come from, rows of weights often lie a power
  * of two apart, in few sets of that cache. Meanwhile memory would have nothing to do: each tile of
- * rows fetches its share of what comes next. With few tiles weights are read nearly all the time,
- * and the hardware's own prefetching is faster. */
+ * rows fetches its share of what comes next. With few tiles f32 weights are read nearly all the
+ * time, and the hardware's own prefetching is faster. */
 static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
                  size_t outputs, size_t columns, float *wide, const void *const *next,
                  float *sums) {
@@ -174,7 +174,7 @@ static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const 
         for (size_t output = 0; output < outputs; output += DOT_TILE_OUTPUTS) {
             job.weights = (is_first ? weights : widened) + output;
             job.wide = wide + output * FB_DOT_COLUMNS;
-            job.next = next && widens ? next + output : NULL;
+            job.next = next && (widens || dtype != FB_F32) ? next + output : NULL;
             job.sums = sums + output * job.stride + (size_t)(job.x - x) / FB_DOT_COLUMNS;
             tile(&job);
         }
