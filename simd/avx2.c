@@ -573,4 +573,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
+#include "dots_avx2.h"
+
 FB_KERNEL_TABLE(fb_kernels_avx2, FB_ISA_AVX2)

@@ -423,4 +423,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     }
 }
 
+#include "dots_avx512.h"
+
 FB_KERNEL_TABLE(fb_kernels_avx512, FB_ISA_AVX512)

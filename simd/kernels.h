@@ -84,6 +84,32 @@ typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const vo
                           size_t head_dim, const float *alpha, float *wide, const void *const *next,
                           float *o);
 
+/* Linear layers multiply rows of x with rows of weights, both in the order in which they are
+ * stored: vectors run over the columns, and nothing is packed. A call is for one segment of the
+ * columns and for a few rows of weights, the features of the output. */
+enum {
+    FB_DOT_COLUMNS = 512, /* of a segment, at most */
+    FB_DOT_STEP = 32,     /* divides the columns of every call */
+    FB_DOT_OUTPUTS = 6,   /* rows of weights, at most */
+    FB_DOT_ROWS = 64,     /* rows of x, at most */
+};
+
+/* Adds dot products of `rows` rows of x with some rows of weights, a multiple of the table's
+ * dot_outputs:
+ *   x        [rows][FB_DOT_COLUMNS], the first `columns` of each
+ *   weights  [outputs] pointers to `columns` elements each
+ *   wide     [outputs][FB_DOT_COLUMNS] floats of scratch
+ *   next     [outputs] as in "Prefetching" above, or NULL: nothing to fetch
+ *   sums     [outputs][rows, rounded up to a multiple of 4]
+ * sums[output][row] += ((c_0 + c_4) + (c_2 + c_6)) + ((c_1 + c_5) + (c_3 + c_7)), where c_i is a
+ * chain over the columns i, i + 8, i + 16, ...: one fma for each, the first one added to +0. */
+static inline size_t fb_dot_stride(size_t rows) {
+    return (rows + 3) / 4 * 4;
+}
+
+typedef void fb_dots_fn(const float *x, size_t rows, const void *const *weights, size_t outputs,
+                        size_t columns, float *wide, const void *const *next, float *sums);
+
 /* Merges one row: o = fma(weight, small, big) / (1 + weight). o may be small or big. */
 typedef void fb_merge_row_fn(const float *big, const float *small, float weight, size_t head_dim,
                              float *o);
@@ -98,6 +124,8 @@ typedef struct fb_kernels {
     fb_isa isa;
     fb_scores_fn *scores[FB_NUM_DTYPES]; /* by the type that keys and values are stored as */
     fb_values_fn *values[FB_NUM_DTYPES];
+    fb_dots_fn *dots[FB_NUM_DTYPES]; /* by the type of the weights */
+    size_t dot_outputs;              /* 1, 3 or 6 */
     fb_softmax_fn *softmax;
     fb_merge_row_fn *merge_row;
     fb_widen_fn *widen_bf16;

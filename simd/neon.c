@@ -488,4 +488,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
+#include "dots_neon.h"
+
 FB_KERNEL_TABLE(fb_kernels_neon, FB_ISA_NEON)

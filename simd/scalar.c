@@ -102,6 +102,28 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
     }
 }
 
+/* The chains of one dot product, and their sum. */
+static float dot(const float *x, const float *weights, size_t columns) {
+    enum { CHAINS = 8 };
+    float c[CHAINS] = {0};
+    for (size_t i = 0; i < columns; i++)
+        c[i % CHAINS] = fmaf(x[i], weights[i], c[i % CHAINS]);
+    return ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
+}
+
+enum { DOT_TILE_OUTPUTS = 1 };
+
+static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
+                 size_t outputs, size_t columns, float *wide, const void *const *next,
+                 float *sums) {
+    (void)next;
+    for (size_t output = 0; output < outputs; output++) {
+        const float *w = as_floats(dtype, weights[output], 0, columns, wide);
+        for (size_t row = 0; row < rows; row++)
+            sums[output * fb_dot_stride(rows) + row] += dot(x + row * FB_DOT_COLUMNS, w, columns);
+    }
+}
+
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
     float total = 1.0f + weight;

@@ -53,6 +53,29 @@ static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *t
                                    s.tested));
 }
 
+static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    size_t rows = choose(c, "rows", 1, FB_DOT_ROWS, 1);
+    size_t columns = choose(c, "columns", FB_DOT_STEP, FB_DOT_COLUMNS, FB_DOT_STEP);
+    size_t least = tested->dot_outputs;
+    size_t outputs = c->bench_sizes ? FB_DOT_OUTPUTS : choose_any(c, "calls", 1, 6 / least) * least;
+    if (FB_DOT_OUTPUTS % outputs)
+        outputs = FB_DOT_OUTPUTS;
+    const float *x = input_floats(c, "x", (rows - 1) * FB_DOT_COLUMNS + columns, ANY);
+    const void **weights = input_pointers(c, "weights", outputs);
+    for (size_t i = 0; i < outputs; i++)
+        weights[i] = input_elements(c, "a row of weights", columns);
+    const void **next = choose_next(c, weights, outputs);
+    const void *const *fetched = c->bench_sizes || random_between(c, 0, 1) ? NULL : next;
+    float *wide = scratch_floats(c, "wide", outputs * FB_DOT_COLUMNS);
+    result sums = result_floats(c, "sums", outputs * fb_dot_stride(rows));
+    ready(c);
+    tested->dots[c->dtype](x, rows, weights, outputs, columns, wide, fetched, sums.tested);
+    twin->dots[c->dtype](x, rows, weights, outputs, columns, wide, fetched, sums.twin);
+    expect_same(c, sums, NANS_ALIKE);
+    BENCH(c, rows * outputs * columns, "multiply-add",
+          tested->dots[c->dtype](x, rows, weights, outputs, columns, wide, NULL, sums.tested));
+}
+
 /* Scores as they come: ordinary, far apart, all -inf, with NaN or +inf among them, awkward. */
 static void fill_scores(check *c, float *s, size_t count) {
     size_t style = c->bench_sizes ? 0 : random_between(c, 0, 5);
@@ -215,6 +238,14 @@ static void check_exp(check *c, const fb_kernels *tested, const fb_kernels *twin
         }                                                                                          \
     }
 
+/* rows, columns */
+#define DOT_SHAPES                                                                                 \
+    {                                                                                              \
+        {4, 512}, {                                                                                \
+            32, 512                                                                                \
+        }                                                                                          \
+    }
+
 const kernel_check kernel_checks[] = {
     {"scores_f32", check_scores, FB_F32, SCORE_SHAPES},
     {"scores_bf16", check_scores, FB_BF16, SCORE_SHAPES},
@@ -223,6 +254,9 @@ const kernel_check kernel_checks[] = {
     {"values_f32", check_values, FB_F32, VALUE_SHAPES},
     {"values_bf16", check_values, FB_BF16, VALUE_SHAPES},
     {"values_f16", check_values, FB_F16, VALUE_SHAPES},
+    {"dots_f32", check_dots, FB_F32, DOT_SHAPES},
+    {"dots_bf16", check_dots, FB_BF16, DOT_SHAPES},
+    {"dots_f16", check_dots, FB_F16, DOT_SHAPES},
     {"merge_row", check_merge_row, FB_F32, {{128}}},
     {"widen_bf16", check_widen, FB_BF16, {{1024}}},
     {"widen_f16", check_widen, FB_F16, {{1024}}},

@@ -9,6 +9,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,16 +116,14 @@ static void expect_product(const stored *s, const float *x, size_t num_rows, con
 
 static void check_product(random_stream *stream, fb_dtype dtype, size_t offset) {
     size_t rows = random_between(stream, 1, 200), columns = random_between(stream, 1, 1200);
-    size_t groups[3] = {random_between(stream, 1, 9), 4, random_between(stream, 1, 40)};
-    fb_linear_input input = {NULL, groups, random_between(stream, 1, 3)};
-    size_t num_rows = fb_linear_num_rows(&input);
+    size_t num_rows = random_between(stream, 1, random_uniform(stream) < 0.5 ? 12 : 150);
     stored first = store(stream, dtype, rows, columns, random_uniform(stream) < 0.5, offset);
     stored second = store(stream, FB_BF16, rows / 2 + 1, columns, false, 0);
     float *x = random_floats(stream, num_rows * columns, 1.0f);
     guarded y = guarded_new(num_rows * rows, 0), z = guarded_new(num_rows * (rows / 2 + 1), 0);
     fb_linear_output outputs[] = {{&first.matrix, y.data}, {&second.matrix, z.data}};
     fb_linear_scratch scratch = {0};
-    input.x = x;
+    fb_linear_input input = {x, num_rows};
     cr_assert_eq(fb_linear(&scratch, &input, outputs, 2), FB_OK, "%s", fb_error_message());
     expect_product(&first, x, num_rows, y.data, fb_dtype_name(dtype));
     expect_product(&second, x, num_rows, z.data, "second matrix");
@@ -139,7 +138,6 @@ static void check_product(random_stream *stream, fb_dtype dtype, size_t offset) 
 }
 
 Test(layers, linear_against_double_precision) {
-    fb_linear_setup();
     random_stream stream = random_named(3);
     for (int round = 0; round < 8; round++)
         for (fb_dtype dtype = FB_F32; dtype <= FB_F16; dtype++)
@@ -148,11 +146,10 @@ Test(layers, linear_against_double_precision) {
 }
 
 /* y of a product with `threads` threads. */
-static float *multiply(const fb_matrix *matrix, const float *x, const size_t *groups,
-                       size_t num_groups, int threads) {
+static float *multiply(const fb_matrix *matrix, const float *x, size_t num_rows, int threads) {
     fb_linear_scratch scratch = {0};
-    fb_linear_input input = {x, groups, num_groups};
-    float *y = malloc(fb_linear_num_rows(&input) * matrix->rows * sizeof *y);
+    fb_linear_input input = {x, num_rows};
+    float *y = malloc(num_rows * matrix->rows * sizeof *y);
     cr_assert_not_null(y);
     fb_linear_output output = {matrix, y};
     cr_assert_eq(fb_set_num_threads(threads), FB_OK);
@@ -161,37 +158,91 @@ static float *multiply(const fb_matrix *matrix, const float *x, const size_t *gr
     return y;
 }
 
-/* Whatever the number of threads, where the weights are stored, in which type, and what else is in
- * the batch: the same bits. */
-Test(layers, linear_is_the_same_however_it_is_computed) {
-    enum { ROWS = 700, COLUMNS = 1100, TOTAL = 25 };
-    static const size_t groups[] = {4, 1, 16, 4};
-    fb_linear_setup();
+/* Sizes that are multiples of nothing, and the sizes of a model. */
+typedef struct shape {
+    size_t num_rows, rows, columns;
+} shape;
+
+static const shape shapes[] = {{25, 230, 1100}, {1, 1, 1},      {4, 640, 512}, {70, 97, 33},
+                               {7, 13, 545},    {64, 48, 1024}, {65, 101, 31}, {3, 50, 2047},
+                               {130, 61, 96},   {32, 384, 576}, {6, 300, 1536}};
+
+enum { NUM_SHAPES = sizeof shapes / sizeof shapes[0] };
+
+/* With each instruction set and number of threads: bitwise `expected`. */
+static void expect_everywhere(const fb_matrix *matrix, const float *x, const shape *s,
+                              const float *expected) {
+    fb_isa usual = FB_ISA_SCALAR;
+    cr_assert_eq(fb_isa_current(&usual), FB_OK);
+    for (fb_isa isa = FB_ISA_SCALAR; isa <= FB_ISA_NEON; isa++) {
+        if (!fb_isa_supported(isa))
+            continue;
+        cr_assert_eq(fb_isa_select(isa), FB_OK);
+        for (int threads = 1; threads <= 3; threads++) {
+            char what[96];
+            snprintf(what, sizeof what, "%zu x %zu x %zu, %s, %s, %d threads", s->num_rows, s->rows,
+                     s->columns, fb_dtype_name(matrix->dtype), fb_isa_name(isa), threads);
+            float *y = multiply(matrix, x, s->num_rows, threads);
+            expect_same_bits(what, y, expected, s->num_rows * s->rows);
+            free(y);
+        }
+    }
+    cr_assert_eq(fb_isa_select(usual), FB_OK);
+}
+
+static void check_everywhere(random_stream *stream, const shape *s, fb_dtype dtype, bool bias) {
+    stored m = store(stream, dtype, s->rows, s->columns, bias, 0);
+    float *x = random_floats(stream, s->num_rows * s->columns, 1.0f);
+    float *expected = multiply(&m.matrix, x, s->num_rows, 1);
+    expect_product(&m, x, s->num_rows, expected, fb_dtype_name(dtype));
+    expect_everywhere(&m.matrix, x, s, expected);
+    free(expected);
+    free(x);
+    discard(&m);
+}
+
+Test(layers, linear_has_the_same_bits_with_every_instruction_set_and_thread_count) {
     random_stream stream = random_named(4);
-    stored aligned = store(&stream, FB_BF16, ROWS, COLUMNS, true, 0);
+    for (size_t i = 0; i < NUM_SHAPES; i++)
+        for (fb_dtype dtype = FB_F32; dtype <= FB_F16; dtype++)
+            check_everywhere(&stream, &shapes[i], dtype, i % 2 == 0);
+}
+
+/* Wherever the weights are stored, in which type, and whatever other rows there are: the same bits.
+ */
+static void check_variants(random_stream *stream, const shape *s) {
+    stored aligned = store(stream, FB_BF16, s->rows, s->columns, true, 0);
+    size_t bytes = s->rows * s->columns * 2;
     stored moved = aligned, widened = aligned;
-    cr_assert_eq(fb_alloc(ROWS * COLUMNS * 2 + 1, 1, "matrix", &moved.memory), FB_OK);
-    moved.matrix.data = memcpy((char *)moved.memory + 1, aligned.matrix.data, ROWS * COLUMNS * 2);
+    cr_assert_eq(fb_alloc(bytes + 1, 1, "matrix", &moved.memory), FB_OK);
+    moved.matrix.data = memcpy((char *)moved.memory + 1, aligned.matrix.data, bytes);
     widened.matrix.data = widened.values;
     widened.matrix.dtype = FB_F32;
-    float *x = random_floats(&stream, TOTAL * COLUMNS, 1.0f);
-    float *expected = multiply(&aligned.matrix, x, groups, 4, 1);
-    const fb_matrix *variants[] = {&aligned.matrix, &aligned.matrix, &moved.matrix,
-                                   &widened.matrix};
-    for (int i = 0; i < 4; i++) {
-        float *y = multiply(variants[i], x, groups, 4, i + 1);
-        expect_same_bits("threads and storage", y, expected, TOTAL * ROWS);
+    float *x = random_floats(stream, s->num_rows * s->columns, 1.0f);
+    float *expected = multiply(&aligned.matrix, x, s->num_rows, 1);
+    const fb_matrix *variants[] = {&moved.matrix, &widened.matrix};
+    for (int i = 0; i < 2; i++) {
+        float *y = multiply(variants[i], x, s->num_rows, 2);
+        expect_same_bits(i ? "widened" : "misaligned", y, expected, s->num_rows * s->rows);
         free(y);
     }
-    for (size_t g = 0, row = 0; g < 4; row += groups[g++]) {
-        float *y = multiply(&aligned.matrix, x + row * COLUMNS, &groups[g], 1, 2);
-        expect_same_bits("a group alone", y, expected + row * ROWS, groups[g] * ROWS);
+    for (size_t first = 0, rows; first < s->num_rows; first += rows) {
+        size_t left = s->num_rows - first;
+        rows = left < first % 5 + 1 ? left : first % 5 + 1;
+        float *y = multiply(&aligned.matrix, x + first * s->columns, rows, 2);
+        expect_same_bits("a few rows alone", y, expected + first * s->rows, rows * s->rows);
         free(y);
     }
     free(x);
     free(expected);
     fb_free(moved.memory);
     discard(&aligned);
+}
+
+Test(layers, linear_is_the_same_however_it_is_computed) {
+    random_stream stream = random_named(6);
+    for (size_t i = 0; i < NUM_SHAPES; i++)
+        check_variants(&stream, &shapes[i]);
 }
 
 Test(layers, matrix_row) {

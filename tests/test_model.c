@@ -180,8 +180,8 @@ Test(model, logits_of_some_sequences) {
     tiny_model_remove();
 }
 
-/* Positions and masks are right when a prompt comes in chunks. (OpenBLAS rounds products of other
- * heights differently, so bits may differ.) */
+/* Positions and masks are right when a prompt comes in chunks. (Attention merges its parts in
+ * another order, so bits may differ.) */
 Test(model, prefill_in_chunks) {
     fb_model *model = load(tiny_model_write(&tiny_model_large));
     size_t vocab = fb_model_get_config(model)->vocab_size;

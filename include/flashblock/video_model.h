@@ -10,7 +10,7 @@
  * lists `words`, sums of unit vectors (fb_video_prompt).
  *
  * Activations are float32, weights stay as stored. Results do not depend on threads, instruction
- * set or batch; between CPUs their last bits can differ, as those of OpenBLAS do.
+ * set or batch; between C libraries their last bits can differ, as sines and exponentials do.
  *
  * config.json: the fields of the published class (dim, ffn_dim, freq_dim, in_dim, out_dim,
  * num_heads, num_layers, text_len, text_dim, eps, patch_size [1, h, w], qk_norm, cross_attn_norm),

@@ -107,6 +107,7 @@ typedef struct result {
     double block_seconds, passes_per_second, tokens_per_second;
     double attention, linear, other; /* parts of the time */
     double read_ratio; /* time in linear layers, by that of reading their weights once a pass */
+    double roof_ratio; /* or, if that takes longer, of their multiply-adds at the peak */
 } result;
 
 /* Seconds in which the weights of a block's passes are read, from where they fit. */
@@ -118,11 +119,18 @@ static double read_seconds(const decode_bench *b, size_t threads) {
     return 1e-9 * fb_decode_weight_bytes(&b->data) / fb_limits_read(limits, threads, level);
 }
 
+/* Seconds of a block's passes in linear layers, if only multiply-adds took time. */
+static double multiply_seconds(const decode_bench *b, size_t threads) {
+    return 1e-9 * fb_decode_weight_flops(&b->data) / fb_limits_fma(&b->bench->limits, threads);
+}
+
 static result result_of(const decode_bench *b, size_t i) {
     const fb_decode_run *run = &b->runs[i];
     double block = fb_samples_median(&b->trials[i].seconds, 0);
     double attention = run->times.attention / run->seconds;
     double linear = run->times.linear / run->seconds;
+    double reading = read_seconds(b, b->trials[i].threads);
+    double multiplying = multiply_seconds(b, b->trials[i].threads);
     return (result){
         .block_seconds = block,
         .passes_per_second = (double)(b->data.steps + 1) / block,
@@ -130,7 +138,8 @@ static result result_of(const decode_bench *b, size_t i) {
         .attention = attention,
         .linear = linear,
         .other = 1 - attention - linear,
-        .read_ratio = linear * block / read_seconds(b, b->trials[i].threads),
+        .read_ratio = linear * block / reading,
+        .roof_ratio = linear * block / (reading > multiplying ? reading : multiplying),
     };
 }
 
@@ -140,9 +149,10 @@ static void print_result(const decode_bench *b, size_t i) {
     snprintf(policy, sizeof policy, "%zu", b->runs[i].tau);
     if (b->runs[i].rows)
         snprintf(policy, sizeof policy, b->runs[i].corrected ? "rows+c" : "rows");
-    printf("%8zu%8zu%8s%11.3f%11.2f%11.2f%10.1f%%%9.1f%%%9.1f%%%12.2f\n", b->context,
+    printf("%8zu%8zu%8s%11.3f%11.2f%11.2f%10.1f%%%9.1f%%%9.1f%%%12.2f%12.2f\n", b->context,
            b->trials[i].threads, policy, 1e3 / r.passes_per_second, r.passes_per_second,
-           r.tokens_per_second, 100 * r.attention, 100 * r.linear, 100 * r.other, r.read_ratio);
+           r.tokens_per_second, 100 * r.attention, 100 * r.linear, 100 * r.other, r.read_ratio,
+           r.roof_ratio);
 }
 
 /* Attention of all layers to this many keys, over a whole block. */
@@ -184,14 +194,14 @@ static fb_status add_result(decode_bench *b, size_t i) {
     };
     result r = result_of(b, i);
     json_t *more = json_pack(
-        "{s:s, s:b, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "name",
-        name, "rows", b->runs[i].rows, "correction", b->runs[i].corrected, "dtype", c.dtype,
+        "{s:s, s:b, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+        "name", name, "rows", b->runs[i].rows, "correction", b->runs[i].corrected, "dtype", c.dtype,
         "implementation", implementation, "threads", (json_int_t)c.threads, "context",
         (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
         (json_int_t)b->data.block_size, "passes", (json_int_t)(b->data.steps + 1),
         "passes_per_second", r.passes_per_second, "tokens_per_second", r.tokens_per_second,
         "attention_share", r.attention, "linear_share", r.linear, "other_share", r.other,
-        "linear_by_weight_reading", r.read_ratio);
+        "linear_by_weight_reading", r.read_ratio, "linear_by_roofline", r.roof_ratio);
     FB_TRY(fb_bench_add(b->bench, "decode", more));
     return fb_bench_add_case(b->bench, &c);
 }
@@ -253,8 +263,8 @@ static void print_heading(const decode_bench *b) {
         printf("reading them once a pass takes %.3f ms with %zu threads\n",
                1e3 * read_seconds(b, threads) / (double)(b->data.steps + 1), threads);
     }
-    printf("\n%8s%8s%8s%11s%11s%11s%11s%10s%10s%12s\n", "context", "threads", "tau", "ms/pass",
-           "passes/s", "tokens/s", "attention", "linear", "other", "linear/read");
+    printf("\n%8s%8s%8s%11s%11s%11s%11s%10s%10s%12s%12s\n", "context", "threads", "tau", "ms/pass",
+           "passes/s", "tokens/s", "attention", "linear", "other", "linear/read", "linear/roof");
 }
 
 static fb_status run_contexts(decode_bench *b) {

@@ -19,8 +19,10 @@ static const fb_option options[] = {
 
 static const fb_option_table table = {
     .usage = "info [OPTION]...",
-    .summary = "Prints the version, the instruction sets of this build and this CPU, the one that\n"
-               "is used (FLASHBLOCK_ISA overrides it), threads (OMP_NUM_THREADS) and BLAS.",
+    .summary =
+        "Prints the version, the instruction sets of this build and this CPU, the one that\n"
+        "is used (FLASHBLOCK_ISA overrides it), threads (OMP_NUM_THREADS), and the BLAS that\n"
+        "`flashblock bench` compares with.",
     .options = options,
     .num_options = sizeof options / sizeof options[0],
 };

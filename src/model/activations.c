@@ -50,16 +50,9 @@ static fb_status reserve_rows(const fb_model_config *config, size_t num_rows,
     return FB_OK;
 }
 
-fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows, size_t num_groups,
+fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows,
                                  size_t num_logit_rows, fb_activations *activations) {
     FB_TRY(reserve_rows(config, num_rows, activations));
-    if (num_groups > activations->num_groups) {
-        size_t *group_rows = NULL;
-        FB_TRY(fb_alloc(num_groups, sizeof *group_rows, "sequences", &group_rows));
-        fb_free(activations->group_rows);
-        activations->group_rows = group_rows;
-        activations->num_groups = num_groups;
-    }
     if (num_logit_rows > activations->num_logit_rows) {
         float *logits = NULL;
         FB_TRY(fb_alloc(num_logit_rows * config->vocab_size, sizeof *logits, "logits", &logits));
@@ -72,7 +65,6 @@ fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows,
 
 void fb_activations_free(fb_activations *activations) {
     fb_free(activations->memory);
-    fb_free(activations->group_rows);
     fb_free(activations->logits);
     *activations = (fb_activations){0};
 }

@@ -20,7 +20,6 @@ typedef struct pass {
     const fb_forward *sequences; /* [count] */
     size_t count;
     size_t num_rows;
-    size_t num_groups;     /* of the linear layers' input: the sequences */
     size_t num_logit_rows; /* rows of the sequences that want logits */
     size_t num_wanting;    /* those sequences */
     size_t q_width, kv_width;
@@ -34,10 +33,10 @@ static int threads_for(size_t values) {
     return values < 1 << 15 ? 1 : fb_num_threads();
 }
 
-static fb_status linear(pass *p, const float *x, const fb_linear_output *outputs,
+static fb_status linear(pass *p, const float *x, size_t num_rows, const fb_linear_output *outputs,
                         size_t num_outputs) {
     double start = fb_seconds();
-    fb_linear_input input = {x, p->a->group_rows, p->num_groups};
+    fb_linear_input input = {x, num_rows};
     fb_status status = fb_linear(&p->model->linear, &input, outputs, num_outputs);
     p->times.linear += fb_seconds() - start;
     return status;
@@ -117,11 +116,7 @@ static fb_status prepare(pass *p) {
     FB_TRY(check_sequences(p));
     FB_TRY(fb_kernels_current(&p->kernels));
     size_t kept_logits = p->num_wanting > 1 ? p->num_logit_rows : 0;
-    FB_TRY(fb_activations_reserve(p->config, p->num_rows, p->count, kept_logits, p->a));
-    for (size_t i = 0; i < p->count; i++)
-        p->a->group_rows[i] = p->sequences[i].num_tokens;
-    p->num_groups = p->count;
-    return FB_OK;
+    return fb_activations_reserve(p->config, p->num_rows, kept_logits, p->a);
 }
 
 /* --- embedding and positions ------------------------------------------------------------------ */
@@ -245,7 +240,7 @@ static fb_status attention_sublayer(pass *p, size_t index) {
     const fb_layer_weights *layer = &p->model->weights.layers[index];
     norm_rows(p, layer->input_norm);
     fb_linear_output qkv[] = {{&layer->q, p->a->q}, {&layer->k, p->a->k}, {&layer->v, p->a->v}};
-    FB_TRY(linear(p, p->a->normed, qkv, 3));
+    FB_TRY(linear(p, p->a->normed, p->num_rows, qkv, 3));
     place_rows(p, layer);
     size_t row = 0;
     for (size_t s = 0; s < p->count; s++) {
@@ -253,7 +248,7 @@ static fb_status attention_sublayer(pass *p, size_t index) {
         row += p->sequences[s].num_tokens;
     }
     fb_linear_output o = {&layer->o, p->a->normed};
-    FB_TRY(linear(p, p->a->attended, &o, 1));
+    FB_TRY(linear(p, p->a->attended, p->num_rows, &o, 1));
     add_rows(p);
     return FB_OK;
 }
@@ -265,13 +260,13 @@ static fb_status mlp_sublayer(pass *p, size_t index) {
     const fb_layer_weights *layer = &p->model->weights.layers[index];
     norm_rows(p, layer->post_attention_norm);
     fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
-    FB_TRY(linear(p, p->a->normed, gate_up, 2));
+    FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
     size_t middle = p->config->intermediate_size;
 #pragma omp parallel for num_threads(threads_for(p->num_rows *middle))
     for (size_t row = 0; row < p->num_rows; row++)
         fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
     fb_linear_output down = {&layer->down, p->a->normed};
-    FB_TRY(linear(p, p->a->gate, &down, 1));
+    FB_TRY(linear(p, p->a->gate, p->num_rows, &down, 1));
     add_rows(p);
     return FB_OK;
 }
@@ -289,20 +284,18 @@ static void give_hidden(const pass *p, size_t index, const float *from) {
     }
 }
 
-/* Moves the rows that want logits to the front of `normed`, and counts them in group_rows. */
+/* Moves the rows that want logits to the front of `normed`. */
 static void gather_wanting(pass *p) {
-    size_t hidden = p->config->hidden_size, groups = 0;
+    size_t hidden = p->config->hidden_size;
     float *from = p->a->normed, *to = p->a->normed;
     for (size_t s = 0; s < p->count; s++) {
         size_t values = p->sequences[s].num_tokens * hidden;
         if (p->sequences[s].logits) {
             memmove(to, from, values * sizeof *to);
-            p->a->group_rows[groups++] = p->sequences[s].num_tokens;
             to += values;
         }
         from += values;
     }
-    p->num_groups = groups;
 }
 
 /* The head reads its weights once, for all sequences together: with several, logits are computed
@@ -316,7 +309,7 @@ static fb_status give_logits(pass *p) {
         logits = sequences[s].logits ? sequences[s].logits : logits;
     gather_wanting(p);
     fb_linear_output head = {&p->model->weights.head, logits};
-    FB_TRY(linear(p, p->a->normed, &head, 1));
+    FB_TRY(linear(p, p->a->normed, p->num_logit_rows, &head, 1));
     for (size_t s = 0; s < p->count && p->num_wanting > 1; s++)
         if (sequences[s].logits) {
             size_t values = sequences[s].num_tokens * p->config->vocab_size;

@@ -1,3 +1,20 @@
+/* Products in units: a run of features (rows of weights) for a block of rows of x.
+ *
+ *   unit     -> chunks of features -> segments of 512 columns -> groups of 6 features: a kernel
+ * call
+ *
+ * How a kernel's operands stay close: a segment of a block of x is in the L2 cache, 6 rows of
+ * weights of a segment (if need be, widened) are in the L1 cache while all rows of x pass by.
+ *
+ * With few rows of x all of x is in the L2 cache, and chunks are single groups: the weights are
+ * read from their first byte to the last, which is how memory is fast. With more rows a chunk's
+ * groups share a segment of x, and the chunk's weights come as they may: computing takes longer.
+ *
+ * Weights in place against weights packed for the kernel of scores, where a vector holds 16
+ * features: that product needs no sum over a vector in the end, but a transposition of every weight
+ * (half as long as multiplying it by four rows) or a second copy of them all. Mapped pages are read
+ * as fast as huge ones, so a copy would not even be faster to read.
+ */
 #include "linear.h"
 
 #include "error.h"
@@ -6,191 +23,355 @@
 
 #include <flashblock/runtime.h>
 
-#include <cblas.h>
 #include <omp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 enum {
-    /* A panel: 64 x 512 floats are 128 KiB, half of the smallest L2 cache in use; OpenBLAS's own
-     * packed copy needs the rest. Up to 30 rows of x, such a product also stays below the size
-     * (10^6 multiply-adds) to which OpenBLAS has kernels that do not pack at all on AVX-512. */
-    PANEL_ROWS = 64,
-    PANEL_COLUMNS = 512,
-    /* A misaligned 16-bit row is moved here before it is widened. In floats. */
-    STAGING = PANEL_COLUMNS / 2,
-    THREAD_FLOATS = PANEL_ROWS * PANEL_COLUMNS + STAGING,
-    /* Below this many multiply-adds, waking threads takes longer than the work. */
-    WORTH_THREADS = 1 << 18,
-    /* OpenBLAS has a fixed table of work buffers, at least 50, and ends the process without one. */
-    MAX_THREADS = 48,
+    GROUP = FB_DOT_OUTPUTS, /* features, at most */
+    SEGMENT = FB_DOT_COLUMNS,
+    BLOCK_ROWS = FB_DOT_ROWS,
+    CHUNK_GROUPS = 16, /* features of a chunk that are neighbours: a cache line of y */
+    UNIT_STEP = CHUNK_GROUPS * GROUP, /* divides a unit's features, except for a matrix's last */
+    /* x of at most so many floats, 256 KiB, stays in the L2 cache beside the weights' stream. */
+    SMALL_X = 1 << 16,
+    /* A thread's work area, in floats: what kernels widen into, weights that kernels cannot read
+     * where they are, 16-bit ones among them before they are widened, and sums. */
+    WIDE = GROUP * SEGMENT,
+    STAGING = SEGMENT / 2,
+    SUMS = CHUNK_GROUPS * GROUP * BLOCK_ROWS,
+    THREAD_FLOATS = 2 * WIDE + STAGING + SUMS,
+    /* Below this many multiply-adds, some 20 us of one thread, waking others is not worth while. */
+    WORTH_THREADS = 1 << 20,
+    UNITS_PER_THREAD = 8, /* enough to even out threads that are not equally fast */
 };
 
 void fb_linear_scratch_free(fb_linear_scratch *scratch) {
-    fb_free(scratch->panels);
+    fb_free(scratch->x);
+    fb_free(scratch->threads);
     *scratch = (fb_linear_scratch){0};
 }
 
-void fb_linear_setup(void) {
-    openblas_set_num_threads(1);
-}
-
-static fb_status reserve(fb_linear_scratch *scratch, size_t num_threads) {
-    if (num_threads <= scratch->num_threads)
-        return FB_OK;
-    float *panels = NULL;
-    FB_TRY(fb_alloc(num_threads * THREAD_FLOATS, sizeof *panels, "weight panels", &panels));
-    fb_free(scratch->panels);
-    *scratch = (fb_linear_scratch){panels, num_threads};
+static fb_status reserve(fb_linear_scratch *scratch, size_t x_floats, size_t num_threads) {
+    if (x_floats > scratch->x_floats) {
+        fb_free(scratch->x);
+        scratch->x = NULL;
+        scratch->x_floats = 0;
+        FB_TRY(fb_alloc(x_floats, sizeof *scratch->x, "rows of a linear layer", &scratch->x));
+        scratch->x_floats = x_floats;
+    }
+    if (num_threads > scratch->num_threads) {
+        fb_free(scratch->threads);
+        scratch->threads = NULL;
+        scratch->num_threads = 0;
+        FB_TRY(fb_alloc(num_threads, THREAD_FLOATS * sizeof *scratch->threads,
+                        "work areas of linear layers", &scratch->threads));
+        scratch->num_threads = num_threads;
+    }
     return FB_OK;
 }
 
-/* Columns first .. first + count - 1 of one row of the matrix, as float32. */
+/* --- weights ---------------------------------------------------------------------------------- */
+
+/* Columns first .. first + count - 1 of one row of the matrix, as float32. `staging` has room for
+ * count halves. */
 static void widen_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, size_t first,
                       size_t count, float *to, void *staging) {
-    const unsigned char *from = matrix->data;
-    from += (row * matrix->columns + first) * fb_dtype_size(matrix->dtype);
+    const void *from =
+        (const char *)matrix->data + (row * matrix->columns + first) * fb_dtype_size(matrix->dtype);
     if (matrix->dtype == FB_F32) {
         memcpy(to, from, count * sizeof *to);
         return;
     }
-    const void *halves = from;
     if ((uintptr_t)from % sizeof(uint16_t) != 0)
-        halves = memcpy(staging, from, count * sizeof(uint16_t));
-    (matrix->dtype == FB_BF16 ? kernels->widen_bf16 : kernels->widen_f16)(halves, to, count);
+        from = memcpy(staging, from, count * sizeof(uint16_t));
+    (matrix->dtype == FB_BF16 ? kernels->widen_bf16 : kernels->widen_f16)(from, to, count);
 }
 
 void fb_matrix_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, float *to) {
     float staging[STAGING];
-    for (size_t first = 0; first < matrix->columns; first += PANEL_COLUMNS) {
+    for (size_t first = 0; first < matrix->columns; first += SEGMENT) {
         size_t left = matrix->columns - first;
-        widen_row(kernels, matrix, row, first, left < PANEL_COLUMNS ? left : PANEL_COLUMNS,
-                  to + first, staging);
+        widen_row(kernels, matrix, row, first, left < SEGMENT ? left : SEGMENT, to + first,
+                  staging);
     }
 }
 
-/* Part of a matrix as floats: rows at a stride, in the mapped file or in the thread's panel. */
-typedef struct panel {
-    const float *data;
-    size_t stride;
-} panel;
+/* --- the input -------------------------------------------------------------------------------- */
 
-/* Rows of 512 weights lie far apart, and a hardware prefetcher that has to find each of them anew
- * reads at a quarter of the memory's speed: while one part of a row is used, the next is fetched
- * into the L2 cache. */
-static void fetch_ahead(const fb_matrix *matrix, size_t row, size_t column) {
-    enum { LINE = 64 };
-    size_t left = matrix->columns - column, size = fb_dtype_size(matrix->dtype);
-    size_t bytes = (left < PANEL_COLUMNS ? left : PANEL_COLUMNS) * size;
-    const char *from = matrix->data;
-    from += (row * matrix->columns + column) * size;
-    for (size_t i = 0; i < bytes; i += LINE)
-        __builtin_prefetch(from + i, 0, 2);
-}
-
-static panel panel_floats(const fb_kernels *kernels, const fb_matrix *matrix, size_t first_row,
-                          size_t rows, size_t first_column, size_t columns, float *buffer) {
-    bool as_stored = matrix->dtype == FB_F32 && (uintptr_t)matrix->data % sizeof(float) == 0;
-    for (size_t row = 0; row < rows; row++) {
-        fetch_ahead(matrix, first_row + row, first_column + columns);
-        if (!as_stored)
-            widen_row(kernels, matrix, first_row + row, first_column, columns,
-                      buffer + row * PANEL_COLUMNS, buffer + PANEL_ROWS * PANEL_COLUMNS);
-    }
-    if (!as_stored)
-        return (panel){buffer, PANEL_COLUMNS};
-    const float *data = matrix->data;
-    return (panel){data + first_row * matrix->columns + first_column, matrix->columns};
-}
-
-/* One panel of one output, for all groups of rows. */
-typedef struct panel_job {
+/* One call of fb_linear. Rows are cut into blocks as even as can be. */
+typedef struct linear_call {
     const fb_kernels *kernels;
     const fb_linear_input *input;
-    const fb_linear_output *output;
-    size_t first_row, rows; /* of the matrix: columns of y */
-    float *buffer;
-} panel_job;
+    const fb_linear_output *outputs;
+    size_t num_outputs;
+    size_t columns, num_segments;
+    size_t num_blocks;
+    size_t unit_features, group_features;
+    bool row_by_row; /* a group's segments one after the other, not a segment's groups */
+    float *x;        /* [blocks][segments][rows of the block][SEGMENT] */
+} linear_call;
 
-/* Adds the products with columns first .. first + columns - 1 to y, group by group. */
-static void multiply_chunk(const panel_job *job, size_t first, size_t columns) {
-    const fb_matrix *matrix = job->output->matrix;
-    panel w =
-        panel_floats(job->kernels, matrix, job->first_row, job->rows, first, columns, job->buffer);
-    float beta = first == 0 && !matrix->bias ? 0.0f : 1.0f;
-    const float *x = job->input->x + first;
-    float *y = job->output->y + job->first_row;
-    for (size_t g = 0; g < job->input->num_groups; g++) {
-        size_t rows = job->input->group_rows[g];
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)job->rows,
-                    (blasint)columns, 1.0f, x, (blasint)matrix->columns, w.data, (blasint)w.stride,
-                    beta, y, (blasint)matrix->rows);
-        x += rows * matrix->columns;
-        y += rows * matrix->rows;
+static size_t divide_up(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+
+static size_t first_row(const linear_call *call, size_t block) {
+    return block * call->input->num_rows / call->num_blocks;
+}
+
+static size_t segment_columns(const linear_call *call, size_t segment) {
+    size_t left = call->columns - segment * SEGMENT;
+    return left < SEGMENT ? left : SEGMENT;
+}
+
+/* Columns of a segment, continued with zeros. */
+static size_t whole_columns(size_t columns) {
+    return divide_up(columns, FB_DOT_STEP) * FB_DOT_STEP;
+}
+
+static float *block_x(const linear_call *call, size_t block, size_t segment) {
+    size_t begin = first_row(call, block), rows = first_row(call, block + 1) - begin;
+    return call->x + (begin * call->num_segments + segment * rows) * SEGMENT;
+}
+
+/* One segment of a block of x: rows at a stride of SEGMENT, whatever x's own is. A power of two
+ * there would put a few rows into the same lines of the L1 cache. */
+static void pack_segment(const linear_call *call, size_t block, size_t segment) {
+    size_t columns = segment_columns(call, segment), whole = whole_columns(columns);
+    float *to = block_x(call, block, segment);
+    for (size_t row = first_row(call, block); row < first_row(call, block + 1); row++) {
+        const float *from = call->input->x + row * call->columns + segment * SEGMENT;
+        memcpy(to, from, columns * sizeof *to);
+        memset(to + columns, 0, (whole - columns) * sizeof *to);
+        to += SEGMENT;
     }
 }
 
-static void multiply_panel(const panel_job *job) {
-    const fb_matrix *matrix = job->output->matrix;
-    float *y = job->output->y + job->first_row;
-    if (matrix->bias)
-        for (size_t i = 0; i < fb_linear_num_rows(job->input); i++)
-            memcpy(y + i * matrix->rows, matrix->bias + job->first_row, job->rows * sizeof *y);
-    for (size_t first = 0; first < matrix->columns; first += PANEL_COLUMNS) {
-        size_t left = matrix->columns - first;
-        multiply_chunk(job, first, left < PANEL_COLUMNS ? left : PANEL_COLUMNS);
+/* --- units ------------------------------------------------------------------------------------ */
+
+typedef struct unit {
+    const linear_call *call;
+    const fb_matrix *matrix;
+    float *y;                  /* [rows of the block, matrix->rows] */
+    const float *x;            /* of the block, see linear_call */
+    size_t rows;               /* of the block */
+    size_t first_feature, end; /* of the matrix */
+    size_t num_groups;
+    size_t element, row_bytes; /* of the weights */
+    size_t in_place;           /* columns up to which kernels can read the weights where they are */
+    float *wide, *weights;     /* [GROUP][SEGMENT] each */
+    float *staging;            /* [STAGING] */
+    float *sums;               /* [CHUNK_GROUPS][GROUP][BLOCK_ROWS] */
+} unit;
+
+/* Where a unit is. */
+typedef struct place {
+    size_t group, segment;
+} place;
+
+/* Whether kernels can read a segment of the weights where it is. */
+static bool readable(const unit *u, size_t segment) {
+    size_t end = (segment + 1) * SEGMENT;
+    return (end < u->call->columns ? end : u->call->columns) <= u->in_place;
+}
+
+/* A group takes its features from equal parts of the unit, and the next group their neighbours: the
+ * weights are read as three or six long streams. (As streams that end with every row, f32 weights
+ * take 1.3 times as long for four rows of x.) */
+static size_t feature_at(const unit *u, const place *at, size_t index) {
+    return u->first_feature + at->group + index * u->num_groups;
+}
+
+/* Where there is no feature its place is the last one's; nobody looks at the sums. */
+static size_t feature_or_last(const unit *u, const place *at, size_t index) {
+    size_t feature = feature_at(u, at, index);
+    return feature < u->end ? feature : u->end - 1;
+}
+
+/* A group's rows of weights. */
+static void point_to_weights(const unit *u, const place *at, const void *weights[GROUP]) {
+    for (size_t i = 0; i < u->call->group_features; i++)
+        weights[i] = (const char *)u->matrix->data + feature_or_last(u, at, i) * u->row_bytes +
+                     at->segment * SEGMENT * u->element;
+}
+
+static void widen_weights(const unit *u, const place *at, const void *weights[GROUP]) {
+    size_t columns = segment_columns(u->call, at->segment), whole = whole_columns(columns);
+    for (size_t i = 0; i < u->call->group_features; i++) {
+        float *to = u->weights + i * SEGMENT;
+        widen_row(u->call->kernels, u->matrix, feature_or_last(u, at, i), at->segment * SEGMENT,
+                  columns, to, u->staging);
+        memset(to + columns, 0, (whole - columns) * sizeof *to);
+        weights[i] = to;
     }
 }
 
-static size_t num_panels(const fb_matrix *matrix) {
-    return (matrix->rows + PANEL_ROWS - 1) / PANEL_ROWS;
+/* `next` is where it goes on, or NULL. sums  [group_features][rows, see fb_dots_fn] */
+static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
+    const void *weights[GROUP], *fetched[GROUP];
+    bool in_place = readable(u, at->segment), fetches = next && readable(u, next->segment);
+    if (in_place)
+        point_to_weights(u, at, weights);
+    else
+        widen_weights(u, at, weights);
+    if (fetches)
+        point_to_weights(u, next, fetched);
+    size_t columns = whole_columns(segment_columns(u->call, at->segment));
+    u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](
+        u->x + at->segment * u->rows * SEGMENT, u->rows, weights, u->call->group_features, columns,
+        u->wide, fetches ? fetched : NULL, sums);
 }
 
-/* Panel number `index`, counted over all outputs. */
-static void multiply_indexed(const fb_kernels *kernels, const fb_linear_input *input,
-                             const fb_linear_output *outputs, size_t index, float *buffer) {
-    while (index >= num_panels(outputs->matrix)) {
-        index -= num_panels(outputs->matrix);
-        outputs++;
+/* The sums of groups begin .. end-1, features in runs of neighbours: y's rows may be far apart, and
+ * one feature at a time would touch every cache line of y many times. */
+static void give_chunk(const unit *u, size_t begin, size_t end) {
+    const float *bias = u->matrix->bias;
+    size_t stride = fb_dot_stride(u->rows), of_group = u->call->group_features * stride;
+    for (size_t i = 0; i < u->call->group_features; i++) {
+        place at = {begin, 0};
+        size_t first = feature_at(u, &at, i), left = first < u->end ? u->end - first : 0;
+        size_t count = left < end - begin ? left : end - begin;
+        for (size_t row = 0; row < u->rows; row++) {
+            const float *sums = u->sums + i * stride + row;
+            float *y = u->y + row * u->matrix->rows + first;
+            for (size_t group = 0; group < count; group++)
+                y[group] = sums[group * of_group] + (bias ? bias[first + group] : 0.0f);
+        }
     }
-    size_t first = index * PANEL_ROWS, left = outputs->matrix->rows - first;
-    panel_job job = {kernels, input, outputs, first, left < PANEL_ROWS ? left : PANEL_ROWS, buffer};
-    multiply_panel(&job);
 }
 
-size_t fb_linear_num_rows(const fb_linear_input *input) {
-    size_t rows = 0;
-    for (size_t g = 0; g < input->num_groups; g++)
-        rows += input->group_rows[g];
-    return rows;
+/* What follows a place in the chunk of groups begin .. end-1, or the first place behind it. */
+static place place_after(const unit *u, place at, size_t begin, size_t end) {
+    if (u->call->row_by_row) {
+        if (++at.segment < u->call->num_segments)
+            return at;
+        return (place){at.group + 1, 0};
+    }
+    if (++at.group < end)
+        return at;
+    if (++at.segment < u->call->num_segments)
+        return (place){begin, at.segment};
+    return (place){end, 0};
 }
 
-static size_t threads_for(size_t num_rows, size_t weights, size_t panels) {
-    if (weights < WORTH_THREADS / num_rows)
+/* Groups begin .. end-1. */
+static void multiply_chunk(const unit *u, size_t begin, size_t end) {
+    size_t of_group = u->call->group_features * fb_dot_stride(u->rows);
+    memset(u->sums, 0, (end - begin) * of_group * sizeof *u->sums);
+    for (place at = {begin, 0}, next; at.group < end; at = next) {
+        next = place_after(u, at, begin, end);
+        multiply_group(u, &at, next.group < u->num_groups ? &next : NULL,
+                       u->sums + (at.group - begin) * of_group);
+    }
+    give_chunk(u, begin, end);
+}
+
+static void multiply_unit(const unit *u) {
+    for (size_t begin = 0, end; begin < u->num_groups; begin = end) {
+        size_t left = u->num_groups - begin;
+        end = begin + (left < CHUNK_GROUPS ? left : CHUNK_GROUPS);
+        multiply_chunk(u, begin, end);
+    }
+}
+
+static size_t num_units(const linear_call *call, const fb_matrix *matrix) {
+    return divide_up(matrix->rows, call->unit_features) * call->num_blocks;
+}
+
+/* Columns of each row of weights up to which kernels can read them where they are. */
+static size_t columns_in_place(const fb_matrix *matrix) {
+    if ((uintptr_t)matrix->data % fb_dtype_size(matrix->dtype) != 0)
+        return 0;
+    return matrix->columns / FB_DOT_STEP * FB_DOT_STEP;
+}
+
+/* Unit number `index`, counted over all outputs; neighbours share their weights. */
+static void multiply_indexed(const linear_call *call, size_t index, float *area) {
+    const fb_linear_output *output = call->outputs;
+    for (; index >= num_units(call, output->matrix); output++)
+        index -= num_units(call, output->matrix);
+    const fb_matrix *matrix = output->matrix;
+    size_t block = index % call->num_blocks, row = first_row(call, block);
+    size_t first = index / call->num_blocks * call->unit_features;
+    size_t left = matrix->rows - first;
+    size_t features = left < call->unit_features ? left : call->unit_features;
+    unit u = {
+        .call = call,
+        .matrix = matrix,
+        .y = output->y + row * matrix->rows,
+        .x = block_x(call, block, 0),
+        .rows = first_row(call, block + 1) - row,
+        .first_feature = first,
+        .end = first + features,
+        .num_groups = divide_up(features, call->group_features),
+        .element = fb_dtype_size(matrix->dtype),
+        .row_bytes = matrix->columns * fb_dtype_size(matrix->dtype),
+        .in_place = columns_in_place(matrix),
+        .wide = area,
+        .weights = area + WIDE,
+        .sums = area + 2 * WIDE,
+        .staging = area + 2 * WIDE + SUMS,
+    };
+    multiply_unit(&u);
+}
+
+/* --- calls ------------------------------------------------------------------------------------ */
+
+/* Features of all outputs together. */
+static size_t num_features(const linear_call *call) {
+    size_t features = 0;
+    for (size_t i = 0; i < call->num_outputs; i++)
+        features += call->outputs[i].matrix->rows;
+    return features;
+}
+
+static size_t threads_for(const linear_call *call) {
+    if (call->columns * num_features(call) < WORTH_THREADS / call->input->num_rows)
         return 1;
-    size_t threads = (size_t)fb_num_threads();
-    threads = threads < MAX_THREADS ? threads : MAX_THREADS;
-    return threads < panels ? threads : panels;
+    return (size_t)fb_num_threads();
+}
+
+/* The cuts change no bit of the result: they may depend on the number of threads. */
+static void cut(linear_call *call, size_t threads) {
+    size_t num_rows = call->input->num_rows;
+    call->columns = call->outputs[0].matrix->columns;
+    call->num_segments = divide_up(call->columns, SEGMENT);
+    call->num_blocks = divide_up(num_rows, BLOCK_ROWS);
+    call->row_by_row = num_rows * call->columns <= SMALL_X;
+    call->group_features = call->row_by_row ? call->kernels->dot_outputs : GROUP;
+    size_t units = divide_up(threads * UNITS_PER_THREAD, call->num_blocks);
+    call->unit_features = divide_up(divide_up(num_features(call), units), UNIT_STEP) * UNIT_STEP;
+}
+
+/* One parallel region for few rows: each region is a place where threads wait for each other, and
+ * on a busy machine for one that has no CPU. */
+static void run(const linear_call *call, size_t units, size_t threads, float *areas) {
+    size_t pieces = call->num_blocks * call->num_segments;
+    bool is_small = call->input->num_rows * call->columns <= SMALL_X;
+#pragma omp parallel for num_threads((int)threads) if (threads > 1 && !is_small)
+    for (size_t i = 0; i < pieces; i++)
+        pack_segment(call, i / call->num_segments, i % call->num_segments);
+#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
+    for (size_t i = 0; i < units; i++)
+        multiply_indexed(call, i, areas + (size_t)omp_get_thread_num() * THREAD_FLOATS);
 }
 
 fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
                     const fb_linear_output *outputs, size_t num_outputs) {
-    size_t num_rows = fb_linear_num_rows(input), panels = 0, weights = 0;
-    for (size_t i = 0; i < num_outputs; i++) {
-        panels += num_panels(outputs[i].matrix);
-        weights += outputs[i].matrix->rows * outputs[i].matrix->columns;
-    }
-    if (panels == 0 || num_rows == 0)
+    if (num_outputs == 0 || input->num_rows == 0)
         return FB_OK;
-    const fb_kernels *kernels = NULL;
-    FB_TRY(fb_kernels_current(&kernels));
-    size_t threads = threads_for(num_rows, weights, panels);
-    FB_TRY(reserve(scratch, threads));
-#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
-    for (size_t i = 0; i < panels; i++) {
-        size_t thread = (size_t)omp_get_thread_num();
-        multiply_indexed(kernels, input, outputs, i, scratch->panels + thread * THREAD_FLOATS);
-    }
+    linear_call call = {.input = input, .outputs = outputs, .num_outputs = num_outputs};
+    FB_TRY(fb_kernels_current(&call.kernels));
+    call.columns = outputs[0].matrix->columns;
+    size_t threads = threads_for(&call), units = 0;
+    cut(&call, threads);
+    for (size_t i = 0; i < num_outputs; i++)
+        units += num_units(&call, outputs[i].matrix);
+    threads = threads < units ? threads : units;
+    FB_TRY(reserve(scratch, input->num_rows * call.num_segments * SEGMENT, threads));
+    call.x = scratch->x;
+    run(&call, units, threads, scratch->threads);
     return FB_OK;
 }

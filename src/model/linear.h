@@ -1,11 +1,13 @@
 /* Linear layers over weights as they are stored: y = x W^T + bias.
  *
- * A product is cut into panels of the weights, small enough that a panel widened to float32 stays
- * in the L2 cache while OpenBLAS multiplies by it; a thread takes a panel, widens it, and adds its
- * share of the sums. The weights are read once, and never exist twice in memory.
+ * The weights are read where they are, in the mapped file, in their type and order: nothing is
+ * packed or widened in advance, so they never exist twice in memory. With few rows of x, as in a
+ * denoising step, a product takes about as long as reading them once.
  *
- * The cut depends on the shape of the weights alone, and each panel is one thread's work from
- * first to last: the number of threads changes no bit of the result.
+ * Every element of y is a sum on its own, in one order. A row x is cut into segments of 512
+ * columns, and the last one is continued with zeros to a multiple of 32; each segment's dot product
+ * is that of fb_dots_fn (simd/kernels.h), and y = ((0 + dot_0) + dot_1 + ...) + bias. Threads,
+ * instruction set and the other rows change no bit of it, nor does widening the weights.
  */
 #ifndef FB_MODEL_LINEAR_H
 #define FB_MODEL_LINEAR_H
@@ -28,18 +30,11 @@ typedef struct fb_matrix {
 /* One row of a matrix as floats  [columns]. */
 void fb_matrix_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, float *to);
 
-/* The input  x [num_rows, columns], dense: groups of rows (the tokens of one sequence each), one
- * after the other. Each group is multiplied on its own, against the panel that all of them share:
- * OpenBLAS rounds a row differently depending on how many rows it is given, and so a sequence's
- * results depend on its own rows only, not on the batch. */
+/* x [num_rows, columns], dense. */
 typedef struct fb_linear_input {
     const float *x;
-    const size_t *group_rows; /* [num_groups], each at least 1 */
-    size_t num_groups;
+    size_t num_rows;
 } fb_linear_input;
-
-/* The sum of group_rows. */
-size_t fb_linear_num_rows(const fb_linear_input *input);
 
 /* Where a product goes:  y [num_rows, matrix->rows], dense. */
 typedef struct fb_linear_output {
@@ -47,17 +42,15 @@ typedef struct fb_linear_output {
     float *y;
 } fb_linear_output;
 
-/* Buffers of the threads, kept from call to call. Starts as {0}. */
+/* Buffers, kept from call to call. Starts as {0}. */
 typedef struct fb_linear_scratch {
-    float *panels; /* [num_threads] panels, and rows of misaligned weights */
+    float *x; /* the input in segments, see linear.c */
+    size_t x_floats;
+    float *threads; /* [num_threads] work areas */
     size_t num_threads;
 } fb_linear_scratch;
 
 void fb_linear_scratch_free(fb_linear_scratch *scratch);
-
-/* Makes OpenBLAS do each product in the calling thread, for the whole process: the threads here
- * are OpenMP's. Call it before the first fb_linear. */
-void fb_linear_setup(void);
 
 /* y = x W^T + bias for a few matrices that share the input. Nothing overlaps. The number of rows
  * and all sizes are below 2^31. */

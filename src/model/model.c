@@ -14,7 +14,6 @@ static fb_status load(const char *directory, fb_model *model) {
     FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
                     &model->inv_freq));
     fb_rope_frequencies(config->head_dim, config->rope_theta, model->inv_freq);
-    fb_linear_setup();
     return FB_OK;
 }
 

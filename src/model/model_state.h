@@ -22,8 +22,6 @@ typedef struct fb_activations {
     float *cosines, *sines; /* [num_rows, head_dim / 2]  of each row's position */
     float *logits;          /* [num_logit_rows, vocab_size], where several sequences want some */
     size_t num_logit_rows;
-    size_t *group_rows; /* [num_groups]  rows of each sequence */
-    size_t num_groups;
 } fb_activations;
 
 struct fb_model {
@@ -35,9 +33,9 @@ struct fb_model {
     bool used; /* a forward pass has touched every weight */
 };
 
-/* Makes room for num_rows rows of num_groups sequences, num_logit_rows of them with logits in
+/* Makes room for num_rows rows, num_logit_rows of them with logits in
  * `logits` (0 when they go elsewhere). What the arrays held is lost if they grow. */
-fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows, size_t num_groups,
+fb_status fb_activations_reserve(const fb_model_config *config, size_t num_rows,
                                  size_t num_logit_rows, fb_activations *activations);
 void fb_activations_free(fb_activations *activations);
 

@@ -116,7 +116,7 @@ static fb_status attend(const run *r) {
 static fb_status run_layer(run *r, fb_linear_scratch *linear, const float *x, float *out) {
     const fb_video_attention *a = r->attention;
     size_t values = r->tokens * r->dim;
-    fb_linear_input input = {x, &r->tokens, 1};
+    fb_linear_input input = {x, r->tokens};
     fb_linear_output qkv[] = {{&a->q, r->q}, {&a->k, r->k}, {&a->v, r->v}};
     FB_TRY(fb_linear(linear, &input, qkv, 3));
     fb_round_values(r->pass->activations, r->v, values);
@@ -125,7 +125,7 @@ static fb_status run_layer(run *r, fb_linear_scratch *linear, const float *x, fl
     FB_TRY(fb_video_cache_write(r->pass->cache, r->pass->layer, r->k, r->v));
     FB_TRY(attend(r));
     fb_round_values(r->pass->activations, r->attended, values);
-    fb_linear_input merged = {r->attended, &r->tokens, 1};
+    fb_linear_input merged = {r->attended, r->tokens};
     fb_linear_output o = {&a->o, out};
     FB_TRY(fb_linear(linear, &merged, &o, 1));
     fb_round_values(r->pass->activations, out, values);

@@ -43,7 +43,7 @@ static int threads_for(size_t rows) {
 
 static fb_status linear(video_pass *p, const fb_matrix *matrix, const float *x, size_t rows,
                         float *y) {
-    fb_linear_input input = {x, &rows, 1};
+    fb_linear_input input = {x, rows};
     fb_linear_output output = {matrix, y};
     return fb_linear(&p->model->linear, &input, &output, 1);
 }

@@ -122,7 +122,6 @@ static fb_status bind(fb_video_model *model, fb_video_find *find_tensor, const v
     FB_TRY(fb_alloc_zeroed(layers, sizeof *model->layers, "layers", &model->layers));
     FB_TRY(fb_alloc_zeroed(model->max_vectors, sizeof *model->vectors, "vectors", &model->vectors));
     binder b = {.model = model, .find = find_tensor, .source = source};
-    fb_linear_setup();
     return bind_all(&b);
 }
 

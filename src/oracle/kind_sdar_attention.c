@@ -88,7 +88,6 @@ static fb_status set_up(layer *l) {
     FB_TRY(fb_case_f32(l->inputs, &l->k_norm, FB_SHAPE(l->head_dim), "w.self_attn.k_norm.weight"));
     FB_TRY(fb_case_alloc(l->c, l->head_dim / 2, sizeof(float), &l->inv_freq));
     fb_rope_frequencies(l->head_dim, theta, l->inv_freq);
-    fb_linear_setup();
     fb_kv_cache_config config = {1, l->kv_heads, l->head_dim, FB_F32};
     for (size_t b = 0; b < l->batch; b++) {
         FB_TRY(fb_kv_cache_create(&config, &l->kv[b]));
@@ -157,7 +156,7 @@ static fb_status run_row(layer *l, const layer_call *call, size_t b) {
     FB_TRY(fb_case_alloc(l->c, n * l->heads, sizeof *lse, &lse));
     if (n == 0)
         return FB_OK;
-    fb_linear_input input = {call->hidden + b * n * l->hidden, &n, 1};
+    fb_linear_input input = {call->hidden + b * n * l->hidden, n};
     fb_linear_output qkv[] = {{&l->q, q}, {&l->k, k}, {&l->v, v}};
     FB_TRY(fb_linear(&l->scratch, &input, qkv, 3));
     FB_TRY(place(l, call, q, l->heads, l->q_norm));
@@ -166,7 +165,7 @@ static fb_status run_row(layer *l, const layer_call *call, size_t b) {
     fb_queries queries = fb_queries_rows(q, n, l->heads, l->head_dim);
     fb_part result = fb_part_rows(attended, lse, l->heads, l->head_dim);
     FB_TRY(attend(l, call, b, &queries, &result));
-    fb_linear_input merged = {attended, &n, 1};
+    fb_linear_input merged = {attended, n};
     fb_linear_output out = {&l->o, call->out + b * n * l->hidden};
     return fb_linear(&l->scratch, &merged, &out, 1);
 }

@@ -155,7 +155,6 @@ static fb_status set_up(video_layer *l) {
     FB_TRY(check_steps(l));
     FB_TRY(read_thresholds(l));
     FB_TRY(read_weights(l));
-    fb_linear_setup();
     for (size_t b = 0; b < l->batch; b++) {
         FB_TRY(fb_video_cache_create(&l->cache_config, &l->caches[b]));
         FB_TRY(fb_head_parts_create(1, l->block_tokens, l->heads, l->head_dim, &l->parts[b]));

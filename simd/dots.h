@@ -1,0 +1,185 @@
+/* The dot products of linear layers (kernels.h), for every SIMD instruction set.
+ *
+ * The file that includes this one has defined how 8 neighbouring columns are treated:
+ *
+ *   DOT_TILE_ROWS        4 or 8
+ *   DOT_PER_VECTOR       outputs in a vector: 1 or 2
+ *   dot_vector           8 columns, or 8 chains, of so many outputs
+ *   dot_zero()           all +0
+ *   dot_x(x)             x[0..7], for each of the outputs
+ *   dot_weights(DTYPE, const void *const *weights, index)
+ *                        weights[output][index .. index + 7], widened
+ *   dot_widened(w, float *wide)  stores them: output by output, FB_DOT_COLUMNS apart
+ *   dot_fma(x, w, sum)
+ *   dot_fold(ROWS, const dot_vector *chains, float *sums, size_t stride)
+ *                        adds the sums of ROWS (at most 4) rows' chains; outputs a stride apart
+ *   dot_in_register(vector)
+ *                        keeps compilers from loading a vector again in every fma that uses it
+ *
+ * The register tile is DOT_TILE_ROWS rows x 3 vectors. On AVX2 that is 4 x 3: 12 accumulators, 3
+ * registers of weights, 1 of x; 7 loads feed 12 fma, and 12 independent chains hide their latency.
+ * All loads of one row of weights are neighbours, and every weight is loaded once for four rows.
+ */
+#ifndef FB_SIMD_DOTS_H
+#define FB_SIMD_DOTS_H
+
+#include "tiles.h"
+
+#include <stdbool.h>
+
+enum {
+    DOT_LANES = 8,
+    DOT_VECTORS = 3,
+    DOT_TILE_OUTPUTS = DOT_VECTORS * DOT_PER_VECTOR,
+    DOT_FOLD_ROWS = 4,
+};
+
+typedef struct dots_job {
+    const float *x;             /* the tile's first row */
+    const void *const *weights; /* [DOT_TILE_OUTPUTS] */
+    size_t columns;
+    float *wide;             /* [DOT_TILE_OUTPUTS][FB_DOT_COLUMNS] */
+    const void *const *next; /* [DOT_TILE_OUTPUTS], or NULL */
+    size_t element;          /* bytes, of what is fetched */
+    size_t turn, turns; /* of the steps' lines, this tile fetches every turns-th from turn on */
+    float *sums;        /* [DOT_TILE_OUTPUTS] at this stride */
+    size_t stride;
+} dots_job;
+
+/* The lines that a step over the columns will take, of all rows of weights. */
+INLINE void dots_fetch(const void *const *next, size_t element, size_t column) {
+    for (size_t output = 0; output < DOT_TILE_OUTPUTS; output++)
+        for (size_t byte = 0; byte < FB_DOT_STEP * element; byte += CACHE_LINE)
+            __builtin_prefetch((const char *)next[output] + column * element + byte, 0, 2);
+}
+
+/* 8 columns. */
+INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const float *x,
+                         const void *const *weights, float *wide, size_t column,
+                         dot_vector chains[DOT_VECTORS][DOT_TILE_ROWS]) {
+    dot_vector w[DOT_VECTORS];
+    UNROLLED
+    for (int i = 0; i < DOT_VECTORS; i++) {
+        w[i] = dot_weights(DTYPE, weights + i * DOT_PER_VECTOR, column);
+        dot_in_register(w[i]);
+        if (WIDEN)
+            dot_widened(w[i], wide + i * DOT_PER_VECTOR * FB_DOT_COLUMNS + column);
+    }
+    UNROLLED
+    for (int row = 0; row < ROWS; row++) {
+        dot_vector x_values = dot_x(x + row * FB_DOT_COLUMNS + column);
+        dot_in_register(x_values);
+        UNROLLED
+        for (int i = 0; i < DOT_VECTORS; i++)
+            chains[i][row] = dot_fma(x_values, w[i], chains[i][row]);
+    }
+}
+
+INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const dots_job *job) {
+    const void *weights[DOT_TILE_OUTPUTS];
+    UNROLLED
+    for (int output = 0; output < DOT_TILE_OUTPUTS; output++)
+        weights[output] = job->weights[output];
+    dot_vector chains[DOT_VECTORS][DOT_TILE_ROWS];
+    UNROLLED
+    for (int i = 0; i < DOT_VECTORS; i++)
+        UNROLLED
+    for (int row = 0; row < ROWS; row++)
+        chains[i][row] = dot_zero();
+    const float *x = job->x;
+    float *wide = job->wide;
+    size_t columns = job->columns, fetch = job->next ? job->turn * FB_DOT_STEP : SIZE_MAX;
+    for (size_t column = 0; column < columns; column += FB_DOT_STEP) {
+        if (column == fetch) {
+            dots_fetch(job->next, job->element, column);
+            fetch += job->turns * FB_DOT_STEP;
+        }
+        ROLLED
+        for (size_t step = 0; step < FB_DOT_STEP; step += DOT_LANES)
+            dots_columns(ROWS, DTYPE, WIDEN, x, weights, wide, column + step, chains);
+    }
+    UNROLLED
+    for (int i = 0; i < DOT_VECTORS; i++)
+        UNROLLED
+    for (int row = 0; row < ROWS; row += DOT_FOLD_ROWS)
+        dot_fold(ROWS - row < DOT_FOLD_ROWS ? ROWS - row : DOT_FOLD_ROWS, &chains[i][row],
+                 job->sums + (size_t)i * DOT_PER_VECTOR * job->stride + row, job->stride);
+}
+
+typedef void dots_tile_fn(const dots_job *job);
+
+#define DOTS_TILE(ROWS, NAME, DTYPE, WIDEN)                                                        \
+    static void dots_##NAME##_##ROWS(const dots_job *job) {                                        \
+        dots_tile(ROWS, DTYPE, WIDEN, job);                                                        \
+    }
+#define DOTS_TILES(ROWS)                                                                           \
+    DOTS_TILE(ROWS, f32, FB_F32, false)                                                            \
+    DOTS_TILE(ROWS, f32_widened, FB_F32, true)                                                     \
+    DOTS_TILE(ROWS, bf16, FB_BF16, false)                                                          \
+    DOTS_TILE(ROWS, bf16_widened, FB_BF16, true)                                                   \
+    DOTS_TILE(ROWS, f16, FB_F16, false)                                                            \
+    DOTS_TILE(ROWS, f16_widened, FB_F16, true)
+#define DOTS_OF(ROWS)                                                                              \
+    {                                                                                              \
+        {dots_f32_##ROWS, dots_f32_widened_##ROWS}, {dots_bf16_##ROWS, dots_bf16_widened_##ROWS},  \
+        {                                                                                          \
+            dots_f16_##ROWS, dots_f16_widened_##ROWS                                               \
+        }                                                                                          \
+    }
+
+DOTS_TILES(1)
+DOTS_TILES(2)
+DOTS_TILES(3)
+DOTS_TILES(4)
+#if DOT_TILE_ROWS == 8
+DOTS_TILES(5)
+DOTS_TILES(6)
+DOTS_TILES(7)
+DOTS_TILES(8)
+#endif
+
+/* [rows - 1][type][whether the widened weights are stored, too] */
+static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
+    DOTS_OF(1), DOTS_OF(2), DOTS_OF(3), DOTS_OF(4),
+#if DOT_TILE_ROWS == 8
+    DOTS_OF(5), DOTS_OF(6), DOTS_OF(7), DOTS_OF(8),
+#endif
+};
+
+/* The first rows of x leave 16-bit weights as floats in `wide`, for the others to find in the L1
+ * cache; f32 weights, too, for many rows: where they come from, rows of weights often lie a power
+ * of two apart, in few sets of that cache. Meanwhile memory would have nothing to do: each tile of
+ * rows fetches its share of what comes next. With few tiles f32 weights are read nearly all the
+ * time, and the hardware's own prefetching is faster. */
+static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
+                 size_t outputs, size_t columns, float *wide, const void *const *next,
+                 float *sums) {
+    row_tiles tiles = cut_rows(rows, DOT_TILE_ROWS);
+    bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);
+    const void *widened[FB_DOT_OUTPUTS];
+    for (size_t output = 0; output < outputs; output++)
+        widened[output] = widens ? wide + output * FB_DOT_COLUMNS : weights[output];
+    dots_job job = {
+        .x = x,
+        .columns = columns,
+        .element = dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t),
+        .turns = tiles.count,
+        .stride = fb_dot_stride(rows),
+    };
+    for (; job.turn < job.turns; job.turn++) {
+        size_t tile_rows = tiles.base + (job.turn < tiles.longer);
+        bool is_first = job.turn == 0;
+        dots_tile_fn *tile =
+            dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && widens];
+        for (size_t output = 0; output < outputs; output += DOT_TILE_OUTPUTS) {
+            job.weights = (is_first ? weights : widened) + output;
+            job.wide = wide + output * FB_DOT_COLUMNS;
+            job.next = next && (widens || dtype != FB_F32) ? next + output : NULL;
+            job.sums = sums + output * job.stride + (size_t)(job.x - x) / FB_DOT_COLUMNS;
+            tile(&job);
+        }
+        job.x += tile_rows * FB_DOT_COLUMNS;
+    }
+}
+
+#endif

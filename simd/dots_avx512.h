@@ -1,0 +1,59 @@
+/* Dot products on AVX-512: a register is 8 columns of two outputs. See dots.h; avx512.c includes
+ * this. 24 accumulators, 3 registers of weights, 1 of x. */
+#ifndef FB_SIMD_DOTS_AVX512_H
+#define FB_SIMD_DOTS_AVX512_H
+
+#include "dots_x86.h"
+
+#define DOT_TILE_ROWS          8
+#define DOT_PER_VECTOR         2
+#define dot_in_register(value) __asm__("" : "+v"(value))
+
+typedef __m512 dot_vector;
+
+INLINE dot_vector dot_zero(void) {
+    return _mm512_setzero_ps();
+}
+
+INLINE dot_vector dot_x(const float *x) {
+    return _mm512_broadcast_f32x8(_mm256_loadu_ps(x));
+}
+
+INLINE dot_vector dot_weights(const fb_dtype DTYPE, const void *const *weights, size_t index) {
+    if (DTYPE == FB_F32) {
+        __m256 first = _mm256_loadu_ps((const float *)weights[0] + index);
+        __m256 second = _mm256_loadu_ps((const float *)weights[1] + index);
+        return _mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1);
+    }
+    const uint16_t *first = (const uint16_t *)weights[0] + index;
+    const uint16_t *second = (const uint16_t *)weights[1] + index;
+    __m256i half_x16 =
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)first));
+    half_x16 = _mm256_inserti128_si256(half_x16,
+                                       _mm_loadu_si128((const __m128i *)(const void *)second), 1);
+    return widen_x16(DTYPE, half_x16);
+}
+
+INLINE void dot_widened(dot_vector w, float *wide) {
+    _mm256_storeu_ps(wide, _mm512_castps512_ps256(w));
+    _mm256_storeu_ps(wide + FB_DOT_COLUMNS, _mm512_extractf32x8_ps(w, 1));
+}
+
+INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {
+    return _mm512_fmadd_ps(x, w, sum);
+}
+
+INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
+    __m256 first[4], second[4];
+    UNROLLED
+    for (int row = 0; row < ROWS; row++) {
+        first[row] = _mm512_castps512_ps256(chains[row]);
+        second[row] = _mm512_extractf32x8_ps(chains[row], 1);
+    }
+    dot_fold_rows(ROWS, first, sums);
+    dot_fold_rows(ROWS, second, sums + stride);
+}
+
+#include "dots.h"
+
+#endif
