@@ -12,8 +12,8 @@
  *
  * Weights in place against weights packed for the kernel of scores, where a vector holds 16
  * features: that product needs no sum over a vector in the end, but a transposition of every weight
- * (half as long as multiplying it by four rows) or a second copy of them all. Mapped pages are read
- * as fast as huge ones, so a copy would not even be faster to read.
+ * in every call, or a second copy of them all. Mapped pages of 4 KiB were read as fast as huge ones
+ * (21.2 GB/s on one core), so a copy would not even be faster to read.
  */
 #include "linear.h"
 
