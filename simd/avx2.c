@@ -108,9 +108,17 @@ typedef struct fetch_share {
     size_t begin, lines, total;
 } fetch_share;
 
-INLINE void prefetch(const void *next, fetch_share share) {
+INLINE void prefetch(const fb_dtype DTYPE, const void *next, fetch_share share) {
+    const char *at = next;
+    if (share.lines ==
+        block_bytes(DTYPE) / CACHE_LINE) { /* the only tile: a loop would cost time */
+        UNROLLED
+        for (size_t line = 0; line < block_bytes(DTYPE) / CACHE_LINE; line++)
+            _mm_prefetch(at + line * CACHE_LINE, _MM_HINT_T1);
+        return;
+    }
     for (size_t line = share.begin; line < share.begin + share.lines; line++)
-        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
+        _mm_prefetch(at + line * CACHE_LINE, _MM_HINT_T1);
 }
 
 /* The first tile's; next_share gives the others'. */
@@ -174,7 +182,7 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
     size_t left = call->head_dim;
     bool is_first = true;
     for (;; left -= FB_SEGMENT) {
-        prefetch(next, share);
+        prefetch(DTYPE, next, share);
         multiply_block(ROWS, DTYPE, WHOLE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         if (left <= FB_SEGMENT)
             break;
@@ -245,7 +253,7 @@ INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
     size_t left = call->num_keys;
     bool is_first = true;
     for (;; left -= FB_SEGMENT) {
-        prefetch(*next++, share);
+        prefetch(DTYPE, *next++, share);
         multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide},
                        left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         if (left <= FB_SEGMENT)
