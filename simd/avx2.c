@@ -33,8 +33,9 @@
 enum {
     LANES = 8,
     TILE_ROWS = 6,
-    TILE_COLUMNS = 2, /* registers: 16 columns */
-    EXPONENTIALS = 4, /* registers at a time */
+    TILE_COLUMNS = 2,   /* registers: 16 columns */
+    EXPONENTIALS = 4,   /* registers at a time */
+    STREAM_PANELS = 16, /* see values_stream */
 };
 
 /* 8 elements, widened. */
@@ -108,17 +109,19 @@ typedef struct fetch_share {
     size_t begin, lines, total;
 } fetch_share;
 
-INLINE void prefetch(const fb_dtype DTYPE, const void *next, fetch_share share) {
-    const char *at = next;
-    if (share.lines ==
-        block_bytes(DTYPE) / CACHE_LINE) { /* the only tile: a loop would cost time */
-        UNROLLED
-        for (size_t line = 0; line < block_bytes(DTYPE) / CACHE_LINE; line++)
-            _mm_prefetch(at + line * CACHE_LINE, _MM_HINT_T1);
-        return;
-    }
+INLINE void prefetch(const void *next, fetch_share share) {
     for (size_t line = share.begin; line < share.begin + share.lines; line++)
-        _mm_prefetch(at + line * CACHE_LINE, _MM_HINT_T1);
+        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
+}
+
+/* A call with one row tile alone waits for memory. Of 16-bit types it prefetches everything, and a
+ * loop would cost time; float32, twice as long, is read in order and faster without (Zen 3). */
+INLINE void prefetch_alone(const fb_dtype DTYPE, const void *next) {
+    if (DTYPE == FB_F32)
+        return;
+    UNROLLED
+    for (size_t line = 0; line < block_bytes(DTYPE) / CACHE_LINE; line++)
+        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
 }
 
 /* The first tile's; next_share gives the others'. */
@@ -182,7 +185,10 @@ INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
     size_t left = call->head_dim;
     bool is_first = true;
     for (;; left -= FB_SEGMENT) {
-        prefetch(DTYPE, next, share);
+        if (call->tiles.count == 1)
+            prefetch_alone(DTYPE, next);
+        else
+            prefetch(next, share);
         multiply_block(ROWS, DTYPE, WHOLE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         if (left <= FB_SEGMENT)
             break;
@@ -210,7 +216,7 @@ typedef struct values_call {
     const void *const *groups, *const *next;
     const float *alpha;
     float *wide; /* [64][16] */
-    float *sums; /* [TILE_ROWS][16] of scratch */
+    float *sums; /* [STREAM_PANELS][TILE_ROWS][16] of scratch */
     float *o;    /* [rows][panels][16] */
 } values_call;
 
@@ -253,7 +259,7 @@ INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
     size_t left = call->num_keys;
     bool is_first = true;
     for (;; left -= FB_SEGMENT) {
-        prefetch(DTYPE, *next++, share);
+        prefetch(*next++, share);
         multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide},
                        left < FB_SEGMENT ? left : FB_SEGMENT, acc);
         if (left <= FB_SEGMENT)
@@ -270,6 +276,39 @@ INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
         finish_values(ROWS, false, acc, sums, job->alpha, job->o, o_stride);
     else
         finish_values(ROWS, true, acc, sums, job->alpha, job->o, o_stride);
+}
+
+/* The values of one row tile alone: groups one after the other, as they are in memory, with the
+ * sums of all panels, at most STREAM_PANELS, in the L1 cache. */
+INLINE void values_stream(const int ROWS, const fb_dtype DTYPE, const values_call *call) {
+    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
+        const char *lines = call->groups[group], *next = call->next[group];
+        float *sums = call->sums;
+        for (size_t panel = 0; panel < call->panels; panel++) {
+            __m256 acc[TILE_ROWS][TILE_COLUMNS];
+            const float *p = call->p + group * FB_ROWS_BLOCK;
+            __asm__("" : "+r"(p)); /* or gcc would copy all of p to the stack, once a group */
+            prefetch_alone(DTYPE, next);
+            multiply_block(ROWS, DTYPE, true, p, (block){lines, call->wide}, FB_SEGMENT, acc);
+            if (group == 0)
+                add_block(ROWS, false, acc, sums, FB_PANEL_DIMS);
+            else
+                add_block(ROWS, true, acc, sums, FB_PANEL_DIMS);
+            lines += block_bytes(DTYPE);
+            next += block_bytes(DTYPE);
+            sums += ROWS * FB_PANEL_DIMS;
+        }
+    }
+    for (int row = 0; row < ROWS; row++) {
+        const float *sums = call->sums + (size_t)row * FB_PANEL_DIMS;
+        float *o = call->o + (size_t)row * call->panels * FB_PANEL_DIMS;
+        const __m256 alpha_x8 = _mm256_broadcast_ss(call->alpha + row);
+        for (size_t d = 0; d < call->panels * FB_PANEL_DIMS; d += LANES) {
+            size_t panel = d / FB_PANEL_DIMS * FB_PANEL_DIMS;
+            __m256 sum = _mm256_loadu_ps(sums + panel * (size_t)ROWS + d % FB_PANEL_DIMS);
+            _mm256_storeu_ps(o + d, _mm256_fmadd_ps(_mm256_loadu_ps(o + d), alpha_x8, sum));
+        }
+    }
 }
 
 /* `count` tiles of ROWS rows; *job is then at the row behind them. */
@@ -322,6 +361,10 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
 /* The same for values: one panel of the tile's values stays in the L1 cache. */
 INLINE void values_panels(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
                           const values_call *call) {
+    if (WHOLE && call->tiles.count == 1 && call->panels <= STREAM_PANELS) {
+        values_stream(ROWS, DTYPE, call);
+        return;
+    }
     for (size_t panel = 0; panel < call->panels; panel++) {
         values_job job = {
             .p = call->p,
@@ -411,7 +454,7 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
                    const void *const *next, float *o) {
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    _Alignas(CACHE_LINE) float sums[TILE_ROWS * FB_PANEL_DIMS];
+    _Alignas(CACHE_LINE) float sums[STREAM_PANELS * TILE_ROWS * FB_PANEL_DIMS];
     values_call call = {cut_call(rows), p, num_keys, panels, groups, next, alpha, wide, sums, o};
     values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
 }

@@ -75,6 +75,12 @@ INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const bool WIDEN,
     }
 }
 
+INLINE void dots_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
+    dot_fold(ROWS < DOT_FOLD_ROWS ? ROWS : DOT_FOLD_ROWS, chains, sums, stride);
+    if (ROWS > DOT_FOLD_ROWS)
+        dot_fold(ROWS - DOT_FOLD_ROWS, chains + DOT_FOLD_ROWS, sums + DOT_FOLD_ROWS, stride);
+}
+
 INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const dots_job *job) {
     const void *weights[DOT_TILE_OUTPUTS];
     UNROLLED
@@ -98,12 +104,9 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
         for (size_t step = 0; step < FB_DOT_STEP; step += DOT_LANES)
             dots_columns(ROWS, DTYPE, WIDEN, x, weights, wide, column + step, chains);
     }
-    UNROLLED
-    for (int i = 0; i < DOT_VECTORS; i++)
-        UNROLLED
-    for (int row = 0; row < ROWS; row += DOT_FOLD_ROWS)
-        dot_fold(ROWS - row < DOT_FOLD_ROWS ? ROWS - row : DOT_FOLD_ROWS, &chains[i][row],
-                 job->sums + (size_t)i * DOT_PER_VECTOR * job->stride + row, job->stride);
+    dots_fold(ROWS, chains[0], job->sums, job->stride);
+    dots_fold(ROWS, chains[1], job->sums + DOT_PER_VECTOR * job->stride, job->stride);
+    dots_fold(ROWS, chains[2], job->sums + 2 * DOT_PER_VECTOR * job->stride, job->stride);
 }
 
 typedef void dots_tile_fn(const dots_job *job);
