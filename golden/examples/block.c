@@ -30,8 +30,9 @@ static void add(float *values, size_t count, float scale, uint32_t seed) {
 static double percent_off(const float *a, const float *b, size_t count) {
     double difference = 0.0, largest = 0.0;
     for (size_t i = 0; i < count; i++) {
-        difference = fmax(difference, fabs((double)a[i] - (double)b[i]));
-        largest = fmax(largest, fabs((double)b[i]));
+        double off = fabs((double)a[i] - (double)b[i]), size = fabs((double)b[i]);
+        difference = off > difference ? off : difference;
+        largest = size > largest ? size : largest;
     }
     return 100.0 * difference / largest;
 }

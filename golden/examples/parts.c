@@ -28,8 +28,10 @@ static void fill(float *values, size_t count, uint32_t seed) {
 
 static double largest_difference(const float *a, const float *b, size_t count) {
     double largest = 0.0;
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, fabs((double)a[i] - (double)b[i]));
+    for (size_t i = 0; i < count; i++) {
+        double difference = fabs((double)a[i] - (double)b[i]);
+        largest = difference > largest ? difference : largest;
+    }
     return largest;
 }
 
@@ -77,8 +79,10 @@ int main(void) {
     static double true_out[VALUES], true_lse[ROWS];
     check(fb_attend_reference(&queries, &views[0], NULL, 0, true_out, true_lse));
     double error = 0.0;
-    for (int i = 0; i < VALUES; i++)
-        error = fmax(error, fabs((double)out[1][i] - true_out[i]));
+    for (int i = 0; i < VALUES; i++) {
+        double off = fabs((double)out[1][i] - true_out[i]);
+        error = off > error ? off : error;
+    }
     printf("merged outputs are off the double-precision truth by at most %.1e\n", error);
     return 0;
 }

@@ -6,19 +6,19 @@
  * angle is float32(position) * float32(inv_freq) rounded to float32, as the paper's code has it).
  *
  * Weights stay as they are stored (f32, bf16 or f16), memory-mapped; a linear layer multiplies by
- * them where they are, and a 16-bit weight is widened in a register. Activations are float32. Memory
- * beside the mapped files grows with the tokens of one call, not with the model.
+ * them where they are, and a 16-bit weight is widened in a register. Activations are float32.
+ * Memory beside the mapped files grows with the tokens of one call, not with the model.
  *
  * A sequence's results are the same bits for any number of threads, on any instruction set, and
  * whatever else is in its batch. Every element of a linear layer is a sum of its own in one order
- * (fb_dots_fn in simd/kernels.h), so the other tokens of a call do not matter to it either. With the
- * cut of a prefill into calls results can differ in the last bits, as attention's order does; between
- * C libraries, as the sines and cosines of rotary positions do.
+ * (fb_dots_fn in simd/kernels.h), so the other tokens of a call do not matter to it either. With
+ * the cut of a prefill into calls results can differ in the last bits, as attention's order does;
+ * between C libraries, as the sines and cosines of rotary positions do.
  *
  * Threads: one fb_model_forward at a time on a model; different models may run concurrently. Layers
  * too small to be worth waking threads run in the calling one. Where other programs keep the CPUs
- * busy, set OMP_WAIT_POLICY=passive: GNU's OpenMP threads otherwise spin between two layers, in time
- * that the thread that everybody waits for may need.
+ * busy, set OMP_WAIT_POLICY=passive: GNU's OpenMP threads otherwise spin between two layers, in
+ * time that the thread that everybody waits for may need.
  */
 #ifndef FLASHBLOCK_MODEL_H
 #define FLASHBLOCK_MODEL_H
