@@ -217,6 +217,19 @@ def sparse_attention_has_its_error():
 
 
 @case
+def steps_that_refresh_rows_reuse_the_others():
+    with folder() as where:
+        summary = json.loads(succeeded(trace(where, "--reuse", "rows", "--sweep", "1", "--no-pictures", "--json", "-")))
+        steps = json.loads((where / "trace.json").read_text())["steps"]
+        of_rows = [s for s in steps if s["action"] == "refresh rows"]
+        expect(of_rows, "no step refreshes rows")
+        behind_text = [s for s in of_rows if s["context_length"] > 0]
+        expect(behind_text and all(any(v > 0 for v in flat(s, "error")) for s in behind_text), "kept rows have no error")
+        expect(all(v == 0 for s in steps if s["action"] == "refresh+store" for v in flat(s, "error")), "error of a refresh")
+        expect_equal(summary["tau"][0]["reuses"], len(of_rows), "steps that reuse")
+
+
+@case
 def tables_for_people():
     with folder() as where:
         result = trace(where, "--tau", 2, "--sweep", "3", "--no-pictures", "--json", where / "summary.json")

@@ -42,11 +42,16 @@ static bool is_number(long wanted, size_t number) {
     return wanted == FB_TRACE_ANY || (size_t)wanted == number;
 }
 
+/* Some of the block's external rows are not those of the step's own queries. */
+static bool reuses(const fb_trace_step *step) {
+    return step->action == FB_REUSE || step->action == FB_REFRESH_ROWS;
+}
+
 static bool takes_step(const fb_trace_filter *filter, const fb_trace_step *step) {
     return is_number(filter->denoising_step, step->denoising_step) &&
            step->context_length >= filter->min_context &&
            (filter->end_context == 0 || step->context_length < filter->end_context) &&
-           (!filter->reuses_only || step->action == FB_REUSE);
+           (!filter->reuses_only || reuses(step));
 }
 
 /* Appends a step's values. */
@@ -127,7 +132,7 @@ fb_status fb_trace_summarize_tau(const fb_trace *trace, size_t tau, fb_trace_tau
     fb_trace_spread everywhere, elements;
     fb_trace_tau result = {.tau = tau, .steps = trace->num_steps};
     for (size_t i = 0; i < trace->num_steps; i++)
-        result.reuses += fb_trace_step_at(trace, i)->action == FB_REUSE;
+        result.reuses += reuses(fb_trace_step_at(trace, i));
     FB_TRY(fb_trace_summarize(trace, FB_TRACE_ERROR, &reusing, &result.error));
     FB_TRY(fb_trace_summarize(trace, FB_TRACE_ERROR, &all, &everywhere));
     FB_TRY(fb_trace_summarize(trace, FB_TRACE_MAX_ERROR, &all, &elements));

@@ -27,7 +27,7 @@ enum { FB_TRACE_ANY = -1 };
 typedef struct fb_trace_filter {
     long denoising_step, layer, head; /* FB_TRACE_ANY: all */
     size_t min_context, end_context;  /* context_length in [min, end); end 0: no limit */
-    bool reuses_only;                 /* steps whose action is FB_REUSE */
+    bool reuses_only;                 /* steps that reuse all rows, or some */
 } fb_trace_filter;
 
 /* Everything. */
