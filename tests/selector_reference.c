@@ -126,8 +126,9 @@ static double page_bound(const selector_case *c, const fb_selector_options *opti
     for (size_t d = 0; d < c->head_dim; d++) {
         double low = (double)INFINITY, high = (double)-INFINITY, q = q_at(c, query, head, d);
         for (size_t key = block_begin(options, block); key < block_end(c, options, block); key++) {
-            low = fmin(low, k_at(c, key, head, d));
-            high = fmax(high, k_at(c, key, head, d));
+            double k = k_at(c, key, head, d);
+            low = k < low ? k : low;
+            high = k > high ? k : high;
         }
         bound += fmax(q * low, q * high);
     }
@@ -142,8 +143,10 @@ static size_t quest(const selector_case *c, const fb_selector_options *options,
         for (size_t block = 0; block < blocks; block++) {
             scores[block] = (double)-INFINITY;
             for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-                for (size_t query = 0; query < c->num_queries; query++)
-                    scores[block] = fmax(scores[block], page_bound(c, options, query, head, block));
+                for (size_t query = 0; query < c->num_queries; query++) {
+                    double bound = page_bound(c, options, query, head, block);
+                    scores[block] = bound > scores[block] ? bound : scores[block];
+                }
         }
         mark_largest(scores, blocks, budget_of(blocks, c->density), chosen + kv_head * blocks);
     }

@@ -634,7 +634,8 @@ static double lse_error(bool corrected, float distance) {
     double largest = 0;
     cr_assert_eq(step(c.now, c.kv, FB_REUSE, c.parts), FB_OK);
     for (size_t i = 0; i < BLOCK * HEADS; i++)
-        largest = fmax(largest, fabs((double)c.now->lse[i] - (double)c.dense->lse[i]));
+        double off = fabs((double)c.now->lse[i] - (double)c.dense->lse[i]);
+    largest = off > largest ? off : largest;
     rows_case_free(&c);
     return largest;
 }
