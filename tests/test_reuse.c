@@ -633,9 +633,10 @@ static double lse_error(bool corrected, float distance) {
     rows_case c = rows_case_new(&random, 400, corrected, distance);
     double largest = 0;
     cr_assert_eq(step(c.now, c.kv, FB_REUSE, c.parts), FB_OK);
-    for (size_t i = 0; i < BLOCK * HEADS; i++)
+    for (size_t i = 0; i < BLOCK * HEADS; i++) {
         double off = fabs((double)c.now->lse[i] - (double)c.dense->lse[i]);
-    largest = off > largest ? off : largest;
+        largest = off > largest ? off : largest;
+    }
     rows_case_free(&c);
     return largest;
 }
