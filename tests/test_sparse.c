@@ -201,6 +201,34 @@ Test(sparse, lists_against_the_truth) {
 }
 
 /* A reuse right behind a refresh, with the same queries and keys, is that refresh. */
+/* A mean key is the output of a cache whose values are the keys: list by list, too. */
+Test(sparse, mean_keys_of_lists) {
+    random_stream random = random_named(86);
+    bench b = bench_new(&random, 300, FB_F32), keys = bench_new(&random, 300, FB_F32);
+    float *k = calloc(300 * KV_ROW, sizeof *k);
+    cr_assert_eq(fb_kv_cache_read(b.kv, 1, 0, 300, k, NULL), FB_OK);
+    cr_assert_eq(fb_kv_cache_write(keys.kv, 1, 0, 300, k, k), FB_OK);
+    fb_kv kv, kv_of_keys;
+    cr_assert_eq(fb_kv_cache_layer(b.kv, 1, &kv), FB_OK);
+    cr_assert_eq(fb_kv_cache_layer(keys.kv, 1, &kv_of_keys), FB_OK);
+    for (size_t i = 0; i < sizeof lists_of / sizeof lists_of[0]; i++) {
+        choose(&b, &random, lists_of[i], 0.5);
+        outcome own = {0}, of_keys = {0};
+        float mean_key[VALUES] = {0};
+        fb_part part = fb_part_rows(own.out, own.lse, HEADS, DIM);
+        fb_part part_of_keys = fb_part_rows(of_keys.out, of_keys.lse, HEADS, DIM);
+        part.mean_key = mean_key;
+        cr_assert_eq(fb_selection_attend(&b.queries, &kv, &b.selection, 0.0f, &part), FB_OK, "%s",
+                     fb_error_message());
+        cr_assert_eq(
+            fb_selection_attend(&b.queries, &kv_of_keys, &b.selection, 0.0f, &part_of_keys), FB_OK);
+        expect_same_bits("mean key", mean_key, of_keys.out, VALUES);
+    }
+    free(k);
+    bench_free(&keys);
+    bench_free(&b);
+}
+
 Test(sparse, a_reuse_without_change_is_the_refresh) {
     random_stream random = random_named(83);
     bench b = bench_new(&random, 777, FB_BF16);

@@ -57,6 +57,8 @@ static fb_status attend_lists(const fb_queries *queries, const fb_kv *kv,
     fb_part part = *result;
     part.out += (ptrdiff_t)head * result->out_head_stride;
     part.lse += (ptrdiff_t)head * result->lse_head_stride;
+    if (part.mean_key)
+        part.mean_key += (ptrdiff_t)head * result->out_head_stride;
     fb_status status = fb_attend_gathered(&rows, &view, NULL, scale, &part);
     fb_scratch_release(memory);
     return status;

@@ -35,10 +35,6 @@ typedef struct settings {
     int isa;
 } settings;
 
-static fb_status parse_remasking(const char *text, void *target) {
-    return fb_remasking_parse(text, target);
-}
-
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
@@ -117,7 +113,7 @@ static const fb_option options[] = {
      .name = "remasking",
      .argument = "NAME",
      TARGET(remasking),
-     .parse = parse_remasking,
+     .parse = fb_option_parse_remasking,
      .otherwise = "low_confidence_dynamic",
      .help = "which proposed tokens a step accepts, as in flashblock generate"},
     {.kind = FB_OPTION_DOUBLE,

@@ -31,10 +31,6 @@ typedef struct settings {
     int isa;
 } settings;
 
-static fb_status parse_remasking(const char *text, void *target) {
-    return fb_remasking_parse(text, target);
-}
-
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
@@ -134,7 +130,7 @@ static const fb_option options[] = {
      .name = "remasking",
      .argument = "NAME",
      TARGET(remasking),
-     .parse = parse_remasking,
+     .parse = fb_option_parse_remasking,
      .otherwise = "low_confidence_dynamic",
      .help = "which proposed tokens a step accepts, as for flashblock generate"},
     {.kind = FB_OPTION_DOUBLE,

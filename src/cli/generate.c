@@ -26,10 +26,6 @@ typedef struct settings {
     bool visual, compare;
 } settings;
 
-static fb_status parse_remasking(const char *text, void *target) {
-    return fb_remasking_parse(text, target);
-}
-
 #define TARGET(field) .target = offsetof(fb_generate_settings, field)
 
 static const fb_option shared_list[] = {
@@ -197,7 +193,7 @@ static const fb_option shared_list[] = {
      .name = "remasking",
      .argument = "NAME",
      TARGET(options.remasking),
-     .parse = parse_remasking,
+     .parse = fb_option_parse_remasking,
      .otherwise = "low_confidence_dynamic",
      .help = "which proposed tokens a step accepts: low_confidence_dynamic, low_confidence_static, "
              "sequential or entropy_bounded"},

@@ -4,6 +4,7 @@
 #include "memory.h"
 #include "output.h"
 
+#include <flashblock/generate.h>
 #include <flashblock/reuse.h>
 #include <flashblock/types.h>
 
@@ -48,6 +49,10 @@ fb_status fb_option_parse_reuse(const char *text, void *rows) {
         return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither tau nor rows", text);
     *(bool *)rows = is_rows;
     return FB_OK;
+}
+
+fb_status fb_option_parse_remasking(const char *text, void *remasking) {
+    return fb_remasking_parse(text, remasking);
 }
 
 /* --- values ----------------------------------------------------------------------------------- */

@@ -81,6 +81,9 @@ fb_status fb_option_parse_reuse(const char *text, void *rows);
 /* The same for an fb_compat: "paper", "released". */
 fb_status fb_option_parse_compat(const char *text, void *compat);
 
+/* The same for an fb_remasking. */
+fb_status fb_option_parse_remasking(const char *text, void *remasking);
+
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
