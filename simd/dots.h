@@ -77,7 +77,9 @@ INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const bool WIDEN,
 
 INLINE void dots_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
     dot_fold(ROWS < DOT_FOLD_ROWS ? ROWS : DOT_FOLD_ROWS, chains, sums, stride);
-    if (ROWS > DOT_FOLD_ROWS)
+    if (ROWS == DOT_FOLD_ROWS + 1) /* clang 14 left all chains in memory when 1 was a difference */
+        dot_fold(1, chains + DOT_FOLD_ROWS, sums + DOT_FOLD_ROWS, stride);
+    else if (ROWS > DOT_FOLD_ROWS)
         dot_fold(ROWS - DOT_FOLD_ROWS, chains + DOT_FOLD_ROWS, sums + DOT_FOLD_ROWS, stride);
 }
 
