@@ -33,9 +33,10 @@
 enum {
     LANES = 8,
     TILE_ROWS = 6,
-    TILE_COLUMNS = 2,   /* registers: 16 columns */
-    EXPONENTIALS = 4,   /* registers at a time */
-    STREAM_PANELS = 16, /* see values_stream */
+    TILE_COLUMNS = 2,  /* registers: 16 columns */
+    EXPONENTIALS = 4,  /* registers at a time */
+    SUM_DIMS = 128,    /* the values kernel has room for so many sums of FB_MAX_ROWS rows */
+    LINES_A_FETCH = 2, /* of a block, for each cache line that is prefetched */
 };
 
 /* 8 elements, widened. */
@@ -49,27 +50,34 @@ INLINE __m256 load(const fb_dtype DTYPE, const void *elements, size_t index) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_x8), 16));
 }
 
-/* What a product of some rows with some blocks works on. DTYPE and ROWS are constants wherever
+/* A row tile and the block it is multiplied with. DTYPE, ROWS and WHOLE are constants wherever
  * these functions are inlined. */
-typedef struct block {
-    const void *lines; /* [16][16] elements */
+typedef struct tile_job {
+    const float *a;    /* [ROWS][16] */
+    const void *lines; /* the block's, [16][16] elements */
     float *wide;       /* [16][16], written when DTYPE is a 16-bit type */
-} block;
+    const char *next;  /* memory to prefetch: 16 lines of a block take 8 cache lines of it */
+    float *sums;       /* [ROWS][16] at stride sums_stride */
+    size_t sums_stride;
+} tile_job;
 
 /* acc = or += one line's products, for all rows. */
-INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
-                          size_t line, bool first, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const bool FETCH,
+                          const tile_job *job, size_t line, bool first,
+                          __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     __m256 b_x8[TILE_COLUMNS];
+    if (FETCH && line % LINES_A_FETCH == 0)
+        _mm_prefetch(job->next + line / LINES_A_FETCH * CACHE_LINE, _MM_HINT_T0);
     UNROLLED
     for (int column = 0; column < TILE_COLUMNS; column++) {
         size_t index = line * FB_GROUP_KEYS + (size_t)column * LANES;
-        b_x8[column] = load(DTYPE, b.lines, index);
+        b_x8[column] = load(DTYPE, job->lines, index);
         if (DTYPE != FB_F32)
-            _mm256_storeu_ps(b.wide + index, b_x8[column]);
+            _mm256_storeu_ps(job->wide + index, b_x8[column]);
     }
     UNROLLED
     for (int row = 0; row < ROWS; row++) {
-        __m256 a_x8 = _mm256_broadcast_ss(a + row * FB_SEGMENT + line);
+        __m256 a_x8 = _mm256_broadcast_ss(job->a + row * FB_SEGMENT + line);
         UNROLLED
         for (int column = 0; column < TILE_COLUMNS; column++)
             acc[row][column] = first ? _mm256_mul_ps(a_x8, b_x8[column])
@@ -78,63 +86,108 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const float *a, 
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over fewer where it is not WHOLE. */
-INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const float *a,
-                           block b, size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
-    multiply_line(ROWS, DTYPE, a, b, 0, true, acc);
+INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const bool FETCH,
+                           const tile_job *job, size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+    multiply_line(ROWS, DTYPE, FETCH, job, 0, true, acc);
     if (WHOLE) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, DTYPE, a, b, line, false, acc);
+            multiply_line(ROWS, DTYPE, FETCH, job, line, false, acc);
     } else {
         for (size_t line = 1; line < lines; line++)
-            multiply_line(ROWS, DTYPE, a, b, line, false, acc);
+            multiply_line(ROWS, DTYPE, FETCH, job, line, false, acc);
     }
 }
 
-/* to [ROWS] at `stride` := what it holds, if ADD, + acc. */
-INLINE void add_block(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
-                      float *to, size_t stride) {
+/* What becomes of a block's product. */
+typedef enum destination {
+    FIRST_SUM,    /* sums = acc */
+    NEXT_SUM,     /* sums += acc */
+    SCALED_FIRST, /* sums = scale * acc */
+    SCALED_LAST,  /* sums = scale * (sums + acc) */
+} destination;
+
+INLINE void store_sums(const int ROWS, const bool ADD, const float *scale, const tile_job *job,
+                       __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     UNROLLED
     for (int row = 0; row < ROWS; row++)
         UNROLLED
     for (int column = 0; column < TILE_COLUMNS; column++) {
-        float *at = to + (size_t)row * stride + column * LANES;
+        float *at = job->sums + (size_t)row * job->sums_stride + column * LANES;
         __m256 sum = acc[row][column];
-        _mm256_storeu_ps(at, ADD ? _mm256_add_ps(_mm256_loadu_ps(at), sum) : sum);
+        if (ADD)
+            sum = _mm256_add_ps(_mm256_loadu_ps(at), sum);
+        if (scale)
+            sum = _mm256_mul_ps(_mm256_broadcast_ss(scale), sum);
+        _mm256_storeu_ps(at, sum);
     }
 }
 
-/* Of the cache lines behind `next` for every block, each row tile prefetches its share. */
-typedef struct fetch_share {
-    size_t begin, lines, total;
-} fetch_share;
-
-INLINE void prefetch(const void *next, fetch_share share) {
-    for (size_t line = share.begin; line < share.begin + share.lines; line++)
-        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
+INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const bool FETCH,
+                          const tile_job *job, size_t lines, destination to, const float *scale) {
+    __m256 acc[TILE_ROWS][TILE_COLUMNS];
+    multiply_block(ROWS, DTYPE, WHOLE, FETCH, job, lines, acc);
+    switch (to) {
+    case FIRST_SUM:
+        store_sums(ROWS, false, NULL, job, acc);
+        break;
+    case NEXT_SUM:
+        store_sums(ROWS, true, NULL, job, acc);
+        break;
+    case SCALED_FIRST:
+        store_sums(ROWS, false, scale, job, acc);
+        break;
+    case SCALED_LAST:
+        store_sums(ROWS, true, scale, job, acc);
+        break;
+    }
 }
 
-/* A call with one row tile alone waits for memory. Of 16-bit types it prefetches everything, and a
- * loop would cost time; float32, twice as long, is read in order and faster without (Zen 3). */
-INLINE void prefetch_alone(const fb_dtype DTYPE, const void *next) {
-    if (DTYPE == FB_F32)
-        return;
-    UNROLLED
-    for (size_t line = 0; line < block_bytes(DTYPE) / CACHE_LINE; line++)
-        _mm_prefetch((const char *)next + line * CACHE_LINE, _MM_HINT_T1);
+/* What a call's row tiles prefetch while they meet a block: tile t the lines from t * step on. A
+ * float32 call of one tile waits for memory, which the hardware reads ahead faster where nobody
+ * interferes (Zen 3). */
+typedef struct fetch_plan {
+    bool any;
+    size_t step; /* bytes */
+} fetch_plan;
+
+INLINE fetch_plan plan_fetches(const fb_dtype DTYPE, size_t tiles) {
+    size_t lines = block_bytes(DTYPE) / CACHE_LINE;
+    return (fetch_plan){
+        .any = DTYPE != FB_F32 || tiles > 1,
+        .step = (lines + tiles - 1) / tiles * CACHE_LINE,
+    };
 }
 
-/* The first tile's; next_share gives the others'. */
-INLINE fetch_share first_share(row_tiles tiles, fb_dtype dtype) {
-    size_t total = block_bytes(dtype) / CACHE_LINE;
-    return (fetch_share){0, (total + tiles.count - 1) / tiles.count, total};
-}
-
-INLINE fetch_share next_share(fetch_share share) {
-    share.begin += share.lines;
-    size_t left = share.total - share.begin;
-    share.lines = share.lines < left ? share.lines : left;
-    return share;
+/* All row tiles of a call, the longer ones having ROWS rows and the others one less, against one
+ * block. Of a 16-bit type the first tile widens, and fetches, for the others. `job` is the first
+ * tile's. */
+INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, row_tiles tiles,
+                          fetch_plan plan, tile_job job, size_t lines, destination to,
+                          const float *scale) {
+    const bool FETCH = DTYPE == FB_F32; /* the tiles behind the first */
+    size_t longer = tiles.longer, shorter = tiles.count - longer;
+    if (!plan.any)
+        job.next = (const char *)job.a; /* at hand anyway */
+    if (DTYPE != FB_F32) {
+        multiply_tile(ROWS, DTYPE, WHOLE, true, &job, lines, to, scale);
+        job.lines = job.wide;
+        job.a += ROWS * FB_SEGMENT;
+        job.sums += (size_t)ROWS * job.sums_stride;
+        longer--;
+    }
+    for (; longer > 0; longer--) {
+        multiply_tile(ROWS, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
+        job.a += ROWS * FB_SEGMENT;
+        job.sums += (size_t)ROWS * job.sums_stride;
+        job.next += plan.step;
+    }
+    for (; ROWS > 1 && shorter > 0; shorter--) {
+        multiply_tile(ROWS - 1, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
+        job.a += (ROWS - 1) * FB_SEGMENT;
+        job.sums += (size_t)(ROWS - 1) * job.sums_stride;
+        job.next += plan.step;
+    }
 }
 
 /* A call of the scores kernel. */
@@ -145,248 +198,94 @@ typedef struct scores_call {
     const void *const *groups, *const *next;
     size_t num_groups;
     float scale;
-    float *wide; /* [head_dim][16] */
+    float *wide; /* [16][16] */
     float *s;    /* at stride FB_SCORE_STRIDE */
 } scores_call;
 
-/* One of its row tiles against one of its groups. */
-typedef struct scores_job {
-    const float *q;    /* the tile's first row */
-    const void *group; /* [head_dim][16] */
-    const void *next;
-    fetch_share share;
-    float *s; /* at stride FB_SCORE_STRIDE */
-} scores_job;
-
-/* s := scale * (what it holds, if ADD, + acc) */
-INLINE void finish_scores(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
-                          const float *scale, float *s) {
-    const __m256 scale_x8 = _mm256_broadcast_ss(scale);
-    UNROLLED
-    for (int row = 0; row < ROWS; row++)
-        UNROLLED
-    for (int column = 0; column < TILE_COLUMNS; column++) {
-        float *at = s + row * FB_SCORE_STRIDE + column * LANES;
-        __m256 sum = acc[row][column];
-        if (ADD)
-            sum = _mm256_add_ps(_mm256_loadu_ps(at), sum);
-        _mm256_storeu_ps(at, _mm256_mul_ps(scale_x8, sum));
+INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+                          const scores_call *call) {
+    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
+    for (size_t group = 0; group < call->num_groups; group++) {
+        tile_job job = {
+            .a = call->q,
+            .lines = call->groups[group],
+            .wide = call->wide,
+            .next = call->next[group],
+            .sums = call->s + group * FB_GROUP_KEYS,
+            .sums_stride = FB_SCORE_STRIDE,
+        };
+        bool first = true;
+        for (size_t left = call->head_dim;; left -= FB_SEGMENT) {
+            bool last = left <= FB_SEGMENT;
+            destination to = last    ? first ? SCALED_FIRST : SCALED_LAST
+                             : first ? FIRST_SUM
+                                     : NEXT_SUM;
+            multiply_rows(ROWS, DTYPE, WHOLE, call->tiles, plan, job, last ? left : FB_SEGMENT, to,
+                          &call->scale);
+            if (last)
+                break;
+            first = false;
+            job.a += FB_ROWS_BLOCK;
+            job.lines = (const char *)job.lines + block_bytes(DTYPE);
+            job.next += block_bytes(DTYPE);
+        }
     }
-}
-
-INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
-                        const scores_call *call, const scores_job *job) {
-    block keys = {job->group, call->wide};
-    const float *q = job->q;
-    const char *next = job->next;
-    const fetch_share share = job->share;
-    float *s = job->s;
-    __m256 acc[TILE_ROWS][TILE_COLUMNS];
-    size_t left = call->head_dim;
-    bool is_first = true;
-    for (;; left -= FB_SEGMENT) {
-        if (call->tiles.count == 1)
-            prefetch_alone(DTYPE, next);
-        else
-            prefetch(next, share);
-        multiply_block(ROWS, DTYPE, WHOLE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
-        if (left <= FB_SEGMENT)
-            break;
-        if (is_first)
-            add_block(ROWS, false, acc, s, FB_SCORE_STRIDE);
-        else
-            add_block(ROWS, true, acc, s, FB_SCORE_STRIDE);
-        is_first = false;
-        q += FB_ROWS_BLOCK;
-        keys.lines = (const char *)keys.lines + block_bytes(DTYPE);
-        keys.wide += BLOCK;
-        next += block_bytes(DTYPE);
-    }
-    if (is_first)
-        finish_scores(ROWS, false, acc, &call->scale, s);
-    else
-        finish_scores(ROWS, true, acc, &call->scale, s);
 }
 
 /* A call of the values kernel. */
 typedef struct values_call {
     row_tiles tiles;
+    size_t rows;
     const float *p;
-    size_t num_keys, panels;
+    size_t num_keys;
     const void *const *groups, *const *next;
-    const float *alpha;
-    float *wide; /* [64][16] */
-    float *sums; /* [STREAM_PANELS][TILE_ROWS][16] of scratch */
-    float *o;    /* [rows][panels][16] */
+    size_t first_panel, num_panels; /* the ones to compute */
+    float *wide;                    /* [16][16] */
+    float *sums;                    /* [num_panels][rows][16], out */
 } values_call;
 
-/* One of its row tiles against one of its panels. */
-typedef struct values_job {
-    const float *p;
-    const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS];
-    const void *next[FB_TILE_KEYS / FB_GROUP_KEYS];
-    fetch_share share;
-    const float *alpha;
-    float *o; /* [16] at stride panels * 16 */
-} values_job;
-
-/* o := fma(o, alpha, sums, if ADD, + acc) */
-INLINE void finish_values(const int ROWS, const bool ADD, __m256 acc[TILE_ROWS][TILE_COLUMNS],
-                          const float *sums, const float *alpha, float *o, size_t o_stride) {
-    UNROLLED
-    for (int row = 0; row < ROWS; row++) {
-        __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
-        UNROLLED
-        for (int column = 0; column < TILE_COLUMNS; column++) {
-            const float *sum_at = sums + row * FB_PANEL_DIMS + column * LANES;
-            float *at = o + (size_t)row * o_stride + column * LANES;
-            __m256 sum = acc[row][column];
-            if (ADD)
-                sum = _mm256_add_ps(_mm256_loadu_ps(sum_at), sum);
-            _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_loadu_ps(at), alpha_x8, sum));
-        }
-    }
-}
-
-INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
-                        const values_call *call, const values_job *job) {
-    const float *p = job->p;
-    const fetch_share share = job->share;
-    const void *const *blocks = job->blocks, *const *next = job->next;
-    float *wide = call->wide, *sums = call->sums;
-    const size_t o_stride = call->panels * FB_PANEL_DIMS;
-    __m256 acc[TILE_ROWS][TILE_COLUMNS];
-    size_t left = call->num_keys;
-    bool is_first = true;
-    for (;; left -= FB_SEGMENT) {
-        prefetch(*next++, share);
-        multiply_block(ROWS, DTYPE, WHOLE, p, (block){*blocks++, wide},
-                       left < FB_SEGMENT ? left : FB_SEGMENT, acc);
-        if (left <= FB_SEGMENT)
-            break;
-        if (is_first)
-            add_block(ROWS, false, acc, sums, FB_PANEL_DIMS);
-        else
-            add_block(ROWS, true, acc, sums, FB_PANEL_DIMS);
-        is_first = false;
-        p += FB_ROWS_BLOCK;
-        wide += BLOCK;
-    }
-    if (is_first)
-        finish_values(ROWS, false, acc, sums, job->alpha, job->o, o_stride);
-    else
-        finish_values(ROWS, true, acc, sums, job->alpha, job->o, o_stride);
-}
-
-/* The values of one row tile alone: groups one after the other, as they are in memory, with the
- * sums of all panels, at most STREAM_PANELS, in the L1 cache. */
-INLINE void values_stream(const int ROWS, const fb_dtype DTYPE, const values_call *call) {
-    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
-        const char *lines = call->groups[group], *next = call->next[group];
-        float *sums = call->sums;
-        for (size_t panel = 0; panel < call->panels; panel++) {
-            __m256 acc[TILE_ROWS][TILE_COLUMNS];
-            const float *p = call->p + group * FB_ROWS_BLOCK;
-            __asm__("" : "+r"(p)); /* or gcc would copy all of p to the stack, once a group */
-            prefetch_alone(DTYPE, next);
-            multiply_block(ROWS, DTYPE, true, p, (block){lines, call->wide}, FB_SEGMENT, acc);
-            if (group == 0)
-                add_block(ROWS, false, acc, sums, FB_PANEL_DIMS);
-            else
-                add_block(ROWS, true, acc, sums, FB_PANEL_DIMS);
-            lines += block_bytes(DTYPE);
-            next += block_bytes(DTYPE);
-            sums += ROWS * FB_PANEL_DIMS;
-        }
-    }
-    for (int row = 0; row < ROWS; row++) {
-        const float *sums = call->sums + (size_t)row * FB_PANEL_DIMS;
-        float *o = call->o + (size_t)row * call->panels * FB_PANEL_DIMS;
-        const __m256 alpha_x8 = _mm256_broadcast_ss(call->alpha + row);
-        for (size_t d = 0; d < call->panels * FB_PANEL_DIMS; d += LANES) {
-            size_t panel = d / FB_PANEL_DIMS * FB_PANEL_DIMS;
-            __m256 sum = _mm256_loadu_ps(sums + panel * (size_t)ROWS + d % FB_PANEL_DIMS);
-            _mm256_storeu_ps(o + d, _mm256_fmadd_ps(_mm256_loadu_ps(o + d), alpha_x8, sum));
-        }
-    }
-}
-
-/* `count` tiles of ROWS rows; *job is then at the row behind them. */
-INLINE void scores_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, size_t count,
-                         const scores_call *call, scores_job *job) {
-    for (size_t tile = 0; tile < count; tile++) {
-        scores_tile(ROWS, DTYPE, WHOLE, call, job);
-        job->q += ROWS * FB_SEGMENT;
-        job->s += ROWS * FB_SCORE_STRIDE;
-        job->share = next_share(job->share);
-    }
-}
-
-INLINE void values_tiles(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, size_t count,
-                         const values_call *call, values_job *job) {
-    for (size_t tile = 0; tile < count; tile++) {
-        values_tile(ROWS, DTYPE, WHOLE, call, job);
-        job->p += ROWS * FB_SEGMENT;
-        job->alpha += ROWS;
-        job->o += (size_t)ROWS * call->panels * FB_PANEL_DIMS;
-        job->share = next_share(job->share);
-    }
-}
-
-/* Tiles of a call, the longer ones having ROWS rows and the others one less. One group stays in the
- * L1 cache while all rows pass by; of a 16-bit type, the first tile of rows widens for the
- * others. */
-INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
-                          const scores_call *call) {
-    for (size_t group = 0; group < call->num_groups; group++) {
-        scores_job job = {
-            .q = call->q,
-            .group = call->groups[group],
-            .next = call->next[group],
-            .share = first_share(call->tiles, DTYPE),
-            .s = call->s + group * FB_GROUP_KEYS,
-        };
-        size_t longer = call->tiles.longer, shorter = call->tiles.count - longer;
-        if (DTYPE != FB_F32) {
-            scores_tiles(ROWS, DTYPE, WHOLE, 1, call, &job);
-            job.group = call->wide;
-            longer--;
-        }
-        scores_tiles(ROWS, FB_F32, WHOLE, longer, call, &job);
-        if (ROWS > 1)
-            scores_tiles(ROWS - 1, FB_F32, WHOLE, shorter, call, &job);
-    }
-}
-
-/* The same for values: one panel of the tile's values stays in the L1 cache. */
-INLINE void values_panels(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+/* sums = p . v, groups one after the other, as they are in memory. */
+INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
                           const values_call *call) {
-    if (WHOLE && call->tiles.count == 1 && call->panels <= STREAM_PANELS) {
-        values_stream(ROWS, DTYPE, call);
-        return;
-    }
-    for (size_t panel = 0; panel < call->panels; panel++) {
-        values_job job = {
-            .p = call->p,
-            .share = first_share(call->tiles, DTYPE),
-            .alpha = call->alpha,
-            .o = call->o + panel * FB_PANEL_DIMS,
+    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
+    const size_t offset = call->first_panel * block_bytes(DTYPE);
+    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
+        size_t left = call->num_keys - group * FB_SEGMENT;
+        tile_job job = {
+            .a = call->p + group * FB_ROWS_BLOCK,
+            .lines = (const char *)call->groups[group] + offset,
+            .wide = call->wide,
+            .next = (const char *)call->next[group] + offset,
+            .sums = call->sums,
+            .sums_stride = FB_PANEL_DIMS,
         };
-        size_t num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-        for (size_t group = 0; group < num_groups; group++) {
-            job.blocks[group] = (const char *)call->groups[group] + panel * block_bytes(DTYPE);
-            job.next[group] = (const char *)call->next[group] + panel * block_bytes(DTYPE);
+        for (size_t panel = 0; panel < call->num_panels; panel++) {
+            __asm__("" : "+r"(job.a)); /* or gcc would copy all of p to the stack, once a group */
+            multiply_rows(ROWS, DTYPE, WHOLE, call->tiles, plan, job,
+                          left < FB_SEGMENT ? left : FB_SEGMENT, group == 0 ? FIRST_SUM : NEXT_SUM,
+                          NULL);
+            job.lines = (const char *)job.lines + block_bytes(DTYPE);
+            job.next += block_bytes(DTYPE);
+            job.sums += call->rows * FB_PANEL_DIMS;
         }
-        size_t longer = call->tiles.longer, shorter = call->tiles.count - longer;
-        if (DTYPE != FB_F32) {
-            values_tiles(ROWS, DTYPE, WHOLE, 1, call, &job);
-            for (size_t group = 0; group < num_groups; group++)
-                job.blocks[group] = call->wide + group * BLOCK;
-            longer--;
+    }
+}
+
+/* o = fma(o, alpha, sums) for the panels of a call. */
+static void add_sums(const values_call *call, const float *alpha, size_t o_stride, float *o) {
+    for (size_t row = 0; row < call->rows; row++) {
+        const __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
+        const float *sums = call->sums + row * FB_PANEL_DIMS;
+        float *to = o + row * o_stride + call->first_panel * FB_PANEL_DIMS;
+        for (size_t panel = 0; panel < call->num_panels; panel++) {
+            UNROLLED
+            for (size_t i = 0; i < FB_PANEL_DIMS; i += LANES) {
+                __m256 sum = _mm256_loadu_ps(sums + i), old = _mm256_loadu_ps(to + i);
+                _mm256_storeu_ps(to + i, _mm256_fmadd_ps(old, alpha_x8, sum));
+            }
+            sums += call->rows * FB_PANEL_DIMS;
+            to += FB_PANEL_DIMS;
         }
-        values_tiles(ROWS, FB_F32, WHOLE, longer, call, &job);
-        if (ROWS > 1)
-            values_tiles(ROWS - 1, FB_F32, WHOLE, shorter, call, &job);
     }
 }
 
@@ -396,34 +295,34 @@ typedef void values_rows_fn(const values_call *call);
 /* KIND_NAME[rows - 1]: the function for calls whose longer tiles have so many rows. Products whose
  * length is no multiple of 16 have functions of their own, compact rather than fast: a branch
  * between a whole block and a shorter one would cost registers in the former. */
-#define ROWS_FUNCTION(KIND, PARTS, NAME, ROWS, DTYPE, WHOLE)                                       \
+#define ROWS_FUNCTION(KIND, NAME, ROWS, DTYPE, WHOLE)                                              \
     static void KIND##_##NAME##_##ROWS(const KIND##_call *call) {                                  \
-        KIND##_##PARTS(ROWS, DTYPE, WHOLE, call);                                                  \
+        KIND##_groups(ROWS, DTYPE, WHOLE, call);                                                   \
     }
-#define TILES(KIND, PARTS, NAME, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 1, DTYPE, WHOLE)                                              \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 2, DTYPE, WHOLE)                                              \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 3, DTYPE, WHOLE)                                              \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 4, DTYPE, WHOLE)                                              \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 5, DTYPE, WHOLE)                                              \
-    ROWS_FUNCTION(KIND, PARTS, NAME, 6, DTYPE, WHOLE)                                              \
+#define TILES(KIND, NAME, DTYPE, WHOLE)                                                            \
+    ROWS_FUNCTION(KIND, NAME, 1, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, NAME, 2, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, NAME, 3, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, NAME, 4, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, NAME, 5, DTYPE, WHOLE)                                                     \
+    ROWS_FUNCTION(KIND, NAME, 6, DTYPE, WHOLE)                                                     \
     static KIND##_rows_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
         KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
         KIND##_##NAME##_4, KIND##_##NAME##_5, KIND##_##NAME##_6,                                   \
     };
 
-TILES(scores, groups, f32, FB_F32, true)
-TILES(scores, groups, f32_short, FB_F32, false)
-TILES(scores, groups, bf16, FB_BF16, true)
-TILES(scores, groups, bf16_short, FB_BF16, false)
-TILES(scores, groups, f16, FB_F16, true)
-TILES(scores, groups, f16_short, FB_F16, false)
-TILES(values, panels, f32, FB_F32, true)
-TILES(values, panels, f32_short, FB_F32, false)
-TILES(values, panels, bf16, FB_BF16, true)
-TILES(values, panels, bf16_short, FB_BF16, false)
-TILES(values, panels, f16, FB_F16, true)
-TILES(values, panels, f16_short, FB_F16, false)
+TILES(scores, f32, FB_F32, true)
+TILES(scores, f32_short, FB_F32, false)
+TILES(scores, bf16, FB_BF16, true)
+TILES(scores, bf16_short, FB_BF16, false)
+TILES(scores, f16, FB_F16, true)
+TILES(scores, f16_short, FB_F16, false)
+TILES(values, f32, FB_F32, true)
+TILES(values, f32_short, FB_F32, false)
+TILES(values, bf16, FB_BF16, true)
+TILES(values, bf16_short, FB_BF16, false)
+TILES(values, f16, FB_F16, true)
+TILES(values, f16_short, FB_F16, false)
 
 /* By type, and whether the length is a multiple of 16. */
 static scores_rows_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {
@@ -450,13 +349,29 @@ static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
     scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
+/* As many panels at a time as have room for their sums. */
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    const void *const *groups, size_t head_dim, const float *alpha, float *wide,
                    const void *const *next, float *o) {
+    _Alignas(CACHE_LINE) float sums[FB_MAX_ROWS * SUM_DIMS];
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    _Alignas(CACHE_LINE) float sums[STREAM_PANELS * TILE_ROWS * FB_PANEL_DIMS];
-    values_call call = {cut_call(rows), p, num_keys, panels, groups, next, alpha, wide, sums, o};
-    values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
+    size_t most = FB_MAX_ROWS * SUM_DIMS / FB_PANEL_DIMS / rows;
+    values_call call = {
+        .tiles = cut_call(rows),
+        .rows = rows,
+        .p = p,
+        .num_keys = num_keys,
+        .groups = groups,
+        .next = next,
+        .wide = wide,
+        .sums = sums,
+    };
+    for (size_t panel = 0; panel < panels; panel += call.num_panels) {
+        call.first_panel = panel;
+        call.num_panels = panels - panel < most ? panels - panel : most;
+        values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
+        add_sums(&call, alpha, panels * FB_PANEL_DIMS, o);
+    }
 }
 
 /* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is

@@ -60,7 +60,6 @@ typedef struct attend_problem {
     size_t units_per_head; /* row blocks of one KV head */
     size_t num_units;
     size_t num_keys;
-    size_t end;           /* of all places */
     const size_t *tokens; /* of places 0, `token_step`, ... of a gathered view; NULL: any other */
     size_t token_step;    /* 16 where groups are read in place, else 1 */
     const key_chunk *chunks;
@@ -324,12 +323,14 @@ static void tile_values(const attend_problem *problem, size_t kv_head, size_t be
     }
 }
 
-/* What the kernels prefetch while they are at work on `now`: the groups of `next`, as far as there
- * are any, or what they have at hand anyway. */
-static void choose_next(const tile_groups *now, const tile_groups *next,
-                        const void *at[FB_TILE_GROUPS]) {
-    for (size_t group = 0; group < now->count; group++)
-        at[group] = group < next->count ? next->at[group] : now->at[group];
+/* What the kernels prefetch while they are at work on each group of `now`: the group after it. The
+ * one after the last is the first of `following`, if there is any. */
+static void choose_next(const tile_groups *now, const tile_groups *following,
+                        const void *next[FB_TILE_GROUPS]) {
+    for (size_t group = 0; group + 1 < now->count; group++)
+        next[group] = now->at[group + 1];
+    size_t last = now->count - 1;
+    next[last] = following->count > 0 ? following->at[0] : now->at[last];
 }
 
 /* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees none
@@ -426,9 +427,7 @@ static void attend_tile(const attend_problem *problem, row_unit unit, size_t beg
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
     if (has_groups(problem) && following != SIZE_MAX) {
-        size_t left = problem->end - following;
-        size_t end = following + (left < FB_TILE_KEYS ? left : FB_TILE_KEYS);
-        tile_keys(problem, unit.kv_head, following, end, w, &k_following);
+        tile_keys(problem, unit.kv_head, following, following + 1, w, &k_following);
     }
     choose_next(&k, &v, next);
     problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, k.at, k.count,
@@ -704,7 +703,6 @@ static fb_status place_tokens(const fb_view *view, size_t num_keys, attend_probl
             (*tokens)[count++] = token;
     problem->tokens = *tokens;
     problem->token_step = step;
-    problem->end = num_keys;
     return FB_OK;
 }
 
@@ -763,7 +761,6 @@ static fb_status attend(const fb_queries *queries, const fb_view *view, bool gat
         .padded_dim = fb_padded_dim(kv->head_dim),
         .heads_per_kv = queries->num_heads / kv->num_kv_heads,
         .num_keys = num_keys,
-        .end = kv->num_tokens,
         .token_step = FB_GROUP_KEYS,
     };
     if (!fb_size_mul(queries->num_queries, problem.heads_per_kv, &problem.num_rows))
