@@ -76,12 +76,11 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const bool FETCH
             _mm256_storeu_ps(job->wide + index, b_x8[column]);
     }
     UNROLLED
-    for (int row = 0; row < ROWS; row++) {
+    for (int i = 0; i < ROWS * TILE_COLUMNS; i++) { /* clang 14 keeps two loops of one row */
+        int row = i / TILE_COLUMNS, column = i % TILE_COLUMNS;
         __m256 a_x8 = _mm256_broadcast_ss(job->a + row * FB_SEGMENT + line);
-        UNROLLED
-        for (int column = 0; column < TILE_COLUMNS; column++)
-            acc[row][column] = first ? _mm256_mul_ps(a_x8, b_x8[column])
-                                     : _mm256_fmadd_ps(a_x8, b_x8[column], acc[row][column]);
+        acc[row][column] = first ? _mm256_mul_ps(a_x8, b_x8[column])
+                                 : _mm256_fmadd_ps(a_x8, b_x8[column], acc[row][column]);
     }
 }
 
@@ -110,9 +109,8 @@ typedef enum destination {
 INLINE void store_sums(const int ROWS, const bool ADD, const float *scale, const tile_job *job,
                        __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     UNROLLED
-    for (int row = 0; row < ROWS; row++)
-        UNROLLED
-    for (int column = 0; column < TILE_COLUMNS; column++) {
+    for (int i = 0; i < ROWS * TILE_COLUMNS; i++) {
+        int row = i / TILE_COLUMNS, column = i % TILE_COLUMNS;
         float *at = job->sums + (size_t)row * job->sums_stride + column * LANES;
         __m256 sum = acc[row][column];
         if (ADD)
