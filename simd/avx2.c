@@ -498,6 +498,13 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
     }
 }
 
+/* x / y, every NaN the library's. */
+INLINE __m256 quotient(__m256 x, __m256 y) {
+    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(FB_NAN_BITS));
+    __m256 result = _mm256_div_ps(x, y);
+    return _mm256_blendv_ps(result, nan, _mm256_cmp_ps(result, result, _CMP_UNORD_Q));
+}
+
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
     const __m256 weight_x8 = _mm256_set1_ps(weight);
@@ -506,9 +513,17 @@ static void merge_row(const float *big, const float *small, float weight, size_t
     for (; d + LANES <= head_dim; d += LANES) {
         __m256 sum =
             _mm256_fmadd_ps(weight_x8, _mm256_loadu_ps(small + d), _mm256_loadu_ps(big + d));
-        _mm256_storeu_ps(o + d, _mm256_div_ps(sum, total_x8));
+        _mm256_storeu_ps(o + d, quotient(sum, total_x8));
     }
     fb_kernels_scalar.merge_row(big + d, small + d, weight, head_dim - d, o + d);
+}
+
+static void divide_row(float sum, size_t head_dim, float *o) {
+    const __m256 sum_x8 = _mm256_set1_ps(sum);
+    size_t d = 0;
+    for (; d + LANES <= head_dim; d += LANES)
+        _mm256_storeu_ps(o + d, quotient(_mm256_loadu_ps(o + d), sum_x8));
+    fb_kernels_scalar.divide_row(sum, head_dim - d, o + d);
 }
 
 static void widen_bf16(const uint16_t *from, float *to, size_t count) {

@@ -404,6 +404,14 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
                      alpha + row);
 }
 
+/* x / y, every NaN the library's. */
+INLINE __m512 quotient(__m512 x, __m512 y) {
+    __m512 result = _mm512_div_ps(x, y);
+    __mmask16 is_nan = _mm512_cmp_ps_mask(result, result, _CMP_UNORD_Q);
+    return _mm512_castsi512_ps(
+        _mm512_mask_set1_epi32(_mm512_castps_si512(result), is_nan, FB_NAN_BITS));
+}
+
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
     const __m512 weight_x16 = _mm512_set1_ps(weight);
@@ -412,7 +420,15 @@ static void merge_row(const float *big, const float *small, float weight, size_t
         __mmask16 lanes = first_lanes(head_dim - d);
         __m512 sum = _mm512_fmadd_ps(weight_x16, _mm512_maskz_loadu_ps(lanes, small + d),
                                      _mm512_maskz_loadu_ps(lanes, big + d));
-        _mm512_mask_storeu_ps(o + d, lanes, _mm512_div_ps(sum, total_x16));
+        _mm512_mask_storeu_ps(o + d, lanes, quotient(sum, total_x16));
+    }
+}
+
+static void divide_row(float sum, size_t head_dim, float *o) {
+    const __m512 sum_x16 = _mm512_set1_ps(sum);
+    for (size_t d = 0; d < head_dim; d += LANES) {
+        __mmask16 lanes = first_lanes(head_dim - d);
+        _mm512_mask_storeu_ps(o + d, lanes, quotient(_mm512_maskz_loadu_ps(lanes, o + d), sum_x16));
     }
 }
 

@@ -110,9 +110,13 @@ static inline size_t fb_dot_stride(size_t rows) {
 typedef void fb_dots_fn(const float *x, size_t rows, const void *const *weights, size_t outputs,
                         size_t columns, float *wide, const void *const *next, float *sums);
 
-/* Merges one row: o = fma(weight, small, big) / (1 + weight). o may be small or big. */
+/* Merges one row: o = fma(weight, small, big) / (1 + weight), every NaN the library's. o may be
+ * small or big. */
 typedef void fb_merge_row_fn(const float *big, const float *small, float weight, size_t head_dim,
                              float *o);
+
+/* Finishes one row: o = o / sum, every NaN the library's. */
+typedef void fb_divide_row_fn(float sum, size_t head_dim, float *o);
 
 /* Widens `count` elements, exactly. */
 typedef void fb_widen_fn(const uint16_t *from, float *to, size_t count);
@@ -128,6 +132,7 @@ typedef struct fb_kernels {
     size_t dot_outputs;              /* 1, 3 or 6 */
     fb_softmax_fn *softmax;
     fb_merge_row_fn *merge_row;
+    fb_divide_row_fn *divide_row;
     fb_widen_fn *widen_bf16;
     fb_widen_fn *widen_f16;
     fb_exp_fn *exp;

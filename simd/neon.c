@@ -456,15 +456,30 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
     }
 }
 
+/* x / y, every NaN the library's. */
+INLINE float32x4_t quotient(float32x4_t x, float32x4_t y) {
+    float32x4_t result = vdivq_f32(x, y);
+    return vbslq_f32(vceqq_f32(result, result), result,
+                     vreinterpretq_f32_u32(vdupq_n_u32(FB_NAN_BITS)));
+}
+
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
     const float32x4_t total_x4 = vdupq_n_f32(1.0f + weight);
     size_t d = 0;
     for (; d + LANES <= head_dim; d += LANES) {
         float32x4_t sum = vfmaq_n_f32(vld1q_f32(big + d), vld1q_f32(small + d), weight);
-        vst1q_f32(o + d, vdivq_f32(sum, total_x4));
+        vst1q_f32(o + d, quotient(sum, total_x4));
     }
     fb_kernels_scalar.merge_row(big + d, small + d, weight, head_dim - d, o + d);
+}
+
+static void divide_row(float sum, size_t head_dim, float *o) {
+    const float32x4_t sum_x4 = vdupq_n_f32(sum);
+    size_t d = 0;
+    for (; d + LANES <= head_dim; d += LANES)
+        vst1q_f32(o + d, quotient(vld1q_f32(o + d), sum_x4));
+    fb_kernels_scalar.divide_row(sum, head_dim - d, o + d);
 }
 
 static void widen_bf16(const uint16_t *from, float *to, size_t count) {

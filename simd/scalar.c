@@ -124,11 +124,21 @@ static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const 
     }
 }
 
+/* x / y; if that is NaN, the library's one. */
+static float quotient(float x, float y) {
+    float result = x / y;
+    return isnan(result) ? fb_bits_to_f32(FB_NAN_BITS) : result;
+}
+
 static void merge_row(const float *big, const float *small, float weight, size_t head_dim,
                       float *o) {
-    float total = 1.0f + weight;
     for (size_t d = 0; d < head_dim; d++)
-        o[d] = fmaf(weight, small[d], big[d]) / total;
+        o[d] = quotient(fmaf(weight, small[d], big[d]), 1.0f + weight);
+}
+
+static void divide_row(float sum, size_t head_dim, float *o) {
+    for (size_t d = 0; d < head_dim; d++)
+        o[d] = quotient(o[d], sum);
 }
 
 static void exp_values(const float *x, float *out, size_t count) {

@@ -6,6 +6,8 @@
 #include "half.h"
 
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 /* exp(x) for x <= 0; NaN stays NaN. See constants.h for the method. */
 static inline float fb_exp_value(float x) {
@@ -26,12 +28,16 @@ static inline float fb_exp_value(float x) {
 
 /* ln(x) for x >= 1, in double: x = 2^e m with m in [1/sqrt2, sqrt2), and with t = (m-1)/(m+1)
  * ln m = 2 atanh t = 2 (t + t^3/3 + t^5/5 + ...), |t| < 0.172. Ten terms leave 1e-17. Only
- * + - * / of doubles: the same bits everywhere. One call a row, so speed does not matter. */
+ * + - * / of doubles: the same bits everywhere. */
 static inline double fb_log_value(double x) {
     if (!(x < (double)INFINITY)) /* +inf, NaN */
         return x;
-    int e = 0;
-    double m = frexp(x, &e); /* [0.5, 1) */
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int e = (int)(bits >> 52) - 1022; /* the sign is 0 */
+    bits = (bits & 0x000fffffffffffffu) | 0x3fe0000000000000u;
+    double m; /* [0.5, 1) */
+    memcpy(&m, &bits, sizeof m);
     if (m < 0x1.6a09e667f3bcdp-1) {
         m *= 2.0;
         e -= 1;

@@ -38,6 +38,7 @@
         .dot_outputs = DOT_TILE_OUTPUTS,                                                           \
         .softmax = softmax,                                                                        \
         .merge_row = merge_row,                                                                    \
+        .divide_row = divide_row,                                                                  \
         .widen_bf16 = widen_bf16,                                                                  \
         .widen_f16 = widen_f16,                                                                    \
         .exp = exp_values,                                                                         \

@@ -182,8 +182,21 @@ static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels
     tested->merge_row(into == 1 ? o.tested : big, into == 2 ? o.tested : small, weight, head_dim,
                       o.tested);
     twin->merge_row(into == 1 ? o.twin : big, into == 2 ? o.twin : small, weight, head_dim, o.twin);
-    expect_same(c, o, NANS_ALIKE);
+    expect_same(c, o, 0);
     BENCH(c, head_dim, "element", tested->merge_row(big, small, weight, head_dim, o.tested));
+}
+
+static void check_divide_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    size_t head_dim = choose_head_dim(c);
+    float sum = random_between(c, 0, 3) ? 1.0f + fabsf(random_ordinary(c)) : random_awkward(c);
+    result o = result_floats(c, "o", head_dim);
+    for (size_t d = 0; d < head_dim; d++)
+        o.tested[d] = random_between(c, 0, 3) ? random_ordinary(c) : random_awkward(c);
+    ready(c);
+    tested->divide_row(sum, head_dim, o.tested);
+    twin->divide_row(sum, head_dim, o.twin);
+    expect_same(c, o, 0);
+    BENCH(c, head_dim, "element", tested->divide_row(sum, head_dim, o.tested));
 }
 
 /* NaN payloads pass through: compared as they are. Now and then, when the count would be arbitrary,
@@ -261,6 +274,7 @@ const kernel_check kernel_checks[] = {
     {"dots_bf16", check_dots, FB_BF16, DOT_SHAPES},
     {"dots_f16", check_dots, FB_F16, DOT_SHAPES},
     {"merge_row", check_merge_row, FB_F32, {{128}}},
+    {"divide_row", check_divide_row, FB_F32, {{128}}},
     {"widen_bf16", check_widen, FB_BF16, {{1024}}},
     {"widen_f16", check_widen, FB_F16, {{1024}}},
     {"exp", check_exp, FB_F32, {{1024}}},

@@ -453,33 +453,37 @@ static float fold_sums(const float *sums) {
 }
 
 /* O / l; 0 where no key was seen. The mean key alike. */
-static void finish_output(float sum, size_t head_dim, float *out) {
-    if (sum == 0.0f) {
-        memset(out, 0, head_dim * sizeof *out);
-        return;
-    }
-    for (size_t d = 0; d < head_dim; d++)
-        out[d] /= sum;
-    fb_canonical_nan(out, head_dim);
+static void finish_output(const attend_problem *problem, float sum, float *out) {
+    if (sum == 0.0f)
+        memset(out, 0, problem->head_dim * sizeof *out);
+    else
+        problem->kernels->divide_row(sum, problem->head_dim, out);
 }
 
-/* A row of a part whose last key has been seen: O / l and m + ln l. */
-static void finish_row(const attend_problem *problem, const workspace *w, size_t row,
-                       const unit_part *part) {
-    float sum = fold_sums(w->sums + row * FB_GROUP_KEYS);
-    finish_output(sum, problem->head_dim, part->out + row * problem->padded_dim);
-    if (problem->result->mean_key)
-        finish_output(sum, problem->head_dim, part->mean_key + row * problem->padded_dim);
-    part->lse[row] =
-        sum == 0.0f ? (double)-INFINITY : (double)w->max[row] + fb_log_value((double)sum);
+/* A part whose last key has been seen: O / l and m + ln l. */
+static void finish_part(const attend_problem *problem, row_unit unit, const workspace *w,
+                        const unit_part *part) {
+    for (size_t row = 0; row < unit.rows; row++) {
+        float sum = fold_sums(w->sums + row * FB_GROUP_KEYS);
+        finish_output(problem, sum, part->out + row * problem->padded_dim);
+        if (problem->result->mean_key)
+            finish_output(problem, sum, part->mean_key + row * problem->padded_dim);
+        part->lse[row] =
+            sum == 0.0f ? (double)-INFINITY : (double)w->max[row] + fb_log_value((double)sum);
+    }
+}
+
+/* The part of no keys, as far as merges read it: its LSEs alone. */
+static void empty_lses(row_unit unit, const unit_part *part) {
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = (double)-INFINITY;
 }
 
 static void empty_part(const attend_problem *problem, row_unit unit, const unit_part *part) {
     memset(part->out, 0, unit.rows * problem->padded_dim * sizeof *part->out);
     if (problem->result->mean_key)
         memset(part->mean_key, 0, unit.rows * problem->padded_dim * sizeof *part->mean_key);
-    for (size_t row = 0; row < unit.rows; row++)
-        part->lse[row] = (double)-INFINITY;
+    empty_lses(unit, part);
 }
 
 /* The part of one chunk, behind begin_unit; `following` is the first place of the chunk
@@ -504,25 +508,24 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
         attend_tile(problem, unit, begin, keys,
                     left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part);
     }
-    for (size_t row = 0; row < unit.rows; row++)
-        finish_row(problem, w, row, part);
+    finish_part(problem, unit, w, part);
 }
 
 /* to := merge(to, part), for all rows of a unit. */
 static void merge_unit(const attend_problem *problem, row_unit unit, const unit_part *part,
                        const unit_part *to) {
+    float weights[UNIT_ROWS];
+    double lse[UNIT_ROWS];
+    fb_merge_weights(problem->kernels, to->lse, part->lse, unit.rows, weights, lse);
     for (size_t row = 0; row < unit.rows; row++) {
-        float *out = to->out + row * problem->padded_dim;
-        if (problem->result->mean_key) { /* by the same weights */
-            float *mean = to->mean_key + row * problem->padded_dim;
-            double lse;
-            fb_merge_rows(problem->kernels, mean, to->lse[row],
-                          part->mean_key + row * problem->padded_dim, part->lse[row],
-                          problem->head_dim, mean, &lse);
-        }
-        fb_merge_rows(problem->kernels, out, to->lse[row], part->out + row * problem->padded_dim,
-                      part->lse[row], problem->head_dim, out, to->lse + row);
+        size_t at = row * problem->padded_dim;
+        fb_merge_row(problem->kernels, to->out + at, to->lse[row], part->out + at, part->lse[row],
+                     weights[row], problem->head_dim, to->out + at);
+        if (problem->result->mean_key)
+            fb_merge_row(problem->kernels, to->mean_key + at, to->lse[row], part->mean_key + at,
+                         part->lse[row], weights[row], problem->head_dim, to->mean_key + at);
     }
+    memcpy(to->lse, lse, unit.rows * sizeof *lse);
 }
 
 static void round_lses(row_unit unit, const unit_part *part) {
@@ -541,7 +544,17 @@ static void fold_chunk(const attend_problem *problem, row_unit unit, const key_c
     round_lses(unit, range);
     merge_unit(problem, unit, range, total);
     round_lses(unit, total);
-    empty_part(problem, unit, range);
+    empty_lses(unit, range);
+}
+
+/* The state of a unit before its first chunk; without any chunk, its result. */
+static void begin_merges(const attend_problem *problem, row_unit unit, const unit_part *range,
+                         const unit_part *total) {
+    empty_lses(unit, range);
+    if (problem->num_chunks > 0)
+        empty_lses(unit, total);
+    else
+        empty_part(problem, unit, total);
 }
 
 static void write_result(const attend_problem *problem, row_unit unit, const unit_part *part) {
@@ -563,8 +576,7 @@ static void write_result(const attend_problem *problem, row_unit unit, const uni
 /* A whole unit by one thread. */
 static void attend_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
     begin_unit(problem, unit, w);
-    empty_part(problem, unit, &w->range);
-    empty_part(problem, unit, &w->total);
+    begin_merges(problem, unit, &w->range, &w->total);
     for (size_t c = 0; c < problem->num_chunks; c++) {
         size_t following = c + 1 < problem->num_chunks ? problem->chunks[c + 1].begin : SIZE_MAX;
         chunk_part(problem, unit, &problem->chunks[c], following, w, &w->chunk);
@@ -599,11 +611,11 @@ static unit_part wave_part(const attend_problem *problem, float *parts, size_t w
 /* Few units: the chunks of a wave are computed side by side, then folded in order. */
 static void attend_by_chunks(const attend_problem *problem, int threads, float *scratch,
                              float *parts, size_t wave) {
-    for (size_t u = 0; u < problem->num_units; u++)
-        for (size_t index = RANGE; index <= TOTAL; index++) {
-            unit_part part = wave_part(problem, parts, wave, u, index);
-            empty_part(problem, unit_at(problem, u), &part);
-        }
+    for (size_t u = 0; u < problem->num_units; u++) {
+        unit_part range = wave_part(problem, parts, wave, u, RANGE);
+        unit_part total = wave_part(problem, parts, wave, u, TOTAL);
+        begin_merges(problem, unit_at(problem, u), &range, &total);
+    }
     for (size_t first = 0; first < problem->num_chunks; first += wave) {
         const key_chunk *chunks = problem->chunks + first;
         size_t left = problem->num_chunks - first;

@@ -6,15 +6,12 @@
 
 #include <flashblock/attention.h>
 
+#include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* Below this many outputs, starting threads costs more than it saves. */
 enum { PARALLEL_VALUES = 1 << 16 };
-
-void fb_canonical_nan(float *values, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        values[i] = isnan(values[i]) ? fb_bits_to_f32(FB_NAN_BITS) : values[i];
-}
 
 static void fill(float *values, size_t count, float value) {
     for (size_t i = 0; i < count; i++)
@@ -25,32 +22,47 @@ float fb_round_lse(double lse) {
     return isnan(lse) ? fb_bits_to_f32(FB_NAN_BITS) : (float)lse;
 }
 
-void fb_merge_rows(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
-                   double lse_b, size_t head_dim, float *out, double *lse) {
-    if (!(lse_a < (double)INFINITY) || !(lse_b < (double)INFINITY)) { /* NaN, or no LSE of a part */
-        *lse = (double)NAN;
+/* An LSE that stands for no set of finite scores: NaN or +inf. */
+static bool is_invalid(double lse) {
+    return !(lse < (double)INFINITY);
+}
+
+void fb_merge_weights(const fb_kernels *kernels, const double *lse_a, const double *lse_b,
+                      size_t rows, float *weights, double *lse) {
+    float differences[FB_MAX_ROWS] = {0}; /* of the smaller LSE to the larger one */
+    for (size_t row = 0; row < rows; row++) {
+        double difference = -fabs(lse_a[row] - lse_b[row]); /* NaN of two infinities: not used */
+        differences[row] = (float)difference;
+    }
+    kernels->exp(differences, weights, rows);
+    for (size_t row = 0; row < rows; row++) {
+        double a = lse_a[row], b = lse_b[row], larger = a < b ? b : a, smaller = a < b ? a : b;
+        if (is_invalid(a) || is_invalid(b))
+            lse[row] = (double)NAN;
+        else if (isinf(smaller))
+            lse[row] = larger;
+        else
+            lse[row] = larger + fb_log_value(1.0 + (double)weights[row]);
+    }
+}
+
+void fb_merge_row(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
+                  double lse_b, float weight, size_t head_dim, float *out) {
+    if (is_invalid(lse_a) || is_invalid(lse_b)) {
         fill(out, head_dim, fb_bits_to_f32(FB_NAN_BITS));
         return;
     }
-    if (lse_a < lse_b) { /* the part of the larger LSE first */
-        fb_merge_rows(kernels, out_b, lse_b, out_a, lse_a, head_dim, out, lse);
-        return;
-    }
-    if (isinf(lse_a)) {
-        *lse = lse_a;
+    bool b_is_larger = lse_a < lse_b;
+    const float *big = b_is_larger ? out_b : out_a, *small = b_is_larger ? out_a : out_b;
+    double larger = b_is_larger ? lse_b : lse_a, smaller = b_is_larger ? lse_a : lse_b;
+    if (isinf(larger)) {
         fill(out, head_dim, 0.0f);
-        return;
+    } else if (isinf(smaller)) { /* the identity, to the bit: -0 and NaN outputs included */
+        if (out != big)
+            memcpy(out, big, head_dim * sizeof *out);
+    } else {
+        kernels->merge_row(big, small, weight, head_dim, out);
     }
-    if (isinf(lse_b)) { /* the identity, to the bit: -0 and NaN outputs included */
-        *lse = lse_a;
-        if (out != out_a)
-            memcpy(out, out_a, head_dim * sizeof *out);
-        return;
-    }
-    float weight = fb_exp_value((float)(lse_b - lse_a));
-    kernels->merge_row(out_a, out_b, weight, head_dim, out);
-    fb_canonical_nan(out, head_dim);
-    *lse = lse_a + fb_log_value(1.0 + (double)weight);
 }
 
 static float *out_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
@@ -63,6 +75,34 @@ static float *mean_key_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head)
 
 static float *lse_row(const fb_part *part, ptrdiff_t token, ptrdiff_t head) {
     return part->lse + token * part->lse_token_stride + head * part->lse_head_stride;
+}
+
+/* `count` rows from number `first` on, where a token has num_heads rows. */
+typedef struct row_batch {
+    size_t first, count, num_heads, head_dim;
+} row_batch;
+
+static void merge_batch(const fb_kernels *kernels, const fb_part *a, const fb_part *b,
+                        row_batch rows, const fb_part *result) {
+    double lse_a[FB_MAX_ROWS] = {0}, lse_b[FB_MAX_ROWS] = {0}, lse[FB_MAX_ROWS];
+    float weights[FB_MAX_ROWS];
+    for (size_t i = 0; i < rows.count; i++) {
+        ptrdiff_t t = (ptrdiff_t)((rows.first + i) / rows.num_heads);
+        ptrdiff_t h = (ptrdiff_t)((rows.first + i) % rows.num_heads);
+        lse_a[i] = (double)*lse_row(a, t, h);
+        lse_b[i] = (double)*lse_row(b, t, h);
+    }
+    fb_merge_weights(kernels, lse_a, lse_b, rows.count, weights, lse);
+    for (size_t i = 0; i < rows.count; i++) {
+        ptrdiff_t t = (ptrdiff_t)((rows.first + i) / rows.num_heads);
+        ptrdiff_t h = (ptrdiff_t)((rows.first + i) % rows.num_heads);
+        if (result->mean_key)
+            fb_merge_row(kernels, mean_key_row(a, t, h), lse_a[i], mean_key_row(b, t, h), lse_b[i],
+                         weights[i], rows.head_dim, mean_key_row(result, t, h));
+        fb_merge_row(kernels, out_row(a, t, h), lse_a[i], out_row(b, t, h), lse_b[i], weights[i],
+                     rows.head_dim, out_row(result, t, h));
+        *lse_row(result, t, h) = fb_round_lse(lse[i]);
+    }
 }
 
 fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_t num_heads,
@@ -80,16 +120,12 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
     FB_TRY(fb_kernels_current(&kernels));
     size_t num_rows = num_queries * num_heads;
     int threads = num_rows * head_dim < PARALLEL_VALUES ? 1 : fb_num_threads();
+    size_t batches = (num_rows + FB_MAX_ROWS - 1) / FB_MAX_ROWS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (size_t row = 0; row < num_rows; row++) {
-        ptrdiff_t t = (ptrdiff_t)(row / num_heads), h = (ptrdiff_t)(row % num_heads);
-        double lse = 0.0, lse_a = (double)*lse_row(a, t, h), lse_b = (double)*lse_row(b, t, h);
-        if (result->mean_key)
-            fb_merge_rows(kernels, mean_key_row(a, t, h), lse_a, mean_key_row(b, t, h), lse_b,
-                          head_dim, mean_key_row(result, t, h), &lse);
-        fb_merge_rows(kernels, out_row(a, t, h), lse_a, out_row(b, t, h), lse_b, head_dim,
-                      out_row(result, t, h), &lse);
-        *lse_row(result, t, h) = fb_round_lse(lse);
+    for (size_t batch = 0; batch < batches; batch++) {
+        size_t first = batch * FB_MAX_ROWS, left = num_rows - first;
+        row_batch rows = {first, left < FB_MAX_ROWS ? left : FB_MAX_ROWS, num_heads, head_dim};
+        merge_batch(kernels, a, b, rows, result);
     }
     return FB_OK;
 }

@@ -4,16 +4,19 @@
 
 #include "kernels.h"
 
-/* out, lse := merge of (out_a, lse_a) and (out_b, lse_b); `out` may be out_a or out_b. LSEs come
- * and go unrounded: between the chunks of a range they stay so, at the end of a range and in
- * fb_merge fb_round_lse rounds them. */
-void fb_merge_rows(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
-                   double lse_b, size_t head_dim, float *out, double *lse);
+/* The scalars of `rows` (<= FB_MAX_ROWS) merges of an a with a b: what the part with the smaller
+ * LSE weighs beside the other, and the LSE of both. LSEs come and go unrounded: between the chunks
+ * of a range they stay so, at the end of a range and in fb_merge fb_round_lse rounds them. `lse`
+ * may be lse_a or lse_b. */
+void fb_merge_weights(const fb_kernels *kernels, const double *lse_a, const double *lse_b,
+                      size_t rows, float *weights, double *lse);
+
+/* One row of outputs (or mean keys), by its weight and the LSEs that go in; `out` may be out_a or
+ * out_b. Of a part with an LSE of -inf no output is read. */
+void fb_merge_row(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
+                  double lse_b, float weight, size_t head_dim, float *out);
 
 /* To float32; NaN becomes the library's one. */
 float fb_round_lse(double lse);
-
-/* Replaces every NaN by the library's one. */
-void fb_canonical_nan(float *values, size_t count);
 
 #endif
