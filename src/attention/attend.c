@@ -460,16 +460,20 @@ static void finish_output(const attend_problem *problem, float sum, float *out) 
         problem->kernels->divide_row(sum, problem->head_dim, out);
 }
 
-/* A part whose last key has been seen: O / l and m + ln l. */
+/* A part whose last key has been seen: O / l and m + ln l. One loop for the row sums and one for
+ * the logarithms, or each row would wait for the one before. */
 static void finish_part(const attend_problem *problem, row_unit unit, const workspace *w,
                         const unit_part *part) {
+    float sums[UNIT_ROWS];
+    for (size_t row = 0; row < unit.rows; row++)
+        sums[row] = fold_sums(w->sums + row * FB_GROUP_KEYS);
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = sums[row] == 0.0f ? (double)-INFINITY
+                                           : (double)w->max[row] + fb_log_value((double)sums[row]);
     for (size_t row = 0; row < unit.rows; row++) {
-        float sum = fold_sums(w->sums + row * FB_GROUP_KEYS);
-        finish_output(problem, sum, part->out + row * problem->padded_dim);
+        finish_output(problem, sums[row], part->out + row * problem->padded_dim);
         if (problem->result->mean_key)
-            finish_output(problem, sum, part->mean_key + row * problem->padded_dim);
-        part->lse[row] =
-            sum == 0.0f ? (double)-INFINITY : (double)w->max[row] + fb_log_value((double)sum);
+            finish_output(problem, sums[row], part->mean_key + row * problem->padded_dim);
     }
 }
 
