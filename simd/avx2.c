@@ -35,7 +35,6 @@ enum {
     TILE_ROWS = 6,
     TILE_COLUMNS = 2,  /* registers: 16 columns */
     EXPONENTIALS = 4,  /* registers at a time */
-    SUM_DIMS = 128,    /* the values kernel has room for so many sums of FB_MAX_ROWS rows */
     LINES_A_FETCH = 2, /* of a block, for each cache line that is prefetched */
 };
 
@@ -193,8 +192,9 @@ typedef struct scores_call {
     row_tiles tiles;
     const float *q;
     size_t head_dim;
-    const void *const *groups, *const *next;
+    const void *const *groups;
     size_t num_groups;
+    const void *next; /* the first thing read after them */
     float scale;
     float *wide; /* [16][16] */
     float *s;    /* at stride FB_SCORE_STRIDE */
@@ -208,7 +208,7 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
             .a = call->q,
             .lines = call->groups[group],
             .wide = call->wide,
-            .next = call->next[group],
+            .next = group_after(call->groups, call->num_groups, group, call->next),
             .sums = call->s + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
         };
@@ -236,7 +236,9 @@ typedef struct values_call {
     size_t rows;
     const float *p;
     size_t num_keys;
-    const void *const *groups, *const *next;
+    const void *const *groups;
+    size_t num_groups;
+    const void *next;               /* the first thing read after them */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
     float *sums;                    /* [num_panels][rows][16], out */
@@ -247,13 +249,13 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
                           const values_call *call) {
     const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
     const size_t offset = call->first_panel * block_bytes(DTYPE);
-    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
+    for (size_t group = 0; group < call->num_groups; group++) {
         size_t left = call->num_keys - group * FB_SEGMENT;
         tile_job job = {
             .a = call->p + group * FB_ROWS_BLOCK,
             .lines = (const char *)call->groups[group] + offset,
             .wide = call->wide,
-            .next = (const char *)call->next[group] + offset,
+            .next = group_after(call->groups, call->num_groups, group, call->next) + offset,
             .sums = call->sums,
             .sums_stride = FB_PANEL_DIMS,
         };
@@ -341,32 +343,33 @@ INLINE row_tiles cut_call(size_t rows) {
 }
 
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale, float *wide,
-                   const void *const *next, float *s) {
-    scores_call call = {cut_call(rows), q, head_dim, groups, next, num_groups, scale, wide, s};
+                   const void *const *groups, size_t num_groups, float scale, const void *next,
+                   float *s) {
+    _Alignas(CACHE_LINE) float wide[BLOCK];
+    scores_call call = {cut_call(rows), q, head_dim, groups, num_groups, next, scale, wide, s};
     scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
-/* As many panels at a time as have room for their sums. */
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
-                   const void *const *next, float *o) {
-    _Alignas(CACHE_LINE) float sums[FB_MAX_ROWS * SUM_DIMS];
+                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
+                   float *o) {
+    _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
+    _Alignas(CACHE_LINE) float wide[BLOCK];
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    size_t most = FB_MAX_ROWS * SUM_DIMS / FB_PANEL_DIMS / rows;
     values_call call = {
         .tiles = cut_call(rows),
         .rows = rows,
         .p = p,
         .num_keys = num_keys,
         .groups = groups,
+        .num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
         .next = next,
         .wide = wide,
         .sums = sums,
     };
     for (size_t panel = 0; panel < panels; panel += call.num_panels) {
         call.first_panel = panel;
-        call.num_panels = panels - panel < most ? panels - panel : most;
+        call.num_panels = panels_at_once(rows, panels - panel);
         values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
         add_sums(&call, alpha, panels * FB_PANEL_DIMS, o);
     }
