@@ -193,8 +193,8 @@ typedef struct scores_call {
     const float *q;
     size_t head_dim;
     const void *const *groups;
+    const void *const *next; /* what to prefetch while each of them is at work */
     size_t num_groups;
-    const void *next; /* the first thing read after them */
     float scale;
     float *wide; /* [16][16] */
     float *s;    /* at stride FB_SCORE_STRIDE */
@@ -208,7 +208,7 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
             .a = call->q,
             .lines = call->groups[group],
             .wide = call->wide,
-            .next = group_after(call->groups, call->num_groups, group, call->next),
+            .next = call->next[group],
             .sums = call->s + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
         };
@@ -237,8 +237,7 @@ typedef struct values_call {
     const float *p;
     size_t num_keys;
     const void *const *groups;
-    size_t num_groups;
-    const void *next;               /* the first thing read after them */
+    const void *const *next;        /* what to prefetch while each of them is at work */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
     float *sums;                    /* [num_panels][rows][16], out */
@@ -249,13 +248,13 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
                           const values_call *call) {
     const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
     const size_t offset = call->first_panel * block_bytes(DTYPE);
-    for (size_t group = 0; group < call->num_groups; group++) {
+    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
         size_t left = call->num_keys - group * FB_SEGMENT;
         tile_job job = {
             .a = call->p + group * FB_ROWS_BLOCK,
             .lines = (const char *)call->groups[group] + offset,
             .wide = call->wide,
-            .next = group_after(call->groups, call->num_groups, group, call->next) + offset,
+            .next = (const char *)call->next[group] + offset,
             .sums = call->sums,
             .sums_stride = FB_PANEL_DIMS,
         };
@@ -342,11 +341,21 @@ INLINE row_tiles cut_call(size_t rows) {
     return tiles;
 }
 
+/* What to prefetch while each group is at work: a list, as choosing in the loops above would take
+ * registers there. */
+INLINE void list_fetches(const void *const *groups, size_t num_groups, const void *next,
+                         const void *fetches[FB_TILE_GROUPS]) {
+    for (size_t group = 0; group < num_groups; group++)
+        fetches[group] = group_after(groups, num_groups, group, next);
+}
+
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, const void *next,
                    float *s) {
     _Alignas(CACHE_LINE) float wide[BLOCK];
-    scores_call call = {cut_call(rows), q, head_dim, groups, num_groups, next, scale, wide, s};
+    const void *fetches[FB_TILE_GROUPS];
+    list_fetches(groups, num_groups, next, fetches);
+    scores_call call = {cut_call(rows), q, head_dim, groups, fetches, num_groups, scale, wide, s};
     scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
@@ -355,15 +364,16 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
                    float *o) {
     _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
     _Alignas(CACHE_LINE) float wide[BLOCK];
+    const void *fetches[FB_TILE_GROUPS];
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
+    list_fetches(groups, (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS, next, fetches);
     values_call call = {
         .tiles = cut_call(rows),
         .rows = rows,
         .p = p,
         .num_keys = num_keys,
         .groups = groups,
-        .num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
-        .next = next,
+        .next = fetches,
         .wide = wide,
         .sums = sums,
     };

@@ -37,7 +37,7 @@
 enum {
     LANES = 16,
     TILE_ROWS = 12,
-    TILE_BLOCKS = 2,                       /* a line of a block is a register */
+    TILE_BLOCKS = 2,                       /* a line of each is a register */
     TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
 };
 
@@ -73,65 +73,64 @@ static void widen_f16(const uint16_t *from, float *to, size_t count) {
 
 /* ---- the product of some rows with a block, or with a pair ---- */
 
-/* acc = or += one line's products, for all rows. ROWS, COLUMNS and FIRST are constants wherever
+/* acc = or += one line's products, for all rows. ROWS, BLOCKS and FIRST are constants wherever
  * these functions are inlined. */
-INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FIRST, const float *a,
+INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const bool FIRST, const float *a,
                           const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
     __m512 b_x16[TILE_BLOCKS];
     UNROLLED
-    for (size_t column = 0; column < COLUMNS; column++)
-        b_x16[column] = _mm512_loadu_ps(b[column] + line * LANES);
+    for (size_t block = 0; block < BLOCKS; block++)
+        b_x16[block] = _mm512_loadu_ps(b[block] + line * LANES);
     UNROLLED
     for (size_t row = 0; row < ROWS; row++) {
         __m512 a_x16 = _mm512_set1_ps(a[row * FB_SEGMENT + line]);
         UNROLLED
-        for (size_t column = 0; column < COLUMNS; column++)
-            acc[row][column] = FIRST ? _mm512_mul_ps(a_x16, b_x16[column])
-                                     : _mm512_fmadd_ps(a_x16, b_x16[column], acc[row][column]);
+        for (size_t block = 0; block < BLOCKS; block++)
+            acc[row][block] = FIRST ? _mm512_mul_ps(a_x16, b_x16[block])
+                                    : _mm512_fmadd_ps(a_x16, b_x16[block], acc[row][block]);
     }
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const size_t ROWS, const size_t COLUMNS, const product_job *job,
+INLINE void multiply_block(const size_t ROWS, const size_t BLOCKS, const product_job *job,
                            __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
     const float *b[TILE_BLOCKS] = {job->b[0], job->b[1]};
-    multiply_line(ROWS, COLUMNS, true, job->a, b, 0, acc);
+    multiply_line(ROWS, BLOCKS, true, job->a, b, 0, acc);
     if (job->lines == FB_SEGMENT) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
     } else {
         for (size_t line = 1; line < job->lines; line++)
-            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
     }
 }
 
-#define EACH_ROW_AND_COLUMN                                                                        \
+#define EACH_ROW_AND_BLOCK                                                                         \
     UNROLLED for (size_t row = 0; row < ROWS; row++)                                               \
-        UNROLLED for (size_t column = 0; column < COLUMNS; column++)
+        UNROLLED for (size_t block = 0; block < BLOCKS; block++)
 
-INLINE void product_tile(const size_t ROWS, const size_t COLUMNS, const product_job *job) {
+INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const product_job *job) {
     __m512 acc[TILE_ROWS][TILE_BLOCKS];
-    prefetch(job, COLUMNS);
-    multiply_block(ROWS, COLUMNS, job, acc);
+    prefetch(job, BLOCKS);
+    multiply_block(ROWS, BLOCKS, job, acc);
     float *sums = job->sums;
+    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
     if (!job->first) {
-        EACH_ROW_AND_COLUMN {
-            __m512 sum = _mm512_loadu_ps(sums + row * job->sums_stride + column * LANES);
-            acc[row][column] = _mm512_add_ps(sum, acc[row][column]);
+        EACH_ROW_AND_BLOCK {
+            __m512 sum = _mm512_loadu_ps(sums + row * stride + block * LANES);
+            acc[row][block] = _mm512_add_ps(sum, acc[row][block]);
         }
     }
     if (job->scale) {
-        EACH_ROW_AND_COLUMN acc[row][column] =
-            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][column]);
+        EACH_ROW_AND_BLOCK acc[row][block] =
+            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][block]);
     }
-    EACH_ROW_AND_COLUMN
-    _mm512_storeu_ps(sums + row * job->sums_stride + column * LANES, acc[row][column]);
+    EACH_ROW_AND_BLOCK
+    _mm512_storeu_ps(sums + row * stride + block * LANES, acc[row][block]);
 }
 
-typedef void product_tile_fn(const product_job *job);
-
-/* product_tiles[columns - 1][rows - 1] */
+/* product_tiles[blocks - 1][rows - 1] */
 #define TILE(ROWS)                                                                                 \
     static void product_##ROWS##x1(const product_job *job) {                                       \
         product_tile(ROWS, 1, job);                                                                \
@@ -158,7 +157,6 @@ static product_tile_fn *const product_tiles[TILE_BLOCKS][TILE_ROWS] = {
      product_8x2, product_9x2, product_10x2, product_11x2, product_12x2},
 };
 
-/* o = fma(o, alpha, sums) */
 INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count) {
     const __m512 alpha_x16 = _mm512_set1_ps(alpha);
     for (size_t i = 0; i < count; i += LANES) {

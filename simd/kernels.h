@@ -20,9 +20,9 @@
  * the order in which they lie in memory, and all rows meet one before the next one comes: the
  * 16-bit kernels widen it once, into a buffer of their own.
  *
- * Prefetching: while kernels work on a group they fetch the one after it, evenly spread, and while
- * they work on the last one as many bytes from `next`: what will be read after this call. They
- * never read there: any address will do where there is nothing to fetch.
+ * Prefetching: while kernels work on a group (or two) they fetch the one (or two) after it, evenly
+ * spread, and while they work on the last one as many bytes from `next`: what will be read after
+ * this call. They never read there: any address will do where there is nothing to fetch.
  */
 #ifndef FB_SIMD_KERNELS_H
 #define FB_SIMD_KERNELS_H

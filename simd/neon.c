@@ -76,9 +76,8 @@ INLINE float32x4_t multiply(const int LANE, bool first, float32x4_t acc, float32
     }
 }
 
-/* ROWS is a constant wherever these functions are inlined. */
-
-/* acc = or += the products of one line with element LANE of a[row], for all rows. */
+/* acc = or += the products of one line with element LANE of a[row], for all rows. ROWS is a
+ * constant wherever these functions are inlined. */
 INLINE void multiply_line(const int ROWS, const float32x4_t *a, const int LANE, const float *line,
                           bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
     stay_in_order();
@@ -139,9 +138,10 @@ INLINE void product_tile(const int ROWS, const product_job *job) {
     prefetch(job, TILE_BLOCKS);
     multiply_block(ROWS, job->a, job->b[0], job->lines, acc);
     float *sums = job->sums;
+    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
     if (!job->first) {
         EACH_ROW_AND_COLUMN {
-            float32x4_t sum = vld1q_f32(sums + (size_t)row * job->sums_stride + column * LANES);
+            float32x4_t sum = vld1q_f32(sums + (size_t)row * stride + column * LANES);
             acc[row][column] = vaddq_f32(sum, acc[row][column]);
         }
     }
@@ -149,10 +149,8 @@ INLINE void product_tile(const int ROWS, const product_job *job) {
         EACH_ROW_AND_COLUMN acc[row][column] = vmulq_n_f32(acc[row][column], *job->scale);
     }
     EACH_ROW_AND_COLUMN
-    vst1q_f32(sums + (size_t)row * job->sums_stride + column * LANES, acc[row][column]);
+    vst1q_f32(sums + (size_t)row * stride + column * LANES, acc[row][column]);
 }
-
-typedef void product_tile_fn(const product_job *job);
 
 /* product_tiles[blocks - 1][rows - 1] */
 #define TILE(ROWS)                                                                                 \
@@ -182,7 +180,6 @@ static void widen_f16(const uint16_t *from, float *to, size_t count) {
     fb_kernels_scalar.widen_f16(from + i, to + i, count - i);
 }
 
-/* o = fma(o, alpha, sums) */
 INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count) {
     for (size_t i = 0; i < count; i += LANES)
         vst1q_f32(o + i, vfmaq_n_f32(vld1q_f32(sums + i), vld1q_f32(o + i), alpha));

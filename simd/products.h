@@ -6,7 +6,7 @@
  *   TILE_ROWS    rows of a tile, at most
  *   TILE_BLOCKS  blocks side by side in a tile, at most: 1 or 2
  *   product_tiles[blocks - 1][rows - 1]
- *                what multiplies so many rows with so many blocks, as a product_job says
+ *                the product_tile_fn for so many blocks and rows
  *   widen_bf16, widen_f16
  *   scale_and_add(o, alpha, sums, count)
  *                o = fma(o, alpha, sums) for a multiple of 16 floats
@@ -24,45 +24,51 @@ INLINE const float *as_floats(fb_dtype dtype, const void *block, size_t lines, f
     return wide;
 }
 
-/* All rows of a call, tile by tile, against the blocks of the first tile's job. */
-INLINE void multiply_rows(row_tiles tiles, size_t blocks, fb_dtype dtype, product_job job) {
-    size_t fetched = block_bytes(dtype) / CACHE_LINE;
-    for (size_t tile = 0; tile < tiles.count; tile++) {
-        size_t rows = tiles.base + (tile < tiles.longer);
-        job.fetch_begin = tile * fetched / tiles.count;
-        job.fetch_end = (tile + 1) * fetched / tiles.count;
-        product_tiles[blocks - 1][rows - 1](&job);
-        job.a += rows * FB_SEGMENT;
-        job.sums += rows * job.sums_stride;
-    }
-}
-
 INLINE size_t at_most(size_t limit, size_t count) {
     return count < limit ? count : limit;
 }
 
-/* Groups are taken TILE_BLOCKS at a time, and so are those to prefetch: `next` may come twice. */
+/* Of a block's cache lines, how many each row tile has to prefetch; rounded up, as the lines behind
+ * are the next block's. */
+INLINE size_t fetches_per_tile(fb_dtype dtype, row_tiles tiles) {
+    return (block_bytes(dtype) / CACHE_LINE + tiles.count - 1) / tiles.count;
+}
+
+/* All rows of a call, tile by tile, from the first tile's job on. */
+INLINE void multiply_rows(row_tiles tiles, size_t blocks, product_job *job) {
+    for (size_t tile = 0; tile < tiles.count; tile++) {
+        size_t rows = tiles.base + (tile < tiles.longer);
+        product_tiles[blocks - 1][rows - 1](job);
+        job->a += rows * FB_SEGMENT;
+        job->sums += rows * job->sums_stride;
+        for (size_t i = 0; i < blocks; i++)
+            job->next[i] += job->fetched * CACHE_LINE;
+    }
+}
+
+/* Groups are taken TILE_BLOCKS at a time, and so are those to prefetch: `next` twice at the end. */
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
                    const void *const *groups, size_t num_groups, float scale, const void *next,
                    float *s) {
     row_tiles tiles = cut_rows(rows, TILE_ROWS);
     _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
+    product_job job = {.fetched = fetches_per_tile(dtype, tiles), .sums_stride = FB_SCORE_STRIDE};
     for (size_t group = 0; group < num_groups; group += TILE_BLOCKS) {
         size_t blocks = at_most(TILE_BLOCKS, num_groups - group);
-        product_job job = {.sums = s + group * FB_GROUP_KEYS, .sums_stride = FB_SCORE_STRIDE};
         for (size_t block = 0; block * FB_SEGMENT < head_dim; block++) {
             size_t left = head_dim - block * FB_SEGMENT, offset = block * block_bytes(dtype);
             job.a = q + block * FB_ROWS_BLOCK;
             job.lines = at_most(FB_SEGMENT, left);
-            job.first = block == 0;
-            job.scale = left <= FB_SEGMENT ? &scale : NULL;
             for (size_t i = 0; i < blocks; i++) {
                 const char *keys = groups[group + i];
-                size_t before = group + i + TILE_BLOCKS - 1;
                 job.b[i] = as_floats(dtype, keys + offset, job.lines, wide[i]);
-                job.next[i] = group_after(groups, num_groups, before, next) + offset;
+                job.next[i] =
+                    group_after(groups, num_groups, group + TILE_BLOCKS - 1 + i, next) + offset;
             }
-            multiply_rows(tiles, blocks, dtype, job);
+            job.sums = s + group * FB_GROUP_KEYS;
+            job.first = block == 0;
+            job.scale = left <= FB_SEGMENT ? &scale : NULL;
+            multiply_rows(tiles, blocks, &job);
         }
     }
 }
@@ -81,25 +87,23 @@ INLINE void sum_values(fb_dtype dtype, const values_call *call, float *sums) {
     row_tiles tiles = cut_rows(call->rows, TILE_ROWS);
     size_t num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
+    product_job job = {.fetched = fetches_per_tile(dtype, tiles),
+                       .sums_stride = call->num_panels * FB_PANEL_DIMS};
     for (size_t group = 0; group < num_groups; group++) {
         const char *v = call->groups[group];
         const char *next = group_after(call->groups, num_groups, group, call->next);
-        product_job job = {
-            .a = call->p + group * FB_ROWS_BLOCK,
-            .lines = at_most(FB_GROUP_KEYS, call->num_keys - group * FB_GROUP_KEYS),
-            .first = group == 0,
-            .sums = sums,
-            .sums_stride = call->num_panels * FB_PANEL_DIMS,
-        };
+        job.lines = at_most(FB_GROUP_KEYS, call->num_keys - group * FB_GROUP_KEYS);
+        job.first = group == 0;
         for (size_t panel = 0; panel < call->num_panels; panel += TILE_BLOCKS) {
             size_t blocks = at_most(TILE_BLOCKS, call->num_panels - panel);
+            job.a = call->p + group * FB_ROWS_BLOCK;
             for (size_t i = 0; i < blocks; i++) {
                 size_t offset = (call->first_panel + panel + i) * block_bytes(dtype);
                 job.b[i] = as_floats(dtype, v + offset, job.lines, wide[i]);
                 job.next[i] = next + offset;
             }
-            multiply_rows(tiles, blocks, dtype, job);
-            job.sums += blocks * FB_PANEL_DIMS;
+            job.sums = sums + panel * FB_PANEL_DIMS;
+            multiply_rows(tiles, blocks, &job);
         }
     }
 }

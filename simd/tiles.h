@@ -51,22 +51,25 @@ INLINE size_t panels_at_once(size_t rows, size_t left) {
     return left < most ? left : most;
 }
 
-/* The product of a row tile with one block, or with two side by side (products.h). */
+/* The product of a row tile with one block, or with two side by side: for sets whose tiles are
+ * functions of their own (products.h). */
 typedef struct product_job {
     const float *a;    /* [rows][16], of which `lines` elements are there */
     const float *b[2]; /* each [lines][16] */
     size_t lines;
-    const char *next[2];           /* what to prefetch for each: */
-    size_t fetch_begin, fetch_end; /* the cache lines from there that are this tile's */
-    float *sums;                   /* [rows][16 or 32] at stride sums_stride */
+    const char *next[2]; /* for each, `fetched` cache lines to prefetch */
+    size_t fetched;
+    float *sums; /* [rows][16 or 32] at stride sums_stride */
     size_t sums_stride;
     bool first;         /* sums = a . b, else sums += a . b */
     const float *scale; /* by which those are multiplied then; NULL: they are not */
 } product_job;
 
+typedef void product_tile_fn(const product_job *job);
+
 INLINE void prefetch(const product_job *job, size_t blocks) {
     for (size_t block = 0; block < blocks; block++)
-        for (size_t line = job->fetch_begin; line < job->fetch_end; line++)
+        for (size_t line = 0; line < job->fetched; line++)
             __builtin_prefetch(job->next[block] + line * CACHE_LINE);
 }
 
