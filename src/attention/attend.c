@@ -317,8 +317,7 @@ static void tile_values(const attend_problem *problem, size_t kv_head, size_t be
 }
 
 /* What is read after the values of a tile: the keys at the place where the next tile begins. There
- * is nothing to fetch where that is unknown (SIZE_MAX), or has to be packed first: the values again.
- */
+ * is nothing to fetch where that is unknown (SIZE_MAX) or has to be packed: the values again. */
 static const void *read_after(const attend_problem *problem, size_t kv_head, const tile_groups *v,
                               size_t place) {
     if (!has_groups(problem) || place == SIZE_MAX)
