@@ -35,7 +35,6 @@ enum {
     TILE_ROWS = 6,
     TILE_COLUMNS = 2,  /* registers: 16 columns */
     EXPONENTIALS = 4,  /* registers at a time */
-    SUM_DIMS = 128,    /* the values kernel has room for so many sums of FB_MAX_ROWS rows */
     LINES_A_FETCH = 2, /* of a block, for each cache line that is prefetched */
 };
 
@@ -193,7 +192,8 @@ typedef struct scores_call {
     row_tiles tiles;
     const float *q;
     size_t head_dim;
-    const void *const *groups, *const *next;
+    const void *const *groups;
+    const void *const *next; /* what to prefetch while each of them is at work */
     size_t num_groups;
     float scale;
     float *wide; /* [16][16] */
@@ -236,7 +236,8 @@ typedef struct values_call {
     size_t rows;
     const float *p;
     size_t num_keys;
-    const void *const *groups, *const *next;
+    const void *const *groups;
+    const void *const *next;        /* what to prefetch while each of them is at work */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
     float *sums;                    /* [num_panels][rows][16], out */
@@ -340,33 +341,45 @@ INLINE row_tiles cut_call(size_t rows) {
     return tiles;
 }
 
+/* What to prefetch while each group is at work: a list, as choosing in the loops above would take
+ * registers there. */
+INLINE void list_fetches(const void *const *groups, size_t num_groups, const void *next,
+                         const void *fetches[FB_TILE_GROUPS]) {
+    for (size_t group = 0; group < num_groups; group++)
+        fetches[group] = group_after(groups, num_groups, group, next);
+}
+
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale, float *wide,
-                   const void *const *next, float *s) {
-    scores_call call = {cut_call(rows), q, head_dim, groups, next, num_groups, scale, wide, s};
+                   const void *const *groups, size_t num_groups, float scale, const void *next,
+                   float *s) {
+    _Alignas(CACHE_LINE) float wide[BLOCK];
+    const void *fetches[FB_TILE_GROUPS];
+    list_fetches(groups, num_groups, next, fetches);
+    scores_call call = {cut_call(rows), q, head_dim, groups, fetches, num_groups, scale, wide, s};
     scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
 }
 
-/* As many panels at a time as have room for their sums. */
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
-                   const void *const *next, float *o) {
-    _Alignas(CACHE_LINE) float sums[FB_MAX_ROWS * SUM_DIMS];
+                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
+                   float *o) {
+    _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
+    _Alignas(CACHE_LINE) float wide[BLOCK];
+    const void *fetches[FB_TILE_GROUPS];
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    size_t most = FB_MAX_ROWS * SUM_DIMS / FB_PANEL_DIMS / rows;
+    list_fetches(groups, (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS, next, fetches);
     values_call call = {
         .tiles = cut_call(rows),
         .rows = rows,
         .p = p,
         .num_keys = num_keys,
         .groups = groups,
-        .next = next,
+        .next = fetches,
         .wide = wide,
         .sums = sums,
     };
     for (size_t panel = 0; panel < panels; panel += call.num_panels) {
         call.first_panel = panel;
-        call.num_panels = panels - panel < most ? panels - panel : most;
+        call.num_panels = panels_at_once(rows, panels - panel);
         values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
         add_sums(&call, alpha, panels * FB_PANEL_DIMS, o);
     }

@@ -15,9 +15,7 @@
  * loaded twice: 26 loads for 24 fma, more than the load ports have.
  *
  * A block is one chain long; its first line multiplies instead of adding to zero. The sum of the
- * blocks so far waits in memory, in the L1 cache, as there is no register for it. So all rows pass
- * by one pair of blocks before the next pair comes, and 16-bit types are widened once, into 2 KiB
- * of the kernel's own: the scratch that callers offer is not needed.
+ * blocks so far waits in memory, in the L1 cache, as there is no register for it.
  *
  * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
  * Tails are masked: they compute what the body computes, and touch nothing outside.
@@ -35,12 +33,11 @@
 
 #include <immintrin.h>
 #include <math.h>
-#include <stdbool.h>
 
 enum {
     LANES = 16,
     TILE_ROWS = 12,
-    TILE_COLUMNS = 2,                      /* registers, each a line of another block */
+    TILE_BLOCKS = 2,                       /* a line of each is a register */
     TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
 };
 
@@ -74,118 +71,66 @@ static void widen_f16(const uint16_t *from, float *to, size_t count) {
     widen(FB_F16, from, to, count);
 }
 
-/* `lines` lines of a block as floats: where they are, or widened into `wide`, [16][16]. */
-INLINE const float *as_floats(fb_dtype dtype, const void *block, size_t lines, float *wide) {
-    if (dtype == FB_F32)
-        return block;
-    (dtype == FB_BF16 ? widen_bf16 : widen_f16)(block, wide, lines * LANES);
-    return wide;
-}
-
 /* ---- the product of some rows with a block, or with a pair ---- */
 
-/* Cache lines begin .. end-1 of every block are one row tile's to prefetch. */
-typedef struct fetch_share {
-    size_t begin, end;
-} fetch_share;
-
-/* What becomes of the sum of the blocks so far. */
-typedef enum destination {
-    TO_SUMS,   /* more blocks follow */
-    TO_SCORES, /* sums = scale * sum */
-    TO_OUTPUT, /* o = fma(o, alpha, sum) */
-} destination;
-
-typedef struct product_job {
-    const float *a;               /* [rows][16], of which `lines` elements are there */
-    const float *b[TILE_COLUMNS]; /* each [lines][16] */
-    size_t lines;
-    const char *next[TILE_COLUMNS]; /* what to prefetch for each */
-    fetch_share share;
-    bool first; /* there is no sum of earlier blocks */
-    destination to;
-    float *sums; /* [rows][16 or 32] at stride sums_stride */
-    size_t sums_stride;
-    float scale;
-    const float *alpha; /* [rows] */
-    float *o;           /* [rows][16 or 32] at stride o_stride */
-    size_t o_stride;
-} product_job;
-
-/* acc = or += one line's products, for all rows. ROWS, COLUMNS and FIRST are constants wherever
+/* acc = or += one line's products, for all rows. ROWS, BLOCKS and FIRST are constants wherever
  * these functions are inlined. */
-INLINE void multiply_line(const size_t ROWS, const size_t COLUMNS, const bool FIRST, const float *a,
-                          const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
-    __m512 b_x16[TILE_COLUMNS];
+INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const bool FIRST, const float *a,
+                          const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
+    __m512 b_x16[TILE_BLOCKS];
     UNROLLED
-    for (size_t column = 0; column < COLUMNS; column++)
-        b_x16[column] = _mm512_loadu_ps(b[column] + line * LANES);
+    for (size_t block = 0; block < BLOCKS; block++)
+        b_x16[block] = _mm512_loadu_ps(b[block] + line * LANES);
     UNROLLED
     for (size_t row = 0; row < ROWS; row++) {
         __m512 a_x16 = _mm512_set1_ps(a[row * FB_SEGMENT + line]);
         UNROLLED
-        for (size_t column = 0; column < COLUMNS; column++)
-            acc[row][column] = FIRST ? _mm512_mul_ps(a_x16, b_x16[column])
-                                     : _mm512_fmadd_ps(a_x16, b_x16[column], acc[row][column]);
+        for (size_t block = 0; block < BLOCKS; block++)
+            acc[row][block] = FIRST ? _mm512_mul_ps(a_x16, b_x16[block])
+                                    : _mm512_fmadd_ps(a_x16, b_x16[block], acc[row][block]);
     }
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const size_t ROWS, const size_t COLUMNS, const product_job *job,
-                           __m512 acc[TILE_ROWS][TILE_COLUMNS]) {
-    const float *b[TILE_COLUMNS] = {job->b[0], job->b[1]};
-    multiply_line(ROWS, COLUMNS, true, job->a, b, 0, acc);
+INLINE void multiply_block(const size_t ROWS, const size_t BLOCKS, const product_job *job,
+                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
+    const float *b[TILE_BLOCKS] = {job->b[0], job->b[1]};
+    multiply_line(ROWS, BLOCKS, true, job->a, b, 0, acc);
     if (job->lines == FB_SEGMENT) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
     } else {
         for (size_t line = 1; line < job->lines; line++)
-            multiply_line(ROWS, COLUMNS, false, job->a, b, line, acc);
+            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
     }
 }
 
-INLINE void prefetch(const char *next, fetch_share share) {
-    for (size_t line = share.begin; line < share.end; line++)
-        _mm_prefetch(next + line * CACHE_LINE, _MM_HINT_T0);
-}
-
-#define EACH_ROW_AND_COLUMN                                                                        \
+#define EACH_ROW_AND_BLOCK                                                                         \
     UNROLLED for (size_t row = 0; row < ROWS; row++)                                               \
-        UNROLLED for (size_t column = 0; column < COLUMNS; column++)
+        UNROLLED for (size_t block = 0; block < BLOCKS; block++)
 
-INLINE void product_tile(const size_t ROWS, const size_t COLUMNS, const product_job *job) {
-    __m512 acc[TILE_ROWS][TILE_COLUMNS];
-    for (size_t column = 0; column < COLUMNS; column++)
-        prefetch(job->next[column], job->share);
-    multiply_block(ROWS, COLUMNS, job, acc);
-    float *sums = job->sums, *o = job->o;
+INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const product_job *job) {
+    __m512 acc[TILE_ROWS][TILE_BLOCKS];
+    prefetch(job, BLOCKS);
+    multiply_block(ROWS, BLOCKS, job, acc);
+    float *sums = job->sums;
+    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
     if (!job->first) {
-        EACH_ROW_AND_COLUMN {
-            __m512 sum = _mm512_loadu_ps(sums + row * job->sums_stride + column * LANES);
-            acc[row][column] = _mm512_add_ps(sum, acc[row][column]);
+        EACH_ROW_AND_BLOCK {
+            __m512 sum = _mm512_loadu_ps(sums + row * stride + block * LANES);
+            acc[row][block] = _mm512_add_ps(sum, acc[row][block]);
         }
     }
-    if (job->to == TO_OUTPUT) {
-        EACH_ROW_AND_COLUMN {
-            float *out = o + row * job->o_stride + column * LANES;
-            __m512 alpha_x16 = _mm512_set1_ps(job->alpha[row]);
-            _mm512_storeu_ps(out,
-                             _mm512_fmadd_ps(_mm512_loadu_ps(out), alpha_x16, acc[row][column]));
-        }
-        return;
+    if (job->scale) {
+        EACH_ROW_AND_BLOCK acc[row][block] =
+            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][block]);
     }
-    if (job->to == TO_SCORES) {
-        EACH_ROW_AND_COLUMN acc[row][column] =
-            _mm512_mul_ps(_mm512_set1_ps(job->scale), acc[row][column]);
-    }
-    EACH_ROW_AND_COLUMN
-    _mm512_storeu_ps(sums + row * job->sums_stride + column * LANES, acc[row][column]);
+    EACH_ROW_AND_BLOCK
+    _mm512_storeu_ps(sums + row * stride + block * LANES, acc[row][block]);
 }
 
-typedef void product_tile_fn(const product_job *job);
-
-/* product_tiles[columns - 1][rows - 1] */
+/* product_tiles[blocks - 1][rows - 1] */
 #define TILE(ROWS)                                                                                 \
     static void product_##ROWS##x1(const product_job *job) {                                       \
         product_tile(ROWS, 1, job);                                                                \
@@ -205,99 +150,22 @@ TILE(9)
 TILE(10)
 TILE(11)
 TILE(12)
-static product_tile_fn *const product_tiles[TILE_COLUMNS][TILE_ROWS] = {
+static product_tile_fn *const product_tiles[TILE_BLOCKS][TILE_ROWS] = {
     {product_1x1, product_2x1, product_3x1, product_4x1, product_5x1, product_6x1, product_7x1,
      product_8x1, product_9x1, product_10x1, product_11x1, product_12x1},
     {product_1x2, product_2x2, product_3x2, product_4x2, product_5x2, product_6x2, product_7x2,
      product_8x2, product_9x2, product_10x2, product_11x2, product_12x2},
 };
 
-/* All rows, tile by tile. `fetched`: cache lines of a block to prefetch. */
-INLINE void multiply_rows(row_tiles tiles, size_t columns, size_t fetched, product_job job) {
-    for (size_t tile = 0; tile < tiles.count; tile++) {
-        size_t rows = tiles.base + (tile < tiles.longer);
-        job.share.begin = tile * fetched / tiles.count;
-        job.share.end = (tile + 1) * fetched / tiles.count;
-        product_tiles[columns - 1][rows - 1](&job);
-        job.a += rows * FB_SEGMENT;
-        job.sums += rows * job.sums_stride;
-        if (job.to == TO_OUTPUT) {
-            job.alpha += rows;
-            job.o += rows * job.o_stride;
-        }
+INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count) {
+    const __m512 alpha_x16 = _mm512_set1_ps(alpha);
+    for (size_t i = 0; i < count; i += LANES) {
+        __m512 sum = _mm512_loadu_ps(sums + i), old = _mm512_loadu_ps(o + i);
+        _mm512_storeu_ps(o + i, _mm512_fmadd_ps(old, alpha_x16, sum));
     }
 }
 
-/* ---- scores and values ---- */
-
-/* A pair where two are left, else one. */
-INLINE size_t columns_from(size_t first, size_t count) {
-    return count - first < TILE_COLUMNS ? count - first : TILE_COLUMNS;
-}
-
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale, float *scratch,
-                   const void *const *next, float *s) {
-    (void)scratch; /* the widened blocks of a pair stay on the stack, see above */
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    size_t bytes = block_bytes(dtype);
-    float wide[TILE_COLUMNS][BLOCK];
-    for (size_t group = 0; group < num_groups; group += TILE_COLUMNS) {
-        size_t columns = columns_from(group, num_groups);
-        product_job job = {
-            .sums = s + group * FB_GROUP_KEYS,
-            .sums_stride = FB_SCORE_STRIDE,
-            .scale = scale,
-        };
-        for (size_t block = 0; block * FB_SEGMENT < head_dim; block++) {
-            size_t left = head_dim - block * FB_SEGMENT;
-            job.a = q + block * FB_ROWS_BLOCK;
-            job.lines = left < FB_SEGMENT ? left : FB_SEGMENT;
-            job.first = block == 0;
-            job.to = left > FB_SEGMENT ? TO_SUMS : TO_SCORES;
-            for (size_t column = 0; column < columns; column++) {
-                const char *keys = (const char *)groups[group + column] + block * bytes;
-                job.b[column] = as_floats(dtype, keys, job.lines, wide[column]);
-                job.next[column] = (const char *)next[group + column] + block * bytes;
-            }
-            multiply_rows(tiles, columns, bytes / CACHE_LINE, job);
-        }
-    }
-}
-
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, float *scratch,
-                   const void *const *next, float *o) {
-    (void)scratch;
-    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    size_t bytes = block_bytes(dtype);
-    float wide[TILE_COLUMNS][BLOCK], sums[FB_MAX_ROWS][TILE_COLUMNS * LANES];
-    for (size_t panel = 0; panel < panels; panel += TILE_COLUMNS) {
-        size_t columns = columns_from(panel, panels);
-        product_job job = {
-            .sums = sums[0],
-            .sums_stride = TILE_COLUMNS * LANES,
-            .alpha = alpha,
-            .o = o + panel * FB_PANEL_DIMS,
-            .o_stride = panels * FB_PANEL_DIMS,
-        };
-        for (size_t group = 0; group * FB_GROUP_KEYS < num_keys; group++) {
-            size_t left = num_keys - group * FB_GROUP_KEYS;
-            job.a = p + group * FB_ROWS_BLOCK;
-            job.lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
-            job.first = group == 0;
-            job.to = left > FB_GROUP_KEYS ? TO_SUMS : TO_OUTPUT;
-            for (size_t column = 0; column < columns; column++) {
-                size_t offset = (panel + column) * bytes;
-                const char *v = (const char *)groups[group] + offset;
-                job.b[column] = as_floats(dtype, v, job.lines, wide[column]);
-                job.next[column] = (const char *)next[group] + offset;
-            }
-            multiply_rows(tiles, columns, bytes / CACHE_LINE, job);
-        }
-    }
-}
+#include "products.h"
 
 /* ---- exponentials ---- */
 

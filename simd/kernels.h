@@ -16,12 +16,13 @@
  * A is stored in blocks too, [blocks][FB_MAX_ROWS][16]: what a kernel reads from a row beside a
  * block of lines is one cache line, and a row is a constant away from the one before.
  *
- * Storage: a kernel exists for each type that keys and values are stored as. The 16-bit ones widen
- * a block when the first rows meet it, into `wide`, where the other rows find it.
+ * Storage: a kernel exists for each type that keys and values are stored as. Blocks are taken in
+ * the order in which they lie in memory, and all rows meet one before the next one comes: the
+ * 16-bit kernels widen it once, into a buffer of their own.
  *
- * Prefetching: `next` points to memory that will be read soon, one pointer for each of `groups`.
- * Kernels fetch as many bytes there as a group has, evenly spread, and never read them: any address
- * will do where there is nothing to fetch.
+ * Prefetching: while kernels work on a group (or two) they fetch the one (or two) after it, evenly
+ * spread, and while they work on the last one as many bytes from `next`: what will be read after
+ * this call. They never read there: any address will do where there is nothing to fetch.
  */
 #ifndef FB_SIMD_KERNELS_H
 #define FB_SIMD_KERNELS_H
@@ -55,13 +56,12 @@ enum { FB_ROWS_BLOCK = FB_MAX_ROWS * FB_SEGMENT };
 /* Scores of `rows` query rows against groups of keys:
  *   q       [ceil(head_dim / 16)][FB_MAX_ROWS][16]
  *   groups  [num_groups], each [head_dim][16]
- *   wide    [head_dim][16] floats of scratch
+ *   next    as in "Prefetching" above
  *   s       [rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
  * s = scale * ((c_0 + c_1) + ...), where c_i is a chain over d = 16 i .. 16 i + 15: the product of
  * the first d, rounded, then one fma for each of the others. */
 typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const void *const *groups,
-                          size_t num_groups, float scale, float *wide, const void *const *next,
-                          float *s);
+                          size_t num_groups, float scale, const void *next, float *s);
 
 /* One tile of the online softmax, for `rows` rows:
  *   s      [rows] at stride FB_SCORE_STRIDE, 64 readable; the first counts[row] (<= 64) are keys
@@ -75,14 +75,13 @@ typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, fl
 /* Adds the keys of one tile to the outputs:
  *   p       [4][FB_MAX_ROWS][16]; may begin at any row of such an array
  *   groups  [ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is not read
- *   wide    [64][16] floats of scratch
  *   alpha   [rows]
+ *   next    as in "Prefetching" above
  *   o       [rows][fb_padded_dim(head_dim)]
  * num_keys is 1 to 64. With c_i the chain (as above) over p_j v_j, j = 16 i .. 16 i + 15:
  * o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
 typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const void *const *groups,
-                          size_t head_dim, const float *alpha, float *wide, const void *const *next,
-                          float *o);
+                          size_t head_dim, const float *alpha, const void *next, float *o);
 
 /* Linear layers multiply rows of x with rows of weights, both in the order in which they are
  * stored: vectors run over the columns, and nothing is packed. A call is for one segment of the
@@ -99,7 +98,7 @@ enum {
  *   x        [rows][FB_DOT_COLUMNS], the first `columns` of each
  *   weights  [outputs] pointers to `columns` elements each
  *   wide     [outputs][FB_DOT_COLUMNS] floats of scratch
- *   next     [outputs] as in "Prefetching" above, or NULL: nothing to fetch
+ *   next     [outputs] where to fetch as many bytes as the weights here have, or NULL: nowhere
  *   sums     [outputs][rows, rounded up to a multiple of 4]
  * sums[output][row] += ((c_0 + c_4) + (c_2 + c_6)) + ((c_1 + c_5) + (c_3 + c_7)), where c_i is a
  * chain over the columns i, i + 8, i + 16, ...: one fma for each, the first one added to +0. */

@@ -40,6 +40,7 @@ enum {
     LANES = 4,
     TILE_ROWS = 5,
     TILE_COLUMNS = 4, /* registers: 16 columns */
+    TILE_BLOCKS = 1,
 };
 
 /* No load or store moves past this one's place. Compilers load lines far ahead and run out of
@@ -75,27 +76,8 @@ INLINE float32x4_t multiply(const int LANE, bool first, float32x4_t acc, float32
     }
 }
 
-/* What a product of some rows with some blocks works on. DTYPE and ROWS are constants wherever
- * these functions are inlined. */
-typedef struct block {
-    const void *lines; /* [16][16] elements */
-    float *wide;       /* [16][16], written when DTYPE is a 16-bit type */
-} block;
-
-/* LINES lines as floats: where they are, or widened. They are read from memory in both cases: the
- * stores are on their way while the registers are needed. */
-INLINE const float *lines_as_floats(const size_t LINES, const fb_dtype DTYPE, block b,
-                                    size_t line) {
-    size_t index = line * FB_GROUP_KEYS;
-    if (DTYPE == FB_F32)
-        return (const float *)b.lines + index;
-    UNROLLED
-    for (size_t i = 0; i < LINES * FB_GROUP_KEYS; i += 8)
-        widen_x8(DTYPE, (const uint16_t *)b.lines + index + i, b.wide + index + i);
-    return b.wide + index;
-}
-
-/* acc = or += the products of one line with element LANE of a[row], for all rows. */
+/* acc = or += the products of one line with element LANE of a[row], for all rows. ROWS is a
+ * constant wherever these functions are inlined. */
 INLINE void multiply_line(const int ROWS, const float32x4_t *a, const int LANE, const float *line,
                           bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
     stay_in_order();
@@ -110,246 +92,100 @@ INLINE void multiply_line(const int ROWS, const float32x4_t *a, const int LANE, 
 }
 
 /* Four lines: one register of each row's elements serves them all. */
-INLINE void multiply_four_lines(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
-                                size_t line, bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
-    const float *lines = lines_as_floats(LANES, DTYPE, b, line);
+INLINE void multiply_four_lines(const int ROWS, const float *a, const float *b, size_t line,
+                                bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
     float32x4_t a_x4[TILE_ROWS];
     UNROLLED
     for (int row = 0; row < ROWS; row++)
         a_x4[row] = vld1q_f32(a + row * FB_SEGMENT + line);
     UNROLLED
     for (int lane = 0; lane < LANES; lane++)
-        multiply_line(ROWS, a_x4, lane, lines + lane * FB_GROUP_KEYS, first && lane == 0, acc);
+        multiply_line(ROWS, a_x4, lane, b + (line + (size_t)lane) * FB_GROUP_KEYS,
+                      first && lane == 0, acc);
 }
 
 /* One line, where there may not be four elements left to load. */
-INLINE void multiply_one_line(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
-                              size_t line, bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
-    const float *lines = lines_as_floats(1, DTYPE, b, line);
+INLINE void multiply_one_line(const int ROWS, const float *a, const float *b, size_t line,
+                              bool first, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
     float32x4_t a_x4[TILE_ROWS];
     UNROLLED
     for (int row = 0; row < ROWS; row++)
         a_x4[row] = vld1q_dup_f32(a + row * FB_SEGMENT + line);
-    multiply_line(ROWS, a_x4, 0, lines, first, acc);
+    multiply_line(ROWS, a_x4, 0, b + line * FB_GROUP_KEYS, first, acc);
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const float *a, block b,
-                           size_t lines, float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
+INLINE void multiply_block(const int ROWS, const float *a, const float *b, size_t lines,
+                           float32x4_t acc[TILE_ROWS][TILE_COLUMNS]) {
     if (lines == FB_SEGMENT) {
-        multiply_four_lines(ROWS, DTYPE, a, b, 0, true, acc);
+        multiply_four_lines(ROWS, a, b, 0, true, acc);
         ROLLED
         for (size_t line = LANES; line < FB_SEGMENT; line += LANES)
-            multiply_four_lines(ROWS, DTYPE, a, b, line, false, acc);
+            multiply_four_lines(ROWS, a, b, line, false, acc);
     } else {
-        multiply_one_line(ROWS, DTYPE, a, b, 0, true, acc);
+        multiply_one_line(ROWS, a, b, 0, true, acc);
         for (size_t line = 1; line < lines; line++)
-            multiply_one_line(ROWS, DTYPE, a, b, line, false, acc);
+            multiply_one_line(ROWS, a, b, line, false, acc);
     }
 }
 
-/* Cache lines begin .. end-1 of every block are one row tile's to prefetch. */
-typedef struct fetch_share {
-    size_t begin, end;
-} fetch_share;
+#define EACH_ROW_AND_COLUMN                                                                        \
+    UNROLLED for (int row = 0; row < ROWS; row++)                                                  \
+        UNROLLED for (int column = 0; column < TILE_COLUMNS; column++)
 
-INLINE void prefetch(const void *next, fetch_share share) {
-    for (size_t line = share.begin; line < share.end; line++)
-        __builtin_prefetch((const char *)next + line * CACHE_LINE);
-}
-
-INLINE fetch_share share_of_tile(row_tiles tiles, size_t tile, fb_dtype dtype) {
-    size_t lines = block_bytes(dtype) / CACHE_LINE;
-    return (fetch_share){tile * lines / tiles.count, (tile + 1) * lines / tiles.count};
-}
-
-/* One row tile of the scores of one group. */
-typedef struct scores_job {
-    const float *q; /* the tile's first row */
-    size_t head_dim;
-    const void *group; /* [head_dim][16] */
-    float *wide;       /* [head_dim][16] */
-    float scale;
-    const void *next;
-    fetch_share share;
-    float *s; /* [ROWS] at stride FB_SCORE_STRIDE */
-} scores_job;
-
-INLINE void scores_tile(const int ROWS, const fb_dtype DTYPE, const scores_job *job) {
-    const float *q = job->q;
-    block keys = {job->group, job->wide};
-    const char *next = job->next;
-    for (size_t first = 0; first < job->head_dim; first += FB_SEGMENT) {
-        size_t left = job->head_dim - first;
-        float32x4_t acc[TILE_ROWS][TILE_COLUMNS];
-        prefetch(next, job->share);
-        multiply_block(ROWS, DTYPE, q, keys, left < FB_SEGMENT ? left : FB_SEGMENT, acc);
-        UNROLLED
-        for (int row = 0; row < ROWS; row++) {
-            UNROLLED
-            for (int column = 0; column < TILE_COLUMNS; column++) {
-                float *s = job->s + row * FB_SCORE_STRIDE + column * LANES;
-                float32x4_t sum = acc[row][column];
-                if (first)
-                    sum = vaddq_f32(vld1q_f32(s), sum);
-                if (left <= FB_SEGMENT)
-                    sum = vmulq_n_f32(sum, job->scale);
-                vst1q_f32(s, sum);
-            }
-        }
-        q += FB_ROWS_BLOCK;
-        keys.lines = (const char *)keys.lines + block_bytes(DTYPE);
-        keys.wide += BLOCK;
-        next += block_bytes(DTYPE);
-    }
-}
-
-/* One row tile of the values of one panel. */
-typedef struct values_job {
-    const float *p; /* the tile's first row */
-    size_t num_keys;
-    const void *blocks[FB_TILE_KEYS / FB_GROUP_KEYS]; /* the panel's, each [16 keys][16] */
-    float *wide;                                      /* [64][16] */
-    const float *alpha;
-    const void *next[FB_TILE_KEYS / FB_GROUP_KEYS];
-    fetch_share share;
-    float *sums; /* [ROWS][16] of scratch */
-    float *o;    /* [ROWS][16] at stride o_stride */
-    size_t o_stride;
-} values_job;
-
-INLINE void values_tile(const int ROWS, const fb_dtype DTYPE, const values_job *job) {
-    const float *p = job->p;
-    for (size_t first = 0; first < job->num_keys; first += FB_SEGMENT) {
-        size_t left = job->num_keys - first, group = first / FB_GROUP_KEYS;
-        block v = {job->blocks[group], job->wide + group * BLOCK};
-        float32x4_t acc[TILE_ROWS][TILE_COLUMNS];
-        prefetch(job->next[group], job->share);
-        multiply_block(ROWS, DTYPE, p + group * FB_ROWS_BLOCK, v,
-                       left < FB_SEGMENT ? left : FB_SEGMENT, acc);
-        UNROLLED
-        for (int row = 0; row < ROWS; row++) {
-            UNROLLED
-            for (int column = 0; column < TILE_COLUMNS; column++) {
-                float *sums = job->sums + row * FB_PANEL_DIMS + column * LANES;
-                float *o = job->o + (size_t)row * job->o_stride + column * LANES;
-                float32x4_t sum = acc[row][column];
-                if (first)
-                    sum = vaddq_f32(vld1q_f32(sums), sum);
-                if (left > FB_SEGMENT)
-                    vst1q_f32(sums, sum);
-                else
-                    vst1q_f32(o, vfmaq_n_f32(sum, vld1q_f32(o), job->alpha[row]));
-            }
+INLINE void product_tile(const int ROWS, const product_job *job) {
+    float32x4_t acc[TILE_ROWS][TILE_COLUMNS];
+    prefetch(job, TILE_BLOCKS);
+    multiply_block(ROWS, job->a, job->b[0], job->lines, acc);
+    float *sums = job->sums;
+    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
+    if (!job->first) {
+        EACH_ROW_AND_COLUMN {
+            float32x4_t sum = vld1q_f32(sums + (size_t)row * stride + column * LANES);
+            acc[row][column] = vaddq_f32(sum, acc[row][column]);
         }
     }
-}
-
-typedef void scores_tile_fn(const scores_job *job);
-typedef void values_tile_fn(const values_job *job);
-
-/* KIND_NAME[rows - 1]: the tile for each number of rows. */
-#define TILES(KIND, NAME, DTYPE)                                                                   \
-    static void KIND##_##NAME##_1(const KIND##_job *job) {                                         \
-        KIND##_tile(1, DTYPE, job);                                                                \
-    }                                                                                              \
-    static void KIND##_##NAME##_2(const KIND##_job *job) {                                         \
-        KIND##_tile(2, DTYPE, job);                                                                \
-    }                                                                                              \
-    static void KIND##_##NAME##_3(const KIND##_job *job) {                                         \
-        KIND##_tile(3, DTYPE, job);                                                                \
-    }                                                                                              \
-    static void KIND##_##NAME##_4(const KIND##_job *job) {                                         \
-        KIND##_tile(4, DTYPE, job);                                                                \
-    }                                                                                              \
-    static void KIND##_##NAME##_5(const KIND##_job *job) {                                         \
-        KIND##_tile(5, DTYPE, job);                                                                \
-    }                                                                                              \
-    static KIND##_tile_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
-        KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
-        KIND##_##NAME##_4, KIND##_##NAME##_5,                                                      \
-    };
-
-TILES(scores, f32, FB_F32)
-TILES(scores, bf16, FB_BF16)
-TILES(scores, f16, FB_F16)
-TILES(values, f32, FB_F32)
-TILES(values, bf16, FB_BF16)
-TILES(values, f16, FB_F16)
-
-static scores_tile_fn *const *const scores_tiles[FB_NUM_DTYPES] = {scores_f32, scores_bf16,
-                                                                   scores_f16};
-static values_tile_fn *const *const values_tiles[FB_NUM_DTYPES] = {values_f32, values_bf16,
-                                                                   values_f16};
-
-/* One group stays in the L1 cache while all rows pass by. */
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale, float *wide,
-                   const void *const *next, float *s) {
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    for (size_t group = 0; group < num_groups; group++) {
-        scores_job job = {
-            .q = q,
-            .head_dim = head_dim,
-            .group = groups[group],
-            .wide = wide,
-            .scale = scale,
-            .next = next[group],
-            .s = s + group * FB_GROUP_KEYS,
-        };
-        fb_dtype stored = dtype; /* the first tile of rows widens for the others */
-        for (size_t tile = 0; tile < tiles.count; tile++) {
-            size_t tile_rows = tiles.base + (tile < tiles.longer);
-            job.share = share_of_tile(tiles, tile, dtype);
-            scores_tiles[stored][tile_rows - 1](&job);
-            if (stored != FB_F32) {
-                stored = FB_F32;
-                job.group = wide;
-            }
-            job.q += tile_rows * FB_SEGMENT;
-            job.s += tile_rows * FB_SCORE_STRIDE;
-        }
+    if (job->scale) {
+        EACH_ROW_AND_COLUMN acc[row][column] = vmulq_n_f32(acc[row][column], *job->scale);
     }
+    EACH_ROW_AND_COLUMN
+    vst1q_f32(sums + (size_t)row * stride + column * LANES, acc[row][column]);
 }
 
-/* One panel of the tile's values stays in the L1 cache while all rows pass by. */
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
-                   const void *const *next, float *o) {
-    row_tiles tiles = cut_rows(rows, TILE_ROWS);
-    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    float sums[TILE_ROWS * FB_PANEL_DIMS];
-    for (size_t panel = 0; panel < panels; panel++) {
-        values_job job = {
-            .p = p,
-            .num_keys = num_keys,
-            .wide = wide,
-            .alpha = alpha,
-            .sums = sums,
-            .o = o + panel * FB_PANEL_DIMS,
-            .o_stride = panels * FB_PANEL_DIMS,
-        };
-        for (size_t group = 0; group < num_groups; group++) {
-            job.blocks[group] = (const char *)groups[group] + panel * block_bytes(dtype);
-            job.next[group] = (const char *)next[group] + panel * block_bytes(dtype);
-        }
-        fb_dtype stored = dtype;
-        for (size_t tile = 0; tile < tiles.count; tile++) {
-            size_t tile_rows = tiles.base + (tile < tiles.longer);
-            job.share = share_of_tile(tiles, tile, dtype);
-            values_tiles[stored][tile_rows - 1](&job);
-            if (stored != FB_F32) {
-                stored = FB_F32;
-                for (size_t group = 0; group < num_groups; group++)
-                    job.blocks[group] = wide + group * BLOCK;
-            }
-            job.p += tile_rows * FB_SEGMENT;
-            job.alpha += tile_rows;
-            job.o += tile_rows * job.o_stride;
-        }
+/* product_tiles[blocks - 1][rows - 1] */
+#define TILE(ROWS)                                                                                 \
+    static void product_##ROWS(const product_job *job) {                                           \
+        product_tile(ROWS, job);                                                                   \
     }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+static product_tile_fn *const product_tiles[TILE_BLOCKS][TILE_ROWS] = {
+    {product_1, product_2, product_3, product_4, product_5},
+};
+
+static void widen_bf16(const uint16_t *from, float *to, size_t count) {
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        widen_x8(FB_BF16, from + i, to + i);
+    fb_kernels_scalar.widen_bf16(from + i, to + i, count - i);
 }
+
+static void widen_f16(const uint16_t *from, float *to, size_t count) {
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        widen_x8(FB_F16, from + i, to + i);
+    fb_kernels_scalar.widen_f16(from + i, to + i, count - i);
+}
+
+INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count) {
+    for (size_t i = 0; i < count; i += LANES)
+        vst1q_f32(o + i, vfmaq_n_f32(vld1q_f32(sums + i), vld1q_f32(o + i), alpha));
+}
+
+#include "products.h"
 
 /* fb_exp_value of scalar_math.h, four at a time. */
 INLINE float32x4_t exp_x4(float32x4_t x) {
@@ -480,20 +316,6 @@ static void divide_row(float sum, size_t head_dim, float *o) {
     for (; d + LANES <= head_dim; d += LANES)
         vst1q_f32(o + d, quotient(vld1q_f32(o + d), sum_x4));
     fb_kernels_scalar.divide_row(sum, head_dim - d, o + d);
-}
-
-static void widen_bf16(const uint16_t *from, float *to, size_t count) {
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        widen_x8(FB_BF16, from + i, to + i);
-    fb_kernels_scalar.widen_bf16(from + i, to + i, count - i);
-}
-
-static void widen_f16(const uint16_t *from, float *to, size_t count) {
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        widen_x8(FB_F16, from + i, to + i);
-    fb_kernels_scalar.widen_f16(from + i, to + i, count - i);
 }
 
 static void exp_values(const float *x, float *out, size_t count) {

@@ -6,18 +6,20 @@
 
 #include <string.h>
 
-/* a . b as the sum of chains of at most 16 products, the first rounded, the others fused.
- * a is a row of blocks of 16, FB_ROWS_BLOCK apart. */
-static float product(const float *a, const float *b, size_t b_stride, size_t length) {
-    float sum = 0.0f;
-    for (size_t first = 0; first < length; first += FB_SEGMENT, a += FB_ROWS_BLOCK) {
-        size_t left = length - first, count = left < FB_SEGMENT ? left : FB_SEGMENT;
-        float chain = a[0] * b[first * b_stride];
-        for (size_t i = 1; i < count; i++)
-            chain = fmaf(a[i], b[(first + i) * b_stride], chain);
-        sum = first == 0 ? chain : sum + chain;
-    }
-    return sum;
+enum { BLOCK = FB_SEGMENT * 16 }; /* elements: 16 lines of 16 */
+
+/* The product of `rows` rows of A, [rows][16], with a block of up to 16 lines: each element is a
+ * chain, the first product rounded, the others fused. It is the sum if it is the first one, or else
+ * added to it; sums [rows][16], `stride` floats apart. */
+static void add_product(const float *a, size_t rows, const float *block, size_t lines, bool first,
+                        float *sums, size_t stride) {
+    for (size_t row = 0; row < rows; row++, a += FB_SEGMENT, sums += stride)
+        for (size_t column = 0; column < 16; column++) {
+            float chain = a[0] * block[column];
+            for (size_t line = 1; line < lines; line++)
+                chain = fmaf(a[line], block[line * 16 + column], chain);
+            sums[column] = first ? chain : sums[column] + chain;
+        }
 }
 
 static void widen_bf16(const uint16_t *from, float *to, size_t count) {
@@ -40,16 +42,21 @@ static const float *as_floats(fb_dtype dtype, const void *elements, size_t first
 }
 
 static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
-                   const void *const *groups, size_t num_groups, float scale, float *wide,
-                   const void *const *next, float *s) {
+                   const void *const *groups, size_t num_groups, float scale, const void *next,
+                   float *s) {
     (void)next; /* nothing to fetch ahead for */
-    for (size_t group = 0; group < num_groups; group++) {
-        /* keys  [head_dim][16] */
-        const float *keys = as_floats(dtype, groups[group], 0, head_dim * FB_GROUP_KEYS, wide);
+    float wide[BLOCK];
+    for (size_t group = 0; group < num_groups; group++, s += FB_GROUP_KEYS) {
+        for (size_t d = 0; d < head_dim; d += FB_SEGMENT) {
+            size_t left = head_dim - d, lines = left < FB_SEGMENT ? left : FB_SEGMENT;
+            const float *keys = as_floats(dtype, groups[group], d * FB_GROUP_KEYS,
+                                          lines * FB_GROUP_KEYS, wide); /* [lines][16] */
+            add_product(q + d / FB_SEGMENT * FB_ROWS_BLOCK, rows, keys, lines, d == 0, s,
+                        FB_SCORE_STRIDE);
+        }
         for (size_t row = 0; row < rows; row++)
             for (size_t key = 0; key < FB_GROUP_KEYS; key++)
-                s[row * FB_SCORE_STRIDE + group * FB_GROUP_KEYS + key] =
-                    scale * product(q + row * FB_SEGMENT, keys + key, FB_GROUP_KEYS, head_dim);
+                s[row * FB_SCORE_STRIDE + key] *= scale;
     }
 }
 
@@ -79,26 +86,22 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
 }
 
 static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, float *wide,
-                   const void *const *next, float *o) {
+                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
+                   float *o) {
     (void)next;
-    size_t stride = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
-    for (size_t d = 0; d < stride; d += FB_PANEL_DIMS) {
-        float v[FB_TILE_KEYS * FB_PANEL_DIMS]; /* the panel of the tile  [num_keys][16] */
+    size_t stride = fb_padded_dim(head_dim);
+    float wide[BLOCK], sums[FB_MAX_ROWS][FB_PANEL_DIMS];
+    for (size_t panel = 0; panel < stride / FB_PANEL_DIMS; panel++, o += FB_PANEL_DIMS) {
         for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
-            size_t left = num_keys - key, keys = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
-            size_t panel = d / FB_PANEL_DIMS;
-            memcpy(v + key * FB_PANEL_DIMS,
-                   as_floats(dtype, groups[key / FB_GROUP_KEYS], panel * block,
-                             keys * FB_PANEL_DIMS, wide),
-                   keys * FB_PANEL_DIMS * sizeof *v);
+            size_t left = num_keys - key, lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+            const float *v = as_floats(dtype, groups[key / FB_GROUP_KEYS], panel * BLOCK,
+                                       lines * FB_PANEL_DIMS, wide); /* [lines][16] */
+            add_product(p + key / FB_GROUP_KEYS * FB_ROWS_BLOCK, rows, v, lines, key == 0, sums[0],
+                        FB_PANEL_DIMS);
         }
         for (size_t row = 0; row < rows; row++)
-            for (size_t i = 0; i < FB_PANEL_DIMS; i++) {
-                float *out = o + row * stride + d + i;
-                *out = fmaf(*out, alpha[row],
-                            product(p + row * FB_SEGMENT, v + i, FB_PANEL_DIMS, num_keys));
-            }
+            for (size_t i = 0; i < FB_PANEL_DIMS; i++)
+                o[row * stride + i] = fmaf(o[row * stride + i], alpha[row], sums[row][i]);
     }
 }
 

@@ -12,13 +12,13 @@
 #define FB_PRODUCTS(NAME, DTYPE)                                                                   \
     static void scores_of_##NAME(const float *q, size_t rows, size_t head_dim,                     \
                                  const void *const *groups, size_t num_groups, float scale,        \
-                                 float *wide, const void *const *next, float *s) {                 \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, wide, next, s);                \
+                                 const void *next, float *s) {                                     \
+        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, next, s);                      \
     }                                                                                              \
     static void values_of_##NAME(const float *p, size_t rows, size_t num_keys,                     \
                                  const void *const *groups, size_t head_dim, const float *alpha,   \
-                                 float *wide, const void *const *next, float *o) {                 \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, wide, next, o);                  \
+                                 const void *next, float *o) {                                     \
+        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, next, o);                        \
     }                                                                                              \
     static void dots_of_##NAME(const float *x, size_t rows, const void *const *weights,            \
                                size_t outputs, size_t columns, float *wide,                        \

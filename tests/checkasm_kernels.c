@@ -22,15 +22,11 @@ static size_t row_floats(size_t rows, size_t length) {
     return last * FB_ROWS_BLOCK + (rows - 1) * FB_SEGMENT + length - last * FB_SEGMENT;
 }
 
-/* What a kernel may prefetch from but must not read: the groups, nothing, or anywhere at all. */
-static const void **choose_next(check *c, const void *const *groups, size_t num_groups) {
-    const void **next = input_pointers(c, "next", num_groups);
-    for (size_t group = 0; group < num_groups; group++) {
-        size_t style = c->bench_sizes ? 0 : random_between(c, 0, 2);
-        uintptr_t anywhere = (uintptr_t)random_between(c, 0, UINT32_MAX / 2) << 16;
-        next[group] = style == 0 ? groups[group] : style == 1 ? NULL : (const void *)anywhere;
-    }
-    return next;
+/* What a kernel may prefetch from but must not read: some input, nothing, or anywhere at all. */
+static const void *choose_next(check *c, const void *input) {
+    size_t style = c->bench_sizes ? 0 : random_between(c, 0, 2);
+    uintptr_t anywhere = (uintptr_t)random_between(c, 0, UINT32_MAX / 2) << 16;
+    return style == 0 ? input : style == 1 ? NULL : (const void *)anywhere;
 }
 
 static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -41,16 +37,14 @@ static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *t
     const void **groups = input_pointers(c, "groups", num_groups);
     for (size_t group = 0; group < num_groups; group++)
         groups[group] = input_elements(c, "keys of a group", head_dim * FB_GROUP_KEYS);
-    const void **next = choose_next(c, groups, num_groups);
-    float *wide = scratch_floats(c, "wide", head_dim * FB_GROUP_KEYS);
+    const void *next = choose_next(c, groups[0]);
     result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
     ready(c);
-    tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next, s.tested);
-    twin->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next, s.twin);
+    tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.tested);
+    twin->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.twin);
     expect_same(c, s, NANS_ALIKE);
     BENCH(c, rows * num_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
-          tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, wide, next,
-                                   s.tested));
+          tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.tested));
 }
 
 static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -67,7 +61,9 @@ static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twi
     const void **weights = input_pointers(c, "weights", outputs);
     for (size_t i = 0; i < outputs; i++)
         weights[i] = input_elements(c, "a row of weights", columns);
-    const void **next = choose_next(c, weights, outputs);
+    const void **next = input_pointers(c, "next", outputs);
+    for (size_t i = 0; i < outputs; i++)
+        next[i] = choose_next(c, weights[i]);
     const void *const *fetched = c->bench_sizes || random_between(c, 0, 1) ? NULL : next;
     float *wide = scratch_floats(c, "wide", outputs * FB_DOT_COLUMNS);
     result sums = result_floats(c, "sums", outputs * fb_dot_stride(rows));
@@ -156,16 +152,14 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
     const float *alpha = input_floats(c, "alpha", rows, ANY);
     const void **groups = input_pointers(c, "groups", num_groups);
     fill_value_groups(c, groups, num_keys, head_dim);
-    const void **next = choose_next(c, groups, num_groups);
-    float *wide = scratch_floats(c, "wide", FB_TILE_KEYS * FB_PANEL_DIMS);
+    const void *next = choose_next(c, groups[0]);
     result o = result_floats(c, "o", rows * fb_padded_dim(head_dim));
     ready(c);
-    tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.tested);
-    twin->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.twin);
+    tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.tested);
+    twin->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.twin);
     expect_same(c, o, NANS_ALIKE);
-    BENCH(
-        c, rows * num_keys * head_dim, "multiply-add",
-        tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, wide, next, o.tested));
+    BENCH(c, rows * num_keys * head_dim, "multiply-add",
+          tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.tested));
 }
 
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {

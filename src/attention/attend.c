@@ -76,7 +76,6 @@ typedef struct workspace {
     float *keys;     /* [4 groups][D][16] one tile, where it has to be packed */
     float *values;   /* [4 groups][panels][16][16] one tile, where it has to be packed */
     float *turned;   /* the same of a tile's keys, where their mean is wanted */
-    float *wide;     /* what the kernels widen into */
     float *row;      /* [D padded] one key or value, widened */
     float *scores;   /* [R][FB_SCORE_STRIDE] */
     float *p;        /* [4][R][16] */
@@ -113,17 +112,12 @@ static unit_part part_at(float *base, size_t head_dim) {
 /* The counts of a workspace, in floats. */
 enum { VISIBLE_FLOATS = UNIT_ROWS * sizeof(size_t) / sizeof(float) };
 
-/* The two products of a kernel call need at most this much to widen into. */
-static size_t wide_floats(size_t head_dim) {
-    return FB_GROUP_KEYS * (head_dim > FB_TILE_KEYS ? head_dim : FB_TILE_KEYS);
-}
-
 static size_t workspace_floats(size_t head_dim) {
     return padded(UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
-           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(wide_floats(head_dim)) +
-           padded(fb_padded_dim(head_dim)) + padded(UNIT_ROWS * FB_SCORE_STRIDE) +
-           padded(UNIT_ROWS * FB_TILE_KEYS) + padded(UNIT_ROWS * FB_GROUP_KEYS) +
-           2 * padded(UNIT_ROWS) + padded(VISIBLE_FLOATS) + 3 * part_floats(head_dim);
+           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
+           padded(UNIT_ROWS * FB_SCORE_STRIDE) + padded(UNIT_ROWS * FB_TILE_KEYS) +
+           padded(UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(UNIT_ROWS) + padded(VISIBLE_FLOATS) +
+           3 * part_floats(head_dim);
 }
 
 /* The next `floats` of the memory at *at. */
@@ -140,7 +134,6 @@ static workspace workspace_at(float *base, size_t head_dim) {
     w.keys = take(&base, FB_TILE_KEYS * head_dim);
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.turned = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
-    w.wide = take(&base, wide_floats(head_dim));
     w.row = take(&base, fb_padded_dim(head_dim));
     w.scores = take(&base, UNIT_ROWS * FB_SCORE_STRIDE);
     w.p = take(&base, UNIT_ROWS * FB_TILE_KEYS);
@@ -323,27 +316,25 @@ static void tile_values(const attend_problem *problem, size_t kv_head, size_t be
     }
 }
 
-/* What the kernels prefetch while they are at work on each group of `now`: the group after it. The
- * one after the last is the first of `following`, if there is any. */
-static void choose_next(const tile_groups *now, const tile_groups *following,
-                        const void *next[FB_TILE_GROUPS]) {
-    for (size_t group = 0; group + 1 < now->count; group++)
-        next[group] = now->at[group + 1];
-    size_t last = now->count - 1;
-    next[last] = following->count > 0 ? following->at[0] : now->at[last];
+/* What is read after the values of a tile: the keys at the place where the next tile begins. There
+ * is nothing to fetch where that is unknown (SIZE_MAX) or has to be packed: the values again. */
+static const void *read_after(const attend_problem *problem, size_t kv_head, const tile_groups *v,
+                              size_t place) {
+    if (!has_groups(problem) || place == SIZE_MAX)
+        return v->at[0];
+    return fb_key_group(problem->kv, kv_head, token_at(problem, place));
 }
 
 /* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees none
  * has alpha = 1 and stays. */
 static void add_values(const attend_problem *problem, row_unit unit, const size_t *counts,
-                       const tile_groups *v, const void *const *next, const workspace *w,
-                       float *out) {
+                       const tile_groups *v, const void *next, const workspace *w, float *out) {
     for (size_t row = 0, same = 0; row < unit.rows; row += same) {
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
             problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], v->at,
-                                               problem->head_dim, w->alpha + row, w->wide, next,
+                                               problem->head_dim, w->alpha + row, next,
                                                out + row * problem->padded_dim);
     }
 }
@@ -397,7 +388,8 @@ static void turn_group(const float *from, size_t first, size_t keys, size_t head
     }
 }
 
-/* The tile's keys as the values kernels take values: the mean key is what they make of those. */
+/* The tile's keys as the values kernels take values: the mean key is what they make of those. Where
+ * they are not floats they were not packed: the room for that is free. */
 static void turn_keys(const attend_problem *problem, const tile_groups *k, size_t skipped,
                       size_t keys, const workspace *w, tile_groups *turned) {
     size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
@@ -406,8 +398,8 @@ static void turn_keys(const attend_problem *problem, const tile_groups *k, size_
         size_t count = left < FB_GROUP_KEYS - first ? left : FB_GROUP_KEYS - first;
         const float *from = k->at[group];
         if (k->dtype != FB_F32) {
-            widen(problem, k->at[group], w->wide, group_floats);
-            from = w->wide;
+            widen(problem, k->at[group], w->keys, group_floats);
+            from = w->keys;
         }
         turn_group(from, first, count, problem->head_dim, done, w->turned);
         done += count;
@@ -422,23 +414,18 @@ static void turn_keys(const attend_problem *problem, const tile_groups *k, size_
 static void attend_tile(const attend_problem *problem, row_unit unit, size_t begin, size_t keys,
                         size_t following, const size_t *counts, const workspace *w,
                         const unit_part *part) {
-    tile_groups k, v, k_following = {0};
-    const void *next[FB_TILE_GROUPS];
+    tile_groups k, v;
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
-    if (has_groups(problem) && following != SIZE_MAX) {
-        tile_keys(problem, unit.kv_head, following, following + 1, w, &k_following);
-    }
-    choose_next(&k, &v, next);
+    const void *next = read_after(problem, unit.kv_head, &v, following);
     problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, k.at, k.count,
-                                      problem->scale, w->wide, next, w->scores);
+                                      problem->scale, v.at[0], w->scores);
     problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
                               w->alpha);
-    choose_next(&v, &k_following, next);
     add_values(problem, unit, counts, &v, next, w, part->out);
     if (problem->result->mean_key) {
         turn_keys(problem, &k, skipped, keys, w, &v);
-        add_values(problem, unit, counts, &v, v.at, w, part->mean_key);
+        add_values(problem, unit, counts, &v, next, w, part->mean_key);
     }
 }
 
