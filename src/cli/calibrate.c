@@ -232,7 +232,7 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
 static int run(const settings *given) {
     if (!given->model || !given->output) {
         fb_print_error("--%s is missing; see flashblock calibrate --help",
-                       given->model ? "output" : "model");
+                       given->model ? "output FILE.json" : "model DIR");
         return FB_EXIT_USAGE;
     }
     fb_video_session session = {0};

@@ -288,6 +288,8 @@ const char *fb_generate_wrong(const fb_generate_settings *given) {
         return "--prompt TEXT or --prompt-file FILE is missing";
     if (!given->sparse.selector && (given->residual || given->centroids))
         return "--residual and --centroids need --sparse NAME";
+    if (given->sparse.select_every_step && !given->residual)
+        return "--select-every-step needs --residual";
     if (given->residual && given->centroids)
         return "--residual and --centroids exclude each other";
     return wrong_reuse(given);

@@ -278,7 +278,7 @@ static int run(const settings *given) {
     comparison c = {.given = given};
     if (!given->model || !given->output) {
         fb_print_error("--%s is missing; see flashblock video --help",
-                       given->model ? "output" : "model");
+                       given->model ? "output FILE.y4m" : "model DIR");
         return FB_EXIT_USAGE;
     }
     fb_status status = compare(&c);
