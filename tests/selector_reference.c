@@ -148,6 +148,8 @@ static size_t quest(const selector_case *c, const fb_selector_options *options,
                     scores[block] = bound > scores[block] ? bound : scores[block];
                 }
         }
+        if (c->num_keys % options->block_keys != 0)
+            scores[blocks - 1] = (double)INFINITY;
         mark_largest(scores, blocks, budget_of(blocks, c->density), chosen + kv_head * blocks);
     }
     free(scores);

@@ -604,6 +604,7 @@ def wrong_sparse_options():
     expect_error(generate(*sparse, "--density", 1.5), 2, "--density", "'1.5'")
     expect_error(generate(*sparse, "--key-block", 24), 2, "24", "16")
     expect_error(generate(*sparse, "--residual", "--centroids"), 2, "--residual", "--centroids")
+    expect_error(generate(*sparse, "--select-every-step"), 2, "--select-every-step", "--residual")
     expect_error(generate(*sparse, "--centroids"), 2, "sink_window", "centroids")
     expect_error(generate(*sparse, "--compare"), 2, "--sparse", "--compare")
     expect_error(generate(*sparse, "--compat", "released"), 2, "paper")

@@ -513,6 +513,30 @@ Test(selector, sparsed_scalings_differ) {
     fb_selection_release(&code);
 }
 
+/* However many keys the latest page has: where there are few, their bound is tight, and the random
+ * ones of a whole page have a larger one, although it is the latest that the queries ask for. A
+ * whole page stands for itself. */
+Test(selector, quest_takes_the_page_under_construction) {
+    random_stream random = random_named(725);
+    fb_selection selection = {0};
+    for (size_t last = 1; last <= 16; last++) {
+        problem p = problem_new(&random, (sizes){1, 2, 2, 64, 160 + last, 16, 160 + last});
+        for (size_t key = 160; key < 160 + last; key++)
+            plant(&p, key, 0, 0.25f);
+        fb_selector_options options = options_of(&p.n);
+        fb_selector_input input = input_of(&p, 0.1); /* 1 of 11 */
+        select_once("quest", &options, &input, &selection);
+        for (size_t list = 0; list < selection.num_lists; list++) {
+            size_t page = selection.blocks[list * selection.num_blocks];
+            cr_assert_eq(selection.counts[list], 1);
+            cr_assert_eq(page == 10, last < 16, "seed %llu, %zu keys in page 10: list %zu is %zu",
+                         (unsigned long long)test_seed(), last, list, page);
+        }
+        problem_free(&p);
+    }
+    fb_selection_release(&selection);
+}
+
 Test(selector, dense_layers_select_all) {
     random_stream random = random_named(723);
     fb_selection selection = {0};

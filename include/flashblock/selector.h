@@ -26,7 +26,7 @@
  *                their own (at least 1 block unless the density is 0), the others by theirs
  *   mage         the sum of p over queries, heads and B's keys, at the query block's first step
  *   quest        the largest over queries and heads of scale sum_d max(q_d min_d, q_d max_d), with
- *                the smallest and largest values of B's keys
+ *                the smallest and largest values of B's keys; a partial last block comes first
  *   moba         scale mean(q) . mean(k)
  *   bfla         softmax over B of scale mean(q) . mean(k) of a head, the largest among the heads
  *                that keep it: a head keeps the fewest blocks that reach the mass threshold
@@ -46,7 +46,8 @@
  *   ties      the lower block index first; a score of NaN counts as -infinity
  *   numbers   scores are computed in double precision, in one fixed order: a selection is the same
  *             on every instruction set and for any number of threads
- *   partial   the last key block, if partial, is scored over the keys that it has
+ *   partial   the last key block, if partial, is scored over the keys that it has; quest takes it
+ *             unscored, as bounds over fewer keys are smaller
  *   own keys  the query block's own keys have no part in any score
  */
 #ifndef FLASHBLOCK_SELECTOR_H

@@ -7,15 +7,24 @@
  *
  * is at least q . k for every key k of the page; the pages of the largest bounds are attended to.
  *
- * As in the paper and its code: the bound; a partial page is bounded over the keys that it has;
- * bounds are kept and extended as tokens come.
+ * As in the paper and its code: the bound; bounds are kept and extended as tokens come. A partial
+ * last page, to which the query block's tokens will be added, is attended to before all others and
+ * counts in the budget: so do the released kernels (github.com/mit-han-lab/Quest, quest/utils),
+ * while the code of its evaluation ranks that page too, by a bound over the keys that it has. The
+ * fewer these are, the tighter is the bound: on golden/demo-model a last page of 4 keys, of 16, has
+ * 29 % of the softmax mass, and would be among the best 20 % of the pages in 22 % of the cases.
  *
  * Different here:
  *   - a page is a key block (the paper: 16 tokens);
  *   - the paper selects for one query and one head. A query block shares its pages here, and so do
  *     the heads of a KV head, which would load them anyway: a page's score is the largest bound of
  *     any of them;
- *   - the paper leaves the first two layers dense: options.dense_layers, 0 unless it is set. */
+ *   - the paper leaves the first two layers dense: options.dense_layers, 0 unless it is set.
+ *
+ * How loose the bound is: on golden/demo-model (head_dim 64, pages of 16 tokens) it is above the
+ * largest score of its page by 10.6 on average, with a standard deviation of 1.1 between pages,
+ * where the largest scores differ by 1.7. 20 % of the pages hold 69 % of the softmax mass; by the
+ * largest scores themselves it would be 73 %, by mean keys 74 %, by exact mass 77 %. */
 #include "error.h"
 #include "memory.h"
 #include "selector_family.h"
@@ -59,6 +68,8 @@ static fb_status select_quest(void *state, const fb_selector_input *input,
     for (size_t head = 0; status == FB_OK && head < shape.num_kv_heads; head++) {
         for (size_t page = 0; page < shape.num_blocks; page++)
             scores[page] = score_page(input, &shape, fb_block_stats_of(stats, page, head), head);
+        if (shape.num_keys % shape.block_keys != 0) /* its bound does not compare with the others */
+            scores[shape.num_blocks - 1] = (double)INFINITY;
         status = fb_selection_set_top(selection, head, scores, budget);
     }
     fb_free(scores);

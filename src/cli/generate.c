@@ -30,13 +30,9 @@ typedef struct settings {
 
 static const fb_option shared_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and prompt"},
-    {.kind = FB_OPTION_STRING,
-     .name = "model",
-     .letter = 'm',
-     .argument = "DIR",
-     TARGET(model),
-     .help = "a Hugging Face directory: config.json, model.safetensors (or its shards), "
-             "tokenizer.json"},
+    FB_MODEL_OPTION(fb_generate_settings,
+                    "a Hugging Face directory: config.json, model.safetensors (or its shards), "
+                    "tokenizer.json"),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -120,20 +116,10 @@ static const fb_option shared_list[] = {
      .name = "reuse-at-commit",
      TARGET(options.reuse.reuse_at_commit),
      .help = "the pass over a finished block may reuse, too"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "compat",
-     .argument = "NAME",
-     TARGET(options.compat),
-     .parse = fb_option_parse_compat,
-     .otherwise = "paper",
-     .help = "\"paper\": what the paper means; \"released\": what its published engine does"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "kv-dtype",
-     .argument = "TYPE",
-     TARGET(options.kv_dtype),
-     .parse = fb_option_parse_dtype,
-     .otherwise = "f32",
-     .help = "storage of keys and values: f32, bf16 or f16"},
+    FB_COMPAT_OPTION(
+        fb_generate_settings, options.compat,
+        "\"paper\": what the paper means; \"released\": what its published engine does"),
+    FB_KV_DTYPE_OPTION(fb_generate_settings, options.kv_dtype),
 
     {.kind = FB_OPTION_GROUP, .help = "Sparse attention"},
     {.kind = FB_OPTION_PARSED,
@@ -173,37 +159,13 @@ static const fb_option shared_list[] = {
      .help = "tokens of a block that is selected or not, a multiple of 16"},
 
     {.kind = FB_OPTION_GROUP, .help = "Denoising"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "block-size",
-     .letter = 'b',
-     .argument = "B",
-     TARGET(options.block_size),
-     .min = 1,
-     .max = 1 << 16,
-     .help = "tokens of a block (default: the model's, 4 if it names none)"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "denoising-steps",
-     .letter = 's',
-     .argument = "S",
-     TARGET(options.denoising_steps),
-     .min = 1,
-     .max = 1 << 16,
-     .help = "denoising steps of a block (default: one for each of its tokens)"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "remasking",
-     .argument = "NAME",
-     TARGET(options.remasking),
-     .parse = fb_option_parse_remasking,
-     .otherwise = "low_confidence_dynamic",
-     .help = "which proposed tokens a step accepts: low_confidence_dynamic, low_confidence_static, "
-             "sequential or entropy_bounded"},
-    {.kind = FB_OPTION_DOUBLE,
-     .name = "confidence-threshold",
-     .argument = "C",
-     TARGET(options.confidence_threshold),
-     .max = 1,
-     .otherwise = "0.9",
-     .help = "low_confidence_dynamic accepts every token of a higher probability than C"},
+    FB_BLOCK_SIZE_OPTION(fb_generate_settings, options.block_size),
+    FB_DENOISING_STEPS_OPTION(fb_generate_settings, options.denoising_steps),
+    FB_REMASKING_OPTION(
+        fb_generate_settings, options.remasking,
+        "which proposed tokens a step accepts: low_confidence_dynamic, low_confidence_static, "
+        "sequential or entropy_bounded"),
+    FB_CONFIDENCE_OPTION(fb_generate_settings, options.confidence_threshold),
     {.kind = FB_OPTION_DOUBLE,
      .name = "entropy-bound",
      .argument = "E",
@@ -326,6 +288,8 @@ const char *fb_generate_wrong(const fb_generate_settings *given) {
         return "--prompt TEXT or --prompt-file FILE is missing";
     if (!given->sparse.selector && (given->residual || given->centroids))
         return "--residual and --centroids need --sparse NAME";
+    if (given->sparse.select_every_step && !given->residual)
+        return "--select-every-step needs --residual";
     if (given->residual && given->centroids)
         return "--residual and --centroids exclude each other";
     return wrong_reuse(given);

@@ -197,7 +197,7 @@ int fb_command_golden(int argc, char **argv) {
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         return exit_status;
     if (!chosen.output) {
-        fb_print_error("--output is missing; see flashblock golden --help");
+        fb_print_error("--output FILE is missing; see flashblock golden --help");
         return FB_EXIT_USAGE;
     }
     fb_script_config config = config_of(&chosen);

@@ -59,8 +59,9 @@ typedef struct fb_arguments {
     size_t target; /* offset of an fb_option_list */
 } fb_arguments;
 
-/* Options that several commands have. `structure` has the members `json` (const char *, NULL: not
- * given) and `threads` (size_t, 0: not given). */
+/* Options that several commands have. `structure` has the members `model`, `json` (const char *,
+ * NULL: not given) and `threads` (size_t, 0: not given); of the others the command says which
+ * `member` it is. */
 #define FB_JSON_OPTION(structure, text)                                                            \
     {                                                                                              \
         .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
@@ -70,6 +71,47 @@ typedef struct fb_arguments {
     {                                                                                              \
         .kind = FB_OPTION_SIZE, .name = "threads", .argument = "N",                                \
         .target = offsetof(structure, threads), .min = 1, .max = 1024, .help = (text)              \
+    }
+#define FB_MODEL_OPTION(structure, text)                                                           \
+    {                                                                                              \
+        .kind = FB_OPTION_STRING, .name = "model", .letter = 'm', .argument = "DIR",               \
+        .target = offsetof(structure, model), .help = (text)                                       \
+    }
+#define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "block-size", .letter = 'b', .argument = "B",              \
+        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
+        .help = "tokens of a block (default: the model's, 4 if it names none)"                     \
+    }
+#define FB_DENOISING_STEPS_OPTION(structure, member)                                               \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "denoising-steps", .letter = 's', .argument = "S",         \
+        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
+        .help = "denoising steps of a block (default: one for each of its tokens)"                 \
+    }
+#define FB_REMASKING_OPTION(structure, member, text)                                               \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "remasking", .argument = "NAME",                         \
+        .target = offsetof(structure, member), .parse = fb_option_parse_remasking,                 \
+        .otherwise = "low_confidence_dynamic", .help = (text)                                      \
+    }
+#define FB_CONFIDENCE_OPTION(structure, member)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_DOUBLE, .name = "confidence-threshold", .argument = "C",                 \
+        .target = offsetof(structure, member), .max = 1, .otherwise = "0.9",                       \
+        .help = "low_confidence_dynamic accepts every token of a higher probability than C"        \
+    }
+#define FB_COMPAT_OPTION(structure, member, text)                                                  \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "compat", .argument = "NAME",                            \
+        .target = offsetof(structure, member), .parse = fb_option_parse_compat,                    \
+        .otherwise = "paper", .help = (text)                                                       \
+    }
+#define FB_KV_DTYPE_OPTION(structure, member)                                                      \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "kv-dtype", .argument = "TYPE",                          \
+        .target = offsetof(structure, member), .parse = fb_option_parse_dtype, .otherwise = "f32", \
+        .help = "storage of keys and values: f32, bf16 or f16"                                     \
     }
 
 /* `parse` of an option whose target is an fb_dtype. */

@@ -27,12 +27,7 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    {.kind = FB_OPTION_STRING,
-     .name = "model",
-     .letter = 'm',
-     .argument = "DIR",
-     TARGET(model),
-     .help = "config.json and safetensors of a causal Wan model"},
+    FB_MODEL_OPTION(settings, "config.json and safetensors of a causal Wan model"),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -68,20 +63,9 @@ static const fb_option options[] = {
      TARGET(reuse),
      .help = "a calibration of this model (flashblock calibrate): the clips are made densely, and "
              "again with the heads reusing that it allows"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "compat",
-     .argument = "NAME",
-     TARGET(compat),
-     .parse = fb_option_parse_compat,
-     .otherwise = "paper",
-     .help = "\"paper\": what the paper means; \"released\": what its published code does"},
-    {.kind = FB_OPTION_PARSED,
-     .name = "kv-dtype",
-     .argument = "TYPE",
-     TARGET(kv_dtype),
-     .parse = fb_option_parse_dtype,
-     .otherwise = "f32",
-     .help = "storage of keys and values: f32, bf16 or f16"},
+    FB_COMPAT_OPTION(settings, compat,
+                     "\"paper\": what the paper means; \"released\": what its published code does"),
+    FB_KV_DTYPE_OPTION(settings, kv_dtype),
     {.kind = FB_OPTION_STRING,
      .name = "output",
      .letter = 'o',
@@ -294,7 +278,7 @@ static int run(const settings *given) {
     comparison c = {.given = given};
     if (!given->model || !given->output) {
         fb_print_error("--%s is missing; see flashblock video --help",
-                       given->model ? "output" : "model");
+                       given->model ? "output FILE.y4m" : "model DIR");
         return FB_EXIT_USAGE;
     }
     fb_status status = compare(&c);
