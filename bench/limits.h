@@ -42,7 +42,7 @@ void fb_limits_free(fb_limits *limits);
  * the following ones, finds how memory is read fastest. */
 fb_status fb_limits_measure(fb_limits *limits, size_t rounds);
 
-/* One more sample of multiply-adds, some 2 ms, or of memory, some 20 ms, for one number of threads;
+/* One more sample of multiply-adds, some 4 ms, or of memory, some 20 ms, for one number of threads;
  * they must be on their cores: fb_machine_use_threads. */
 fb_status fb_limits_sample_fma(fb_limits *limits, size_t threads);
 fb_status fb_limits_sample_memory(fb_limits *limits, size_t threads);
