@@ -156,6 +156,13 @@ INLINE fetch_plan plan_fetches(const fb_dtype DTYPE, size_t tiles) {
     };
 }
 
+/* On to the tile behind one of ROWS rows. */
+INLINE void next_tile(const int ROWS, fetch_plan plan, tile_job *job) {
+    job->a += ROWS * FB_SEGMENT;
+    job->sums += (size_t)ROWS * job->sums_stride;
+    job->next += plan.step;
+}
+
 /* All row tiles of a call, the longer ones having ROWS rows and the others one less, against one
  * block. Of a 16-bit type the first tile widens, and fetches, for the others. `job` is the first
  * tile's. */
@@ -168,22 +175,17 @@ INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
         job.next = (const char *)job.a; /* at hand anyway */
     if (DTYPE != FB_F32) {
         multiply_tile(ROWS, DTYPE, WHOLE, true, &job, lines, to, scale);
+        next_tile(ROWS, plan, &job);
         job.lines = job.wide;
-        job.a += ROWS * FB_SEGMENT;
-        job.sums += (size_t)ROWS * job.sums_stride;
         longer--;
     }
     for (; longer > 0; longer--) {
         multiply_tile(ROWS, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
-        job.a += ROWS * FB_SEGMENT;
-        job.sums += (size_t)ROWS * job.sums_stride;
-        job.next += plan.step;
+        next_tile(ROWS, plan, &job);
     }
     for (; ROWS > 1 && shorter > 0; shorter--) {
         multiply_tile(ROWS - 1, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
-        job.a += (ROWS - 1) * FB_SEGMENT;
-        job.sums += (size_t)(ROWS - 1) * job.sums_stride;
-        job.next += plan.step;
+        next_tile(ROWS - 1, plan, &job);
     }
 }
 
