@@ -49,30 +49,71 @@ INLINE __m256 load(const fb_dtype DTYPE, const void *elements, size_t index) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_x8), 16));
 }
 
-/* A row tile and the block it is multiplied with. DTYPE, ROWS and WHOLE are constants wherever
- * these functions are inlined. */
+/* How a row tile is multiplied with a block: a constant wherever these functions are inlined, as
+ * are ROWS and DTYPE. */
+enum {
+    WHOLE = 1,    /* the block has all of its 16 lines */
+    FETCH = 2,    /* prefetches */
+    KEEP = 4,     /* leaves the lines, widened, for the tiles behind it */
+    EVEN_ODD = 8, /* lines are their elements 0, 2, ..., 14, then 1, 3, ..., 15 */
+    FEW = 16,     /* the call has FB_STREAM_ROWS rows at most, and maybe several streams */
+};
+
+/* Two bf16 elements are a 32-bit word: without shuffles, the even elements of a line become one
+ * register and the odd ones the other. Sums are in this order until they are complete. */
+INLINE int order_of(const fb_dtype DTYPE) {
+    return DTYPE == FB_BF16 ? EVEN_ODD : 0;
+}
+
+INLINE __m256i odd_elements(__m256i pairs) {
+    static const _Alignas(__m256i) uint32_t upper[LANES] = {
+        0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+        0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+    };
+    __m256i odd; /* compilers would give the mask a register, and there is none left for it */
+    __asm__("vpand %2, %1, %0" : "=x"(odd) : "x"(pairs), "m"(*(const __m256i *)upper));
+    return odd;
+}
+
+INLINE void load_line(const fb_dtype DTYPE, const void *lines, size_t line,
+                      __m256 b_x8[TILE_COLUMNS]) {
+    if (DTYPE != FB_BF16) {
+        b_x8[0] = load(DTYPE, lines, line * FB_GROUP_KEYS);
+        b_x8[1] = load(DTYPE, lines, line * FB_GROUP_KEYS + LANES);
+        return;
+    }
+    __m256i pairs = _mm256_loadu_si256((const __m256i *)lines + line);
+    b_x8[0] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    b_x8[1] = _mm256_castsi256_ps(odd_elements(pairs));
+}
+
+/* A row's 16 sums in the order of its elements. */
+INLINE void interleave(__m256 row[TILE_COLUMNS]) {
+    __m256 low = _mm256_unpacklo_ps(row[0], row[1]), high = _mm256_unpackhi_ps(row[0], row[1]);
+    row[0] = _mm256_permute2f128_ps(low, high, 0x20);
+    row[1] = _mm256_permute2f128_ps(low, high, 0x31);
+}
+
+/* A row tile and the block it is multiplied with. */
 typedef struct tile_job {
     const float *a;    /* [ROWS][16] */
     const void *lines; /* the block's, [16][16] elements */
-    float *wide;       /* [16][16], written when DTYPE is a 16-bit type */
+    float *wide;       /* [16][16], to KEEP them in */
     const char *next;  /* memory to prefetch: 16 lines of a block take 8 cache lines of it */
     float *sums;       /* [ROWS][16] at stride sums_stride */
     size_t sums_stride;
 } tile_job;
 
 /* acc = or += one line's products, for all rows. */
-INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const bool FETCH,
-                          const tile_job *job, size_t line, bool first,
-                          __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const int HOW, const tile_job *job,
+                          size_t line, bool first, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     __m256 b_x8[TILE_COLUMNS];
-    if (FETCH && line % LINES_A_FETCH == 0)
+    if (HOW & FETCH && line % LINES_A_FETCH == 0)
         _mm_prefetch(job->next + line / LINES_A_FETCH * CACHE_LINE, _MM_HINT_T0);
-    UNROLLED
-    for (int column = 0; column < TILE_COLUMNS; column++) {
-        size_t index = line * FB_GROUP_KEYS + (size_t)column * LANES;
-        b_x8[column] = load(DTYPE, job->lines, index);
-        if (DTYPE != FB_F32)
-            _mm256_storeu_ps(job->wide + index, b_x8[column]);
+    load_line(DTYPE, job->lines, line, b_x8);
+    if (HOW & KEEP) {
+        _mm256_storeu_ps(job->wide + line * FB_GROUP_KEYS, b_x8[0]);
+        _mm256_storeu_ps(job->wide + line * FB_GROUP_KEYS + LANES, b_x8[1]);
     }
     UNROLLED
     for (int i = 0; i < ROWS * TILE_COLUMNS; i++) { /* clang 14 keeps two loops of one row */
@@ -84,16 +125,16 @@ INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const bool FETCH
 }
 
 /* acc = a . b, one chain: over all 16 lines of a block, or over fewer where it is not WHOLE. */
-INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const bool FETCH,
-                           const tile_job *job, size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
-    multiply_line(ROWS, DTYPE, FETCH, job, 0, true, acc);
-    if (WHOLE) {
+INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const int HOW, const tile_job *job,
+                           size_t lines, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+    multiply_line(ROWS, DTYPE, HOW, job, 0, true, acc);
+    if (HOW & WHOLE) {
         UNROLLED
         for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, DTYPE, FETCH, job, line, false, acc);
+            multiply_line(ROWS, DTYPE, HOW, job, line, false, acc);
     } else {
         for (size_t line = 1; line < lines; line++)
-            multiply_line(ROWS, DTYPE, FETCH, job, line, false, acc);
+            multiply_line(ROWS, DTYPE, HOW, job, line, false, acc);
     }
 }
 
@@ -105,53 +146,59 @@ typedef enum destination {
     SCALED_LAST,  /* sums = scale * (sums + acc) */
 } destination;
 
-INLINE void store_sums(const int ROWS, const bool ADD, const float *scale, const tile_job *job,
-                       __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+INLINE void store_sums(const int ROWS, const int HOW, const bool ADD, const float *scale,
+                       const tile_job *job, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     UNROLLED
-    for (int i = 0; i < ROWS * TILE_COLUMNS; i++) {
-        int row = i / TILE_COLUMNS, column = i % TILE_COLUMNS;
-        float *at = job->sums + (size_t)row * job->sums_stride + column * LANES;
-        __m256 sum = acc[row][column];
-        if (ADD)
-            sum = _mm256_add_ps(_mm256_loadu_ps(at), sum);
-        if (scale)
-            sum = _mm256_mul_ps(_mm256_broadcast_ss(scale), sum);
-        _mm256_storeu_ps(at, sum);
+    for (int row = 0; row < ROWS; row++) {
+        float *at = job->sums + (size_t)row * job->sums_stride;
+        __m256 *sums = acc[row];
+        if (ADD) {
+            sums[0] = _mm256_add_ps(_mm256_loadu_ps(at), sums[0]);
+            sums[1] = _mm256_add_ps(_mm256_loadu_ps(at + LANES), sums[1]);
+        }
+        if (scale) {
+            sums[0] = _mm256_mul_ps(_mm256_broadcast_ss(scale), sums[0]);
+            sums[1] = _mm256_mul_ps(_mm256_broadcast_ss(scale), sums[1]);
+            if (HOW & EVEN_ODD)
+                interleave(sums);
+        }
+        _mm256_storeu_ps(at, sums[0]);
+        _mm256_storeu_ps(at + LANES, sums[1]);
     }
 }
 
-INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, const bool FETCH,
-                          const tile_job *job, size_t lines, destination to, const float *scale) {
+INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const int HOW, const tile_job *job,
+                          size_t lines, destination to, const float *scale) {
     __m256 acc[TILE_ROWS][TILE_COLUMNS];
-    multiply_block(ROWS, DTYPE, WHOLE, FETCH, job, lines, acc);
+    multiply_block(ROWS, DTYPE, HOW, job, lines, acc);
     switch (to) {
     case FIRST_SUM:
-        store_sums(ROWS, false, NULL, job, acc);
+        store_sums(ROWS, HOW, false, NULL, job, acc);
         break;
     case NEXT_SUM:
-        store_sums(ROWS, true, NULL, job, acc);
+        store_sums(ROWS, HOW, true, NULL, job, acc);
         break;
     case SCALED_FIRST:
-        store_sums(ROWS, false, scale, job, acc);
+        store_sums(ROWS, HOW, false, scale, job, acc);
         break;
     case SCALED_LAST:
-        store_sums(ROWS, true, scale, job, acc);
+        store_sums(ROWS, HOW, true, scale, job, acc);
         break;
     }
 }
 
 /* What a call's row tiles prefetch while they meet a block: tile t the lines from t * step on. A
- * float32 call of one tile waits for memory, which the hardware reads ahead faster where nobody
- * interferes (Zen 3). */
+ * float32 call of one tile waits for memory, and so do several streams: the hardware reads ahead
+ * faster where nobody interferes (Zen 3). */
 typedef struct fetch_plan {
     bool any;
     size_t step; /* bytes */
 } fetch_plan;
 
-INLINE fetch_plan plan_fetches(const fb_dtype DTYPE, size_t tiles) {
+INLINE fetch_plan plan_fetches(const fb_dtype DTYPE, size_t tiles, size_t streams) {
     size_t lines = block_bytes(DTYPE) / CACHE_LINE;
     return (fetch_plan){
-        .any = DTYPE != FB_F32 || tiles > 1,
+        .any = streams == 1 && (DTYPE != FB_F32 || tiles > 1),
         .step = (lines + tiles - 1) / tiles * CACHE_LINE,
     };
 }
@@ -166,25 +213,30 @@ INLINE void next_tile(const int ROWS, fetch_plan plan, tile_job *job) {
 /* All row tiles of a call, the longer ones having ROWS rows and the others one less, against one
  * block. Of a 16-bit type the first tile widens, and fetches, for the others. `job` is the first
  * tile's. */
-INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const bool WHOLE, row_tiles tiles,
+INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const int HOW, row_tiles tiles,
                           fetch_plan plan, tile_job job, size_t lines, destination to,
                           const float *scale) {
-    const bool FETCH = DTYPE == FB_F32; /* the tiles behind the first */
+    const int OTHERS = HOW | (DTYPE == FB_F32 ? FETCH : 0); /* the tiles behind the first */
     size_t longer = tiles.longer, shorter = tiles.count - longer;
-    if (!plan.any)
+    __asm__("" : "+r"(job.a)); /* or gcc would copy all of a, or its addresses, to the stack */
+    if (HOW & FEW && (2 * ROWS != FB_STREAM_ROWS || tiles.count == 1)) {
+        multiply_tile(ROWS, DTYPE, HOW, &job, lines, to, scale);
+        return;
+    }
+    if (HOW & FEW && !plan.any)
         job.next = (const char *)job.a; /* at hand anyway */
     if (DTYPE != FB_F32) {
-        multiply_tile(ROWS, DTYPE, WHOLE, true, &job, lines, to, scale);
+        multiply_tile(ROWS, DTYPE, HOW | FETCH | KEEP, &job, lines, to, scale);
         next_tile(ROWS, plan, &job);
         job.lines = job.wide;
         longer--;
     }
     for (; longer > 0; longer--) {
-        multiply_tile(ROWS, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
+        multiply_tile(ROWS, FB_F32, OTHERS, &job, lines, to, scale);
         next_tile(ROWS, plan, &job);
     }
     for (; ROWS > 1 && shorter > 0; shorter--) {
-        multiply_tile(ROWS - 1, FB_F32, WHOLE, FETCH, &job, lines, to, scale);
+        multiply_tile(ROWS - 1, FB_F32, OTHERS, &job, lines, to, scale);
         next_tile(ROWS - 1, plan, &job);
     }
 }
@@ -192,19 +244,33 @@ INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
 /* A call of the scores kernel. */
 typedef struct scores_call {
     row_tiles tiles;
+    size_t rows;
     const float *q;
-    size_t head_dim;
+    size_t head_dim, streams;
     const void *const *groups;
-    const void *const *next; /* what to prefetch while each of them is at work */
+    const void *const *next; /* what to prefetch while each of a stream's is at work */
     size_t num_groups;
     float scale;
     float *wide; /* [16][16] */
     float *s;    /* at stride FB_SCORE_STRIDE */
 } scores_call;
 
-INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+/* One block of a group, in every stream; `job` is the first stream's. */
+INLINE void scores_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
+                         const scores_call *call, fetch_plan plan, tile_job job, size_t group,
+                         size_t block, size_t lines, destination to) {
+    multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
+    for (size_t stream = 1; HOW & FEW && stream < call->streams; stream++) {
+        job.lines = (const char *)call->groups[stream * call->num_groups + group] +
+                    block * block_bytes(DTYPE);
+        job.sums += call->rows * FB_SCORE_STRIDE;
+        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
+    }
+}
+
+INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
                           const scores_call *call) {
-    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
+    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count, call->streams);
     for (size_t group = 0; group < call->num_groups; group++) {
         tile_job job = {
             .a = call->q,
@@ -214,17 +280,16 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
             .sums = call->s + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
         };
-        bool first = true;
-        for (size_t left = call->head_dim;; left -= FB_SEGMENT) {
-            bool last = left <= FB_SEGMENT;
+        size_t left = call->head_dim;
+        for (size_t block = 0;; block++, left -= FB_SEGMENT) {
+            bool first = block == 0, last = left <= FB_SEGMENT;
             destination to = last    ? first ? SCALED_FIRST : SCALED_LAST
                              : first ? FIRST_SUM
                                      : NEXT_SUM;
-            multiply_rows(ROWS, DTYPE, WHOLE, call->tiles, plan, job, last ? left : FB_SEGMENT, to,
-                          &call->scale);
+            scores_block(ROWS, DTYPE, HOW, call, plan, job, group, block, last ? left : FB_SEGMENT,
+                         to);
             if (last)
                 break;
-            first = false;
             job.a += FB_ROWS_BLOCK;
             job.lines = (const char *)job.lines + block_bytes(DTYPE);
             job.next += block_bytes(DTYPE);
@@ -237,20 +302,36 @@ typedef struct values_call {
     row_tiles tiles;
     size_t rows;
     const float *p;
-    size_t num_keys;
+    size_t num_keys, streams;
     const void *const *groups;
-    const void *const *next;        /* what to prefetch while each of them is at work */
+    const void *const *next;        /* what to prefetch while each of a stream's is at work */
+    size_t num_groups;              /* of a stream */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
-    float *sums;                    /* [num_panels][rows][16], out */
+    float *sums;                    /* [num_panels][streams][rows][16], out */
 } values_call;
 
+/* One block of a group, in every stream; `job` is the first stream's. */
+INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
+                         const values_call *call, fetch_plan plan, tile_job job, size_t group,
+                         size_t panel, size_t lines) {
+    const destination to = group == 0 ? FIRST_SUM : NEXT_SUM;
+    multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
+    for (size_t stream = 1; HOW & FEW && stream < call->streams; stream++) {
+        job.a += call->rows * FB_SEGMENT;
+        job.lines = (const char *)call->groups[stream * call->num_groups + group] +
+                    (call->first_panel + panel) * block_bytes(DTYPE);
+        job.sums += call->rows * FB_PANEL_DIMS;
+        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
+    }
+}
+
 /* sums = p . v, groups one after the other, as they are in memory. */
-INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE,
+INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
                           const values_call *call) {
-    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count);
+    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count, call->streams);
     const size_t offset = call->first_panel * block_bytes(DTYPE);
-    for (size_t group = 0; group * FB_SEGMENT < call->num_keys; group++) {
+    for (size_t group = 0; group < call->num_groups; group++) {
         size_t left = call->num_keys - group * FB_SEGMENT;
         tile_job job = {
             .a = call->p + group * FB_ROWS_BLOCK,
@@ -261,30 +342,33 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const bool WHOLE
             .sums_stride = FB_PANEL_DIMS,
         };
         for (size_t panel = 0; panel < call->num_panels; panel++) {
-            __asm__("" : "+r"(job.a)); /* or gcc would copy all of p to the stack, once a group */
-            multiply_rows(ROWS, DTYPE, WHOLE, call->tiles, plan, job,
-                          left < FB_SEGMENT ? left : FB_SEGMENT, group == 0 ? FIRST_SUM : NEXT_SUM,
-                          NULL);
+            values_block(ROWS, DTYPE, HOW, call, plan, job, group, panel,
+                         left < FB_SEGMENT ? left : FB_SEGMENT);
             job.lines = (const char *)job.lines + block_bytes(DTYPE);
             job.next += block_bytes(DTYPE);
-            job.sums += call->rows * FB_PANEL_DIMS;
+            job.sums += call->streams * call->rows * FB_PANEL_DIMS;
         }
     }
 }
 
 /* o = fma(o, alpha, sums) for the panels of a call. */
-static void add_sums(const values_call *call, const float *alpha, size_t o_stride, float *o) {
-    for (size_t row = 0; row < call->rows; row++) {
+INLINE void add_sums(const int HOW, const values_call *call, const float *alpha, size_t o_stride,
+                     float *o) {
+    const size_t rows = call->streams * call->rows;
+    for (size_t row = 0; row < rows; row++) {
         const __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
         const float *sums = call->sums + row * FB_PANEL_DIMS;
         float *to = o + row * o_stride + call->first_panel * FB_PANEL_DIMS;
         for (size_t panel = 0; panel < call->num_panels; panel++) {
+            __m256 sum[TILE_COLUMNS] = {_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + LANES)};
+            if (HOW & EVEN_ODD)
+                interleave(sum);
             UNROLLED
-            for (size_t i = 0; i < FB_PANEL_DIMS; i += LANES) {
-                __m256 sum = _mm256_loadu_ps(sums + i), old = _mm256_loadu_ps(to + i);
-                _mm256_storeu_ps(to + i, _mm256_fmadd_ps(old, alpha_x8, sum));
+            for (int i = 0; i < TILE_COLUMNS; i++) {
+                __m256 old = _mm256_loadu_ps(to + i * LANES);
+                _mm256_storeu_ps(to + i * LANES, _mm256_fmadd_ps(old, alpha_x8, sum[i]));
             }
-            sums += call->rows * FB_PANEL_DIMS;
+            sums += rows * FB_PANEL_DIMS;
             to += FB_PANEL_DIMS;
         }
     }
@@ -293,37 +377,41 @@ static void add_sums(const values_call *call, const float *alpha, size_t o_strid
 typedef void scores_rows_fn(const scores_call *call);
 typedef void values_rows_fn(const values_call *call);
 
-/* KIND_NAME[rows - 1]: the function for calls whose longer tiles have so many rows. Products whose
- * length is no multiple of 16 have functions of their own, compact rather than fast: a branch
- * between a whole block and a shorter one would cost registers in the former. */
-#define ROWS_FUNCTION(KIND, NAME, ROWS, DTYPE, WHOLE)                                              \
-    static void KIND##_##NAME##_##ROWS(const KIND##_call *call) {                                  \
-        KIND##_groups(ROWS, DTYPE, WHOLE, call);                                                   \
+/* KIND_NAME: functions for calls whose longer tiles have so many rows. First those of one tile
+ * each, but that tiles of 4 rows may be two; then those for more rows, where tiles are never
+ * shorter than 5 and 4. Products whose length is no multiple of 16 have functions of their own,
+ * compact rather than fast: a branch between a whole block and a shorter one would cost registers
+ * in the former. */
+#define ROWS_FUNCTION(KIND, NAME, ROWS, DTYPE, HOW)                                                \
+    static void KIND##_##NAME(const KIND##_call *call) {                                           \
+        KIND##_groups(ROWS, DTYPE, order_of(DTYPE) | HOW, call);                                   \
     }
-#define TILES(KIND, NAME, DTYPE, WHOLE)                                                            \
-    ROWS_FUNCTION(KIND, NAME, 1, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, NAME, 2, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, NAME, 3, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, NAME, 4, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, NAME, 5, DTYPE, WHOLE)                                                     \
-    ROWS_FUNCTION(KIND, NAME, 6, DTYPE, WHOLE)                                                     \
-    static KIND##_rows_fn *const KIND##_##NAME[TILE_ROWS] = {                                      \
-        KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,                                   \
-        KIND##_##NAME##_4, KIND##_##NAME##_5, KIND##_##NAME##_6,                                   \
+#define TILES(KIND, NAME, DTYPE, HOW)                                                              \
+    ROWS_FUNCTION(KIND, NAME##_1, 1, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_2, 2, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_3, 3, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_4, 4, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_5, 5, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_6, 6, DTYPE, HOW | FEW)                                             \
+    ROWS_FUNCTION(KIND, NAME##_5s, 5, DTYPE, HOW)                                                  \
+    ROWS_FUNCTION(KIND, NAME##_6s, 6, DTYPE, HOW)                                                  \
+    static KIND##_rows_fn *const KIND##_##NAME[] = {                                               \
+        KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,  KIND##_##NAME##_4,               \
+        KIND##_##NAME##_5, KIND##_##NAME##_6, KIND##_##NAME##_5s, KIND##_##NAME##_6s,              \
     };
 
-TILES(scores, f32, FB_F32, true)
-TILES(scores, f32_short, FB_F32, false)
-TILES(scores, bf16, FB_BF16, true)
-TILES(scores, bf16_short, FB_BF16, false)
-TILES(scores, f16, FB_F16, true)
-TILES(scores, f16_short, FB_F16, false)
-TILES(values, f32, FB_F32, true)
-TILES(values, f32_short, FB_F32, false)
-TILES(values, bf16, FB_BF16, true)
-TILES(values, bf16_short, FB_BF16, false)
-TILES(values, f16, FB_F16, true)
-TILES(values, f16_short, FB_F16, false)
+TILES(scores, f32, FB_F32, WHOLE)
+TILES(scores, f32_short, FB_F32, 0)
+TILES(scores, bf16, FB_BF16, WHOLE)
+TILES(scores, bf16_short, FB_BF16, 0)
+TILES(scores, f16, FB_F16, WHOLE)
+TILES(scores, f16_short, FB_F16, 0)
+TILES(values, f32, FB_F32, WHOLE)
+TILES(values, f32_short, FB_F32, 0)
+TILES(values, bf16, FB_BF16, WHOLE)
+TILES(values, bf16_short, FB_BF16, 0)
+TILES(values, f16, FB_F16, WHOLE)
+TILES(values, f16_short, FB_F16, 0)
 
 /* By type, and whether the length is a multiple of 16. */
 static scores_rows_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {
@@ -343,6 +431,11 @@ INLINE row_tiles cut_call(size_t rows) {
     return tiles;
 }
 
+/* The place of a call's function in the tables. */
+INLINE size_t function_of(size_t rows, row_tiles tiles) {
+    return rows <= FB_STREAM_ROWS ? tiles.base : tiles.base + 2;
+}
+
 /* What to prefetch while each group is at work: a list, as choosing in the loops above would take
  * registers there. */
 INLINE void list_fetches(const void *const *groups, size_t num_groups, const void *next,
@@ -351,39 +444,53 @@ INLINE void list_fetches(const void *const *groups, size_t num_groups, const voi
         fetches[group] = group_after(groups, num_groups, group, next);
 }
 
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim, size_t streams,
                    const void *const *groups, size_t num_groups, float scale, const void *next,
                    float *s) {
     _Alignas(CACHE_LINE) float wide[BLOCK];
     const void *fetches[FB_TILE_GROUPS];
     list_fetches(groups, num_groups, next, fetches);
-    scores_call call = {cut_call(rows), q, head_dim, groups, fetches, num_groups, scale, wide, s};
-    scores_by_type[dtype][head_dim % FB_SEGMENT == 0][call.tiles.base](&call);
+    scores_call call = {
+        .tiles = cut_call(rows),
+        .rows = rows,
+        .q = q,
+        .head_dim = head_dim,
+        .streams = streams,
+        .groups = groups,
+        .next = fetches,
+        .num_groups = num_groups,
+        .scale = scale,
+        .wide = wide,
+        .s = s,
+    };
+    scores_by_type[dtype][head_dim % FB_SEGMENT == 0][function_of(rows, call.tiles)](&call);
 }
 
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys, size_t streams,
                    const void *const *groups, size_t head_dim, const float *alpha, const void *next,
                    float *o) {
     _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
     _Alignas(CACHE_LINE) float wide[BLOCK];
     const void *fetches[FB_TILE_GROUPS];
     size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    list_fetches(groups, (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS, next, fetches);
     values_call call = {
         .tiles = cut_call(rows),
         .rows = rows,
         .p = p,
         .num_keys = num_keys,
+        .streams = streams,
         .groups = groups,
         .next = fetches,
+        .num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
         .wide = wide,
         .sums = sums,
     };
+    list_fetches(groups, call.num_groups, next, fetches);
     for (size_t panel = 0; panel < panels; panel += call.num_panels) {
         call.first_panel = panel;
-        call.num_panels = panels_at_once(rows, panels - panel);
-        values_by_type[dtype][num_keys % FB_SEGMENT == 0][call.tiles.base](&call);
-        add_sums(&call, alpha, panels * FB_PANEL_DIMS, o);
+        call.num_panels = panels_at_once(streams * rows, panels - panel);
+        values_by_type[dtype][num_keys % FB_SEGMENT == 0][function_of(rows, call.tiles)](&call);
+        add_sums(order_of(dtype), &call, alpha, panels * FB_PANEL_DIMS, o);
     }
 }
 

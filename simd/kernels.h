@@ -23,6 +23,10 @@
  * Prefetching: while kernels work on a group (or two) they fetch the one (or two) after it, evenly
  * spread, and while they work on the last one as many bytes from `next`: what will be read after
  * this call. They never read there: any address will do where there is nothing to fetch.
+ *
+ * Streams: few rows wait for memory, and a CPU reads ahead faster in several places at once than in
+ * one. A call may be for the same rows against several tiles, each in a place of its own; blocks
+ * are then taken from all of them in turn, and fetching is left to the hardware.
  */
 #ifndef FB_SIMD_KERNELS_H
 #define FB_SIMD_KERNELS_H
@@ -42,6 +46,8 @@ enum {
     /* A tile that does not start at a group's start touches five groups. */
     FB_TILE_GROUPS = 5,
     FB_SCORE_STRIDE = FB_TILE_GROUPS * FB_GROUP_KEYS,
+    FB_STREAMS = 4,     /* of a call, at most */
+    FB_STREAM_ROWS = 8, /* rows of a call of several streams, at most */
     FB_NUM_DTYPES = FB_F16 + 1,
 };
 
@@ -53,15 +59,16 @@ static inline size_t fb_padded_dim(size_t head_dim) {
 /* Floats from a block of A to the next. */
 enum { FB_ROWS_BLOCK = FB_MAX_ROWS * FB_SEGMENT };
 
-/* Scores of `rows` query rows against groups of keys:
+/* Scores of `rows` query rows against the groups of keys of each stream:
  *   q       [ceil(head_dim / 16)][FB_MAX_ROWS][16]
- *   groups  [num_groups], each [head_dim][16]
+ *   groups  [streams][num_groups], each [head_dim][16]
  *   next    as in "Prefetching" above
- *   s       [rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
+ *   s       [streams][rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
  * s = scale * ((c_0 + c_1) + ...), where c_i is a chain over d = 16 i .. 16 i + 15: the product of
  * the first d, rounded, then one fma for each of the others. */
-typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const void *const *groups,
-                          size_t num_groups, float scale, const void *next, float *s);
+typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, size_t streams,
+                          const void *const *groups, size_t num_groups, float scale,
+                          const void *next, float *s);
 
 /* One tile of the online softmax, for `rows` rows:
  *   s      [rows] at stride FB_SCORE_STRIDE, 64 readable; the first counts[row] (<= 64) are keys
@@ -72,16 +79,19 @@ typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, const vo
 typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, float *max,
                            float *sums, float *p, float *alpha);
 
-/* Adds the keys of one tile to the outputs:
- *   p       [4][FB_MAX_ROWS][16]; may begin at any row of such an array
- *   groups  [ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is not read
- *   alpha   [rows]
+/* Adds the keys of one tile, or of one in each stream, to the outputs:
+ *   p       [4][FB_MAX_ROWS][16], a stream's rows behind those of the one before; may begin at any
+ *           row of such an array
+ *   groups  [streams][ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is
+ *           not read
+ *   alpha   [streams][rows]
  *   next    as in "Prefetching" above
- *   o       [rows][fb_padded_dim(head_dim)]
- * num_keys is 1 to 64. With c_i the chain (as above) over p_j v_j, j = 16 i .. 16 i + 15:
- * o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
-typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, const void *const *groups,
-                          size_t head_dim, const float *alpha, const void *next, float *o);
+ *   o       [streams][rows][fb_padded_dim(head_dim)]
+ * num_keys is 1 to 64. With c_i the chain (as above) over p_j
+ * v_j, j = 16 i .. 16 i + 15: o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
+typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, size_t streams,
+                          const void *const *groups, size_t head_dim, const float *alpha,
+                          const void *next, float *o);
 
 /* Linear layers multiply rows of x with rows of weights, both in the order in which they are
  * stored: vectors run over the columns, and nothing is packed. A call is for one segment of the

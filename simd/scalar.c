@@ -41,23 +41,29 @@ static const float *as_floats(fb_dtype dtype, const void *elements, size_t first
     return wide;
 }
 
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+/* One group of one stream. */
+static void scores_of_group(fb_dtype dtype, const float *q, size_t rows, size_t head_dim,
+                            const void *group, float scale, float *s) {
+    float wide[BLOCK];
+    for (size_t d = 0; d < head_dim; d += FB_SEGMENT) {
+        size_t left = head_dim - d, lines = left < FB_SEGMENT ? left : FB_SEGMENT;
+        const float *keys = as_floats(dtype, group, d * FB_GROUP_KEYS, lines * FB_GROUP_KEYS,
+                                      wide); /* [lines][16] */
+        add_product(q + d / FB_SEGMENT * FB_ROWS_BLOCK, rows, keys, lines, d == 0, s,
+                    FB_SCORE_STRIDE);
+    }
+    for (size_t row = 0; row < rows; row++)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key++)
+            s[row * FB_SCORE_STRIDE + key] *= scale;
+}
+
+static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim, size_t streams,
                    const void *const *groups, size_t num_groups, float scale, const void *next,
                    float *s) {
     (void)next; /* nothing to fetch ahead for */
-    float wide[BLOCK];
-    for (size_t group = 0; group < num_groups; group++, s += FB_GROUP_KEYS) {
-        for (size_t d = 0; d < head_dim; d += FB_SEGMENT) {
-            size_t left = head_dim - d, lines = left < FB_SEGMENT ? left : FB_SEGMENT;
-            const float *keys = as_floats(dtype, groups[group], d * FB_GROUP_KEYS,
-                                          lines * FB_GROUP_KEYS, wide); /* [lines][16] */
-            add_product(q + d / FB_SEGMENT * FB_ROWS_BLOCK, rows, keys, lines, d == 0, s,
-                        FB_SCORE_STRIDE);
-        }
-        for (size_t row = 0; row < rows; row++)
-            for (size_t key = 0; key < FB_GROUP_KEYS; key++)
-                s[row * FB_SCORE_STRIDE + key] *= scale;
-    }
+    for (size_t stream = 0; stream < streams; stream++, s += rows * FB_SCORE_STRIDE)
+        for (size_t group = 0; group < num_groups; group++)
+            scores_of_group(dtype, q, rows, head_dim, *groups++, scale, s + group * FB_GROUP_KEYS);
 }
 
 static void softmax_row(const float *s, size_t count, float *max, float *sums, float *p,
@@ -85,10 +91,9 @@ static void softmax(const float *s, size_t rows, const size_t *counts, float *ma
                     p + row * FB_SEGMENT, alpha + row);
 }
 
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
-                   float *o) {
-    (void)next;
+/* One stream. */
+static void add_values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
+                       const void *const *groups, size_t head_dim, const float *alpha, float *o) {
     size_t stride = fb_padded_dim(head_dim);
     float wide[BLOCK], sums[FB_MAX_ROWS][FB_PANEL_DIMS];
     for (size_t panel = 0; panel < stride / FB_PANEL_DIMS; panel++, o += FB_PANEL_DIMS) {
@@ -102,6 +107,20 @@ static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
         for (size_t row = 0; row < rows; row++)
             for (size_t i = 0; i < FB_PANEL_DIMS; i++)
                 o[row * stride + i] = fmaf(o[row * stride + i], alpha[row], sums[row][i]);
+    }
+}
+
+static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys, size_t streams,
+                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
+                   float *o) {
+    (void)next;
+    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
+    for (size_t stream = 0; stream < streams; stream++) {
+        add_values(dtype, p, rows, num_keys, groups, head_dim, alpha, o);
+        p += rows * FB_SEGMENT;
+        groups += num_groups;
+        alpha += rows;
+        o += rows * fb_padded_dim(head_dim);
     }
 }
 

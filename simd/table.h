@@ -10,15 +10,15 @@
 
 /* One function for each type of keys, values and weights: in it the type is a constant. */
 #define FB_PRODUCTS(NAME, DTYPE)                                                                   \
-    static void scores_of_##NAME(const float *q, size_t rows, size_t head_dim,                     \
+    static void scores_of_##NAME(const float *q, size_t rows, size_t head_dim, size_t streams,     \
                                  const void *const *groups, size_t num_groups, float scale,        \
                                  const void *next, float *s) {                                     \
-        scores(DTYPE, q, rows, head_dim, groups, num_groups, scale, next, s);                      \
+        scores(DTYPE, q, rows, head_dim, streams, groups, num_groups, scale, next, s);             \
     }                                                                                              \
-    static void values_of_##NAME(const float *p, size_t rows, size_t num_keys,                     \
+    static void values_of_##NAME(const float *p, size_t rows, size_t num_keys, size_t streams,     \
                                  const void *const *groups, size_t head_dim, const float *alpha,   \
                                  const void *next, float *o) {                                     \
-        values(DTYPE, p, rows, num_keys, groups, head_dim, alpha, next, o);                        \
+        values(DTYPE, p, rows, num_keys, streams, groups, head_dim, alpha, next, o);               \
     }                                                                                              \
     static void dots_of_##NAME(const float *x, size_t rows, const void *const *weights,            \
                                size_t outputs, size_t columns, float *wide,                        \

@@ -48,7 +48,7 @@ typedef enum same_rule {
     ZEROS_ALIKE = 2, /* so is the sign of zero, where no result depends on it */
 } same_rule;
 
-enum { MAX_BUFFERS = 16, MAX_SIZES = 8, BENCH_SAMPLES = 11 };
+enum { MAX_BUFFERS = 28, MAX_SIZES = 8, BENCH_SAMPLES = 11 };
 
 typedef struct buffer {
     const char *name;

@@ -29,22 +29,32 @@ static const void *choose_next(check *c, const void *input) {
     return style == 0 ? input : style == 1 ? NULL : (const void *)anywhere;
 }
 
+/* One stream, or several where rows are few. */
+static size_t choose_streams(check *c, size_t rows) {
+    if (c->bench_sizes || rows > FB_STREAM_ROWS)
+        return 1;
+    return choose_any(c, "streams", 1, FB_STREAMS);
+}
+
 static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t rows = choose_rows(c), head_dim = choose_head_dim(c);
     size_t num_groups = choose(c, "num_groups", 1, FB_TILE_GROUPS, 1);
+    size_t streams = choose_streams(c, rows), all_groups = streams * num_groups;
     float scale = random_ordinary(c);
     const float *q = input_floats(c, "q", row_floats(rows, head_dim), ANY);
-    const void **groups = input_pointers(c, "groups", num_groups);
-    for (size_t group = 0; group < num_groups; group++)
+    const void **groups = input_pointers(c, "groups", all_groups);
+    for (size_t group = 0; group < all_groups; group++)
         groups[group] = input_elements(c, "keys of a group", head_dim * FB_GROUP_KEYS);
     const void *next = choose_next(c, groups[0]);
-    result s = result_floats(c, "s", (rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
+    result s =
+        result_floats(c, "s", (streams * rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
     ready(c);
-    tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.tested);
-    twin->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.twin);
+    tested->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next, s.tested);
+    twin->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next, s.twin);
     expect_same(c, s, NANS_ALIKE);
-    BENCH(c, rows * num_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
-          tested->scores[c->dtype](q, rows, head_dim, groups, num_groups, scale, next, s.tested));
+    BENCH(c, rows * all_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
+          tested->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next,
+                                   s.tested));
 }
 
 static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -132,7 +142,8 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
           tested->softmax(s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested));
 }
 
-/* Groups of values: in the last one, memory ends behind the last key of the last panel. */
+/* A stream's groups of values: in the last one, memory ends behind the last key of the last panel.
+ */
 static void fill_value_groups(check *c, const void **groups, size_t num_keys, size_t head_dim) {
     size_t elements = FB_GROUP_KEYS * fb_padded_dim(head_dim);
     for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
@@ -148,18 +159,21 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
     size_t num_keys = choose(c, "num_keys", 1, FB_TILE_KEYS, 1);
     size_t head_dim = choose_head_dim(c);
     size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    const float *p = input_floats(c, "p", row_floats(rows, num_keys), ANY);
-    const float *alpha = input_floats(c, "alpha", rows, ANY);
-    const void **groups = input_pointers(c, "groups", num_groups);
-    fill_value_groups(c, groups, num_keys, head_dim);
+    size_t streams = choose_streams(c, rows), all_rows = streams * rows;
+    const float *p = input_floats(c, "p", row_floats(all_rows, num_keys), ANY);
+    const float *alpha = input_floats(c, "alpha", all_rows, ANY);
+    const void **groups = input_pointers(c, "groups", streams * num_groups);
+    for (size_t stream = 0; stream < streams; stream++)
+        fill_value_groups(c, groups + stream * num_groups, num_keys, head_dim);
     const void *next = choose_next(c, groups[0]);
-    result o = result_floats(c, "o", rows * fb_padded_dim(head_dim));
+    result o = result_floats(c, "o", all_rows * fb_padded_dim(head_dim));
     ready(c);
-    tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.tested);
-    twin->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.twin);
+    tested->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next, o.tested);
+    twin->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next, o.twin);
     expect_same(c, o, NANS_ALIKE);
-    BENCH(c, rows * num_keys * head_dim, "multiply-add",
-          tested->values[c->dtype](p, rows, num_keys, groups, head_dim, alpha, next, o.tested));
+    BENCH(c, all_rows * num_keys * head_dim, "multiply-add",
+          tested->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next,
+                                   o.tested));
 }
 
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {

@@ -155,6 +155,50 @@ Test(attend, threads_over_long_contexts) {
     trial_free(&t);
 }
 
+/* Few rows over many chunks, which of a KV cache go side by side and of rows one by one; in some
+ * trials a mask, or a range that begins inside of a group, ends that. */
+Test(attend, few_rows_over_many_chunks, .timeout = 900) {
+    random_stream random = random_named(12);
+    for (int round = 0; round < 40; round++) {
+        static const size_t dims[] = {16, 40, 64};
+        size_t kv_heads = random_between(&random, 1, 2), group = random_between(&random, 1, 10);
+        size_t queries = group < 4 ? random_between(&random, 1, 3) : 1, dim = dims[round % 3];
+        size_t tokens = random_between(&random, 2048, 9000), half = tokens / 2;
+        trial t = trial_new(&random, queries, kv_heads * group, kv_heads, dim, tokens,
+                            (fb_dtype)random_between(&random, 0, 2));
+        if (round % 4 == 1) {
+            t.view.num_ranges = 2;
+            t.ranges[0] = (fb_range){half - half % 16, tokens};
+            t.ranges[1] = (fb_range){round % 8 == 1 ? 0 : 5, half};
+        }
+        if (round % 4 == 3)
+            t.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 4, random_between(&random, 1024, tokens), 0};
+        size_t rows = queries * t.heads;
+        float *out = calloc(rows * dim, sizeof *out), *lse = calloc(rows, sizeof *lse);
+        fb_part other = fb_part_rows(out, lse, t.heads, dim);
+        fb_kv paged;
+        fb_kv_cache *cache = cached(&t, &paged);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++) {
+            if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                continue;
+            cr_assert_eq(fb_isa_select(isa), FB_OK);
+            cr_assert_eq(fb_set_num_threads(1), FB_OK);
+            if (isa == FB_ISA_SCALAR)
+                trial_run(&t, &t.kv, &t.part);
+            for (int threads = 1; threads <= 3; threads++) {
+                cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+                trial_run(&t, &paged, &other);
+                expect_same_bits("out", t.out, out, rows * dim);
+                expect_same_bits("lse", t.lse, lse, rows);
+            }
+        }
+        fb_kv_cache_destroy(cache);
+        free(out);
+        free(lse);
+        trial_free(&t);
+    }
+}
+
 /* A row's result does not depend on the other rows of the call (sglang#35938 lost that, from token
  * 97 on). */
 Test(attend, rows_alone_equal_rows_together) {

@@ -30,6 +30,8 @@ enum {
     UNIT_ROWS = FB_MAX_ROWS, /* rows, scores and outputs stay in the L2 cache */
     TASKS_PER_THREAD = 4,    /* enough to even out threads that are not equally fast */
     PARALLEL_FMAS = 1 << 18, /* below this, starting threads costs more than it saves */
+    RUN_TILES = 4,           /* of a stream: its keys, then its values are read without a pause */
+    STREAM_ROWS = FB_STREAMS * FB_STREAM_ROWS,
 };
 
 /* A run of at most FB_CHUNK_KEYS keys inside one range. */
@@ -77,7 +79,7 @@ typedef struct workspace {
     float *values;   /* [4 groups][panels][16][16] one tile, where it has to be packed */
     float *turned;   /* the same of a tile's keys, where their mean is wanted */
     float *row;      /* [D padded] one key or value, widened */
-    float *scores;   /* [R][FB_SCORE_STRIDE] */
+    float *scores;   /* [RUN_TILES][STREAM_ROWS] or [R] at stride FB_SCORE_STRIDE */
     float *p;        /* [4][R][16] */
     float *max;      /* [R] */
     float *sums;     /* [R][16] */
@@ -109,13 +111,17 @@ static unit_part part_at(float *base, size_t head_dim) {
     };
 }
 
-/* The counts of a workspace, in floats. */
-enum { VISIBLE_FLOATS = UNIT_ROWS * sizeof(size_t) / sizeof(float) };
+/* Of a workspace, in floats. */
+enum {
+    VISIBLE_FLOATS = UNIT_ROWS * sizeof(size_t) / sizeof(float),
+    RUN_SCORES = STREAM_ROWS * FB_SCORE_STRIDE, /* of one tile in each stream */
+    SCORE_FLOATS = RUN_TILES * RUN_SCORES,      /* also enough for UNIT_ROWS */
+};
 
 static size_t workspace_floats(size_t head_dim) {
     return padded(UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
            2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
-           padded(UNIT_ROWS * FB_SCORE_STRIDE) + padded(UNIT_ROWS * FB_TILE_KEYS) +
+           padded(SCORE_FLOATS) + padded(UNIT_ROWS * FB_TILE_KEYS) +
            padded(UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(UNIT_ROWS) + padded(VISIBLE_FLOATS) +
            3 * part_floats(head_dim);
 }
@@ -135,7 +141,7 @@ static workspace workspace_at(float *base, size_t head_dim) {
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.turned = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.row = take(&base, fb_padded_dim(head_dim));
-    w.scores = take(&base, UNIT_ROWS * FB_SCORE_STRIDE);
+    w.scores = take(&base, SCORE_FLOATS);
     w.p = take(&base, UNIT_ROWS * FB_TILE_KEYS);
     w.sums = take(&base, UNIT_ROWS * FB_GROUP_KEYS);
     w.max = take(&base, UNIT_ROWS);
@@ -333,7 +339,7 @@ static void add_values(const attend_problem *problem, row_unit unit, const size_
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
-            problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], v->at,
+            problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], 1, v->at,
                                                problem->head_dim, w->alpha + row, next,
                                                out + row * problem->padded_dim);
     }
@@ -418,7 +424,7 @@ static void attend_tile(const attend_problem *problem, row_unit unit, size_t beg
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
     const void *next = read_after(problem, unit.kv_head, &v, following);
-    problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, k.at, k.count,
+    problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, 1, k.at, k.count,
                                       problem->scale, v.at[0], w->scores);
     problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
                               w->alpha);
@@ -477,18 +483,21 @@ static void empty_part(const attend_problem *problem, row_unit unit, const unit_
     empty_lses(unit, part);
 }
 
+/* The online softmax of a part before its first key. */
+static void begin_part(const attend_problem *problem, row_unit unit, const workspace *w,
+                       const unit_part *part) {
+    empty_part(problem, unit, part);
+    memset(w->sums, 0, unit.rows * FB_GROUP_KEYS * sizeof *w->sums);
+    for (size_t row = 0; row < unit.rows; row++)
+        w->max[row] = -INFINITY;
+}
+
 /* The part of one chunk, behind begin_unit; `following` is the first place of the chunk
  * that will be next, SIZE_MAX if none. */
 static void chunk_part(const attend_problem *problem, row_unit unit, const key_chunk *chunk,
                        size_t following, const workspace *w, const unit_part *part) {
     size_t counts[UNIT_ROWS];
-    count_visible(w, unit.rows, chunk->ordinal, FB_TILE_KEYS, counts);
-    empty_part(problem, unit, part);
-    if (counts[unit.rows - 1] == 0)
-        return;
-    memset(w->sums, 0, unit.rows * FB_GROUP_KEYS * sizeof *w->sums);
-    for (size_t row = 0; row < unit.rows; row++)
-        w->max[row] = -INFINITY;
+    begin_part(problem, unit, w, part);
     for (size_t begin = chunk->begin; begin < chunk->end; begin += FB_TILE_KEYS) {
         size_t left = chunk->end - begin;
         size_t tile_keys = left < FB_TILE_KEYS ? left : FB_TILE_KEYS;
@@ -500,6 +509,80 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
                     left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part);
     }
     finish_part(problem, unit, w, part);
+}
+
+/* How many of the chunks from chunks[0] on, which are `most`, a unit may take side by side. */
+static size_t chunks_side_by_side(const attend_problem *problem, row_unit unit,
+                                  const key_chunk *chunks, size_t most) {
+    size_t visible = visible_keys(problem, row_query(problem, unit, 0)), count = 0;
+    bool can = unit.rows <= FB_STREAM_ROWS && has_groups(problem) && !problem->result->mean_key;
+    while (can && count < most && count < FB_STREAMS) {
+        const key_chunk *chunk = &chunks[count];
+        can = chunk->end - chunk->begin == FB_CHUNK_KEYS && chunk->begin % FB_GROUP_KEYS == 0 &&
+              chunk->ordinal + FB_CHUNK_KEYS <= visible;
+        count += can;
+    }
+    return count > 0 ? count : 1;
+}
+
+/* The group that begins at a place. */
+typedef const void *group_at_fn(const fb_kv *kv, size_t kv_head, size_t token);
+
+/* The groups of one tile of each chunk, [count][4]; the tile is `offset` keys behind its start. */
+static void list_groups(const attend_problem *problem, row_unit unit, const key_chunk *chunks,
+                        size_t count, size_t offset, group_at_fn *group_at, const void **groups) {
+    for (size_t stream = 0; stream < count; stream++)
+        for (size_t key = 0; key < FB_TILE_KEYS; key += FB_GROUP_KEYS) {
+            size_t token = token_at(problem, chunks[stream].begin + offset + key);
+            *groups++ = group_at(problem->kv, unit.kv_head, token);
+        }
+}
+
+/* RUN_TILES tiles of each chunk, `offset` keys behind its start. */
+static void attend_run(const attend_problem *problem, row_unit unit, const key_chunk *chunks,
+                       size_t count, size_t offset, const workspace *w, const unit_part *part) {
+    const void *groups[FB_STREAMS * FB_TILE_GROUPS];
+    size_t counts[STREAM_ROWS], rows = count * unit.rows;
+    fb_dtype dtype = problem->kv->dtype;
+    for (size_t row = 0; row < rows; row++)
+        counts[row] = FB_TILE_KEYS;
+    for (size_t tile = 0; tile < RUN_TILES; tile++) {
+        list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_key_group,
+                    groups);
+        problem->kernels->scores[dtype](w->q, unit.rows, problem->head_dim, count, groups,
+                                        FB_TILE_KEYS / FB_GROUP_KEYS, problem->scale, groups[0],
+                                        w->scores + tile * RUN_SCORES);
+    }
+    for (size_t tile = 0; tile < RUN_TILES; tile++) {
+        list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_value_group,
+                    groups);
+        problem->kernels->softmax(w->scores + tile * RUN_SCORES, rows, counts, w->max, w->sums,
+                                  w->p, w->alpha);
+        problem->kernels->values[dtype](w->p, unit.rows, FB_TILE_KEYS, count, groups,
+                                        problem->head_dim, w->alpha, groups[0], part->out);
+    }
+}
+
+/* The parts of `count` chunks side by side: part's rows are the first chunk's, then the next one's.
+ */
+static void side_by_side_part(const attend_problem *problem, row_unit unit, const key_chunk *chunks,
+                              size_t count, const workspace *w, const unit_part *part) {
+    row_unit all = {.kv_head = unit.kv_head, .rows = count * unit.rows};
+    begin_part(problem, all, w, part);
+    for (size_t offset = 0; offset < FB_CHUNK_KEYS; offset += RUN_TILES * FB_TILE_KEYS)
+        attend_run(problem, unit, chunks, count, offset, w, part);
+    finish_part(problem, all, w, part);
+}
+
+/* The rows of chunk number `index` of a part of several. */
+static unit_part rows_of_chunk(const attend_problem *problem, row_unit unit, const unit_part *part,
+                               size_t index) {
+    size_t row = index * unit.rows;
+    return (unit_part){
+        .out = part->out + row * problem->padded_dim,
+        .mean_key = part->mean_key + row * problem->padded_dim,
+        .lse = part->lse + row,
+    };
 }
 
 /* to := merge(to, part), for all rows of a unit. */
@@ -564,14 +647,37 @@ static void write_result(const attend_problem *problem, row_unit unit, const uni
     }
 }
 
+/* The part of chunks[0], or those of as many of the `most` chunks there as go side by side; returns
+ * their number. `following` is what comes behind chunks[0]. */
+static size_t next_parts(const attend_problem *problem, row_unit unit, const key_chunk *chunks,
+                         size_t most, size_t following, const workspace *w, const unit_part *part) {
+    size_t count = chunks_side_by_side(problem, unit, chunks, most);
+    if (count > 1)
+        side_by_side_part(problem, unit, chunks, count, w, part);
+    else
+        chunk_part(problem, unit, chunks, following, w, part);
+    return count;
+}
+
+/* Folds what next_parts made of `count` chunks. */
+static void fold_parts(const attend_problem *problem, row_unit unit, const key_chunk *chunks,
+                       size_t count, const unit_part *parts, const unit_part *range,
+                       const unit_part *total) {
+    for (size_t i = 0; i < count; i++) {
+        unit_part part = rows_of_chunk(problem, unit, parts, i);
+        fold_chunk(problem, unit, &chunks[i], &part, range, total);
+    }
+}
+
 /* A whole unit by one thread. */
 static void attend_unit(const attend_problem *problem, row_unit unit, const workspace *w) {
     begin_unit(problem, unit, w);
     begin_merges(problem, unit, &w->range, &w->total);
-    for (size_t c = 0; c < problem->num_chunks; c++) {
-        size_t following = c + 1 < problem->num_chunks ? problem->chunks[c + 1].begin : SIZE_MAX;
-        chunk_part(problem, unit, &problem->chunks[c], following, w, &w->chunk);
-        fold_chunk(problem, unit, &problem->chunks[c], &w->chunk, &w->range, &w->total);
+    for (size_t c = 0, count; c < problem->num_chunks; c += count) {
+        const key_chunk *chunks = problem->chunks + c;
+        size_t left = problem->num_chunks - c, following = left > 1 ? chunks[1].begin : SIZE_MAX;
+        count = next_parts(problem, unit, chunks, left, following, w, &w->chunk);
+        fold_parts(problem, unit, chunks, count, &w->chunk, &w->range, &w->total);
     }
     write_result(problem, unit, &w->total);
 }
@@ -599,7 +705,36 @@ static unit_part wave_part(const attend_problem *problem, float *parts, size_t w
     return part_at(parts + (unit * (FIRST_OF_WAVE + wave) + index) * floats, problem->head_dim);
 }
 
-/* Few units: the chunks of a wave are computed side by side, then folded in order. */
+/* How many chunks of a wave are one thread's task. */
+static size_t chunks_of_task(const attend_problem *problem) {
+    return problem->num_rows <= FB_STREAM_ROWS ? FB_STREAMS : 1;
+}
+
+/* One task of a wave: the parts of chunks first .. end - 1 of it. */
+static void attend_task(const attend_problem *problem, size_t u, const key_chunk *chunks,
+                        size_t first, size_t end, const workspace *w, float *parts, size_t wave) {
+    row_unit unit = unit_at(problem, u);
+    begin_unit(problem, unit, w);
+    for (size_t slot = first; slot < end;) {
+        unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
+        slot += next_parts(problem, unit, chunks + slot, end - slot, SIZE_MAX, w, &part);
+    }
+}
+
+/* Folds them. */
+static void fold_task(const attend_problem *problem, size_t u, const key_chunk *chunks,
+                      size_t first, size_t end, float *parts, size_t wave) {
+    row_unit unit = unit_at(problem, u);
+    unit_part range = wave_part(problem, parts, wave, u, RANGE);
+    unit_part total = wave_part(problem, parts, wave, u, TOTAL);
+    for (size_t slot = first, count; slot < end; slot += count) {
+        unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
+        count = chunks_side_by_side(problem, unit, chunks + slot, end - slot);
+        fold_parts(problem, unit, chunks + slot, count, &part, &range, &total);
+    }
+}
+
+/* Few units: the chunks of a wave are computed by all threads, then folded in order. */
 static void attend_by_chunks(const attend_problem *problem, int threads, float *scratch,
                              float *parts, size_t wave) {
     for (size_t u = 0; u < problem->num_units; u++) {
@@ -607,27 +742,24 @@ static void attend_by_chunks(const attend_problem *problem, int threads, float *
         unit_part total = wave_part(problem, parts, wave, u, TOTAL);
         begin_merges(problem, unit_at(problem, u), &range, &total);
     }
+    size_t step = chunks_of_task(problem);
     for (size_t first = 0; first < problem->num_chunks; first += wave) {
         const key_chunk *chunks = problem->chunks + first;
-        size_t left = problem->num_chunks - first;
-        size_t count = left < wave ? left : wave;
+        size_t left = problem->num_chunks - first, count = left < wave ? left : wave;
+        size_t unit_tasks = (count + step - 1) / step;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t task = 0; task < problem->num_units * count; task++) {
+        for (size_t task = 0; task < problem->num_units * unit_tasks; task++) {
             workspace w = own_workspace(problem, scratch);
-            size_t u = task / count, slot = task % count;
-            unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
-            begin_unit(problem, unit_at(problem, u), &w);
-            chunk_part(problem, unit_at(problem, u), &chunks[slot], SIZE_MAX, &w, &part);
+            size_t slot = task % unit_tasks * step;
+            size_t end = slot + step < count ? slot + step : count;
+            attend_task(problem, task / unit_tasks, chunks, slot, end, &w, parts, wave);
         }
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (size_t u = 0; u < problem->num_units; u++) {
-            unit_part range = wave_part(problem, parts, wave, u, RANGE);
-            unit_part total = wave_part(problem, parts, wave, u, TOTAL);
-            for (size_t slot = 0; slot < count; slot++) {
-                unit_part part = wave_part(problem, parts, wave, u, FIRST_OF_WAVE + slot);
-                fold_chunk(problem, unit_at(problem, u), &chunks[slot], &part, &range, &total);
+        for (size_t u = 0; u < problem->num_units; u++)
+            for (size_t slot = 0; slot < count; slot += step) {
+                size_t end = slot + step < count ? slot + step : count;
+                fold_task(problem, u, chunks, slot, end, parts, wave);
             }
-        }
     }
     for (size_t u = 0; u < problem->num_units; u++) {
         unit_part total = wave_part(problem, parts, wave, u, TOTAL);
@@ -725,7 +857,7 @@ static fb_status run_problem(const attend_problem *problem) {
     size_t workspaces = (size_t)threads * workspace_floats(problem->head_dim);
     size_t tasks = (size_t)threads * TASKS_PER_THREAD;
     bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
-    size_t wave = (tasks + problem->num_units - 1) / problem->num_units;
+    size_t wave = (tasks + problem->num_units - 1) / problem->num_units * chunks_of_task(problem);
     wave = wave < problem->num_chunks ? wave : problem->num_chunks;
     size_t floats = workspaces;
     if (!by_units)
