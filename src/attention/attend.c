@@ -3,7 +3,8 @@
  *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
  *              row = query * heads_per_kv + head in group), each on its own
  *   view    -> ranges -> chunks of up to 1024 keys, each a part; parts merge left to right
- *   chunk   -> tiles of 64 keys: scores, online softmax, values
+ *   chunk   -> tiles of 64 keys: scores, online softmax, values; where rows are few, those of four
+ *              chunks side by side, which is another order of reading and not of adding
  *
  * Places: a key is known by its place, the token itself or, in a gathered view, its number among
  * all keys of the view; only what reads a key asks which token stands there (token_at).
@@ -511,7 +512,9 @@ static void chunk_part(const attend_problem *problem, row_unit unit, const key_c
     finish_part(problem, unit, w, part);
 }
 
-/* How many of the chunks from chunks[0] on, which are `most`, a unit may take side by side. */
+/* How many of the chunks from chunks[0] on, which are `most`, a unit may take side by side: whole
+ * ones of few rows that see all of them. For mean keys the keys of a tile are turned, which is done
+ * one tile after the other. */
 static size_t chunks_side_by_side(const attend_problem *problem, row_unit unit,
                                   const key_chunk *chunks, size_t most) {
     size_t visible = visible_keys(problem, row_query(problem, unit, 0)), count = 0;
