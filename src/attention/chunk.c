@@ -1,0 +1,495 @@
+/* The part of a chunk of keys: what one thread does with a unit's rows and up to 1024 keys, tile by
+ * tile (chunk.h). */
+#include "chunk.h"
+
+#include "kv_access.h"
+#include "memory.h"
+#include "scalar_math.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Floats of a buffer, rounded up so that the next one is aligned. */
+static size_t padded(size_t floats) {
+    size_t unit_floats = FB_ALIGNMENT / sizeof(float);
+    return (floats + unit_floats - 1) / unit_floats * unit_floats;
+}
+
+size_t fb_part_floats(size_t head_dim) {
+    return 2 * padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) +
+           padded(FB_UNIT_ROWS * sizeof(double) / sizeof(float));
+}
+
+fb_unit_part fb_part_at(float *base, size_t head_dim) {
+    size_t out_floats = padded(FB_UNIT_ROWS * fb_padded_dim(head_dim));
+    return (fb_unit_part){
+        .out = base,
+        .mean_key = base + out_floats,
+        .lse = (double *)(void *)(base + 2 * out_floats),
+    };
+}
+
+/* Of a fb_workspace, in floats. */
+enum {
+    VISIBLE_FLOATS = FB_UNIT_ROWS * sizeof(size_t) / sizeof(float),
+    RUN_SCORES = FB_RUN_ROWS * FB_SCORE_STRIDE, /* of one tile in each stream */
+    SCORE_FLOATS = FB_RUN_TILES * RUN_SCORES,   /* also enough for FB_UNIT_ROWS */
+};
+
+size_t fb_workspace_floats(size_t head_dim) {
+    return padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
+           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
+           padded(SCORE_FLOATS) + padded(FB_UNIT_ROWS * FB_TILE_KEYS) +
+           padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(FB_UNIT_ROWS) +
+           padded(VISIBLE_FLOATS) + 3 * fb_part_floats(head_dim);
+}
+
+/* The next `floats` of the memory at *at. */
+static float *take(float **at, size_t floats) {
+    float *taken = *at;
+    *at += padded(floats);
+    return taken;
+}
+
+fb_workspace fb_workspace_at(float *base, size_t head_dim) {
+    fb_workspace w = {0};
+    w.q = take(&base, FB_UNIT_ROWS * fb_padded_dim(head_dim));
+    w.keys = take(&base, FB_TILE_KEYS * head_dim);
+    w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.turned = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.row = take(&base, fb_padded_dim(head_dim));
+    w.scores = take(&base, SCORE_FLOATS);
+    w.p = take(&base, FB_UNIT_ROWS * FB_TILE_KEYS);
+    w.sums = take(&base, FB_UNIT_ROWS * FB_GROUP_KEYS);
+    w.max = take(&base, FB_UNIT_ROWS);
+    w.alpha = take(&base, FB_UNIT_ROWS);
+    w.visible = (size_t *)(void *)take(&base, VISIBLE_FLOATS);
+    fb_unit_part *parts[] = {&w.chunk, &w.range, &w.total};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        *parts[i] = fb_part_at(take(&base, fb_part_floats(head_dim)), head_dim);
+    return w;
+}
+
+/* The queries of a unit's rows, in blocks: [ceil(D / 16)][R][16]. */
+static void gather_queries(const fb_attend_problem *problem, fb_row_unit unit, float *q) {
+    const fb_queries *queries = problem->queries;
+    for (size_t row = 0; row < unit.rows; row++) {
+        const float *from = queries->q +
+                            (ptrdiff_t)fb_row_query(problem, unit, row) * queries->token_stride +
+                            (ptrdiff_t)fb_row_head(problem, unit, row) * queries->head_stride;
+        float *to = q + row * FB_SEGMENT;
+        size_t left = problem->head_dim;
+        for (; left >= FB_SEGMENT; left -= FB_SEGMENT, from += FB_SEGMENT, to += FB_ROWS_BLOCK)
+            memcpy(to, from, FB_SEGMENT * sizeof *q); /* of constant size: a few moves */
+        memcpy(to, from, left * sizeof *q);
+    }
+}
+
+/* How many of the view's keys a query sees: always the first ones, so a mask is a number. */
+static size_t visible_keys(const fb_attend_problem *problem, size_t query) {
+    const fb_mask *mask = problem->mask;
+    if (!mask || mask->kind == FB_MASK_NONE)
+        return problem->num_keys;
+    size_t position = mask->first_query + query;
+    size_t block_begin = position - position % mask->block_size;
+    if (block_begin > SIZE_MAX - mask->block_size)
+        return problem->num_keys;
+    size_t end = block_begin + mask->block_size;
+    if (end <= mask->first_key)
+        return 0;
+    size_t visible = end - mask->first_key;
+    return visible < problem->num_keys ? visible : problem->num_keys;
+}
+
+void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w) {
+    gather_queries(problem, unit, w->q);
+    for (size_t row = 0; row < unit.rows; row++)
+        w->visible[row] = visible_keys(problem, fb_row_query(problem, unit, row));
+}
+
+/* Of the `tile_keys` keys from the view's key number `ordinal` on, how many each row sees. Counts
+ * never fall from a row to the next, as rows are in the order of their queries. */
+static void count_visible(const fb_workspace *w, size_t rows, size_t ordinal, size_t tile_keys,
+                          size_t *counts) {
+    for (size_t row = 0; row < rows; row++) {
+        size_t count = w->visible[row] > ordinal ? w->visible[row] - ordinal : 0;
+        counts[row] = count < tile_keys ? count : tile_keys;
+    }
+}
+
+/* The token at a place; also of the places behind it up to the next multiple of token_step. */
+static size_t token_at(const fb_attend_problem *problem, size_t place) {
+    return problem->tokens ? problem->tokens[place / problem->token_step] : place;
+}
+
+/* Whether groups of 16 places are groups of a KV cache. */
+static bool has_groups(const fb_attend_problem *problem) {
+    return problem->kv->pages && problem->token_step == FB_GROUP_KEYS;
+}
+
+static void widen(const fb_attend_problem *problem, const void *from, float *to, size_t count) {
+    if (problem->kv->dtype == FB_BF16)
+        problem->kernels->widen_bf16(from, to, count);
+    else if (problem->kv->dtype == FB_F16)
+        problem->kernels->widen_f16(from, to, count);
+    else
+        memcpy(to, from, count * sizeof *to);
+}
+
+/* Groups of 16 keys, or their values, of one tile, as kernels take them: packed in the KV cache, or
+ * as floats in the fb_workspace. */
+typedef struct tile_groups {
+    const void *at[FB_TILE_GROUPS];
+    size_t count;
+    fb_dtype dtype;
+} tile_groups;
+
+/* A key, wherever it is, widened: to [D]. */
+static void read_key(const fb_attend_problem *problem, size_t kv_head, size_t token, float *to) {
+    const fb_kv *kv = problem->kv;
+    const char *key = fb_key(kv, kv_head, token);
+    if (!kv->pages) {
+        widen(problem, key, to, problem->head_dim);
+        return;
+    }
+    for (size_t d = 0; d < problem->head_dim; d++)
+        widen(problem, key + fb_key_index(kv, d) * fb_dtype_size(kv->dtype), to + d, 1);
+}
+
+/* Up to 16 keys from a place on, packed: to [D][16], absent keys 0. */
+static void pack_keys(const fb_attend_problem *problem, size_t kv_head, size_t place, size_t keys,
+                      float *row, float *to) {
+    memset(to, 0, problem->head_dim * FB_GROUP_KEYS * sizeof *to);
+    for (size_t key = 0; key < keys; key++) {
+        read_key(problem, kv_head, token_at(problem, place + key), row);
+        for (size_t d = 0; d < problem->head_dim; d++)
+            to[d * FB_GROUP_KEYS + key] = row[d];
+    }
+}
+
+/* Up to 16 values from a place on, packed: to [panels][16][16]. */
+static void pack_values(const fb_attend_problem *problem, size_t kv_head, size_t place, size_t keys,
+                        float *to) {
+    const fb_kv *kv = problem->kv;
+    size_t element = fb_dtype_size(kv->dtype), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    for (size_t key = 0; key < keys; key++) {
+        const char *value = fb_value(kv, kv_head, token_at(problem, place + key));
+        for (size_t d = 0; d < problem->head_dim; d += FB_PANEL_DIMS) {
+            float *dims = to + d / FB_PANEL_DIMS * block + key * FB_PANEL_DIMS;
+            size_t left = problem->head_dim - d;
+            size_t count = left < FB_PANEL_DIMS ? left : FB_PANEL_DIMS;
+            widen(problem, value + fb_value_index(kv, d) * element, dims, count);
+            memset(dims + count, 0, (FB_PANEL_DIMS - count) * sizeof *dims);
+        }
+    }
+}
+
+/* The keys of the places begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
+ * tile begins in them: returns how many keys of the first one come before the tile. */
+static size_t tile_keys(const fb_attend_problem *problem, size_t kv_head, size_t begin, size_t end,
+                        const fb_workspace *w, tile_groups *keys) {
+    const fb_kv *kv = problem->kv;
+    bool in_place = has_groups(problem);
+    size_t skipped = in_place ? begin % FB_GROUP_KEYS : 0;
+    *keys = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    for (size_t place = begin - skipped; place < end; place += FB_GROUP_KEYS) {
+        float *to = w->keys + keys->count * FB_GROUP_KEYS * problem->head_dim;
+        size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        if (!in_place)
+            pack_keys(problem, kv_head, place, present, w->row, to);
+        keys->at[keys->count++] =
+            in_place ? fb_key_group(kv, kv_head, token_at(problem, place)) : to;
+    }
+    return skipped;
+}
+
+/* The values of the places begin .. end-1 (at most 64), the first one at the start of a group. */
+static void tile_values(const fb_attend_problem *problem, size_t kv_head, size_t begin, size_t end,
+                        const fb_workspace *w, tile_groups *values) {
+    const fb_kv *kv = problem->kv;
+    bool in_place = has_groups(problem) && begin % FB_GROUP_KEYS == 0;
+    *values = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    for (size_t place = begin; place < end; place += FB_GROUP_KEYS) {
+        float *to = w->values + values->count * FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
+        size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        if (!in_place)
+            pack_values(problem, kv_head, place, present, to);
+        values->at[values->count++] =
+            in_place ? fb_value_group(kv, kv_head, token_at(problem, place)) : to;
+    }
+}
+
+/* What is read after the values of a tile: the keys at the place where the next tile begins. There
+ * is nothing to fetch where that is unknown (SIZE_MAX) or has to be packed: the values again. */
+static const void *read_after(const fb_attend_problem *problem, size_t kv_head,
+                              const tile_groups *v, size_t place) {
+    if (!has_groups(problem) || place == SIZE_MAX)
+        return v->at[0];
+    return fb_key_group(problem->kv, kv_head, token_at(problem, place));
+}
+
+/* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees none
+ * has alpha = 1 and stays. */
+static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const size_t *counts,
+                       const tile_groups *v, const void *next, const fb_workspace *w, float *out) {
+    for (size_t row = 0, same = 0; row < unit.rows; row += same) {
+        for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
+            same++;
+        if (counts[row] > 0)
+            problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], 1, v->at,
+                                               problem->head_dim, w->alpha + row, next,
+                                               out + row * problem->padded_dim);
+    }
+}
+
+/* Four floats of a vector register: shuffles for any instruction set. */
+typedef float float_x4 __attribute__((vector_size(16)));
+
+/* to[c][r] = from[r][c] for 4 x 4 floats, rows 16 floats apart in both. */
+static inline void turn_4x4(const float *from, float *to) {
+    float_x4 row[4];
+    for (size_t r = 0; r < 4; r++)
+        memcpy(&row[r], from + r * FB_GROUP_KEYS, sizeof row[r]);
+    float_x4 low_01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    float_x4 high_01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    float_x4 low_23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    float_x4 high_23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    const float_x4 column[4] = {
+        __builtin_shufflevector(low_01, low_23, 0, 1, 4, 5),
+        __builtin_shufflevector(low_01, low_23, 2, 3, 6, 7),
+        __builtin_shufflevector(high_01, high_23, 0, 1, 4, 5),
+        __builtin_shufflevector(high_01, high_23, 2, 3, 6, 7),
+    };
+    for (size_t c = 0; c < 4; c++)
+        memcpy(to + c * FB_PANEL_DIMS, &column[c], sizeof column[c]);
+}
+
+/* A whole group of packed keys  [D][16]  into panels  [panels][16][16]; D is whole panels. */
+static void turn_whole_group(const float *from, size_t head_dim, float *to) {
+    for (size_t d = 0; d < head_dim; d += 4)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key += 4)
+            turn_4x4(from + d * FB_GROUP_KEYS + key,
+                     to + d / FB_PANEL_DIMS * FB_GROUP_KEYS * FB_PANEL_DIMS + key * FB_PANEL_DIMS +
+                         d % FB_PANEL_DIMS);
+}
+
+/* `keys` keys of a packed group, from number `first` on, into rows of panels,  [panels][.. 16][16],
+ * of which the first one is row `to_row` of the tile's. */
+static void turn_group(const float *from, size_t first, size_t keys, size_t head_dim, size_t to_row,
+                       float *to) {
+    size_t padded_dim = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
+    if (keys == FB_GROUP_KEYS && to_row % FB_GROUP_KEYS == 0 && head_dim == padded_dim) {
+        turn_whole_group(from, head_dim, to + to_row * padded_dim);
+        return;
+    }
+    for (size_t key = 0; key < keys; key++, to_row++) {
+        float *row = to + to_row / FB_GROUP_KEYS * FB_GROUP_KEYS * padded_dim +
+                     to_row % FB_GROUP_KEYS * FB_PANEL_DIMS;
+        for (size_t d = 0; d < padded_dim; d++)
+            row[d / FB_PANEL_DIMS * block + d % FB_PANEL_DIMS] =
+                d < head_dim ? from[d * FB_GROUP_KEYS + first + key] : 0.0f;
+    }
+}
+
+/* The tile's keys as the values kernels take values: the mean key is what they make of those. Where
+ * they are not floats they were not packed: the room for that is free. */
+static void turn_keys(const fb_attend_problem *problem, const tile_groups *k, size_t skipped,
+                      size_t keys, const fb_workspace *w, tile_groups *turned) {
+    size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
+    for (size_t group = 0, done = 0; done < keys; group++) {
+        size_t first = group == 0 ? skipped : 0, left = keys - done;
+        size_t count = left < FB_GROUP_KEYS - first ? left : FB_GROUP_KEYS - first;
+        const float *from = k->at[group];
+        if (k->dtype != FB_F32) {
+            widen(problem, k->at[group], w->keys, group_floats);
+            from = w->keys;
+        }
+        turn_group(from, first, count, problem->head_dim, done, w->turned);
+        done += count;
+    }
+    *turned = (tile_groups){.dtype = FB_F32};
+    for (size_t key = 0; key < keys; key += FB_GROUP_KEYS)
+        turned->at[turned->count++] = w->turned + key * fb_padded_dim(problem->head_dim);
+}
+
+/* One tile: the places begin .. begin + keys - 1. `following` is the first place of the tile that
+ * comes after it, SIZE_MAX if none does. */
+static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size_t begin,
+                        size_t keys, size_t following, const size_t *counts, const fb_workspace *w,
+                        const fb_unit_part *part) {
+    tile_groups k, v;
+    size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
+    tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
+    const void *next = read_after(problem, unit.kv_head, &v, following);
+    problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, 1, k.at, k.count,
+                                      problem->scale, v.at[0], w->scores);
+    problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
+                              w->alpha);
+    add_values(problem, unit, counts, &v, next, w, part->out);
+    if (problem->result->mean_key) {
+        turn_keys(problem, &k, skipped, keys, w, &v);
+        add_values(problem, unit, counts, &v, next, w, part->mean_key);
+    }
+}
+
+/* The row sum: 16 sums folded 8-4-2-1. */
+static float fold_sums(const float *sums) {
+    float folded[FB_GROUP_KEYS];
+    memcpy(folded, sums, sizeof folded);
+    for (size_t half = FB_GROUP_KEYS / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            folded[i] += folded[i + half];
+    return folded[0];
+}
+
+/* O / l; 0 where no key was seen. The mean key alike. */
+static void finish_output(const fb_attend_problem *problem, float sum, float *out) {
+    if (sum == 0.0f)
+        memset(out, 0, problem->head_dim * sizeof *out);
+    else
+        problem->kernels->divide_row(sum, problem->head_dim, out);
+}
+
+/* A part whose last key has been seen: O / l and m + ln l. One loop for the row sums and one for
+ * the logarithms, or each row would wait for the one before. */
+static void finish_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w,
+                        const fb_unit_part *part) {
+    float sums[FB_UNIT_ROWS];
+    for (size_t row = 0; row < unit.rows; row++)
+        sums[row] = fold_sums(w->sums + row * FB_GROUP_KEYS);
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = sums[row] == 0.0f ? (double)-INFINITY
+                                           : (double)w->max[row] + fb_log_value((double)sums[row]);
+    for (size_t row = 0; row < unit.rows; row++) {
+        finish_output(problem, sums[row], part->out + row * problem->padded_dim);
+        if (problem->result->mean_key)
+            finish_output(problem, sums[row], part->mean_key + row * problem->padded_dim);
+    }
+}
+
+void fb_empty_lses(fb_row_unit unit, const fb_unit_part *part) {
+    for (size_t row = 0; row < unit.rows; row++)
+        part->lse[row] = (double)-INFINITY;
+}
+
+void fb_empty_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_unit_part *part) {
+    memset(part->out, 0, unit.rows * problem->padded_dim * sizeof *part->out);
+    if (problem->result->mean_key)
+        memset(part->mean_key, 0, unit.rows * problem->padded_dim * sizeof *part->mean_key);
+    fb_empty_lses(unit, part);
+}
+
+/* The online softmax of a part before its first key. */
+static void begin_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w,
+                       const fb_unit_part *part) {
+    fb_empty_part(problem, unit, part);
+    memset(w->sums, 0, unit.rows * FB_GROUP_KEYS * sizeof *w->sums);
+    for (size_t row = 0; row < unit.rows; row++)
+        w->max[row] = -INFINITY;
+}
+
+/* The part of one chunk, behind fb_begin_unit; `following` is the first place of the chunk
+ * that will be next, SIZE_MAX if none. */
+static void chunk_part(const fb_attend_problem *problem, fb_row_unit unit,
+                       const fb_key_chunk *chunk, size_t following, const fb_workspace *w,
+                       const fb_unit_part *part) {
+    size_t counts[FB_UNIT_ROWS];
+    begin_part(problem, unit, w, part);
+    for (size_t begin = chunk->begin; begin < chunk->end; begin += FB_TILE_KEYS) {
+        size_t left = chunk->end - begin;
+        size_t tile_keys = left < FB_TILE_KEYS ? left : FB_TILE_KEYS;
+        count_visible(w, unit.rows, chunk->ordinal + (begin - chunk->begin), tile_keys, counts);
+        size_t keys = counts[unit.rows - 1];
+        if (keys == 0)
+            break;
+        attend_tile(problem, unit, begin, keys,
+                    left > FB_TILE_KEYS ? begin + FB_TILE_KEYS : following, counts, w, part);
+    }
+    finish_part(problem, unit, w, part);
+}
+
+size_t fb_chunks_side_by_side(const fb_attend_problem *problem, fb_row_unit unit,
+                              const fb_key_chunk *chunks, size_t most) {
+    size_t visible = visible_keys(problem, fb_row_query(problem, unit, 0)), count = 0;
+    bool can = unit.rows <= FB_STREAM_ROWS && has_groups(problem) && !problem->result->mean_key;
+    while (can && count < most && count < FB_STREAMS) {
+        const fb_key_chunk *chunk = &chunks[count];
+        can = chunk->end - chunk->begin == FB_CHUNK_KEYS && chunk->begin % FB_GROUP_KEYS == 0 &&
+              chunk->ordinal + FB_CHUNK_KEYS <= visible;
+        count += can;
+    }
+    return count > 0 ? count : 1;
+}
+
+/* The group that begins at a place. */
+typedef const void *group_at_fn(const fb_kv *kv, size_t kv_head, size_t token);
+
+/* The groups of one tile of each chunk, [count][4]; the tile is `offset` keys behind its start. */
+static void list_groups(const fb_attend_problem *problem, fb_row_unit unit,
+                        const fb_key_chunk *chunks, size_t count, size_t offset,
+                        group_at_fn *group_at, const void **groups) {
+    for (size_t stream = 0; stream < count; stream++)
+        for (size_t key = 0; key < FB_TILE_KEYS; key += FB_GROUP_KEYS) {
+            size_t token = token_at(problem, chunks[stream].begin + offset + key);
+            *groups++ = group_at(problem->kv, unit.kv_head, token);
+        }
+}
+
+/* FB_RUN_TILES tiles of each chunk, `offset` keys behind its start. */
+static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
+                       const fb_key_chunk *chunks, size_t count, size_t offset,
+                       const fb_workspace *w, const fb_unit_part *part) {
+    const void *groups[FB_STREAMS * FB_TILE_GROUPS];
+    size_t counts[FB_RUN_ROWS], rows = count * unit.rows;
+    fb_dtype dtype = problem->kv->dtype;
+    for (size_t row = 0; row < rows; row++)
+        counts[row] = FB_TILE_KEYS;
+    for (size_t tile = 0; tile < FB_RUN_TILES; tile++) {
+        list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_key_group,
+                    groups);
+        problem->kernels->scores[dtype](w->q, unit.rows, problem->head_dim, count, groups,
+                                        FB_TILE_KEYS / FB_GROUP_KEYS, problem->scale, groups[0],
+                                        w->scores + tile * RUN_SCORES);
+    }
+    for (size_t tile = 0; tile < FB_RUN_TILES; tile++) {
+        list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_value_group,
+                    groups);
+        problem->kernels->softmax(w->scores + tile * RUN_SCORES, rows, counts, w->max, w->sums,
+                                  w->p, w->alpha);
+        problem->kernels->values[dtype](w->p, unit.rows, FB_TILE_KEYS, count, groups,
+                                        problem->head_dim, w->alpha, groups[0], part->out);
+    }
+}
+
+/* The parts of `count` chunks side by side: part's rows are the first chunk's, then the next one's.
+ */
+static void side_by_side_part(const fb_attend_problem *problem, fb_row_unit unit,
+                              const fb_key_chunk *chunks, size_t count, const fb_workspace *w,
+                              const fb_unit_part *part) {
+    fb_row_unit all = {.kv_head = unit.kv_head, .rows = count * unit.rows};
+    begin_part(problem, all, w, part);
+    for (size_t offset = 0; offset < FB_CHUNK_KEYS; offset += FB_RUN_TILES * FB_TILE_KEYS)
+        attend_run(problem, unit, chunks, count, offset, w, part);
+    finish_part(problem, all, w, part);
+}
+
+fb_unit_part fb_rows_of_chunk(const fb_attend_problem *problem, fb_row_unit unit,
+                              const fb_unit_part *part, size_t index) {
+    size_t row = index * unit.rows;
+    return (fb_unit_part){
+        .out = part->out + row * problem->padded_dim,
+        .mean_key = part->mean_key + row * problem->padded_dim,
+        .lse = part->lse + row,
+    };
+}
+
+size_t fb_next_parts(const fb_attend_problem *problem, fb_row_unit unit, const fb_key_chunk *chunks,
+                     size_t most, size_t following, const fb_workspace *w,
+                     const fb_unit_part *part) {
+    size_t count = fb_chunks_side_by_side(problem, unit, chunks, most);
+    if (count > 1)
+        side_by_side_part(problem, unit, chunks, count, w, part);
+    else
+        chunk_part(problem, unit, chunks, following, w, part);
+    return count;
+}

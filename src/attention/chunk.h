@@ -1,0 +1,114 @@
+/* Between the driver (attend.c) and what it is made of: the part of a chunk, for a unit's rows. */
+#ifndef FB_ATTENTION_CHUNK_H
+#define FB_ATTENTION_CHUNK_H
+
+#include "kernels.h"
+
+#include <flashblock/attention.h>
+
+#include <stdbool.h>
+
+enum {
+    FB_UNIT_ROWS = FB_MAX_ROWS, /* rows, scores and outputs stay in the L2 cache */
+    FB_RUN_TILES = 4, /* of a stream: its keys, then its values are read without a pause */
+    FB_RUN_ROWS = FB_STREAMS * FB_STREAM_ROWS,
+};
+
+/* A run of at most FB_CHUNK_KEYS keys inside one range. */
+typedef struct fb_key_chunk {
+    size_t begin, end; /* places */
+    size_t ordinal;    /* of its first key in the view */
+    bool ends_range;
+} fb_key_chunk;
+
+/* Parts of a unit's rows: out, mean_key [R][D padded to whole panels], lse [R], not rounded yet.
+ * mean_key is room that is touched only where the result wants mean keys. */
+typedef struct fb_unit_part {
+    float *out, *mean_key;
+    double *lse;
+} fb_unit_part;
+
+/* What all threads share. */
+typedef struct fb_attend_problem {
+    const fb_kernels *kernels;
+    const fb_queries *queries;
+    const fb_kv *kv;
+    const fb_mask *mask; /* NULL: none */
+    const fb_part *result;
+    float scale;
+    size_t head_dim, padded_dim; /* of an output row */
+    size_t heads_per_kv;
+    size_t num_rows;       /* of one KV head: num_queries * heads_per_kv */
+    size_t units_per_head; /* row blocks of one KV head */
+    size_t num_units;
+    size_t num_keys;
+    const size_t *tokens; /* of places 0, `token_step`, ... of a gathered view; NULL: any other */
+    size_t token_step;    /* 16 where groups are read in place, else 1 */
+    const fb_key_chunk *chunks;
+    size_t num_chunks;
+} fb_attend_problem;
+
+typedef struct fb_row_unit {
+    size_t kv_head, first_row, rows;
+} fb_row_unit;
+
+/* One thread's memory; R = FB_UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
+typedef struct fb_workspace {
+    float *q;           /* [blocks of D][R][16] */
+    float *keys;        /* [4 groups][D][16] one tile, where it has to be packed */
+    float *values;      /* [4 groups][panels][16][16] one tile, where it has to be packed */
+    float *turned;      /* the same of a tile's keys, where their mean is wanted */
+    float *row;         /* [D padded] one key or value, widened */
+    float *scores;      /* [FB_RUN_TILES][FB_RUN_ROWS] or [R] at stride FB_SCORE_STRIDE */
+    float *p;           /* [4][R][16] */
+    float *max;         /* [R] */
+    float *sums;        /* [R][16] */
+    float *alpha;       /* [R] */
+    size_t *visible;    /* [R] how many of the view's keys each row sees */
+    fb_unit_part chunk; /* the part of a chunk */
+    fb_unit_part range; /* the merge of the chunks of a range so far */
+    fb_unit_part total; /* the merge of the ranges so far */
+} fb_workspace;
+
+/* Query and head of a unit's row. */
+static inline size_t fb_row_query(const fb_attend_problem *problem, fb_row_unit unit, size_t row) {
+    return (unit.first_row + row) / problem->heads_per_kv;
+}
+
+static inline size_t fb_row_head(const fb_attend_problem *problem, fb_row_unit unit, size_t row) {
+    return unit.kv_head * problem->heads_per_kv + (unit.first_row + row) % problem->heads_per_kv;
+}
+
+/* Floats of a fb_unit_part, and one in as many at `base`. */
+size_t fb_part_floats(size_t head_dim);
+fb_unit_part fb_part_at(float *base, size_t head_dim);
+
+/* Floats of a fb_workspace, and one in as many at `base`. */
+size_t fb_workspace_floats(size_t head_dim);
+fb_workspace fb_workspace_at(float *base, size_t head_dim);
+
+/* What a thread has at hand while it works on a unit: queries, and how many keys each row sees. */
+void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w);
+
+/* How many of the chunks from chunks[0] on, which are `most`, a unit takes side by side: whole ones
+ * of few rows that see all of them; 1 where chunks[0] is none. For mean keys the keys of a tile are
+ * turned, which is done one tile after the other. */
+size_t fb_chunks_side_by_side(const fb_attend_problem *problem, fb_row_unit unit,
+                              const fb_key_chunk *chunks, size_t most);
+
+/* The part of chunks[0] or, side by side, those of as many as fb_chunks_side_by_side says; returns
+ * their number. Behind fb_begin_unit. `following` is the first place of the chunk that will be next
+ * after chunks[0], SIZE_MAX if none. */
+size_t fb_next_parts(const fb_attend_problem *problem, fb_row_unit unit, const fb_key_chunk *chunks,
+                     size_t most, size_t following, const fb_workspace *w,
+                     const fb_unit_part *part);
+
+/* Of what fb_next_parts wrote, the part of chunk number `index`. */
+fb_unit_part fb_rows_of_chunk(const fb_attend_problem *problem, fb_row_unit unit,
+                              const fb_unit_part *part, size_t index);
+
+/* The part of no keys, and as much of it as merges read: its LSEs alone. */
+void fb_empty_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_unit_part *part);
+void fb_empty_lses(fb_row_unit unit, const fb_unit_part *part);
+
+#endif
