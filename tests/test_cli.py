@@ -189,6 +189,8 @@ def output_that_cannot_be_written():
         result = subprocess.run([PROGRAM, "info"], stdout=full, stderr=subprocess.PIPE, check=False)
     expect_error(result, 1, "standard output")
     expect_error(run("info", "--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
+    # said before the text is written
+    expect_error(generate("--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
 
 
 # --- generation ----------------------------------------------------------------------------------

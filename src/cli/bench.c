@@ -3,7 +3,6 @@
 
 #include "command.h"
 #include "error.h"
-#include "file.h"
 #include "isa_choice.h"
 #include "output.h"
 
@@ -12,7 +11,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* --- commands --------------------------------------------------------------------------------- */
@@ -100,17 +98,6 @@ fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what) {
 
 /* --- machine and limits ----------------------------------------------------------------------- */
 
-/* Says now what would otherwise be said after minutes. Of a pipe only the reader would notice. */
-static fb_status check_writable(const char *json) {
-    fb_file_writer *writer = NULL;
-    struct stat found;
-    if (!json || fb_is_stdout(json) || (stat(json, &found) == 0 && !S_ISREG(found.st_mode)))
-        return FB_OK;
-    FB_TRY(fb_file_writer_open(json, &writer));
-    fb_file_writer_abandon(writer);
-    return FB_OK;
-}
-
 fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     enum { LIMIT_ROUNDS = 5 };
     size_t repeats = settings->repeats;
@@ -123,7 +110,6 @@ fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     if (settings->threads.count > FB_MAX_THREAD_COUNTS)
         return fb_fail(FB_ERROR_ARGUMENT, "--threads: more than %d numbers", FB_MAX_THREAD_COUNTS);
     FB_TRY(fb_machine_choose(0, settings->isa));
-    FB_TRY(check_writable(settings->json));
     FB_TRY(fb_limits_create(&bench->limits, &bench->machine, settings->threads.values,
                             settings->threads.count));
     fb_bench_progress("limits of this machine");

@@ -1,6 +1,8 @@
 /* Options of a command: its command line read, and its --help, both from the table. */
 #include "options.h"
 
+#include "error.h"
+#include "file.h"
 #include "memory.h"
 #include "output.h"
 
@@ -14,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* --help: where the descriptions begin, and how far they go. */
 enum { HELP_COLUMN = 30, HELP_WIDTH = 96 };
@@ -326,6 +329,26 @@ static fb_options_result check_arguments(const fb_option_table *table, const cha
     return FB_OPTIONS_WRONG;
 }
 
+/* Says now what would otherwise be said after minutes. Of a pipe only the reader would notice. */
+static fb_status check_writable(const char *path) {
+    fb_file_writer *writer = NULL;
+    struct stat found;
+    if (!path || fb_is_stdout(path) || (stat(path, &found) == 0 && !S_ISREG(found.st_mode)))
+        return FB_OK;
+    FB_TRY(fb_file_writer_open(path, &writer));
+    fb_file_writer_abandon(writer);
+    return FB_OK;
+}
+
+static fb_status check_files(const fb_option_table *table, const void *target) {
+    for (size_t i = 0; i < count_options(table); i++) {
+        const fb_option *option = option_at(table, i);
+        if (option->kind == FB_OPTION_FILE && !option->in_new_folder)
+            FB_TRY(check_writable(*(const char *const *)((const char *)target + option->target)));
+    }
+    return FB_OK;
+}
+
 bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void *target,
                       int *exit_status) {
     fb_options_result result = set_defaults(table, argc, target);
@@ -334,7 +357,9 @@ bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void 
     if (result == FB_OPTIONS_READY)
         result = check_arguments(table, target);
     *exit_status = result == FB_OPTIONS_WRONG ? FB_EXIT_USAGE : FB_EXIT_OK;
-    return result == FB_OPTIONS_READY;
+    if (result == FB_OPTIONS_READY)
+        *exit_status = fb_report_status(check_files(table, target));
+    return result == FB_OPTIONS_READY && *exit_status == FB_EXIT_OK;
 }
 
 /* --- help ------------------------------------------------------------------------------------- */

@@ -18,7 +18,8 @@ typedef enum fb_option_kind {
     FB_OPTION_FLAG,      /* bool: true */
     FB_OPTION_STRING,    /* const char *, borrowed from argv; never empty */
     FB_OPTION_LIST,      /* fb_option_list: every value, in the order given */
-    FB_OPTION_FILE,      /* const char *; without a value "-", which stands for standard output */
+    FB_OPTION_FILE,      /* const char *, a file to write, which is checked before anything is done;
+                            without a value "-", which stands for standard output */
     FB_OPTION_SIZE,      /* size_t in [min, max], decimal digits */
     FB_OPTION_UINT64,    /* uint64_t, decimal digits */
     FB_OPTION_DOUBLE,    /* double in [min, max], finite */
@@ -36,6 +37,7 @@ typedef struct fb_option {
     fb_status (*parse)(const char *text, void *target); /* of FB_OPTION_PARSED */
     const char *ending; /* of FB_OPTION_FILE: a value that is an argument of its own ends in it,
                            others are the command's arguments; NULL: any value */
+    bool in_new_folder; /* of FB_OPTION_FILE: not checked, the command creates the folder */
     const char *help;
 } fb_option;
 

@@ -56,9 +56,13 @@ static const fb_option option_list[] = {
      .name = "no-pictures",
      TARGET(no_pictures),
      .help = "write CSV and JSON only"},
-    FB_JSON_OPTION(fb_generate_settings,
-                   "write the summary as JSON to FILE, or to standard output instead of "
-                   "the tables"),
+    {.kind = FB_OPTION_FILE,
+     .name = "json",
+     .argument = "FILE",
+     .target = offsetof(fb_generate_settings, json),
+     .in_new_folder = true, /* the one that the trace is written to */
+     .help = "write the summary as JSON to FILE, or to standard output instead of "
+             "the tables"},
 };
 
 static const char summary_text[] =
