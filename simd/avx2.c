@@ -259,12 +259,13 @@ typedef struct scores_call {
 INLINE void scores_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
                          const scores_call *call, fetch_plan plan, tile_job job, size_t group,
                          size_t block, size_t lines, destination to) {
-    multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
-    for (size_t stream = 1; HOW & FEW && stream < call->streams; stream++) {
+    for (size_t stream = 1;; stream++) {
+        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
+        if (!(HOW & FEW) || stream >= call->streams)
+            break;
         job.lines = (const char *)call->groups[stream * call->num_groups + group] +
                     block * block_bytes(DTYPE);
         job.sums += call->rows * FB_SCORE_STRIDE;
-        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
     }
 }
 
@@ -316,13 +317,14 @@ INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
                          const values_call *call, fetch_plan plan, tile_job job, size_t group,
                          size_t panel, size_t lines) {
     const destination to = group == 0 ? FIRST_SUM : NEXT_SUM;
-    multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
-    for (size_t stream = 1; HOW & FEW && stream < call->streams; stream++) {
+    for (size_t stream = 1;; stream++) {
+        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
+        if (!(HOW & FEW) || stream >= call->streams)
+            break;
         job.a += call->rows * FB_SEGMENT;
         job.lines = (const char *)call->groups[stream * call->num_groups + group] +
                     (call->first_panel + panel) * block_bytes(DTYPE);
         job.sums += call->rows * FB_PANEL_DIMS;
-        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
     }
 }
 
