@@ -1,9 +1,9 @@
-#include "attention_run.h"
+#include "bench/attention_run.h"
 
-#include "block_script.h"
-#include "error.h"
-#include "inputs.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "bench/block_script.h"
+#include "oracle/inputs.h"
 
 #include <string.h>
 

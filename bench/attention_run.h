@@ -3,7 +3,7 @@
 #ifndef FB_BENCH_ATTENTION_RUN_H
 #define FB_BENCH_ATTENTION_RUN_H
 
-#include "shapes.h"
+#include "bench/shapes.h"
 
 #include <flashblock/attention.h>
 #include <flashblock/kv_cache.h>

@@ -1,4 +1,4 @@
-#include "block_script.h"
+#include "bench/block_script.h"
 
 bool fb_block_script_next(fb_block_script *script, fb_reuse_action *action) {
     if (script->step > script->steps)

@@ -1,10 +1,10 @@
-#include "composed.h"
+#include "bench/composed.h"
 
-#include "clock.h"
-#include "error.h"
-#include "machine.h"
-#include "memory.h"
-#include "softmax.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "bench/machine.h"
+#include "bench/softmax.h"
 
 #include <flashblock/runtime.h>
 

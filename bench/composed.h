@@ -11,8 +11,8 @@
 #ifndef FB_BENCH_COMPOSED_H
 #define FB_BENCH_COMPOSED_H
 
-#include "attention_run.h"
-#include "peer.h"
+#include "bench/attention_run.h"
+#include "bench/peer.h"
 
 #include <flashblock/status.h>
 

@@ -1,11 +1,11 @@
-#include "decode_run.h"
+#include "bench/decode_run.h"
 
-#include "block_script.h"
-#include "clock.h"
-#include "error.h"
-#include "inputs.h"
-#include "memory.h"
-#include "sampler.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "bench/block_script.h"
+#include "decode/sampler.h"
+#include "oracle/inputs.h"
 
 enum { CHUNK_TOKENS = 1024, SEED = 1 };
 

@@ -5,7 +5,7 @@
  *   TABLE, NAME   the table and what it is called
  * Vectors are gcc's and clang's vector extension, and -ffp-contract=fast makes a * x + y one
  * instruction wherever the set has it. */
-#include "limit_kernels.h"
+#include "bench/limit_kernels.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
-#include "limits.h"
+#include "bench/limits.h"
 
-#include "clock.h"
-#include "error.h"
+#include "base/clock.h"
+#include "base/error.h"
 
 #include <flashblock/runtime.h>
 

@@ -4,9 +4,9 @@
 #ifndef FB_BENCH_LIMITS_H
 #define FB_BENCH_LIMITS_H
 
-#include "limit_kernels.h"
-#include "machine.h"
-#include "samples.h"
+#include "bench/limit_kernels.h"
+#include "bench/machine.h"
+#include "bench/samples.h"
 
 enum {
     FB_MAX_THREAD_COUNTS = 8,

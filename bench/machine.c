@@ -1,7 +1,7 @@
 #define _GNU_SOURCE /* sched_setaffinity, MADV_HUGEPAGE */
-#include "machine.h"
+#include "bench/machine.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <flashblock/runtime.h>
 

@@ -1,6 +1,6 @@
 /* BLIS: its typed interface, bli_sgemm. Threads are 1 unless BLIS_NUM_THREADS says otherwise; the
  * plan says 1 in any case. */
-#include "peer_module.h"
+#include "bench/peer_module.h"
 
 #include <blis.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* oneDNN: its matmul primitive, version 2 of the C interface. It uses as many threads as OpenMP
  * gives it, also in a parallel region of one thread: it is given one. */
-#include "peer_module.h"
+#include "bench/peer_module.h"
 
 #include <dnnl.h>
 #include <omp.h>

@@ -1,6 +1,6 @@
 /* OpenBLAS: cblas_sgemm, told to use the calling thread alone. */
-#include "memory.h"
-#include "peers.h"
+#include "base/memory.h"
+#include "bench/peers.h"
 
 #include <cblas.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
-#include "peers.h"
+#include "bench/peers.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

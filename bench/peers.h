@@ -2,7 +2,7 @@
 #ifndef FB_BENCH_PEERS_H
 #define FB_BENCH_PEERS_H
 
-#include "peer.h"
+#include "bench/peer.h"
 
 #include <flashblock/status.h>
 

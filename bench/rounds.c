@@ -1,7 +1,7 @@
-#include "rounds.h"
+#include "bench/rounds.h"
 
-#include "clock.h"
-#include "error.h"
+#include "base/clock.h"
+#include "base/error.h"
 
 enum { MAX_ROUNDS = 1000, MAX_RUNS = 1 << 20 };
 

@@ -3,8 +3,8 @@
 #ifndef FB_BENCH_ROUNDS_H
 #define FB_BENCH_ROUNDS_H
 
-#include "limits.h"
-#include "samples.h"
+#include "bench/limits.h"
+#include "bench/samples.h"
 
 #include <stdbool.h>
 

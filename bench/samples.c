@@ -1,7 +1,7 @@
-#include "samples.h"
+#include "bench/samples.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-#include "shapes.h"
+#include "bench/shapes.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* Compiled once for each instruction set, as limit_kernels.c is: SOFTMAX_TABLE is the table. */
-#include "softmax.h"
+#include "bench/softmax.h"
 
 #include <string.h>
 

@@ -19,9 +19,9 @@
 #error "compile simd/avx2.c with -mavx2 -mfma -mf16c"
 #endif
 
-#include "constants.h"
-#include "table.h"
-#include "tiles.h"
+#include "simd/constants.h"
+#include "simd/table.h"
+#include "simd/tiles.h"
 
 #include <flashblock/attention.h>
 
@@ -676,6 +676,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
-#include "dots_avx2.h"
+#include "simd/dots_avx2.h"
 
 FB_KERNEL_TABLE(fb_kernels_avx2, FB_ISA_AVX2)

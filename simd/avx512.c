@@ -25,9 +25,9 @@
 #error "compile simd/avx512.c with -mavx512f -mavx512bw -mavx512vl -mavx512dq"
 #endif
 
-#include "constants.h"
-#include "table.h"
-#include "tiles.h"
+#include "simd/constants.h"
+#include "simd/table.h"
+#include "simd/tiles.h"
 
 #include <flashblock/attention.h>
 
@@ -165,7 +165,7 @@ INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count
     }
 }
 
-#include "products.h"
+#include "simd/products.h"
 
 /* ---- exponentials ---- */
 
@@ -307,6 +307,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     }
 }
 
-#include "dots_avx512.h"
+#include "simd/dots_avx512.h"
 
 FB_KERNEL_TABLE(fb_kernels_avx512, FB_ISA_AVX512)

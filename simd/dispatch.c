@@ -1,5 +1,5 @@
-/* Which tables this build holds. The choice between them is src/base/isa.c's. */
-#include "kernels.h"
+/* Which tables this build holds. The choice between them is simd/isa.c's. */
+#include "simd/kernels.h"
 
 const fb_kernels *fb_kernels_of(fb_isa isa) {
     switch (isa) {

@@ -23,7 +23,7 @@
 #ifndef FB_SIMD_DOTS_H
 #define FB_SIMD_DOTS_H
 
-#include "tiles.h"
+#include "simd/tiles.h"
 
 #include <stdbool.h>
 

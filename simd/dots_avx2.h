@@ -2,7 +2,7 @@
 #ifndef FB_SIMD_DOTS_AVX2_H
 #define FB_SIMD_DOTS_AVX2_H
 
-#include "dots_x86.h"
+#include "simd/dots_x86.h"
 
 #define DOT_TILE_ROWS          4
 #define DOT_PER_VECTOR         1
@@ -35,6 +35,6 @@ INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size
     dot_fold_rows(ROWS, chains, sums);
 }
 
-#include "dots.h"
+#include "simd/dots.h"
 
 #endif

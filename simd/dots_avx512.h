@@ -3,7 +3,7 @@
 #ifndef FB_SIMD_DOTS_AVX512_H
 #define FB_SIMD_DOTS_AVX512_H
 
-#include "dots_x86.h"
+#include "simd/dots_x86.h"
 
 #define DOT_TILE_ROWS          8
 #define DOT_PER_VECTOR         2
@@ -54,6 +54,6 @@ INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size
     dot_fold_rows(ROWS, second, sums + stride);
 }
 
-#include "dots.h"
+#include "simd/dots.h"
 
 #endif

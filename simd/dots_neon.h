@@ -58,6 +58,6 @@ INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size
         sums[row] += folded[row];
 }
 
-#include "dots.h"
+#include "simd/dots.h"
 
 #endif

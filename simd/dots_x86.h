@@ -2,7 +2,7 @@
 #ifndef FB_SIMD_DOTS_X86_H
 #define FB_SIMD_DOTS_X86_H
 
-#include "tiles.h"
+#include "simd/tiles.h"
 
 #include <immintrin.h>
 

@@ -27,9 +27,9 @@
 #error "simd/neon.c is for little-endian machines"
 #endif
 
-#include "constants.h"
-#include "table.h"
-#include "tiles.h"
+#include "simd/constants.h"
+#include "simd/table.h"
+#include "simd/tiles.h"
 
 #include <flashblock/attention.h>
 
@@ -185,7 +185,7 @@ INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count
         vst1q_f32(o + i, vfmaq_n_f32(vld1q_f32(sums + i), vld1q_f32(o + i), alpha));
 }
 
-#include "products.h"
+#include "simd/products.h"
 
 /* fb_exp_value of scalar_math.h, four at a time. */
 INLINE float32x4_t exp_x4(float32x4_t x) {
@@ -325,6 +325,6 @@ static void exp_values(const float *x, float *out, size_t count) {
     fb_kernels_scalar.exp(x + i, out + i, count - i);
 }
 
-#include "dots_neon.h"
+#include "simd/dots_neon.h"
 
 FB_KERNEL_TABLE(fb_kernels_neon, FB_ISA_NEON)

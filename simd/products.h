@@ -14,7 +14,7 @@
 #ifndef FB_SIMD_PRODUCTS_H
 #define FB_SIMD_PRODUCTS_H
 
-#include "tiles.h"
+#include "simd/tiles.h"
 
 /* `lines` lines of a block as floats: where they are, or widened into `wide`, [16][16]. */
 INLINE const float *as_floats(fb_dtype dtype, const void *block, size_t lines, float *wide) {

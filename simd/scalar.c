@@ -1,6 +1,6 @@
 /* The kernels in plain C: the definition of every bit, and the twin of each SIMD kernel. */
-#include "scalar_math.h"
-#include "table.h"
+#include "simd/scalar_math.h"
+#include "simd/table.h"
 
 #include <flashblock/attention.h>
 

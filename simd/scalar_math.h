@@ -2,8 +2,8 @@
 #ifndef FB_SIMD_SCALAR_MATH_H
 #define FB_SIMD_SCALAR_MATH_H
 
-#include "constants.h"
-#include "half.h"
+#include "base/half.h"
+#include "simd/constants.h"
 
 #include <math.h>
 #include <stdint.h>

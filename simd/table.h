@@ -6,7 +6,7 @@
 #ifndef FB_SIMD_TABLE_H
 #define FB_SIMD_TABLE_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 /* One function for each type of keys, values and weights: in it the type is a constant. */
 #define FB_PRODUCTS(NAME, DTYPE)                                                                   \

@@ -2,7 +2,7 @@
 #ifndef FB_SIMD_TILES_H
 #define FB_SIMD_TILES_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 #include <stdbool.h>
 

@@ -1,8 +1,8 @@
 /* checkasm: every kernel of every instruction set against its scalar twin, bit for bit; or, with
  * --bench, how long each takes. See checkasm.h for what a case checks. */
-#include "checkasm.h"
+#include "tests/checkasm.h"
 
-#include "clock.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -21,7 +21,7 @@
 #ifndef FB_TESTS_CHECKASM_H
 #define FB_TESTS_CHECKASM_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 #include <stdbool.h>
 #include <stddef.h>

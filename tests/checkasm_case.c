@@ -1,8 +1,8 @@
 /* One case of checkasm: its random numbers, its buffers, what must not be touched, the comparison.
  */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "checkasm.h"
-#include "half.h"
+#include "base/half.h"
+#include "tests/checkasm.h"
 
 #include <inttypes.h>
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /* The kernels that checkasm checks: one function each, and the shapes that --bench takes. */
-#include "checkasm.h"
+#include "tests/checkasm.h"
 
 #include <flashblock/attention.h>
 

@@ -1,6 +1,6 @@
-#include "golden_case.h"
+#include "tests/golden_case.h"
 
-#include "memory.h"
+#include "base/memory.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

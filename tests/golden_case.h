@@ -9,7 +9,7 @@
 #ifndef FB_TESTS_GOLDEN_CASE_H
 #define FB_TESTS_GOLDEN_CASE_H
 
-#include "safetensors.h"
+#include "io/safetensors.h"
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
-#include "golden_list.h"
+#include "tests/golden_list.h"
 
-#include "golden_case.h"
+#include "tests/golden_case.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>

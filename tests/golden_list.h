@@ -3,7 +3,7 @@
 #ifndef FB_TESTS_GOLDEN_LIST_H
 #define FB_TESTS_GOLDEN_LIST_H
 
-#include "golden_case.h"
+#include "tests/golden_case.h"
 
 #include <flashblock/model.h>
 

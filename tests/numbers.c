@@ -1,8 +1,8 @@
-#include "numbers.h"
+#include "tests/numbers.h"
 
-#include "half.h"
-#include "memory.h"
-#include "rng.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "base/rng.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

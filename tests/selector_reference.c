@@ -1,4 +1,4 @@
-#include "selector_reference.h"
+#include "tests/selector_reference.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,6 +1,6 @@
-#include "sequence_case.h"
+#include "tests/sequence_case.h"
 
-#include "candidate.h"
+#include "oracle/candidate.h"
 
 #include <stdlib.h>
 #include <string.h>

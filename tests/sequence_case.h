@@ -3,8 +3,8 @@
 #ifndef FB_TESTS_SEQUENCE_CASE_H
 #define FB_TESTS_SEQUENCE_CASE_H
 
-#include "kinds.h"
-#include "sequence.h"
+#include "oracle/kinds.h"
+#include "oracle/sequence.h"
 
 #include <criterion/criterion.h>
 

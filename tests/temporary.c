@@ -1,6 +1,6 @@
-#include "temporary.h"
+#include "tests/temporary.h"
 
-#include "numbers.h"
+#include "tests/numbers.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>

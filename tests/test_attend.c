@@ -1,6 +1,6 @@
 /* fb_attend: one answer everywhere, right to float32's precision, and nothing from nothing. */
-#include "half.h"
-#include "numbers.h"
+#include "base/half.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_examples.py FOLDER PROGRAM...: every example of golden/examples is short, includes nothing but
+"""test_examples.py FOLDER PROGRAM...: every example of examples is short, includes nothing but
 public headers, and prints what NAME.out says. With --write as the first argument the .out files are
 written instead. Prints TAP."""
 import os
@@ -68,7 +68,7 @@ def main():
     not_built = sources - {name_of(program) for program in programs}
     print(("not ok" if not_built else "ok") + " - every source is built and run")
     for name in sorted(not_built):
-        print(f"# {name}.c is not in golden/examples/meson.build")
+        print(f"# {name}.c is not in examples/meson.build")
     return 1 if failed or not_built else 0
 
 

@@ -1,7 +1,7 @@
 /* The exponential and the logarithm over their whole domains: every float32, against libm's
  * double precision. The bounds that attention.h states. */
-#include "half.h"
-#include "kernels.h"
+#include "base/half.h"
+#include "simd/kernels.h"
 
 #include <flashblock/attention.h>
 

@@ -1,11 +1,11 @@
 /* Generating with the golden models and the default options: what generate.h promises. */
-#include "golden_case.h"
-#include "golden_list.h"
-#include "half.h"
-#include "numbers.h"
-#include "rng.h"
-#include "sampler.h"
-#include "temporary.h"
+#include "base/half.h"
+#include "base/rng.h"
+#include "decode/sampler.h"
+#include "tests/golden_case.h"
+#include "tests/golden_list.h"
+#include "tests/numbers.h"
+#include "tests/temporary.h"
 
 #include <flashblock/generate.h>
 

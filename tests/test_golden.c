@@ -1,7 +1,7 @@
 /* Every golden file, recomputed as `flashblock verify` does it: attention, merges, layers, models,
  * selections, schedules, whole generations of the paper's own code. */
-#include "golden_list.h"
-#include "kinds.h"
+#include "oracle/kinds.h"
+#include "tests/golden_list.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>

@@ -1,8 +1,8 @@
 /* Golden hashes: the same for every instruction set and number of threads, and a difference is
  * named; the inputs that they rest on. */
-#include "hashes.h"
-#include "inputs.h"
-#include "temporary.h"
+#include "oracle/hashes.h"
+#include "oracle/inputs.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

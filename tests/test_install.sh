@@ -58,7 +58,7 @@ example() {
 
 # The commands that the README shows compile and run, as they stand there.
 commands_of_the_readme() {
-    mkdir "$root/readme" && ln -s "$source/golden" "$root/readme/golden"
+    mkdir "$root/readme" && ln -s "$source/golden" "$source/examples" "$root/readme"
     cp "$root/example.c" "$root/readme"
     (
         cd "$root/readme" || exit 1
@@ -67,7 +67,7 @@ commands_of_the_readme() {
             $compiler "$@"
         }
         grep '^    cc ' "$source/README.md" >commands && [ "$(wc -l <commands)" -eq 2 ] && . ./commands &&
-            LD_LIBRARY_PATH="$libdir" ./parts | diff - golden/examples/parts.out &&
+            LD_LIBRARY_PATH="$libdir" ./parts | diff - examples/parts.out &&
             LD_LIBRARY_PATH="$libdir" ./example golden/demo-model "And it came to pass"
     )
 }

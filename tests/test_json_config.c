@@ -1,8 +1,8 @@
 /* JSON fields with their errors, and the files below them: maps, bounded reads, atomic writes. */
-#include "file.h"
-#include "json.h"
-#include "memory.h"
-#include "temporary.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <stdint.h>

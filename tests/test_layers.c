@@ -1,9 +1,9 @@
 /* RMSNorm, SwiGLU and linear layers against double precision. */
-#include "half.h"
-#include "layers.h"
-#include "linear.h"
-#include "memory.h"
-#include "numbers.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "model/layers.h"
+#include "model/linear.h"
+#include "tests/numbers.h"
 
 #include <flashblock/runtime.h>
 

@@ -1,6 +1,6 @@
 /* fb_merge: the identity, commutativity, extremes, and the bugs that others had. */
-#include "half.h"
-#include "numbers.h"
+#include "base/half.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

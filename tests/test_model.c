@@ -1,8 +1,8 @@
 /* What must not change a bit of a model's logits, and what it says to wrong arguments. (Against the
  * paper's SDARForCausalLM: test_golden.c.) */
-#include "golden_case.h"
-#include "numbers.h"
-#include "tiny_model.h"
+#include "tests/golden_case.h"
+#include "tests/numbers.h"
+#include "tests/tiny_model.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,9 +1,9 @@
 /* A model's directory: what its files mean, in which order of precedence, and what is an error. */
-#include "golden_case.h"
-#include "model_config.h"
-#include "numbers.h"
-#include "temporary.h"
-#include "tiny_model.h"
+#include "model/model_config.h"
+#include "tests/golden_case.h"
+#include "tests/numbers.h"
+#include "tests/temporary.h"
+#include "tests/tiny_model.h"
 
 #include <flashblock/flashblock.h>
 

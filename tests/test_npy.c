@@ -1,7 +1,7 @@
 /* .npy files: what NumPy writes is read, what is read back equals what was written, and nothing
  * malformed gets through. */
-#include "npy.h"
-#include "temporary.h"
+#include "io/npy.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

@@ -1,11 +1,11 @@
 /* The oracle's own arithmetic: errors, bounds, the judgement of files and candidates, and which
  * mistake is named. What it computes for each kind is tested by the golden files. */
-#include "candidate.h"
-#include "error.h"
-#include "kinds.h"
-#include "mistakes.h"
-#include "npy.h"
-#include "temporary.h"
+#include "base/error.h"
+#include "io/npy.h"
+#include "oracle/candidate.h"
+#include "oracle/kinds.h"
+#include "oracle/mistakes.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 /* The reference path (attention/reference.c, cache/reference.c, decode/reference.c) against the
  * fast one: the same decisions, and outputs within the bounds stated here. */
-#include "numbers.h"
-#include "reference_cache.h"
-#include "reference_decode.h"
-#include "sequence_case.h"
+#include "cache/reference_cache.h"
+#include "decode/reference_decode.h"
+#include "tests/numbers.h"
+#include "tests/sequence_case.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,5 +1,5 @@
 /* The KV cache, the cached parts, and the rule of reuse. */
-#include "numbers.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,10 +1,10 @@
 /* Rotary positions against PyTorch and the paper's SDARRotaryEmbedding, where it is bit for bit;
  * the rest of its tensors: test_golden.c. */
-#include "golden_case.h"
-#include "golden_list.h"
-#include "half.h"
-#include "numbers.h"
-#include "rope.h"
+#include "base/half.h"
+#include "model/rope.h"
+#include "tests/golden_case.h"
+#include "tests/golden_list.h"
+#include "tests/numbers.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

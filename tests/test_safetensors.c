@@ -1,9 +1,9 @@
 /* The safetensors reader, writer and checkpoints: every promise of safetensors.h, and files that
  * other loaders fell for. */
-#include "checkpoint.h"
-#include "half.h"
-#include "safetensors.h"
-#include "temporary.h"
+#include "base/half.h"
+#include "io/checkpoint.h"
+#include "io/safetensors.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

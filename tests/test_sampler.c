@@ -1,11 +1,11 @@
 /* From logits to a proposed token: the probabilities that the paper's engine sampled from, and the
  * properties that sampling must have. */
-#include "golden_case.h"
-#include "golden_list.h"
-#include "half.h"
-#include "numbers.h"
-#include "rng.h"
-#include "sampler.h"
+#include "base/half.h"
+#include "base/rng.h"
+#include "decode/sampler.h"
+#include "tests/golden_case.h"
+#include "tests/golden_list.h"
+#include "tests/numbers.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

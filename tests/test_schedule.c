@@ -1,10 +1,10 @@
 /* The schedule without a model: what the default does differently from the released engine, and
  * random scripts against what must hold for any. (The engine's own traces: test_golden.c.) */
-#include "golden_case.h"
-#include "golden_list.h"
-#include "numbers.h"
-#include "schedule.h"
-#include "slots.h"
+#include "decode/schedule.h"
+#include "decode/slots.h"
+#include "tests/golden_case.h"
+#include "tests/golden_list.h"
+#include "tests/numbers.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>

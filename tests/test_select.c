@@ -1,11 +1,11 @@
 /* Remasking: which positions keep their proposed token. Against torch.topk's choices among ties,
  * and by hand for the engine's rules. (The training code's own selections: test_golden.c.) */
-#include "golden_case.h"
-#include "golden_list.h"
-#include "memory.h"
-#include "remask.h"
-#include "sampler.h"
-#include "torch_topk.h"
+#include "base/memory.h"
+#include "decode/remask.h"
+#include "decode/sampler.h"
+#include "decode/torch_topk.h"
+#include "tests/golden_case.h"
+#include "tests/golden_list.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>

@@ -1,5 +1,5 @@
 /* Selections: lists of key blocks, budgets, ties, ranges, identity. */
-#include "numbers.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

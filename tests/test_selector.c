@@ -1,8 +1,8 @@
 /* Selectors: each against its reference, planted keys, ties, state, and the same on every
  * instruction set. */
-#include "numbers.h"
-#include "selector_family.h"
-#include "selector_reference.h"
+#include "cache/selector_family.h"
+#include "tests/numbers.h"
+#include "tests/selector_reference.h"
 
 #include <flashblock/flashblock.h>
 

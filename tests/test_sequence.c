@@ -1,7 +1,7 @@
 /* Scripted denoising sequences: their script, their truth, their files, and verifying these. */
-#include "sequence_case.h"
-#include "temporary.h"
-#include "truth.h"
+#include "oracle/truth.h"
+#include "tests/sequence_case.h"
+#include "tests/temporary.h"
 
 #include <flashblock/runtime.h>
 

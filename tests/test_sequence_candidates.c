@@ -1,7 +1,7 @@
 /* Other people's results of denoising sequences: right ones pass in every precision, and each known
  * mistake is caught and named. */
-#include "sequence_case.h"
-#include "temporary.h"
+#include "tests/sequence_case.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

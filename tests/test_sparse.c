@@ -1,6 +1,6 @@
 /* Sparse attention of a block and residual reuse: the identities, bit for bit, and what is stale.
  */
-#include "numbers.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

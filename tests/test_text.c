@@ -1,8 +1,8 @@
 /* What the tokenizer stands on: UTF-8 with bad bytes, normalization, regular expressions. */
-#include "byte_level.h"
-#include "regex.h"
-#include "temporary.h"
-#include "unicode.h"
+#include "io/byte_level.h"
+#include "io/regex.h"
+#include "io/unicode.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Tokenizers: what each field of tokenizer.json does, on vocabularies small enough to see it, and
  * what malformed ones lead to. Equality with the reference is in test_tokenizer_reference.c. */
-#include "temporary.h"
+#include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
 

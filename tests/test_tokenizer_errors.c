@@ -1,6 +1,6 @@
 /* Tokenizer files that are malformed, contradict themselves or need what is not there: one clear
  * error each, and no crash. */
-#include "temporary.h"
+#include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
 

@@ -1,6 +1,6 @@
 /* The tokenizer gives the ids and texts of the reference, for the demo tokenizer and for what other
  * families do, as data/tokenizer/expected.json has them (tokenizer_reference/make_fixture.mjs). */
-#include "temporary.h"
+#include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
 

@@ -1,9 +1,9 @@
-/* Recording of a decoding (src/cli/trace_record.h): every number of it against a computation of its
- * own, in double precision, from the queries and from what fb_kv_cache_read gives back. */
-#include "golden_list.h"
-#include "numbers.h"
-#include "trace_record.h"
-#include "trace_stats.h"
+/* Recording of a decoding (src/study/trace_record.h): every number of it against a computation of
+ * its own, in double precision, from the queries and from what fb_kv_cache_read gives back. */
+#include "study/trace_record.h"
+#include "study/trace_stats.h"
+#include "tests/golden_list.h"
+#include "tests/numbers.h"
 
 #include <flashblock/generate.h>
 

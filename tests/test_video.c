@@ -1,6 +1,6 @@
 /* The causal video cache, head-wise reuse, and calibration. */
-#include "numbers.h"
-#include "temporary.h"
+#include "tests/numbers.h"
+#include "tests/temporary.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,6 +1,6 @@
 /* Video models and clips, with the model of golden/demo-video. */
-#include "golden_case.h"
-#include "numbers.h"
+#include "tests/golden_case.h"
+#include "tests/numbers.h"
 
 #include <flashblock/flashblock.h>
 

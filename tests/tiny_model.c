@@ -1,8 +1,8 @@
-#include "tiny_model.h"
+#include "tests/tiny_model.h"
 
-#include "numbers.h"
-#include "safetensors.h"
-#include "temporary.h"
+#include "io/safetensors.h"
+#include "tests/numbers.h"
+#include "tests/temporary.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

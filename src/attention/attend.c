@@ -12,12 +12,12 @@
  * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
  * order afterwards. The cut into chunks is the view's alone, so no bit depends on who did what.
  */
-#include "check.h"
-#include "chunk.h"
-#include "error.h"
-#include "memory.h"
-#include "merge.h"
-#include "scratch.h"
+#include "attention/check.h"
+#include "attention/chunk.h"
+#include "attention/merge.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
 
 #include <flashblock/attention.h>
 

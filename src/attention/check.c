@@ -1,8 +1,8 @@
-#include "check.h"
+#include "attention/check.h"
 
-#include "error.h"
-#include "kv_access.h"
-#include "memory.h"
+#include "attention/kv_access.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <stdint.h>
 

@@ -1,10 +1,10 @@
 /* The part of a chunk of keys: what one thread does with a unit's rows and up to 1024 keys, tile by
  * tile (chunk.h). */
-#include "chunk.h"
+#include "attention/chunk.h"
 
-#include "kv_access.h"
-#include "memory.h"
-#include "scalar_math.h"
+#include "attention/kv_access.h"
+#include "base/memory.h"
+#include "simd/scalar_math.h"
 
 #include <math.h>
 #include <string.h>

@@ -2,7 +2,7 @@
 #ifndef FB_ATTENTION_KV_ACCESS_H
 #define FB_ATTENTION_KV_ACCESS_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 #include <flashblock/attention.h>
 

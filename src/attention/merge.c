@@ -1,8 +1,8 @@
-#include "merge.h"
+#include "attention/merge.h"
 
-#include "check.h"
-#include "error.h"
-#include "scalar_math.h"
+#include "attention/check.h"
+#include "base/error.h"
+#include "simd/scalar_math.h"
 
 #include <flashblock/attention.h>
 

@@ -2,7 +2,7 @@
 #ifndef FB_ATTENTION_MERGE_H
 #define FB_ATTENTION_MERGE_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 /* The scalars of `rows` (<= FB_MAX_ROWS) merges of an a with a b: what the part with the smaller
  * LSE weighs beside the other, and the LSE of both. LSEs come and go unrounded: between the chunks

@@ -6,11 +6,11 @@
  * (FlashBlock, arXiv 2602.05305: attention with its log-sum-exp, and the log-space merge.)
  *
  * First of three files to read: attention/reference.c, cache/reference.c, decode/reference.c. */
-#include "check.h"
-#include "error.h"
-#include "half.h"
-#include "kv_access.h"
-#include "memory.h"
+#include "attention/check.h"
+#include "attention/kv_access.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
 
 #include <flashblock/attention.h>
 

@@ -1,7 +1,7 @@
 #define _DEFAULT_SOURCE /* madvise */
-#include "memory.h"
+#include "base/memory.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <stdint.h>
 #include <stdlib.h>

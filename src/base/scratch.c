@@ -1,7 +1,7 @@
-#include "scratch.h"
+#include "base/scratch.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <pthread.h>
 

@@ -1,5 +1,5 @@
-#include "error.h"
-#include "half.h"
+#include "base/error.h"
+#include "base/half.h"
 
 #include <flashblock/types.h>
 

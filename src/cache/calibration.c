@@ -1,9 +1,9 @@
 /* How much each head's external part changes from step to step, and which heads refresh. */
-#include "calibration_state.h"
-#include "check.h"
-#include "error.h"
-#include "half.h"
-#include "memory.h"
+#include "attention/check.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "cache/calibration_state.h"
 
 #include <math.h>
 #include <string.h>

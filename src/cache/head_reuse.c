@@ -1,8 +1,8 @@
 /* Cached block-external parts by head, and the call that refreshes some and reuses the others. */
-#include "check.h"
-#include "error.h"
-#include "memory.h"
-#include "scratch.h"
+#include "attention/check.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
 
 #include <flashblock/head_reuse.h>
 

@@ -1,7 +1,7 @@
-#include "check.h"
-#include "error.h"
-#include "kv_access.h"
-#include "memory.h"
+#include "attention/check.h"
+#include "attention/kv_access.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <flashblock/kv_cache.h>
 

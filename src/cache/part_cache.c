@@ -1,7 +1,7 @@
 /* A_out and L_out of the paper: the cached block-external part, and the merge that uses it. */
-#include "error.h"
-#include "memory.h"
-#include "scratch.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
 
 #include <flashblock/reuse.h>
 

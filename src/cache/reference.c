@@ -1,7 +1,7 @@
 /* A_out, L_out, and the rule: what FlashBlock keeps, and when it computes it anew. */
-#include "error.h"
-#include "memory.h"
-#include "reference_cache.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/reference_cache.h"
 
 #include <string.h>
 

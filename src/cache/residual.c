@@ -1,10 +1,10 @@
 /* Attention to a selection, and the cached part of the keys that it leaves out. */
-#include "residual.h"
+#include "cache/residual.h"
 
-#include "check.h"
-#include "error.h"
-#include "memory.h"
-#include "scratch.h"
+#include "attention/check.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
 
 #include <flashblock/runtime.h>
 

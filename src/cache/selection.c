@@ -1,7 +1,7 @@
 /* Selections: lists of key blocks, and how scores become one. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <flashblock/selector.h>
 

@@ -1,8 +1,8 @@
 /* The selector object: what every selector is asked through, and the ones that have a name. */
-#include "check.h"
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "attention/check.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <string.h>
 

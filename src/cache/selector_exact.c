@@ -44,9 +44,9 @@
  *     of the block and the heads of a KV head; the paper ranks tokens;
  *   - the first step gets the new set already. The paper attends exactly there, having all scores:
  *     a caller who wants that refreshes at step 0. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <math.h>
 

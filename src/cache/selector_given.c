@@ -1,8 +1,8 @@
 /* A list of the caller's, the same at every step: for experiments, for tests, and for patterns that
  * somebody else has found. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 typedef struct given {
     fb_selection *selections; /* [num_selections] */

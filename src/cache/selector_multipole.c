@@ -24,9 +24,9 @@
  *     its centroid for the search and has no part in anything else;
  *   - keys carry their positions already; the paper clusters them before the rotary embedding;
  *   - one level of clusters; the paper's hierarchy of levels is not here. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <flashblock/runtime.h>
 

@@ -47,9 +47,9 @@
  *   - a softmax over the key blocks, each weighed by the keys that it has, gives each its mass; a
  *     head keeps the fewest that reach the threshold (BFLA's 0.99), and no more than the budget;
  *   - no norm sorting: a selection is of blocks of consecutive tokens. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <math.h>
 #include <string.h>

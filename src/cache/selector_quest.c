@@ -25,9 +25,9 @@
  * largest score of its page by 10.6 on average, with a standard deviation of 1.1 between pages,
  * where the largest scores differ by 1.7. 20 % of the pages hold 69 % of the softmax mass; by the
  * largest scores themselves it would be 73 %, by mean keys 74 %, by exact mass 77 %. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <math.h>
 

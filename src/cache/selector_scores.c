@@ -1,9 +1,9 @@
 /* Scores of key blocks, in double precision and in one order: what the selectors compute with.
  * The work is cut by KV head, never within one, so that threads change nothing. */
-#include "error.h"
-#include "kv_access.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "attention/kv_access.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 #include <flashblock/runtime.h>
 

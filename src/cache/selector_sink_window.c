@@ -3,9 +3,9 @@
  * softmax leans on, and the latest ones. The paper keeps 4 sink tokens and a window counted in
  * tokens; here both are counted in key blocks, and the budget fixes the window. No scores, no
  * state: every head gets the same list. */
-#include "error.h"
-#include "memory.h"
-#include "selector_family.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/selector_family.h"
 
 static fb_status select_sink_window(void *state, const fb_selector_input *input,
                                     fb_selection *selection) {

@@ -1,7 +1,7 @@
 /* A sequence's sparse attention: when the selector is asked, and where the residual comes from. */
-#include "error.h"
-#include "memory.h"
-#include "residual.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/residual.h"
 
 #include <stdint.h>
 #include <string.h>

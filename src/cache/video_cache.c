@@ -1,8 +1,8 @@
 /* The causal video cache: a list of pieces of blocks, in slots of a KV cache that has one "layer"
  * for each head of each layer, so that heads can be attended to one by one. */
-#include "error.h"
-#include "memory.h"
-#include "scratch.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
 
 #include <flashblock/kv_cache.h>
 #include <flashblock/video_cache.h>

@@ -1,6 +1,6 @@
-#include "gnuplot.h"
+#include "cli/gnuplot.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <signal.h>
 #include <stdbool.h>

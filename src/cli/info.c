@@ -1,7 +1,7 @@
 /* flashblock info: what this build and this machine have. */
-#include "command.h"
-#include "options.h"
-#include "output.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/output.h"
 
 #include <flashblock/runtime.h>
 

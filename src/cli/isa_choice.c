@@ -1,7 +1,7 @@
 /* --isa and --threads: what they say, and setting it. */
-#include "isa_choice.h"
+#include "cli/isa_choice.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <string.h>
 

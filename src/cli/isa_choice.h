@@ -3,7 +3,7 @@
 #ifndef FB_CLI_ISA_CHOICE_H
 #define FB_CLI_ISA_CHOICE_H
 
-#include "options.h"
+#include "cli/options.h"
 
 #include <flashblock/runtime.h>
 

@@ -1,6 +1,6 @@
 /* flashblock COMMAND [OPTION]...: finds the command and runs it. */
-#include "command.h"
-#include "output.h"
+#include "cli/command.h"
+#include "cli/output.h"
 
 #include <flashblock/runtime.h>
 

@@ -1,6 +1,6 @@
-#include "number_list.h"
+#include "cli/number_list.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <stdlib.h>
 #include <string.h>

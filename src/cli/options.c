@@ -1,10 +1,10 @@
 /* Options of a command: its command line read, and its --help, both from the table. */
-#include "options.h"
+#include "cli/options.h"
 
-#include "error.h"
-#include "file.h"
-#include "memory.h"
-#include "output.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/output.h"
+#include "io/file.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/reuse.h>

@@ -1,7 +1,7 @@
 /* What the program says: one-line errors, results, JSON. */
-#include "output.h"
+#include "cli/output.h"
 
-#include "file.h"
+#include "io/file.h"
 
 #include <errno.h>
 #include <stdarg.h>

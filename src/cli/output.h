@@ -2,7 +2,7 @@
 #ifndef FB_CLI_OUTPUT_H
 #define FB_CLI_OUTPUT_H
 
-#include "error.h"
+#include "base/error.h"
 
 #include <flashblock/status.h>
 

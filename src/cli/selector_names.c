@@ -1,6 +1,6 @@
-#include "selector_names.h"
+#include "cli/selector_names.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <flashblock/selector.h>
 

@@ -1,4 +1,4 @@
-#include "flow_schedule.h"
+#include "decode/flow_schedule.h"
 
 #include <math.h>
 

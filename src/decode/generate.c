@@ -1,12 +1,12 @@
 /* The decoding loop: slots, forward passes, proposals; what each pass means is in schedule.c. */
-#include "clock.h"
-#include "error.h"
-#include "generate_options.h"
-#include "memory.h"
-#include "rng.h"
-#include "sampler.h"
-#include "schedule.h"
-#include "slots.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "decode/generate_options.h"
+#include "decode/sampler.h"
+#include "decode/schedule.h"
+#include "decode/slots.h"
 
 #include <string.h>
 

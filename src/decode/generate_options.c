@@ -1,7 +1,7 @@
-#include "generate_options.h"
+#include "decode/generate_options.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <math.h>
 #include <stdint.h>

@@ -2,8 +2,8 @@
 #ifndef FB_DECODE_GENERATE_OPTIONS_H
 #define FB_DECODE_GENERATE_OPTIONS_H
 
-#include "sampler.h"
-#include "schedule.h"
+#include "decode/sampler.h"
+#include "decode/schedule.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/model.h>

@@ -1,8 +1,8 @@
 /* The decoding loop: blocks, their denoising steps, their commits. */
-#include "error.h"
-#include "memory.h"
-#include "reference_cache.h"
-#include "reference_decode.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cache/reference_cache.h"
+#include "decode/reference_decode.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
-#include "remask.h"
+#include "decode/remask.h"
 
-#include "torch_topk.h"
+#include "decode/torch_topk.h"
 
 #include <math.h>
 

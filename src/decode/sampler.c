@@ -1,6 +1,6 @@
-#include "sampler.h"
+#include "decode/sampler.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <flashblock/attention.h>
 

@@ -1,8 +1,8 @@
-#include "schedule.h"
+#include "decode/schedule.h"
 
-#include "error.h"
-#include "memory.h"
-#include "remask.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "decode/remask.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
-#include "slots.h"
+#include "decode/slots.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <string.h>
 

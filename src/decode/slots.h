@@ -7,7 +7,7 @@
 #ifndef FB_DECODE_SLOTS_H
 #define FB_DECODE_SLOTS_H
 
-#include "schedule.h"
+#include "decode/schedule.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/kv_cache.h>

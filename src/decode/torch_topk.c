@@ -1,4 +1,4 @@
-#include "torch_topk.h"
+#include "decode/torch_topk.h"
 
 #include <math.h>
 

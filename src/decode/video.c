@@ -1,8 +1,8 @@
 /* The causal denoising loop. */
-#include "error.h"
-#include "flow_schedule.h"
-#include "memory.h"
-#include "rng.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "decode/flow_schedule.h"
 
 #include <flashblock/video.h>
 

@@ -1,8 +1,8 @@
-#include "added_tokens.h"
+#include "io/added_tokens.h"
 
-#include "error.h"
-#include "memory.h"
-#include "unicode.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/unicode.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
 #ifndef FB_IO_ADDED_TOKENS_H
 #define FB_IO_ADDED_TOKENS_H
 
-#include "vocabulary.h"
+#include "io/vocabulary.h"
 
 #include <flashblock/tokenizer.h>
 

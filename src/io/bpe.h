@@ -4,8 +4,8 @@
 #ifndef FB_IO_BPE_H
 #define FB_IO_BPE_H
 
-#include "byte_level.h"
-#include "vocabulary.h"
+#include "io/byte_level.h"
+#include "io/vocabulary.h"
 
 typedef struct fb_merge {
     int32_t right; /* the left token is that of the list it is in */

@@ -1,7 +1,7 @@
-#include "bpe.h"
-#include "error.h"
-#include "json.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/bpe.h"
+#include "io/json.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-#include "buffer.h"
+#include "io/buffer.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
-#include "byte_level.h"
+#include "io/byte_level.h"
 
-#include "error.h"
+#include "base/error.h"
 
 /* Bytes that do not stand for themselves, in order: 0-32, 127-160, 173. */
 enum {

@@ -4,7 +4,7 @@
 #ifndef FB_IO_BYTE_LEVEL_H
 #define FB_IO_BYTE_LEVEL_H
 
-#include "utf8.h"
+#include "io/utf8.h"
 
 #define FB_BYTE_LEVEL_SIZE 256
 

@@ -1,10 +1,10 @@
-#include "checkpoint.h"
+#include "io/checkpoint.h"
 
-#include "error.h"
-#include "file.h"
-#include "json.h"
-#include "memory.h"
-#include "safetensors.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/safetensors.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #ifndef FB_IO_CHECKPOINT_H
 #define FB_IO_CHECKPOINT_H
 
-#include "tensor.h"
+#include "io/tensor.h"
 
 /* Immutable once open: any number of threads may read one. */
 typedef struct fb_checkpoint fb_checkpoint;

@@ -1,8 +1,8 @@
-#include "file.h"
+#include "io/file.h"
 
-#include "buffer.h"
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/buffer.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
-#include "json.h"
+#include "io/json.h"
 
-#include "error.h"
-#include "file.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
 
 #include <stdint.h>
 #include <stdio.h>

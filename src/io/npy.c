@@ -1,8 +1,8 @@
-#include "npy.h"
+#include "io/npy.h"
 
-#include "error.h"
-#include "file.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
-#include "pretokenize.h"
+#include "io/pretokenize.h"
 
-#include "error.h"
-#include "json.h"
-#include "memory.h"
-#include "utf8.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/json.h"
+#include "io/utf8.h"
 
 #include <string.h>
 

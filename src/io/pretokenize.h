@@ -2,7 +2,7 @@
 #ifndef FB_IO_PRETOKENIZE_H
 #define FB_IO_PRETOKENIZE_H
 
-#include "regex.h"
+#include "io/regex.h"
 
 #include <jansson.h>
 

@@ -15,7 +15,7 @@
 #ifndef FB_IO_REGEX_H
 #define FB_IO_REGEX_H
 
-#include "buffer.h"
+#include "io/buffer.h"
 
 #include <stdbool.h>
 

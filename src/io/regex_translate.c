@@ -1,6 +1,6 @@
-#include "error.h"
-#include "regex.h"
-#include "unicode.h"
+#include "base/error.h"
+#include "io/regex.h"
+#include "io/unicode.h"
 
 #include <ctype.h>
 #include <string.h>

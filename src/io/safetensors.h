@@ -4,7 +4,7 @@
 #ifndef FB_IO_SAFETENSORS_H
 #define FB_IO_SAFETENSORS_H
 
-#include "tensor.h"
+#include "io/tensor.h"
 
 /* An open file. Immutable: any number of threads may read one. */
 typedef struct fb_safetensors fb_safetensors;

@@ -1,8 +1,8 @@
-#include "error.h"
-#include "file.h"
-#include "json.h"
-#include "memory.h"
-#include "safetensors.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/safetensors.h"
 
 #include <stdlib.h>
 #include <string.h>

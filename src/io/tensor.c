@@ -1,8 +1,8 @@
-#include "tensor.h"
+#include "io/tensor.h"
 
-#include "error.h"
-#include "half.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
 
 #include <stdbool.h>
 #include <stdio.h>

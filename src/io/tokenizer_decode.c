@@ -1,7 +1,7 @@
-#include "error.h"
-#include "memory.h"
-#include "tokenizer_internal.h"
-#include "utf8.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/tokenizer_internal.h"
+#include "io/utf8.h"
 
 #include <string.h>
 

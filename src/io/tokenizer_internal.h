@@ -2,9 +2,9 @@
 #ifndef FB_IO_TOKENIZER_INTERNAL_H
 #define FB_IO_TOKENIZER_INTERNAL_H
 
-#include "added_tokens.h"
-#include "bpe.h"
-#include "pretokenize.h"
+#include "io/added_tokens.h"
+#include "io/bpe.h"
+#include "io/pretokenize.h"
 
 #include <flashblock/tokenizer.h>
 

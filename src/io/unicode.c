@@ -1,8 +1,8 @@
-#include "unicode.h"
+#include "io/unicode.h"
 
-#include "error.h"
-#include "memory.h"
-#include "unicode_additions.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/unicode_additions.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef FB_IO_UNICODE_H
 #define FB_IO_UNICODE_H
 
-#include "utf8.h"
+#include "io/utf8.h"
 
 #include <stdbool.h>
 

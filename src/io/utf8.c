@@ -1,6 +1,6 @@
-#include "utf8.h"
+#include "io/utf8.h"
 
-#include "error.h"
+#include "base/error.h"
 
 #include <string.h>
 

@@ -3,7 +3,7 @@
 #ifndef FB_IO_UTF8_H
 #define FB_IO_UTF8_H
 
-#include "buffer.h"
+#include "io/buffer.h"
 
 #include <stdint.h>
 

@@ -1,9 +1,9 @@
-#include "vocabulary.h"
+#include "io/vocabulary.h"
 
-#include "byte_level.h"
-#include "error.h"
-#include "json.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/byte_level.h"
+#include "io/json.h"
 
 #include <stdlib.h>
 #include <string.h>

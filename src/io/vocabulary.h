@@ -2,7 +2,7 @@
 #ifndef FB_IO_VOCABULARY_H
 #define FB_IO_VOCABULARY_H
 
-#include "buffer.h"
+#include "io/buffer.h"
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
-#include "error.h"
-#include "memory.h"
-#include "model_state.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "model/model_state.h"
 
 /* The arrays of `rows` rows, one after the other from `memory` on, each on a cache line of its own.
  * Returns their size in floats; with memory NULL nothing is set but that. Widths are below 2^24

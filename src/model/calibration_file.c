@@ -1,8 +1,8 @@
 /* Calibration files: JSON, versioned; see calibration.h. */
-#include "calibration_state.h"
-#include "error.h"
-#include "file.h"
-#include "json.h"
+#include "base/error.h"
+#include "cache/calibration_state.h"
+#include "io/file.h"
+#include "io/json.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* The forward pass, in the order in which it happens. */
-#include "clock.h"
-#include "error.h"
-#include "kernels.h"
-#include "layers.h"
-#include "model_state.h"
-#include "rope.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "model/layers.h"
+#include "model/model_state.h"
+#include "model/rope.h"
+#include "simd/kernels.h"
 
 #include <flashblock/attention.h>
 #include <flashblock/model.h>

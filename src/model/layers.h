@@ -2,7 +2,7 @@
 #ifndef FB_MODEL_LAYERS_H
 #define FB_MODEL_LAYERS_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 #include <stddef.h>
 

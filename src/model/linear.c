@@ -15,11 +15,11 @@
  * in every call, or a second copy of them all. Mapped pages of 4 KiB were read as fast as huge ones
  * (21.2 GB/s on one core), so a copy would not even be faster to read.
  */
-#include "linear.h"
+#include "model/linear.h"
 
-#include "error.h"
-#include "kernels.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "simd/kernels.h"
 
 #include <flashblock/runtime.h>
 

@@ -12,7 +12,7 @@
 #ifndef FB_MODEL_LINEAR_H
 #define FB_MODEL_LINEAR_H
 
-#include "kernels.h"
+#include "simd/kernels.h"
 
 #include <flashblock/types.h>
 

@@ -1,8 +1,8 @@
-#include "error.h"
-#include "memory.h"
-#include "model_config.h"
-#include "model_state.h"
-#include "rope.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "model/model_config.h"
+#include "model/model_state.h"
+#include "model/rope.h"
 
 #include <flashblock/model.h>
 

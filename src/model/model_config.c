@@ -1,10 +1,10 @@
-#include "model_config.h"
+#include "model/model_config.h"
 
-#include "error.h"
-#include "file.h"
-#include "json.h"
-#include "memory.h"
-#include "special_tokens.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "model/special_tokens.h"
 
 #include <math.h>
 #include <string.h>

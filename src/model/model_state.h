@@ -2,8 +2,8 @@
 #ifndef FB_MODEL_MODEL_STATE_H
 #define FB_MODEL_MODEL_STATE_H
 
-#include "linear.h"
-#include "weights.h"
+#include "model/linear.h"
+#include "model/weights.h"
 
 #include <flashblock/model.h>
 

@@ -1,7 +1,7 @@
-#include "rope3d.h"
+#include "model/rope3d.h"
 
-#include "error.h"
-#include "scratch.h"
+#include "base/error.h"
+#include "base/scratch.h"
 
 #include <flashblock/runtime.h>
 

@@ -1,9 +1,9 @@
-#include "special_tokens.h"
+#include "model/special_tokens.h"
 
-#include "error.h"
-#include "file.h"
-#include "json.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
 
 #include <stdlib.h>
 #include <string.h>

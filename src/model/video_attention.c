@@ -1,11 +1,11 @@
-#include "video_attention.h"
+#include "model/video_attention.h"
 
-#include "clock.h"
-#include "error.h"
-#include "half.h"
-#include "layers.h"
-#include "memory.h"
-#include "scratch.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "base/scratch.h"
+#include "model/layers.h"
 
 #include <flashblock/runtime.h>
 

@@ -4,8 +4,8 @@
 #ifndef FB_MODEL_VIDEO_ATTENTION_H
 #define FB_MODEL_VIDEO_ATTENTION_H
 
-#include "linear.h"
-#include "rope3d.h"
+#include "model/linear.h"
+#include "model/rope3d.h"
 
 #include <flashblock/head_reuse.h>
 #include <flashblock/video_cache.h>

@@ -1,9 +1,9 @@
 /* config.json of a video model. */
-#include "error.h"
-#include "file.h"
-#include "json.h"
-#include "memory.h"
-#include "video_state.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "model/video_state.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,11 +1,11 @@
 /* The forward pass of a video model, in the order in which it happens. */
-#include "clock.h"
-#include "error.h"
-#include "layers.h"
-#include "memory.h"
-#include "scratch.h"
-#include "video_layers.h"
-#include "video_state.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
+#include "model/layers.h"
+#include "model/video_layers.h"
+#include "model/video_state.h"
 
 #include <flashblock/attention.h>
 #include <flashblock/runtime.h>

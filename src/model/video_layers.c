@@ -1,4 +1,4 @@
-#include "video_layers.h"
+#include "model/video_layers.h"
 
 #include <math.h>
 

@@ -2,9 +2,9 @@
 #ifndef FB_MODEL_VIDEO_STATE_H
 #define FB_MODEL_VIDEO_STATE_H
 
-#include "checkpoint.h"
-#include "linear.h"
-#include "video_attention.h"
+#include "io/checkpoint.h"
+#include "model/linear.h"
+#include "model/video_attention.h"
 
 #include <flashblock/video_model.h>
 

@@ -1,7 +1,7 @@
 /* The tensors of a video model, by the names of CausalWanModel's state dict. */
-#include "error.h"
-#include "memory.h"
-#include "video_state.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "model/video_state.h"
 
 #include <stdio.h>
 #include <string.h>

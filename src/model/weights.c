@@ -1,7 +1,7 @@
-#include "weights.h"
+#include "model/weights.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <stdint.h>
 #include <stdio.h>

@@ -2,8 +2,8 @@
 #ifndef FB_MODEL_WEIGHTS_H
 #define FB_MODEL_WEIGHTS_H
 
-#include "checkpoint.h"
-#include "linear.h"
+#include "io/checkpoint.h"
+#include "model/linear.h"
 
 #include <flashblock/model.h>
 

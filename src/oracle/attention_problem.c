@@ -1,7 +1,7 @@
-#include "attention_problem.h"
+#include "oracle/attention_problem.h"
 
-#include "memory.h"
-#include "plain.h"
+#include "base/memory.h"
+#include "oracle/plain.h"
 
 #include <math.h>
 #include <stdio.h>

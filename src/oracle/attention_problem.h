@@ -7,8 +7,8 @@
 #ifndef FB_ORACLE_ATTENTION_PROBLEM_H
 #define FB_ORACLE_ATTENTION_PROBLEM_H
 
-#include "mistakes.h"
-#include "report.h"
+#include "oracle/mistakes.h"
+#include "oracle/report.h"
 
 #include <flashblock/attention.h>
 

@@ -1,9 +1,9 @@
-#include "candidate.h"
+#include "oracle/candidate.h"
 
-#include "memory.h"
-#include "mistakes.h"
-#include "npy.h"
-#include "plain.h"
+#include "base/memory.h"
+#include "io/npy.h"
+#include "oracle/mistakes.h"
+#include "oracle/plain.h"
 
 #include <math.h>
 #include <stdio.h>

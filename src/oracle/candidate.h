@@ -7,7 +7,7 @@
 #ifndef FB_ORACLE_CANDIDATE_H
 #define FB_ORACLE_CANDIDATE_H
 
-#include "report.h"
+#include "oracle/report.h"
 
 typedef struct fb_candidate fb_candidate;
 

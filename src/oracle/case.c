@@ -1,7 +1,7 @@
-#include "case.h"
+#include "oracle/case.h"
 
-#include "json.h"
-#include "memory.h"
+#include "base/memory.h"
+#include "io/json.h"
 
 #include <math.h>
 #include <stdarg.h>

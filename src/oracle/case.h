@@ -9,8 +9,8 @@
 #ifndef FB_ORACLE_CASE_H
 #define FB_ORACLE_CASE_H
 
-#include "error.h"
-#include "safetensors.h"
+#include "base/error.h"
+#include "io/safetensors.h"
 
 #include <flashblock/types.h>
 

@@ -1,4 +1,4 @@
-#include "hash_cases.h"
+#include "oracle/hash_cases.h"
 
 #define ATTEND(text, q, h, hk, d, n)                                                               \
     .name = text, .queries = q, .heads = h, .kv_heads = hk, .head_dim = d, .keys = n

@@ -2,7 +2,7 @@
 #ifndef FB_ORACLE_HASH_CASES_H
 #define FB_ORACLE_HASH_CASES_H
 
-#include "hashes.h"
+#include "oracle/hashes.h"
 
 #include <flashblock/attention.h>
 

@@ -1,8 +1,8 @@
 /* Hash cases of mean keys and of refresh by rows. */
-#include "error.h"
-#include "hash_cases.h"
-#include "inputs.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/hash_cases.h"
+#include "oracle/inputs.h"
 
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>

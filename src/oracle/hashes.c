@@ -1,12 +1,12 @@
-#include "hashes.h"
+#include "oracle/hashes.h"
 
-#include "error.h"
-#include "file.h"
-#include "half.h"
-#include "hash_cases.h"
-#include "inputs.h"
-#include "memory.h"
-#include "sequence.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "io/file.h"
+#include "oracle/hash_cases.h"
+#include "oracle/inputs.h"
+#include "oracle/sequence.h"
 
 #include <flashblock/kv_cache.h>
 
@@ -18,7 +18,7 @@
 #include <xxhash.h>
 
 static const char *const builtin_lines[] = {
-#include "hash_lines.inc"
+#include "oracle/hash_lines.inc"
 };
 
 /* Every case draws its inputs from streams under a seed of its own. */

@@ -1,6 +1,6 @@
-#include "inputs.h"
+#include "oracle/inputs.h"
 
-#include "rng.h"
+#include "base/rng.h"
 
 #include <flashblock/runtime.h>
 

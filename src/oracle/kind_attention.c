@@ -1,6 +1,6 @@
 /* attention: q, k, v -> out, lse. current_block: a block's attention to itself. */
-#include "attention_problem.h"
-#include "kinds.h"
+#include "oracle/attention_problem.h"
+#include "oracle/kinds.h"
 
 enum { MAX_SIZE = 1 << 24 };
 

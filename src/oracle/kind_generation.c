@@ -1,9 +1,9 @@
 /* generation: a recorded run of the paper's engine, repeated with a model and compat = released:
  * decisions and tokens exactly, logits and cached parts within their tolerances. */
-#include "kind_model.h"
-#include "kinds.h"
-#include "remask.h"
-#include "trace.h"
+#include "decode/remask.h"
+#include "oracle/kind_model.h"
+#include "oracle/kinds.h"
+#include "oracle/trace.h"
 
 #include <flashblock/generate.h>
 

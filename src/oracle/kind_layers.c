@@ -1,7 +1,7 @@
 /* rope_1d: rotary tables and rotated heads. rmsnorm: normalisation. */
-#include "kinds.h"
-#include "layers.h"
-#include "rope.h"
+#include "model/layers.h"
+#include "model/rope.h"
+#include "oracle/kinds.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* Kinds about merging two parts: split_merge (attention over past and current keys, and their
  * merge), fused_merge (the engine's store / refresh / reuse rows), head_masked_merge (video). */
-#include "attention_problem.h"
-#include "kinds.h"
-#include "merge_problem.h"
+#include "oracle/attention_problem.h"
+#include "oracle/kinds.h"
+#include "oracle/merge_problem.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* model_logits: a model's prefill, one block's steps (dense, refreshed, reused), its commit.
  * The metadata `model` names a Hugging Face directory, looked for beside the file and one folder
  * up. */
-#include "kind_model.h"
+#include "oracle/kind_model.h"
 
-#include "kinds.h"
+#include "oracle/kinds.h"
 
 #include <math.h>
 #include <stdio.h>

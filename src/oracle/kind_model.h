@@ -2,7 +2,7 @@
 #ifndef FB_ORACLE_KIND_MODEL_H
 #define FB_ORACLE_KIND_MODEL_H
 
-#include "case.h"
+#include "oracle/case.h"
 
 #include <flashblock/model.h>
 

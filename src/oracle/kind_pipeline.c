@@ -1,9 +1,9 @@
 /* pipeline: a small video model through the paper's whole pipeline: a calibration over a batch of
  * prompts, then one clip densely and with head-wise reuse. Weights and text are in the file that
  * the metadata `weights_file` names, beside this one. */
-#include "flow_schedule.h"
-#include "kinds.h"
-#include "video_state.h"
+#include "decode/flow_schedule.h"
+#include "model/video_state.h"
+#include "oracle/kinds.h"
 
 #include <flashblock/flashblock.h>
 

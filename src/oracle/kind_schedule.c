@@ -1,10 +1,10 @@
 /* scheduler_trace: the engine's scheduler without a model. Proposed tokens, their confidences and
  * the probabilities are inputs; every decision is this build's, with compat = released. */
-#include "kinds.h"
-#include "remask.h"
-#include "schedule.h"
-#include "slots.h"
-#include "trace.h"
+#include "decode/remask.h"
+#include "decode/schedule.h"
+#include "decode/slots.h"
+#include "oracle/kinds.h"
+#include "oracle/trace.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,10 +4,10 @@
  *
  * The class decides for the whole batch by its first row and forgets its history part after one
  * reuse; the files were made by putting it back, as the engine does. */
-#include "kinds.h"
-#include "layers.h"
-#include "linear.h"
-#include "rope.h"
+#include "model/layers.h"
+#include "model/linear.h"
+#include "model/rope.h"
+#include "oracle/kinds.h"
 
 #include <flashblock/flashblock.h>
 

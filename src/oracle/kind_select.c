@@ -1,7 +1,7 @@
 /* select_transfer: the training code's choice of positions. sampler_filters: top-k and top-p. */
-#include "kinds.h"
-#include "remask.h"
-#include "sampler.h"
+#include "decode/remask.h"
+#include "decode/sampler.h"
+#include "oracle/kinds.h"
 
 #include <stdio.h>
 #include <string.h>

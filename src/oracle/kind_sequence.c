@@ -1,7 +1,7 @@
 /* denoising_sequence: everything that sequence.h lists, recomputed from the file's inputs. */
-#include "kinds.h"
-#include "memory.h"
-#include "sequence_mistakes.h"
+#include "base/memory.h"
+#include "oracle/kinds.h"
+#include "oracle/sequence_mistakes.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,8 +2,8 @@
  * on clips of its own, then a dense run and a run with head-wise reuse; outputs, similarities, LSE
  * changes, head masks, kept parts, the cache and its bookkeeping. Weights and inputs are in the
  * file that the metadata `inputs_file` names, beside this one. */
-#include "kinds.h"
-#include "video_attention.h"
+#include "model/video_attention.h"
+#include "oracle/kinds.h"
 
 #include <flashblock/flashblock.h>
 

@@ -1,10 +1,10 @@
 /* rope_3d: rotary positions of video tokens. video_norm: norms, and the embedding of time.
  * flow_scheduler: noise levels. */
-#include "flow_schedule.h"
-#include "kinds.h"
-#include "layers.h"
-#include "rope3d.h"
-#include "video_layers.h"
+#include "decode/flow_schedule.h"
+#include "model/layers.h"
+#include "model/rope3d.h"
+#include "model/video_layers.h"
+#include "oracle/kinds.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
-#include "kinds.h"
+#include "oracle/kinds.h"
 
-#include "candidate.h"
+#include "oracle/candidate.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef FB_ORACLE_KINDS_H
 #define FB_ORACLE_KINDS_H
 
-#include "report.h"
+#include "oracle/report.h"
 
 /* Recomputes the case with the instruction set and threads that are current, and makes its claims.
  * An error is the file's fault, or this machine's (memory). */

@@ -1,8 +1,8 @@
-#include "merge_problem.h"
+#include "oracle/merge_problem.h"
 
-#include "memory.h"
-#include "mistakes.h"
-#include "plain.h"
+#include "base/memory.h"
+#include "oracle/mistakes.h"
+#include "oracle/plain.h"
 
 #include <flashblock/attention.h>
 

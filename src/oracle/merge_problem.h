@@ -6,8 +6,8 @@
 #ifndef FB_ORACLE_MERGE_PROBLEM_H
 #define FB_ORACLE_MERGE_PROBLEM_H
 
-#include "case.h"
-#include "report.h"
+#include "oracle/case.h"
+#include "oracle/report.h"
 
 typedef struct fb_merge_problem {
     size_t tokens, heads, head_dim;

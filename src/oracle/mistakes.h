@@ -3,7 +3,7 @@
 #ifndef FB_ORACLE_MISTAKES_H
 #define FB_ORACLE_MISTAKES_H
 
-#include "case.h"
+#include "oracle/case.h"
 
 /* One hypothesis about a tensor. `compute` fills [count] with what the mistake gives; context is
  * the claim's. It may return FB_ERROR_UNSUPPORTED where the mistake cannot be made (one KV head,

@@ -1,8 +1,8 @@
-#include "plain.h"
+#include "oracle/plain.h"
 
-#include "error.h"
-#include "half.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/memory.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,8 +1,8 @@
-#include "report.h"
+#include "oracle/report.h"
 
-#include "candidate.h"
-#include "half.h"
-#include "memory.h"
+#include "base/half.h"
+#include "base/memory.h"
+#include "oracle/candidate.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -10,7 +10,7 @@
 #ifndef FB_ORACLE_REPORT_H
 #define FB_ORACLE_REPORT_H
 
-#include "case.h"
+#include "oracle/case.h"
 
 #include <flashblock/types.h>
 

@@ -1,9 +1,9 @@
-#include "sequence.h"
+#include "oracle/sequence.h"
 
-#include "error.h"
-#include "inputs.h"
-#include "memory.h"
-#include "truth.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/inputs.h"
+#include "oracle/truth.h"
 
 #include <flashblock/kv_cache.h>
 #include <flashblock/runtime.h>

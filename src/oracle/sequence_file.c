@@ -1,8 +1,8 @@
 /* The case file of a denoising sequence; its tensors are listed in sequence.h. */
-#include "error.h"
-#include "memory.h"
-#include "safetensors.h"
-#include "sequence.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/safetensors.h"
+#include "oracle/sequence.h"
 
 #include <jansson.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
-#include "sequence_mistakes.h"
+#include "oracle/sequence_mistakes.h"
 
-#include "error.h"
-#include "memory.h"
-#include "plain.h"
-#include "truth.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/plain.h"
+#include "oracle/truth.h"
 
 #include <math.h>
 #include <stdio.h>

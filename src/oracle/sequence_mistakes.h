@@ -3,8 +3,8 @@
 #ifndef FB_ORACLE_SEQUENCE_MISTAKES_H
 #define FB_ORACLE_SEQUENCE_MISTAKES_H
 
-#include "mistakes.h"
-#include "sequence.h"
+#include "oracle/mistakes.h"
+#include "oracle/sequence.h"
 
 /* A result of a sequence: the context of a claim about it. */
 typedef struct fb_script_result {

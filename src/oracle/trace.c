@@ -1,4 +1,4 @@
-#include "trace.h"
+#include "oracle/trace.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #ifndef FB_ORACLE_TRACE_H
 #define FB_ORACLE_TRACE_H
 
-#include "report.h"
+#include "oracle/report.h"
 
 #include <flashblock/generate.h>
 

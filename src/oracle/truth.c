@@ -1,7 +1,7 @@
-#include "truth.h"
+#include "oracle/truth.h"
 
-#include "error.h"
-#include "memory.h"
+#include "base/error.h"
+#include "base/memory.h"
 
 #include <flashblock/runtime.h>
 

@@ -3,8 +3,8 @@
  * without an operating system; it prints in the format of the Test Anything Protocol. Exit status:
  * 0 no difference, 1 differences or errors, 2 wrong usage, 77 the instruction set is not in this
  * build or not in this CPU. */
-#include "error.h"
-#include "hashes.h"
+#include "base/error.h"
+#include "oracle/hashes.h"
 
 #include <stdbool.h>
 #include <stdio.h>

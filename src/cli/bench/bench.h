@@ -1,0 +1,117 @@
+/* flashblock bench: what its commands share. */
+#ifndef FB_CLI_BENCH_BENCH_H
+#define FB_CLI_BENCH_BENCH_H
+
+#include "base/error.h"
+#include "bench/limits.h"
+#include "bench/rounds.h"
+#include "cli/number_list.h"
+#include "cli/options.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+int fb_bench_attention(int argc, char **argv);
+int fb_bench_decode(int argc, char **argv);
+int fb_bench_limits(int argc, char **argv);
+int fb_bench_merge(int argc, char **argv);
+int fb_bench_video(int argc, char **argv);
+
+/* Options that every command has. */
+typedef struct fb_bench_settings {
+    fb_number_list threads; /* not given: 1 */
+    int isa;                /* fb_isa_choice_parse_one */
+    size_t repeats;
+    double min_seconds;
+    bool cold;
+    const char *json;
+} fb_bench_settings;
+
+/* The table entries of a `structure` whose member `common` is an fb_bench_settings. */
+#define FB_BENCH_THREADS_OPTION(structure)                                                         \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "threads", .argument = "LIST",                           \
+        .target = offsetof(structure, common.threads), .parse = fb_number_list_parse,              \
+        .otherwise = "1", .help = "numbers of threads, such as 1,2; each on a core of its own"     \
+    }
+#define FB_BENCH_ISA_OPTION(structure)                                                             \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "isa", .argument = "NAME",                               \
+        .target = offsetof(structure, common.isa), .parse = fb_isa_choice_parse_one,               \
+        .help = "instruction set of the kernels (default: FLASHBLOCK_ISA, or the widest); the "    \
+                "machine's limits are always those of its widest"                                  \
+    }
+#define FB_BENCH_REPEATS_OPTION(structure, number)                                                 \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "repeats", .argument = "N",                                \
+        .target = offsetof(structure, common.repeats), .min = 1, .max = 1000,                      \
+        .otherwise = (number), .help = "at least N samples of everything, in turn"                 \
+    }
+#define FB_BENCH_SECONDS_OPTION(structure, number)                                                 \
+    {                                                                                              \
+        .kind = FB_OPTION_DOUBLE, .name = "min-seconds", .argument = "S",                          \
+        .target = offsetof(structure, common.min_seconds), .max = 3600, .otherwise = (number),     \
+        .help = "go on until S seconds have passed"                                                \
+    }
+#define FB_BENCH_COLD_OPTION(structure)                                                            \
+    {                                                                                              \
+        .kind = FB_OPTION_FLAG, .name = "cold", .target = offsetof(structure, common.cold),        \
+        .help = "flush the caches before every sample"                                             \
+    }
+#define FB_BENCH_JSON_OPTION(structure)                                                            \
+    {                                                                                              \
+        .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
+        .target = offsetof(structure, common.json),                                                \
+        .help = "write everything as JSON to FILE, or to standard output instead of the tables"    \
+    }
+
+/* A command that is being run. */
+typedef struct fb_bench {
+    const fb_bench_settings *settings;
+    bool quiet; /* JSON goes to standard output */
+    fb_machine machine;
+    fb_limits limits;
+    json_t *cases; /* an array */
+    json_t *more;  /* arrays of what has no place in a case, by name */
+} fb_bench;
+
+/* Checks the settings, chooses the instruction set and measures the limits. Takes a zeroed
+ * structure; fb_bench_finish must follow in any case. */
+fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings);
+
+/* Writes the JSON, if it is wanted and `status` is FB_OK, and frees everything. */
+fb_status fb_bench_finish(fb_bench *bench, fb_status status);
+
+/* The machine and its limits, in words. */
+void fb_bench_print_limits(const fb_bench *bench);
+
+/* What the settings say about rounds, with progress on standard error. */
+fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what);
+
+/* Progress of long work: "flashblock: TEXT", one line on standard error, replaced by the next one
+ * where that is a terminal. An empty text ends it. */
+void fb_bench_progress(const char *format, ...) FB_PRINTF(1, 2);
+
+/* One measured case: a way (`implementation`) to do something (`name`). */
+typedef struct fb_bench_case {
+    const char *name, *dtype, *implementation;
+    size_t threads;
+    double flops, bytes; /* of one run; bytes that must at least be read */
+    double median, min;  /* seconds */
+} fb_bench_case;
+
+double fb_case_gflops(const fb_bench_case *c);
+double fb_case_gbs(const fb_bench_case *c);
+
+/* Of the multiply-adds that its threads can do; and of the lower of that and what they can do when
+ * they wait for memory (or, with warm caches, for the innermost one that holds the bytes). */
+double fb_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c);
+double fb_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c);
+
+/* Adds it to the JSON. */
+fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c);
+
+/* Adds a value to an array beside the cases; taken over, NULL is one that found no memory. */
+fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value);
+
+#endif

@@ -1,0 +1,293 @@
+/* flashblock bench decode: blocks of a model behind contexts of given lengths. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "bench/block_script.h"
+#include "bench/decode_run.h"
+#include "cli/bench/bench.h"
+#include "cli/isa_choice.h"
+#include "cli/output.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct settings {
+    fb_bench_settings common;
+    const char *model;
+    fb_number_list contexts, taus;
+    bool row_refresh;
+    size_t block_size, steps; /* 0: not given */
+    fb_dtype kv_dtype;
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    FB_MODEL_OPTION(settings,
+                    "a Hugging Face directory: config.json, model.safetensors (or its shards)"),
+    {.kind = FB_OPTION_PARSED,
+     .name = "context",
+     .argument = "LIST",
+     TARGET(contexts),
+     .parse = fb_number_list_parse,
+     .otherwise = "1k,4k,16k",
+     .help = "tokens before the block; the model's own limit does not matter here"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "tau",
+     .argument = "LIST",
+     TARGET(taus),
+     .parse = fb_number_list_parse,
+     .otherwise = "0,2,3",
+     .help = "0 is dense attention"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "row-refresh",
+     TARGET(row_refresh),
+     .help = "also blocks refreshed by rows, with and without the first-order correction"},
+    FB_BLOCK_SIZE_OPTION(settings, block_size),
+    {.kind = FB_OPTION_SIZE,
+     .name = "steps",
+     .argument = "N",
+     TARGET(steps),
+     .min = 1,
+     .max = 1 << 16,
+     .help = "denoising steps of a block, at most its tokens (default: one for each)"},
+    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    FB_BENCH_THREADS_OPTION(settings),
+    FB_BENCH_REPEATS_OPTION(settings, "7"),
+    FB_BENCH_SECONDS_OPTION(settings, "1"),
+    FB_BENCH_COLD_OPTION(settings),
+    FB_BENCH_ISA_OPTION(settings),
+    FB_BENCH_JSON_OPTION(settings),
+};
+
+static const fb_option_table table = {
+    .usage = "bench decode --model DIR [OPTION]...",
+    .summary =
+        "Times the forward passes of blocks, dense and with FlashBlock: denoising steps that each\n"
+        "accept their share of the block's tokens, and the commit. The context is random keys and\n"
+        "values, whatever its length; no text is written.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* --- one context -------------------------------------------------------------------------------
+ */
+
+enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 2) };
+
+typedef struct decode_bench {
+    fb_bench *bench;
+    const settings *chosen;
+    fb_decode_data data;
+    char model[32]; /* the directory's name */
+    size_t context;
+    fb_decode_run runs[MAX_TRIALS];
+    fb_trial trials[MAX_TRIALS];
+    size_t count;
+} decode_bench;
+
+/* What one trial comes to, per forward pass. */
+typedef struct result {
+    double block_seconds, passes_per_second, tokens_per_second;
+    double attention, linear, other; /* parts of the time */
+    double read_ratio; /* time in linear layers, by that of reading their weights once a pass */
+    double roof_ratio; /* or, if that takes longer, of their multiply-adds at the peak */
+} result;
+
+/* Seconds in which the weights of a block's passes are read, from where they fit. */
+static double read_seconds(const decode_bench *b, size_t threads) {
+    const fb_limits *limits = &b->bench->limits;
+    size_t bytes = fb_model_num_bytes(b->data.model);
+    size_t level =
+        b->bench->settings->cold ? FB_LEVEL_MEMORY : fb_limits_level_of(limits, threads, bytes);
+    return 1e-9 * fb_decode_weight_bytes(&b->data) / fb_limits_read(limits, threads, level);
+}
+
+/* Seconds of a block's passes in linear layers, if only multiply-adds took time. */
+static double multiply_seconds(const decode_bench *b, size_t threads) {
+    return 1e-9 * fb_decode_weight_flops(&b->data) / fb_limits_fma(&b->bench->limits, threads);
+}
+
+static result result_of(const decode_bench *b, size_t i) {
+    const fb_decode_run *run = &b->runs[i];
+    double block = fb_samples_median(&b->trials[i].seconds, 0);
+    double attention = run->times.attention / run->seconds;
+    double linear = run->times.linear / run->seconds;
+    double reading = read_seconds(b, b->trials[i].threads);
+    double multiplying = multiply_seconds(b, b->trials[i].threads);
+    return (result){
+        .block_seconds = block,
+        .passes_per_second = (double)(b->data.steps + 1) / block,
+        .tokens_per_second = (double)b->data.block_size / block,
+        .attention = attention,
+        .linear = linear,
+        .other = 1 - attention - linear,
+        .read_ratio = linear * block / reading,
+        .roof_ratio = linear * block / (reading > multiplying ? reading : multiplying),
+    };
+}
+
+static void print_result(const decode_bench *b, size_t i) {
+    result r = result_of(b, i);
+    char policy[16];
+    snprintf(policy, sizeof policy, "%zu", b->runs[i].tau);
+    if (b->runs[i].rows)
+        snprintf(policy, sizeof policy, b->runs[i].corrected ? "rows+c" : "rows");
+    printf("%8zu%8zu%8s%11.3f%11.2f%11.2f%10.1f%%%9.1f%%%9.1f%%%12.2f%12.2f\n", b->context,
+           b->trials[i].threads, policy, 1e3 / r.passes_per_second, r.passes_per_second,
+           r.tokens_per_second, 100 * r.attention, 100 * r.linear, 100 * r.other, r.read_ratio,
+           r.roof_ratio);
+}
+
+/* Attention of all layers to this many keys, over a whole block. */
+static void attention_work(const decode_bench *b, const fb_decode_run *run, double *flops,
+                           double *bytes) {
+    const fb_model_config *config = fb_model_get_config(b->data.model);
+    double passes = (double)(b->data.steps + 1), block = (double)b->data.block_size;
+    double reads = run->rows ? passes
+                             : passes - (double)fb_block_script_reuses(b->data.block_size,
+                                                                       b->data.steps, run->tau);
+    double refreshes = run->rows ? 2 : reads; /* of as many rows as a block has */
+    double context = (double)b->context;
+    double values = (double)config->num_hidden_layers * (double)config->head_dim;
+    *flops = 4 * (double)config->num_attention_heads * block * values *
+             (refreshes * context + passes * block);
+    *bytes = 2 * (double)config->num_key_value_heads * values * (reads * context + passes * block) *
+             (double)fb_dtype_size(b->chosen->kv_dtype);
+}
+
+static fb_status add_result(decode_bench *b, size_t i) {
+    char name[96], implementation[48];
+    double flops, bytes;
+    size_t tau = b->runs[i].tau;
+    attention_work(b, &b->runs[i], &flops, &bytes);
+    snprintf(name, sizeof name, "decode-%s-b%zu-c%zu", b->model, b->data.block_size, b->context);
+    snprintf(implementation, sizeof implementation, tau ? "flashblock, tau %zu" : "dense", tau);
+    if (b->runs[i].rows)
+        snprintf(implementation, sizeof implementation, "flashblock, rows%s",
+                 b->runs[i].corrected ? ", corrected" : "");
+    fb_bench_case c = {
+        .name = name,
+        .dtype = fb_dtype_name(b->chosen->kv_dtype),
+        .implementation = implementation,
+        .threads = b->trials[i].threads,
+        .flops = flops + fb_decode_weight_flops(&b->data),
+        .bytes = bytes + fb_decode_weight_bytes(&b->data),
+        .median = fb_samples_median(&b->trials[i].seconds, 0),
+        .min = fb_samples_min(&b->trials[i].seconds),
+    };
+    result r = result_of(b, i);
+    json_t *more = json_pack(
+        "{s:s, s:b, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+        "name", name, "rows", b->runs[i].rows, "correction", b->runs[i].corrected, "dtype", c.dtype,
+        "implementation", implementation, "threads", (json_int_t)c.threads, "context",
+        (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
+        (json_int_t)b->data.block_size, "passes", (json_int_t)(b->data.steps + 1),
+        "passes_per_second", r.passes_per_second, "tokens_per_second", r.tokens_per_second,
+        "attention_share", r.attention, "linear_share", r.linear, "other_share", r.other,
+        "linear_by_weight_reading", r.read_ratio, "linear_by_roofline", r.roof_ratio);
+    FB_TRY(fb_bench_add(b->bench, "decode", more));
+    return fb_bench_add_case(b->bench, &c);
+}
+
+static fb_status run_context(decode_bench *b, size_t context) {
+    const fb_number_list *threads = &b->chosen->common.threads, *taus = &b->chosen->taus;
+    b->context = context;
+    b->count = 0;
+    char what[96];
+    snprintf(what, sizeof what, "%s, %zu tokens", b->model, context);
+    fb_rounds rounds = fb_bench_rounds(b->bench, what);
+    FB_TRY(fb_decode_set_context(&b->data, context));
+    for (size_t i = 0; i < threads->count; i++)
+        for (size_t j = 0; j < taus->count; j++) {
+            b->runs[b->count] = (fb_decode_run){.data = &b->data, .tau = taus->values[j]};
+            b->trials[b->count] = (fb_trial){
+                .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
+            b->count++;
+        }
+    for (size_t i = 0; i < threads->count && b->chosen->row_refresh; i++)
+        for (int corrected = 0; corrected < 2; corrected++) {
+            b->runs[b->count] = (fb_decode_run){
+                .data = &b->data, .tau = 1, .rows = true, .corrected = corrected != 0};
+            b->trials[b->count] = (fb_trial){
+                .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
+            b->count++;
+        }
+    FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
+    fb_bench_progress("%s", "");
+    for (size_t i = 0; i < b->count; i++) {
+        FB_TRY(add_result(b, i));
+        if (!b->bench->quiet)
+            print_result(b, i);
+    }
+    return FB_OK;
+}
+
+/* --- all contexts ------------------------------------------------------------------------------
+ */
+
+static void name_model(decode_bench *b, const char *directory) {
+    size_t end = strlen(directory);
+    while (end > 1 && directory[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && directory[begin - 1] != '/')
+        begin--;
+    snprintf(b->model, sizeof b->model, "%.*s", (int)(end - begin < 31 ? end - begin : 31),
+             directory + begin);
+}
+
+static void print_heading(const decode_bench *b) {
+    fb_bench_print_limits(b->bench);
+    printf("\n%s: %.1f MB of weights, blocks of %zu tokens in %zu steps and a commit; K/V in %s\n",
+           b->model, 1e-6 * (double)fb_model_num_bytes(b->data.model), b->data.block_size,
+           b->data.steps, fb_dtype_name(b->chosen->kv_dtype));
+    for (size_t i = 0; i < b->bench->limits.count; i++) {
+        size_t threads = b->bench->limits.limits[i].threads;
+        printf("reading them once a pass takes %.3f ms with %zu threads\n",
+               1e3 * read_seconds(b, threads) / (double)(b->data.steps + 1), threads);
+    }
+    printf("\n%8s%8s%8s%11s%11s%11s%11s%10s%10s%12s%12s\n", "context", "threads", "tau", "ms/pass",
+           "passes/s", "tokens/s", "attention", "linear", "other", "linear/read", "linear/roof");
+}
+
+static fb_status run_contexts(decode_bench *b) {
+    fb_status status = FB_OK;
+    for (size_t i = 0; i < b->chosen->contexts.count && status == FB_OK; i++) {
+        status = run_context(b, b->chosen->contexts.values[i]);
+        for (size_t j = 0; j < b->count; j++)
+            fb_samples_free(&b->trials[j].seconds);
+    }
+    return status;
+}
+
+static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
+    b->bench = bench;
+    b->chosen = chosen;
+    name_model(b, chosen->model);
+    FB_TRY(fb_decode_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
+                             chosen->steps));
+    FB_TRY(fb_bench_begin(bench, &chosen->common));
+    if (!bench->quiet)
+        print_heading(b);
+    return run_contexts(b);
+}
+
+int fb_bench_decode(int argc, char **argv) {
+    settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    if (!chosen.model) {
+        fb_print_error("--model DIR is missing; see flashblock bench decode --help");
+        return FB_EXIT_USAGE;
+    }
+    fb_bench bench = {0};
+    decode_bench *b = NULL;
+    fb_status status = fb_alloc_zeroed(1, sizeof *b, "trials", &b);
+    if (status != FB_OK)
+        return fb_report_status(status);
+    status = run(&chosen, &bench, b);
+    fb_decode_free(&b->data);
+    fb_free(b);
+    return fb_report_status(fb_bench_finish(&bench, status));
+}

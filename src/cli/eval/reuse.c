@@ -1,0 +1,387 @@
+/* flashblock eval reuse: policies of reuse in real decoding, against dense attention and the text.
+ */
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "cli/bench/bench.h"
+#include "cli/eval/eval.h"
+#include "cli/isa_choice.h"
+#include "cli/number_list.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "io/file.h"
+#include "study/policy.h"
+#include "study/reuse_trial.h"
+
+#include <flashblock/runtime.h>
+#include <flashblock/tokenizer.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct settings {
+    const char *model, *text, *json;
+    fb_number_list block_sizes, contexts;
+    fb_policy_list policies; /* behind the dense one, which always comes first */
+    size_t from, to;         /* tokens of the text; to = 0: its end */
+    size_t samples, tokens, steps;
+    fb_remasking remasking;
+    double threshold;
+    fb_dtype kv_dtype;
+    uint64_t seed;
+    bool teacher;
+    size_t threads;
+    int isa;
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    FB_MODEL_OPTION(settings,
+                    "a Hugging Face directory: config.json, model.safetensors (or its shards), "
+                    "tokenizer.json"),
+    {.kind = FB_OPTION_STRING,
+     .name = "text",
+     .argument = "FILE",
+     TARGET(text),
+     .help = "the text that contexts are cut out of, and that continuations are compared with"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "from",
+     .argument = "TOKEN",
+     TARGET(from),
+     .otherwise = "0",
+     .help = "take the text from this token on"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "to",
+     .argument = "TOKEN",
+     TARGET(to),
+     .help = "take it up to this token (default: its end)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "block-size",
+     .letter = 'b',
+     .argument = "LIST",
+     TARGET(block_sizes),
+     .parse = fb_number_list_parse,
+     .otherwise = "4,8,16,32",
+     .help = "tokens of a block"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "context",
+     .argument = "LIST",
+     TARGET(contexts),
+     .parse = fb_number_list_parse,
+     .otherwise = "256,512,1024,1248",
+     .help = "tokens before the first block; multiples of the block sizes"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "policies",
+     .argument = "LIST",
+     TARGET(policies),
+     .parse = fb_policy_list_parse,
+     .otherwise = "tau:2,tau:3,tau:4,tau:2+correction,tau:3+correction,tau:4+correction,rows,"
+                  "rows+correction",
+     .help = "tau:T; rows, rows:T; each with +correction; rows with +every:N, +dirty:N, +commit"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "samples",
+     .argument = "N",
+     TARGET(samples),
+     .min = 1,
+     .max = 1 << 20,
+     .otherwise = "16",
+     .help = "contexts of each length and block size"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "tokens",
+     .letter = 'n',
+     .argument = "N",
+     TARGET(tokens),
+     .min = 1,
+     .max = 1 << 20,
+     .otherwise = "32",
+     .help = "tokens to write behind each"},
+    FB_DENOISING_STEPS_OPTION(settings, steps),
+    FB_REMASKING_OPTION(settings, remasking,
+                        "which proposed tokens a step accepts, as in flashblock generate"),
+    FB_CONFIDENCE_OPTION(settings, threshold),
+    {.kind = FB_OPTION_FLAG,
+     .name = "teacher",
+     TARGET(teacher),
+     .help = "accept the text's own tokens, those of the highest dense confidence first: all "
+             "policies then go through the same states"},
+    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(seed),
+     .otherwise = "1",
+     .help = "of the places that contexts are cut out at"},
+    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_ISA_OPTION(settings, fb_isa_choice_parse_one,
+                  "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, "
+                  "or the widest)"),
+    FB_JSON_OPTION(settings, "write what was measured as JSON to FILE; without FILE, or with "
+                             "\"-\", to standard output instead of the tables"),
+};
+
+static const fb_option_table table = {
+    .usage = "eval reuse --model DIR --text FILE [OPTION]...",
+    .summary =
+        "Decodes behind contexts cut out of a text, with dense attention and with policies of\n"
+        "reuse. Beside every denoising step of a policy, a dense pass on the same state (the same\n"
+        "committed keys and values, the same tokens in the block) says how far the step's\n"
+        "distributions are from dense ones: their KL divergence, over the masked tokens.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* --- what is run ------------------------------------------------------------------------------ */
+
+enum { MAX_POLICIES = FB_POLICY_LIST_MAX + 1, MAX_CELLS = FB_NUMBER_LIST_MAX };
+
+typedef struct evaluation {
+    const settings *chosen;
+    fb_model *model;
+    fb_tokenizer *tokenizer;
+    int32_t *tokens; /* [num_tokens] of the text */
+    size_t num_tokens;
+    fb_reuse_policy policies[MAX_POLICIES]; /* the first is dense */
+    size_t num_policies;
+    int32_t *written, *dense;                           /* [chosen->tokens] */
+    fb_reuse_bench bench;                               /* of the block size at hand */
+    fb_reuse_score scores[MAX_CELLS + 1][MAX_POLICIES]; /* by context; then over all of them */
+    json_t *cells;
+} evaluation;
+
+static fb_status read_text(evaluation *e) {
+    enum { MAX_TEXT_BYTES = 64 << 20 };
+    char *text = NULL;
+    size_t size = 0;
+    FB_TRY(fb_file_read(e->chosen->text, MAX_TEXT_BYTES, &text, &size));
+    fb_status status = fb_tokenizer_encode(e->tokenizer, text, size, FB_ADDED_SPECIAL_AS_TEXT,
+                                           &e->tokens, &e->num_tokens);
+    fb_free(text);
+    FB_TRY(status);
+    if (e->chosen->to > 0 && e->chosen->to < e->num_tokens)
+        e->num_tokens = e->chosen->to;
+    return FB_OK;
+}
+
+/* Every context must end between two blocks, and be in the text with what follows it. */
+static fb_status check_sizes(const evaluation *e) {
+    const settings *chosen = e->chosen;
+    const fb_number_list *contexts = &chosen->contexts, *blocks = &chosen->block_sizes;
+    FB_TRY(fb_number_list_check(blocks, "block-size", 1, 1 << 16));
+    for (size_t i = 0; i < contexts->count; i++) {
+        size_t needed = contexts->values[i] + chosen->tokens;
+        if (e->num_tokens < chosen->from || needed > e->num_tokens - chosen->from)
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "--context: %zu and %zu tokens behind it are more than the text's %zu",
+                           contexts->values[i], chosen->tokens,
+                           e->num_tokens < chosen->from ? (size_t)0 : e->num_tokens - chosen->from);
+        for (size_t j = 0; j < blocks->count; j++)
+            if (contexts->values[i] % blocks->values[j] != 0)
+                return fb_fail(FB_ERROR_ARGUMENT, "--context: %zu is no multiple of %zu",
+                               contexts->values[i], blocks->values[j]);
+    }
+    return FB_OK;
+}
+
+static fb_status prepare(evaluation *e) {
+    const settings *chosen = e->chosen;
+    FB_TRY(fb_machine_choose(chosen->threads, chosen->isa));
+    FB_TRY(fb_model_load(chosen->model, &e->model));
+    FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));
+    FB_TRY(read_text(e));
+    FB_TRY(check_sizes(e));
+    e->num_policies = 1;
+    for (size_t i = 0; i < chosen->policies.count; i++)
+        if (chosen->policies.policies[i].tau > 0)
+            e->policies[e->num_policies++] = chosen->policies.policies[i];
+    FB_TRY(fb_alloc(chosen->tokens, sizeof *e->written, "tokens", &e->written));
+    return fb_alloc(chosen->tokens, sizeof *e->dense, "tokens", &e->dense);
+}
+
+/* --- running ---------------------------------------------------------------------------------- */
+
+static size_t count_equal(const int32_t *a, const int32_t *b, size_t count) {
+    size_t equal = 0;
+    for (size_t i = 0; i < count; i++)
+        equal += a[i] == b[i];
+    return equal;
+}
+
+/* All policies behind one context. */
+static fb_status run_sample(evaluation *e, size_t cell, size_t sample) {
+    const settings *chosen = e->chosen;
+    size_t context = chosen->contexts.values[cell], count = chosen->tokens;
+    size_t places = e->num_tokens - chosen->from - context - count + 1;
+    double drawn = fb_random_uniform(chosen->seed, (uint32_t)context,
+                                     (uint32_t)e->bench.options.block_size, (uint32_t)sample, 0);
+    const int32_t *tokens = e->tokens + chosen->from + (size_t)(drawn * (double)places);
+    fb_reuse_score score;
+    FB_TRY(fb_reuse_bench_prefill(&e->bench, tokens, context));
+    FB_TRY(fb_reuse_bench_run(&e->bench, &e->policies[0], tokens, count, e->dense, &score));
+    for (size_t i = 0; i < e->num_policies; i++) { /* caches and pages are warm now */
+        int32_t *written = i == 0 ? e->dense : e->written;
+        FB_TRY(fb_reuse_bench_run(&e->bench, &e->policies[i], tokens, count, written, &score));
+        score.equal = count_equal(written, e->dense, count);
+        score.correct = count_equal(written, tokens + context, count);
+        fb_reuse_score_add(&e->scores[cell][i], &score);
+        fb_reuse_score_add(&e->scores[chosen->contexts.count][i], &score);
+    }
+    return FB_OK;
+}
+
+/* --- results ---------------------------------------------------------------------------------- */
+
+/* What a policy's sums come to. */
+typedef struct result {
+    double agreement, accuracy, kl, kl_error; /* its standard error, over trials */
+    double rows, bytes, attention;            /* by dense */
+} result;
+
+static result result_of(const fb_reuse_score *score, const fb_reuse_score *dense) {
+    double n = (double)score->trials, mean = score->mean_kl / n;
+    double variance = score->mean_kl_squared / n - mean * mean;
+    return (result){
+        .agreement = (double)score->equal / (double)score->tokens,
+        .accuracy = (double)score->correct / (double)score->tokens,
+        .kl = score->kl / (double)score->kl_tokens,
+        .kl_error = n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0,
+        .rows = (double)score->external_rows / (double)dense->external_rows,
+        .bytes = score->kv_bytes / dense->kv_bytes,
+        .attention = score->attention_seconds / dense->attention_seconds,
+    };
+}
+
+static void print_cell(const evaluation *e, size_t cell) {
+    const fb_reuse_score *scores = e->scores[cell];
+    char context[32] = "all contexts";
+    if (cell < e->chosen->contexts.count)
+        snprintf(context, sizeof context, "%zu tokens of context",
+                 e->chosen->contexts.values[cell]);
+    printf("\nblocks of %zu, %s: %zu continuations of %zu tokens\n", e->bench.options.block_size,
+           context, scores[0].trials, e->chosen->tokens);
+    printf("%-26s%8s%8s%9s%9s%9s%9s%9s%9s%10s\n", "policy", "equal", "correct", "KL", "+-", "steps",
+           "rows", "of dense", "K/V read", "attention");
+    for (size_t i = 0; i < e->num_policies; i++) {
+        char name[FB_POLICY_NAME];
+        fb_policy_name(&e->policies[i], name);
+        result r = result_of(&scores[i], &scores[0]);
+        printf("%-26s%7.1f%%%7.1f%%%9.4f%9.4f%9zu%9zu%9.3f%9.3f%10.3f\n", name, 100 * r.agreement,
+               100 * r.accuracy, r.kl, r.kl_error, scores[i].steps, scores[i].external_rows, r.rows,
+               r.bytes, r.attention);
+    }
+}
+
+static fb_status add_cell(evaluation *e, size_t cell) {
+    bool all = cell == e->chosen->contexts.count;
+    for (size_t i = 0; i < e->num_policies; i++) {
+        const fb_reuse_score *score = &e->scores[cell][i];
+        char name[FB_POLICY_NAME];
+        fb_policy_name(&e->policies[i], name);
+        result r = result_of(score, &e->scores[cell][0]);
+        json_t *value = json_pack(
+            "{s:I, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
+            "block_size", (json_int_t)e->bench.options.block_size, "context",
+            all ? json_null() : json_integer((json_int_t)e->chosen->contexts.values[cell]),
+            "policy", name, "continuations", (json_int_t)score->trials, "tokens",
+            (json_int_t)score->tokens, "agreement", r.agreement, "accuracy", r.accuracy, "kl", r.kl,
+            "kl_standard_error", r.kl_error, "steps", (json_int_t)score->steps, "passes",
+            (json_int_t)score->passes, "external_rows", (json_int_t)score->external_rows,
+            "external_rows_by_dense", r.rows, "kv_bytes", score->kv_bytes, "kv_bytes_by_dense",
+            r.bytes, "attention_seconds", score->attention_seconds, "attention_by_dense",
+            r.attention);
+        if (json_array_append_new(e->cells, value) != 0)
+            return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
+    }
+    return FB_OK;
+}
+
+static fb_status finish_cell(evaluation *e, size_t cell) {
+    if (!fb_is_stdout(e->chosen->json)) {
+        print_cell(e, cell);
+        fflush(stdout);
+    }
+    return add_cell(e, cell);
+}
+
+static fb_status run_block_size(evaluation *e, size_t block_size) {
+    const settings *chosen = e->chosen;
+    fb_generate_options decoding = fb_generate_options_default();
+    decoding.block_size = block_size;
+    decoding.denoising_steps = chosen->steps;
+    decoding.remasking = chosen->remasking;
+    decoding.confidence_threshold = chosen->threshold;
+    decoding.kv_dtype = chosen->kv_dtype;
+    FB_TRY(fb_reuse_bench_create(e->model, &decoding, &e->bench));
+    e->bench.teacher = chosen->teacher;
+    memset(e->scores, 0, sizeof e->scores);
+    size_t contexts = chosen->contexts.count;
+    for (size_t cell = 0; cell < contexts; cell++) {
+        for (size_t sample = 0; sample < chosen->samples; sample++) {
+            fb_bench_progress("blocks of %zu, context %zu, continuation %zu of %zu", block_size,
+                              chosen->contexts.values[cell], sample + 1, chosen->samples);
+            FB_TRY(run_sample(e, cell, sample));
+        }
+        fb_bench_progress("%s", "");
+        FB_TRY(finish_cell(e, cell));
+    }
+    fb_status status = contexts > 1 ? finish_cell(e, contexts) : FB_OK;
+    fb_reuse_bench_free(&e->bench);
+    return status;
+}
+
+static json_t *evaluation_json(evaluation *e) {
+    const settings *chosen = e->chosen;
+    fb_isa isa;
+    if (fb_isa_current(&isa) != FB_OK)
+        return NULL;
+    json_t *cells = e->cells;
+    e->cells = NULL;
+    return json_pack(
+        "{s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:b, s:s, s:f, s:s, s:o}", "version",
+        fb_version(), "model", chosen->model, "instruction_set", fb_isa_name(isa), "threads",
+        fb_num_threads(), "text", chosen->text, "from", (json_int_t)chosen->from, "to",
+        (json_int_t)e->num_tokens, "seed", (json_int_t)chosen->seed, "teacher", chosen->teacher,
+        "remasking", fb_remasking_name(chosen->remasking), "confidence_threshold",
+        chosen->threshold, "kv_dtype", fb_dtype_name(chosen->kv_dtype), "cells", cells);
+}
+
+static fb_status evaluate(evaluation *e) {
+    FB_TRY(prepare(e));
+    e->cells = json_array();
+    for (size_t i = 0; i < e->chosen->block_sizes.count; i++)
+        FB_TRY(run_block_size(e, e->chosen->block_sizes.values[i]));
+    return e->chosen->json ? fb_write_json(evaluation_json(e), e->chosen->json) : FB_OK;
+}
+
+static void free_evaluation(evaluation *e) {
+    fb_reuse_bench_free(&e->bench);
+    fb_tokenizer_free(e->tokens);
+    fb_tokenizer_destroy(e->tokenizer);
+    fb_model_destroy(e->model);
+    fb_free(e->written);
+    fb_free(e->dense);
+    json_decref(e->cells);
+    fb_free(e);
+}
+
+int fb_eval_reuse(int argc, char **argv) {
+    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    if (!chosen.model || !chosen.text) {
+        fb_print_error("%s is missing; see flashblock eval reuse --help",
+                       chosen.model ? "--text FILE" : "--model DIR");
+        return FB_EXIT_USAGE;
+    }
+    evaluation *e = NULL;
+    fb_status status = fb_alloc_zeroed(1, sizeof *e, "evaluation", &e);
+    if (status != FB_OK)
+        return fb_report_status(status);
+    e->chosen = &chosen;
+    status = evaluate(e);
+    exit_status = fb_report_status(status);
+    free_evaluation(e);
+    return exit_status;
+}

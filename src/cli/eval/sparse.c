@@ -1,0 +1,466 @@
+/* flashblock eval sparse: what sparse attention, residual reuse and FlashBlock change, on held-out
+ * text.
+ */
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/bench/bench.h"
+#include "cli/eval/eval.h"
+#include "cli/generate/session.h"
+#include "cli/generate/summary.h"
+#include "cli/isa_choice.h"
+#include "cli/number_list.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/selector_names.h"
+#include "io/file.h"
+#include "study/evaluate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_SELECTORS = 16, MAX_TEXT_BYTES = 256 << 20 };
+
+/* What the command line says. */
+typedef struct settings {
+    const char *model, *text, *selectors, *json;
+    fb_number_list percents, taus;
+    size_t context, blocks, windows, key_block, block_size, denoising_steps, threads;
+    fb_remasking remasking;
+    double confidence_threshold;
+    bool select_every_step, no_sparse;
+    int isa;
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    {.kind = FB_OPTION_GROUP, .help = "Model and text"},
+    FB_MODEL_OPTION(settings, "a Hugging Face directory, as for flashblock generate"),
+    {.kind = FB_OPTION_STRING,
+     .name = "text",
+     .letter = 'f',
+     .argument = "FILE",
+     TARGET(text),
+     .help = "text that the model was not trained on"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "context",
+     .argument = "N",
+     TARGET(context),
+     .min = 0,
+     .max = 1 << 24,
+     .otherwise = "1024",
+     .help = "tokens of the text before a window's first block, a multiple of the block size"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "blocks",
+     .argument = "N",
+     TARGET(blocks),
+     .min = 1,
+     .max = 1 << 20,
+     .otherwise = "8",
+     .help = "blocks of a window, each denoised behind the true text before it"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "windows",
+     .argument = "N",
+     TARGET(windows),
+     .min = 1,
+     .max = 1 << 20,
+     .otherwise = "4",
+     .help = "windows at most, spread over the text"},
+
+    {.kind = FB_OPTION_GROUP, .help = "What is compared with dense attention"},
+    {.kind = FB_OPTION_STRING,
+     .name = "selectors",
+     .argument = "LIST",
+     TARGET(selectors),
+     .help = "names as of flashblock generate --sparse, such as quest,mage (default: all)"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "no-sparse",
+     TARGET(no_sparse),
+     .help = "FlashBlock alone, no selector"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "density",
+     .argument = "LIST",
+     TARGET(percents),
+     .parse = fb_number_list_parse,
+     .otherwise = "10,20,30,40,60",
+     .help = "shares of the key blocks to select, in percent"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "tau",
+     .argument = "LIST",
+     TARGET(taus),
+     .parse = fb_number_list_parse,
+     .otherwise = "2,3,4",
+     .help = "of residual reuse, and of FlashBlock alone"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "key-block",
+     .argument = "N",
+     TARGET(key_block),
+     .min = 16,
+     .max = 1 << 20,
+     .otherwise = "16",
+     .help = "tokens of a key block, a multiple of 16"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "select-every-step",
+     TARGET(select_every_step),
+     .help = "with a residual: select anew at every step; another selection is a refresh"},
+
+    {.kind = FB_OPTION_GROUP, .help = "Denoising"},
+    FB_BLOCK_SIZE_OPTION(settings, block_size),
+    FB_DENOISING_STEPS_OPTION(settings, denoising_steps),
+    FB_REMASKING_OPTION(settings, remasking,
+                        "which proposed tokens a step accepts, as for flashblock generate"),
+    FB_CONFIDENCE_OPTION(settings, confidence_threshold),
+
+    {.kind = FB_OPTION_GROUP, .help = "Machine and output"},
+    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
+    FB_JSON_OPTION(settings, "write all numbers as JSON to FILE; without FILE, or with \"-\", to "
+                             "standard output instead of the table"),
+};
+
+static const fb_option_table table = {
+    .usage = "eval sparse --model DIR --text FILE [OPTION]...",
+    .summary =
+        "Measures what sparse attention, residual reuse and FlashBlock change in what a model\n"
+        "writes: blocks of a known text are denoised greedily, each behind the true text before\n"
+        "it, densely and in every other way.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* --- the policies ------------------------------------------------------------------------------
+ */
+
+/* One line of the table. */
+typedef struct method {
+    const char *selector; /* NULL: none, FlashBlock alone */
+    size_t percent, tau;  /* tau 0: no residual kept */
+    fb_sparse_options sparse;
+    fb_eval_policy policy;
+} method;
+
+typedef struct evaluation {
+    const settings *given;
+    fb_session session;
+    fb_eval_options options;
+    const char *selectors[MAX_SELECTORS];
+    size_t num_selectors;
+    method *methods;
+    size_t num_methods;
+    fb_eval_policy *policies; /* [num_methods] */
+    fb_eval_result *results;  /* [num_methods]; the first is dense attention's own */
+    double *layer_errors;     /* [num_methods, num_layers] */
+    size_t num_layers;
+} evaluation;
+
+static fb_status parse_selectors(evaluation *e) {
+    const char *text = e->given->selectors;
+    for (size_t i = 0; !text && i < MAX_SELECTORS && fb_selector_name_at(i); i++)
+        e->selectors[e->num_selectors++] = fb_selector_name_at(i);
+    for (const char *at = text; at; at++) {
+        char name[32];
+        size_t length = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(length < 31 ? length : 31), at);
+        if (e->num_selectors == MAX_SELECTORS)
+            return fb_fail(FB_ERROR_ARGUMENT, "--selectors: '%s' names more than %d", text,
+                           MAX_SELECTORS);
+        fb_status status = fb_selector_name_parse(name, &e->selectors[e->num_selectors++]);
+        if (status != FB_OK)
+            return fb_fail_in(status, "--selectors");
+        at += length;
+        if (*at == '\0')
+            break;
+    }
+    if (e->given->no_sparse)
+        e->num_selectors = 0;
+    return FB_OK;
+}
+
+static method *add_method(evaluation *e, const char *selector, size_t percent, size_t tau) {
+    method *m = &e->methods[e->num_methods++];
+    *m = (method){.selector = selector, .percent = percent, .tau = tau};
+    m->policy.reuse.tau = tau;
+    return m;
+}
+
+static void add_sparse(evaluation *e, const char *selector, size_t percent, size_t tau,
+                       fb_residual residual) {
+    method *m = add_method(e, selector, percent, tau);
+    m->sparse = fb_sparse_options_default();
+    m->sparse.selector = selector;
+    m->sparse.choosing.block_keys = e->given->key_block;
+    m->sparse.density = (double)percent / 100.0;
+    m->sparse.residual = residual;
+    m->sparse.select_every_step = e->given->select_every_step;
+}
+
+static bool has_centroids(const evaluation *e, const char *selector) {
+    fb_selector_options choosing = fb_selector_defaults(e->num_layers);
+    choosing.block_keys = e->given->key_block;
+    fb_selector *made = NULL;
+    bool has = fb_selector_create(selector, &choosing, &made) == FB_OK &&
+               fb_selector_can_approximate(made);
+    fb_selector_destroy(made);
+    return has;
+}
+
+/* Dense attention itself, FlashBlock, then each selector at each density. */
+static void add_methods(evaluation *e) {
+    const fb_number_list *taus = &e->given->taus, *percents = &e->given->percents;
+    add_method(e, NULL, 100, 0);
+    for (size_t t = 0; t < taus->count; t++)
+        add_method(e, NULL, 0, taus->values[t]);
+    for (size_t s = 0; s < e->num_selectors; s++)
+        for (size_t p = 0; p < percents->count; p++) {
+            const char *name = e->selectors[s];
+            add_sparse(e, name, percents->values[p], 0, FB_RESIDUAL_NONE);
+            if (has_centroids(e, name))
+                add_sparse(e, name, percents->values[p], 0, FB_RESIDUAL_CENTROIDS);
+            for (size_t t = 0; t < taus->count; t++)
+                add_sparse(e, name, percents->values[p], taus->values[t], FB_RESIDUAL_CACHED);
+        }
+}
+
+static fb_status make_methods(evaluation *e) {
+    FB_TRY(parse_selectors(e));
+    size_t most = (1 + e->num_selectors * e->given->percents.count) * (2 + e->given->taus.count);
+    FB_TRY(fb_alloc_zeroed(most, sizeof *e->methods, "methods", &e->methods));
+    FB_TRY(fb_alloc_zeroed(most, sizeof *e->policies, "methods", &e->policies));
+    FB_TRY(fb_alloc_zeroed(most, sizeof *e->results, "methods", &e->results));
+    FB_TRY(fb_alloc_zeroed(most, e->num_layers * sizeof(double), "errors", &e->layer_errors));
+    add_methods(e);
+    for (size_t i = 0; i < e->num_methods; i++) {
+        method *m = &e->methods[i];
+        m->policy.sparse = m->selector ? &m->sparse : NULL;
+        e->policies[i] = m->policy;
+        e->results[i].layer_errors = e->layer_errors + i * e->num_layers;
+    }
+    return FB_OK;
+}
+
+/* --- what came out -----------------------------------------------------------------------------
+ */
+
+static const char *residual_text(const method *m, char *text, size_t size) {
+    if (m->selector && m->sparse.residual == FB_RESIDUAL_CENTROIDS)
+        return "centroids";
+    if (m->tau == 0)
+        return "-";
+    snprintf(text, size, "tau %zu", m->tau);
+    return text;
+}
+
+static const char *name_of(const method *m) {
+    if (m->selector)
+        return m->selector;
+    return m->tau ? "flashblock" : "dense";
+}
+
+static double agreement(const fb_eval_result *r) {
+    return fb_ratio((double)r->agreeing, (double)r->tokens);
+}
+
+static double accuracy(const fb_eval_result *r) {
+    return fb_ratio((double)r->correct, (double)r->tokens);
+}
+
+static double mean_divergence(const fb_eval_result *r) {
+    return fb_ratio(r->divergence, (double)r->predictions);
+}
+
+static double mean_error(const evaluation *e, const fb_eval_result *r) {
+    double sum = 0.0;
+    for (size_t layer = 0; layer < e->num_layers; layer++)
+        sum += r->layer_errors[layer];
+    return sum / (double)e->num_layers;
+}
+
+/* The same selector and density without a residual; NULL where there is none. */
+static const fb_eval_result *alone(const evaluation *e, size_t i) {
+    const method *m = &e->methods[i];
+    if (!m->selector || m->sparse.residual == FB_RESIDUAL_NONE)
+        return NULL;
+    while (e->methods[--i].sparse.residual != FB_RESIDUAL_NONE) {
+    }
+    return &e->results[i];
+}
+
+/* What a residual wins back of what the selector alone loses: of agreement with dense attention,
+ * and of the divergence from it. */
+static double won_agreement(const fb_eval_result *with, const fb_eval_result *without) {
+    return fb_ratio(agreement(with) - agreement(without), 1.0 - agreement(without));
+}
+
+static double won_divergence(const fb_eval_result *with, const fb_eval_result *without) {
+    return fb_ratio(mean_divergence(without) - mean_divergence(with), mean_divergence(without));
+}
+
+static void print_method(const evaluation *e, size_t i) {
+    const method *m = &e->methods[i];
+    const fb_eval_result *r = &e->results[i], *without = alone(e, i);
+    char residual[32];
+    printf("%-12s", name_of(m));
+    if (m->selector)
+        printf("%5zu %%", m->percent);
+    else
+        printf("%7s", "-");
+    printf("  %-10s%8.1f %%%9.1f %%%8.1f %%%12.5f%10.4f",
+           residual_text(m, residual, sizeof residual), 100 * fb_ratio(r->keys, r->dense_keys),
+           100 * agreement(r), 100 * accuracy(r), mean_divergence(r), mean_error(e, r));
+    if (without)
+        printf("%9.0f %%%7.0f %%", 100 * won_agreement(r, without),
+               100 * won_divergence(r, without));
+    putchar('\n');
+}
+
+static void print_table(const evaluation *e) {
+    const fb_eval_result *dense = &e->results[0];
+    printf(
+        "%zu blocks of %zu tokens, %zu steps; contexts of %zu to %zu tokens; key blocks of %zu\n\n",
+        dense->tokens / e->options.generate.block_size, e->options.generate.block_size,
+        dense->steps, e->options.context,
+        e->options.context + (e->options.blocks - 1) * e->options.generate.block_size,
+        e->given->key_block);
+    printf("%-12s%7s  %-10s%10s%11s%10s%12s%10s%19s\n", "", "density", "residual", "keys",
+           "agreement", "accuracy", "KL, nats", "error", "won back: agr., KL");
+    for (size_t i = 0; i < e->num_methods; i++)
+        print_method(e, i);
+    puts("\nkeys: earlier keys attended, by dense attention's; agreement: tokens equal to dense "
+         "attention's;\naccuracy: equal to the text's; KL: dense predictions against these; error: "
+         "of attention's\noutput, mean of layers; won back: by the residual, of what the selector "
+         "alone loses.");
+}
+
+static json_t *layers_json(const evaluation *e, const fb_eval_result *r) {
+    json_t *array = json_array();
+    for (size_t layer = 0; layer < e->num_layers; layer++)
+        json_array_append_new(array, json_real(r->layer_errors[layer]));
+    return array;
+}
+
+static json_t *method_json(const evaluation *e, size_t i) {
+    const method *m = &e->methods[i];
+    const fb_eval_result *r = &e->results[i], *without = alone(e, i);
+    json_t *value = json_pack(
+        "{s:s, s:f, s:I, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:o}", "method",
+        name_of(m), "density", (double)m->percent / 100.0, "tau", (json_int_t)m->tau, "residual",
+        m->selector ? fb_residual_name(m->sparse.residual) : "none", "tokens",
+        (json_int_t)r->tokens, "agreeing", (json_int_t)r->agreeing, "correct",
+        (json_int_t)r->correct, "steps", (json_int_t)r->steps, "agreement", agreement(r),
+        "accuracy", accuracy(r), "divergence", mean_divergence(r), "keys",
+        fb_ratio(r->keys, r->dense_keys), "forced_refreshes", (json_int_t)r->forced_refreshes,
+        "layer_errors", layers_json(e, r));
+    if (without && value) {
+        json_object_set_new(value, "won_back_agreement", json_real(won_agreement(r, without)));
+        json_object_set_new(value, "won_back_divergence", json_real(won_divergence(r, without)));
+    }
+    return value;
+}
+
+static fb_status write_json(const evaluation *e) {
+    const fb_generate_options *g = &e->options.generate;
+    json_t *methods = json_array();
+    for (size_t i = 0; i < e->num_methods; i++)
+        json_array_append_new(methods, method_json(e, i));
+    return fb_write_json(
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:b, s:o}", "model",
+                  e->given->model, "text", e->given->text, "context",
+                  (json_int_t)e->options.context, "blocks", (json_int_t)e->options.blocks,
+                  "windows", (json_int_t)(e->results[0].tokens / g->block_size / e->options.blocks),
+                  "block_size", (json_int_t)g->block_size, "denoising_steps",
+                  (json_int_t)g->denoising_steps, "key_block", (json_int_t)e->given->key_block,
+                  "remasking", fb_remasking_name(g->remasking), "confidence_threshold",
+                  g->confidence_threshold, "select_every_step", e->given->select_every_step,
+                  "methods", methods),
+        e->given->json);
+}
+
+/* --- the run -----------------------------------------------------------------------------------
+ */
+
+static void show_progress(void *user, size_t done, size_t blocks) {
+    const evaluation *e = user;
+    if (done % e->options.blocks == 0 || done == 1)
+        fb_bench_progress("block %zu of %zu, in %zu ways", done, blocks, e->num_methods);
+}
+
+static fb_status prepare(evaluation *e) {
+    const settings *given = e->given;
+    FB_TRY(fb_number_list_check(&given->percents, "density", 0, 100));
+    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_session_load(&e->session, given->model));
+    e->num_layers = fb_model_get_config(e->session.model)->num_hidden_layers;
+    e->session.options = fb_generate_options_default();
+    e->session.options.block_size = given->block_size;
+    e->session.options.denoising_steps = given->denoising_steps;
+    e->session.options.remasking = given->remasking;
+    e->session.options.confidence_threshold = given->confidence_threshold;
+    FB_TRY(fb_session_resolve(&e->session));
+    FB_TRY(make_methods(e));
+    e->options = (fb_eval_options){.generate = e->session.options,
+                                   .context = given->context,
+                                   .blocks = given->blocks,
+                                   .windows = given->windows,
+                                   .progress = show_progress,
+                                   .user = e};
+    return FB_OK;
+}
+
+static fb_status read_text(evaluation *e, int32_t **tokens, size_t *count) {
+    char *text = NULL;
+    size_t size = 0;
+    FB_TRY(fb_file_read(e->given->text, MAX_TEXT_BYTES, &text, &size));
+    fb_status status = fb_tokenizer_encode(e->session.tokenizer, text, size,
+                                           FB_ADDED_SPECIAL_AS_TEXT, tokens, count);
+    fb_free(text);
+    return status;
+}
+
+static fb_status run(evaluation *e) {
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    FB_TRY(prepare(e));
+    FB_TRY(read_text(e, &tokens, &count));
+    fb_status status = fb_evaluate(e->session.model, tokens, count, &e->options, e->policies,
+                                   e->num_methods, e->results);
+    fb_tokenizer_free(tokens);
+    fb_bench_progress("%s", "");
+    FB_TRY(status);
+    if (!fb_is_stdout(e->given->json))
+        print_table(e);
+    return e->given->json ? write_json(e) : FB_OK;
+}
+
+static const char *contradiction(const settings *given) {
+    if (!given->model)
+        return "--model DIR is missing";
+    if (!given->text)
+        return "--text FILE is missing";
+    if (given->no_sparse && given->selectors)
+        return "--selectors and --no-sparse exclude each other";
+    return NULL;
+}
+
+static int evaluate(const settings *given) {
+    const char *wrong = contradiction(given);
+    if (wrong) {
+        fb_print_error("%s; see flashblock eval sparse --help", wrong);
+        return FB_EXIT_USAGE;
+    }
+    evaluation e = {.given = given};
+    fb_status status = run(&e);
+    fb_free(e.methods);
+    fb_free(e.policies);
+    fb_free(e.results);
+    fb_free(e.layer_errors);
+    fb_session_free(&e.session);
+    return fb_report_status(status);
+}
+
+int fb_eval_sparse(int argc, char **argv) {
+    settings given = {.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &given, &exit_status))
+        exit_status = evaluate(&given);
+    return exit_status;
+}

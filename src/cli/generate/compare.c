@@ -1,0 +1,190 @@
+/* Dense attention and FlashBlock on the same prompts, measured in turn. */
+#include "cli/generate/compare.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/generate/summary.h"
+#include "cli/output.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One way to generate: what it wrote, and what its decode passes took in each run. */
+typedef struct trial {
+    const char *name;
+    size_t tau;
+    fb_generation *generation;  /* of the first run */
+    double *attention, *decode; /* [repeats] seconds */
+} trial;
+
+static fb_status trial_create(trial *of, size_t repeats) {
+    FB_TRY(fb_alloc(repeats, sizeof *of->attention, "times", &of->attention));
+    return fb_alloc(repeats, sizeof *of->decode, "times", &of->decode);
+}
+
+static void trial_free(trial *of) {
+    fb_generation_destroy(of->generation);
+    fb_free(of->attention);
+    fb_free(of->decode);
+}
+
+/* The first run is shown and kept, the others only measured. */
+static fb_status trial_run(trial *of, const fb_session *session, size_t repeat, bool quiet) {
+    fb_display_kind kind = repeat == 0 && !quiet ? FB_DISPLAY_TEXT : FB_DISPLAY_NONE;
+    const fb_reuse_policy *reuse = &session->options.reuse;
+    if (kind == FB_DISPLAY_TEXT)
+        printf("=== %s (%stau %zu%s)\n", of->name, of->tau > 0 && reuse->rows ? "rows, " : "",
+               of->tau, of->tau > 0 && reuse->correction ? ", corrected" : "");
+    fb_generation *generation = NULL;
+    FB_TRY(fb_session_generate(session, kind, of->tau, &generation));
+    of->attention[repeat] = generation->decode.attention;
+    of->decode[repeat] = generation->decode.total;
+    if (kind == FB_DISPLAY_TEXT)
+        putchar('\n');
+    if (repeat == 0)
+        of->generation = generation;
+    else
+        fb_generation_destroy(generation);
+    return FB_OK;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+static double median(double *values, size_t count) {
+    qsort(values, count, sizeof *values, compare_doubles);
+    return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
+}
+
+/* --- what came out -----------------------------------------------------------------------------
+ */
+
+typedef struct comparison {
+    size_t equal_tokens, tokens; /* the same token at the same place, of the longer text's */
+    bool differs;
+    size_t first_difference; /* place in its text, from 0, of the first prompt that differs */
+    double dense_attention, flashblock_attention; /* medians, seconds */
+    double dense_decode, flashblock_decode;
+} comparison;
+
+static void compare_tokens(comparison *result, const fb_generate_result *a,
+                           const fb_generate_result *b) {
+    size_t common = a->num_tokens < b->num_tokens ? a->num_tokens : b->num_tokens;
+    size_t longer = a->num_tokens < b->num_tokens ? b->num_tokens : a->num_tokens;
+    for (size_t i = 0; i < longer; i++) {
+        bool equal = i < common && a->tokens[i] == b->tokens[i];
+        if (!equal && !result->differs) {
+            result->differs = true;
+            result->first_difference = i;
+        }
+        result->equal_tokens += equal;
+    }
+    result->tokens += longer;
+}
+
+static comparison compare_trials(trial *dense, trial *flashblock, size_t repeats) {
+    comparison result = {
+        .dense_attention = median(dense->attention, repeats),
+        .flashblock_attention = median(flashblock->attention, repeats),
+        .dense_decode = median(dense->decode, repeats),
+        .flashblock_decode = median(flashblock->decode, repeats),
+    };
+    for (size_t i = 0; i < dense->generation->num_results; i++)
+        compare_tokens(&result, &dense->generation->results[i],
+                       &flashblock->generation->results[i]);
+    return result;
+}
+
+static double equal_fraction(const comparison *result) {
+    return result->tokens ? (double)result->equal_tokens / (double)result->tokens : 1;
+}
+
+static void print_row(const char *what, size_t dense, size_t flashblock) {
+    printf("%-28s%12zu%12zu\n", what, dense, flashblock);
+}
+
+static void print_seconds(const char *what, double dense, double flashblock) {
+    printf("%-28s%10.4f s%10.4f s%10.2f\n", what, dense, flashblock, fb_ratio(dense, flashblock));
+}
+
+static void print_comparison(const comparison *result, const trial *dense, const trial *flashblock,
+                             size_t repeats) {
+    const fb_generate_counts *a = &dense->generation->counts;
+    const fb_generate_counts *b = &flashblock->generation->counts;
+    printf("%-28s%12s%12s%10s\n", "", "dense", "FlashBlock", "ratio");
+    print_row("tokens written", a->completion_tokens, b->completion_tokens);
+    print_row("decode passes", dense->generation->decode_passes,
+              flashblock->generation->decode_passes);
+    print_row("  steps with a refresh", a->refreshes, b->refreshes);
+    if (b->row_refreshes > 0)
+        print_row("  steps that refresh rows", a->row_refreshes, b->row_refreshes);
+    print_row("  steps with a reuse", a->reuses, b->reuses);
+    print_row("  commits", a->commits, b->commits);
+    if (b->row_refreshes > 0)
+        print_row("external rows computed", a->external_rows, b->external_rows);
+    print_seconds("attention in decode passes", result->dense_attention,
+                  result->flashblock_attention);
+    print_seconds("decode passes altogether", result->dense_decode, result->flashblock_decode);
+    printf("\nequal tokens: %zu of %zu (%.1f %%)", result->equal_tokens, result->tokens,
+           100 * equal_fraction(result));
+    if (result->differs)
+        printf(", the first other one at place %zu", result->first_difference + 1);
+    if (repeats == 1)
+        printf("\nTimes are of one run of each");
+    else
+        printf("\nTimes are medians of %zu runs of each, in turn", repeats);
+    printf(".\nThe passes of the prompt, the same in both, are not counted.\n");
+}
+
+static fb_status write_comparison(const fb_session *session, const comparison *result,
+                                  const trial *dense, const trial *flashblock, size_t repeats,
+                                  const char *path) {
+    json_t *value = json_pack(
+        "{s:o, s:o, s:o, s:{s:I, s:I, s:f, s:I, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f}}", "session",
+        fb_session_json(session), "dense", fb_generation_json(session, dense->generation),
+        "flashblock", fb_generation_json(session, flashblock->generation), "comparison",
+        "equal_tokens", (json_int_t)result->equal_tokens, "tokens", (json_int_t)result->tokens,
+        "equal_fraction", equal_fraction(result), "repeats", (json_int_t)repeats,
+        "attention_seconds", "dense", result->dense_attention, "flashblock",
+        result->flashblock_attention, "decode_seconds", "dense", result->dense_decode, "flashblock",
+        result->flashblock_decode, "attention_ratio",
+        fb_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
+        fb_ratio(result->dense_decode, result->flashblock_decode));
+    return fb_write_json(value, path);
+}
+
+/* --- the runs ----------------------------------------------------------------------------------
+ */
+
+static fb_status run_trials(const fb_session *session, trial *dense, trial *flashblock,
+                            size_t repeats, bool quiet) {
+    FB_TRY(trial_create(dense, repeats));
+    FB_TRY(trial_create(flashblock, repeats));
+    for (size_t i = 0; i < repeats; i++) {
+        if (i > 0)
+            fprintf(stderr, "measuring, run %zu of %zu\n", i + 1, repeats);
+        FB_TRY(trial_run(dense, session, i, quiet));
+        FB_TRY(trial_run(flashblock, session, i, quiet));
+    }
+    return FB_OK;
+}
+
+fb_status fb_compare(const fb_session *session, size_t repeats, const char *json) {
+    bool quiet = fb_is_stdout(json);
+    trial dense = {.name = "dense", .tau = 0};
+    trial flashblock = {.name = "FlashBlock", .tau = session->options.reuse.tau};
+    fb_status status = run_trials(session, &dense, &flashblock, repeats, quiet);
+    if (status == FB_OK) {
+        comparison result = compare_trials(&dense, &flashblock, repeats);
+        if (!quiet)
+            print_comparison(&result, &dense, &flashblock, repeats);
+        if (json)
+            status = write_comparison(session, &result, &dense, &flashblock, repeats, json);
+    }
+    trial_free(&dense);
+    trial_free(&flashblock);
+    return status;
+}

@@ -1,0 +1,38 @@
+/* What `flashblock generate` and the commands that generate as it does have in common: options of
+ * model, prompts, FlashBlock, denoising, sampling and machine. generate.c defines them; a command
+ * whose settings begin with an fb_generate_settings names them as the shared ones of its table. */
+#ifndef FB_CLI_GENERATE_GENERATE_SETTINGS_H
+#define FB_CLI_GENERATE_GENERATE_SETTINGS_H
+
+#include "cli/generate/session.h"
+#include "cli/options.h"
+
+#include <flashblock/sparse.h>
+
+typedef struct fb_generate_settings {
+    const char *model, *mask_token, *json; /* json: the command's own option */
+    fb_option_list prompts;
+    fb_prompt_format format;
+    fb_generate_options options; /* without reuse.tau, which is: */
+    size_t tau;
+    fb_sparse_options sparse; /* if sparse.selector is not NULL */
+    bool residual, centroids;
+    size_t threads; /* 0: not given */
+    int isa;        /* fb_isa_choice_parse_one */
+} fb_generate_settings;
+
+extern const fb_option *const fb_generate_shared_options;
+extern const size_t fb_generate_num_shared_options;
+
+/* To be parsed into. */
+fb_generate_settings fb_generate_settings_default(void);
+
+/* Says which option without a default is not given, or which two contradict each other; NULL:
+ * none. */
+const char *fb_generate_wrong(const fb_generate_settings *given);
+
+/* Chooses the machine's means, loads model and tokenizer into a zeroed session, encodes the
+ * prompts and resolves the options. `given` must outlive the session. */
+fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given);
+
+#endif

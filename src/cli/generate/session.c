@@ -1,0 +1,151 @@
+/* One `flashblock generate`: loading, prompts, options. */
+#include "cli/generate/session.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "decode/generate_options.h"
+#include "io/buffer.h"
+#include "io/file.h"
+
+#include <string.h>
+
+/* Longer prompts than this fit no model; the limit keeps a wrong file from filling the memory. */
+enum { MAX_PROMPT_BYTES = 64 << 20 };
+
+const char *fb_compat_name(fb_compat compat) {
+    return compat == FB_COMPAT_RELEASED ? "released" : "paper";
+}
+
+fb_status fb_session_load(fb_session *session, const char *directory) {
+    session->directory = directory;
+    FB_TRY(fb_model_load(directory, &session->model));
+    return fb_tokenizer_load(directory, &session->tokenizer);
+}
+
+/* --- text of a prompt ------------------------------------------------------------------------- */
+
+static fb_status append_file(fb_buffer *text, const char *name) {
+    const char *path = strcmp(name, "-") == 0 ? "/dev/stdin" : name;
+    char *content = NULL;
+    size_t size = 0;
+    FB_TRY(fb_file_read(path, MAX_PROMPT_BYTES, &content, &size));
+    if (size > 0 && content[size - 1] == '\n')
+        size--;
+    fb_status status = fb_buffer_append(text, content, size);
+    fb_free(content);
+    return status;
+}
+
+static fb_status append_prompt_text(fb_buffer *text, const fb_option_value *value) {
+    if (strcmp(value->option->name, "prompt-file") == 0)
+        return append_file(text, value->text);
+    return fb_buffer_append_text(text, value->text);
+}
+
+/* --- ids of a prompt -------------------------------------------------------------------------- */
+
+/* Ids are kept in a buffer, sizeof(int32_t) bytes each. */
+static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, const fb_buffer *text,
+                            fb_added_tokens added) {
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    FB_TRY(fb_tokenizer_encode(tokenizer, (const char *)text->data, text->size, added, &tokens,
+                               &count));
+    fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
+    fb_tokenizer_free(tokens);
+    return status;
+}
+
+/* A piece of the chat format, whose special tokens are tokens. */
+static fb_status append_format(fb_buffer *ids, const fb_tokenizer *tokenizer, const char *piece) {
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    FB_TRY(fb_tokenizer_encode(tokenizer, piece, strlen(piece), FB_ADDED_PARSED, &tokens, &count));
+    fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
+    fb_tokenizer_free(tokens);
+    return status;
+}
+
+static fb_status require_token(const fb_tokenizer *tokenizer, const char *token) {
+    if (!fb_tokenizer_is_special(tokenizer, fb_tokenizer_token_id(tokenizer, token)))
+        return fb_fail(FB_ERROR_ARGUMENT, "--chat: the tokenizer has no special token %s", token);
+    return FB_OK;
+}
+
+/* ChatML: <|im_start|>user\nTEXT<|im_end|>\n<|im_start|>assistant\n. "user\n" and TEXT are encoded
+ * together, since a tokenizer may join the line break with what follows it. */
+static fb_status encode_chat(fb_buffer *ids, const fb_tokenizer *tokenizer, const fb_buffer *text,
+                             fb_added_tokens added) {
+    FB_TRY(require_token(tokenizer, "<|im_start|>"));
+    FB_TRY(require_token(tokenizer, "<|im_end|>"));
+    FB_TRY(append_format(ids, tokenizer, "<|im_start|>"));
+    FB_TRY(append_ids(ids, tokenizer, text, added));
+    return append_format(ids, tokenizer, "<|im_end|>\n<|im_start|>assistant\n");
+}
+
+static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_tokenizer *tokenizer,
+                             const fb_option_value *value, const fb_prompt_format *format) {
+    fb_added_tokens added = format->parse_special ? FB_ADDED_PARSED : FB_ADDED_SPECIAL_AS_TEXT;
+    if (format->chat)
+        FB_TRY(fb_buffer_append_text(text, "user\n"));
+    FB_TRY(append_prompt_text(text, value));
+    FB_TRY(fb_buffer_terminate(text)); /* never a null pointer */
+    return format->chat ? encode_chat(ids, tokenizer, text, added)
+                        : append_ids(ids, tokenizer, text, added);
+}
+
+fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
+                                  const fb_prompt_format *format) {
+    FB_TRY(fb_alloc_zeroed(list->count, sizeof *session->prompts, "prompts", &session->prompts));
+    for (size_t i = 0; i < list->count; i++) {
+        fb_buffer text = {0}, ids = {0};
+        fb_status status = read_prompt(&text, &ids, session->tokenizer, &list->values[i], format);
+        fb_buffer_free(&text);
+        if (status != FB_OK) {
+            fb_buffer_free(&ids);
+            return status;
+        }
+        const int32_t *tokens = (const int32_t *)(const void *)ids.data;
+        session->prompts[session->num_prompts++] = (fb_prompt){tokens, ids.size / sizeof *tokens};
+    }
+    return FB_OK;
+}
+
+/* --- generation --------------------------------------------------------------------------------
+ */
+
+fb_status fb_session_resolve(fb_session *session) {
+    return fb_generate_options_resolve(fb_model_get_config(session->model), &session->options);
+}
+
+fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, size_t tau,
+                              fb_generation **generation) {
+    fb_display *display = NULL;
+    FB_TRY(fb_display_create(kind, session->tokenizer, session->num_prompts, &display));
+    fb_generate_options options = session->options;
+    options.reuse.tau = tau;
+    if (tau == 0)
+        options.reuse = (fb_reuse_policy){0}; /* dense */
+    options.on_step = fb_display_step;
+    options.user = display;
+    fb_generation *result = NULL;
+    fb_status status =
+        fb_generate(session->model, session->prompts, session->num_prompts, &options, &result);
+    if (status == FB_OK)
+        status = fb_display_status(display);
+    if (status == FB_OK)
+        *generation = result;
+    else
+        fb_generation_destroy(result);
+    fb_display_destroy(display);
+    return status;
+}
+
+void fb_session_free(fb_session *session) {
+    for (size_t i = 0; i < session->num_prompts; i++)
+        fb_free((void *)session->prompts[i].tokens);
+    fb_free(session->prompts);
+    fb_tokenizer_destroy(session->tokenizer);
+    fb_model_destroy(session->model);
+    *session = (fb_session){0};
+}

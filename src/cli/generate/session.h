@@ -1,0 +1,51 @@
+/* One `flashblock generate`: the model, its tokenizer, the prompts as token ids, the options. */
+#ifndef FB_CLI_GENERATE_SESSION_H
+#define FB_CLI_GENERATE_SESSION_H
+
+#include "cli/generate/display.h"
+#include "cli/options.h"
+
+#include <flashblock/generate.h>
+#include <flashblock/model.h>
+#include <flashblock/tokenizer.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct fb_session {
+    const char *directory; /* borrowed */
+    fb_model *model;
+    fb_tokenizer *tokenizer;
+    fb_prompt *prompts; /* [num_prompts] */
+    size_t num_prompts;
+    fb_generate_options options;
+} fb_session;
+
+/* How the text of a prompt becomes token ids. */
+typedef struct fb_prompt_format {
+    bool chat;          /* as a user's turn of ChatML, the format of Qwen, SDAR and TraDo */
+    bool parse_special; /* "<|endoftext|>" in a prompt is that token; otherwise plain text */
+} fb_prompt_format;
+
+/* "paper", "released". */
+const char *fb_compat_name(fb_compat compat);
+
+/* Loads model and tokenizer from `directory` into a zeroed session. */
+fb_status fb_session_load(fb_session *session, const char *directory);
+
+/* Reads and encodes the prompts of the command line: values of --prompt are texts, values of
+ * --prompt-file are files ("-": standard input; one newline at the end of a file is dropped). */
+fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
+                                  const fb_prompt_format *format);
+
+/* Replaces the defaults among the options by what they are for this model, and checks all. */
+fb_status fb_session_resolve(fb_session *session);
+
+/* Generates with the session's options and this tau, and shows the text meanwhile. */
+fb_status fb_session_generate(const fb_session *session, fb_display_kind display, size_t tau,
+                              fb_generation **generation);
+
+/* Takes a zeroed session, or one whose loading failed. */
+void fb_session_free(fb_session *session);
+
+#endif

@@ -1,0 +1,324 @@
+/* flashblock trace: what each head's attention does at each denoising step, as files and pictures.
+ */
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/command.h"
+#include "cli/generate/generate_settings.h"
+#include "cli/number_list.h"
+#include "cli/output.h"
+#include "cli/trace/trace_files.h"
+#include "cli/trace/trace_plot.h"
+#include "io/file.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What the command line says. */
+typedef struct settings {
+    fb_generate_settings generate;
+    const char *output;
+    fb_number_list sweep;
+    bool no_pictures;
+} settings;
+
+/* "none", or a list of tau. */
+static fb_status parse_sweep(const char *text, void *list) {
+    if (strcmp(text, "none") != 0)
+        return fb_number_list_parse(text, list);
+    *(fb_number_list *)list = (fb_number_list){0};
+    return FB_OK;
+}
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option option_list[] = {
+    {.kind = FB_OPTION_GROUP, .help = "Trace"},
+    {.kind = FB_OPTION_STRING,
+     .name = "output",
+     .letter = 'o',
+     .argument = "DIR",
+     TARGET(output),
+     .help = "the folder of the files below, made if it is not there; files of an earlier trace in "
+             "it are replaced, others stay"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "sweep",
+     .argument = "T,T...",
+     TARGET(sweep),
+     .parse = parse_sweep,
+     .otherwise = "0,1,2,3,4,5",
+     .help = "decode again with each of these tau, for the error of reuse against tau; \"none\": "
+             "do not"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "no-pictures",
+     TARGET(no_pictures),
+     .help = "write CSV and JSON only"},
+    {.kind = FB_OPTION_FILE,
+     .name = "json",
+     .argument = "FILE",
+     .target = offsetof(fb_generate_settings, json),
+     .in_new_folder = true, /* the one that the trace is written to */
+     .help = "write the summary as JSON to FILE, or to standard output instead of "
+             "the tables"},
+};
+
+static const char summary_text[] =
+    "Continues prompts as flashblock generate does, and records for every layer, head, block and\n"
+    "denoising step: how far the external and the internal attention output turn from one step to\n"
+    "the next, how the external log-sum-exp changes, what share of the softmax is external, what\n"
+    "reuse did, and how far its result is from dense attention. Writes into DIR:\n"
+    "  trace.csv, trace.json           a line or an array for each step, layer and head\n"
+    "  tau.csv                         the error of reuse for each tau of --sweep\n"
+    "  stability.png, stability.svg    external beside internal similarity, by denoising step\n"
+    "  heads.png, heads.svg            the same for each layer and head\n"
+    "  mass.png, mass.svg              external share of the softmax, by context length\n"
+    "  error.png, error.svg            error of reuse against tau\n"
+    "Pictures are drawn by gnuplot.";
+
+/* --- decoding --------------------------------------------------------------------------------- */
+
+/* A decoding that is being recorded, and shown as it goes on. */
+typedef struct recording {
+    fb_trace *trace;
+    size_t tau;
+    bool terminal;
+} recording;
+
+static void on_attention(void *user, const fb_generate_attention *event) {
+    recording *of = user;
+    fb_trace_attention(of->trace, event);
+}
+
+static bool on_step(void *user, const fb_generate_event *event) {
+    recording *of = user;
+    if (of->terminal)
+        fprintf(stderr, "\r\033[Ktau %zu: prompt %zu, block %zu, %zu steps recorded", of->tau,
+                event->sequence + 1, event->block + 1, of->trace->num_steps);
+    return fb_trace_on_step(of->trace, event);
+}
+
+/* Decodes with `tau` and records it. The trace is the caller's to free, also on error. */
+static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
+                        fb_generation **generation) {
+    FB_TRY(fb_trace_init(fb_model_get_config(session->model), session->options.block_size,
+                         session->num_prompts, trace));
+    recording of = {trace, tau, isatty(STDERR_FILENO)};
+    fb_generate_options options = session->options;
+    options.reuse.tau = tau;
+    if (tau == 0) /* dense, whatever else is said about reuse */
+        options.reuse = (fb_reuse_policy){0};
+    options.on_attention = on_attention;
+    options.on_step = on_step;
+    options.user = &of;
+    fb_generation *result = NULL;
+    fb_status status =
+        fb_generate(session->model, session->prompts, session->num_prompts, &options, &result);
+    if (status == FB_OK)
+        status = trace->status;
+    if (of.terminal)
+        fputs("\r\033[K", stderr);
+    if (status != FB_OK) {
+        fb_generation_destroy(result);
+        return status;
+    }
+    fprintf(stderr, "tau %zu: %zu tokens, %zu steps recorded\n", tau,
+            result->counts.completion_tokens, trace->num_steps);
+    *generation = result;
+    return FB_OK;
+}
+
+static fb_status sweep(const fb_session *session, const fb_number_list *list, fb_trace_tau *taus) {
+    for (size_t i = 0; i < list->count; i++) {
+        fb_trace trace = {0};
+        fb_generation *generation = NULL;
+        fb_status status = record(session, list->values[i], &trace, &generation);
+        if (status == FB_OK)
+            status = fb_trace_summarize_tau(&trace, list->values[i], &taus[i]);
+        fb_generation_destroy(generation);
+        fb_trace_free(&trace);
+        FB_TRY(status);
+    }
+    return FB_OK;
+}
+
+/* --- what is written -------------------------------------------------------------------------- */
+
+/* Before anything is decoded: that may take long. */
+static fb_status make_folder(const char *path) {
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return fb_fail(FB_ERROR_IO, "--output: cannot make %s: %s", path, strerror(errno));
+    if (!fb_file_is_directory(path))
+        return fb_fail(FB_ERROR_IO, "--output: %s is no directory", path);
+    if (access(path, W_OK | X_OK) != 0)
+        return fb_fail(FB_ERROR_IO, "--output: cannot write into %s: %s", path, strerror(errno));
+    return FB_OK;
+}
+
+/* Of an earlier trace: what is not written again must not stay. */
+static fb_status remove_file(const char *directory, const char *name, const char *ending) {
+    char file[64];
+    snprintf(file, sizeof file, "%s%s", name, ending);
+    char *path = NULL;
+    FB_TRY(fb_path_join(directory, file, &path));
+    int result = unlink(path);
+    fb_status status = FB_OK;
+    if (result != 0 && errno != ENOENT)
+        status = fb_fail(FB_ERROR_IO, "--output: cannot replace %s: %s", path, strerror(errno));
+    fb_free(path);
+    return status;
+}
+
+static fb_status remove_files(const char *directory) {
+    FB_TRY(remove_file(directory, FB_TRACE_CSV, ""));
+    FB_TRY(remove_file(directory, FB_TRACE_JSON, ""));
+    FB_TRY(remove_file(directory, FB_TRACE_TAU_CSV, ""));
+    for (size_t i = 0; i < FB_TRACE_NUM_PICTURES; i++) {
+        FB_TRY(remove_file(directory, fb_trace_picture_names[i], ".png"));
+        FB_TRY(remove_file(directory, fb_trace_picture_names[i], ".svg"));
+    }
+    return FB_OK;
+}
+
+typedef fb_status write_fn(const fb_trace_report *report, const char *path);
+
+static fb_status write_into(const char *directory, const char *name, write_fn *write,
+                            const fb_trace_report *report) {
+    char *path = NULL;
+    FB_TRY(fb_path_join(directory, name, &path));
+    fb_status status = write(report, path);
+    fb_free(path);
+    return status;
+}
+
+static fb_status write_files(const fb_trace_report *report, const settings *given) {
+    FB_TRY(remove_files(given->output));
+    FB_TRY(write_into(given->output, FB_TRACE_CSV, fb_trace_write_csv, report));
+    FB_TRY(write_into(given->output, FB_TRACE_JSON, fb_trace_write_json, report));
+    if (report->num_taus > 0)
+        FB_TRY(write_into(given->output, FB_TRACE_TAU_CSV, fb_trace_write_tau_csv, report));
+    if (given->no_pictures)
+        return FB_OK;
+    fb_status status = fb_trace_draw(report, given->output);
+    if (status == FB_ERROR_UNSUPPORTED)
+        return fb_fail(status,
+                       "there is no gnuplot to draw with (Debian: gnuplot-nox); CSV and "
+                       "JSON are in %s",
+                       given->output);
+    return status;
+}
+
+/* --- what is said ----------------------------------------------------------------------------- */
+
+static fb_status mean_of(const fb_trace *trace, fb_trace_value value, size_t step, bool reuses_only,
+                         double *mean) {
+    fb_trace_filter filter = fb_trace_all();
+    filter.denoising_step = (long)step;
+    filter.reuses_only = reuses_only;
+    fb_trace_spread spread;
+    FB_TRY(fb_trace_summarize(trace, value, &filter, &spread));
+    *mean = spread.mean;
+    return FB_OK;
+}
+
+static void print_number(int width, int digits, double number) {
+    if (isnan(number))
+        printf("%*s", width, "-");
+    else
+        printf("%*.*f", width, digits, number);
+}
+
+static fb_status print_steps(const fb_trace *trace) {
+    printf("step  similarity: external  internal  LSE change  external mass  error of reuse\n");
+    for (size_t step = 0; trace->num_steps > 0 && step <= fb_trace_last_step(trace); step++) {
+        double external, internal, change, mass, error;
+        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_COSINE, step, false, &external));
+        FB_TRY(mean_of(trace, FB_TRACE_INTERNAL_COSINE, step, false, &internal));
+        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_LSE_CHANGE, step, false, &change));
+        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_MASS, step, false, &mass));
+        FB_TRY(mean_of(trace, FB_TRACE_ERROR, step, true, &error));
+        printf("%4zu", step);
+        print_number(22, 3, external);
+        print_number(10, 3, internal);
+        print_number(12, 3, change);
+        print_number(15, 3, mass);
+        print_number(16, 4, error);
+        putchar('\n');
+    }
+    return FB_OK;
+}
+
+static void print_taus(const fb_trace_report *report) {
+    printf(
+        "\n tau  steps  reuse  error of reuse: mean    median  90 %% below  of all steps: mean\n");
+    for (size_t i = 0; i < report->num_taus; i++) {
+        const fb_trace_tau *tau = &report->taus[i];
+        printf("%4zu%7zu%7zu", tau->tau, tau->steps, tau->reuses);
+        print_number(22, 4, tau->error.mean);
+        print_number(10, 4, tau->error.median);
+        print_number(12, 4, tau->error.p90);
+        print_number(20, 4, tau->error_all);
+        putchar('\n');
+    }
+}
+
+static fb_status say(const fb_trace_report *report, const settings *given) {
+    const char *json = given->generate.json;
+    if (!fb_is_stdout(json)) {
+        FB_TRY(print_steps(report->trace));
+        if (report->num_taus > 0)
+            print_taus(report);
+    }
+    return json ? fb_write_json(fb_trace_summary_json(report), json) : FB_OK;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static fb_status trace_session(fb_session *session, settings *given, fb_trace *trace,
+                               fb_generation **generation) {
+    fb_trace_tau taus[FB_NUMBER_LIST_MAX];
+    FB_TRY(fb_generate_prepare(session, &given->generate));
+    FB_TRY(make_folder(given->output));
+    FB_TRY(record(session, session->options.reuse.tau, trace, generation));
+    FB_TRY(sweep(session, &given->sweep, taus));
+    fb_trace_report report = {session, *generation, trace, taus, given->sweep.count};
+    FB_TRY(say(&report, given));
+    return write_files(&report, given);
+}
+
+static int run(settings *given) {
+    const char *wrong = fb_generate_wrong(&given->generate);
+    if (!wrong && !given->output)
+        wrong = "--output DIR is missing";
+    if (wrong) {
+        fb_print_error("%s; see flashblock trace --help", wrong);
+        return FB_EXIT_USAGE;
+    }
+    fb_session session = {0};
+    fb_trace trace = {0};
+    fb_generation *generation = NULL;
+    fb_status status = trace_session(&session, given, &trace, &generation);
+    fb_generation_destroy(generation);
+    fb_trace_free(&trace);
+    fb_session_free(&session);
+    return fb_report_status(status);
+}
+
+int fb_command_trace(int argc, char **argv) {
+    const fb_option_table table = {
+        .usage = "trace --model DIR (--prompt TEXT | --prompt-file FILE)... -o DIR [OPTION]...",
+        .summary = summary_text,
+        .shared = fb_generate_shared_options,
+        .num_shared = fb_generate_num_shared_options,
+        .options = option_list,
+        .num_options = sizeof option_list / sizeof option_list[0],
+    };
+    settings given = {.generate = fb_generate_settings_default()};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &given, &exit_status))
+        exit_status = run(&given);
+    fb_option_list_free(&given.generate.prompts);
+    return exit_status;
+}

@@ -1,0 +1,212 @@
+/* flashblock golden: a scripted denoising sequence as a case file. */
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/isa_choice.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "oracle/sequence.h"
+
+#include <flashblock/runtime.h>
+
+#include <float.h>
+#include <stdio.h>
+
+/* What the command line says; NO_SIZE stands for the preset's. */
+typedef struct settings {
+    const char *output, *json;
+    fb_script_config preset;
+    size_t context, block_size, tau, steps, threads;
+    fb_dtype dtype;
+    uint64_t seed;
+    bool rows, correction;
+} settings;
+
+#define NO_SIZE SIZE_MAX
+
+static fb_status parse_preset(const char *text, void *target) {
+    return fb_script_preset(text, target);
+}
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    {.kind = FB_OPTION_STRING,
+     .name = "output",
+     .letter = 'o',
+     .argument = "FILE",
+     TARGET(output),
+     .help = "the case file to write (.safetensors)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "preset",
+     .argument = "NAME",
+     TARGET(preset),
+     .otherwise = "tiny",
+     .parse = parse_preset,
+     .help = "whose attention: trado-8b, sdar-8b (32 heads, 8 KV heads of 128), sdar-1.7b (16, 8), "
+             "longlive-1.3b (12, 12; a block of 3 frames of 1560 tokens), tiny (4, 1 of 32)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "context",
+     .argument = "N",
+     TARGET(context),
+     .max = 1 << 24,
+     .help = "committed tokens before the block; the preset's is 4096 (longlive-1.3b: 14040, "
+             "tiny: 100)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "block-size",
+     .argument = "N",
+     TARGET(block_size),
+     .min = 1,
+     .max = 1 << 20,
+     .help = "tokens of the block; the preset's is 4 (longlive-1.3b: 4680)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "tau",
+     .argument = "N",
+     TARGET(tau),
+     .max = 1 << 24,
+     .help = "reuse while fewer tokens than this were accepted since the last refresh; 0: dense; "
+             "the preset's is 2 (longlive-1.3b: 2340), with --reuse rows 1"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "reuse",
+     .argument = "NAME",
+     TARGET(rows),
+     .otherwise = "tau",
+     .parse = fb_option_parse_reuse,
+     .help = "what is computed when it is time to: \"tau\": all rows; \"rows\": those whose token "
+             "was accepted since they were computed"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "correction",
+     TARGET(correction),
+     .help = "the LSEs of rows that are taken from the cache are corrected to first order"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "steps",
+     .argument = "N",
+     TARGET(steps),
+     .min = 1,
+     .max = FB_SCRIPT_MAX_STEPS,
+     .help = "denoising steps, at most the block's tokens; the preset's is 4. The commit pass "
+             "follows them"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "dtype",
+     .argument = "TYPE",
+     TARGET(dtype),
+     .otherwise = "f32",
+     .parse = fb_option_parse_dtype,
+     .help = "how keys and values are stored: f32, bf16 or f16"},
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(seed),
+     .otherwise = "1",
+     .help = "another seed, other numbers"},
+    FB_THREADS_OPTION(settings, "threads; they change no bit of the file"),
+    FB_JSON_OPTION(settings, "write what the sequence is as JSON to FILE, or to standard output"),
+};
+
+static const fb_option_table table = {
+    .usage = "golden --output FILE [OPTION]...",
+    .summary =
+        "Writes a scripted denoising sequence: inputs, reuse decisions, this build's outputs and\n"
+        "stored parts, and the float64 truth. The same options give the same bytes on every\n"
+        "machine. `flashblock verify FILE --candidate RESULTS` then judges a port's results.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+static fb_script_config config_of(const settings *chosen) {
+    fb_script_config config = chosen->preset;
+    config.dtype = chosen->dtype;
+    config.seed = chosen->seed;
+    if (chosen->context != NO_SIZE)
+        config.context_length = chosen->context;
+    if (chosen->block_size != NO_SIZE)
+        config.block_size = chosen->block_size;
+    config.rows = chosen->rows;
+    config.correction = chosen->correction;
+    if (chosen->rows)
+        config.tau = 1;
+    if (chosen->tau != NO_SIZE)
+        config.tau = chosen->tau;
+    if (chosen->steps != NO_SIZE)
+        config.steps = chosen->steps;
+    return config;
+}
+
+/* Long work is told about: float64 products of one pass that take more than some seconds. */
+static void show_progress(void *context, size_t done, size_t total) {
+    const fb_script_config *c = context;
+    double products = 2.0 * (double)c->block_size * (double)c->num_heads * (double)c->head_dim *
+                      (double)(c->context_length + c->block_size);
+    if (products > 4e9)
+        fprintf(stderr, "flashblock: truth of %zu of %zu passes\n", done, total);
+}
+
+static json_t *describe(const fb_script *s, const char *path) {
+    const fb_script_config *c = &s->config;
+    json_t *passes = json_array();
+    for (size_t i = 0; i < s->num_passes; i++) {
+        const fb_script_pass *pass = &s->passes[i];
+        json_t *accepted = json_array();
+        for (size_t token = 0; token < c->block_size; token++)
+            if (pass->accepted[token])
+                json_array_append_new(accepted, json_integer((json_int_t)token));
+        json_array_append_new(passes, json_pack("{s:b, s:s, s:i, s:I, s:o}", "commit",
+                                                i == c->steps, "action",
+                                                fb_reuse_action_name((fb_reuse_action)pass->action),
+                                                "dirty", (int)pass->dirty, "external_part_of",
+                                                (json_int_t)pass->source, "accepted", accepted));
+    }
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:o}", "file", path,
+                     "preset", c->preset, "num_heads", (json_int_t)c->num_heads, "num_kv_heads",
+                     (json_int_t)c->num_kv_heads, "head_dim", (json_int_t)c->head_dim, "block_size",
+                     (json_int_t)c->block_size, "context_length", (json_int_t)c->context_length,
+                     "tau", (json_int_t)c->tau, "steps", (json_int_t)c->steps, "dtype",
+                     fb_dtype_name(c->dtype), "kind", "denoising_sequence", "passes", passes);
+}
+
+static void print(const fb_script *s, const char *path) {
+    const fb_script_config *c = &s->config;
+    printf("%s: %s, %zu heads, %zu KV heads of %zu, block of %zu behind %zu tokens, tau %zu, %s\n",
+           path, c->preset, c->num_heads, c->num_kv_heads, c->head_dim, c->block_size,
+           c->context_length, c->tau, fb_dtype_name(c->dtype));
+    for (size_t i = 0; i < s->num_passes; i++) {
+        const fb_script_pass *pass = &s->passes[i];
+        size_t accepted = 0;
+        for (size_t token = 0; token < c->block_size; token++)
+            accepted += pass->accepted[token] != 0;
+        printf("  step%02zu  %-14s%d dirty, %zu accepted%s\n", i,
+               fb_reuse_action_name((fb_reuse_action)pass->action), (int)pass->dirty, accepted,
+               i == c->steps ? " (commit)" : "");
+    }
+}
+
+static fb_status make(fb_script *s, const settings *chosen) {
+    FB_TRY(fb_script_generate(s));
+    FB_TRY(fb_script_run(s));
+    FB_TRY(fb_script_find_truth(s, show_progress, &s->config));
+    FB_TRY(fb_script_write(s, chosen->output));
+    if (!chosen->json) {
+        print(s, chosen->output);
+        return FB_OK;
+    }
+    return fb_write_json(describe(s, chosen->output), chosen->json);
+}
+
+int fb_command_golden(int argc, char **argv) {
+    settings chosen = {.context = NO_SIZE, .block_size = NO_SIZE, .tau = NO_SIZE, .steps = NO_SIZE};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    if (!chosen.output) {
+        fb_print_error("--output FILE is missing; see flashblock golden --help");
+        return FB_EXIT_USAGE;
+    }
+    fb_script_config config = config_of(&chosen);
+    fb_script *s = NULL;
+    fb_status status = fb_machine_choose(chosen.threads, FB_ISA_CHOICE_CURRENT);
+    if (status == FB_OK)
+        status = fb_script_create(&config, &s);
+    if (status == FB_OK)
+        status = make(s, &chosen);
+    fb_script_free(s);
+    return fb_report_status(status);
+}

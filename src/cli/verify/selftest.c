@@ -1,0 +1,166 @@
+/* flashblock selftest: every golden hash, recomputed. */
+#include "base/clock.h"
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/isa_choice.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "oracle/hashes.h"
+
+#include <flashblock/runtime.h>
+
+#include <stdio.h>
+#include <string.h>
+
+/* What the command line says. */
+typedef struct settings {
+    const char *json, *filter, *hashes, *write;
+    size_t threads; /* 0: not given */
+    int isa;        /* fb_isa_choice_parse */
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    FB_ISA_OPTION(settings, fb_isa_choice_parse,
+                  "the instruction set, or \"all\" that this machine has; without it, the one that "
+                  "`flashblock info` names"),
+    FB_THREADS_OPTION(settings, "threads; they change no hash"),
+    {.kind = FB_OPTION_STRING,
+     .name = "filter",
+     .argument = "TEXT",
+     TARGET(filter),
+     .help = "only cases with TEXT in their names"},
+    {.kind = FB_OPTION_STRING,
+     .name = "hashes",
+     .argument = "FILE",
+     TARGET(hashes),
+     .help = "another list than the built-in one (golden/hashes.txt)"},
+    {.kind = FB_OPTION_STRING,
+     .name = "write",
+     .argument = "FILE",
+     TARGET(write),
+     .help = "compute every case and write the list to FILE; nothing is checked"},
+    FB_JSON_OPTION(settings, "write every hash as JSON to FILE, or to standard output"),
+};
+
+static const fb_option_table table = {
+    .usage = "selftest [OPTION]...",
+    .summary =
+        "Recomputes the golden hashes: outputs of attention, merges and denoising sequences, to\n"
+        "the bit. A difference is shown with the case, the tensor, and the first element that\n"
+        "differs from the scalar path; the exit status is then 1.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* One instruction set's results. */
+typedef struct tally {
+    size_t cases, differences;
+    double seconds;
+    json_t *results;
+} tally;
+
+static void show_difference(fb_isa isa, const char *name, const fb_hash_finding *finding) {
+    printf("FAIL  %s  %s: %s: %s\n", fb_isa_name(isa), name,
+           finding->out_differs && finding->lse_differs ? "out and lse"
+           : finding->out_differs                       ? "out"
+                                                        : "lse",
+           finding->detail);
+}
+
+static json_t *result_json(const char *name, const fb_hash_finding *finding) {
+    bool same = !finding->out_differs && !finding->lse_differs;
+    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:s, s:s}", "case", name, "passed", same, "out",
+                     finding->found.out, "lse", finding->found.lse, "expected_out",
+                     finding->expected.out, "expected_lse", finding->expected.lse, "detail",
+                     finding->detail);
+}
+
+static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_isa isa,
+                           tally *counted) {
+    double begin = fb_seconds();
+    FB_TRY(fb_isa_select(isa));
+    for (size_t i = 0; i < fb_hash_case_count(); i++) {
+        const char *name = fb_hash_case_name(i);
+        fb_hash_finding finding;
+        if (chosen->filter && !strstr(name, chosen->filter))
+            continue;
+        FB_TRY(fb_hash_case_check(i, list, &finding));
+        counted->cases++;
+        if (finding.out_differs || finding.lse_differs) {
+            counted->differences++;
+            if (!chosen->json)
+                show_difference(isa, name, &finding);
+        }
+        json_array_append_new(counted->results, result_json(name, &finding));
+    }
+    counted->seconds = fb_seconds() - begin;
+    return FB_OK;
+}
+
+/* Checks one instruction set and shows its line; *all gets its JSON. */
+static fb_status report_isa(const settings *chosen, const fb_hash_list *list, fb_isa isa,
+                            json_t *all, size_t *differences) {
+    tally counted = {.results = json_array()};
+    fb_status status = check_isa(chosen, list, isa, &counted);
+    if (status == FB_OK && !chosen->json)
+        printf("%s  %s, %d threads: %zu cases, %zu differences, %.1f s\n",
+               counted.differences ? "FAIL" : "PASS", fb_isa_name(isa), fb_num_threads(),
+               counted.cases, counted.differences, counted.seconds);
+    *differences += counted.differences;
+    json_array_append_new(all, json_pack("{s:s, s:i, s:I, s:I, s:f, s:o}", "instruction_set",
+                                         fb_isa_name(isa), "threads", fb_num_threads(), "cases",
+                                         (json_int_t)counted.cases, "differences",
+                                         (json_int_t)counted.differences, "seconds",
+                                         counted.seconds, "results", counted.results));
+    return status;
+}
+
+static fb_status check_all(const settings *chosen, const fb_hash_list *list, size_t *differences) {
+    json_t *all = json_array();
+    fb_isa current;
+    fb_status status = fb_isa_current(&current);
+    for (int isa = 0; isa < FB_ISA_COUNT && status == FB_OK; isa++) {
+        if (fb_isa_is_chosen(chosen->isa, current, (fb_isa)isa))
+            status = report_isa(chosen, list, (fb_isa)isa, all, differences);
+    }
+    if (status == FB_OK && chosen->json)
+        return fb_write_json(all, chosen->json);
+    json_decref(all);
+    return status;
+}
+
+static bool matches_any(const char *filter) {
+    for (size_t i = 0; i < fb_hash_case_count(); i++)
+        if (strstr(fb_hash_case_name(i), filter))
+            return true;
+    return false;
+}
+
+static fb_status run(const settings *chosen, size_t *differences) {
+    fb_hash_list list = {0};
+    FB_TRY(fb_machine_choose(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
+    if (chosen->write)
+        return fb_hash_list_write(chosen->write);
+    FB_TRY(chosen->hashes ? fb_hash_list_load(chosen->hashes, &list) : fb_hash_list_builtin(&list));
+    fb_status status = check_all(chosen, &list, differences);
+    fb_hash_list_free(&list);
+    return status;
+}
+
+int fb_command_selftest(int argc, char **argv) {
+    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    if (chosen.filter && !matches_any(chosen.filter)) {
+        fb_print_error("--filter: no case has '%s' in its name", chosen.filter);
+        return FB_EXIT_USAGE;
+    }
+    size_t differences = 0;
+    fb_status status = run(&chosen, &differences);
+    if (status != FB_OK)
+        return fb_report_status(status);
+    return differences ? FB_EXIT_FAILED : FB_EXIT_OK;
+}

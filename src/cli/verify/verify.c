@@ -1,0 +1,286 @@
+/* flashblock verify: recomputes case files, and judges other implementations' results. */
+#include "base/clock.h"
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/isa_choice.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/verify/case_paths.h"
+#include "cli/verify/verify_output.h"
+#include "oracle/candidate.h"
+#include "oracle/kinds.h"
+
+#include <flashblock/runtime.h>
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the command line says. */
+typedef struct settings {
+    fb_option_list paths, kinds;
+    const char *json, *candidate;
+    int precision;  /* an fb_dtype; -1: what the candidate stores */
+    size_t threads; /* 0: not given */
+    int isa;        /* fb_isa_choice_parse */
+    bool verbose;
+} settings;
+
+static fb_status parse_precision(const char *text, void *target) {
+    fb_dtype dtype;
+    FB_TRY(fb_dtype_parse(text, &dtype));
+    *(int *)target = (int)dtype;
+    return FB_OK;
+}
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    {.kind = FB_OPTION_LIST,
+     .name = "kind",
+     .argument = "NAME",
+     TARGET(kinds),
+     .help = "only cases of this kind; may be given several times"},
+    FB_ISA_OPTION(
+        settings, fb_isa_choice_parse,
+        "the instruction set, or \"all\": each one that this machine has; without it, the one "
+        "that `flashblock info` names"),
+    FB_THREADS_OPTION(settings, "threads; they change no result"),
+    {.kind = FB_OPTION_FLAG,
+     .name = "verbose",
+     .letter = 'v',
+     TARGET(verbose),
+     .help = "every tensor, its worst element, and the scores, maximum and row sum behind it"},
+    {.kind = FB_OPTION_FILE,
+     .name = "json",
+     .argument = "FILE.json",
+     TARGET(json),
+     .ending = ".json",
+     .help = "write everything as JSON to the file (of any name with --json=FILE), or to standard "
+             "output instead of the text"},
+    {.kind = FB_OPTION_STRING,
+     .name = "candidate",
+     .argument = "FILE",
+     TARGET(candidate),
+     .help = "judge these results of one case: .safetensors with the names of the case's results, "
+             "or one .npy (out.npy, lse.npy)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "precision",
+     .argument = "DTYPE",
+     TARGET(precision),
+     .parse = parse_precision,
+     .help = "what the candidate computes in (f32, bf16, f16), where it stores its results in "
+             "something finer"},
+};
+
+static const fb_arguments arguments = {"PATH", 1, 0, offsetof(settings, paths)};
+
+static const fb_option_table table = {
+    .usage = "verify PATH... [OPTION]...",
+    .summary =
+        "Recomputes case files (golden/README.md describes them) and says how far this build and\n"
+        "the file are from the truth; PATHs are files, and directories whose cases are all taken.\n"
+        "With --candidate it judges another implementation's results of one case, at most twice "
+        "as\n"
+        "far from the truth as a plain implementation, and names known mistakes.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+    .arguments = &arguments,
+};
+
+/* A run over all cases. */
+typedef struct verification {
+    const settings *chosen;
+    fb_verify_style style;
+    fb_candidate *candidate; /* NULL: none */
+    size_t counts[3];        /* by fb_outcome */
+    json_t *cases;
+    bool heading, progress; /* shown */
+    double begin;
+} verification;
+
+/* Where standard error is a terminal, what is being done, once that has taken a second. */
+static void show_progress(verification *v, size_t index, const fb_found_paths *paths) {
+    if (!isatty(STDERR_FILENO) || fb_seconds() - v->begin < 1.0)
+        return;
+    fflush(stdout);
+    fprintf(stderr, "\r\033[K%zu of %zu", index + 1, paths->count);
+    v->progress = true;
+}
+
+static void clear_progress(verification *v) {
+    if (v->progress)
+        fputs("\r\033[K", stderr);
+    v->progress = false;
+}
+
+static void show(verification *v, const fb_report *report, const char *isa) {
+    clear_progress(v);
+    v->counts[report->outcome]++;
+    json_array_append_new(v->cases, fb_verify_case_json(report, isa));
+    if (fb_is_stdout(v->chosen->json))
+        return;
+    if (v->candidate) {
+        fb_verify_print_candidate(&v->style, report, v->chosen->candidate);
+        return;
+    }
+    if (!v->heading)
+        fb_verify_print_heading(&v->style);
+    v->heading = true;
+    fb_verify_print_case(&v->style, report, isa);
+}
+
+static bool is_wanted(const fb_option_list *kinds, const char *kind) {
+    for (size_t i = 0; i < kinds->count; i++)
+        if (strcmp(kinds->values[i].text, kind) == 0)
+            return true;
+    return kinds->count == 0;
+}
+
+/* Whether the file is a case of a kind that is asked for. One that cannot be read is: it fails.
+ * What has no kind is none, unless it was named. */
+static bool is_case(const settings *chosen, const fb_found_path *path) {
+    fb_case *c = NULL;
+    if (fb_case_open(path->text, &c) != FB_OK)
+        return true;
+    const char *kind = fb_case_kind(c);
+    bool taken = kind[0] ? is_wanted(&chosen->kinds, kind) : path->named;
+    fb_case_close(c);
+    return taken;
+}
+
+/* One file under one instruction set. A case that is too large for this machine's memory fails. */
+static fb_outcome verify_with(verification *v, const char *path, const char *isa) {
+    fb_report report = {.verbose = v->chosen->verbose, .candidate = v->candidate};
+    if (fb_verify_file(path, &report) != FB_OK) {
+        report.outcome = FB_FAILED;
+        snprintf(report.reason, sizeof report.reason, "%s", fb_error_message());
+    }
+    fb_outcome outcome = report.outcome;
+    show(v, &report, isa);
+    fb_report_free(&report);
+    return outcome;
+}
+
+static fb_status verify_path(verification *v, const char *path, fb_isa current) {
+    for (int isa = 0; isa < FB_ISA_COUNT; isa++) {
+        if (!fb_isa_is_chosen(v->chosen->isa, current, (fb_isa)isa))
+            continue;
+        FB_TRY(fb_isa_select((fb_isa)isa));
+        if (verify_with(v, path, fb_isa_name((fb_isa)isa)) == FB_SKIPPED)
+            break; /* once is enough */
+    }
+    return FB_OK;
+}
+
+static fb_status verify_all(verification *v, const fb_found_paths *paths) {
+    fb_isa current;
+    FB_TRY(fb_isa_current(&current));
+    for (size_t i = 0; i < paths->count; i++) {
+        show_progress(v, i, paths);
+        if (is_case(v->chosen, &paths->paths[i]))
+            FB_TRY(verify_path(v, paths->paths[i].text, current));
+    }
+    clear_progress(v);
+    return FB_OK;
+}
+
+static json_t *unused_json(const fb_candidate *candidate) {
+    json_t *names = json_array();
+    for (size_t i = 0; i < fb_candidate_count(candidate); i++)
+        if (fb_candidate_unused(candidate, i))
+            json_array_append_new(names, fb_verify_json_text(fb_candidate_unused(candidate, i)));
+    return names;
+}
+
+static fb_status write_json(const verification *v) {
+    const settings *chosen = v->chosen;
+    const char *isa = chosen->isa == FB_ISA_CHOICE_ALL       ? "all"
+                      : chosen->isa == FB_ISA_CHOICE_CURRENT ? "default"
+                                                             : fb_isa_name((fb_isa)chosen->isa);
+    json_t *value = json_pack(
+        "{s:s, s:s, s:i, s:O, s:{s:I, s:I, s:I}}", "version", fb_version(), "isa", isa, "threads",
+        fb_num_threads(), "cases", v->cases, "totals", "passed", (json_int_t)v->counts[FB_PASSED],
+        "failed", (json_int_t)v->counts[FB_FAILED], "skipped", (json_int_t)v->counts[FB_SKIPPED]);
+    if (v->candidate) {
+        json_object_set_new(value, "candidate", fb_verify_json_text(chosen->candidate));
+        json_object_set_new(value, "not_judged", unused_json(v->candidate));
+    }
+    return fb_write_json(value, chosen->json);
+}
+
+static int summarize(const verification *v) {
+    size_t checked = v->counts[FB_PASSED] + v->counts[FB_FAILED];
+    if (!fb_is_stdout(v->chosen->json))
+        printf("%zu passed, %zu failed, %zu skipped\n", v->counts[FB_PASSED], v->counts[FB_FAILED],
+               v->counts[FB_SKIPPED]);
+    if (v->chosen->json) {
+        fb_status status = write_json(v);
+        if (status != FB_OK)
+            return fb_report_status(status);
+    }
+    if (checked == 0)
+        fb_print_error("nothing was checked: no case%s was found",
+                       v->chosen->kinds.count ? " of that kind" : "");
+    return checked == 0 || v->counts[FB_FAILED] ? FB_EXIT_FAILED : FB_EXIT_OK;
+}
+
+/* One case file for a candidate. */
+static int check_usage(const settings *chosen, const fb_found_paths *paths) {
+    if (chosen->candidate && (paths->count != 1 || !paths->paths[0].named)) {
+        fb_print_error("--candidate: is judged by one case file, %zu are given", paths->count);
+        return FB_EXIT_USAGE;
+    }
+    if (chosen->precision >= 0 && !chosen->candidate) {
+        fb_print_error("--precision: there is no --candidate");
+        return FB_EXIT_USAGE;
+    }
+    return FB_EXIT_OK;
+}
+
+static fb_status prepare(verification *v) {
+    const settings *chosen = v->chosen;
+    FB_TRY(fb_machine_choose(chosen->threads, FB_ISA_CHOICE_CURRENT));
+    if (!chosen->candidate)
+        return FB_OK;
+    FB_TRY(fb_candidate_open(chosen->candidate, &v->candidate));
+    if (chosen->precision >= 0)
+        fb_candidate_set_precision(v->candidate, (fb_dtype)chosen->precision);
+    return FB_OK;
+}
+
+static int run(const settings *chosen, const fb_found_paths *paths) {
+    verification v = {
+        .chosen = chosen,
+        .style = {.isa = chosen->isa != FB_ISA_CHOICE_CURRENT, .verbose = chosen->verbose},
+        .cases = json_array(),
+        .begin = fb_seconds(),
+    };
+    fb_status status = prepare(&v);
+    if (status == FB_OK)
+        status = verify_all(&v, paths);
+    int result = status == FB_OK ? summarize(&v) : fb_report_status(status);
+    fb_candidate_close(v.candidate);
+    json_decref(v.cases);
+    return result;
+}
+
+static int find_and_run(const settings *chosen) {
+    fb_found_paths paths = {0};
+    fb_status status = fb_paths_find(&paths, &chosen->paths);
+    int result = status == FB_OK ? check_usage(chosen, &paths) : fb_report_status(status);
+    if (result == FB_EXIT_OK)
+        result = run(chosen, &paths);
+    fb_paths_free(&paths);
+    return result;
+}
+
+int fb_command_verify(int argc, char **argv) {
+    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT, .precision = -1};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        exit_status = find_and_run(&chosen);
+    fb_option_list_free(&chosen.paths);
+    fb_option_list_free(&chosen.kinds);
+    return exit_status;
+}

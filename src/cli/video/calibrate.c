@@ -1,0 +1,253 @@
+/* flashblock calibrate: which heads of a video model may reuse, at which steps. */
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/isa_choice.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/video/calibration_plot.h"
+#include "cli/video/video_session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the command line says. */
+typedef struct settings {
+    const char *model, *prompts, *output, *plot, *json;
+    fb_option_list step_thresholds;
+    size_t samples, frames, threads;
+    uint64_t seed;
+    double similarity_threshold, lse_threshold;
+    fb_dtype kv_dtype;
+    fb_compat compat;
+    int isa;
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    FB_MODEL_OPTION(settings, "config.json and safetensors of a causal Wan model"),
+    {.kind = FB_OPTION_STRING,
+     .name = "output",
+     .letter = 'o',
+     .argument = "FILE.json",
+     TARGET(output),
+     .help = "the calibration, for flashblock video --reuse"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "samples",
+     .argument = "N",
+     TARGET(samples),
+     .min = 1,
+     .max = 4096,
+     .otherwise = "8",
+     .help = "clips that are made together, for the first N prompts"},
+    {.kind = FB_OPTION_STRING,
+     .name = "prompts",
+     .argument = "FILE",
+     TARGET(prompts),
+     .help = "prompts, one a line (default: prompts.txt of the model)"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "frames",
+     .letter = 'n',
+     .argument = "N",
+     TARGET(frames),
+     .min = 1,
+     .max = 100000,
+     .otherwise = "21",
+     .help = "frames of a clip; blocks after the first count"},
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(seed),
+     .otherwise = "0",
+     .help = "of the noise"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "similarity-threshold",
+     .argument = "C",
+     TARGET(similarity_threshold),
+     .min = -1,
+     .max = 1,
+     .otherwise = "0.85",
+     .help = "a head refreshes where its external output's cosine similarity is below C"},
+    {.kind = FB_OPTION_LIST,
+     .name = "step-threshold",
+     .argument = "STEP=C",
+     TARGET(step_thresholds),
+     .help = "the same for one step alone; may be given several times"},
+    {.kind = FB_OPTION_DOUBLE,
+     .name = "lse-threshold",
+     .argument = "X",
+     TARGET(lse_threshold),
+     .otherwise = "0.05",
+     .help = "a head refreshes where its LSE changes by more than X on average"},
+    FB_COMPAT_OPTION(settings, compat,
+                     "\"paper\": what the paper means; \"released\": what its published code does"),
+    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    {.kind = FB_OPTION_STRING,
+     .name = "plot",
+     .argument = "FILE",
+     TARGET(plot),
+     .help = "heat maps of the similarities (.png or .svg, by gnuplot): layers and heads at each "
+             "step, external parts above internal ones"},
+    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
+    FB_THREADS_OPTION(settings, "threads; they change nothing of the result"),
+    FB_JSON_OPTION(settings, "write the summary as JSON to FILE, or to standard output"),
+};
+
+static const fb_option_table table = {
+    .usage = "calibrate --model DIR [OPTION]... -o FILE.json",
+    .summary = "Makes sample clips densely, compares each head's attention to earlier frames from\n"
+               "step to step, and writes down which heads must compute it anew and which may\n"
+               "reuse it.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* "STEP=C" */
+static fb_status read_step_threshold(const char *text, fb_calibration_config *config) {
+    char *end = NULL;
+    unsigned long step = strtoul(text, &end, 10);
+    if (end == text || *end != '=' || step < 1 || step >= config->num_steps)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "--step-threshold: '%s' is not STEP=C with a step from 1 to %zu", text,
+                       config->num_steps - 1);
+    const char *number = end + 1;
+    double threshold = strtod(number, &end);
+    if (end == number || *end || !(threshold >= -1.0 && threshold <= 1.0))
+        return fb_fail(FB_ERROR_ARGUMENT, "--step-threshold: '%s' is no number from -1 to 1",
+                       number);
+    config->step_thresholds[step] = threshold;
+    return FB_OK;
+}
+
+static fb_status make_calibration(const settings *given, const fb_video_config *model,
+                                  fb_calibration **calibration) {
+    fb_calibration_config config = fb_calibration_config_default(
+        model->num_layers, model->num_heads, model->num_denoising_steps + 1);
+    config.similarity_threshold = given->similarity_threshold;
+    config.lse_threshold = given->lse_threshold;
+    config.compat = given->compat;
+    for (size_t i = 0; i < given->step_thresholds.count; i++)
+        FB_TRY(read_step_threshold(given->step_thresholds.values[i].text, &config));
+    return fb_calibration_create(&config, calibration);
+}
+
+static void show_progress(const fb_video_pass *pass, void *context) {
+    (void)context;
+    if (pass->clip != 0 || !isatty(STDERR_FILENO))
+        return;
+    bool last = pass->block + 1 == pass->num_blocks && pass->step + 1 == pass->num_steps;
+    fprintf(stderr, "\r\033[Kblock %zu of %zu, step %zu of %zu%s", pass->block + 1,
+            pass->num_blocks, pass->step + 1, pass->num_steps, last ? "\r\033[K" : "");
+}
+
+/* --- what is said ----------------------------------------------------------------------------- */
+
+/* Over layers and heads of one step. */
+typedef struct step_summary {
+    double external, internal, lse_change; /* means */
+    size_t refreshing, heads;
+} step_summary;
+
+static step_summary summarize(fb_calibration *c, size_t step) {
+    const fb_calibration_config *config = fb_calibration_get_config(c);
+    step_summary sum = {.heads = config->num_layers * config->num_heads};
+    for (size_t layer = 0; layer < config->num_layers; layer++) {
+        const unsigned char *refresh = fb_calibration_refresh(c, layer, step);
+        for (size_t head = 0; head < config->num_heads; head++) {
+            sum.external += fb_calibration_similarity(c, layer, step, head);
+            sum.internal += fb_calibration_internal_similarity(c, layer, step, head);
+            sum.lse_change += fb_calibration_lse_change(c, layer, step, head);
+            sum.refreshing += refresh[head];
+        }
+    }
+    sum.external /= (double)sum.heads;
+    sum.internal /= (double)sum.heads;
+    sum.lse_change /= (double)sum.heads;
+    return sum;
+}
+
+static void print(fb_calibration *c) {
+    size_t steps = fb_calibration_get_config(c)->num_steps;
+    printf("%zu blocks with a history\n", fb_calibration_blocks(c));
+    printf("step  similarity: external  internal  LSE change  heads that refresh\n");
+    for (size_t step = 1; step < steps; step++) {
+        step_summary s = summarize(c, step);
+        printf("%4zu  %20.3f  %8.3f  %10.3f  %zu of %zu%s\n", step, s.external, s.internal,
+               s.lse_change, s.refreshing, s.heads, step + 1 == steps ? " (clean frames)" : "");
+    }
+    printf("%.1f %% of the heads may reuse after a block's first step\n",
+           100.0 * fb_calibration_reused_share(c));
+}
+
+static json_t *describe(fb_calibration *c, const settings *given) {
+    json_t *steps = json_array();
+    for (size_t step = 1; step < fb_calibration_get_config(c)->num_steps; step++) {
+        step_summary s = summarize(c, step);
+        json_array_append_new(steps,
+                              json_pack("{s:I, s:f, s:f, s:f, s:I, s:I}", "step", (json_int_t)step,
+                                        "similarity", s.external, "internal_similarity", s.internal,
+                                        "lse_change", s.lse_change, "refreshing_heads",
+                                        (json_int_t)s.refreshing, "heads", (json_int_t)s.heads));
+    }
+    return json_pack("{s:s, s:s, s:I, s:f, s:o}", "model", given->model, "file", given->output,
+                     "blocks", (json_int_t)fb_calibration_blocks(c), "reused_share",
+                     fb_calibration_reused_share(c), "steps", steps);
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static fb_status write_results(fb_calibration *c, const settings *given) {
+    FB_TRY(fb_calibration_save(c, given->output));
+    if (given->plot)
+        FB_TRY(fb_plot_calibration(c, given->plot));
+    if (!fb_is_stdout(given->json))
+        print(c);
+    return given->json ? fb_write_json(describe(c, given), given->json) : FB_OK;
+}
+
+static fb_status calibrate(fb_video_session *session, const settings *given,
+                           fb_calibration **calibration) {
+    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_video_session_load(session, given->model));
+    if (given->frames <= session->config->block_frames)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "--frames: %zu frames are one block, and the first has no history",
+                       given->frames);
+    FB_TRY(make_calibration(given, session->config, calibration));
+    FB_TRY(
+        fb_video_session_prompts(session, given->model, NULL, given->prompts, 0, given->samples));
+    FB_TRY(fb_video_session_clips(session, given->frames, given->seed));
+    fb_video_options how = {.num_frames = given->frames,
+                            .kv_dtype = given->kv_dtype,
+                            .compat = given->compat,
+                            .after_pass = show_progress};
+    FB_TRY(fb_video_calibrate(session->model, session->clips, session->num_clips, &how,
+                              *calibration, NULL));
+    return write_results(*calibration, given);
+}
+
+static int run(const settings *given) {
+    if (!given->model || !given->output) {
+        fb_print_error("--%s is missing; see flashblock calibrate --help",
+                       given->model ? "output FILE.json" : "model DIR");
+        return FB_EXIT_USAGE;
+    }
+    fb_video_session session = {0};
+    fb_calibration *calibration = NULL;
+    fb_status status = calibrate(&session, given, &calibration);
+    fb_calibration_destroy(calibration);
+    fb_video_session_free(&session);
+    return fb_report_status(status);
+}
+
+int fb_command_calibrate(int argc, char **argv) {
+    settings given = {.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &given, &exit_status))
+        exit_status = run(&given);
+    fb_option_list_free(&given.step_thresholds);
+    return exit_status;
+}

@@ -1,0 +1,298 @@
+/* flashblock video: clips from a video diffusion model, densely and with head-wise reuse. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/command.h"
+#include "cli/isa_choice.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/video/clip_files.h"
+#include "cli/video/video_session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the command line says. */
+typedef struct settings {
+    const char *model, *reuse, *output, *sheet, *json;
+    fb_option_list prompts;
+    size_t frames, clips, scale, fps, threads;
+    uint64_t seed;
+    fb_dtype kv_dtype;
+    fb_compat compat;
+    int isa;
+} settings;
+
+#define TARGET(field) .target = offsetof(settings, field)
+
+static const fb_option options[] = {
+    FB_MODEL_OPTION(settings, "config.json and safetensors of a causal Wan model"),
+    {.kind = FB_OPTION_LIST,
+     .name = "prompt",
+     .letter = 'p',
+     .argument = "TEXT",
+     TARGET(prompts),
+     .help = "words of the model, phrases separated by commas; given several times: a clip each"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "clips",
+     .argument = "N",
+     TARGET(clips),
+     .min = 1,
+     .max = 256,
+     .otherwise = "1",
+     .help = "without --prompt: prompts from the model's prompts.txt, from line SEED + 1 on"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "frames",
+     .letter = 'n',
+     .argument = "N",
+     TARGET(frames),
+     .min = 1,
+     .max = 100000,
+     .otherwise = "21",
+     .help = "frames of a clip"},
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(seed),
+     .otherwise = "0",
+     .help = "of the noise; clip i has the seed N + i"},
+    {.kind = FB_OPTION_STRING,
+     .name = "reuse",
+     .argument = "FILE",
+     TARGET(reuse),
+     .help = "a calibration of this model (flashblock calibrate): the clips are made densely, and "
+             "again with the heads reusing that it allows"},
+    FB_COMPAT_OPTION(settings, compat,
+                     "\"paper\": what the paper means; \"released\": what its published code does"),
+    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    {.kind = FB_OPTION_STRING,
+     .name = "output",
+     .letter = 'o',
+     .argument = "FILE.y4m",
+     TARGET(output),
+     .help = "the clips side by side, each dense and then with reuse, as YUV4MPEG2"},
+    {.kind = FB_OPTION_STRING,
+     .name = "sheet",
+     .argument = "FILE.png",
+     TARGET(sheet),
+     .help = "the same as a contact sheet: a row a clip, a column a frame"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "scale",
+     .argument = "N",
+     TARGET(scale),
+     .min = 1,
+     .max = 64,
+     .otherwise = "4",
+     .help = "pixels of the files for each of the model's"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "fps",
+     .argument = "N",
+     TARGET(fps),
+     .min = 1,
+     .max = 1000,
+     .otherwise = "8",
+     .help = "frames a second"},
+    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
+    FB_THREADS_OPTION(settings, "threads; they change no pixel"),
+    FB_JSON_OPTION(settings, "write what was done as JSON to FILE, or to standard output"),
+};
+
+static const fb_option_table table = {
+    .usage = "video --model DIR [OPTION]... -o FILE.y4m",
+    .summary = "Makes clips with a causal video diffusion model, block by block. With --reuse it\n"
+               "makes each of them twice and says how far apart the two are, and how much time\n"
+               "attention took.",
+    .options = options,
+    .num_options = sizeof options / sizeof options[0],
+};
+
+/* Clips made densely and, if that is asked for, with reuse. */
+typedef struct comparison {
+    const settings *given;
+    fb_video_session session;
+    fb_calibration *calibration; /* NULL: dense alone */
+    float *dense;                /* [num_clips, num_frames, frame_values] */
+    fb_video_stats dense_stats, stats;
+    bool progress;
+} comparison;
+
+static void show_progress(const fb_video_pass *pass, void *context) {
+    comparison *c = context;
+    if (pass->clip != 0 || !isatty(STDERR_FILENO))
+        return;
+    fprintf(stderr, "\r\033[Kblock %zu of %zu, step %zu of %zu", pass->block + 1, pass->num_blocks,
+            pass->step + 1, pass->num_steps);
+    c->progress = true;
+}
+
+static fb_status generate(comparison *c, fb_calibration *calibration, fb_video_stats *stats) {
+    fb_video_options how = {.num_frames = c->given->frames,
+                            .calibration = calibration,
+                            .kv_dtype = c->given->kv_dtype,
+                            .compat = c->given->compat,
+                            .after_pass = show_progress,
+                            .context = c};
+    fb_status status =
+        fb_video_generate(c->session.model, c->session.clips, c->session.num_clips, &how, stats);
+    if (c->progress)
+        fputs("\r\033[K", stderr);
+    c->progress = false;
+    return status;
+}
+
+/* In decibels; black to white is 2. Infinite for equal clips. */
+static double psnr(const comparison *c, size_t clip) {
+    size_t values = c->session.num_frames * c->session.frame_values;
+    const float *a = c->dense + clip * values, *b = c->session.clips[clip].frames;
+    double sum = 0.0;
+    for (size_t i = 0; i < values; i++)
+        sum += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    return 10.0 * log10(4.0 / (sum / (double)values));
+}
+
+static fb_status write_files(const comparison *c) {
+    const fb_video_session *s = &c->session;
+    size_t values = s->num_frames * s->frame_values, runs = c->calibration ? 2 : 1;
+    const float **clips = NULL;
+    if (s->config->out_dim != 3)
+        return fb_fail(FB_ERROR_UNSUPPORTED,
+                       "the model makes latents of %zu channels, not pictures: no decoder for them "
+                       "is here",
+                       s->config->out_dim);
+    FB_TRY(fb_alloc(runs * s->num_clips, sizeof *clips, "clips", &clips));
+    for (size_t i = 0; i < s->num_clips; i++) {
+        clips[runs * i] = c->dense + i * values;
+        clips[runs * i + runs - 1] = s->clips[i].frames;
+    }
+    fb_clip_set set = {clips,
+                       runs * s->num_clips,
+                       s->num_frames,
+                       s->config->frame_height,
+                       s->config->frame_width,
+                       c->given->scale};
+    fb_status status =
+        c->given->output ? fb_write_y4m(&set, c->given->fps, c->given->output) : FB_OK;
+    if (status == FB_OK && c->given->sheet)
+        status = fb_write_sheet(&set, c->given->sheet);
+    fb_free((void *)clips);
+    return status;
+}
+
+/* --- what is said ----------------------------------------------------------------------------- */
+
+static double reused_share(const fb_video_stats *stats) {
+    double total = (double)(stats->heads_reused + stats->heads_refreshed);
+    return total > 0.0 ? (double)stats->heads_reused / total : 0.0;
+}
+
+static void print(const comparison *c) {
+    const fb_video_session *s = &c->session;
+    printf("%zu frames in blocks of %zu, %zu passes a block\n", s->num_frames,
+           s->config->block_frames, s->config->num_denoising_steps + 1);
+    for (size_t i = 0; i < s->num_clips; i++) {
+        printf("clip %zu: %s", i, s->prompts[i]);
+        if (c->calibration)
+            printf("; PSNR %.1f dB", psnr(c, i));
+        putchar('\n');
+    }
+    printf("dense   attention %8.3f s, total %8.3f s\n", c->dense_stats.times.attention,
+           c->dense_stats.times.total);
+    if (!c->calibration)
+        return;
+    printf("reuse   attention %8.3f s, total %8.3f s\n", c->stats.times.attention,
+           c->stats.times.total);
+    printf("attention time %.2fx, work %.2fx; %.1f %% of the heads reused after a block's first "
+           "step\n",
+           c->dense_stats.times.attention / c->stats.times.attention,
+           c->stats.dense_work / c->stats.work, 100.0 * reused_share(&c->stats));
+}
+
+static json_t *times_json(const fb_video_stats *stats) {
+    return json_pack("{s:f, s:f, s:I, s:f}", "attention_seconds", stats->times.attention,
+                     "total_seconds", stats->times.total, "passes", (json_int_t)stats->passes,
+                     "query_key_pairs", stats->work);
+}
+
+static json_t *describe(const comparison *c) {
+    const fb_video_session *s = &c->session;
+    json_t *clips = json_array();
+    for (size_t i = 0; i < s->num_clips; i++) {
+        json_t *clip =
+            json_pack("{s:s, s:I}", "prompt", s->prompts[i], "seed", (json_int_t)s->clips[i].seed);
+        double distance = c->calibration ? psnr(c, i) : (double)NAN;
+        if (c->calibration) /* JSON has no infinity: null stands for equal clips */
+            json_object_set_new(clip, "psnr_db",
+                                isfinite(distance) ? json_real(distance) : json_null());
+        json_array_append_new(clips, clip);
+    }
+    json_t *value =
+        json_pack("{s:s, s:I, s:o, s:o}", "model", c->given->model, "frames",
+                  (json_int_t)s->num_frames, "clips", clips, "dense", times_json(&c->dense_stats));
+    if (c->calibration) {
+        json_object_set_new(value, "reuse", times_json(&c->stats));
+        json_object_set_new(value, "heads_reused", json_real(reused_share(&c->stats)));
+        json_object_set_new(value, "attention_time_ratio",
+                            json_real(c->dense_stats.times.attention / c->stats.times.attention));
+        json_object_set_new(value, "work_ratio", json_real(c->stats.dense_work / c->stats.work));
+    }
+    return value;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static fb_status prepare(comparison *c) {
+    const settings *given = c->given;
+    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_video_session_load(&c->session, given->model));
+    if (given->reuse)
+        FB_TRY(fb_calibration_load(given->reuse, &c->calibration));
+    FB_TRY(fb_video_session_prompts(&c->session, given->model, &given->prompts, NULL,
+                                    (size_t)(given->seed % (1 << 20)), given->clips));
+    FB_TRY(fb_video_session_clips(&c->session, given->frames, given->seed));
+    size_t values = c->session.num_frames * c->session.frame_values;
+    return fb_alloc(c->session.num_clips, values * sizeof *c->dense, "frames", &c->dense);
+}
+
+static fb_status compare(comparison *c) {
+    FB_TRY(prepare(c));
+    size_t values = c->session.num_clips * c->session.num_frames * c->session.frame_values;
+    if (c->calibration) /* first: it says whether the calibration fits the model */
+        FB_TRY(generate(c, c->calibration, &c->stats));
+    float *reused = NULL;
+    FB_TRY(fb_alloc(values, sizeof *reused, "frames", &reused));
+    memcpy(reused, c->session.frames, values * sizeof *reused);
+    fb_status status = generate(c, NULL, &c->dense_stats);
+    memcpy(c->dense, c->session.frames, values * sizeof *c->dense);
+    if (c->calibration)
+        memcpy(c->session.frames, reused, values * sizeof *reused);
+    fb_free(reused);
+    FB_TRY(status);
+    FB_TRY(write_files(c));
+    if (!fb_is_stdout(c->given->json))
+        print(c);
+    return c->given->json ? fb_write_json(describe(c), c->given->json) : FB_OK;
+}
+
+static int run(const settings *given) {
+    comparison c = {.given = given};
+    if (!given->model || !given->output) {
+        fb_print_error("--%s is missing; see flashblock video --help",
+                       given->model ? "output FILE.y4m" : "model DIR");
+        return FB_EXIT_USAGE;
+    }
+    fb_status status = compare(&c);
+    fb_calibration_destroy(c.calibration);
+    fb_video_session_free(&c.session);
+    fb_free(c.dense);
+    return fb_report_status(status);
+}
+
+int fb_command_video(int argc, char **argv) {
+    settings given = {.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (fb_options_parse(&table, argc, argv, &given, &exit_status))
+        exit_status = run(&given);
+    fb_option_list_free(&given.prompts);
+    return exit_status;
+}

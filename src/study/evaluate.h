@@ -1,0 +1,59 @@
+/* How much a way to attend changes what a model writes, measured on text that is known.
+ *
+ * The text is cut into windows. A window's first `context` tokens are read densely; then block
+ * after block is denoised, greedily, once with every policy, each time from masks and behind the
+ * *true* tokens before it, whatever was written for earlier blocks. So policies are compared on the
+ * same contexts, and one wrong token is counted once.
+ *
+ * At every step of a policy, the same tokens are also passed through the model densely: the
+ * divergence of the predictions, and of each layer's attention with the same queries and keys, is
+ * what attending that way costs. */
+#ifndef FB_STUDY_EVALUATE_H
+#define FB_STUDY_EVALUATE_H
+
+#include <flashblock/generate.h>
+#include <flashblock/model.h>
+#include <flashblock/sparse.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A way to attend to earlier tokens. {0} is dense attention. */
+typedef struct fb_eval_policy {
+    fb_reuse_policy reuse;
+    const fb_sparse_options *sparse; /* borrowed; NULL: every key */
+} fb_eval_policy;
+
+typedef struct fb_eval_options {
+    fb_generate_options generate; /* resolved: sizes of blocks, remasking, mask token, kv_dtype */
+    size_t context;               /* tokens before a window's first block, a multiple of a block */
+    size_t blocks;                /* of a window */
+    size_t windows;               /* at most; 0: as many as the text has */
+    /* Called after every block of a window; NULL: nobody is told. */
+    void (*progress)(void *user, size_t blocks_done, size_t blocks);
+    void *user;
+} fb_eval_options;
+
+/* Sums over all blocks. */
+typedef struct fb_eval_result {
+    size_t tokens;           /* that were written */
+    size_t agreeing;         /* the same as by dense attention */
+    size_t correct;          /* the same as in the text */
+    size_t steps;            /* denoising steps */
+    size_t predictions;      /* masked positions, over all steps */
+    double divergence;       /* KL(dense || policy) in nats, over these */
+    double keys, dense_keys; /* external keys attended by steps, a head's average */
+    double *layer_errors;    /* [num_layers] |O - O_dense| / |O_dense| of attention, over steps */
+    size_t forced_refreshes; /* layers' reuses that a changed selection made refreshes */
+} fb_eval_result;
+
+/* Measures every policy.
+ *   tokens   [num_tokens] the text
+ *   results  [num_policies]; layer_errors are the caller's memory, zeroed here
+ * FB_ERROR_ARGUMENT: sizes that do not fit the model or the text. */
+fb_status fb_evaluate(fb_model *model, const int32_t *tokens, size_t num_tokens,
+                      const fb_eval_options *options, const fb_eval_policy *policies,
+                      size_t num_policies, fb_eval_result *results);
+
+#endif
