@@ -4,7 +4,7 @@
 #define FB_TESTS_SEQUENCE_CASE_H
 
 #include "oracle/kinds.h"
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 #include <criterion/criterion.h>
 

@@ -75,12 +75,12 @@ Test(oracle, the_effect_of_a_score_begins_at_16) {
 
 Test(oracle, indices_are_written_out) {
     char text[32];
-    fb_shape shape = FB_SHAPE(2, 3, 4);
-    fb_shape_index(&shape, 23, text, sizeof text);
+    fb_dims shape = FB_DIMS(2, 3, 4);
+    fb_dims_index(&shape, 23, text, sizeof text);
     cr_expect_str_eq(text, "1,2,3");
-    fb_shape_index(&shape, 5, text, sizeof text);
+    fb_dims_index(&shape, 5, text, sizeof text);
     cr_expect_str_eq(text, "0,1,1");
-    fb_shape_index(&shape, 23, text, 3);
+    fb_dims_index(&shape, 23, text, 3);
     cr_expect_str_eq(text, "1,");
 }
 
@@ -100,7 +100,7 @@ static void make(made *m) {
         m->ours[i] = m->file[i] = (float)truth_of_all[i];
     m->claim = (fb_claim){
         .tensor = "out",
-        .shape = FB_SHAPE(2, 3),
+        .shape = FB_DIMS(2, 3),
         .ours = m->ours,
         .file = m->file,
         .truth = truth_of_all,
@@ -195,9 +195,9 @@ Test(oracle, bits_are_compared) {
 Test(oracle, decisions_must_agree) {
     const int32_t ours[COUNT] = {1, 2, 3, 4, 5, 6}, file[COUNT] = {1, 2, 0, 4, 5, 0};
     fb_report report = {0};
-    cr_assert_eq(fb_report_decisions(&report, "tokens", FB_SHAPE(2, 3), ours, ours), FB_OK);
+    cr_assert_eq(fb_report_decisions(&report, "tokens", FB_DIMS(2, 3), ours, ours), FB_OK);
     cr_expect_eq(report.outcome, FB_PASSED);
-    cr_assert_eq(fb_report_decisions(&report, "tokens", FB_SHAPE(2, 3), ours, file), FB_OK);
+    cr_assert_eq(fb_report_decisions(&report, "tokens", FB_DIMS(2, 3), ours, file), FB_OK);
     const fb_finding *finding = &report.findings[1];
     cr_expect_eq(report.outcome, FB_FAILED);
     cr_expect_eq(finding->differing, 2);
@@ -365,7 +365,7 @@ Test(oracle, base_and_layout_of_an_lse_are_named) {
 Test(oracle, a_trailing_axis_goes_with_a_transposition) {
     made m;
     make_lse(&m);
-    m.claim.shape = FB_SHAPE(3, 2, 1); /* tokens, heads, 1 */
+    m.claim.shape = FB_DIMS(3, 2, 1); /* tokens, heads, 1 */
     float turned[COUNT];
     for (size_t i = 0; i < COUNT; i++)
         turned[i % 2 * 3 + i / 2] = (float)truth_of_all[i];

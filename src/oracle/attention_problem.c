@@ -29,12 +29,12 @@ fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem) 
     return FB_OK;
 }
 
-size_t fb_problem_rows(const fb_attention_problem *problem) {
+size_t fb_attention_problem_rows(const fb_attention_problem *problem) {
     return problem->batch * problem->queries * problem->heads;
 }
 
-size_t fb_problem_values(const fb_attention_problem *problem) {
-    return fb_problem_rows(problem) * problem->head_dim;
+size_t fb_attention_problem_values(const fb_attention_problem *problem) {
+    return fb_attention_problem_rows(problem) * problem->head_dim;
 }
 
 /* The problem of one batch entry as the library's types; `all` outlives the view. */
@@ -54,7 +54,7 @@ static void entry_of(const fb_attention_problem *p, size_t b, entry *e) {
     e->view = (fb_view){&e->kv, &e->all, 1};
 }
 
-fb_status fb_problem_attend(const fb_attention_problem *p, float *out, float *lse) {
+fb_status fb_attention_problem_attend(const fb_attention_problem *p, float *out, float *lse) {
     size_t rows = p->queries * p->heads;
     for (size_t b = 0; b < p->batch; b++) {
         entry e;
@@ -134,7 +134,7 @@ static fb_status vary(const fb_attention_problem *p, const variation *v, double 
     return status;
 }
 
-fb_status fb_problem_truth(const fb_attention_problem *p, double *out, double *lse) {
+fb_status fb_attention_problem_truth(const fb_attention_problem *p, double *out, double *lse) {
     variation v = right(p);
     return vary(p, &v, out, lse);
 }
@@ -150,7 +150,8 @@ typedef struct claim_context {
 static fb_status varied(const claim_context *context, const variation *v, double *result,
                         size_t count) {
     const fb_attention_problem *p = context->problem;
-    size_t other_count = context->lse ? fb_problem_values(p) : fb_problem_rows(p);
+    size_t other_count =
+        context->lse ? fb_attention_problem_values(p) : fb_attention_problem_rows(p);
     double *other = NULL;
     (void)count;
     FB_TRY(fb_alloc(other_count, sizeof *other, "attention truth", &other));
@@ -263,7 +264,7 @@ static fb_status not_normalised(const void *context, double *result, size_t coun
     if (c->lse)
         return FB_ERROR_UNSUPPORTED;
     double *lse = NULL;
-    FB_TRY(fb_alloc(fb_problem_rows(p), sizeof *lse, "attention truth", &lse));
+    FB_TRY(fb_alloc(fb_attention_problem_rows(p), sizeof *lse, "attention truth", &lse));
     variation v = right(p);
     fb_status status = vary(p, &v, result, lse);
     for (size_t i = 0; i < count && status == FB_OK; i++) {
@@ -368,14 +369,14 @@ static row_scores scores_of(const fb_attention_problem *p, const row_index *r) {
     return s;
 }
 
-fb_status fb_problem_plain_error(const fb_attention_problem *p, const double *truth,
-                                 double *error) {
+fb_status fb_attention_problem_plain_error(const fb_attention_problem *p, const double *truth,
+                                           double *error) {
     claim_context context = {p, false};
     float *out = NULL;
-    FB_TRY(fb_alloc(fb_problem_values(p), sizeof *out, "plain attention", &out));
+    FB_TRY(fb_alloc(fb_attention_problem_values(p), sizeof *out, "plain attention", &out));
     fb_status status = plain(&context, FB_F32, out);
     if (status == FB_OK)
-        *error = fb_measure_errors(out, truth, fb_problem_values(p)).max_abs;
+        *error = fb_measure_errors(out, truth, fb_attention_problem_values(p)).max_abs;
     fb_free(out);
     return status;
 }
@@ -404,7 +405,7 @@ static fb_status explain(const void *context, size_t index, char *text, size_t s
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-static fb_claim claim_of(const fb_problem_claims *claims) {
+static fb_claim claim_of(const fb_attention_claims *claims) {
     return (fb_claim){
         .rule = claims->rule,
         .tolerance = claims->tolerance,
@@ -416,12 +417,12 @@ static fb_claim claim_of(const fb_problem_claims *claims) {
 }
 
 static fb_status claim_out(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                           const fb_problem_claims *claims, const float *out, const double *truth,
+                           const fb_attention_claims *claims, const float *out, const double *truth,
                            const double *true_lse) {
     claim_context context = {p, false};
     fb_claim claim = claim_of(claims);
     claim.tensor = claims->out_name;
-    claim.shape = FB_SHAPE(p->batch, p->queries, p->heads, p->head_dim);
+    claim.shape = FB_DIMS(p->batch, p->queries, p->heads, p->head_dim);
     claim.token_axis = 1;
     claim.head_axis = 2;
     claim.ours = out;
@@ -429,17 +430,18 @@ static fb_status claim_out(fb_case *c, fb_report *report, const fb_attention_pro
     claim.file_precision = fb_case_precision(c, claims->out_name);
     claim.truth = truth;
     claim.context = &context;
-    claim.score_effect = fb_score_effect(true_lse, fb_problem_rows(p), p->v,
+    claim.score_effect = fb_score_effect(true_lse, fb_attention_problem_rows(p), p->v,
                                          p->batch * p->keys * p->kv_heads * p->head_dim);
     return fb_report_claim(report, &claim);
 }
 
 static fb_status claim_lse(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                           const fb_problem_claims *claims, const float *lse, const double *truth) {
+                           const fb_attention_claims *claims, const float *lse,
+                           const double *truth) {
     claim_context context = {p, true};
     fb_claim claim = claim_of(claims);
     claim.tensor = claims->lse_name;
-    claim.shape = FB_SHAPE(p->batch, p->heads, p->queries);
+    claim.shape = FB_DIMS(p->batch, p->heads, p->queries);
     claim.head_axis = 1;
     claim.token_axis = 2;
     claim.is_lse = true;
@@ -452,15 +454,15 @@ static fb_status claim_lse(fb_case *c, fb_report *report, const fb_attention_pro
 }
 
 fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                             const fb_problem_claims *claims) {
-    size_t rows = fb_problem_rows(p), values = fb_problem_values(p);
+                             const fb_attention_claims *claims) {
+    size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
     float *out = NULL, *lse = NULL;
     double *truth = NULL;
     FB_TRY(fb_case_alloc(c, values, sizeof *out, &out));
     FB_TRY(fb_case_alloc(c, rows, sizeof *lse, &lse));
     FB_TRY(fb_case_alloc(c, values + rows, sizeof *truth, &truth));
-    FB_TRY(fb_problem_attend(p, out, lse));
-    FB_TRY(fb_problem_truth(p, truth, truth + values));
+    FB_TRY(fb_attention_problem_attend(p, out, lse));
+    FB_TRY(fb_attention_problem_truth(p, truth, truth + values));
     if (claims->truth_out)
         FB_TRY(fb_case_check_truth(c, claims->truth_out, truth, values, "out64"));
     if (claims->truth_lse)

@@ -25,29 +25,29 @@ fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem);
 /* Reads "softmax_scale", 1/sqrt(head_dim) where it is missing; head_dim is known. */
 fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem);
 
-size_t fb_problem_rows(const fb_attention_problem *problem);   /* batch x queries x heads */
-size_t fb_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
+size_t fb_attention_problem_rows(const fb_attention_problem *problem); /* batch x queries x heads */
+size_t fb_attention_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
 
 /* This build's answer; the truth in double precision. */
-fb_status fb_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
-fb_status fb_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
+fb_status fb_attention_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
+fb_status fb_attention_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
 
 /* The largest error of a plain float32 implementation's outputs against `truth`. */
-fb_status fb_problem_plain_error(const fb_attention_problem *problem, const double *truth,
-                                 double *error);
+fb_status fb_attention_problem_plain_error(const fb_attention_problem *problem, const double *truth,
+                                           double *error);
 
 /* Claims on `out` and `lse`, under these names. file_* may be NULL. truth_* are what the file
  * states as truth, NULL where it does not: the call fails where that is not so. rule and tolerance
  * are those of fb_claim. */
-typedef struct fb_problem_claims {
+typedef struct fb_attention_claims {
     const char *out_name, *lse_name;
     const float *file_out, *file_lse;
     const double *truth_out, *truth_lse;
     fb_bound_rule rule;
     double tolerance;
-} fb_problem_claims;
+} fb_attention_claims;
 
 fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *problem,
-                             const fb_problem_claims *claims);
+                             const fb_attention_claims *claims);
 
 #endif

@@ -143,7 +143,7 @@ static fb_status plain_error(const fb_claim *claim, fb_dtype precision, size_t c
         status = claim->plain(claim->context, precision, plain);
     } else {
         memcpy(plain, claim->ours, count * sizeof *plain);
-        fb_round_to(precision, plain, count);
+        fb_plain_round(precision, plain, count);
     }
     if (status == FB_OK)
         *error = fb_measure_errors(plain, claim->truth, count).max_abs;
@@ -173,7 +173,7 @@ static void transpose(const fb_claim *claim, const float *from, float *to) {
     size_t rows = sizes[first], columns = sizes[first + 1], inner = 1;
     for (size_t i = first + 2; i < claim->shape.ndim; i++)
         inner *= sizes[i];
-    size_t plane = rows * columns * inner, count = fb_shape_count(&claim->shape);
+    size_t plane = rows * columns * inner, count = fb_dims_count(&claim->shape);
     for (size_t at = 0; at < count; at += plane)
         for (size_t r = 0; r < rows; r++)
             for (size_t c = 0; c < columns; c++)
@@ -326,7 +326,7 @@ static fb_status judge(judgement *j, fb_finding *finding) {
 }
 
 fb_status fb_judge_values(const fb_claim *claim, const float *values, fb_finding *finding) {
-    judgement j = {.claim = claim, .count = fb_shape_count(&claim->shape), .values = values};
+    judgement j = {.claim = claim, .count = fb_dims_count(&claim->shape), .values = values};
     FB_TRY(fb_alloc(j.count, sizeof *j.scratch, "judgement", &j.scratch));
     fb_status status = judge(&j, finding);
     fb_free(j.scratch);
@@ -335,7 +335,7 @@ fb_status fb_judge_values(const fb_claim *claim, const float *values, fb_finding
 
 fb_status fb_judge_candidate(const fb_claim *claim, const fb_candidate *candidate,
                              const fb_tensor_view *tensor, fb_finding *finding) {
-    size_t count = fb_shape_count(&claim->shape);
+    size_t count = fb_dims_count(&claim->shape);
     finding->of_candidate = true;
     finding->precision =
         candidate->has_precision || claim->is_lse ? candidate->precision : stored_precision(tensor);

@@ -162,7 +162,7 @@ fb_status fb_case_param(fb_case *c, const char *key, json_t **value) {
     return FB_OK;
 }
 
-size_t fb_shape_count(const fb_shape *shape) {
+size_t fb_dims_count(const fb_dims *shape) {
     size_t count = 1;
     for (size_t i = 0; i < shape->ndim; i++)
         count *= shape->sizes[i];
@@ -183,14 +183,14 @@ bool fb_case_has(const fb_case *c, const char *format, ...) {
     return fb_safetensors_find(c->file, name) != NULL;
 }
 
-static fb_status find(fb_case *c, const char *name, const fb_shape *shape,
+static fb_status find(fb_case *c, const char *name, const fb_dims *shape,
                       const fb_tensor_view **tensor) {
     FB_TRY(fb_safetensors_get(c->file, name, tensor));
     fb_status status = fb_tensor_check_shape(*tensor, shape->ndim, shape->sizes);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", c->path);
 }
 
-fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_shape shape,
+fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_dims shape,
                          const char *format, ...) {
     FORMAT_NAME(name, format);
     return find(c, name, &shape, tensor);
@@ -225,7 +225,7 @@ fb_status fb_case_alloc(fb_case *c, size_t count, size_t size, void *result) {
     return FB_OK;
 }
 
-fb_status fb_case_f32(fb_case *c, const float **values, fb_shape shape, const char *format, ...) {
+fb_status fb_case_f32(fb_case *c, const float **values, fb_dims shape, const char *format, ...) {
     FORMAT_NAME(name, format);
     const fb_tensor_view *tensor = NULL;
     FB_TRY(find(c, name, &shape, &tensor));
@@ -236,7 +236,7 @@ fb_status fb_case_f32(fb_case *c, const float **values, fb_shape shape, const ch
     return FB_OK;
 }
 
-fb_status fb_case_f64(fb_case *c, const double **values, fb_shape shape, const char *format, ...) {
+fb_status fb_case_f64(fb_case *c, const double **values, fb_dims shape, const char *format, ...) {
     FORMAT_NAME(name, format);
     const fb_tensor_view *tensor = NULL;
     FB_TRY(find(c, name, &shape, &tensor));
@@ -247,7 +247,7 @@ fb_status fb_case_f64(fb_case *c, const double **values, fb_shape shape, const c
     return FB_OK;
 }
 
-fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_shape shape, const char *format, ...) {
+fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_dims shape, const char *format, ...) {
     FORMAT_NAME(name, format);
     const fb_tensor_view *tensor = NULL;
     FB_TRY(find(c, name, &shape, &tensor));

@@ -45,15 +45,15 @@ fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double 
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
 fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
 
-/* A shape for the calls below: FB_SHAPE(batch, tokens, heads) */
-typedef struct fb_shape {
+/* A shape for the calls below: FB_DIMS(batch, tokens, heads) */
+typedef struct fb_dims {
     size_t ndim;
     size_t sizes[FB_TENSOR_MAX_DIMS];
-} fb_shape;
-#define FB_SHAPE(...) ((fb_shape){sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t), {__VA_ARGS__}})
+} fb_dims;
+#define FB_DIMS(...) ((fb_dims){sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t), {__VA_ARGS__}})
 
 /* Elements of a shape whose sizes have been checked against a tensor or a range. */
-size_t fb_shape_count(const fb_shape *shape);
+size_t fb_dims_count(const fb_dims *shape);
 
 #define FB_CASE_PRINTF __attribute__((format(printf, 4, 5)))
 
@@ -62,15 +62,15 @@ bool fb_case_has(const fb_case *c, const char *format, ...) __attribute__((forma
 
 /* The tensor's elements in C order, converted exactly (f64 to f32: rounded). FB_ERROR_FORMAT when
  * it is missing or has another shape. */
-fb_status fb_case_f32(fb_case *c, const float **values, fb_shape shape, const char *format,
+fb_status fb_case_f32(fb_case *c, const float **values, fb_dims shape, const char *format,
                       ...) FB_CASE_PRINTF;
-fb_status fb_case_f64(fb_case *c, const double **values, fb_shape shape, const char *format,
+fb_status fb_case_f64(fb_case *c, const double **values, fb_dims shape, const char *format,
                       ...) FB_CASE_PRINTF;
-fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_shape shape, const char *format,
+fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_dims shape, const char *format,
                       ...) FB_CASE_PRINTF;
 
 /* The tensor as the file holds it, its shape checked. */
-fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_shape shape,
+fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_dims shape,
                          const char *format, ...) FB_CASE_PRINTF;
 
 /* A truth that the file states (values [count] of the tensor `name`) must be the truth:

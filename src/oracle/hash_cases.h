@@ -13,7 +13,7 @@ typedef enum fb_hash_kind {
     FB_HASH_ATTEND = 0, /* fb_attend */
     FB_HASH_MERGE,      /* fb_merge of two made-up parts */
     FB_HASH_ROWS,       /* refresh by rows: fb_block_attend_rows, steps times (hash_rows.c) */
-    FB_HASH_SEQUENCE,   /* every pass of a denoising sequence (sequence.h), and its stored parts */
+    FB_HASH_SEQUENCE,   /* every pass of a denoising sequence (script.h), and its stored parts */
 } fb_hash_kind;
 
 /* What is unusual about a case's inputs. Normal means about N(0, 1), from inputs.h. */

@@ -6,7 +6,7 @@
 #include "io/file.h"
 #include "oracle/hash_cases.h"
 #include "oracle/inputs.h"
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 #include <flashblock/kv_cache.h>
 

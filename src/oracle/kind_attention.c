@@ -25,15 +25,15 @@ static fb_status read_mask(fb_case *c, fb_mask *mask) {
  * missing. */
 fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
-    fb_problem_claims claims = {.out_name = "out", .lse_name = "lse"};
+    fb_attention_claims claims = {.out_name = "out", .lse_name = "lse"};
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
     FB_TRY(fb_case_size(c, "Sq", 0, MAX_SIZE, &p.queries));
     FB_TRY(fb_case_size(c, "Sk", 0, MAX_SIZE, &p.keys));
     FB_TRY(read_mask(c, &p.mask));
-    fb_shape kv = FB_SHAPE(p.batch, p.keys, p.kv_heads, p.head_dim);
-    fb_shape out = FB_SHAPE(p.batch, p.queries, p.heads, p.head_dim);
-    fb_shape lse = FB_SHAPE(p.batch, p.heads, p.queries);
+    fb_dims kv = FB_DIMS(p.batch, p.keys, p.kv_heads, p.head_dim);
+    fb_dims out = FB_DIMS(p.batch, p.queries, p.heads, p.head_dim);
+    fb_dims lse = FB_DIMS(p.batch, p.heads, p.queries);
     FB_TRY(fb_case_f32(c, &p.q, out, "q"));
     FB_TRY(fb_case_f32(c, &p.k, kv, "k"));
     FB_TRY(fb_case_f32(c, &p.v, kv, "v"));
@@ -49,17 +49,17 @@ fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
 /* params B, L, H, Hk, D */
 fb_status fb_recompute_current_block(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
-    fb_problem_claims claims = {.out_name = "out", .lse_name = "lse"};
+    fb_attention_claims claims = {.out_name = "out", .lse_name = "lse"};
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
     FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &p.queries));
     p.keys = p.queries;
-    fb_shape kv = FB_SHAPE(p.batch, p.keys, p.kv_heads, p.head_dim);
-    fb_shape out = FB_SHAPE(p.batch, p.queries, p.heads, p.head_dim);
+    fb_dims kv = FB_DIMS(p.batch, p.keys, p.kv_heads, p.head_dim);
+    fb_dims out = FB_DIMS(p.batch, p.queries, p.heads, p.head_dim);
     FB_TRY(fb_case_f32(c, &p.q, out, "q"));
     FB_TRY(fb_case_f32(c, &p.k, kv, "k_new"));
     FB_TRY(fb_case_f32(c, &p.v, kv, "v_new"));
     FB_TRY(fb_case_f32(c, &claims.file_out, out, "out"));
-    FB_TRY(fb_case_f32(c, &claims.file_lse, FB_SHAPE(p.batch, p.heads, p.queries), "lse"));
+    FB_TRY(fb_case_f32(c, &claims.file_lse, FB_DIMS(p.batch, p.heads, p.queries), "lse"));
     return fb_claim_attention(c, report, &p, &claims);
 }

@@ -1,9 +1,9 @@
 /* generation: a recorded run of the paper's engine, repeated with a model and compat = released:
  * decisions and tokens exactly, logits and cached parts within their tolerances. */
 #include "decode/remask.h"
-#include "oracle/kind_model.h"
+#include "oracle/case_model.h"
+#include "oracle/engine_trace.h"
 #include "oracle/kinds.h"
-#include "oracle/trace.h"
 
 #include <flashblock/generate.h>
 
@@ -16,7 +16,7 @@ static const double logits_tolerance = 3e-4, history_tolerance = 5e-5, confidenc
 typedef struct generation_run {
     fb_case *c;
     fb_report *report;
-    fb_trace trace;
+    fb_engine_trace trace;
     fb_model *model;
     const fb_model_config *config;
     fb_generate_options options;
@@ -38,9 +38,9 @@ static fb_status read_options(generation_run *r) {
     o->stop_tokens = r->trace.stop_tokens;
     o->num_stop_tokens = r->trace.num_stop_tokens;
     FB_TRY(fb_case_size(c, "tau", 0, SIZE_MAX >> 1, &o->reuse.tau));
-    FB_TRY(fb_case_size(c, "denoising_steps", 1, FB_TRACE_MAX_STEPS, &o->denoising_steps));
-    FB_TRY(fb_case_size(c, "max_tokens", 1, FB_TRACE_MAX_STEPS, &o->max_tokens));
-    FB_TRY(fb_case_size(c, "max_active", 1, FB_TRACE_MAX_PROMPTS, &o->max_active));
+    FB_TRY(fb_case_size(c, "denoising_steps", 1, FB_ENGINE_TRACE_MAX_STEPS, &o->denoising_steps));
+    FB_TRY(fb_case_size(c, "max_tokens", 1, FB_ENGINE_TRACE_MAX_STEPS, &o->max_tokens));
+    FB_TRY(fb_case_size(c, "max_active", 1, FB_ENGINE_TRACE_MAX_PROMPTS, &o->max_active));
     FB_TRY(fb_case_real(c, "dynamic_threshold", &o->confidence_threshold));
     FB_TRY(fb_case_real(c, "temperature", &o->temperature));
     FB_TRY(fb_case_size(c, "top_k", 0, SIZE_MAX >> 1, &o->top_k));
@@ -52,27 +52,27 @@ static fb_status read_options(generation_run *r) {
 }
 
 /* A recorded tensor and a copy of it, in which this build's numbers replace what it computes. */
-static fb_status read_copy(fb_case *c, const char *name, fb_shape shape, const float **file,
+static fb_status read_copy(fb_case *c, const char *name, fb_dims shape, const float **file,
                            float **copy) {
     FB_TRY(fb_case_f32(c, file, shape, "%s", name));
-    FB_TRY(fb_case_alloc(c, fb_shape_count(&shape), sizeof **copy, copy));
-    memcpy(*copy, *file, fb_shape_count(&shape) * sizeof **copy);
+    FB_TRY(fb_case_alloc(c, fb_dims_count(&shape), sizeof **copy, copy));
+    memcpy(*copy, *file, fb_dims_count(&shape) * sizeof **copy);
     return FB_OK;
 }
 
 /* Shapes of the optional tensors. */
-static fb_shape logits_shape(const generation_run *r) {
-    return FB_SHAPE(r->trace.steps, r->trace.rows * r->trace.block, r->config->vocab_size);
+static fb_dims logits_shape(const generation_run *r) {
+    return FB_DIMS(r->trace.steps, r->trace.rows * r->trace.block, r->config->vocab_size);
 }
 
-static fb_shape history_shape(const generation_run *r, size_t last) {
-    return FB_SHAPE(r->trace.steps, r->config->num_hidden_layers, r->trace.rows, r->trace.block,
-                    r->config->num_attention_heads, last);
+static fb_dims history_shape(const generation_run *r, size_t last) {
+    return FB_DIMS(r->trace.steps, r->config->num_hidden_layers, r->trace.rows, r->trace.block,
+                   r->config->num_attention_heads, last);
 }
 
 static fb_status read_recorded(generation_run *r) {
-    const fb_trace *t = &r->trace;
-    FB_TRY(read_copy(r->c, "trace.conf", FB_SHAPE(t->steps, t->rows, t->block), &r->file_conf,
+    const fb_engine_trace *t = &r->trace;
+    FB_TRY(read_copy(r->c, "trace.conf", FB_DIMS(t->steps, t->rows, t->block), &r->file_conf,
                      &r->conf));
     if (fb_case_has(r->c, "logits"))
         FB_TRY(read_copy(r->c, "logits", logits_shape(r), &r->file_logits, &r->logits));
@@ -90,8 +90,9 @@ static fb_status read_recorded(generation_run *r) {
  * recorded one stands. */
 static void take_proposals(generation_run *r, const fb_generate_event *event, size_t row) {
     size_t at = (r->t * r->trace.rows + row) * r->trace.block;
-    const int32_t *recorded = fb_trace_block(&r->trace, FB_TRACE_X0, r->t, row);
-    int32_t *acc = r->trace.decided[FB_TRACE_ACC] + at, *x0 = r->trace.decided[FB_TRACE_X0] + at;
+    const int32_t *recorded = fb_engine_trace_block(&r->trace, FB_ENGINE_TRACE_X0, r->t, row);
+    int32_t *acc = r->trace.decided[FB_ENGINE_TRACE_ACC] + at,
+            *x0 = r->trace.decided[FB_ENGINE_TRACE_X0] + at;
     for (size_t i = 0; i < r->trace.block; i++) {
         bool accepted = !event->commit && event->accepted[i];
         acc[i] = accepted;
@@ -102,31 +103,32 @@ static void take_proposals(generation_run *r, const fb_generate_event *event, si
 }
 
 static void take_numbers(generation_run *r, const fb_generate_event *event, size_t row) {
-    fb_trace *trace = &r->trace;
+    fb_engine_trace *trace = &r->trace;
     size_t t = r->t;
     bool masks = false, reuse = event->action == FB_REUSE;
     for (size_t i = 0; i < trace->block; i++)
         masks = masks || event->masked_after[i];
     size_t next = masks && event->denoising_step + 1 < r->options.denoising_steps ? 2 : 3;
-    fb_trace_set(trace, FB_TRACE_SEQ, t, row, event->sequence);
-    fb_trace_set(trace, FB_TRACE_STATUS, t, row, event->commit ? 3 : 2);
-    fb_trace_set(trace, FB_TRACE_STEP, t, row, event->denoising_step);
-    fb_trace_set(trace, FB_TRACE_CTX_TRUE, t, row, event->context_length);
-    fb_trace_set(trace, FB_TRACE_UPDATE, t, row, !reuse);
-    fb_trace_set(trace, FB_TRACE_REUSE, t, row, reuse);
-    fb_trace_set(trace, FB_TRACE_STORE, t, row, event->action == FB_REFRESH_AND_STORE);
-    fb_trace_set(trace, FB_TRACE_DIRTY, t, row, event->dirty_before);
-    fb_trace_set(trace, FB_TRACE_DIRTY_AFTER, t, row, event->dirty_after);
-    fb_trace_set(trace, FB_TRACE_STATUS_AFTER, t, row,
-                 event->finished ? 4
-                 : event->commit ? 2
-                                 : next);
-    fb_trace_set_block(trace, FB_TRACE_BEFORE, t, row, event->before);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_SEQ, t, row, event->sequence);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STATUS, t, row, event->commit ? 3 : 2);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STEP, t, row, event->denoising_step);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_CTX_TRUE, t, row, event->context_length);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_UPDATE, t, row, !reuse);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_REUSE, t, row, reuse);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STORE, t, row,
+                        event->action == FB_REFRESH_AND_STORE);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_DIRTY, t, row, event->dirty_before);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_DIRTY_AFTER, t, row, event->dirty_after);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STATUS_AFTER, t, row,
+                        event->finished ? 4
+                        : event->commit ? 2
+                                        : next);
+    fb_engine_trace_set_block(trace, FB_ENGINE_TRACE_BEFORE, t, row, event->before);
     if (!event->commit)
-        fb_trace_set_block(trace, FB_TRACE_AFTER, t, row, event->after);
+        fb_engine_trace_set_block(trace, FB_ENGINE_TRACE_AFTER, t, row, event->after);
     else /* the next block, which the event does not show */
-        fb_trace_set_block(trace, FB_TRACE_AFTER, t, row,
-                           fb_trace_block(trace, FB_TRACE_AFTER, t, row));
+        fb_engine_trace_set_block(trace, FB_ENGINE_TRACE_AFTER, t, row,
+                                  fb_engine_trace_block(trace, FB_ENGINE_TRACE_AFTER, t, row));
 }
 
 static fb_status take_history(generation_run *r, const fb_generate_event *event, size_t row) {
@@ -161,7 +163,7 @@ static bool take_event(void *user, const fb_generate_event *event) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-static fb_status claim(generation_run *r, const char *tensor, fb_shape shape, const float *ours,
+static fb_status claim(generation_run *r, const char *tensor, fb_dims shape, const float *ours,
                        const float *file, double tolerance) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -173,19 +175,20 @@ static fb_status claim(generation_run *r, const char *tensor, fb_shape shape, co
 }
 
 static fb_status make_claims(generation_run *r, const fb_generation *generation) {
-    const fb_trace *t = &r->trace;
+    const fb_engine_trace *t = &r->trace;
     int32_t ours = (int32_t)r->steps_seen, file = (int32_t)t->steps;
     /* what events do not show */
-    unsigned unknown = 1u << FB_TRACE_CTX_KERNEL | 1u << FB_TRACE_DMASK |
-                       1u << FB_TRACE_DMASK_AFTER | 1u << FB_TRACE_NTR | 1u << FB_TRACE_NTOK_AFTER;
-    FB_TRY(fb_report_decisions(r->report, "passes", FB_SHAPE(1), &ours, &file));
-    FB_TRY(fb_trace_report(t, r->report, unknown));
+    unsigned unknown = 1u << FB_ENGINE_TRACE_CTX_KERNEL | 1u << FB_ENGINE_TRACE_DMASK |
+                       1u << FB_ENGINE_TRACE_DMASK_AFTER | 1u << FB_ENGINE_TRACE_NTR |
+                       1u << FB_ENGINE_TRACE_NTOK_AFTER;
+    FB_TRY(fb_report_decisions(r->report, "passes", FB_DIMS(1), &ours, &file));
+    FB_TRY(fb_engine_trace_report(t, r->report, unknown));
     for (size_t i = 0; i < t->num_prompts; i++) {
         const fb_generate_result *result = &generation->results[i];
-        FB_TRY(fb_trace_report_output(t, r->report, i, result->tokens, result->unmask_step,
-                                      result->num_tokens));
+        FB_TRY(fb_engine_trace_report_output(t, r->report, i, result->tokens, result->unmask_step,
+                                             result->num_tokens));
     }
-    FB_TRY(claim(r, "trace.conf", FB_SHAPE(t->steps, t->rows, t->block), r->conf, r->file_conf,
+    FB_TRY(claim(r, "trace.conf", FB_DIMS(t->steps, t->rows, t->block), r->conf, r->file_conf,
                  confidence_tolerance));
     FB_TRY(claim(r, "logits", logits_shape(r), r->logits, r->file_logits, logits_tolerance));
     FB_TRY(claim(r, "hist_out", history_shape(r, r->config->head_dim), r->out, r->file_out,
@@ -194,7 +197,7 @@ static fb_status make_claims(generation_run *r, const fb_generation *generation)
 }
 
 static fb_status run(generation_run *r) {
-    FB_TRY(fb_trace_open(r->c, &r->trace));
+    FB_TRY(fb_engine_trace_open(r->c, &r->trace));
     FB_TRY(read_options(r));
     FB_TRY(fb_case_load_model(r->c, &r->model));
     r->config = fb_model_get_config(r->model);

@@ -8,7 +8,7 @@
 
 enum { MAX_ROWS = 1 << 20, MAX_HEAD_DIM = 4096 };
 
-static fb_status claim(fb_report *report, const char *tensor, fb_shape shape, const float *ours,
+static fb_status claim(fb_report *report, const char *tensor, fb_dims shape, const float *ours,
                        const float *file, double tolerance) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -39,7 +39,7 @@ static fb_status open_rope(fb_case *c, rope_case *r) {
     if (r->head_dim % 2 != 0 || !(theta > 0.0) || r->positions > MAX_ROWS)
         return fb_fail(FB_ERROR_FORMAT, "%s: D is %zu, theta %g, %zu positions", fb_case_path(c),
                        r->head_dim, theta, r->positions);
-    FB_TRY(fb_case_i32(c, &r->pos, FB_SHAPE(1, r->positions), "pos"));
+    FB_TRY(fb_case_i32(c, &r->pos, FB_DIMS(1, r->positions), "pos"));
     FB_TRY(fb_case_alloc(c, r->half, sizeof(float), &r->inv_freq));
     FB_TRY(fb_case_alloc(c, r->positions * r->head_dim, sizeof(float), &r->cos));
     FB_TRY(fb_case_alloc(c, r->positions * r->head_dim, sizeof(float), &r->sin));
@@ -63,11 +63,11 @@ static fb_status claim_rotated(fb_case *c, fb_report *report, const rope_case *r
     const float *x = NULL, *file = NULL;
     FB_TRY(fb_safetensors_get(fb_case_file(c), name, &tensor));
     size_t heads = tensor->ndim == 4 ? tensor->shape[1] : 0;
-    fb_shape shape = FB_SHAPE(1, heads, r->positions, r->head_dim);
+    fb_dims shape = FB_DIMS(1, heads, r->positions, r->head_dim);
     FB_TRY(fb_case_f32(c, &x, shape, "%s", name));
     FB_TRY(fb_case_f32(c, &file, shape, "%s", rotated_name));
     float *ours = NULL;
-    size_t count = fb_shape_count(&shape);
+    size_t count = fb_dims_count(&shape);
     FB_TRY(fb_case_alloc(c, count, sizeof *ours, &ours));
     memcpy(ours, x, count * sizeof *ours);
     for (size_t row = 0; row < heads * r->positions; row++) {
@@ -83,11 +83,11 @@ fb_status fb_recompute_rope_1d(fb_case *c, fb_report *report) {
     rope_case r = {0};
     const float *inv_freq = NULL, *cos = NULL, *sin = NULL;
     FB_TRY(open_rope(c, &r));
-    fb_shape table = FB_SHAPE(1, r.positions, r.head_dim);
-    FB_TRY(fb_case_f32(c, &inv_freq, FB_SHAPE(r.half), "inv_freq"));
+    fb_dims table = FB_DIMS(1, r.positions, r.head_dim);
+    FB_TRY(fb_case_f32(c, &inv_freq, FB_DIMS(r.half), "inv_freq"));
     FB_TRY(fb_case_f32(c, &cos, table, "cos"));
     FB_TRY(fb_case_f32(c, &sin, table, "sin"));
-    FB_TRY(claim(report, "inv_freq", FB_SHAPE(r.half), r.inv_freq, inv_freq, 0.0));
+    FB_TRY(claim(report, "inv_freq", FB_DIMS(r.half), r.inv_freq, inv_freq, 0.0));
     FB_TRY(claim(report, "cos", table, r.cos, cos, 0x1p-24));
     FB_TRY(claim(report, "sin", table, r.sin, sin, 0x1p-24));
     FB_TRY(claim_rotated(c, report, &r, "q", "q_rot"));
@@ -106,17 +106,17 @@ fb_status fb_recompute_rmsnorm(fb_case *c, fb_report *report) {
     const float *x = NULL, *weight = NULL;
     FB_TRY(fb_case_size(c, "S", 1, MAX_ROWS, &rows));
     FB_TRY(fb_case_size(c, "D", 1, MAX_ROWS, &size));
-    FB_TRY(fb_case_f32(c, &x, FB_SHAPE(rows, size), "x"));
-    FB_TRY(fb_case_f32(c, &weight, FB_SHAPE(size), "weight"));
+    FB_TRY(fb_case_f32(c, &x, FB_DIMS(rows, size), "x"));
+    FB_TRY(fb_case_f32(c, &weight, FB_DIMS(size), "weight"));
     for (size_t i = 0; i < sizeof results / sizeof results[0]; i++) {
         const float *file = NULL;
         float *ours = NULL;
-        FB_TRY(fb_case_f32(c, &file, FB_SHAPE(rows, size), "%s", results[i].tensor));
+        FB_TRY(fb_case_f32(c, &file, FB_DIMS(rows, size), "%s", results[i].tensor));
         FB_TRY(fb_case_alloc(c, rows * size, sizeof *ours, &ours));
         for (size_t row = 0; row < rows; row++)
             fb_rms_norm(x + row * size, weight, results[i].eps, size, ours + row * size);
         /* the paper sums squares in float32: its factor may be two ulps off, products follow */
-        FB_TRY(claim(report, results[i].tensor, FB_SHAPE(rows, size), ours, file,
+        FB_TRY(claim(report, results[i].tensor, FB_DIMS(rows, size), ours, file,
                      0x1p-21 * fb_largest_magnitude(file, rows * size)));
     }
     return FB_OK;

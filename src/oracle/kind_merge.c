@@ -51,9 +51,9 @@ static fb_status read_split(fb_case *c, split *s) {
     FB_TRY(fb_attention_problem_scale(c, p));
     p->queries = own;
     size_t tokens = p->keys + own;
-    FB_TRY(fb_case_f32(c, &q, FB_SHAPE(p->batch, p->heads, own, p->head_dim), "q"));
-    FB_TRY(fb_case_f32(c, &k, FB_SHAPE(p->batch, p->kv_heads, tokens, p->head_dim), "k"));
-    FB_TRY(fb_case_f32(c, &v, FB_SHAPE(p->batch, p->kv_heads, tokens, p->head_dim), "v"));
+    FB_TRY(fb_case_f32(c, &q, FB_DIMS(p->batch, p->heads, own, p->head_dim), "q"));
+    FB_TRY(fb_case_f32(c, &k, FB_DIMS(p->batch, p->kv_heads, tokens, p->head_dim), "k"));
+    FB_TRY(fb_case_f32(c, &v, FB_DIMS(p->batch, p->kv_heads, tokens, p->head_dim), "v"));
     FB_TRY(turned(c, q, p->batch, p->heads, own, p->head_dim, (fb_range){0, own}, &p->q));
     s->current = s->full = *p;
     s->current.keys = own;
@@ -72,11 +72,11 @@ static fb_status read_split(fb_case *c, split *s) {
 /* One of the problems, as claims on the file's tensors of these names. */
 static fb_status claim_part(fb_case *c, fb_report *report, const fb_attention_problem *p,
                             const char *out_name, const char *lse_name) {
-    fb_problem_claims claims = {.out_name = out_name, .lse_name = lse_name};
-    fb_shape out = FB_SHAPE(p->batch, p->queries, p->heads, p->head_dim);
+    fb_attention_claims claims = {.out_name = out_name, .lse_name = lse_name};
+    fb_dims out = FB_DIMS(p->batch, p->queries, p->heads, p->head_dim);
     FB_TRY(fb_case_f32(c, &claims.file_out, out, "%s", out_name));
     FB_TRY(
-        fb_case_f32(c, &claims.file_lse, FB_SHAPE(p->batch, p->heads, p->queries), "%s", lse_name));
+        fb_case_f32(c, &claims.file_lse, FB_DIMS(p->batch, p->heads, p->queries), "%s", lse_name));
     return fb_claim_attention(c, report, p, &claims);
 }
 
@@ -84,27 +84,27 @@ static fb_status claim_part(fb_case *c, fb_report *report, const fb_attention_pr
 static fb_status part_rows(fb_case *c, const fb_attention_problem *p, const float **out,
                            const float **lse) {
     float *part_out = NULL, *part_lse = NULL;
-    FB_TRY(fb_case_alloc(c, fb_problem_values(p), sizeof *part_out, &part_out));
-    FB_TRY(fb_case_alloc(c, fb_problem_rows(p), sizeof *part_lse, &part_lse));
-    FB_TRY(fb_problem_attend(p, part_out, part_lse));
+    FB_TRY(fb_case_alloc(c, fb_attention_problem_values(p), sizeof *part_out, &part_out));
+    FB_TRY(fb_case_alloc(c, fb_attention_problem_rows(p), sizeof *part_lse, &part_lse));
+    FB_TRY(fb_attention_problem_attend(p, part_out, part_lse));
     *out = part_out;
     return turned(c, part_lse, p->batch, p->heads, p->queries, 1, (fb_range){0, p->queries}, lse);
 }
 
 /* The truth over all keys; what the file states of it must agree. truth: out, then lse */
 static fb_status full_truth(fb_case *c, const fb_attention_problem *full, double **truth) {
-    size_t rows = fb_problem_rows(full), values = fb_problem_values(full);
+    size_t rows = fb_attention_problem_rows(full), values = fb_attention_problem_values(full);
     const double *stated = NULL;
     FB_TRY(fb_case_alloc(c, values + rows, sizeof **truth, truth));
-    FB_TRY(fb_problem_truth(full, *truth, *truth + values));
+    FB_TRY(fb_attention_problem_truth(full, *truth, *truth + values));
     if (fb_case_has(c, "full64")) {
         FB_TRY(fb_case_f64(c, &stated,
-                           FB_SHAPE(full->batch, full->queries, full->heads, full->head_dim),
+                           FB_DIMS(full->batch, full->queries, full->heads, full->head_dim),
                            "full64"));
         FB_TRY(fb_case_check_truth(c, stated, *truth, values, "full64"));
     }
     if (fb_case_has(c, "full_lse64")) {
-        FB_TRY(fb_case_f64(c, &stated, FB_SHAPE(full->batch, full->heads, full->queries),
+        FB_TRY(fb_case_f64(c, &stated, FB_DIMS(full->batch, full->heads, full->queries),
                            "full_lse64"));
         FB_TRY(fb_case_check_truth(c, stated, *truth + values, rows, "full_lse64"));
     }
@@ -115,17 +115,17 @@ static fb_status full_truth(fb_case *c, const fb_attention_problem *full, double
 static fb_status claim_merges(fb_case *c, fb_report *report, const split *s, const double *truth) {
     static const char *const names[] = {"merged_hf", "merged_kernel", "merged_kernel_store"};
     const fb_attention_problem *full = &s->full;
-    size_t values = fb_problem_values(full), rows = fb_problem_rows(full);
+    size_t values = fb_attention_problem_values(full), rows = fb_attention_problem_rows(full);
     fb_merge_problem m = {
         .tokens = full->batch * full->queries, .heads = full->heads, .head_dim = full->head_dim};
     FB_TRY(part_rows(c, &s->past, &m.out_a, &m.lse_a));
     FB_TRY(part_rows(c, &s->current, &m.out_b, &m.lse_b));
     double plain_error = 0.0, effect = 0.0; /* of the parts, which a merge inherits */
-    FB_TRY(fb_problem_plain_error(full, truth, &plain_error));
+    FB_TRY(fb_attention_problem_plain_error(full, truth, &plain_error));
     effect = fb_score_effect(truth + values, rows, full->v,
                              full->batch * full->keys * full->kv_heads * full->head_dim);
     fb_merge_claim claim = {
-        .shape = FB_SHAPE(full->batch, full->queries, full->heads, full->head_dim),
+        .shape = FB_DIMS(full->batch, full->queries, full->heads, full->head_dim),
         .token_axis = 1,
         .head_axis = 2,
         .truth = truth,
@@ -178,9 +178,9 @@ static fb_status read_engine_sizes(fb_case *c, engine_rows *e) {
 
 static fb_status read_engine_rows(fb_case *c, engine_rows *e) {
     FB_TRY(read_engine_sizes(c, e));
-    fb_shape out = FB_SHAPE(e->batch, e->block, e->heads, e->dim);
-    fb_shape lse = FB_SHAPE(e->batch, e->block, e->heads, 1);
-    fb_shape mask = FB_SHAPE(e->batch, e->heads, e->block, 1);
+    fb_dims out = FB_DIMS(e->batch, e->block, e->heads, e->dim);
+    fb_dims lse = FB_DIMS(e->batch, e->block, e->heads, 1);
+    fb_dims mask = FB_DIMS(e->batch, e->heads, e->block, 1);
     FB_TRY(fb_case_f32(c, &e->full_or_cur, out, "o_full_or_cur"));
     FB_TRY(fb_case_f32(c, &e->cur, out, "out_cur"));
     FB_TRY(fb_case_f32(c, &e->hist, out, "out_hist"));
@@ -247,8 +247,8 @@ static fb_status engine_merge(fb_case *c, const engine_rows *e, fb_merge_problem
 static fb_status claim_kernel(fb_case *c, fb_report *report, const engine_rows *e,
                               const fb_merge_problem *m, const char *const names[4]) {
     size_t rows = e->batch * e->block * e->heads;
-    fb_shape shapes[2] = {FB_SHAPE(e->batch, e->block, e->heads, e->dim),
-                          FB_SHAPE(e->batch, e->block, e->heads, 1)};
+    fb_dims shapes[2] = {FB_DIMS(e->batch, e->block, e->heads, e->dim),
+                         FB_DIMS(e->batch, e->block, e->heads, 1)};
     const float *before[2] = {e->cached, e->lse_cached}, *fresh[2] = {e->hist, e->lse_hist};
     for (size_t i = 0; i < 4; i++) {
         bool found, lse = i % 2 == 1;
@@ -297,7 +297,7 @@ static fb_status read_head_mask(fb_case *c, head_rows *r) {
     FB_TRY(fb_case_alloc(c, rows, 1, &r->masked_by_head));
     if (!fb_case_has(c, "head_mask"))
         return FB_OK;
-    FB_TRY(fb_case_i32(c, &mask, FB_SHAPE(r->heads), "head_mask"));
+    FB_TRY(fb_case_i32(c, &mask, FB_DIMS(r->heads), "head_mask"));
     for (size_t row = 0; row < rows; row++) {
         r->masked[row] = mask[row % r->heads] != 0;
         r->masked_by_head[row] = mask[row / tokens] != 0;
@@ -311,10 +311,10 @@ static fb_status read_head_rows(fb_case *c, head_rows *r, fb_merge_problem *m) {
     FB_TRY(fb_case_size(c, "H", 1, MAX_SIZE, &r->heads));
     FB_TRY(fb_case_size(c, "D", 1, 65536, &r->dim));
     size_t tokens = r->batch * r->length;
-    fb_shape out = FB_SHAPE(tokens, r->heads, r->dim), lse = FB_SHAPE(r->heads, tokens);
+    fb_dims out = FB_DIMS(tokens, r->heads, r->dim), lse = FB_DIMS(r->heads, tokens);
     *m = (fb_merge_problem){.tokens = tokens, .heads = r->heads, .head_dim = r->dim};
     FB_TRY(
-        fb_case_f32(c, &m->out_a, FB_SHAPE(r->batch, r->length, r->heads, r->dim), "hist_out_in"));
+        fb_case_f32(c, &m->out_a, FB_DIMS(r->batch, r->length, r->heads, r->dim), "hist_out_in"));
     FB_TRY(fb_case_f32(c, &m->out_b, out, "o"));
     FB_TRY(fb_case_f32(c, &m->other_a, out, "out_hist"));
     FB_TRY(fb_case_f32(c, &r->lse_cached, lse, "hist_lse_in"));
@@ -335,7 +335,7 @@ static fb_status claim_head_cache(fb_case *c, fb_report *report, const head_rows
     bool found;
     size_t rows = m->tokens * r->heads;
     fb_merge_claim claim = {.tensor = "hist_out",
-                            .shape = FB_SHAPE(r->batch, r->length, r->heads, r->dim),
+                            .shape = FB_DIMS(r->batch, r->length, r->heads, r->dim),
                             .token_axis = 1,
                             .head_axis = 2};
     FB_TRY(read_result(c, &claim, &found));
@@ -344,7 +344,7 @@ static fb_status claim_head_cache(fb_case *c, fb_report *report, const head_rows
             c, report, &(fb_cache_problem){rows, r->dim, m->out_a, m->other_a, r->masked, NULL},
             &claim));
     claim = (fb_merge_claim){.tensor = "hist_lse",
-                             .shape = FB_SHAPE(r->heads, m->tokens),
+                             .shape = FB_DIMS(r->heads, m->tokens),
                              .token_axis = 1,
                              .head_axis = 0,
                              .lse = true};
@@ -364,7 +364,7 @@ fb_status fb_recompute_head_masked_merge(fb_case *c, fb_report *report) {
     bool found;
     FB_TRY(read_head_rows(c, &r, &m));
     fb_merge_claim claim = {.tensor = "out",
-                            .shape = FB_SHAPE(m.tokens, r.heads, r.dim),
+                            .shape = FB_DIMS(m.tokens, r.heads, r.dim),
                             .token_axis = 0,
                             .head_axis = 1};
     FB_TRY(read_result(c, &claim, &found));

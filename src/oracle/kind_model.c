@@ -1,30 +1,13 @@
-/* model_logits: a model's prefill, one block's steps (dense, refreshed, reused), its commit.
- * The metadata `model` names a Hugging Face directory, looked for beside the file and one folder
- * up. */
-#include "oracle/kind_model.h"
-
+/* model_logits: a model's prefill, one block's steps (dense, refreshed, reused), its commit. */
+#include "oracle/case_model.h"
 #include "oracle/kinds.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* For logits of standard deviation 4.5; hidden states, keys and parts of magnitude 10. */
 static const double logits_tolerance = 3e-4, hidden_tolerance = 5e-5;
-
-fb_status fb_case_load_model(fb_case *c, fb_model **model) {
-    const char *name = fb_case_text(c, "model"), *path = fb_case_path(c);
-    const char *slash = strrchr(path, '/');
-    int folder = slash ? (int)(slash - path) + 1 : 0;
-    char beside[5000], above[5000], config[5100];
-    if (!name || name[0] == '/' || strstr(name, ".."))
-        return fb_fail(FB_ERROR_FORMAT, "%s: metadata model: expected a relative path", path);
-    snprintf(beside, sizeof beside, "%.*s%s", folder, path, name);
-    snprintf(above, sizeof above, "%.*s../%s", folder, path, name);
-    snprintf(config, sizeof config, "%s/config.json", beside);
-    return fb_model_load(access(config, R_OK) == 0 ? beside : above, model);
-}
 
 typedef struct logits_run {
     fb_case *c;
@@ -36,7 +19,7 @@ typedef struct logits_run {
     size_t prompt, block; /* tokens */
 } logits_run;
 
-static fb_status claim(logits_run *r, const char *tensor, fb_shape shape, const float *ours,
+static fb_status claim(logits_run *r, const char *tensor, fb_dims shape, const float *ours,
                        double tolerance) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -52,7 +35,7 @@ static fb_status forward(logits_run *r, const char *tokens_name, size_t num_toke
                          fb_reuse_action action, const char *logits_name, float *hidden) {
     const int32_t *tokens = NULL;
     float *logits = NULL;
-    FB_TRY(fb_case_i32(r->c, &tokens, FB_SHAPE(1, num_tokens), "%s", tokens_name));
+    FB_TRY(fb_case_i32(r->c, &tokens, FB_DIMS(1, num_tokens), "%s", tokens_name));
     FB_TRY(fb_case_alloc(r->c, num_tokens * r->config->vocab_size, sizeof *logits, &logits));
     fb_forward pass = {.tokens = tokens,
                        .num_tokens = num_tokens,
@@ -63,7 +46,7 @@ static fb_status forward(logits_run *r, const char *tokens_name, size_t num_toke
                        .logits = logits,
                        .hidden = hidden};
     FB_TRY(fb_model_forward(r->model, &pass, 1, NULL));
-    return claim(r, logits_name, FB_SHAPE(1, num_tokens, r->config->vocab_size), logits,
+    return claim(r, logits_name, FB_DIMS(1, num_tokens, r->config->vocab_size), logits,
                  logits_tolerance);
 }
 
@@ -75,7 +58,7 @@ static fb_status check_prefill(logits_run *r) {
     for (size_t i = 0; i <= layers; i++) {
         char name[64];
         snprintf(name, sizeof name, "prefill_hidden.%zu", i);
-        FB_TRY(claim(r, name, FB_SHAPE(1, r->prompt, r->config->hidden_size), hidden + i * values,
+        FB_TRY(claim(r, name, FB_DIMS(1, r->prompt, r->config->hidden_size), hidden + i * values,
                      hidden_tolerance));
     }
     return fb_kv_cache_commit(r->kv, r->prompt);
@@ -94,8 +77,8 @@ static fb_status check_parts(logits_run *r) {
         memcpy(out + i * rows * dim, part.out, rows * dim * sizeof *out);
         memcpy(lse + i * rows, part.lse, rows * sizeof *lse);
     }
-    FB_TRY(claim(r, "hist_out", FB_SHAPE(layers, 1, r->block, heads, dim), out, hidden_tolerance));
-    return claim(r, "hist_lse", FB_SHAPE(layers, 1, r->block, heads, 1), lse, hidden_tolerance);
+    FB_TRY(claim(r, "hist_out", FB_DIMS(layers, 1, r->block, heads, dim), out, hidden_tolerance));
+    return claim(r, "hist_lse", FB_DIMS(layers, 1, r->block, heads, 1), lse, hidden_tolerance);
 }
 
 /* A step dense, then refreshed (the first) or reused. */
@@ -127,7 +110,7 @@ static fb_status check_kv(logits_run *r) {
                    read[which] + (token * heads + head) * dim, dim * sizeof(float));
         }
     }
-    fb_shape shape = FB_SHAPE(layers, heads, tokens, dim);
+    fb_dims shape = FB_DIMS(layers, heads, tokens, dim);
     FB_TRY(claim(r, "kv.k", shape, turned[0], hidden_tolerance));
     return claim(r, "kv.v", shape, turned[1], hidden_tolerance);
 }

@@ -114,11 +114,11 @@ static fb_status set_up(pipeline *p) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-static fb_shape frames_shape(const pipeline *p, size_t batch, size_t frames) {
-    return FB_SHAPE(batch, frames, p->config.in_dim, p->config.frame_height, p->config.frame_width);
+static fb_dims frames_shape(const pipeline *p, size_t batch, size_t frames) {
+    return FB_DIMS(batch, frames, p->config.in_dim, p->config.frame_height, p->config.frame_width);
 }
 
-static fb_status claim(pipeline *p, const char *tensor, fb_shape shape, const float *ours,
+static fb_status claim(pipeline *p, const char *tensor, fb_dims shape, const float *ours,
                        double within) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -151,8 +151,8 @@ static void after_pass(const fb_video_pass *pass, void *context) {
 static fb_status claim_calibration(pipeline *p) {
     size_t steps = p->config.num_denoising_steps, layers = p->config.num_layers;
     size_t heads = p->config.num_heads;
-    fb_shape shape = FB_SHAPE(steps, layers, heads);
-    size_t count = fb_shape_count(&shape);
+    fb_dims shape = FB_DIMS(steps, layers, heads);
+    size_t count = fb_dims_count(&shape);
     float *numbers = NULL;
     int32_t *mask = NULL;
     const int32_t *file = NULL;
@@ -178,7 +178,7 @@ static fb_status claim_schedule(pipeline *p) {
     fb_flow_schedule_make(p->config.timestep_shift, schedule);
     for (size_t i = 0; i < steps; i++)
         list[i] = (float)fb_flow_warp(schedule, p->config.denoising_steps[i]);
-    return claim(p, "denoising_step_list", FB_SHAPE(steps), list, 0x1p-12);
+    return claim(p, "denoising_step_list", FB_DIMS(steps), list, 0x1p-12);
 }
 
 /* --- runs ------------------------------------------------------------------------------------- */
@@ -210,13 +210,13 @@ static fb_status split_renoise(pipeline *p, size_t draws, float **renoise) {
 static fb_status calibrate(pipeline *p) {
     const fb_video_config *c = &p->config;
     size_t draws = p->calib_frames / c->block_frames * (c->num_denoising_steps - 1);
-    fb_shape shape = frames_shape(p, p->batch, p->calib_frames);
+    fb_dims shape = frames_shape(p, p->batch, p->calib_frames);
     size_t values = p->calib_frames * p->frame_values, text = c->text_len * c->text_dim;
     const float *noise = NULL, *context = NULL;
     float *renoise = NULL, *frames = NULL;
     fb_video_clip clips[MAX_BATCH] = {0};
     FB_TRY(fb_case_f32(p->c, &noise, shape, "calib_noise"));
-    FB_TRY(fb_case_f32(p->weights, &context, FB_SHAPE(p->batch, c->text_len, c->text_dim),
+    FB_TRY(fb_case_f32(p->weights, &context, FB_DIMS(p->batch, c->text_len, c->text_dim),
                        "calib_context"));
     FB_TRY(split_renoise(p, draws, &renoise));
     FB_TRY(fb_case_alloc(p->c, p->batch * values, sizeof *frames, &frames));
@@ -234,12 +234,12 @@ static fb_status calibrate(pipeline *p) {
 static fb_status generate(pipeline *p, const char *prefix, fb_calibration *calibration) {
     const fb_video_config *c = &p->config;
     size_t draws = p->frames / c->block_frames * (c->num_denoising_steps - 1);
-    fb_shape shape = frames_shape(p, 1, p->frames);
+    fb_dims shape = frames_shape(p, 1, p->frames);
     fb_video_clip clip = {0};
     char name[MAX_NAME];
     FB_TRY(fb_case_f32(p->c, &clip.noise, shape, "noise"));
     FB_TRY(fb_case_f32(p->c, &clip.renoise, frames_shape(p, draws, c->block_frames), "renoise"));
-    FB_TRY(fb_case_f32(p->weights, &clip.text, FB_SHAPE(1, c->text_len, c->text_dim), "context"));
+    FB_TRY(fb_case_f32(p->weights, &clip.text, FB_DIMS(1, c->text_len, c->text_dim), "context"));
     FB_TRY(fb_case_alloc(p->c, p->frames * p->frame_values, sizeof *clip.frames, &clip.frames));
     fb_video_options options = options_of(p, p->frames, calibration);
     p->prefix = prefix;

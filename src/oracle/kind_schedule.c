@@ -3,8 +3,8 @@
 #include "decode/remask.h"
 #include "decode/schedule.h"
 #include "decode/slots.h"
+#include "oracle/engine_trace.h"
 #include "oracle/kinds.h"
-#include "oracle/trace.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,7 +20,7 @@ typedef struct history_tag {
 typedef struct replay {
     fb_case *c;
     fb_report *report;
-    fb_trace trace;
+    fb_engine_trace trace;
     fb_schedule schedule;
     fb_slots slots;
     size_t vocab;
@@ -60,20 +60,20 @@ static fb_status read_schedule(replay *r) {
         .ignore_stop = is_on(ignore),
     };
     FB_TRY(fb_case_size(c, "tau", 0, SIZE_MAX >> 1, &s->reuse.tau));
-    FB_TRY(fb_case_size(c, "denoising_steps", 1, FB_TRACE_MAX_STEPS, &s->denoising_steps));
-    FB_TRY(fb_case_size(c, "max_tokens", 1, FB_TRACE_MAX_STEPS, &s->max_tokens));
+    FB_TRY(fb_case_size(c, "denoising_steps", 1, FB_ENGINE_TRACE_MAX_STEPS, &s->denoising_steps));
+    FB_TRY(fb_case_size(c, "max_tokens", 1, FB_ENGINE_TRACE_MAX_STEPS, &s->max_tokens));
     FB_TRY(fb_case_real(c, "dynamic_threshold", &s->confidence_threshold));
     FB_TRY(fb_case_real_or(c, "eb_threshold", 0.35, &s->entropy_bound));
     return fb_remasking_parse(json_string_value(name), &s->remasking);
 }
 
 static fb_status read_inputs(replay *r) {
-    const fb_trace *t = &r->trace;
+    const fb_engine_trace *t = &r->trace;
     const fb_tensor_view *probs = NULL;
     FB_TRY(fb_safetensors_get(fb_case_file(r->c), "probs", &probs));
     r->vocab = probs->ndim == 3 ? probs->shape[2] : 0;
-    FB_TRY(fb_case_f32(r->c, &r->probs, FB_SHAPE(t->steps, t->rows * t->block, r->vocab), "probs"));
-    FB_TRY(fb_case_f32(r->c, &r->conf, FB_SHAPE(t->steps, t->rows, t->block), "trace.conf"));
+    FB_TRY(fb_case_f32(r->c, &r->probs, FB_DIMS(t->steps, t->rows * t->block, r->vocab), "probs"));
+    FB_TRY(fb_case_f32(r->c, &r->conf, FB_DIMS(t->steps, t->rows, t->block), "trace.conf"));
     FB_TRY(fb_case_alloc(r->c, t->block, sizeof *r->entropy, &r->entropy));
     FB_TRY(fb_case_alloc(r->c, t->block, sizeof *r->accepted, &r->accepted));
     return fb_case_alloc(r->c, t->block, sizeof *r->numbers, &r->numbers);
@@ -131,22 +131,22 @@ static void follow_history(replay *r, const fb_slot *slot, fb_reuse_action actio
 
 static void plan(replay *r, fb_slot *slot, size_t t, size_t row) {
     fb_sequence *sequence = slot->sequence;
-    fb_trace *trace = &r->trace;
-    fb_trace_set(trace, FB_TRACE_SEQ, t, row, slot->prompt);
-    fb_trace_set(trace, FB_TRACE_STATUS, t, row, status_number(sequence));
-    fb_trace_set(trace, FB_TRACE_STEP, t, row, sequence->denoising_step);
-    fb_trace_set(trace, FB_TRACE_CTX_TRUE, t, row, sequence->num_tokens);
-    fb_trace_set_block(trace, FB_TRACE_BEFORE, t, row, sequence->block);
+    fb_engine_trace *trace = &r->trace;
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_SEQ, t, row, slot->prompt);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STATUS, t, row, status_number(sequence));
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STEP, t, row, sequence->denoising_step);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_CTX_TRUE, t, row, sequence->num_tokens);
+    fb_engine_trace_set_block(trace, FB_ENGINE_TRACE_BEFORE, t, row, sequence->block);
     fb_plan next = fb_sequence_plan(sequence);
     bool reuse = next.action == FB_REUSE;
-    fb_trace_set(trace, FB_TRACE_UPDATE, t, row, !reuse);
-    fb_trace_set(trace, FB_TRACE_REUSE, t, row, reuse);
-    fb_trace_set(trace, FB_TRACE_STORE, t, row, next.action == FB_REFRESH_AND_STORE);
-    fb_trace_set(trace, FB_TRACE_DIRTY, t, row, sequence->dirty_tokens);
-    fb_trace_set(trace, FB_TRACE_DMASK, t, row, dirty_bits(sequence));
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_UPDATE, t, row, !reuse);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_REUSE, t, row, reuse);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_STORE, t, row, next.action == FB_REFRESH_AND_STORE);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_DIRTY, t, row, sequence->dirty_tokens);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_DMASK, t, row, dirty_bits(sequence));
     /* on a reuse the engine hides the context from the kernel, except in the commit pass */
-    fb_trace_set(trace, FB_TRACE_CTX_KERNEL, t, row,
-                 reuse && !next.commit ? 0 : sequence->num_tokens);
+    fb_engine_trace_set(trace, FB_ENGINE_TRACE_CTX_KERNEL, t, row,
+                        reuse && !next.commit ? 0 : sequence->num_tokens);
     follow_history(r, slot, next.action);
 }
 
@@ -173,14 +173,14 @@ static void set_accepted(replay *r, size_t t, size_t row, const int32_t *before,
         bool replaced = r->accepted[i] && x0[i] != s->mask_token && before[i] == s->mask_token;
         r->numbers[i] = dirty_counted ? r->accepted[i] : replaced;
     }
-    fb_trace_set_block(&r->trace, FB_TRACE_ACC, t, row, r->numbers);
+    fb_engine_trace_set_block(&r->trace, FB_ENGINE_TRACE_ACC, t, row, r->numbers);
 }
 
 static fb_status denoise(replay *r, fb_sequence *sequence, size_t t, size_t row) {
     const fb_schedule *s = &r->schedule;
-    const int32_t *x0 = fb_trace_block(&r->trace, FB_TRACE_X0, t, row);
+    const int32_t *x0 = fb_engine_trace_block(&r->trace, FB_ENGINE_TRACE_X0, t, row);
     const int32_t *before =
-        r->trace.decided[FB_TRACE_BEFORE] + (t * r->trace.rows + row) * r->trace.block;
+        r->trace.decided[FB_ENGINE_TRACE_BEFORE] + (t * r->trace.rows + row) * r->trace.block;
     const float *conf = r->conf + (t * r->trace.rows + row) * r->trace.block;
     for (size_t i = 0; i < s->block_size; i++)
         if (x0[i] < 0 || isnan(conf[i]))
@@ -195,19 +195,19 @@ static fb_status denoise(replay *r, fb_sequence *sequence, size_t t, size_t row)
     /* num_to_transfer: the budget, unless the strategy replaces it by what it took */
     bool counted = (s->remasking == FB_LOW_CONFIDENCE_DYNAMIC && count > 0) ||
                    s->remasking == FB_ENTROPY_BOUNDED;
-    fb_trace_set(&r->trace, FB_TRACE_NTR, t, row, counted ? count : budget);
-    fb_trace_set_block(&r->trace, FB_TRACE_AFTER, t, row, sequence->block);
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_NTR, t, row, counted ? count : budget);
+    fb_engine_trace_set_block(&r->trace, FB_ENGINE_TRACE_AFTER, t, row, sequence->block);
     return FB_OK;
 }
 
 /* After a commit the trace shows the next block; nothing, when there is none. acc is 0. */
 static void commit(replay *r, fb_sequence *sequence, size_t t, size_t row) {
     fb_sequence_commit(sequence);
-    fb_trace_set(&r->trace, FB_TRACE_NTR, t, row, 0);
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_NTR, t, row, 0);
     memset(r->numbers, 0, r->trace.block * sizeof *r->numbers);
-    fb_trace_set_block(&r->trace, FB_TRACE_ACC, t, row, r->numbers);
+    fb_engine_trace_set_block(&r->trace, FB_ENGINE_TRACE_ACC, t, row, r->numbers);
     if (sequence->status != FB_SEQUENCE_FINISHED)
-        fb_trace_set_block(&r->trace, FB_TRACE_AFTER, t, row, sequence->block);
+        fb_engine_trace_set_block(&r->trace, FB_ENGINE_TRACE_AFTER, t, row, sequence->block);
 }
 
 static fb_status replay_row(replay *r, fb_slot *slot, size_t t, size_t row) {
@@ -217,15 +217,15 @@ static fb_status replay_row(replay *r, fb_slot *slot, size_t t, size_t row) {
         commit(r, sequence, t, row);
     else
         FB_TRY(denoise(r, sequence, t, row));
-    fb_trace_set(&r->trace, FB_TRACE_STATUS_AFTER, t, row, status_number(sequence));
-    fb_trace_set(&r->trace, FB_TRACE_DIRTY_AFTER, t, row, sequence->dirty_tokens);
-    fb_trace_set(&r->trace, FB_TRACE_DMASK_AFTER, t, row, dirty_bits(sequence));
-    fb_trace_set(&r->trace, FB_TRACE_NTOK_AFTER, t, row, sequence->num_tokens);
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_STATUS_AFTER, t, row, status_number(sequence));
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_DIRTY_AFTER, t, row, sequence->dirty_tokens);
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_DMASK_AFTER, t, row, dirty_bits(sequence));
+    fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_NTOK_AFTER, t, row, sequence->num_tokens);
     if (sequence->status != FB_SEQUENCE_FINISHED)
         return FB_OK;
-    return fb_trace_report_output(&r->trace, r->report, slot->prompt,
-                                  sequence->tokens + sequence->num_prompt_tokens,
-                                  sequence->unmask_step, fb_sequence_num_completion(sequence));
+    return fb_engine_trace_report_output(
+        &r->trace, r->report, slot->prompt, sequence->tokens + sequence->num_prompt_tokens,
+        sequence->unmask_step, fb_sequence_num_completion(sequence));
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
@@ -254,20 +254,20 @@ static fb_status check_number(replay *r, const char *key, size_t value) {
         return FB_OK;
     FB_TRY(fb_case_json(r->c, key, &recorded));
     int32_t ours = (int32_t)value, file = (int32_t)json_integer_value(recorded);
-    return fb_report_decisions(r->report, key, FB_SHAPE(1), &ours, &file);
+    return fb_report_decisions(r->report, key, FB_DIMS(1), &ours, &file);
 }
 
 static fb_status run(replay *r) {
-    FB_TRY(fb_trace_open(r->c, &r->trace));
+    FB_TRY(fb_engine_trace_open(r->c, &r->trace));
     FB_TRY(read_schedule(r));
     FB_TRY(read_inputs(r));
     FB_TRY(make_slots(r));
     for (size_t t = 0; t < r->trace.steps; t++)
         FB_TRY(replay_step(r, t));
-    FB_TRY(fb_trace_report(&r->trace, r->report, 1u << FB_TRACE_X0));
+    FB_TRY(fb_engine_trace_report(&r->trace, r->report, 1u << FB_ENGINE_TRACE_X0));
     int32_t left = (int32_t)(r->slots.num_active + r->trace.num_prompts - r->slots.next_prompt);
     int32_t none = 0;
-    FB_TRY(fb_report_decisions(r->report, "sequences left", FB_SHAPE(1), &left, &none));
+    FB_TRY(fb_report_decisions(r->report, "sequences left", FB_DIMS(1), &left, &none));
     FB_TRY(check_number(r, "history_slot_reads", r->history_reads));
     return check_number(r, "history_slot_mismatches", r->history_mismatches);
 }

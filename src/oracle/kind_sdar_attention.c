@@ -40,14 +40,14 @@ static fb_status projection(layer *l, const char *name, size_t rows, size_t colu
                             fb_matrix *matrix) {
     const fb_tensor_view *weight = NULL;
     FB_TRY(
-        fb_case_tensor(l->inputs, &weight, FB_SHAPE(rows, columns), "w.self_attn.%s.weight", name));
+        fb_case_tensor(l->inputs, &weight, FB_DIMS(rows, columns), "w.self_attn.%s.weight", name));
     *matrix = (fb_matrix){.data = weight->data, .rows = rows, .columns = columns};
     FB_TRY(fb_tensor_storage(weight, &matrix->dtype));
     if (!fb_case_has(l->inputs, "w.self_attn.%s.bias", name))
         return FB_OK;
     const float *bias = NULL;
     float *copy = NULL;
-    FB_TRY(fb_case_f32(l->inputs, &bias, FB_SHAPE(rows), "w.self_attn.%s.bias", name));
+    FB_TRY(fb_case_f32(l->inputs, &bias, FB_DIMS(rows), "w.self_attn.%s.bias", name));
     FB_TRY(fb_case_alloc(l->inputs, rows, sizeof *copy, &copy));
     memcpy(copy, bias, rows * sizeof *copy);
     matrix->bias = copy;
@@ -84,8 +84,8 @@ static fb_status set_up(layer *l) {
     FB_TRY(projection(l, "k_proj", kv_width, l->hidden, &l->k));
     FB_TRY(projection(l, "v_proj", kv_width, l->hidden, &l->v));
     FB_TRY(projection(l, "o_proj", l->hidden, q_width, &l->o));
-    FB_TRY(fb_case_f32(l->inputs, &l->q_norm, FB_SHAPE(l->head_dim), "w.self_attn.q_norm.weight"));
-    FB_TRY(fb_case_f32(l->inputs, &l->k_norm, FB_SHAPE(l->head_dim), "w.self_attn.k_norm.weight"));
+    FB_TRY(fb_case_f32(l->inputs, &l->q_norm, FB_DIMS(l->head_dim), "w.self_attn.q_norm.weight"));
+    FB_TRY(fb_case_f32(l->inputs, &l->k_norm, FB_DIMS(l->head_dim), "w.self_attn.k_norm.weight"));
     FB_TRY(fb_case_alloc(l->c, l->head_dim / 2, sizeof(float), &l->inv_freq));
     fb_rope_frequencies(l->head_dim, theta, l->inv_freq);
     fb_kv_cache_config config = {1, l->kv_heads, l->head_dim, FB_F32};
@@ -172,7 +172,7 @@ static fb_status run_row(layer *l, const layer_call *call, size_t b) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-static fb_status claim(layer *l, const char *tensor, fb_shape shape, const float *ours) {
+static fb_status claim(layer *l, const char *tensor, fb_dims shape, const float *ours) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
                       .ours = ours,
@@ -199,9 +199,9 @@ static fb_status claim_part(layer *l, const layer_call *call) {
         memcpy(out + b * values, part.out, values * sizeof *out);
         memcpy(lse + b * rows, part.lse, rows * sizeof *lse);
     }
-    FB_TRY(claim(l, name, FB_SHAPE(l->batch, call->num_tokens, l->heads, l->head_dim), out));
+    FB_TRY(claim(l, name, FB_DIMS(l->batch, call->num_tokens, l->heads, l->head_dim), out));
     snprintf(name, sizeof name, "call%02zu.past_lse", call->index);
-    return claim(l, name, FB_SHAPE(l->batch, call->num_tokens, l->heads, 1), lse);
+    return claim(l, name, FB_DIMS(l->batch, call->num_tokens, l->heads, 1), lse);
 }
 
 /* kv.k, kv.v  [B, kv_heads, S, head_dim] of the committed tokens. */
@@ -221,7 +221,7 @@ static fb_status claim_kv(layer *l) {
                    read[which] + (token * heads + head) * dim, dim * sizeof(float));
         }
     }
-    fb_shape shape = FB_SHAPE(l->batch, heads, tokens, dim);
+    fb_dims shape = FB_DIMS(l->batch, heads, tokens, dim);
     FB_TRY(claim(l, "kv.k", shape, turned[0]));
     return claim(l, "kv.v", shape, turned[1]);
 }
@@ -233,7 +233,7 @@ enum { KIND = 0, BLOCK, STEP, NEED_UPDATE, DIRTY, LINE };
 
 static fb_status hidden_of(layer *l, const int32_t *line, const layer_call *call,
                            const float **hidden) {
-    fb_shape shape = FB_SHAPE(l->batch, call->num_tokens, l->hidden);
+    fb_dims shape = FB_DIMS(l->batch, call->num_tokens, l->hidden);
     if (line[KIND] == PREFILL)
         return fb_case_f32(l->inputs, hidden, shape, "hidden.prefill");
     if (line[KIND] == COMMIT)
@@ -284,7 +284,7 @@ static fb_status run_line(layer *l, size_t index, const int32_t *line, int32_t *
         FB_TRY(run_row(l, &call, b));
     char name[64];
     snprintf(name, sizeof name, "call%02zu.out", index);
-    FB_TRY(claim(l, name, FB_SHAPE(l->batch, call.num_tokens, l->hidden), call.out));
+    FB_TRY(claim(l, name, FB_DIMS(l->batch, call.num_tokens, l->hidden), call.out));
     FB_TRY(claim_part(l, &call));
     for (size_t b = 0; b < l->batch && line[KIND] != DENOISE; b++)
         FB_TRY(fb_kv_cache_commit(l->kv[b], call.num_tokens));
@@ -296,9 +296,9 @@ static fb_status run_script(layer *l) {
     const int32_t *calls = NULL;
     int32_t *decided = NULL;
     FB_TRY(fb_safetensors_get(fb_case_file(l->c), "calls", &tensor));
-    fb_shape shape = FB_SHAPE(tensor->ndim == 2 ? tensor->shape[0] : 0, LINE);
+    fb_dims shape = FB_DIMS(tensor->ndim == 2 ? tensor->shape[0] : 0, LINE);
     FB_TRY(fb_case_i32(l->c, &calls, shape, "calls"));
-    FB_TRY(fb_case_alloc(l->c, fb_shape_count(&shape), sizeof *decided, &decided));
+    FB_TRY(fb_case_alloc(l->c, fb_dims_count(&shape), sizeof *decided, &decided));
     for (size_t i = 0; i < shape.sizes[0]; i++)
         FB_TRY(run_line(l, i, calls + i * LINE, decided + i * LINE));
     FB_TRY(fb_report_decisions(l->report, "calls", shape, decided, calls));

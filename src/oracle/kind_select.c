@@ -37,15 +37,15 @@ static fb_status open_selection(fb_case *c, selection *s) {
     FB_TRY(fb_remasking_parse(json_string_value(name), &s->step.strategy));
     FB_TRY(fb_safetensors_get(fb_case_file(c), "step", &index));
     s->calls = index->count;
-    fb_shape rows = FB_SHAPE(s->calls, s->batch, s->step.block_size);
-    FB_TRY(fb_case_i32(c, &s->index, FB_SHAPE(s->calls), "step"));
-    FB_TRY(fb_case_f32(c, &s->logits, FB_SHAPE(s->calls, s->batch, s->step.block_size, s->vocab),
+    fb_dims rows = FB_DIMS(s->calls, s->batch, s->step.block_size);
+    FB_TRY(fb_case_i32(c, &s->index, FB_DIMS(s->calls), "step"));
+    FB_TRY(fb_case_f32(c, &s->logits, FB_DIMS(s->calls, s->batch, s->step.block_size, s->vocab),
                        "logits"));
     FB_TRY(fb_case_f32(c, &s->p, rows, "p"));
     FB_TRY(fb_case_i32(c, &s->mask, rows, "mask"));
-    FB_TRY(fb_case_alloc(c, fb_shape_count(&rows), sizeof(int32_t), &s->x0));
-    FB_TRY(fb_case_alloc(c, fb_shape_count(&rows), sizeof(int32_t), &s->transfer));
-    return fb_case_alloc(c, fb_shape_count(&rows), sizeof(float), &s->confidence);
+    FB_TRY(fb_case_alloc(c, fb_dims_count(&rows), sizeof(int32_t), &s->x0));
+    FB_TRY(fb_case_alloc(c, fb_dims_count(&rows), sizeof(int32_t), &s->transfer));
+    return fb_case_alloc(c, fb_dims_count(&rows), sizeof(float), &s->confidence);
 }
 
 /* Greedy proposals of every position. */
@@ -94,8 +94,8 @@ fb_status fb_recompute_select_transfer(fb_case *c, fb_report *report) {
     const int32_t *budget = NULL, *x0 = NULL, *chosen = NULL;
     int32_t *own_budget = NULL;
     FB_TRY(open_selection(c, &s));
-    fb_shape rows = FB_SHAPE(s.calls, s.batch, s.step.block_size);
-    FB_TRY(fb_case_i32(c, &budget, FB_SHAPE(s.steps), "budget"));
+    fb_dims rows = FB_DIMS(s.calls, s.batch, s.step.block_size);
+    FB_TRY(fb_case_i32(c, &budget, FB_DIMS(s.steps), "budget"));
     FB_TRY(fb_case_i32(c, &x0, rows, "x0"));
     FB_TRY(fb_case_i32(c, &chosen, rows, "transfer"));
     FB_TRY(fb_case_alloc(c, s.steps, sizeof *own_budget, &own_budget));
@@ -109,7 +109,7 @@ fb_status fb_recompute_select_transfer(fb_case *c, fb_report *report) {
                            .file = s.p,
                            .rule = FB_BOUND_ABSOLUTE,
                            .tolerance = confidence_tolerance};
-    FB_TRY(fb_report_decisions(report, "budget", FB_SHAPE(s.steps), own_budget, budget));
+    FB_TRY(fb_report_decisions(report, "budget", FB_DIMS(s.steps), own_budget, budget));
     FB_TRY(fb_report_decisions(report, "x0", rows, s.x0, x0));
     FB_TRY(fb_report_claim(report, &confidence));
     return fb_report_decisions(report, "transfer", rows, s.transfer, chosen);
@@ -125,8 +125,8 @@ static fb_status check_filter(fb_case *c, fb_report *report, const char *tensor,
     float *ours = NULL;
     uint32_t *order = NULL;
     FB_TRY(fb_safetensors_get(fb_case_file(c), "logits", &view));
-    fb_shape shape =
-        FB_SHAPE(view->ndim == 2 ? view->shape[0] : 0, view->ndim == 2 ? view->shape[1] : 0);
+    fb_dims shape =
+        FB_DIMS(view->ndim == 2 ? view->shape[0] : 0, view->ndim == 2 ? view->shape[1] : 0);
     size_t rows = shape.sizes[0], vocab = shape.sizes[1];
     FB_TRY(fb_case_f32(c, &logits, shape, "logits"));
     FB_TRY(fb_case_f32(c, &file, shape, "%s", tensor));

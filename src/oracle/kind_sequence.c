@@ -1,7 +1,7 @@
-/* denoising_sequence: everything that sequence.h lists, recomputed from the file's inputs. */
+/* denoising_sequence: everything that script.h lists, recomputed from the file's inputs. */
 #include "base/memory.h"
 #include "oracle/kinds.h"
-#include "oracle/sequence_mistakes.h"
+#include "oracle/script_mistakes.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -50,7 +50,7 @@ static fb_status read_config(fb_case *c, fb_script_config *config) {
 /* Keys or values: stored as the params say, so that narrowing them again changes nothing. */
 static fb_status read_kv(fb_case *c, const fb_script_config *config, size_t tokens,
                          const char *name, const float **values) {
-    fb_shape shape = FB_SHAPE(tokens, config->num_kv_heads, config->head_dim);
+    fb_dims shape = FB_DIMS(tokens, config->num_kv_heads, config->head_dim);
     const fb_tensor_view *tensor = NULL;
     fb_dtype stored = FB_F32;
     FB_TRY(fb_case_tensor(c, &tensor, shape, "%s", name));
@@ -69,13 +69,13 @@ static fb_status read_inputs(fb_case *c, file_inputs *in) {
     FB_TRY(fb_case_alloc(c, passes, sizeof *in->passes, &in->passes));
     FB_TRY(read_kv(c, config, config->context_length, "k_context", &in->k_context));
     FB_TRY(read_kv(c, config, config->context_length, "v_context", &in->v_context));
-    FB_TRY(fb_case_i32(c, &accepted, FB_SHAPE(passes, tokens), "accepted"));
-    FB_TRY(fb_case_i32(c, &in->action, FB_SHAPE(passes), "action"));
-    FB_TRY(fb_case_i32(c, &in->dirty, FB_SHAPE(passes), "dirty"));
+    FB_TRY(fb_case_i32(c, &accepted, FB_DIMS(passes, tokens), "accepted"));
+    FB_TRY(fb_case_i32(c, &in->action, FB_DIMS(passes), "action"));
+    FB_TRY(fb_case_i32(c, &in->dirty, FB_DIMS(passes), "dirty"));
     for (size_t i = 0; i < passes; i++) {
         fb_script_pass *pass = &in->passes[i];
         char name[32];
-        FB_TRY(fb_case_f32(c, &pass->q, FB_SHAPE(tokens, config->num_heads, config->head_dim),
+        FB_TRY(fb_case_f32(c, &pass->q, FB_DIMS(tokens, config->num_heads, config->head_dim),
                            "step%02zu.q", i));
         snprintf(name, sizeof name, "step%02zu.k", i);
         FB_TRY(read_kv(c, config, tokens, name, &pass->k));
@@ -103,11 +103,11 @@ static void set_inputs(const file_inputs *in, fb_script *s) {
 static fb_status read_pass(fb_case *c, const fb_script *s, size_t index, bool own,
                            file_pass *file) {
     const fb_script_config *config = &s->config;
-    fb_shape lse = FB_SHAPE(config->block_size, config->num_heads);
-    fb_shape out = FB_SHAPE(config->block_size, config->num_heads, config->head_dim);
+    fb_dims lse = FB_DIMS(config->block_size, config->num_heads);
+    fb_dims out = FB_DIMS(config->block_size, config->num_heads, config->head_dim);
     struct {
         const char *name;
-        fb_shape shape;
+        fb_dims shape;
         const float **values;
         const double **truth;
     } tensors[] = {
@@ -202,8 +202,8 @@ static fb_status claim(fb_case *c, fb_report *report, const fb_script *s,
     snprintf(tensor, sizeof tensor, "step%02zu.%s", result->pass, name);
     fb_claim made = {
         .tensor = tensor,
-        .shape = result->lse ? FB_SHAPE(config->block_size, config->num_heads)
-                             : FB_SHAPE(config->block_size, config->num_heads, config->head_dim),
+        .shape = result->lse ? FB_DIMS(config->block_size, config->num_heads)
+                             : FB_DIMS(config->block_size, config->num_heads, config->head_dim),
         .ours = ours,
         .file = file,
         .truth = truth,
@@ -251,8 +251,8 @@ static fb_status claim_decisions(fb_case *c, fb_report *report, const fb_script 
         action[i] = s->passes[i].action;
         dirty[i] = s->passes[i].dirty;
     }
-    FB_TRY(fb_report_decisions(report, "action", FB_SHAPE(s->num_passes), action, in->action));
-    return fb_report_decisions(report, "dirty", FB_SHAPE(s->num_passes), dirty, in->dirty);
+    FB_TRY(fb_report_decisions(report, "action", FB_DIMS(s->num_passes), action, in->action));
+    return fb_report_decisions(report, "dirty", FB_DIMS(s->num_passes), dirty, in->dirty);
 }
 
 static fb_status recompute(fb_case *c, fb_report *report, const file_inputs *in, fb_script *s) {

@@ -36,8 +36,8 @@ typedef struct video_layer {
 static fb_status projection(video_layer *l, const char *name, fb_matrix *matrix) {
     const fb_tensor_view *weight = NULL;
     const float *bias = NULL;
-    FB_TRY(fb_case_tensor(l->inputs, &weight, FB_SHAPE(l->dim, l->dim), "w.%s.weight", name));
-    FB_TRY(fb_case_f32(l->inputs, &bias, FB_SHAPE(l->dim), "w.%s.bias", name));
+    FB_TRY(fb_case_tensor(l->inputs, &weight, FB_DIMS(l->dim, l->dim), "w.%s.weight", name));
+    FB_TRY(fb_case_f32(l->inputs, &bias, FB_DIMS(l->dim), "w.%s.bias", name));
     float *copy = NULL;
     FB_TRY(fb_case_alloc(l->c, l->dim, sizeof *copy, &copy));
     memcpy(copy, bias, l->dim * sizeof *copy);
@@ -65,7 +65,7 @@ static fb_status read_weights(video_layer *l) {
     float *copies[2];
     for (size_t i = 0; i < 2; i++) {
         FB_TRY(
-            fb_case_f32(l->inputs, &norms[i], FB_SHAPE(l->dim), "w.norm_%c.weight", i ? 'k' : 'q'));
+            fb_case_f32(l->inputs, &norms[i], FB_DIMS(l->dim), "w.norm_%c.weight", i ? 'k' : 'q'));
         FB_TRY(fb_case_alloc(l->c, l->dim, sizeof(float), &copies[i]));
         memcpy(copies[i], norms[i], l->dim * sizeof(float));
         fb_round_values(l->activations, copies[i], l->dim);
@@ -174,7 +174,7 @@ static void tear_down(video_layer *l) {
 /* --- claims ----------------------------------------------------------------------------------- */
 
 /* A tensor of the layer: outputs, parts, keys. */
-static fb_status claim(video_layer *l, const char *tensor, fb_shape shape, const float *ours) {
+static fb_status claim(video_layer *l, const char *tensor, fb_dims shape, const float *ours) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
                       .ours = ours,
@@ -183,12 +183,12 @@ static fb_status claim(video_layer *l, const char *tensor, fb_shape shape, const
     FB_TRY(fb_case_f32(l->c, &claim.file, shape, "%s", tensor));
     if (l->activations == FB_BF16)
         claim.tolerance = bf16_spacings * 0x1p-7 *
-                          fmax(1.0, fb_largest_magnitude(claim.file, fb_shape_count(&shape)));
+                          fmax(1.0, fb_largest_magnitude(claim.file, fb_dims_count(&shape)));
     return fb_report_claim(l->report, &claim);
 }
 
 /* Averages of the calibration: cosines and changes of LSEs. */
-static fb_status claim_numbers(video_layer *l, const char *tensor, fb_shape shape,
+static fb_status claim_numbers(video_layer *l, const char *tensor, fb_dims shape,
                                const float *ours) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -199,7 +199,7 @@ static fb_status claim_numbers(video_layer *l, const char *tensor, fb_shape shap
     return fb_report_claim(l->report, &claim);
 }
 
-static fb_status claim_mask(video_layer *l, const char *tensor, fb_shape shape,
+static fb_status claim_mask(video_layer *l, const char *tensor, fb_dims shape,
                             const int32_t *ours) {
     const int32_t *file = NULL;
     FB_TRY(fb_case_i32(l->c, &file, shape, "%s", tensor));
@@ -213,7 +213,7 @@ static fb_status input_of(video_layer *l, const char *name, size_t batch, size_t
                           float **x) {
     const float *read = NULL;
     size_t count = batch * l->block_tokens * l->dim;
-    FB_TRY(fb_case_f32(l->inputs, &read, FB_SHAPE(batch, l->block_tokens, l->dim), "%s.b%zus%zu",
+    FB_TRY(fb_case_f32(l->inputs, &read, FB_DIMS(batch, l->block_tokens, l->dim), "%s.b%zus%zu",
                        name, block, step));
     FB_TRY(fb_case_alloc(l->inputs, count, sizeof **x, x));
     memcpy(*x, read, count * sizeof **x);
@@ -289,8 +289,8 @@ static fb_status calibrate_step(video_layer *l, size_t block, size_t step, float
 }
 
 static fb_status claim_calibration(video_layer *l, const calibration_rows *rows) {
-    fb_shape each = FB_SHAPE(rows->count, l->heads), means = FB_SHAPE(l->steps - 1, l->heads);
-    size_t count = fb_shape_count(&means);
+    fb_dims each = FB_DIMS(rows->count, l->heads), means = FB_DIMS(l->steps - 1, l->heads);
+    size_t count = fb_dims_count(&means);
     float *similarity = NULL, *change = NULL;
     int32_t *mask = NULL;
     FB_TRY(fb_case_alloc(l->c, count, sizeof(float), &similarity));
@@ -302,7 +302,7 @@ static fb_status claim_calibration(video_layer *l, const calibration_rows *rows)
         change[i] = (float)fb_calibration_lse_change(l->calibration, 0, step, head);
         mask[i] = fb_calibration_refresh(l->calibration, 0, step)[head];
     }
-    FB_TRY(claim_mask(l, "calib.block_step", FB_SHAPE(rows->count, 2), rows->block_step));
+    FB_TRY(claim_mask(l, "calib.block_step", FB_DIMS(rows->count, 2), rows->block_step));
     FB_TRY(claim_numbers(l, "calib.cos", each, rows->similarity));
     FB_TRY(claim_numbers(l, "calib.lse_delta", each, rows->change));
     FB_TRY(claim_mask(l, "calib.inst_head_mask", each, rows->mask));
@@ -358,15 +358,15 @@ static fb_status claim_kept(video_layer *l, size_t block, size_t step) {
                kept.out + (ptrdiff_t)(i / l->heads) * kept.out_token_stride +
                    (ptrdiff_t)(i % l->heads) * kept.out_head_stride,
                l->head_dim * sizeof *out);
-    FB_TRY(claim(l, name, FB_SHAPE(1, l->block_tokens, l->heads, l->head_dim), out));
+    FB_TRY(claim(l, name, FB_DIMS(1, l->block_tokens, l->heads, l->head_dim), out));
     snprintf(name, sizeof name, "hist_lse.b%zus%zu", block, step);
-    return claim(l, name, FB_SHAPE(l->heads, l->block_tokens), kept.lse);
+    return claim(l, name, FB_DIMS(l->heads, l->block_tokens), kept.lse);
 }
 
 /* kv.k.b, kv.v.b  [1, kv_cache_tokens, heads, head_dim]: places not filled yet are zero. */
 static fb_status claim_cache(video_layer *l, size_t block) {
     size_t tokens = l->cache_config.window_frames * l->cache_config.frame_tokens;
-    fb_shape shape = FB_SHAPE(1, tokens, l->heads, l->head_dim);
+    fb_dims shape = FB_DIMS(1, tokens, l->heads, l->head_dim);
     char name[64];
     snprintf(name, sizeof name, "kv.k.b%zu", block);
     if (!fb_case_has(l->c, "%s", name))
@@ -397,7 +397,7 @@ static fb_status run_blocks(video_layer *l, const char *prefix, bool reuses, int
             describe(fb_video_cache_placement(l->caches[0]), block, step, lines);
             lines += STEP_FIELDS;
             snprintf(name, sizeof name, "%s.b%zus%zu", prefix, block, step);
-            FB_TRY(claim(l, name, FB_SHAPE(1, l->block_tokens, l->dim), out));
+            FB_TRY(claim(l, name, FB_DIMS(1, l->block_tokens, l->dim), out));
             if (reuses)
                 FB_TRY(claim_kept(l, block, step));
         }
@@ -409,9 +409,9 @@ static fb_status run_blocks(video_layer *l, const char *prefix, bool reuses, int
 
 static fb_status run(video_layer *l) {
     int32_t *lines = NULL;
-    fb_shape shape = FB_SHAPE(l->blocks * l->steps, STEP_FIELDS);
+    fb_dims shape = FB_DIMS(l->blocks * l->steps, STEP_FIELDS);
     FB_TRY(calibrate(l));
-    FB_TRY(fb_case_alloc(l->c, fb_shape_count(&shape), sizeof *lines, &lines));
+    FB_TRY(fb_case_alloc(l->c, fb_dims_count(&shape), sizeof *lines, &lines));
     if (fb_case_has(l->c, "dense_out.b0s0"))
         FB_TRY(run_blocks(l, "dense_out", false, lines));
     FB_TRY(run_blocks(l, "out", true, lines));

@@ -12,7 +12,7 @@
 
 enum { MAX_SIZE = 1 << 16, MAX_HEADS = 4096, NUM_FREQUENCIES = 64, TIME_SIZE = 32, NUM_TIMES = 7 };
 
-static fb_status claim(fb_report *report, const char *tensor, fb_shape shape, const float *ours,
+static fb_status claim(fb_report *report, const char *tensor, fb_dims shape, const float *ours,
                        const float *file, double tolerance) {
     fb_claim claim = {.tensor = tensor,
                       .shape = shape,
@@ -31,20 +31,20 @@ typedef struct rope_case {
     size_t head_dim, heads;
     fb_video_grid grid;
     const float *x; /* [2, tokens, heads, head_dim] */
-    fb_shape shape;
+    fb_dims shape;
 } rope_case;
 
 /* freqs64.re, freqs64.im  [64, D/2] F64: the turns of positions 0 to 63. */
 static fb_status claim_table(const rope_case *r) {
     size_t half = r->head_dim / 2;
-    fb_shape shape = FB_SHAPE(NUM_FREQUENCIES, half);
+    fb_dims shape = FB_DIMS(NUM_FREQUENCIES, half);
     for (int imaginary = 0; imaginary < 2; imaginary++) {
         const char *name = imaginary ? "freqs64.im" : "freqs64.re";
         const double *table = NULL;
         float *ours = NULL, *file = NULL;
         FB_TRY(fb_case_f64(r->c, &table, shape, "%s", name));
-        FB_TRY(fb_case_alloc(r->c, fb_shape_count(&shape), sizeof *ours, &ours));
-        FB_TRY(fb_case_alloc(r->c, fb_shape_count(&shape), sizeof *file, &file));
+        FB_TRY(fb_case_alloc(r->c, fb_dims_count(&shape), sizeof *ours, &ours));
+        FB_TRY(fb_case_alloc(r->c, fb_dims_count(&shape), sizeof *file, &file));
         for (size_t i = 0; i < NUM_FREQUENCIES * half; i++) {
             double turn[2];
             fb_rope3d_turn(r->head_dim, i % half, i / half, &turn[0], &turn[1]);
@@ -62,7 +62,7 @@ static fb_status claim_table(const rope_case *r) {
 
 static fb_status claim_rotated(const rope_case *r, const char *tensor, size_t first_frame) {
     size_t tokens = r->grid.frames * r->grid.rows * r->grid.columns;
-    size_t count = fb_shape_count(&r->shape), sample = tokens * r->heads * r->head_dim;
+    size_t count = fb_dims_count(&r->shape), sample = tokens * r->heads * r->head_dim;
     const float *file = NULL;
     float *ours = NULL;
     FB_TRY(fb_case_f32(r->c, &file, r->shape, "%s", tensor));
@@ -87,7 +87,7 @@ fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
     if (r.head_dim % 2 != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: head_dim is %zu, expected an even number",
                        fb_case_path(c), r.head_dim);
-    r.shape = FB_SHAPE(2, r.grid.frames * r.grid.rows * r.grid.columns, r.heads, r.head_dim);
+    r.shape = FB_DIMS(2, r.grid.frames * r.grid.rows * r.grid.columns, r.heads, r.head_dim);
     FB_TRY(fb_case_f32(c, &r.x, r.shape, "x"));
     FB_TRY(claim_table(&r));
     FB_TRY(claim_rotated(&r, "rope_apply", 0));
@@ -108,10 +108,10 @@ fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
 static fb_status claim_time(fb_case *c, fb_report *report) {
     const float *t = NULL, *file = NULL;
     float *ours = NULL;
-    fb_shape shape = FB_SHAPE(NUM_TIMES, TIME_SIZE);
-    FB_TRY(fb_case_f32(c, &t, FB_SHAPE(NUM_TIMES), "t"));
+    fb_dims shape = FB_DIMS(NUM_TIMES, TIME_SIZE);
+    FB_TRY(fb_case_f32(c, &t, FB_DIMS(NUM_TIMES), "t"));
     FB_TRY(fb_case_f32(c, &file, shape, "time_emb"));
-    FB_TRY(fb_case_alloc(c, fb_shape_count(&shape), sizeof *ours, &ours));
+    FB_TRY(fb_case_alloc(c, fb_dims_count(&shape), sizeof *ours, &ours));
     for (size_t i = 0; i < NUM_TIMES; i++) {
         double embedding[TIME_SIZE];
         fb_time_embedding((double)t[i], TIME_SIZE, embedding);
@@ -129,10 +129,10 @@ fb_status fb_recompute_video_norm(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_size(c, "S", 1, MAX_SIZE, &rows));
     FB_TRY(fb_case_size(c, "D", 1, MAX_SIZE, &size));
     FB_TRY(fb_case_real(c, "eps", &eps));
-    fb_shape shape = FB_SHAPE(1, rows, size);
+    fb_dims shape = FB_DIMS(1, rows, size);
     FB_TRY(fb_case_f32(c, &x, shape, "x"));
-    FB_TRY(fb_case_f32(c, &weight, FB_SHAPE(size), "weight"));
-    FB_TRY(fb_case_f32(c, &bias, FB_SHAPE(size), "bias"));
+    FB_TRY(fb_case_f32(c, &weight, FB_DIMS(size), "weight"));
+    FB_TRY(fb_case_f32(c, &bias, FB_DIMS(size), "bias"));
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const float *file = NULL;
         float *ours = NULL;
@@ -181,11 +181,11 @@ fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_alloc(c, 1, sizeof *schedule, &schedule));
     fb_flow_schedule_make(shift, schedule);
     const float *sigmas = NULL, *timesteps = NULL, *warped = NULL, *raw = NULL, *clean = NULL;
-    fb_shape all = FB_SHAPE(FB_FLOW_STEPS), row = FB_SHAPE(4, 3, 4, 5);
+    fb_dims all = FB_DIMS(FB_FLOW_STEPS), row = FB_DIMS(4, 3, 4, 5);
     flow_rows f = {.row = 3 * 4 * 5};
     FB_TRY(fb_case_f32(c, &sigmas, all, "sigmas"));
     FB_TRY(fb_case_f32(c, &timesteps, all, "timesteps"));
-    FB_TRY(fb_case_f32(c, &warped, FB_SHAPE(4), "warped"));
+    FB_TRY(fb_case_f32(c, &warped, FB_DIMS(4), "warped"));
     FB_TRY(fb_case_f32(c, &f.x0, row, "x0"));
     FB_TRY(fb_case_f32(c, &f.noise, row, "noise"));
     FB_TRY(fb_case_f32(c, &f.flow, row, "flow"));
@@ -204,7 +204,7 @@ fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
      * roundings follow, and one more for timesteps. Numbers are up to 1, and up to 1000. */
     FB_TRY(claim(report, "sigmas", all, schedule->sigmas, sigmas, 0x1p-22));
     FB_TRY(claim(report, "timesteps", all, schedule->timesteps, timesteps, 0x1p-12));
-    FB_TRY(claim(report, "warped", FB_SHAPE(4), ours_warped, warped, 0x1p-12));
+    FB_TRY(claim(report, "warped", FB_DIMS(4), ours_warped, warped, 0x1p-12));
     FB_TRY(claim(report, "noisy", row, f.ours_noisy, f.noisy, 1e-6));
     FB_TRY(claim(report, "raw_list_noisy", row, f.ours_raw, raw, 1e-6));
     return claim(report, "x0_pred", row, f.ours_clean, clean, 1e-6);

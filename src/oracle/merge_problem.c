@@ -53,7 +53,7 @@ static fb_status merged_here(fb_case *c, const fb_merge_problem *m, float **out,
 /* --- a plain implementation ------------------------------------------------------------------- */
 
 static float rounded(fb_dtype precision, float value) {
-    fb_round_to(precision, &value, 1);
+    fb_plain_round(precision, &value, 1);
     return value;
 }
 

@@ -24,7 +24,7 @@ typedef struct fb_merge_problem {
 
 typedef struct fb_merge_claim {
     const char *tensor;
-    fb_shape shape; /* in the order of the rows */
+    fb_dims shape; /* in the order of the rows */
     size_t token_axis, head_axis;
     bool lse; /* the merged LSE, not the output */
     const float *file;

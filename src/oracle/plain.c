@@ -19,7 +19,7 @@ static float rounded(fb_dtype precision, float value) {
     return value;
 }
 
-void fb_round_to(fb_dtype precision, float *values, size_t count) {
+void fb_plain_round(fb_dtype precision, float *values, size_t count) {
     for (size_t i = 0; i < count; i++)
         values[i] = rounded(precision, values[i]);
 }

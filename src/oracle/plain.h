@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 /* Rounds in place to what `precision` stores. */
-void fb_round_to(fb_dtype precision, float *values, size_t count);
+void fb_plain_round(fb_dtype precision, float *values, size_t count);
 
 /* Whether the view's key `key` is seen by the query row `query`; `mask` may be NULL. */
 bool fb_plain_sees(const fb_mask *mask, size_t query, size_t key);

@@ -61,7 +61,7 @@ double fb_score_effect(const double *lse, size_t num_rows, const float *v, size_
     return score < 16.0 ? 0.0 : 0.5 * fb_spacing_at(score) * v_max;
 }
 
-void fb_shape_index(const fb_shape *shape, size_t flat, char *text, size_t size) {
+void fb_dims_index(const fb_dims *shape, size_t flat, char *text, size_t size) {
     size_t indices[FB_TENSOR_MAX_DIMS], used = 0;
     for (size_t i = shape->ndim; i-- > 0;) {
         indices[i] = flat % shape->sizes[i];
@@ -139,11 +139,11 @@ static fb_status judge_file(const fb_claim *claim, fb_finding *finding) {
     finding->precision = judged.precision;
     finding->plain_error = judged.plain_error;
     finding->ratio = judged.ratio;
-    grant_plain_error(claim, fb_shape_count(&claim->shape), finding);
+    grant_plain_error(claim, fb_dims_count(&claim->shape), finding);
     if (judged.passed)
         return FB_OK;
     char index[128];
-    fb_shape_index(&claim->shape, judged.errors.worst, index, sizeof index);
+    fb_dims_index(&claim->shape, judged.errors.worst, index, sizeof index);
     snprintf(finding->note, sizeof finding->note,
              "the file's own result is wrong: %.9g at %s, error %.3g where %.3g is allowed; %.200s",
              judged.value, index, judged.errors.max_abs, judged.bound, judged.note);
@@ -170,7 +170,7 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
         report->candidate ? fb_candidate_find(report->candidate, claim->tensor) : NULL;
     if (report->candidate && !theirs)
         return FB_OK;
-    size_t count = fb_shape_count(&claim->shape);
+    size_t count = fb_dims_count(&claim->shape);
     fb_finding finding = {.shape = claim->shape, .rule = claim->rule};
     snprintf(finding.tensor, sizeof finding.tensor, "%s", claim->tensor);
     double *widened = NULL;
@@ -198,13 +198,13 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
     return status == FB_OK ? add(report, &finding) : status;
 }
 
-fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_shape shape,
+fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims shape,
                               const int32_t *ours, const int32_t *file) {
     if (report->candidate) /* candidates have values, not decisions */
         return FB_OK;
     fb_finding finding = {.shape = shape, .decisions = true, .rule = FB_BOUND_BITS};
     snprintf(finding.tensor, sizeof finding.tensor, "%s", tensor);
-    for (size_t i = fb_shape_count(&shape); i-- > 0;)
+    for (size_t i = fb_dims_count(&shape); i-- > 0;)
         if (ours[i] != file[i]) {
             finding.differing++;
             finding.errors.worst = i; /* the first one, in the end */

@@ -28,7 +28,7 @@ struct fb_mistake;
 
 typedef struct fb_claim {
     const char *tensor;
-    fb_shape shape;
+    fb_dims shape;
     const float *ours;   /* this build's */
     const float *file;   /* the file's own result; NULL when it has none */
     const double *truth; /* NULL: `file` is the truth, as far as one is known */
@@ -63,7 +63,7 @@ typedef struct fb_errors {
 
 typedef struct fb_finding {
     char tensor[96];
-    fb_shape shape;
+    fb_dims shape;
     bool decisions; /* whole numbers that must agree: only `differing` and `worst` count */
     size_t differing;
     fb_errors errors;
@@ -103,7 +103,7 @@ void fb_report_free(fb_report *report);
 fb_status fb_report_claim(fb_report *report, const fb_claim *claim);
 
 /* Adds the finding of decisions (token ids, actions, counts): equal, or failed. */
-fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_shape shape,
+fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims shape,
                               const int32_t *ours, const int32_t *file);
 
 /* The case is left out, and why. */
@@ -123,6 +123,6 @@ double fb_spacing_at(double value);
 double fb_largest_finite(const double *values, size_t count);
 
 /* "12,3,0": the indices of a flat index. */
-void fb_shape_index(const fb_shape *shape, size_t flat, char *text, size_t size);
+void fb_dims_index(const fb_dims *shape, size_t flat, char *text, size_t size);
 
 #endif

@@ -4,7 +4,7 @@
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 #include <flashblock/runtime.h>
 

@@ -46,7 +46,7 @@ static const fb_finding *worst_of(const fb_report *report) {
 
 /* --- columns ---------------------------------------------------------------------------------- */
 
-static void format_shape(const fb_shape *shape, char *text, size_t size) {
+static void format_shape(const fb_dims *shape, char *text, size_t size) {
     size_t used = 0;
     snprintf(text, size, "-");
     for (size_t i = 0; i < shape->ndim && used < size; i++)
@@ -104,9 +104,9 @@ static void print_finding_columns(const fb_finding *finding) {
 
 static void print_worst_element(const fb_finding *finding) {
     char index[160];
-    if (finding->errors.worst >= fb_shape_count(&finding->shape))
+    if (finding->errors.worst >= fb_dims_count(&finding->shape))
         return;
-    fb_shape_index(&finding->shape, finding->errors.worst, index, sizeof index);
+    fb_dims_index(&finding->shape, finding->errors.worst, index, sizeof index);
     printf(" at [%s]: %.9g, expected %.17g", index, finding->value, finding->truth);
 }
 
@@ -115,7 +115,7 @@ static void print_failure(const fb_finding *finding) {
     print_text(finding->tensor);
     if (finding->decisions)
         printf(": %zu of %zu differ, the first", finding->differing,
-               fb_shape_count(&finding->shape));
+               fb_dims_count(&finding->shape));
     if (!finding->file_failed)
         print_worst_element(finding);
     if (finding->note[0]) {
@@ -247,7 +247,7 @@ static const char *rule_name(const fb_finding *finding) {
                                                 : "bits";
 }
 
-static json_t *indices_json(const fb_shape *shape, size_t flat) {
+static json_t *indices_json(const fb_dims *shape, size_t flat) {
     json_t *indices = json_array();
     for (size_t i = shape->ndim; i-- > 0;) {
         json_array_insert_new(indices, 0, json_integer((json_int_t)(flat % shape->sizes[i])));
@@ -256,7 +256,7 @@ static json_t *indices_json(const fb_shape *shape, size_t flat) {
     return indices;
 }
 
-static json_t *shape_json(const fb_shape *shape) {
+static json_t *shape_json(const fb_dims *shape) {
     json_t *sizes = json_array();
     for (size_t i = 0; i < shape->ndim; i++)
         json_array_append_new(sizes, json_integer((json_int_t)shape->sizes[i]));
@@ -279,7 +279,7 @@ static json_t *finding_json(const fb_finding *f) {
     json_object_set_new(value, "ratio", number(f->ratio));
     json_object_set_new(value, "note", fb_verify_json_text(f->note));
     json_object_set_new(value, "detail", fb_verify_json_text(f->detail));
-    bool found = f->errors.worst < fb_shape_count(&f->shape);
+    bool found = f->errors.worst < fb_dims_count(&f->shape);
     json_object_set_new(value, "worst",
                         found ? json_pack("{s:o, s:o, s:o}", "index",
                                           indices_json(&f->shape, f->errors.worst), "value",

@@ -1,4 +1,4 @@
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 #include "base/error.h"
 #include "base/memory.h"

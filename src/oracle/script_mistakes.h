@@ -1,10 +1,10 @@
 /* What porters get wrong about a denoising sequence: which external part, which rows of it, and how
  * parts are merged. */
-#ifndef FB_ORACLE_SEQUENCE_MISTAKES_H
-#define FB_ORACLE_SEQUENCE_MISTAKES_H
+#ifndef FB_ORACLE_SCRIPT_MISTAKES_H
+#define FB_ORACLE_SCRIPT_MISTAKES_H
 
 #include "oracle/mistakes.h"
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 /* A result of a sequence: the context of a claim about it. */
 typedef struct fb_script_result {

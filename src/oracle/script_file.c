@@ -1,8 +1,8 @@
-/* The case file of a denoising sequence; its tensors are listed in sequence.h. */
+/* The case file of a denoising sequence; its tensors are listed in script.h. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/safetensors.h"
-#include "oracle/sequence.h"
+#include "oracle/script.h"
 
 #include <jansson.h>
 #include <stdio.h>

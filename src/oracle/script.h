@@ -32,8 +32,8 @@
  * num_kv_heads, head_dim, block_size, context_length, tau, steps, dtype, softmax_scale; and where
  * they are true, rows (refresh by rows) and correction (the first-order correction of the LSEs of
  * rows that are taken from the cache), see reuse.h. */
-#ifndef FB_ORACLE_SEQUENCE_H
-#define FB_ORACLE_SEQUENCE_H
+#ifndef FB_ORACLE_SCRIPT_H
+#define FB_ORACLE_SCRIPT_H
 
 #include <flashblock/reuse.h>
 #include <flashblock/types.h>

@@ -1,4 +1,4 @@
-#include "oracle/sequence_mistakes.h"
+#include "oracle/script_mistakes.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -489,7 +489,7 @@ fb_status fb_script_plain(const void *context, fb_dtype precision, float *result
     if (status == FB_OK && !r->lse)
         memcpy(result, external, values * sizeof *result);
     if (status == FB_OK) /* an LSE, too, has no more places than the candidate stores */
-        fb_round_to(precision, result, r->lse ? rows : values);
+        fb_plain_round(precision, result, r->lse ? rows : values);
     fb_free(external);
     return status;
 }
