@@ -41,7 +41,7 @@ enum {
     FB_MAX_ROWS = 48, /* of a call */
     FB_GROUP_KEYS = 16,
     FB_PANEL_DIMS = 16,
-    /* Both products are cut into chains of 16: see the canonical order in attention.h. */
+    /* Both products are cut into chains of 16: docs/contract.md C2. */
     FB_SEGMENT = 16,
     /* A tile that does not start at a group's start touches five groups. */
     FB_TILE_GROUPS = 5,

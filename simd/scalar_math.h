@@ -1,4 +1,4 @@
-/* exp and log of the canonical order, one value at a time. */
+/* exp and log of docs/contract.md C5, one value at a time. */
 #ifndef FB_SIMD_SCALAR_MATH_H
 #define FB_SIMD_SCALAR_MATH_H
 

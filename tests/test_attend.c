@@ -107,7 +107,7 @@ static fb_kv_cache *cached(const trial *t, fb_kv *kv) {
 
 /* Every instruction set, number of threads and storage gives the bits of the scalar path with one
  * thread over rows; lengths, pages and ranges of all kinds (flash-attention#1217, #1713 lost rows
- * where they met). */
+ * where they met). docs/contract.md C7. */
 Test(attend, one_answer_everywhere, .timeout = 900) {
     random_stream random = random_named(10);
     for (int round = 0; round < 120; round++) {
@@ -138,7 +138,7 @@ Test(attend, one_answer_everywhere, .timeout = 900) {
     }
 }
 
-/* Few units and many chunks: the waves of the driver. */
+/* Few units and many chunks: the waves of the driver. docs/contract.md C7.2. */
 Test(attend, threads_over_long_contexts) {
     random_stream random = random_named(11);
     trial t = trial_new(&random, 3, 2, 1, 16, 70000, FB_BF16);
@@ -200,7 +200,7 @@ Test(attend, few_rows_over_many_chunks, .timeout = 900) {
 }
 
 /* A row's result does not depend on the other rows of the call (sglang#35938 lost that, from token
- * 97 on). */
+ * 97 on). docs/contract.md C7.3. */
 Test(attend, rows_alone_equal_rows_together) {
     random_stream random = random_named(12);
     for (int round = 0; round < 30; round++) {
@@ -223,7 +223,7 @@ Test(attend, rows_alone_equal_rows_together) {
     }
 }
 
-/* A view of several ranges is the merge, in order, of its ranges: what attention.h promises. */
+/* A view of several ranges is the merge, in order, of its ranges: docs/contract.md C3.9. */
 Test(attend, a_view_is_the_merge_of_its_ranges) {
     enum { VALUES = 5 * 4 * 64, ROWS = 5 * 4 };
     random_stream random = random_named(13);
@@ -247,7 +247,8 @@ Test(attend, a_view_is_the_merge_of_its_ranges) {
     trial_free(&t);
 }
 
-/* A long range is the merge of its chunks, but for the rounding of LSEs in between. */
+/* A long range is the merge of its chunks, but for the rounding of LSEs in between.
+ * docs/contract.md C3.8. */
 Test(attend, a_range_is_the_merge_of_its_chunks) {
     enum { VALUES = 5 * 4 * 64, ROWS = 5 * 4 };
     random_stream random = random_named(26);
@@ -307,7 +308,8 @@ static void copy_pieces(const trial *t, const fb_range *pieces, size_t count, tr
     copy->ranges[0] = (fb_range){0, keys};
 }
 
-/* Of rows and of pages, with every instruction set, and threads over units and over chunks. */
+/* Of rows and of pages, with every instruction set, and threads over units and over chunks.
+ * docs/contract.md C3.5. */
 Test(attend, gathered_keys_are_a_copy_of_them, .timeout = 900) {
     random_stream random = random_named(70);
     static const size_t dims[] = {16, 24, 7, 64, 128};
@@ -505,7 +507,7 @@ Test(attend, reference_by_hand) {
 }
 
 /* Block-causal: each row sees what floor(q/B) >= floor(k/B) allows (flashinfer#2722), and masked
- * keys, NaN or not, leave no trace. */
+ * keys, NaN or not, leave no trace. docs/contract.md C6.2. */
 Test(attend, masked_keys_leave_no_trace) {
     random_stream random = random_named(15);
     size_t tokens = 150, dim = 32, block = 7;
@@ -539,6 +541,7 @@ Test(attend, masked_keys_leave_no_trace) {
     trial_free(&t);
 }
 
+/* docs/contract.md C6.1. */
 Test(attend, nothing_gives_the_empty_part) {
     random_stream random = random_named(16);
     trial t = trial_new(&random, 3, 2, 1, 16, 10, FB_F32);
@@ -566,7 +569,7 @@ Test(attend, nothing_gives_the_empty_part) {
 }
 
 /* Scores of -inf are keys of weight 0; only them: an empty part. A score of +inf, or a NaN, makes
- * its own row NaN and no other. */
+ * its own row NaN and no other. docs/contract.md C6.3, C6.4. */
 Test(attend, infinities_and_nan_stay_in_their_rows) {
     random_stream random = random_named(17);
     trial t = trial_new(&random, 4, 1, 1, 8, 100, FB_F32);

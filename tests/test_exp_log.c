@@ -1,5 +1,5 @@
 /* The exponential and the logarithm over their whole domains: every float32, against libm's
- * double precision. The bounds that attention.h states. */
+ * double precision. The bounds are those of docs/contract.md C5.3. */
 #include "base/half.h"
 #include "simd/kernels.h"
 
@@ -70,7 +70,8 @@ static void log_kernel(const float *x, float *y, size_t count) {
         y[i] = fb_log(x[i]);
 }
 
-/* SLEEF promises 1.0 ulp in a function's name; attention.h states what is measured here. */
+/* SLEEF promises 1.0 ulp in a function's name; docs/contract.md C5.3 states what is measured here.
+ */
 Test(exp_log, exp_of_every_float, .timeout = 900) {
     float at = 0.0f;
     double worst = worst_error(exp_kernel, exp, 0x80000000u, 0xff800000u, &at); /* -0 .. -inf */

@@ -201,6 +201,7 @@ static void check_everywhere(random_stream *stream, const shape *s, fb_dtype dty
     discard(&m);
 }
 
+/* docs/contract.md C7, C9.1. */
 Test(layers, linear_has_the_same_bits_with_every_instruction_set_and_thread_count) {
     random_stream stream = random_named(4);
     for (size_t i = 0; i < NUM_SHAPES; i++)

@@ -34,6 +34,7 @@ static void merge(rows *a, rows *b, rows *result) {
     cr_assert_eq(fb_merge(&pa, &pb, ROWS, 1, DIM, &pr), FB_OK, "%s", fb_error_message());
 }
 
+/* docs/contract.md C4.2. */
 Test(merge, the_empty_part_is_an_identity_on_both_sides) {
     random_stream random = random_named(20);
     rows *a = rows_new(&random, 50.0f), *empty = calloc(1, sizeof *empty);
@@ -69,6 +70,7 @@ Test(merge, two_empty_parts_stay_empty) {
     free(a), free(b), free(result);
 }
 
+/* docs/contract.md C4.5. */
 Test(merge, is_commutative_to_the_bit) {
     random_stream random = random_named(21);
     for (int round = 0; round < 20; round++) {
@@ -117,7 +119,7 @@ Test(merge, differences_beyond_104) {
 }
 
 /* flash-attention#978, flashinfer#4484: an LSE of +inf for an empty set is not a part. It and NaN
- * reach their own rows only. */
+ * reach their own rows only. docs/contract.md C4.3. */
 Test(merge, plus_infinity_and_nan_reach_their_own_rows) {
     random_stream random = random_named(24);
     rows *a = rows_new(&random, 1.0f), *b = rows_new(&random, 1.0f);
@@ -146,7 +148,8 @@ Test(merge, plus_infinity_and_nan_reach_their_own_rows) {
     free(a), free(b), free(clean), free(result);
 }
 
-/* Every instruction set and thread count; many rows, so that threads do start. */
+/* Every instruction set and thread count; many rows, so that threads do start.
+ * docs/contract.md C7. */
 Test(merge, one_answer_everywhere) {
     enum { MANY = 9000 };
     random_stream random = random_named(25);

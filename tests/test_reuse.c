@@ -247,7 +247,7 @@ static fb_status step(block *b, fb_kv_cache *kv, fb_reuse_action action, fb_part
 }
 
 /* A refresh is dense attention, bit for bit: storing or not. And dense attention is what one call
- * over both ranges gives. */
+ * over both ranges gives. docs/contract.md C8.2. */
 Test(reuse, a_refresh_is_dense) {
     random_stream random = random_named(32);
     for (size_t context = 0; context < 2600; context += 1 + context / 3) {
@@ -279,7 +279,7 @@ Test(reuse, a_refresh_is_dense) {
 }
 
 /* A reuse merges the stored part with the fresh internal one, and reads no committed key or value:
- * here they all turn to NaN, behind the cache's back. */
+ * here they all turn to NaN, behind the cache's back. docs/contract.md C8.3. */
 Test(reuse, a_reuse_reads_the_block_alone) {
     random_stream random = random_named(33);
     fb_kv_cache *kv = cache_new(FB_F32);
@@ -324,7 +324,8 @@ static void expect_stale(block *b, fb_kv_cache *kv, fb_part_cache *parts, const 
         cr_assert_eq(b->out[i], 0.0f, "%s: output touched", why);
 }
 
-/* A part belongs to one state of one KV cache: using it after that is an error. */
+/* A part belongs to one state of one KV cache: using it after that is an error.
+ * docs/contract.md C8.5. */
 Test(reuse, stale_parts_are_errors) {
     random_stream random = random_named(34);
     fb_kv_cache *kv = cache_new(FB_F32), *other = cache_new(FB_F32);
@@ -497,7 +498,7 @@ static void same_row(const char *what, const block *a, const block *b, size_t ro
 }
 
 /* Every set of rows: those that are computed are dense, bit for bit, the others as in a reuse; what
- * is kept is what later steps find. */
+ * is kept is what later steps find. docs/contract.md C8.4. */
 Test(rows, refreshed_rows_are_dense_and_the_others_reused) {
     random_stream random = random_named(70);
     for (size_t set = 0; set < 1 << BLOCK; set++) {
@@ -600,7 +601,7 @@ static void true_external(const rows_case *c, const float *q, double *lse, doubl
 }
 
 /* What a kept row is merged with is L(q0) + scale (q - q0) . k, in double precision; its output is
- * that of the merge with the kept output. */
+ * that of the merge with the kept output. docs/contract.md C8.6. */
 Test(correction, is_what_the_formula_says) {
     random_stream random = random_named(73);
     rows_case c = rows_case_new(&random, 333, true, 0.2f);

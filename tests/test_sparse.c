@@ -104,7 +104,7 @@ static void expect_same(const outcome *a, const outcome *b) {
 static const size_t lists_of[] = {KV_HEADS, HEADS};
 
 /* With every key block selected, by KV head or by head, with residual or without, at a refresh or a
- * reuse: dense attention. */
+ * reuse: dense attention. docs/contract.md C8.7. */
 Test(sparse, everything_selected_is_dense) {
     random_stream random = random_named(80);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {
@@ -124,7 +124,8 @@ Test(sparse, everything_selected_is_dense) {
     }
 }
 
-/* With nothing selected a residual is FlashBlock's cached part; without one the block is alone. */
+/* With nothing selected a residual is FlashBlock's cached part; without one the block is alone.
+ * docs/contract.md C8.7. */
 Test(sparse, nothing_selected_is_flashblock) {
     random_stream random = random_named(81);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {

@@ -27,21 +27,11 @@
  *   errors     sizes, strides and pointers are checked before anything is written
  *   threads    calls may run concurrently on different results
  *
- * The canonical order of operations (what "bitwise" refers to)
- *   1. A sum of products is cut into chains of 16: a product, rounded, then 15 fused multiply-adds;
- *      the chains are added in order. q . k is one such sum over d, then multiplied by scale.
- *   2. A range is cut every 1024 keys from its start. Each chunk is a part; the parts of a range
- *      merge left to right, their LSEs unrounded (double precision) until the range is complete.
- *      Ranges merge left to right as fb_merge does it: a view of two ranges is, bitwise, the merge
- *      of the two. (A gathered view, see fb_attend_gathered, is one range over all its keys.)
- *   3. A chunk is taken in tiles of 64 keys. A tile raises the row's maximum m, multiplies the 16
- *      row sums by alpha = exp(old m - new m) and adds p_j = exp(s_j - m) to them (sum number =
- *      key index in the chunk mod 16). O = fma(O, alpha, sum of the tile's p_j v_j).
- *   4. At the end of a chunk the row sums are folded 8-4-2-1 into l, O is divided by l, and
- *      L = m + ln l in double precision.
- *   5. Masked and absent keys take no part at all.
- * Chains of 16 rather than of head_dim: the rounding errors of a chain grow with its length, and
- * one long chain is farther from the truth than the blocked products of common BLAS libraries.
+ * "Bitwise" refers to one order of operations, the numeric contract: numbered rules, installed as
+ * share/doc/flashblock/contract.md. Headers cite them, "contract C3" say. In short: C2 cuts dot
+ * products into chains of 16; C3 cuts ranges into chunks of 1024 keys and these into tiles of 64;
+ * C4 merges parts from left to right; C5 is the exponential and the logarithm; C6 is emptiness and
+ * NaN; C7 lists what changes no bit.
  */
 #ifndef FLASHBLOCK_ATTENTION_H
 #define FLASHBLOCK_ATTENTION_H
@@ -55,7 +45,7 @@
 extern "C" {
 #endif
 
-/* Keys of one tile, and of one chunk, of the canonical order above. */
+/* Keys of one tile, and of one chunk: contract C3.5, C3.6. */
 enum { FB_TILE_KEYS = 64, FB_CHUNK_KEYS = 1024 };
 
 struct fb_kv_pages; /* packed pages of a KV cache; see kv_cache.h */
@@ -156,9 +146,9 @@ FB_API fb_status fb_attend(const fb_queries *queries, const fb_view *view, const
                            float scale, const fb_part *result);
 
 /* part(view), its ranges read as *one* sequence of keys: chunks of 1024 and tiles of 64 are cut
- * over all of them, as if they stood side by side. Bitwise what fb_attend gives for one range over
- * a copy of these keys; a list of key blocks (sparse attention) costs no merges, and the list of
- * all is dense attention.
+ * over all of them, as if they stood side by side (contract C3.5). Bitwise what fb_attend gives for
+ * one range over a copy of these keys. A list of key blocks (sparse attention) costs no merges, and
+ * the list of all is dense attention.
  *
  * Arguments, emptiness and errors as fb_attend; fb_attend_reference is the truth of both. Fastest
  * in a KV cache where every range begins at a multiple of 16 tokens and holds a multiple of 16, the
@@ -167,13 +157,11 @@ FB_API fb_status fb_attend(const fb_queries *queries, const fb_view *view, const
 FB_API fb_status fb_attend_gathered(const fb_queries *queries, const fb_view *view,
                                     const fb_mask *mask, float scale, const fb_part *result);
 
-/* merge(a, b), row by row, over num_queries x num_heads rows of head_dim values.
+/* merge(a, b), row by row, over num_queries x num_heads rows of head_dim values (contract C4).
  *
  * Bitwise commutative, and (0, -inf) is its identity, bitwise and on both sides: a row whose LSE
  * is -inf contributes nothing, whatever its output holds. Two such rows give O = 0, L = -inf.
- * An LSE of +inf or NaN makes its row NaN. The smaller part is the one that is rounded: with
- * w = exp(Ls - Lb) for the part s of the smaller LSE, O = fma(w, Os, Ob) / (1 + w) and
- * L = Lb + ln(1 + w).
+ * An LSE of +inf or NaN makes its row NaN.
  * Mean keys are merged if result->mean_key is not NULL; a and b must then have some.
  * `result` may be a or b themselves (same pointers and strides); otherwise no overlap. */
 FB_API fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_t num_heads,
@@ -189,8 +177,8 @@ FB_API void fb_merge_reference(const double *out_a, const double *lse_a, const d
                                const double *lse_b, size_t num_rows, size_t head_dim, double *out,
                                double *lse);
 
-/* The exponential and the logarithm of the kernels, value by value. Their largest errors over every
- * float32 of the domain, as tests/test_exp_log.c measures them:
+/* The exponential and the logarithm of the kernels, value by value (contract C5). Their largest
+ * errors, measured over every float32 of the domain:
  *   fb_exp  0.892 ulp, for x <= 0 (and NaN); subnormal results included; fb_exp(0) = 1
  *   fb_log  0.501 ulp, for x >= 1 (and NaN, +inf) */
 FB_API float fb_exp(float x);

@@ -1,7 +1,7 @@
 /* FlashBlock attention caching for block diffusion (arXiv 2602.05305): the whole public API.
  *
  *   runtime.h    version, instruction sets, threads
- *   attention.h  part = attend(view), merge; the canonical order; the double-precision truth
+ *   attention.h  part = attend(view), merge; the double-precision truth
  *   kv_cache.h   keys and values of a sequence
  *   reuse.h      the cached block-external part and when it is reused
  *   selector.h   sparse attention: which key blocks a query block attends to

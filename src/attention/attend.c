@@ -1,4 +1,4 @@
-/* The tiled driver: attention of query rows over a view, in the canonical order of attention.h.
+/* The tiled driver: attention of query rows over a view, in the order of docs/contract.md C3.
  *
  *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
  *              row = query * heads_per_kv + head in group), each on its own

@@ -1,4 +1,4 @@
-/* One row of a merge: the operation that fb_merge and the chunks of fb_attend share. */
+/* One row of a merge (docs/contract.md C4): fb_merge and the chunks of fb_attend share it. */
 #ifndef FB_ATTENTION_MERGE_H
 #define FB_ATTENTION_MERGE_H
 

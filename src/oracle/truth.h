@@ -28,7 +28,8 @@ typedef struct fb_truth_problem {
  * threads that are set; they change no bit. */
 fb_status fb_truth_attend(const fb_truth_problem *problem, double *out, double *lse);
 
-/* The merge of attention.h, row by row. `out`, `lse` may be those of a or b. */
+/* The merge of docs/contract.md C4, in double precision and row by row. `out`, `lse` may be those
+ * of a or b. */
 void fb_truth_merge(const double *out_a, const double *lse_a, const double *out_b,
                     const double *lse_b, size_t num_rows, size_t head_dim, double *out,
                     double *lse);
