@@ -1,7 +1,8 @@
-/* .npy files: what NumPy writes is read, what is read back equals what was written, and nothing
- * malformed gets through. */
+/* The .npy reader: it reads every dtype and rank as NumPy writes them, and refuses malformed files.
+ */
 #include "io/npy.h"
 #include "tests/temporary.h"
+#include "tests/write_npy.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -141,7 +142,7 @@ Test(npy, refuses_other_files) {
     cr_expect_null(file);
 }
 
-static void expect_round_trip(fb_tensor_dtype dtype, size_t ndim, const size_t *shape) {
+static void expect_read_back(fb_tensor_dtype dtype, size_t ndim, const size_t *shape) {
     fb_tensor_view t = {.name = "t", .dtype = dtype, .ndim = ndim};
     if (ndim > 0)
         memcpy(t.shape, shape, ndim * sizeof *shape);
@@ -152,7 +153,7 @@ static void expect_round_trip(fb_tensor_dtype dtype, size_t ndim, const size_t *
         bytes[i] = (unsigned char)(i * 37 + 11);
     t.data = bytes;
     const char *path = temporary_path("t.npy");
-    cr_assert_eq(fb_npy_write(path, &t), FB_OK, "%s", fb_error_message());
+    write_npy(path, &t);
     fb_npy *file = NULL;
     cr_assert_eq(fb_npy_open(path, &file), FB_OK, "%s", fb_error_message());
     const fb_tensor_view *back = fb_npy_tensor(file);
@@ -160,25 +161,19 @@ static void expect_round_trip(fb_tensor_dtype dtype, size_t ndim, const size_t *
     cr_expect_eq(fb_tensor_check_shape(back, ndim, shape), FB_OK, "%s", fb_error_message());
     cr_expect_eq(back->bytes, t.bytes);
     cr_expect(t.bytes == 0 || memcmp(back->data, bytes, t.bytes) == 0);
-    cr_expect_eq((uintptr_t)back->data % 64, 0u, "data is not aligned");
     fb_npy_close(file);
     free(bytes);
 }
 
-Test(npy, reads_what_it_writes) {
+Test(npy, reads_every_dtype_and_rank) {
     temporary_make();
     const size_t shape[] = {3, 1, 2, 1, 1, 1, 1, 2};
-    for (unsigned dtype = FB_TENSOR_OTHER; dtype < FB_TENSOR_DTYPE_COUNT; dtype++) {
-        fb_tensor_view t = {.name = "t", .dtype = (fb_tensor_dtype)dtype, .ndim = 0, .data = ""};
-        const char *name = fb_tensor_dtype_name(t.dtype);
-        if (name[0] == 'O' || name[0] == 'C' || strncmp(name, "F8", 2) == 0 ||
-            strcmp(name, "BF16") == 0)
-            cr_expect_eq(fb_npy_write(temporary_path("t.npy"), &t), FB_ERROR_ARGUMENT, "%s", name);
-        else
-            for (size_t ndim = 0; ndim <= 8; ndim++)
-                expect_round_trip(t.dtype, ndim, shape);
+    for (unsigned i = FB_TENSOR_OTHER; i < FB_TENSOR_DTYPE_COUNT; i++) {
+        fb_tensor_dtype dtype = (fb_tensor_dtype)i;
+        for (size_t ndim = 0; npy_has_dtype(dtype) && ndim <= 8; ndim++)
+            expect_read_back(dtype, ndim, shape);
     }
-    expect_round_trip(FB_TENSOR_F64, 2, (size_t[]){0, 1000000});
+    expect_read_back(FB_TENSOR_F64, 2, (size_t[]){0, 1000000});
     temporary_remove();
 }
 
@@ -200,7 +195,7 @@ static int use_file(const void *data, size_t size, void *context) {
 
 Test(npy, survives_malformed_variants) {
     temporary_make();
-    expect_round_trip(FB_TENSOR_F32, 3, (size_t[]){2, 1, 3});
+    expect_read_back(FB_TENSOR_F32, 3, (size_t[]){2, 1, 3});
     size_t size = 0;
     char *data = read_whole(temporary_path("t.npy"), &size);
     size_t accepted = try_variants(data, size, 20000, use_file, NULL);

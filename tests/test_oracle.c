@@ -1,11 +1,11 @@
 /* The oracle's own arithmetic: errors, bounds, the judgement of files and candidates, and which
  * mistake is named. What it computes for each kind is tested by the golden files. */
 #include "base/error.h"
-#include "io/npy.h"
 #include "oracle/candidate.h"
 #include "oracle/kinds.h"
 #include "oracle/mistakes.h"
 #include "tests/temporary.h"
+#include "tests/write_npy.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -501,7 +501,7 @@ Test(oracle, an_array_is_called_after_its_file_or_out) {
         fb_tensor_view tensor = view_of(NULL, FB_TENSOR_F32, m.ours);
         const char *file = temporary_path(names[i].file);
         fb_candidate *candidate = NULL;
-        cr_assert_eq(fb_npy_write(file, &tensor), FB_OK, "%s", fb_error_message());
+        write_npy(file, &tensor);
         cr_assert_eq(fb_candidate_open(file, &candidate), FB_OK, "%s", fb_error_message());
         fb_candidate_match(candidate, c);
         cr_expect(fb_candidate_find(candidate, names[i].tensor), "%s", names[i].file);

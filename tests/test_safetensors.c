@@ -344,7 +344,6 @@ Test(safetensors, reads_what_it_writes, .init = (void (*)(void))temporary_make,
                  fb_error_message());
     fb_safetensors *file = NULL;
     cr_assert_eq(fb_safetensors_open(path, &file), FB_OK, "%s", fb_error_message());
-    cr_expect_str_eq(fb_safetensors_name(file), path);
     cr_expect_eq(fb_safetensors_count(file), 4u);
     cr_expect_str_eq(fb_safetensors_metadata(file, "format"), "pt");
     cr_expect_str_eq(fb_safetensors_metadata(file, "note"), "\"x\"\n\u00e9");
@@ -488,8 +487,7 @@ Test(checkpoint, opens_one_file_or_shards) {
     write_shard(single, "x", &written[0]);
     fb_checkpoint *checkpoint = NULL;
     cr_assert_eq(fb_checkpoint_open(directory, &checkpoint), FB_OK, "%s", fb_error_message());
-    cr_expect_eq(fb_checkpoint_count(checkpoint), 1u);
-    cr_expect_str_eq(fb_checkpoint_at(checkpoint, 0)->name, "x");
+    cr_expect(fb_checkpoint_find(checkpoint, "x"));
     fb_checkpoint_close(checkpoint);
 
     temporary_write_text(sharded, "{\"metadata\":{\"total_size\":1},\"weight_map\":{"
@@ -503,14 +501,13 @@ Test(checkpoint, opens_one_file_or_shards) {
     write_shard("2.safetensors", "c", &written[2]);
     checkpoint = NULL;
     cr_assert_eq(fb_checkpoint_open(directory, &checkpoint), FB_OK, "%s", fb_error_message());
-    cr_expect_eq(fb_checkpoint_count(checkpoint), 2u);
-    const fb_tensor_view *found = NULL;
+    const fb_tensor_view *found = fb_checkpoint_find(checkpoint, "c");
     float value = 0;
-    cr_expect_eq(fb_checkpoint_get(checkpoint, "c", &found), FB_OK);
+    cr_assert(found);
     cr_expect_eq(fb_tensor_read_f32(found, 0, 1, &value), FB_OK);
     cr_expect_eq(value, 3.0f);
+    cr_expect(fb_checkpoint_find(checkpoint, "a"));
     cr_expect_null(fb_checkpoint_find(checkpoint, "b"));
-    cr_expect_eq(fb_checkpoint_get(checkpoint, "b", &found), FB_ERROR_FORMAT);
     fb_checkpoint_close(checkpoint);
     temporary_remove();
 }

@@ -129,19 +129,43 @@ Test(unicode, normalizes_long_runs_of_marks_quickly) {
     free(text);
 }
 
+/* The character that stands for a byte. */
+static uint32_t character_of(unsigned char byte) {
+    fb_buffer spelling = {0};
+    cr_assert_eq(fb_byte_level_append_spelling(&spelling, &byte, 1), FB_OK);
+    fb_utf8_step step = fb_utf8_decode(spelling.data, spelling.size);
+    cr_assert_eq(step.size, spelling.size);
+    fb_buffer_free(&spelling);
+    return step.code_point;
+}
+
+/* The byte that a character stands for; -1 when it stands for its own UTF-8. */
+static int byte_of(uint32_t character) {
+    fb_buffer spelling = {0}, bytes = {0};
+    cr_assert_eq(fb_utf8_append(&spelling, character), FB_OK);
+    cr_assert_eq(fb_byte_level_append_bytes(&bytes, (const char *)spelling.data, spelling.size),
+                 FB_OK);
+    bool own = bytes.size == spelling.size && memcmp(bytes.data, spelling.data, bytes.size) == 0;
+    int byte = bytes.data[0];
+    cr_assert(own || bytes.size == 1, "U+%04X", (unsigned)character);
+    fb_buffer_free(&spelling);
+    fb_buffer_free(&bytes);
+    return own && character >= 0x80 ? -1 : byte;
+}
+
 Test(byte_level, is_a_bijection) {
     bool seen[0x200] = {false};
     for (unsigned byte = 0; byte < 256; byte++) {
-        uint32_t character = fb_byte_level_character((unsigned char)byte);
+        uint32_t character = character_of((unsigned char)byte);
         cr_assert(character < 0x200 && !seen[character], "byte %u", byte);
         seen[character] = true;
-        cr_expect_eq(fb_byte_level_byte(character), (int)byte);
+        cr_expect_eq(byte_of(character), (int)byte);
     }
-    for (uint32_t c = 0; c < 0x200; c++)
-        cr_expect(seen[c] || fb_byte_level_byte(c) == -1, "U+%04X", (unsigned)c);
-    cr_expect_eq(fb_byte_level_character(' '), 0x120u);
-    cr_expect_eq(fb_byte_level_character('\n'), 0x10au);
-    cr_expect_eq(fb_byte_level_byte(0x110000), -1);
+    for (uint32_t c = 0x80; c < 0x200; c++)
+        cr_expect(seen[c] || byte_of(c) == -1, "U+%04X", (unsigned)c);
+    cr_expect_eq(character_of(' '), 0x120u);
+    cr_expect_eq(character_of('\n'), 0x10au);
+    cr_expect_eq(byte_of(0x10ffff), -1);
 }
 
 /* The matches of `pattern` in `text`, joined by '|'. */

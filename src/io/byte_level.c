@@ -9,7 +9,7 @@ enum {
     ESCAPED = FIRST_BLOCK + SECOND_BLOCK + 1,
 };
 
-uint32_t fb_byte_level_character(unsigned char byte) {
+static uint32_t character_of(unsigned char byte) {
     if (byte < FIRST_BLOCK)
         return 0x100u + byte;
     if (byte >= 127 && byte <= 160)
@@ -19,10 +19,10 @@ uint32_t fb_byte_level_character(unsigned char byte) {
     return byte;
 }
 
-int fb_byte_level_byte(uint32_t code_point) {
+/* The byte of a character, or -1. */
+static int byte_of(uint32_t code_point) {
     if (code_point < 0x100)
-        return fb_byte_level_character((unsigned char)code_point) == code_point ? (int)code_point
-                                                                                : -1;
+        return character_of((unsigned char)code_point) == code_point ? (int)code_point : -1;
     uint32_t escaped = code_point - 0x100;
     if (escaped < FIRST_BLOCK)
         return (int)escaped;
@@ -34,7 +34,7 @@ int fb_byte_level_byte(uint32_t code_point) {
 fb_status fb_byte_level_append_spelling(fb_buffer *buffer, const unsigned char *bytes,
                                         size_t length) {
     for (size_t i = 0; i < length; i++)
-        FB_TRY(fb_utf8_append(buffer, fb_byte_level_character(bytes[i])));
+        FB_TRY(fb_utf8_append(buffer, character_of(bytes[i])));
     return FB_OK;
 }
 
@@ -43,7 +43,7 @@ fb_status fb_byte_level_append_bytes(fb_buffer *buffer, const char *spelling, si
     size_t start = buffer->size;
     for (size_t position = 0; position < length;) {
         fb_utf8_step step = fb_utf8_decode(text + position, length - position);
-        int byte = fb_byte_level_byte(step.code_point);
+        int byte = byte_of(step.code_point);
         if (byte < 0) {
             buffer->size = start;
             return fb_buffer_append(buffer, spelling, length);

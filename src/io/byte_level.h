@@ -8,12 +8,6 @@
 
 #define FB_BYTE_LEVEL_SIZE 256
 
-/* The character of a byte. */
-uint32_t fb_byte_level_character(unsigned char byte);
-
-/* The byte of a character, or -1. */
-int fb_byte_level_byte(uint32_t code_point);
-
 /* Appends the characters of bytes, as UTF-8. */
 fb_status fb_byte_level_append_spelling(fb_buffer *buffer, const unsigned char *bytes,
                                         size_t length);

@@ -172,14 +172,6 @@ void fb_checkpoint_close(fb_checkpoint *checkpoint) {
     fb_free(checkpoint);
 }
 
-size_t fb_checkpoint_count(const fb_checkpoint *checkpoint) {
-    return checkpoint->count;
-}
-
-const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index) {
-    return checkpoint->tensors[index];
-}
-
 const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name) {
     if (checkpoint->count == 0)
         return NULL;
@@ -188,13 +180,4 @@ const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const 
     const fb_tensor_view *const *found = bsearch(&key, checkpoint->tensors, checkpoint->count,
                                                  sizeof(fb_tensor_view *), compare_tensors);
     return found ? *found : NULL;
-}
-
-fb_status fb_checkpoint_get(const fb_checkpoint *checkpoint, const char *name,
-                            const fb_tensor_view **tensor) {
-    const fb_tensor_view *found = fb_checkpoint_find(checkpoint, name);
-    if (!found)
-        return fb_fail(FB_ERROR_FORMAT, "%s: no tensor called %s", checkpoint->directory, name);
-    *tensor = found;
-    return FB_OK;
 }

@@ -17,13 +17,7 @@ fb_status fb_checkpoint_open(const char *directory, fb_checkpoint **checkpoint);
 /* Invalidates every view. Takes NULL. */
 void fb_checkpoint_close(fb_checkpoint *checkpoint);
 
-/* Tensors in the order of their names; index < count. */
-size_t fb_checkpoint_count(const fb_checkpoint *checkpoint);
-const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index);
-
-/* By name: NULL when there is none / FB_ERROR_FORMAT naming directory and tensor. */
+/* The tensor of this name, in O(log n); NULL when there is none. */
 const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name);
-fb_status fb_checkpoint_get(const fb_checkpoint *checkpoint, const char *name,
-                            const fb_tensor_view **tensor);
 
 #endif

@@ -5,11 +5,10 @@
 #include "io/file.h"
 
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 
 static const char magic[] = "\x93NUMPY";
-enum { MAGIC_SIZE = 6, PREFIX_V1 = 10, PREFIX_V2 = 12, DATA_ALIGNMENT = 64 };
+enum { MAGIC_SIZE = 6, PREFIX_V1 = 10, PREFIX_V2 = 12 };
 
 struct fb_npy {
     char *name;
@@ -228,59 +227,4 @@ void fb_npy_close(fb_npy *file) {
 
 const fb_tensor_view *fb_npy_tensor(const fb_npy *file) {
     return &file->tensor;
-}
-
-static const char *find_description(fb_tensor_dtype dtype) {
-    for (size_t i = 0; i < DESCRIPTIONS; i++)
-        if (descriptions[i].dtype == dtype)
-            return descriptions[i].descr;
-    return NULL;
-}
-
-enum { HEADER_SIZE = 448 };
-
-/* The whole header, prefix included; its size is a multiple of DATA_ALIGNMENT. */
-static size_t build_header(const fb_tensor_view *tensor, const char *descr,
-                           char header[HEADER_SIZE]) {
-    char shape[22 * FB_TENSOR_MAX_DIMS + 1] = "";
-    size_t used = 0;
-    for (size_t i = 0; i < tensor->ndim; i++) { /* a tuple of one has a comma behind it */
-        const char *comma = i + 1 < tensor->ndim ? ", " : tensor->ndim == 1 ? "," : "";
-        used +=
-            (size_t)snprintf(shape + used, sizeof shape - used, "%zu%s", tensor->shape[i], comma);
-    }
-    int length = snprintf(header + PREFIX_V1, HEADER_SIZE - PREFIX_V1,
-                          "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, shape);
-    size_t text = PREFIX_V1 + (size_t)length + 1; /* and the newline that ends it */
-    size_t total = (text + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT;
-    memset(header + PREFIX_V1 + length, ' ', total - PREFIX_V1 - (size_t)length - 1);
-    header[total - 1] = '\n';
-    memcpy(header, magic, MAGIC_SIZE);
-    header[6] = 1;
-    header[7] = 0;
-    header[8] = (char)((total - PREFIX_V1) & 0xff);
-    header[9] = (char)((total - PREFIX_V1) >> 8);
-    return total;
-}
-
-fb_status fb_npy_write(const char *path, const fb_tensor_view *tensor) {
-    const char *descr = find_description(tensor->dtype);
-    if (!descr || tensor->ndim > FB_TENSOR_MAX_DIMS)
-        return fb_fail(FB_ERROR_ARGUMENT, "%s: dtype is %s, ndim is %zu", path,
-                       fb_tensor_dtype_name(tensor->dtype), tensor->ndim);
-    size_t count = 0, bytes = 0;
-    if (fb_tensor_sizes(tensor->dtype, tensor->ndim, tensor->shape, &count, &bytes) != FB_OK)
-        return fb_fail_in(FB_ERROR_ARGUMENT, "%s", path);
-    char header[HEADER_SIZE];
-    size_t size = build_header(tensor, descr, header);
-    fb_file_writer *writer = NULL;
-    FB_TRY(fb_file_writer_open(path, &writer));
-    fb_status status = fb_file_writer_put(writer, header, size);
-    if (status == FB_OK)
-        status = fb_file_writer_put(writer, tensor->data, bytes);
-    if (status != FB_OK) {
-        fb_file_writer_abandon(writer);
-        return status;
-    }
-    return fb_file_writer_commit(writer);
 }

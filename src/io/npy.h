@@ -23,9 +23,4 @@ void fb_npy_close(fb_npy *file);
 /* The array; its name is the file's. */
 const fb_tensor_view *fb_npy_tensor(const fb_npy *file);
 
-/* Writes dtype, ndim, shape and data of `tensor` as version 1, as NumPy writes it: the header
- * padded so that data begins at a multiple of 64 bytes. The file appears whole or not at all.
- * FB_ERROR_ARGUMENT for a dtype that NumPy has not (BF16, F8, ...). */
-fb_status fb_npy_write(const char *path, const fb_tensor_view *tensor);
-
 #endif

@@ -207,10 +207,6 @@ void fb_safetensors_close(fb_safetensors *file) {
     fb_free(file);
 }
 
-const char *fb_safetensors_name(const fb_safetensors *file) {
-    return file->name;
-}
-
 size_t fb_safetensors_count(const fb_safetensors *file) {
     return file->count;
 }

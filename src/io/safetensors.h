@@ -25,9 +25,6 @@ fb_status fb_safetensors_parse(const void *data, size_t size, const char *name,
 /* Invalidates every view of the file. Takes NULL. */
 void fb_safetensors_close(fb_safetensors *file);
 
-/* The path or name it was opened with. */
-const char *fb_safetensors_name(const fb_safetensors *file);
-
 /* Tensors in the order of their names (bytewise); index < count. */
 size_t fb_safetensors_count(const fb_safetensors *file);
 const fb_tensor_view *fb_safetensors_at(const fb_safetensors *file, size_t index);
