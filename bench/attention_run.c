@@ -11,23 +11,23 @@
  * places: the time of attention does not depend on what the keys are. */
 enum { POOL_TOKENS = 4 * FB_CHUNK_KEYS, STRIDE_TOKENS = 977, SEED = 1 };
 
-static size_t token_values(const fb_shape *shape) {
+static size_t token_values(const fb_bench_shape *shape) {
     return shape->num_kv_heads * shape->head_dim;
 }
 
-void fb_attention_kv(const fb_attention_data *data, size_t first, const float **k,
-                     const float **v) {
+void fb_attention_run_kv(const fb_attention_run *data, size_t first, const float **k,
+                         const float **v) {
     size_t chunk = first / FB_CHUNK_KEYS, places = POOL_TOKENS - FB_CHUNK_KEYS;
     *k = data->rows + chunk * STRIDE_TOKENS % places * token_values(&data->shape);
     *v = data->rows + (chunk + 1) * STRIDE_TOKENS % places * token_values(&data->shape);
 }
 
-static fb_status fill_cache(fb_attention_data *data) {
+static fb_status fill_cache(fb_attention_run *data) {
     size_t tokens = data->shape.context + data->shape.num_queries;
     for (size_t first = 0; first < tokens; first += FB_CHUNK_KEYS) {
         size_t left = tokens - first;
         const float *k, *v;
-        fb_attention_kv(data, first, &k, &v);
+        fb_attention_run_kv(data, first, &k, &v);
         FB_TRY(fb_kv_cache_write(data->cache, 0, first, left < FB_CHUNK_KEYS ? left : FB_CHUNK_KEYS,
                                  k, v));
     }
@@ -35,7 +35,8 @@ static fb_status fill_cache(fb_attention_data *data) {
     return fb_kv_cache_layer(data->cache, 0, &data->kv);
 }
 
-fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, size_t steps) {
+fb_status fb_attention_run_prepare(fb_attention_run *data, const fb_bench_shape *shape,
+                                   size_t steps) {
     data->shape = *shape;
     data->steps = steps;
     size_t rows = shape->num_queries * shape->num_heads;
@@ -56,7 +57,7 @@ fb_status fb_attention_prepare(fb_attention_data *data, const fb_shape *shape, s
     return fb_part_cache_enable_correction(data->corrected);
 }
 
-void fb_attention_free(fb_attention_data *data) {
+void fb_attention_run_free(fb_attention_run *data) {
     fb_part_cache_destroy(data->parts);
     fb_part_cache_destroy(data->corrected);
     fb_free(data->refresh_rows);
@@ -65,21 +66,21 @@ void fb_attention_free(fb_attention_data *data) {
     fb_free(data->q);
     fb_free(data->out);
     fb_free(data->lse);
-    *data = (fb_attention_data){0};
+    *data = (fb_attention_run){0};
 }
 
 /* --- what is timed ---------------------------------------------------------------------------- */
 
-static fb_queries queries_of(const fb_attention_data *data) {
-    const fb_shape *shape = &data->shape;
+static fb_queries queries_of(const fb_attention_run *data) {
+    const fb_bench_shape *shape = &data->shape;
     return fb_queries_rows(data->q, shape->num_queries, shape->num_heads, shape->head_dim);
 }
 
-static fb_part result_of(const fb_attention_data *data) {
+static fb_part result_of(const fb_attention_run *data) {
     return fb_part_rows(data->out, data->lse, data->shape.num_heads, data->shape.head_dim);
 }
 
-static fb_status attend(const fb_attention_data *data, size_t begin, size_t end) {
+static fb_status attend(const fb_attention_run *data, size_t begin, size_t end) {
     fb_range range = {begin, end};
     fb_view view = {&data->kv, &range, 1};
     fb_queries queries = queries_of(data);
@@ -87,29 +88,29 @@ static fb_status attend(const fb_attention_data *data, size_t begin, size_t end)
     return fb_attend(&queries, &view, NULL, 0, &result);
 }
 
-fb_status fb_run_external(void *context) {
-    const fb_attention_data *data = context;
+fb_status fb_attention_run_external(void *context) {
+    const fb_attention_run *data = context;
     return attend(data, 0, data->shape.context);
 }
 
-fb_status fb_run_internal(void *context) {
-    const fb_attention_data *data = context;
+fb_status fb_attention_run_internal(void *context) {
+    const fb_attention_run *data = context;
     size_t begin = data->shape.context;
     return attend(data, begin, begin + data->shape.num_queries);
 }
 
-static fb_status step_with(const fb_attention_data *data, fb_reuse_action action,
+static fb_status step_with(const fb_attention_run *data, fb_reuse_action action,
                            fb_part_cache *parts) {
     fb_queries queries = queries_of(data);
     fb_part result = result_of(data);
     return fb_block_attend(&queries, data->cache, 0, action, FB_COMPAT_PAPER, parts, 0, &result);
 }
 
-static fb_status step(const fb_attention_data *data, fb_reuse_action action) {
+static fb_status step(const fb_attention_run *data, fb_reuse_action action) {
     return step_with(data, action, data->parts);
 }
 
-static fb_status refresh_rows(const fb_attention_data *data, size_t first, size_t count,
+static fb_status refresh_rows(const fb_attention_run *data, size_t first, size_t count,
                               fb_part_cache *parts) {
     fb_queries queries = queries_of(data);
     fb_part result = result_of(data);
@@ -118,20 +119,20 @@ static fb_status refresh_rows(const fb_attention_data *data, size_t first, size_
     return fb_block_attend_rows(&queries, data->cache, 0, data->refresh_rows, parts, 0, &result);
 }
 
-fb_status fb_run_dense_step(void *data) {
+fb_status fb_attention_run_dense_step(void *data) {
     return step(data, FB_REFRESH_ONLY);
 }
 
-fb_status fb_run_refresh(void *data) {
+fb_status fb_attention_run_refresh(void *data) {
     return step(data, FB_REFRESH_AND_STORE);
 }
 
-fb_status fb_run_reuse(void *data) {
+fb_status fb_attention_run_reuse(void *data) {
     return step(data, FB_REUSE);
 }
 
-fb_status fb_run_block(void *context) {
-    const fb_block_run *run = context;
+fb_status fb_attention_run_block(void *context) {
+    const fb_attention_block *run = context;
     fb_block_script script = {
         .tokens = run->data->shape.num_queries,
         .steps = run->data->steps,
@@ -164,7 +165,8 @@ static fb_status draw_lists(fb_selection *selection, double *scores, float *numb
     return FB_OK;
 }
 
-fb_status fb_selected_prepare(fb_selected_run *run, const fb_attention_data *data, size_t percent) {
+fb_status fb_attention_selected_prepare(fb_attention_selected *run, const fb_attention_run *data,
+                                        size_t percent) {
     run->data = data;
     FB_TRY(fb_selection_begin(&run->selection, SELECTED_BLOCK_KEYS, data->shape.context,
                               data->shape.num_kv_heads));
@@ -180,28 +182,28 @@ fb_status fb_selected_prepare(fb_selected_run *run, const fb_attention_data *dat
     return status;
 }
 
-void fb_selected_free(fb_selected_run *run) {
+void fb_attention_selected_free(fb_attention_selected *run) {
     fb_selection_release(&run->selection);
 }
 
-fb_status fb_run_selected(void *context) {
-    const fb_selected_run *run = context;
+fb_status fb_attention_run_selected(void *context) {
+    const fb_attention_selected *run = context;
     fb_queries queries = queries_of(run->data);
     fb_part result = result_of(run->data);
     return fb_selection_attend(&queries, &run->data->kv, &run->selection, 0, &result);
 }
 
-fb_status fb_run_refresh_corrected(void *context) {
-    const fb_attention_data *data = context;
+fb_status fb_attention_run_refresh_corrected(void *context) {
+    const fb_attention_run *data = context;
     return step_with(data, FB_REFRESH_AND_STORE, data->corrected);
 }
 
-fb_status fb_run_reuse_corrected(void *context) {
-    const fb_attention_data *data = context;
+fb_status fb_attention_run_reuse_corrected(void *context) {
+    const fb_attention_run *data = context;
     return step_with(data, FB_REUSE, data->corrected);
 }
 
-fb_status fb_run_refresh_row(void *context) {
-    const fb_attention_data *data = context;
+fb_status fb_attention_run_refresh_row(void *context) {
+    const fb_attention_run *data = context;
     return refresh_rows(data, 0, 1, data->parts);
 }

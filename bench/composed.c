@@ -34,8 +34,8 @@ static char *element(void *base, fb_dtype dtype, size_t index) {
 }
 
 /* Row r of KV head h: query r / group, head h * group + r % group. */
-static fb_status fold_queries(fb_matrices *m) {
-    const fb_shape *shape = &m->data->shape;
+static fb_status fold_queries(fb_composed_matrices *m) {
+    const fb_bench_shape *shape = &m->data->shape;
     size_t group = shape->num_heads / shape->num_kv_heads, head_dim = shape->head_dim;
     for (size_t h = 0; h < shape->num_kv_heads; h++)
         for (size_t row = 0; row < m->rows; row++) {
@@ -48,8 +48,8 @@ static fb_status fold_queries(fb_matrices *m) {
 }
 
 /* Token t of KV head h: rows [h][t] of k and v. */
-static fb_status copy_token(fb_matrices *m, size_t token, const float *k, const float *v) {
-    const fb_shape *shape = &m->data->shape;
+static fb_status copy_token(fb_composed_matrices *m, size_t token, const float *k, const float *v) {
+    const fb_bench_shape *shape = &m->data->shape;
     size_t head_dim = shape->head_dim;
     for (size_t h = 0; h < shape->num_kv_heads; h++) {
         size_t to = (h * shape->context + token) * head_dim;
@@ -66,21 +66,21 @@ static fb_status copy_token(fb_matrices *m, size_t token, const float *k, const 
     return FB_OK;
 }
 
-static fb_status copy_tokens(fb_matrices *m) {
-    const fb_shape *shape = &m->data->shape;
+static fb_status copy_tokens(fb_composed_matrices *m) {
+    const fb_bench_shape *shape = &m->data->shape;
     size_t width = shape->num_kv_heads * shape->head_dim;
     const float *k = NULL, *v = NULL;
     for (size_t token = 0; token < shape->context; token++) {
         size_t place = token % FB_CHUNK_KEYS;
         if (place == 0)
-            fb_attention_kv(m->data, token, &k, &v);
+            fb_attention_run_kv(m->data, token, &k, &v);
         FB_TRY(copy_token(m, token, k + place * width, v + place * width));
     }
     return FB_OK;
 }
 
-fb_status fb_matrices_prepare(fb_matrices *m, const fb_attention_data *data) {
-    const fb_shape *shape = &data->shape;
+fb_status fb_composed_matrices_prepare(fb_composed_matrices *m, const fb_attention_run *data) {
+    const fb_bench_shape *shape = &data->shape;
     size_t values = shape->num_kv_heads * shape->head_dim * fb_dtype_size(shape->dtype);
     m->data = data;
     m->rows = shape->num_queries * (shape->num_heads / shape->num_kv_heads);
@@ -92,23 +92,23 @@ fb_status fb_matrices_prepare(fb_matrices *m, const fb_attention_data *data) {
     return copy_tokens(m);
 }
 
-void fb_matrices_free(fb_matrices *m) {
+void fb_composed_matrices_free(fb_composed_matrices *m) {
     fb_free(m->q);
     free(m->k);
     free(m->v);
     free(m->k_transposed);
-    *m = (fb_matrices){0};
+    *m = (fb_composed_matrices){0};
 }
 
 /* --- plans and buffers ------------------------------------------------------------------------ */
 
 static fb_product scores_product(const fb_composed *c, size_t rows) {
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     return (fb_product){rows, shape->context, shape->head_dim, c->keys_as_rows, shape->dtype};
 }
 
 static fb_product output_product(const fb_composed *c, size_t rows) {
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     return (fb_product){rows, shape->head_dim, shape->context, false, shape->dtype};
 }
 
@@ -130,7 +130,7 @@ static fb_status make_plans(const fb_composed *c, fb_composed_thread *thread) {
 }
 
 static fb_status prepare_thread(const fb_composed *c, fb_composed_thread *thread) {
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     size_t scores = c->block_rows * shape->context;
     FB_TRY(fb_huge_alloc(scores * sizeof(float), "scores", &thread->scores));
     if (shape->dtype != FB_F32)
@@ -139,7 +139,7 @@ static fb_status prepare_thread(const fb_composed *c, fb_composed_thread *thread
 }
 
 /* As many rows as give the threads something each, and leave the scores in the cache. */
-static size_t choose_rows(const fb_matrices *m, size_t num_threads) {
+static size_t choose_rows(const fb_composed_matrices *m, size_t num_threads) {
     size_t most = SCORES_BYTES / sizeof(float) / m->data->shape.context;
     size_t blocks = most ? (m->rows + most - 1) / most : m->rows;
     while (m->data->shape.num_kv_heads * blocks < num_threads && blocks < m->rows)
@@ -151,7 +151,7 @@ static size_t choose_rows(const fb_matrices *m, size_t num_threads) {
 
 /* The softmax of a block of scores, and P in the dtype of the product that follows. */
 static const void *weights_of(const fb_composed *c, fb_composed_thread *thread, size_t rows) {
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     const fb_softmax_kernels *kernels = fb_softmax_kernels_widest();
     double start = fb_seconds();
     kernels->rows(thread->scores, rows, shape->context, 1.0f / sqrtf((float)shape->head_dim),
@@ -166,8 +166,8 @@ static const void *weights_of(const fb_composed *c, fb_composed_thread *thread, 
 
 static bool run_block(const fb_composed *c, size_t kv_head, size_t first_row,
                       fb_composed_thread *thread) {
-    const fb_matrices *m = c->matrices;
-    const fb_shape *shape = &m->data->shape;
+    const fb_composed_matrices *m = c->matrices;
+    const fb_bench_shape *shape = &m->data->shape;
     size_t left = m->rows - first_row, head_dim = shape->head_dim;
     size_t rows = left < c->block_rows ? left : c->block_rows;
     int last = left <= c->block_rows;
@@ -247,9 +247,9 @@ static fb_status choose_layout(fb_composed *c) {
     return FB_OK;
 }
 
-fb_status fb_composed_prepare(fb_composed *c, const fb_peer *peer, const fb_matrices *matrices,
-                              size_t num_threads) {
-    const fb_shape *shape = &matrices->data->shape;
+fb_status fb_composed_prepare(fb_composed *c, const fb_peer *peer,
+                              const fb_composed_matrices *matrices, size_t num_threads) {
+    const fb_bench_shape *shape = &matrices->data->shape;
     c->peer = peer;
     c->matrices = matrices;
     c->num_threads = num_threads;
@@ -290,9 +290,8 @@ double fb_composed_softmax_share(const fb_composed *c) {
 
 /* Attention of `count` queries from number `first` on, as the library does it:
  * out [count, num_heads, head_dim], and room for as many log-sum-exps behind it. */
-static fb_status attend_some(const fb_attention_data *data, size_t first, size_t count,
-                             float *out) {
-    const fb_shape *shape = &data->shape;
+static fb_status attend_some(const fb_attention_run *data, size_t first, size_t count, float *out) {
+    const fb_bench_shape *shape = &data->shape;
     size_t width = shape->num_heads * shape->head_dim;
     fb_range range = {0, shape->context};
     fb_view view = {&data->kv, &range, 1};
@@ -304,7 +303,7 @@ static fb_status attend_some(const fb_attention_data *data, size_t first, size_t
 
 static fb_status compare_some(const fb_composed *c, size_t first, size_t count,
                               const float *expected) {
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     size_t group = shape->num_heads / shape->num_kv_heads, head_dim = shape->head_dim;
     /* Of float32 products; of those with 11 or 8 bits, queries and P included. */
     float tolerance = shape->dtype == FB_F32 ? 1e-5f : shape->dtype == FB_F16 ? 1e-3f : 1e-2f;
@@ -323,7 +322,7 @@ static fb_status compare_some(const fb_composed *c, size_t first, size_t count,
 
 fb_status fb_composed_check(const fb_composed *c) {
     enum { MAX_QUERIES = 8 };
-    const fb_shape *shape = &c->matrices->data->shape;
+    const fb_bench_shape *shape = &c->matrices->data->shape;
     size_t count = shape->num_queries < MAX_QUERIES ? shape->num_queries : MAX_QUERIES;
     const size_t firsts[2] = {0, shape->num_queries - count};
     float *expected = NULL;

@@ -17,17 +17,18 @@
 #include <flashblock/status.h>
 
 /* What all peers share for a shape: folded queries, keys and values as matrices. Starts as {0}. */
-typedef struct fb_matrices {
-    const fb_attention_data *data;
+typedef struct fb_composed_matrices {
+    const fb_attention_run *data;
     size_t rows;        /* of a KV head: num_queries * num_heads / num_kv_heads */
     void *q;            /* [num_kv_heads, rows, head_dim] in the shape's dtype */
     void *k, *v;        /* [num_kv_heads, context, head_dim], likewise */
     void *k_transposed; /* [num_kv_heads, head_dim, context]: some products like it better */
-} fb_matrices;
+} fb_composed_matrices;
 
 /* `data` must outlive it. */
-fb_status fb_matrices_prepare(fb_matrices *matrices, const fb_attention_data *data);
-void fb_matrices_free(fb_matrices *matrices);
+fb_status fb_composed_matrices_prepare(fb_composed_matrices *matrices,
+                                       const fb_attention_run *data);
+void fb_composed_matrices_free(fb_composed_matrices *matrices);
 
 /* Buffers and plans of one thread. */
 typedef struct fb_composed_thread {
@@ -41,7 +42,7 @@ typedef struct fb_composed_thread {
 /* One peer on a number of threads. Starts as {0}. */
 typedef struct fb_composed {
     const fb_peer *peer;
-    const fb_matrices *matrices;
+    const fb_composed_matrices *matrices;
     size_t block_rows, num_threads;
     bool keys_as_rows;           /* the product reads k, else k_transposed: whichever was faster */
     fb_composed_thread *threads; /* [num_threads] */
@@ -51,7 +52,7 @@ typedef struct fb_composed {
 
 /* FB_ERROR_UNSUPPORTED when the peer cannot do it in the shape's dtype. */
 fb_status fb_composed_prepare(fb_composed *composed, const fb_peer *peer,
-                              const fb_matrices *matrices, size_t num_threads);
+                              const fb_composed_matrices *matrices, size_t num_threads);
 void fb_composed_free(fb_composed *composed);
 
 /* What is timed: takes an fb_composed. */

@@ -9,7 +9,7 @@
 
 enum { CHUNK_TOKENS = 1024, SEED = 1 };
 
-static fb_status allocate(fb_decode_data *data) {
+static fb_status allocate(fb_decode_run *data) {
     const fb_model_config *config = fb_model_get_config(data->model);
     size_t vocab = config->vocab_size, width = config->num_key_value_heads * config->head_dim;
     FB_TRY(fb_alloc(data->block_size, sizeof *data->tokens, "tokens", &data->tokens));
@@ -23,8 +23,8 @@ static fb_status allocate(fb_decode_data *data) {
     return FB_OK;
 }
 
-fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtype kv_dtype,
-                            size_t block_size, size_t steps) {
+fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_dtype kv_dtype,
+                                size_t block_size, size_t steps) {
     enum { DEFAULT_BLOCK = 4 };
     FB_TRY(fb_model_load(directory, &data->model));
     const fb_model_config *config = fb_model_get_config(data->model);
@@ -42,7 +42,7 @@ fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtyp
     return fb_part_cache_enable_correction(data->corrected);
 }
 
-void fb_decode_free(fb_decode_data *data) {
+void fb_decode_run_free(fb_decode_run *data) {
     fb_part_cache_destroy(data->parts);
     fb_part_cache_destroy(data->corrected);
     fb_free(data->refresh_rows);
@@ -53,10 +53,10 @@ void fb_decode_free(fb_decode_data *data) {
     fb_free(data->order);
     fb_free(data->probabilities);
     fb_free(data->rows);
-    *data = (fb_decode_data){0};
+    *data = (fb_decode_run){0};
 }
 
-fb_status fb_decode_set_context(fb_decode_data *data, size_t context) {
+fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
     const fb_model_config *config = fb_model_get_config(data->model);
     size_t width = config->num_key_value_heads * config->head_dim;
     size_t length = fb_kv_cache_length(data->kv);
@@ -74,7 +74,7 @@ fb_status fb_decode_set_context(fb_decode_data *data, size_t context) {
 }
 
 /* What follows a denoising step: a proposal for each position. */
-static fb_status propose(const fb_decode_data *data) {
+static fb_status propose(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_get_config(data->model);
     const fb_sampler greedy = {.top_p = 1, .banned_token = config->mask_token_id};
     for (size_t i = 0; i < data->block_size; i++) {
@@ -86,8 +86,8 @@ static fb_status propose(const fb_decode_data *data) {
     return FB_OK;
 }
 
-static fb_status run_block(fb_decode_run *run) {
-    const fb_decode_data *data = run->data;
+static fb_status run_block(fb_decode_block *run) {
+    const fb_decode_run *data = run->data;
     fb_block_script script = {
         .tokens = data->block_size, .steps = data->steps, .tau = run->tau, .rows = run->rows};
     fb_reuse_action action;
@@ -113,8 +113,8 @@ static fb_status run_block(fb_decode_run *run) {
     return FB_OK;
 }
 
-fb_status fb_run_decode(void *context) {
-    fb_decode_run *run = context;
+fb_status fb_decode_run_block(void *context) {
+    fb_decode_block *run = context;
     double start = fb_seconds();
     FB_TRY(run_block(run));
     run->seconds += fb_seconds() - start;
@@ -126,7 +126,7 @@ static double head_weights(const fb_model_config *config) {
     return (double)config->vocab_size * (double)config->hidden_size;
 }
 
-double fb_decode_weight_bytes(const fb_decode_data *data) {
+double fb_decode_run_weight_bytes(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_get_config(data->model);
     double head = head_weights(config) * (double)fb_dtype_size(config->dtype);
     double all = (double)fb_model_num_bytes(data->model);
@@ -134,7 +134,7 @@ double fb_decode_weight_bytes(const fb_decode_data *data) {
     return layers * (double)(data->steps + 1) + head * (double)data->steps;
 }
 
-double fb_decode_weight_flops(const fb_decode_data *data) {
+double fb_decode_run_weight_flops(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_get_config(data->model);
     double head = head_weights(config), all = (double)fb_model_num_parameters(data->model);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);

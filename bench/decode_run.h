@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* Starts as {0}. */
-typedef struct fb_decode_data {
+typedef struct fb_decode_run {
     fb_model *model;
     size_t block_size, steps;
     fb_kv_cache *kv; /* the context, committed */
@@ -20,31 +20,31 @@ typedef struct fb_decode_data {
     uint32_t *order;    /* [vocab_size] scratch of the sampler */
     float *probabilities;
     float *rows; /* random keys and values */
-} fb_decode_data;
+} fb_decode_run;
 
 /* block_size and steps as in fb_generate_options: 0 is the model's, and one a token. */
-fb_status fb_decode_prepare(fb_decode_data *data, const char *directory, fb_dtype kv_dtype,
-                            size_t block_size, size_t steps);
-void fb_decode_free(fb_decode_data *data);
+fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_dtype kv_dtype,
+                                size_t block_size, size_t steps);
+void fb_decode_run_free(fb_decode_run *data);
 
 /* Makes the context this long. */
-fb_status fb_decode_set_context(fb_decode_data *data, size_t context);
+fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context);
 
 /* A whole block with the reuse rule at `tau`, see block_script.h: forward passes, and at each step
  * the most probable token and its confidence for every position, as fb_generate does it. */
-typedef struct fb_decode_run {
-    fb_decode_data *data;
+typedef struct fb_decode_block {
+    fb_decode_run *data;
     size_t tau;
     bool rows, corrected;   /* refresh by rows; the first-order correction */
     fb_forward_times times; /* in forward passes, so far */
-    double seconds;         /* in fb_run_decode, so far */
-} fb_decode_run;
+    double seconds;         /* in fb_decode_run_block, so far */
+} fb_decode_block;
 
-fb_status fb_run_decode(void *decode_run);
+fb_status fb_decode_run_block(void *decode_run);
 
 /* Bytes of weights that the passes of a block read: a pass reads one row of the embedding for each
  * token, and the commit leaves the head out. And what is computed with them. */
-double fb_decode_weight_bytes(const fb_decode_data *data);
-double fb_decode_weight_flops(const fb_decode_data *data);
+double fb_decode_run_weight_bytes(const fb_decode_run *data);
+double fb_decode_run_weight_flops(const fb_decode_run *data);
 
 #endif

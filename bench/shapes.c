@@ -14,7 +14,7 @@
 #define SMALL                                                                                      \
     { "small", 4, 4, 64, 32, {2048}, 1 }
 
-static const fb_preset presets[] = {
+static const fb_bench_preset presets[] = {
     {"trado-8b", "32 heads, 8 KV heads of 128, 4 queries", {TRADO_8B}, 1},
     {"trado-8b-q32", "the same with 32 queries", {TRADO_8B_BLOCK_32}, 1},
     {"video", "12 heads of 128, 4680 queries", {VIDEO}, 1},
@@ -24,7 +24,7 @@ static const fb_preset presets[] = {
 
 enum { NUM_PRESETS = sizeof presets / sizeof presets[0] };
 
-fb_status fb_preset_find(const char *name, const fb_preset **preset) {
+fb_status fb_bench_preset_find(const char *name, const fb_bench_preset **preset) {
     char names[256] = "";
     for (int i = 0; i < NUM_PRESETS; i++) {
         if (strcmp(name, presets[i].name) == 0) {
@@ -37,8 +37,8 @@ fb_status fb_preset_find(const char *name, const fb_preset **preset) {
     return fb_fail(FB_ERROR_ARGUMENT, "'%s' is none of %s", name, names);
 }
 
-fb_shape fb_shape_of(const fb_shape_family *family, size_t context, fb_dtype dtype) {
-    fb_shape shape = {
+fb_bench_shape fb_bench_shape_of(const fb_bench_family *family, size_t context, fb_dtype dtype) {
+    fb_bench_shape shape = {
         .num_heads = family->num_heads,
         .num_kv_heads = family->num_kv_heads,
         .head_dim = family->head_dim,
@@ -51,12 +51,12 @@ fb_shape fb_shape_of(const fb_shape_family *family, size_t context, fb_dtype dty
     return shape;
 }
 
-double fb_shape_flops(const fb_shape *shape, size_t keys) {
+double fb_bench_shape_flops(const fb_bench_shape *shape, size_t keys) {
     return 4.0 * (double)shape->num_heads * (double)shape->num_queries * (double)shape->head_dim *
            (double)keys;
 }
 
-double fb_shape_kv_bytes(const fb_shape *shape, size_t keys) {
+double fb_bench_shape_kv_bytes(const fb_bench_shape *shape, size_t keys) {
     return 2.0 * (double)shape->num_kv_heads * (double)shape->head_dim * (double)keys *
            (double)fb_dtype_size(shape->dtype);
 }

@@ -10,36 +10,36 @@
 enum { FB_MAX_CONTEXTS = 16 };
 
 /* Queries of one block behind contexts of several lengths. */
-typedef struct fb_shape_family {
+typedef struct fb_bench_family {
     const char *name;
     size_t num_heads, num_kv_heads, head_dim, num_queries;
     size_t contexts[FB_MAX_CONTEXTS];
     size_t num_contexts;
-} fb_shape_family;
+} fb_bench_family;
 
-typedef struct fb_preset {
+typedef struct fb_bench_preset {
     const char *name, *help;
-    fb_shape_family families[4];
+    fb_bench_family families[4];
     size_t num_families;
-} fb_preset;
+} fb_bench_preset;
 
 /* FB_ERROR_ARGUMENT, with the names that there are, for any other name. */
-fb_status fb_preset_find(const char *name, const fb_preset **preset);
+fb_status fb_bench_preset_find(const char *name, const fb_bench_preset **preset);
 
 /* One of them, with keys and values stored in one way. */
-typedef struct fb_shape {
+typedef struct fb_bench_shape {
     char name[64];
     size_t num_heads, num_kv_heads, head_dim, num_queries, context;
     fb_dtype dtype;
-} fb_shape;
+} fb_bench_shape;
 
 /* The shape of a family with one of its contexts: "trado-8b-q4-c4096". */
-fb_shape fb_shape_of(const fb_shape_family *family, size_t context, fb_dtype dtype);
+fb_bench_shape fb_bench_shape_of(const fb_bench_family *family, size_t context, fb_dtype dtype);
 
 /* Multiplications and additions of attention to `keys` keys: 2 for each of both products' terms. */
-double fb_shape_flops(const fb_shape *shape, size_t keys);
+double fb_bench_shape_flops(const fb_bench_shape *shape, size_t keys);
 
 /* Bytes of that many keys and values. */
-double fb_shape_kv_bytes(const fb_shape *shape, size_t keys);
+double fb_bench_shape_kv_bytes(const fb_bench_shape *shape, size_t keys);
 
 #endif

@@ -1,6 +1,6 @@
-/* Recording of a decoding (src/study/trace_record.h): every number of it against a computation of
+/* Recording of a decoding (src/study/trace.h): every number of it against a computation of
  * its own, in double precision, from the queries and from what fb_kv_cache_read gives back. */
-#include "study/trace_record.h"
+#include "study/trace.h"
 #include "study/trace_stats.h"
 #include "tests/golden_list.h"
 #include "tests/numbers.h"

@@ -1,5 +1,5 @@
 /* flashblock info: what this build and this machine have. */
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
 

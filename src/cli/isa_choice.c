@@ -19,13 +19,13 @@ fb_status fb_isa_choice_parse(const char *text, void *choice) {
     return FB_OK;
 }
 
-fb_status fb_machine_choose(size_t threads, int choice) {
+fb_status fb_isa_choice_set(size_t threads, int choice) {
     if (threads)
         FB_TRY(fb_set_num_threads((int)threads));
     return choice >= 0 ? fb_isa_select((fb_isa)choice) : FB_OK;
 }
 
-bool fb_isa_is_chosen(int choice, fb_isa current, fb_isa isa) {
+bool fb_isa_choice_has(int choice, fb_isa current, fb_isa isa) {
     if (choice == FB_ISA_CHOICE_ALL)
         return fb_isa_built(isa) && fb_isa_supported(isa);
     return isa == (choice == FB_ISA_CHOICE_CURRENT ? current : (fb_isa)choice);

@@ -25,9 +25,9 @@ fb_status fb_isa_choice_parse_one(const char *text, void *choice);
     }
 
 /* Sets what is given: `threads` unless 0, and the instruction set where `choice` is one. */
-fb_status fb_machine_choose(size_t threads, int choice);
+fb_status fb_isa_choice_set(size_t threads, int choice);
 
 /* Whether `isa` is among those chosen; `current` is what the library uses by itself. */
-bool fb_isa_is_chosen(int choice, fb_isa current, fb_isa isa);
+bool fb_isa_choice_has(int choice, fb_isa current, fb_isa isa);
 
 #endif

@@ -1,5 +1,5 @@
-/* flashblock COMMAND [OPTION]...: finds the command and runs it. */
-#include "cli/command.h"
+/* flashblock COMMAND [OPTION]...: the table of commands. */
+#include "cli/commands.h"
 #include "cli/output.h"
 
 #include <flashblock/runtime.h>
@@ -7,65 +7,74 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct command {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-} command;
+#define COMMANDS(list) .commands = list, .num_commands = sizeof list / sizeof list[0]
 
-static const command commands[] = {
-    {"bench", "measure speed beside the limits of this machine", fb_command_bench},
-    {"calibrate", "find out which heads of a video model may reuse, at which steps",
-     fb_command_calibrate},
-    {"eval", "measure what reuse does to what a model writes", fb_command_eval},
-    {"generate", "write text with a block-diffusion language model", fb_command_generate},
-    {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
-     fb_command_golden},
-    {"info", "what this build and this machine have", fb_command_info},
-    {"selftest", "check this build against the golden hashes", fb_command_selftest},
-    {"trace", "record what attention does at each denoising step, and draw it", fb_command_trace},
-    {"verify", "check case files, or another implementation's results of one", fb_command_verify},
-    {"video", "make clips with a video diffusion model", fb_command_video},
+static const fb_command bench_commands[] = {
+    {"attention", "attention of given shapes, dense and with FlashBlock, beside peers",
+     fb_command_bench_attention, NULL},
+    {"decode", "forward passes of a model's blocks, dense and with FlashBlock",
+     fb_command_bench_decode, NULL},
+    {"limits", "what this machine can do at best", fb_command_bench_limits, NULL},
+    {"merge", "the log-space merge of two parts", fb_command_bench_merge, NULL},
+    {"video", "a video model's attention, dense and with head-wise reuse", fb_command_bench_video,
+     NULL},
 };
 
-enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
+static const fb_command_group bench = {
+    .words = "flashblock bench",
+    .noun = "benchmark",
+    .description = "Measures speed, beside the limits of this machine measured in the same run.",
+    COMMANDS(bench_commands),
+};
 
-static void print_usage(void) {
-    puts("Usage: flashblock COMMAND [OPTION]...\n"
-         "\n"
-         "Block diffusion on CPUs with FlashBlock attention caching (arXiv 2602.05305).\n"
-         "\n"
-         "Commands:");
-    for (int i = 0; i < NUM_COMMANDS; i++)
-        printf("  %-12s%s\n", commands[i].name, commands[i].summary);
-    puts("\n"
-         "  --version   print the version\n"
-         "  --help      show this text; flashblock COMMAND --help describes a command\n"
-         "\n"
-         "Exit status: 0 done, 1 failed, 2 wrong usage. Errors are one line on standard error.");
-}
+static const fb_command eval_commands[] = {
+    {"sparse", "what sparse attention and residual reuse change, on known text",
+     fb_command_eval_sparse, NULL},
+    {"reuse", "what policies of reuse cost and save, in real decoding", fb_command_eval_reuse,
+     NULL},
+};
 
-static int run(int argc, char **argv) {
-    const char *name = argc > 1 ? argv[1] : NULL;
-    if (!name) {
-        fb_print_error("no command given; see flashblock --help");
-        return FB_EXIT_USAGE;
-    }
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        print_usage();
-        return FB_EXIT_OK;
-    }
-    if (strcmp(name, "--version") == 0) {
-        printf("flashblock %s\n", fb_version());
-        return FB_EXIT_OK;
-    }
-    for (int i = 0; i < NUM_COMMANDS; i++)
-        if (strcmp(name, commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
-    fb_print_error("unknown command '%s'; see flashblock --help", name);
-    return FB_EXIT_USAGE;
-}
+static const fb_command_group eval = {
+    .words = "flashblock eval",
+    .noun = "evaluation",
+    .description =
+        "Measures the quality of what a model writes, against dense attention and a true text.",
+    COMMANDS(eval_commands),
+};
+
+static const fb_command commands[] = {
+    {"bench", "measure speed beside the limits of this machine", NULL, &bench},
+    {"calibrate", "find out which heads of a video model may reuse, at which steps",
+     fb_command_calibrate, NULL},
+    {"eval", "measure what reuse does to what a model writes", NULL, &eval},
+    {"generate", "write text with a block-diffusion language model", fb_command_generate, NULL},
+    {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
+     fb_command_golden, NULL},
+    {"info", "what this build and this machine have", fb_command_info, NULL},
+    {"selftest", "check this build against the golden hashes", fb_command_selftest, NULL},
+    {"trace", "record what attention does at each denoising step, and draw it", fb_command_trace,
+     NULL},
+    {"verify", "check case files, or another implementation's results of one", fb_command_verify,
+     NULL},
+    {"video", "make clips with a video diffusion model", fb_command_video, NULL},
+};
+
+static const fb_command_group program = {
+    .words = "flashblock",
+    .noun = "command",
+    .description = "Block diffusion on CPUs with FlashBlock attention caching (arXiv 2602.05305).",
+    .options = "  --version   print the version\n",
+    .closing = "\n"
+               "Exit status: 0 done, 1 failed, 2 wrong usage. Errors are one line on standard "
+               "error.\n",
+    COMMANDS(commands),
+};
 
 int main(int argc, char **argv) {
-    int status = run(argc, argv);
+    int status = FB_EXIT_OK;
+    if (argc > 1 && strcmp(argv[1], "--version") == 0)
+        printf("flashblock %s\n", fb_version());
+    else
+        status = fb_command_group_run(&program, argc, argv);
     return status == FB_EXIT_OK ? fb_finish_stdout() : status;
 }

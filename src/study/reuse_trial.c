@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-static fb_status allocate(fb_reuse_bench *b) {
+static fb_status allocate(fb_reuse_trial *b) {
     size_t size = b->options.block_size, vocab = b->vocab_size;
     FB_TRY(fb_model_new_kv_cache(b->model, b->options.kv_dtype, &b->kv));
     FB_TRY(fb_model_new_part_cache(b->model, size, &b->parts));
@@ -23,21 +23,21 @@ static fb_status allocate(fb_reuse_bench *b) {
     return fb_alloc(size, sizeof(bool), "acceptances", &b->accepted);
 }
 
-fb_status fb_reuse_bench_create(fb_model *model, const fb_generate_options *options,
-                                fb_reuse_bench *bench) {
+fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *options,
+                                fb_reuse_trial *bench) {
     const fb_model_config *config = fb_model_get_config(model);
     *bench =
-        (fb_reuse_bench){.model = model, .options = *options, .vocab_size = config->vocab_size};
+        (fb_reuse_trial){.model = model, .options = *options, .vocab_size = config->vocab_size};
     bench->options.ignore_stop = true;
     bench->options.reuse = (fb_reuse_policy){0};
     FB_TRY(fb_generate_options_resolve(config, &bench->options));
     fb_status status = allocate(bench);
     if (status != FB_OK)
-        fb_reuse_bench_free(bench);
+        fb_reuse_trial_free(bench);
     return status;
 }
 
-void fb_reuse_bench_free(fb_reuse_bench *b) {
+void fb_reuse_trial_free(fb_reuse_trial *b) {
     fb_kv_cache_destroy(b->kv);
     fb_part_cache_destroy(b->parts);
     fb_part_cache_destroy(b->corrected);
@@ -45,10 +45,10 @@ void fb_reuse_bench_free(fb_reuse_bench *b) {
                       b->proposed, b->confidence, b->entropy,       b->accepted};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         fb_free(arrays[i]);
-    *b = (fb_reuse_bench){0};
+    *b = (fb_reuse_trial){0};
 }
 
-fb_status fb_reuse_bench_prefill(fb_reuse_bench *b, const int32_t *tokens, size_t num_tokens) {
+fb_status fb_reuse_trial_prefill(fb_reuse_trial *b, const int32_t *tokens, size_t num_tokens) {
     FB_TRY(fb_kv_cache_truncate(b->kv, 0));
     for (size_t done = 0; done < num_tokens;) {
         size_t left = num_tokens - done, chunk = b->options.prefill_chunk;
@@ -70,7 +70,7 @@ fb_status fb_reuse_bench_prefill(fb_reuse_bench *b, const int32_t *tokens, size_
 /* --- KL divergence ---------------------------------------------------------------------------- */
 
 /* ln sum exp of a row's logits without the mask token, which is never sampled. */
-static double log_sum(const fb_reuse_bench *b, const float *logits) {
+static double log_sum(const fb_reuse_trial *b, const float *logits) {
     size_t mask = (size_t)b->options.mask_token_id;
     double max = -INFINITY, sum = 0;
     for (size_t i = 0; i < b->vocab_size; i++)
@@ -81,7 +81,7 @@ static double log_sum(const fb_reuse_bench *b, const float *logits) {
 }
 
 /* sum p ln(p / q), p dense, q the policy's: of one position, nats. */
-static double divergence(const fb_reuse_bench *b, size_t position) {
+static double divergence(const fb_reuse_trial *b, size_t position) {
     const float *p = b->dense + position * b->vocab_size, *q = b->logits + position * b->vocab_size;
     double log_p = log_sum(b, p), log_q = log_sum(b, q), sum = 0;
     for (size_t i = 0; i < b->vocab_size; i++) {
@@ -95,8 +95,8 @@ static double divergence(const fb_reuse_bench *b, size_t position) {
 
 /* The policy's pass; then, unless it is a commit, the dense one: it leaves the block's keys and
  * values as dense attention has them, which the next pass writes anew. */
-static fb_status run_pass(fb_reuse_bench *b, const fb_sequence *sequence, const fb_plan *plan,
-                          fb_part_cache *parts, fb_reuse_score *score) {
+static fb_status run_pass(fb_reuse_trial *b, const fb_sequence *sequence, const fb_plan *plan,
+                          fb_part_cache *parts, fb_reuse_trial_score *score) {
     fb_forward forward = {
         .tokens = sequence->block,
         .num_tokens = b->options.block_size,
@@ -124,7 +124,7 @@ static fb_status run_pass(fb_reuse_bench *b, const fb_sequence *sequence, const 
     return FB_OK;
 }
 
-static fb_status propose(fb_reuse_bench *b, const fb_sampler *sampler, const int32_t *text,
+static fb_status propose(fb_reuse_trial *b, const fb_sampler *sampler, const int32_t *text,
                          size_t num_text) {
     const float *logits = b->teacher ? b->dense : b->logits;
     for (size_t i = 0; i < b->options.block_size; i++) {
@@ -140,7 +140,7 @@ static fb_status propose(fb_reuse_bench *b, const fb_sampler *sampler, const int
 
 /* Keys and values that a pass's attention reads: the block's own, and all committed ones if any
  * row's external part is computed. */
-static double pass_bytes(const fb_reuse_bench *b, const fb_plan *plan) {
+static double pass_bytes(const fb_reuse_trial *b, const fb_plan *plan) {
     const fb_model_config *config = fb_model_get_config(b->model);
     size_t tokens = b->options.block_size;
     if (plan->external_rows > 0)
@@ -149,8 +149,8 @@ static double pass_bytes(const fb_reuse_bench *b, const fb_plan *plan) {
            (double)(config->head_dim * fb_dtype_size(b->options.kv_dtype)) * (double)tokens;
 }
 
-static fb_status decode(fb_reuse_bench *b, const fb_schedule *schedule, fb_sequence *sequence,
-                        const int32_t *text, fb_reuse_score *score) {
+static fb_status decode(fb_reuse_trial *b, const fb_schedule *schedule, fb_sequence *sequence,
+                        const int32_t *text, fb_reuse_trial_score *score) {
     fb_sampler sampler = fb_generate_sampler(&b->options);
     size_t end = b->context + schedule->max_tokens;
     fb_part_cache *parts = schedule->reuse.tau == 0     ? NULL
@@ -174,8 +174,8 @@ static fb_status decode(fb_reuse_bench *b, const fb_schedule *schedule, fb_seque
     return FB_OK;
 }
 
-fb_status fb_reuse_bench_run(fb_reuse_bench *b, const fb_reuse_policy *policy, const int32_t *text,
-                             size_t num_tokens, int32_t *written, fb_reuse_score *score) {
+fb_status fb_reuse_trial_run(fb_reuse_trial *b, const fb_reuse_policy *policy, const int32_t *text,
+                             size_t num_tokens, int32_t *written, fb_reuse_trial_score *score) {
     FB_TRY(fb_kv_cache_truncate(b->kv, b->context));
     b->options.max_tokens = num_tokens;
     fb_schedule schedule = fb_generate_schedule(fb_model_get_config(b->model), &b->options);
@@ -185,7 +185,7 @@ fb_status fb_reuse_bench_run(fb_reuse_bench *b, const fb_reuse_policy *policy, c
     FB_TRY(fb_sequence_create(&schedule, &prompt, &sequence));
     if (b->context > 0)
         fb_sequence_prefilled(sequence, b->context);
-    *score = (fb_reuse_score){.trials = 1, .tokens = num_tokens};
+    *score = (fb_reuse_trial_score){.trials = 1, .tokens = num_tokens};
     fb_status status = decode(b, &schedule, sequence, text, score);
     if (status == FB_OK && fb_sequence_num_completion(sequence) < num_tokens)
         status = fb_fail(FB_ERROR_ARGUMENT, "%zu tokens do not fit the model's context behind %zu",
@@ -199,7 +199,7 @@ fb_status fb_reuse_bench_run(fb_reuse_bench *b, const fb_reuse_policy *policy, c
     return status;
 }
 
-void fb_reuse_score_add(fb_reuse_score *sum, const fb_reuse_score *score) {
+void fb_reuse_trial_score_add(fb_reuse_trial_score *sum, const fb_reuse_trial_score *score) {
     sum->trials += score->trials;
     sum->tokens += score->tokens;
     sum->equal += score->equal;

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* One model, one block size: caches and buffers, kept from trial to trial. Starts as {0}. */
-typedef struct fb_reuse_bench {
+typedef struct fb_reuse_trial {
     fb_model *model;             /* borrowed */
     fb_generate_options options; /* resolved */
     size_t vocab_size, context;
@@ -27,10 +27,10 @@ typedef struct fb_reuse_bench {
     int32_t *proposed; /* [block_size], as all that follow */
     float *confidence, *entropy;
     bool *accepted;
-} fb_reuse_bench;
+} fb_reuse_trial;
 
 /* Sums over trials. */
-typedef struct fb_reuse_score {
+typedef struct fb_reuse_trial_score {
     size_t trials, tokens;
     size_t equal;     /* tokens that dense decoding wrote at the same place */
     size_t correct;   /* tokens that the text has there */
@@ -42,23 +42,23 @@ typedef struct fb_reuse_score {
     size_t external_rows;
     double kv_bytes; /* of keys and values that attention reads */
     double attention_seconds;
-} fb_reuse_score;
+} fb_reuse_trial_score;
 
-void fb_reuse_score_add(fb_reuse_score *sum, const fb_reuse_score *score);
+void fb_reuse_trial_score_add(fb_reuse_trial_score *sum, const fb_reuse_trial_score *score);
 
 /* `options`: block_size, denoising_steps, remasking and its numbers, kv_dtype; the rest is set
  * here. */
-fb_status fb_reuse_bench_create(fb_model *model, const fb_generate_options *options,
-                                fb_reuse_bench *bench);
-void fb_reuse_bench_free(fb_reuse_bench *bench);
+fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *options,
+                                fb_reuse_trial *bench);
+void fb_reuse_trial_free(fb_reuse_trial *bench);
 
 /* Prefills the context, from the first token on. */
-fb_status fb_reuse_bench_prefill(fb_reuse_bench *bench, const int32_t *tokens, size_t num_tokens);
+fb_status fb_reuse_trial_prefill(fb_reuse_trial *bench, const int32_t *tokens, size_t num_tokens);
 
 /* Decodes num_tokens tokens behind the context into written [num_tokens], and counts all but equal
  * and correct. `text` goes on behind the context with num_tokens tokens. */
-fb_status fb_reuse_bench_run(fb_reuse_bench *bench, const fb_reuse_policy *policy,
+fb_status fb_reuse_trial_run(fb_reuse_trial *bench, const fb_reuse_policy *policy,
                              const int32_t *text, size_t num_tokens, int32_t *written,
-                             fb_reuse_score *score);
+                             fb_reuse_trial_score *score);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef FB_STUDY_TRACE_STATS_H
 #define FB_STUDY_TRACE_STATS_H
 
-#include "study/trace_record.h"
+#include "study/trace.h"
 
 /* Which value of fb_trace_head. */
 typedef enum fb_trace_value {

@@ -6,8 +6,10 @@
 #include "bench/composed.h"
 #include "bench/peers.h"
 #include "cli/bench/bench.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -15,8 +17,8 @@
 /* What the command line says. A number that is not given is the preset's. */
 typedef struct settings {
     fb_bench_settings common;
-    const fb_preset *preset; /* NULL: not given */
-    fb_shape_family custom;
+    const fb_bench_preset *preset; /* NULL: not given */
+    fb_bench_family custom;
     size_t queries, steps; /* 0: not given */
     fb_number_list contexts, taus, percents;
     bool row_refresh;
@@ -26,7 +28,7 @@ typedef struct settings {
 } settings;
 
 static fb_status parse_preset(const char *text, void *target) {
-    return fb_preset_find(text, target);
+    return fb_bench_preset_find(text, target);
 }
 
 #define TARGET(field) .target = offsetof(settings, field)
@@ -163,20 +165,20 @@ enum {
 typedef struct entry {
     char implementation[48];
     double flops, bytes;
-    fb_block_run block;    /* of trials that run whole blocks by tau */
-    fb_block_run by_rows;  /* the same by rows */
-    fb_composed *composed; /* of a peer's trials, else NULL */
-    size_t selected_keys;  /* of trials of a share of the context, a KV head's average */
+    fb_attention_block block;   /* of trials that run whole blocks by tau */
+    fb_attention_block by_rows; /* the same by rows */
+    fb_composed *composed;      /* of a peer's trials, else NULL */
+    size_t selected_keys;       /* of trials of a share of the context, a KV head's average */
 } entry;
 
 typedef struct shape_bench {
     fb_bench *bench;
     const settings *chosen;
-    fb_attention_data data;
-    fb_matrices matrices; /* the peers' */
+    fb_attention_run data;
+    fb_composed_matrices matrices; /* the peers' */
     fb_composed composed[MAX_PEER_TRIALS];
     size_t num_composed;
-    fb_selected_run selected[FB_NUMBER_LIST_MAX]; /* of chosen->percents */
+    fb_attention_selected selected[FB_NUMBER_LIST_MAX]; /* of chosen->percents */
     entry entries[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
     size_t count;
@@ -185,11 +187,11 @@ typedef struct shape_bench {
 /* A trial over this many keys; its context is the data unless the caller changes it. */
 static fb_trial *add_trial(shape_bench *b, size_t threads, fb_status (*run)(void *), double keys,
                            const char *name) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     entry *e = &b->entries[b->count];
     snprintf(e->implementation, sizeof e->implementation, "%s", name);
-    e->flops = keys * fb_shape_flops(shape, 1);
-    e->bytes = keys * fb_shape_kv_bytes(shape, 1);
+    e->flops = keys * fb_bench_shape_flops(shape, 1);
+    e->bytes = keys * fb_bench_shape_kv_bytes(shape, 1);
     fb_trial *trial = &b->trials[b->count++];
     *trial = (fb_trial){.run = run, .context = &b->data, .threads = threads};
     return trial;
@@ -200,40 +202,42 @@ static size_t block_reuses(const shape_bench *b, size_t tau) {
 }
 
 static void add_block(shape_bench *b, size_t threads, size_t tau) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     entry *e = &b->entries[b->count];
-    e->block = (fb_block_run){.data = &b->data, .tau = tau};
+    e->block = (fb_attention_block){.data = &b->data, .tau = tau};
     size_t passes = b->data.steps + 1, refreshes = passes - block_reuses(b, tau);
     double keys =
         (double)refreshes * (double)shape->context + (double)passes * (double)shape->num_queries;
     char name[48];
     snprintf(name, sizeof name, "flashblock block, tau %zu", tau);
-    add_trial(b, threads, fb_run_block, keys, name)->context = &e->block;
+    add_trial(b, threads, fb_attention_run_block, keys, name)->context = &e->block;
 }
 
 /* Every row is computed twice, and after the first step keys and values are read once a pass. */
 static void add_block_by_rows(shape_bench *b, size_t threads, bool corrected) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     entry *e = &b->entries[b->count];
-    e->by_rows = (fb_block_run){.data = &b->data, .tau = 1, .rows = true, .corrected = corrected};
+    e->by_rows =
+        (fb_attention_block){.data = &b->data, .tau = 1, .rows = true, .corrected = corrected};
     double passes = (double)(b->data.steps + 1), context = (double)shape->context;
     double own = passes * (double)shape->num_queries;
-    add_trial(b, threads, fb_run_block, 2 * context + own,
+    add_trial(b, threads, fb_attention_run_block, 2 * context + own,
               corrected ? "flashblock rows, corrected" : "flashblock block, rows")
         ->context = &e->by_rows;
-    e->bytes = (passes * context + own) * fb_shape_kv_bytes(shape, 1);
+    e->bytes = (passes * context + own) * fb_bench_shape_kv_bytes(shape, 1);
 }
 
 /* The refresh of one row reads as much as that of all. */
 static void add_row_refresh(shape_bench *b, size_t threads) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     double context = (double)shape->context, block = (double)shape->num_queries;
-    add_trial(b, threads, fb_run_refresh_corrected, context + block,
+    add_trial(b, threads, fb_attention_run_refresh_corrected, context + block,
               "flashblock refresh, corrected");
-    add_trial(b, threads, fb_run_reuse_corrected, block, "flashblock reuse, corrected");
+    add_trial(b, threads, fb_attention_run_reuse_corrected, block, "flashblock reuse, corrected");
     entry *e = &b->entries[b->count];
-    add_trial(b, threads, fb_run_refresh_row, context + block, "flashblock refresh, one row");
-    e->flops = (context / block + block) * fb_shape_flops(shape, 1);
+    add_trial(b, threads, fb_attention_run_refresh_row, context + block,
+              "flashblock refresh, one row");
+    e->flops = (context / block + block) * fb_bench_shape_flops(shape, 1);
     add_block_by_rows(b, threads, false);
     add_block_by_rows(b, threads, true);
 }
@@ -261,13 +265,13 @@ static fb_status add_peers(shape_bench *b, size_t threads) {
         if (!is_wanted(b->chosen, fb_peer_name(i)))
             continue;
         if (!b->matrices.data)
-            FB_TRY(fb_matrices_prepare(&b->matrices, &b->data));
+            FB_TRY(fb_composed_matrices_prepare(&b->matrices, &b->data));
         FB_TRY(fb_machine_use_threads(&b->bench->machine, threads));
         fb_status status = fb_peer_open(fb_peer_name(i), &peer);
         if (status == FB_OK)
             status = add_peer(b, threads, peer);
         if (status == FB_ERROR_UNSUPPORTED && b->chosen->all_peers)
-            fb_bench_progress("%s; left out", fb_error_message());
+            fb_progress("%s; left out", fb_error_message());
         else
             FB_TRY(status);
     }
@@ -289,29 +293,31 @@ static void add_selected(shape_bench *b, size_t threads) {
         char name[48];
         snprintf(name, sizeof name, "flashblock, %zu %% of keys", b->chosen->percents.values[i]);
         b->entries[b->count].selected_keys = keys;
-        add_trial(b, threads, fb_run_selected, (double)keys, name)->context = &b->selected[i];
+        add_trial(b, threads, fb_attention_run_selected, (double)keys, name)->context =
+            &b->selected[i];
     }
 }
 
 static fb_status prepare_selected(shape_bench *b) {
     for (size_t i = 0; i < b->chosen->percents.count; i++)
-        FB_TRY(fb_selected_prepare(&b->selected[i], &b->data, b->chosen->percents.values[i]));
+        FB_TRY(fb_attention_selected_prepare(&b->selected[i], &b->data,
+                                             b->chosen->percents.values[i]));
     return FB_OK;
 }
 
 static void add_trials(shape_bench *b, size_t threads) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     double context = (double)shape->context, block = (double)shape->num_queries;
     if (shape->context > 0)
-        add_trial(b, threads, fb_run_external, context, "flashblock");
+        add_trial(b, threads, fb_attention_run_external, context, "flashblock");
     add_selected(b, threads);
     if (b->chosen->no_steps)
         return;
     /* The first run of the reuse needs a refresh before it: trials run in this order. */
-    add_trial(b, threads, fb_run_dense_step, context + block, "flashblock dense step");
-    add_trial(b, threads, fb_run_refresh, context + block, "flashblock refresh");
-    add_trial(b, threads, fb_run_reuse, block, "flashblock reuse");
-    add_trial(b, threads, fb_run_internal, block, "flashblock block alone");
+    add_trial(b, threads, fb_attention_run_dense_step, context + block, "flashblock dense step");
+    add_trial(b, threads, fb_attention_run_refresh, context + block, "flashblock refresh");
+    add_trial(b, threads, fb_attention_run_reuse, block, "flashblock reuse");
+    add_trial(b, threads, fb_attention_run_internal, block, "flashblock block alone");
     for (size_t i = 0; i < b->chosen->taus.count; i++)
         add_block(b, threads, b->chosen->taus.values[i]);
     if (b->chosen->row_refresh)
@@ -342,8 +348,9 @@ static const fb_samples *samples_of(const shape_bench *b, size_t threads, const 
 static void print_case(const shape_bench *b, size_t i) {
     fb_bench_case c = case_of(b, i);
     printf("%7zu  %-26s%12.4f%12.4f%10.1f%9.3f%10.1f%10.3f", c.threads, c.implementation,
-           1e3 * c.median, 1e3 * c.min, fb_case_gflops(&c), fb_case_peak_fraction(b->bench, &c),
-           fb_case_gbs(&c), fb_case_roofline_fraction(b->bench, &c));
+           1e3 * c.median, 1e3 * c.min, fb_bench_case_gflops(&c),
+           fb_bench_case_peak_fraction(b->bench, &c), fb_bench_case_gbs(&c),
+           fb_bench_case_roofline_fraction(b->bench, &c));
     if (b->entries[i].composed)
         printf("%10.3f", fb_composed_softmax_share(b->entries[i].composed));
     printf("\n");
@@ -425,14 +432,14 @@ static void print_scaling(const shape_bench *b) {
 }
 
 static void print_shape(const shape_bench *b) {
-    const fb_shape *shape = &b->data.shape;
-    fb_bench_progress("%s", "");
+    const fb_bench_shape *shape = &b->data.shape;
+    fb_progress("%s", "");
     printf("\n%s, %s: %zu heads, %zu KV heads of %zu, %zu queries, %zu keys (%.1f MB, %.1f FLOP a "
            "byte); %s, %zu rounds\n",
            shape->name, fb_dtype_name(shape->dtype), shape->num_heads, shape->num_kv_heads,
            shape->head_dim, shape->num_queries, shape->context,
-           1e-6 * fb_shape_kv_bytes(shape, shape->context),
-           fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1),
+           1e-6 * fb_bench_shape_kv_bytes(shape, shape->context),
+           fb_bench_shape_flops(shape, 1) / fb_bench_shape_kv_bytes(shape, 1),
            b->bench->settings->cold ? "cold" : "warm", b->trials[0].seconds.count);
     printf("%7s  %-26s%12s%12s%10s%9s%10s%10s%s\n", "threads", "implementation", "median ms",
            "min ms", "GFLOP/s", "of peak", "K/V GB/s", "of roof",
@@ -448,7 +455,7 @@ static void print_shape(const shape_bench *b) {
 
 /* What the shape is. */
 static fb_status add_shape(const shape_bench *b) {
-    const fb_shape *shape = &b->data.shape;
+    const fb_bench_shape *shape = &b->data.shape;
     return fb_bench_add(
         b->bench, "shapes",
         json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "name", shape->name, "dtype",
@@ -456,7 +463,7 @@ static fb_status add_shape(const shape_bench *b) {
                   "num_kv_heads", (json_int_t)shape->num_kv_heads, "head_dim",
                   (json_int_t)shape->head_dim, "num_queries", (json_int_t)shape->num_queries,
                   "context", (json_int_t)shape->context, "flops_per_byte",
-                  fb_shape_flops(shape, 1) / fb_shape_kv_bytes(shape, 1)));
+                  fb_bench_shape_flops(shape, 1) / fb_bench_shape_kv_bytes(shape, 1)));
 }
 
 /* The steps of its blocks with a number of threads. */
@@ -553,12 +560,13 @@ static size_t steps_of(const settings *chosen, size_t queries) {
     return queries > 32 ? 4 : queries;
 }
 
-static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_shape *shape) {
+static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_bench_shape *shape) {
     shape_bench *b = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *b, "trials", &b));
     b->bench = bench;
     b->chosen = chosen;
-    fb_status status = fb_attention_prepare(&b->data, shape, steps_of(chosen, shape->num_queries));
+    fb_status status =
+        fb_attention_run_prepare(&b->data, shape, steps_of(chosen, shape->num_queries));
     if (status == FB_OK)
         status = run_trials(b);
     for (size_t i = 0; i < b->count; i++)
@@ -566,9 +574,9 @@ static fb_status bench_shape(fb_bench *bench, const settings *chosen, const fb_s
     for (size_t i = 0; i < b->num_composed; i++)
         fb_composed_free(&b->composed[i]);
     for (size_t i = 0; i < FB_NUMBER_LIST_MAX; i++)
-        fb_selected_free(&b->selected[i]);
-    fb_matrices_free(&b->matrices);
-    fb_attention_free(&b->data);
+        fb_attention_selected_free(&b->selected[i]);
+    fb_composed_matrices_free(&b->matrices);
+    fb_attention_run_free(&b->data);
     fb_free(b);
     return status;
 }
@@ -592,8 +600,8 @@ static fb_status parse_dtypes(const char *text, fb_dtype *dtypes, size_t *count)
 }
 
 /* A family of shapes with what the command line changes in it. */
-static fb_shape_family adapted(const settings *chosen, const fb_shape_family *family) {
-    fb_shape_family result = *family;
+static fb_bench_family adapted(const settings *chosen, const fb_bench_family *family) {
+    fb_bench_family result = *family;
     if (chosen->queries)
         result.num_queries = chosen->queries;
     if (chosen->contexts.count) {
@@ -604,29 +612,29 @@ static fb_shape_family adapted(const settings *chosen, const fb_shape_family *fa
 }
 
 /* The families of the command line, one after the other; NULL behind the last. */
-static const fb_shape_family *family_at(const settings *chosen, size_t i) {
+static const fb_bench_family *family_at(const settings *chosen, size_t i) {
     if (!chosen->preset)
         return i == 0 ? &chosen->custom : NULL;
     return i < chosen->preset->num_families ? &chosen->preset->families[i] : NULL;
 }
 
 static fb_status bench_family(fb_bench *bench, const settings *chosen,
-                              const fb_shape_family *family) {
+                              const fb_bench_family *family) {
     fb_dtype dtypes[3];
     size_t num_dtypes = 0;
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
     for (size_t i = 0; i < family->num_contexts; i++)
         for (size_t j = 0; j < num_dtypes; j++) {
-            fb_shape shape = fb_shape_of(family, family->contexts[i], dtypes[j]);
+            fb_bench_shape shape = fb_bench_shape_of(family, family->contexts[i], dtypes[j]);
             FB_TRY(bench_shape(bench, chosen, &shape));
         }
     return FB_OK;
 }
 
 static fb_status bench_all(fb_bench *bench, const settings *chosen) {
-    const fb_shape_family *family;
+    const fb_bench_family *family;
     for (size_t i = 0; (family = family_at(chosen, i)); i++) {
-        fb_shape_family changed = adapted(chosen, family);
+        fb_bench_family changed = adapted(chosen, family);
         FB_TRY(bench_family(bench, chosen, &changed));
     }
     return FB_OK;
@@ -644,7 +652,7 @@ static fb_status check_peers(const settings *chosen) {
     return FB_OK;
 }
 
-static fb_status check_family(const settings *chosen, const fb_shape_family *family) {
+static fb_status check_family(const settings *chosen, const fb_bench_family *family) {
     if (family->num_heads % family->num_kv_heads != 0)
         return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is no multiple of --kv-heads, %zu",
                        family->num_heads, family->num_kv_heads);
@@ -660,19 +668,19 @@ static fb_status check_family(const settings *chosen, const fb_shape_family *fam
 static fb_status check(const settings *chosen) {
     fb_dtype dtypes[3];
     size_t num_dtypes = 0;
-    const fb_shape_family *family;
+    const fb_bench_family *family;
     FB_TRY(parse_dtypes(chosen->dtypes, dtypes, &num_dtypes));
     FB_TRY(fb_number_list_check(&chosen->percents, "density", 0, 100));
     FB_TRY(check_peers(chosen));
     for (size_t i = 0; (family = family_at(chosen, i)); i++) {
-        fb_shape_family changed = adapted(chosen, family);
+        fb_bench_family changed = adapted(chosen, family);
         FB_TRY(check_family(chosen, &changed));
     }
     return FB_OK;
 }
 
 /* A shape of the command line: "h32-kv8-d128". */
-static void complete_custom(fb_shape_family *custom, char *name, size_t size) {
+static void complete_custom(fb_bench_family *custom, char *name, size_t size) {
     snprintf(name, size, "h%zu-kv%zu-d%zu", custom->num_heads, custom->num_kv_heads,
              custom->head_dim);
     custom->name = name;
@@ -694,7 +702,7 @@ static fb_status run(settings *chosen) {
     return fb_bench_finish(&bench, status);
 }
 
-int fb_bench_attention(int argc, char **argv) {
+int fb_command_bench_attention(int argc, char **argv) {
     settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &chosen, &exit_status))

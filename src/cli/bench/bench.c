@@ -1,84 +1,21 @@
-/* flashblock bench: finds the command, and what its commands share. */
 #include "cli/bench/bench.h"
 
 #include "base/error.h"
-#include "cli/command.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 #include <flashblock/runtime.h>
 
-#include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
-/* --- commands --------------------------------------------------------------------------------- */
-
-typedef struct bench_command {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-} bench_command;
-
-static const bench_command commands[] = {
-    {"attention", "attention of given shapes, dense and with FlashBlock, beside peers",
-     fb_bench_attention},
-    {"decode", "forward passes of a model's blocks, dense and with FlashBlock", fb_bench_decode},
-    {"limits", "what this machine can do at best", fb_bench_limits},
-    {"merge", "the log-space merge of two parts", fb_bench_merge},
-    {"video", "a video model's attention, dense and with head-wise reuse", fb_bench_video},
-};
-
-enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
-
-static void print_usage(void) {
-    puts("Usage: flashblock bench COMMAND [OPTION]...\n"
-         "\n"
-         "Measures speed, beside the limits of this machine measured in the same run.\n"
-         "\n"
-         "Commands:");
-    for (int i = 0; i < NUM_COMMANDS; i++)
-        printf("  %-12s%s\n", commands[i].name, commands[i].summary);
-    puts("\n"
-         "  --help      show this text; flashblock bench COMMAND --help describes a command");
-}
-
-int fb_command_bench(int argc, char **argv) {
-    const char *name = argc > 1 ? argv[1] : NULL;
-    if (!name) {
-        fb_print_error("no benchmark given; see flashblock bench --help");
-        return FB_EXIT_USAGE;
-    }
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        print_usage();
-        return FB_EXIT_OK;
-    }
-    for (int i = 0; i < NUM_COMMANDS; i++)
-        if (strcmp(name, commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
-    fb_print_error("unknown benchmark '%s'; see flashblock bench --help", name);
-    return FB_EXIT_USAGE;
-}
-
 /* --- progress --------------------------------------------------------------------------------- */
-
-void fb_bench_progress(const char *format, ...) {
-    char text[256];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\r\033[K%s%s", text[0] ? "flashblock: " : "", text);
-    else if (text[0])
-        fprintf(stderr, "flashblock: %s\n", text);
-    fflush(stderr);
-}
 
 /* On a terminal every round is told; elsewhere only that there are some. */
 static void show_round(void *what, size_t round, double seconds) {
     if (isatty(STDERR_FILENO))
-        fb_bench_progress("%s: %zu rounds in %.1f s", (const char *)what, round, seconds);
+        fb_progress("%s: %zu rounds in %.1f s", (const char *)what, round, seconds);
 }
 
 fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what) {
@@ -86,7 +23,7 @@ fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what) {
         const char *text;
         void *user;
     } title = {what};
-    fb_bench_progress("%s", what);
+    fb_progress("%s", what);
     return (fb_rounds){
         .min_rounds = bench->settings->repeats,
         .min_seconds = bench->settings->min_seconds,
@@ -109,10 +46,10 @@ fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     FB_TRY(fb_number_list_check(&settings->threads, "threads", 1, bench->machine.num_cores));
     if (settings->threads.count > FB_MAX_THREAD_COUNTS)
         return fb_fail(FB_ERROR_ARGUMENT, "--threads: more than %d numbers", FB_MAX_THREAD_COUNTS);
-    FB_TRY(fb_machine_choose(0, settings->isa));
+    FB_TRY(fb_isa_choice_set(0, settings->isa));
     FB_TRY(fb_limits_create(&bench->limits, &bench->machine, settings->threads.values,
                             settings->threads.count));
-    fb_bench_progress("limits of this machine");
+    fb_progress("limits of this machine");
     FB_TRY(fb_limits_measure(&bench->limits, repeats < LIMIT_ROUNDS ? repeats : LIMIT_ROUNDS));
     return FB_OK;
 }
@@ -131,7 +68,7 @@ void fb_bench_print_limits(const fb_bench *bench) {
     const fb_limits *limits = &bench->limits;
     fb_isa isa = FB_ISA_SCALAR;
     fb_isa_current(&isa);
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     printf("%s, %zu cores; kernels: %s; limits: %s\n\n", bench->machine.cpu,
            bench->machine.num_cores, fb_isa_name(isa), limits->kernels->name);
     printf("%-24s", "threads");
@@ -180,7 +117,7 @@ static json_t *limits_json(const fb_bench *bench) {
 }
 
 fb_status fb_bench_finish(fb_bench *bench, fb_status status) {
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     if (status == FB_OK && bench->settings->json) {
         fb_limits_begin_period(&bench->limits); /* the limits of the whole run */
         json_t *value = json_pack("{s:o, s:o, s:O}", "machine", machine_json(bench), "limits",
@@ -199,21 +136,21 @@ fb_status fb_bench_finish(fb_bench *bench, fb_status status) {
 
 /* --- cases ------------------------------------------------------------------------------------ */
 
-double fb_case_gflops(const fb_bench_case *c) {
+double fb_bench_case_gflops(const fb_bench_case *c) {
     return 1e-9 * c->flops / c->median;
 }
 
-double fb_case_gbs(const fb_bench_case *c) {
+double fb_bench_case_gbs(const fb_bench_case *c) {
     return 1e-9 * c->bytes / c->median;
 }
 
-double fb_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c) {
-    return fb_case_gflops(c) / fb_limits_fma(&bench->limits, c->threads);
+double fb_bench_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c) {
+    return fb_bench_case_gflops(c) / fb_limits_fma(&bench->limits, c->threads);
 }
 
 /* Time is at least that of the arithmetic, and at least that of reading: the roofline, also where
  * there is no arithmetic. */
-double fb_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c) {
+double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c) {
     size_t level = FB_LEVEL_MEMORY;
     if (!bench->settings->cold)
         level = fb_limits_level_of(&bench->limits, c->threads, (size_t)c->bytes);
@@ -223,11 +160,12 @@ double fb_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c) 
 }
 
 fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c) {
-    json_t *value = json_pack(
-        "{s:s, s:s, s:I, s:s, s:f, s:f, s:f, s:f, s:f}", "name", c->name, "dtype", c->dtype,
-        "threads", (json_int_t)c->threads, "implementation", c->implementation, "seconds_median",
-        c->median, "seconds_min", c->min, "gflops", fb_case_gflops(c), "peak_fraction",
-        fb_case_peak_fraction(bench, c), "roofline_fraction", fb_case_roofline_fraction(bench, c));
+    json_t *value =
+        json_pack("{s:s, s:s, s:I, s:s, s:f, s:f, s:f, s:f, s:f}", "name", c->name, "dtype",
+                  c->dtype, "threads", (json_int_t)c->threads, "implementation", c->implementation,
+                  "seconds_median", c->median, "seconds_min", c->min, "gflops",
+                  fb_bench_case_gflops(c), "peak_fraction", fb_bench_case_peak_fraction(bench, c),
+                  "roofline_fraction", fb_bench_case_roofline_fraction(bench, c));
     if (json_array_append_new(bench->cases, value) != 0)
         return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
     return FB_OK;

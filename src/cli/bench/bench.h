@@ -11,12 +11,6 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-int fb_bench_attention(int argc, char **argv);
-int fb_bench_decode(int argc, char **argv);
-int fb_bench_limits(int argc, char **argv);
-int fb_bench_merge(int argc, char **argv);
-int fb_bench_video(int argc, char **argv);
-
 /* Options that every command has. */
 typedef struct fb_bench_settings {
     fb_number_list threads; /* not given: 1 */
@@ -88,10 +82,6 @@ void fb_bench_print_limits(const fb_bench *bench);
 /* What the settings say about rounds, with progress on standard error. */
 fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what);
 
-/* Progress of long work: "flashblock: TEXT", one line on standard error, replaced by the next one
- * where that is a terminal. An empty text ends it. */
-void fb_bench_progress(const char *format, ...) FB_PRINTF(1, 2);
-
 /* One measured case: a way (`implementation`) to do something (`name`). */
 typedef struct fb_bench_case {
     const char *name, *dtype, *implementation;
@@ -100,13 +90,13 @@ typedef struct fb_bench_case {
     double median, min;  /* seconds */
 } fb_bench_case;
 
-double fb_case_gflops(const fb_bench_case *c);
-double fb_case_gbs(const fb_bench_case *c);
+double fb_bench_case_gflops(const fb_bench_case *c);
+double fb_bench_case_gbs(const fb_bench_case *c);
 
 /* Of the multiply-adds that its threads can do; and of the lower of that and what they can do when
  * they wait for memory (or, with warm caches, for the innermost one that holds the bytes). */
-double fb_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c);
-double fb_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c);
+double fb_bench_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c);
+double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c);
 
 /* Adds it to the JSON. */
 fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c);

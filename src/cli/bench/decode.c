@@ -4,8 +4,10 @@
 #include "bench/block_script.h"
 #include "bench/decode_run.h"
 #include "cli/bench/bench.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -77,10 +79,10 @@ enum { MAX_TRIALS = FB_MAX_THREAD_COUNTS * (FB_NUMBER_LIST_MAX + 2) };
 typedef struct decode_bench {
     fb_bench *bench;
     const settings *chosen;
-    fb_decode_data data;
+    fb_decode_run data;
     char model[32]; /* the directory's name */
     size_t context;
-    fb_decode_run runs[MAX_TRIALS];
+    fb_decode_block runs[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
     size_t count;
 } decode_bench;
@@ -99,16 +101,16 @@ static double read_seconds(const decode_bench *b, size_t threads) {
     size_t bytes = fb_model_num_bytes(b->data.model);
     size_t level =
         b->bench->settings->cold ? FB_LEVEL_MEMORY : fb_limits_level_of(limits, threads, bytes);
-    return 1e-9 * fb_decode_weight_bytes(&b->data) / fb_limits_read(limits, threads, level);
+    return 1e-9 * fb_decode_run_weight_bytes(&b->data) / fb_limits_read(limits, threads, level);
 }
 
 /* Seconds of a block's passes in linear layers, if only multiply-adds took time. */
 static double multiply_seconds(const decode_bench *b, size_t threads) {
-    return 1e-9 * fb_decode_weight_flops(&b->data) / fb_limits_fma(&b->bench->limits, threads);
+    return 1e-9 * fb_decode_run_weight_flops(&b->data) / fb_limits_fma(&b->bench->limits, threads);
 }
 
 static result result_of(const decode_bench *b, size_t i) {
-    const fb_decode_run *run = &b->runs[i];
+    const fb_decode_block *run = &b->runs[i];
     double block = fb_samples_median(&b->trials[i].seconds, 0);
     double attention = run->times.attention / run->seconds;
     double linear = run->times.linear / run->seconds;
@@ -139,7 +141,7 @@ static void print_result(const decode_bench *b, size_t i) {
 }
 
 /* Attention of all layers to this many keys, over a whole block. */
-static void attention_work(const decode_bench *b, const fb_decode_run *run, double *flops,
+static void attention_work(const decode_bench *b, const fb_decode_block *run, double *flops,
                            double *bytes) {
     const fb_model_config *config = fb_model_get_config(b->data.model);
     double passes = (double)(b->data.steps + 1), block = (double)b->data.block_size;
@@ -170,8 +172,8 @@ static fb_status add_result(decode_bench *b, size_t i) {
         .dtype = fb_dtype_name(b->chosen->kv_dtype),
         .implementation = implementation,
         .threads = b->trials[i].threads,
-        .flops = flops + fb_decode_weight_flops(&b->data),
-        .bytes = bytes + fb_decode_weight_bytes(&b->data),
+        .flops = flops + fb_decode_run_weight_flops(&b->data),
+        .bytes = bytes + fb_decode_run_weight_bytes(&b->data),
         .median = fb_samples_median(&b->trials[i].seconds, 0),
         .min = fb_samples_min(&b->trials[i].seconds),
     };
@@ -196,24 +198,26 @@ static fb_status run_context(decode_bench *b, size_t context) {
     char what[96];
     snprintf(what, sizeof what, "%s, %zu tokens", b->model, context);
     fb_rounds rounds = fb_bench_rounds(b->bench, what);
-    FB_TRY(fb_decode_set_context(&b->data, context));
+    FB_TRY(fb_decode_run_set_context(&b->data, context));
     for (size_t i = 0; i < threads->count; i++)
         for (size_t j = 0; j < taus->count; j++) {
-            b->runs[b->count] = (fb_decode_run){.data = &b->data, .tau = taus->values[j]};
-            b->trials[b->count] = (fb_trial){
-                .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
+            b->runs[b->count] = (fb_decode_block){.data = &b->data, .tau = taus->values[j]};
+            b->trials[b->count] = (fb_trial){.run = fb_decode_run_block,
+                                             .context = &b->runs[b->count],
+                                             .threads = threads->values[i]};
             b->count++;
         }
     for (size_t i = 0; i < threads->count && b->chosen->row_refresh; i++)
         for (int corrected = 0; corrected < 2; corrected++) {
-            b->runs[b->count] = (fb_decode_run){
+            b->runs[b->count] = (fb_decode_block){
                 .data = &b->data, .tau = 1, .rows = true, .corrected = corrected != 0};
-            b->trials[b->count] = (fb_trial){
-                .run = fb_run_decode, .context = &b->runs[b->count], .threads = threads->values[i]};
+            b->trials[b->count] = (fb_trial){.run = fb_decode_run_block,
+                                             .context = &b->runs[b->count],
+                                             .threads = threads->values[i]};
             b->count++;
         }
     FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     for (size_t i = 0; i < b->count; i++) {
         FB_TRY(add_result(b, i));
         if (!b->bench->quiet)
@@ -264,15 +268,15 @@ static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
     b->bench = bench;
     b->chosen = chosen;
     name_model(b, chosen->model);
-    FB_TRY(fb_decode_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
-                             chosen->steps));
+    FB_TRY(fb_decode_run_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
+                                 chosen->steps));
     FB_TRY(fb_bench_begin(bench, &chosen->common));
     if (!bench->quiet)
         print_heading(b);
     return run_contexts(b);
 }
 
-int fb_bench_decode(int argc, char **argv) {
+int fb_command_bench_decode(int argc, char **argv) {
     settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
@@ -287,7 +291,7 @@ int fb_bench_decode(int argc, char **argv) {
     if (status != FB_OK)
         return fb_report_status(status);
     status = run(&chosen, &bench, b);
-    fb_decode_free(&b->data);
+    fb_decode_run_free(&b->data);
     fb_free(b);
     return fb_report_status(fb_bench_finish(&bench, status));
 }

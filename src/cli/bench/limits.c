@@ -1,6 +1,7 @@
 /* flashblock bench limits: what this machine can do at best. */
 #include "base/error.h"
 #include "cli/bench/bench.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
 
@@ -24,7 +25,7 @@ static const fb_option_table table = {
     .num_options = sizeof options / sizeof options[0],
 };
 
-int fb_bench_limits(int argc, char **argv) {
+int fb_command_bench_limits(int argc, char **argv) {
     settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))

@@ -2,8 +2,10 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/bench/bench.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "oracle/inputs.h"
 
 #include <flashblock/attention.h>
@@ -88,7 +90,7 @@ static fb_bench_case case_of(const merge_bench *b, const fb_trial *trial, const 
 
 static void print_case(const fb_bench *bench, const fb_bench_case *c) {
     printf("%-20s%8zu%14.5f%12.5f%10.1f%10.3f\n", c->name, c->threads, 1e3 * c->median,
-           1e3 * c->min, fb_case_gbs(c), fb_case_roofline_fraction(bench, c));
+           1e3 * c->min, fb_bench_case_gbs(c), fb_bench_case_roofline_fraction(bench, c));
 }
 
 static fb_status run_trials(fb_bench *bench, merge_bench *b) {
@@ -99,7 +101,7 @@ static fb_status run_trials(fb_bench *bench, merge_bench *b) {
         b->trials[i] = (fb_trial){.run = run_merge, .context = b, .threads = threads->values[i]};
     fb_rounds rounds = fb_bench_rounds(bench, name);
     FB_TRY(fb_rounds_run(&rounds, &bench->limits, b->trials, threads->count));
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     for (size_t i = 0; i < threads->count; i++) {
         fb_bench_case c = case_of(b, &b->trials[i], name);
         FB_TRY(fb_bench_add_case(bench, &c));
@@ -134,7 +136,7 @@ static fb_status bench_all(fb_bench *bench, const settings *chosen) {
     return FB_OK;
 }
 
-int fb_bench_merge(int argc, char **argv) {
+int fb_command_bench_merge(int argc, char **argv) {
     settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))

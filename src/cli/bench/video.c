@@ -3,8 +3,10 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/bench/bench.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "oracle/inputs.h"
 
 #include <flashblock/calibration.h>
@@ -251,8 +253,8 @@ static fb_status report(fb_bench *bench, const video_bench *b, const fb_trial *p
         FB_TRY(fb_bench_add_case(bench, &c));
         if (!bench->quiet)
             printf("%-12s%8zu%14.1f%14.1f%12.1f%10.3f\n", c.implementation, c.threads,
-                   1e3 * c.median, 1e3 * c.min, fb_case_gflops(&c),
-                   fb_case_peak_fraction(bench, &c));
+                   1e3 * c.median, 1e3 * c.min, fb_bench_case_gflops(&c),
+                   fb_bench_case_peak_fraction(bench, &c));
     }
     if (!bench->quiet)
         printf("attention time: %.3fx less; the calibration allows %.3fx; that is %.1f %% of it\n",
@@ -278,7 +280,7 @@ static fb_status run_trials(fb_bench *bench, video_bench *b) {
     }
     fb_rounds rounds = fb_bench_rounds(bench, name);
     FB_TRY(fb_rounds_run(&rounds, &bench->limits, b->trials, 2 * threads->count));
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     if (!bench->quiet) {
         fb_bench_print_limits(bench);
         printf("\n%zu heads of %zu, block of %zu tokens, %.0f keys outside it, %zu passes, %zu "
@@ -308,7 +310,7 @@ static fb_status run(fb_bench *bench, const settings *chosen) {
     return status;
 }
 
-int fb_bench_video(int argc, char **argv) {
+int fb_command_bench_video(int argc, char **argv) {
     settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))

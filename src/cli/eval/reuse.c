@@ -3,14 +3,14 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "cli/bench/bench.h"
-#include "cli/eval/eval.h"
+#include "cli/commands.h"
+#include "cli/eval/policy.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "io/file.h"
-#include "study/policy.h"
 #include "study/reuse_trial.h"
 
 #include <flashblock/runtime.h>
@@ -144,9 +144,10 @@ typedef struct evaluation {
     size_t num_tokens;
     fb_reuse_policy policies[MAX_POLICIES]; /* the first is dense */
     size_t num_policies;
-    int32_t *written, *dense;                           /* [chosen->tokens] */
-    fb_reuse_bench bench;                               /* of the block size at hand */
-    fb_reuse_score scores[MAX_CELLS + 1][MAX_POLICIES]; /* by context; then over all of them */
+    int32_t *written, *dense; /* [chosen->tokens] */
+    fb_reuse_trial bench;     /* of the block size at hand */
+    fb_reuse_trial_score scores[MAX_CELLS + 1]
+                               [MAX_POLICIES]; /* by context; then over all of them */
     json_t *cells;
 } evaluation;
 
@@ -186,7 +187,7 @@ static fb_status check_sizes(const evaluation *e) {
 
 static fb_status prepare(evaluation *e) {
     const settings *chosen = e->chosen;
-    FB_TRY(fb_machine_choose(chosen->threads, chosen->isa));
+    FB_TRY(fb_isa_choice_set(chosen->threads, chosen->isa));
     FB_TRY(fb_model_load(chosen->model, &e->model));
     FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));
     FB_TRY(read_text(e));
@@ -216,16 +217,16 @@ static fb_status run_sample(evaluation *e, size_t cell, size_t sample) {
     double drawn = fb_random_uniform(chosen->seed, (uint32_t)context,
                                      (uint32_t)e->bench.options.block_size, (uint32_t)sample, 0);
     const int32_t *tokens = e->tokens + chosen->from + (size_t)(drawn * (double)places);
-    fb_reuse_score score;
-    FB_TRY(fb_reuse_bench_prefill(&e->bench, tokens, context));
-    FB_TRY(fb_reuse_bench_run(&e->bench, &e->policies[0], tokens, count, e->dense, &score));
+    fb_reuse_trial_score score;
+    FB_TRY(fb_reuse_trial_prefill(&e->bench, tokens, context));
+    FB_TRY(fb_reuse_trial_run(&e->bench, &e->policies[0], tokens, count, e->dense, &score));
     for (size_t i = 0; i < e->num_policies; i++) { /* caches and pages are warm now */
         int32_t *written = i == 0 ? e->dense : e->written;
-        FB_TRY(fb_reuse_bench_run(&e->bench, &e->policies[i], tokens, count, written, &score));
+        FB_TRY(fb_reuse_trial_run(&e->bench, &e->policies[i], tokens, count, written, &score));
         score.equal = count_equal(written, e->dense, count);
         score.correct = count_equal(written, tokens + context, count);
-        fb_reuse_score_add(&e->scores[cell][i], &score);
-        fb_reuse_score_add(&e->scores[chosen->contexts.count][i], &score);
+        fb_reuse_trial_score_add(&e->scores[cell][i], &score);
+        fb_reuse_trial_score_add(&e->scores[chosen->contexts.count][i], &score);
     }
     return FB_OK;
 }
@@ -238,7 +239,7 @@ typedef struct result {
     double rows, bytes, attention;            /* by dense */
 } result;
 
-static result result_of(const fb_reuse_score *score, const fb_reuse_score *dense) {
+static result result_of(const fb_reuse_trial_score *score, const fb_reuse_trial_score *dense) {
     double n = (double)score->trials, mean = score->mean_kl / n;
     double variance = score->mean_kl_squared / n - mean * mean;
     return (result){
@@ -253,7 +254,7 @@ static result result_of(const fb_reuse_score *score, const fb_reuse_score *dense
 }
 
 static void print_cell(const evaluation *e, size_t cell) {
-    const fb_reuse_score *scores = e->scores[cell];
+    const fb_reuse_trial_score *scores = e->scores[cell];
     char context[32] = "all contexts";
     if (cell < e->chosen->contexts.count)
         snprintf(context, sizeof context, "%zu tokens of context",
@@ -275,7 +276,7 @@ static void print_cell(const evaluation *e, size_t cell) {
 static fb_status add_cell(evaluation *e, size_t cell) {
     bool all = cell == e->chosen->contexts.count;
     for (size_t i = 0; i < e->num_policies; i++) {
-        const fb_reuse_score *score = &e->scores[cell][i];
+        const fb_reuse_trial_score *score = &e->scores[cell][i];
         char name[FB_POLICY_NAME];
         fb_policy_name(&e->policies[i], name);
         result r = result_of(score, &e->scores[cell][0]);
@@ -312,21 +313,21 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
     decoding.remasking = chosen->remasking;
     decoding.confidence_threshold = chosen->threshold;
     decoding.kv_dtype = chosen->kv_dtype;
-    FB_TRY(fb_reuse_bench_create(e->model, &decoding, &e->bench));
+    FB_TRY(fb_reuse_trial_create(e->model, &decoding, &e->bench));
     e->bench.teacher = chosen->teacher;
     memset(e->scores, 0, sizeof e->scores);
     size_t contexts = chosen->contexts.count;
     for (size_t cell = 0; cell < contexts; cell++) {
         for (size_t sample = 0; sample < chosen->samples; sample++) {
-            fb_bench_progress("blocks of %zu, context %zu, continuation %zu of %zu", block_size,
-                              chosen->contexts.values[cell], sample + 1, chosen->samples);
+            fb_progress("blocks of %zu, context %zu, continuation %zu of %zu", block_size,
+                        chosen->contexts.values[cell], sample + 1, chosen->samples);
             FB_TRY(run_sample(e, cell, sample));
         }
-        fb_bench_progress("%s", "");
+        fb_progress("%s", "");
         FB_TRY(finish_cell(e, cell));
     }
     fb_status status = contexts > 1 ? finish_cell(e, contexts) : FB_OK;
-    fb_reuse_bench_free(&e->bench);
+    fb_reuse_trial_free(&e->bench);
     return status;
 }
 
@@ -355,7 +356,7 @@ static fb_status evaluate(evaluation *e) {
 }
 
 static void free_evaluation(evaluation *e) {
-    fb_reuse_bench_free(&e->bench);
+    fb_reuse_trial_free(&e->bench);
     fb_tokenizer_free(e->tokens);
     fb_tokenizer_destroy(e->tokenizer);
     fb_model_destroy(e->model);
@@ -365,7 +366,7 @@ static void free_evaluation(evaluation *e) {
     fb_free(e);
 }
 
-int fb_eval_reuse(int argc, char **argv) {
+int fb_command_eval_reuse(int argc, char **argv) {
     settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))

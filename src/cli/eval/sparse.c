@@ -3,17 +3,17 @@
  */
 #include "base/error.h"
 #include "base/memory.h"
-#include "cli/bench/bench.h"
-#include "cli/eval/eval.h"
+#include "cli/commands.h"
 #include "cli/generate/session.h"
 #include "cli/generate/summary.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/selector_names.h"
 #include "io/file.h"
-#include "study/evaluate.h"
+#include "study/eval.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -381,13 +381,13 @@ static fb_status write_json(const evaluation *e) {
 static void show_progress(void *user, size_t done, size_t blocks) {
     const evaluation *e = user;
     if (done % e->options.blocks == 0 || done == 1)
-        fb_bench_progress("block %zu of %zu, in %zu ways", done, blocks, e->num_methods);
+        fb_progress("block %zu of %zu, in %zu ways", done, blocks, e->num_methods);
 }
 
 static fb_status prepare(evaluation *e) {
     const settings *given = e->given;
     FB_TRY(fb_number_list_check(&given->percents, "density", 0, 100));
-    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(&e->session, given->model));
     e->num_layers = fb_model_get_config(e->session.model)->num_hidden_layers;
     e->session.options = fb_generate_options_default();
@@ -421,10 +421,10 @@ static fb_status run(evaluation *e) {
     size_t count = 0;
     FB_TRY(prepare(e));
     FB_TRY(read_text(e, &tokens, &count));
-    fb_status status = fb_evaluate(e->session.model, tokens, count, &e->options, e->policies,
+    fb_status status = fb_eval_run(e->session.model, tokens, count, &e->options, e->policies,
                                    e->num_methods, e->results);
     fb_tokenizer_free(tokens);
-    fb_bench_progress("%s", "");
+    fb_progress("%s", "");
     FB_TRY(status);
     if (!fb_is_stdout(e->given->json))
         print_table(e);
@@ -457,7 +457,7 @@ static int evaluate(const settings *given) {
     return fb_report_status(status);
 }
 
-int fb_eval_sparse(int argc, char **argv) {
+int fb_command_eval_sparse(int argc, char **argv) {
     settings given = {.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &given, &exit_status))

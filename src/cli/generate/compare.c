@@ -144,13 +144,13 @@ static fb_status write_comparison(const fb_session *session, const comparison *r
                                   const char *path) {
     json_t *value = json_pack(
         "{s:o, s:o, s:o, s:{s:I, s:I, s:f, s:I, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f}}", "session",
-        fb_session_json(session), "dense", fb_generation_json(session, dense->generation),
-        "flashblock", fb_generation_json(session, flashblock->generation), "comparison",
-        "equal_tokens", (json_int_t)result->equal_tokens, "tokens", (json_int_t)result->tokens,
-        "equal_fraction", equal_fraction(result), "repeats", (json_int_t)repeats,
-        "attention_seconds", "dense", result->dense_attention, "flashblock",
-        result->flashblock_attention, "decode_seconds", "dense", result->dense_decode, "flashblock",
-        result->flashblock_decode, "attention_ratio",
+        fb_summary_session_json(session), "dense",
+        fb_summary_generation_json(session, dense->generation), "flashblock",
+        fb_summary_generation_json(session, flashblock->generation), "comparison", "equal_tokens",
+        (json_int_t)result->equal_tokens, "tokens", (json_int_t)result->tokens, "equal_fraction",
+        equal_fraction(result), "repeats", (json_int_t)repeats, "attention_seconds", "dense",
+        result->dense_attention, "flashblock", result->flashblock_attention, "decode_seconds",
+        "dense", result->dense_decode, "flashblock", result->flashblock_decode, "attention_ratio",
         fb_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
         fb_ratio(result->dense_decode, result->flashblock_decode));
     return fb_write_json(value, path);

@@ -94,7 +94,7 @@ static fb_status show(fb_display *display, const fb_generate_event *event, const
     if (display->kind == FB_DISPLAY_VISUAL)
         return fb_visual_commit(&display->visual, event, text, size);
     if (display->terminal)
-        return fb_printable(waiting, text, size, false);
+        return fb_visual_printable(waiting, text, size, false);
     return fb_buffer_append(waiting, text, size);
 }
 

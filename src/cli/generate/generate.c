@@ -1,6 +1,6 @@
 /* flashblock generate: text from a block-diffusion language model, dense or with FlashBlock. */
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/generate/compare.h"
 #include "cli/generate/display.h"
 #include "cli/generate/generate_settings.h"
@@ -352,7 +352,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
 
 fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given) {
     set_sparse(given);
-    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model));
     session->options = given->options;
     session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
@@ -365,8 +365,8 @@ fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given) 
 
 static fb_status write_generation(const fb_session *session, const fb_generation *generation,
                                   const char *path) {
-    json_t *value = fb_session_json(session);
-    json_t *of_generation = fb_generation_json(session, generation);
+    json_t *value = fb_summary_session_json(session);
+    json_t *of_generation = fb_summary_generation_json(session, generation);
     if (json_object_update(value, of_generation) != 0) { /* one of them found no memory */
         json_decref(value);
         value = NULL;
@@ -382,7 +382,7 @@ static fb_status run(fb_session *session, const settings *given) {
         kind = FB_DISPLAY_NONE;
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, session->options.reuse.tau, &generation));
-    fb_print_summary(session, generation);
+    fb_summary_print(session, generation);
     fb_status status = json ? write_generation(session, generation, json) : FB_OK;
     fb_generation_destroy(generation);
     return status;

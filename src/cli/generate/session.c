@@ -12,10 +12,6 @@
 /* Longer prompts than this fit no model; the limit keeps a wrong file from filling the memory. */
 enum { MAX_PROMPT_BYTES = 64 << 20 };
 
-const char *fb_compat_name(fb_compat compat) {
-    return compat == FB_COMPAT_RELEASED ? "released" : "paper";
-}
-
 fb_status fb_session_load(fb_session *session, const char *directory) {
     session->directory = directory;
     FB_TRY(fb_model_load(directory, &session->model));

@@ -27,9 +27,6 @@ typedef struct fb_prompt_format {
     bool parse_special; /* "<|endoftext|>" in a prompt is that token; otherwise plain text */
 } fb_prompt_format;
 
-/* "paper", "released". */
-const char *fb_compat_name(fb_compat compat);
-
 /* Loads model and tokenizer from `directory` into a zeroed session. */
 fb_status fb_session_load(fb_session *session, const char *directory);
 

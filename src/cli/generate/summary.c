@@ -30,7 +30,7 @@ static const char *shortfall(const fb_generation *generation) {
     return "";
 }
 
-void fb_print_summary(const fb_session *session, const fb_generation *generation) {
+void fb_summary_print(const fb_session *session, const fb_generation *generation) {
     const fb_generate_counts *counts = &generation->counts;
     const fb_forward_times *decode = &generation->decode;
     fprintf(stderr, "tokens     %zu written%s, %.1f/s; %zu of the prompt read in %.3f s\n",
@@ -97,6 +97,10 @@ static json_t *reuse_json(const fb_reuse_policy *reuse) {
                      "correction", reuse->correction);
 }
 
+static const char *compat_name(fb_compat compat) {
+    return compat == FB_COMPAT_RELEASED ? "released" : "paper";
+}
+
 static json_t *options_json(const fb_generate_options *options) {
     return json_pack(
         "{s:I, s:I, s:I, s:I, s:b, s:b, s:o, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I, s:o}",
@@ -104,15 +108,15 @@ static json_t *options_json(const fb_generate_options *options) {
         (json_int_t)options->block_size, "denoising_steps", (json_int_t)options->denoising_steps,
         "tau", (json_int_t)options->reuse.tau, "reuse_always", options->reuse.reuse_always,
         "reuse_at_commit", options->reuse.reuse_at_commit, "reuse", reuse_json(&options->reuse),
-        "compat", fb_compat_name(options->compat), "remasking",
-        fb_remasking_name(options->remasking), "confidence_threshold",
-        options->confidence_threshold, "entropy_bound", options->entropy_bound, "sampling",
-        sampling_json(options), "mask_token_id", (int)options->mask_token_id, "ignore_eos",
-        options->ignore_stop, "kv_dtype", fb_dtype_name(options->kv_dtype), "batch_size",
-        (json_int_t)options->max_active, "sparse", sparse_json(options->sparse));
+        "compat", compat_name(options->compat), "remasking", fb_remasking_name(options->remasking),
+        "confidence_threshold", options->confidence_threshold, "entropy_bound",
+        options->entropy_bound, "sampling", sampling_json(options), "mask_token_id",
+        (int)options->mask_token_id, "ignore_eos", options->ignore_stop, "kv_dtype",
+        fb_dtype_name(options->kv_dtype), "batch_size", (json_int_t)options->max_active, "sparse",
+        sparse_json(options->sparse));
 }
 
-json_t *fb_session_json(const fb_session *session) {
+json_t *fb_summary_session_json(const fb_session *session) {
     fb_isa isa;
     if (fb_isa_current(&isa) != FB_OK)
         return NULL;
@@ -160,7 +164,7 @@ static json_t *result_json(const fb_session *session, const fb_generate_result *
                      counts_json(&result->counts));
 }
 
-json_t *fb_generation_json(const fb_session *session, const fb_generation *generation) {
+json_t *fb_summary_generation_json(const fb_session *session, const fb_generation *generation) {
     json_t *results = json_array();
     for (size_t i = 0; i < generation->num_results; i++)
         json_array_append_new(results,

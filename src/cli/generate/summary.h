@@ -12,13 +12,13 @@
 double fb_ratio(double a, double b);
 
 /* Three lines on standard error: tokens and speed, passes, time of attention. */
-void fb_print_summary(const fb_session *session, const fb_generation *generation);
+void fb_summary_print(const fb_session *session, const fb_generation *generation);
 
 /* What holds for every generation of a session: version, machine, model, options. The caller's,
  * json_decref; NULL when out of memory. */
-json_t *fb_session_json(const fb_session *session);
+json_t *fb_summary_session_json(const fb_session *session);
 
 /* Everything about one generation: texts, token ids, steps, counts, seconds. As above. */
-json_t *fb_generation_json(const fb_session *session, const fb_generation *generation);
+json_t *fb_summary_generation_json(const fb_session *session, const fb_generation *generation);
 
 #endif

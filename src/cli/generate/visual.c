@@ -15,7 +15,7 @@ static const char mask_glyph[] = "\xe2\x96\x91";  /* a light shade */
 static const char arrow_glyph[] = "\xe2\x86\xb5"; /* an arrow down and to the left */
 static const char colour_on[] = "\033[36m", colour_off[] = "\033[0m";
 
-fb_status fb_printable(fb_buffer *to, const char *text, size_t size, bool one_line) {
+fb_status fb_visual_printable(fb_buffer *to, const char *text, size_t size, bool one_line) {
     while (size > 0) {
         fb_utf8_step step = fb_utf8_decode((const unsigned char *)text, size);
         uint32_t c = step.code_point;
@@ -86,7 +86,7 @@ static fb_status append_tokens(fb_buffer *to, const fb_tokenizer *tokenizer, con
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_tokenizer_decode(tokenizer, tokens, count, false, &text, &size));
-    fb_status status = fb_printable(to, text, size, true);
+    fb_status status = fb_visual_printable(to, text, size, true);
     fb_tokenizer_free(text);
     return status;
 }
@@ -154,7 +154,7 @@ fb_status fb_visual_step(fb_visual *visual, const fb_tokenizer *tokenizer,
 
 /* Prints the row again with the new text behind it, and keeps what is on the last row then. */
 static fb_status extend_row(fb_visual *visual, const char *text, size_t size) {
-    FB_TRY(fb_printable(&visual->row, text, size, false));
+    FB_TRY(fb_visual_printable(&visual->row, text, size, false));
     erase(visual);
     print_buffer(&visual->row);
     fflush(stdout);
@@ -173,7 +173,7 @@ fb_status fb_visual_commit(fb_visual *visual, const fb_generate_event *event, co
     if (visual->terminal)
         return extend_row(visual, text, size);
     fb_buffer line = {0};
-    fb_status status = fb_printable(&line, text, size, true);
+    fb_status status = fb_visual_printable(&line, text, size, true);
     if (status == FB_OK)
         print_line(event, &line);
     fb_buffer_free(&line);

@@ -13,7 +13,7 @@
 
 /* Appends valid UTF-8, control characters replaced: what a model writes must not steer a terminal.
  * Line breaks stay, or become an arrow that keeps the text on one line. */
-fb_status fb_printable(fb_buffer *to, const char *text, size_t size, bool one_line);
+fb_status fb_visual_printable(fb_buffer *to, const char *text, size_t size, bool one_line);
 
 /* The current block of the one sequence that is shown. Starts as {0}. */
 typedef struct fb_visual {

@@ -2,12 +2,12 @@
  */
 #include "base/error.h"
 #include "base/memory.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/generate/generate_settings.h"
 #include "cli/number_list.h"
 #include "cli/output.h"
-#include "cli/trace/trace_files.h"
-#include "cli/trace/trace_plot.h"
+#include "cli/trace/report_files.h"
+#include "cli/trace/report_plot.h"
 #include "io/file.h"
 
 #include <errno.h>
@@ -175,9 +175,9 @@ static fb_status remove_files(const char *directory) {
     FB_TRY(remove_file(directory, FB_TRACE_CSV, ""));
     FB_TRY(remove_file(directory, FB_TRACE_JSON, ""));
     FB_TRY(remove_file(directory, FB_TRACE_TAU_CSV, ""));
-    for (size_t i = 0; i < FB_TRACE_NUM_PICTURES; i++) {
-        FB_TRY(remove_file(directory, fb_trace_picture_names[i], ".png"));
-        FB_TRY(remove_file(directory, fb_trace_picture_names[i], ".svg"));
+    for (size_t i = 0; i < FB_TRACE_REPORT_PICTURES; i++) {
+        FB_TRY(remove_file(directory, fb_trace_report_picture_names[i], ".png"));
+        FB_TRY(remove_file(directory, fb_trace_report_picture_names[i], ".svg"));
     }
     return FB_OK;
 }
@@ -195,13 +195,13 @@ static fb_status write_into(const char *directory, const char *name, write_fn *w
 
 static fb_status write_files(const fb_trace_report *report, const settings *given) {
     FB_TRY(remove_files(given->output));
-    FB_TRY(write_into(given->output, FB_TRACE_CSV, fb_trace_write_csv, report));
-    FB_TRY(write_into(given->output, FB_TRACE_JSON, fb_trace_write_json, report));
+    FB_TRY(write_into(given->output, FB_TRACE_CSV, fb_trace_report_write_csv, report));
+    FB_TRY(write_into(given->output, FB_TRACE_JSON, fb_trace_report_write_json, report));
     if (report->num_taus > 0)
-        FB_TRY(write_into(given->output, FB_TRACE_TAU_CSV, fb_trace_write_tau_csv, report));
+        FB_TRY(write_into(given->output, FB_TRACE_TAU_CSV, fb_trace_report_write_tau_csv, report));
     if (given->no_pictures)
         return FB_OK;
-    fb_status status = fb_trace_draw(report, given->output);
+    fb_status status = fb_trace_report_draw(report, given->output);
     if (status == FB_ERROR_UNSUPPORTED)
         return fb_fail(status,
                        "there is no gnuplot to draw with (Debian: gnuplot-nox); CSV and "
@@ -271,7 +271,7 @@ static fb_status say(const fb_trace_report *report, const settings *given) {
         if (report->num_taus > 0)
             print_taus(report);
     }
-    return json ? fb_write_json(fb_trace_summary_json(report), json) : FB_OK;
+    return json ? fb_write_json(fb_trace_report_summary_json(report), json) : FB_OK;
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */

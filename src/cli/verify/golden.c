@@ -1,6 +1,6 @@
 /* flashblock golden: a scripted denoising sequence as a case file. */
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -202,7 +202,7 @@ int fb_command_golden(int argc, char **argv) {
     }
     fb_script_config config = config_of(&chosen);
     fb_script *s = NULL;
-    fb_status status = fb_machine_choose(chosen.threads, FB_ISA_CHOICE_CURRENT);
+    fb_status status = fb_isa_choice_set(chosen.threads, FB_ISA_CHOICE_CURRENT);
     if (status == FB_OK)
         status = fb_script_create(&config, &s);
     if (status == FB_OK)

@@ -1,7 +1,7 @@
 /* flashblock selftest: every golden hash, recomputed. */
 #include "base/clock.h"
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -122,7 +122,7 @@ static fb_status check_all(const settings *chosen, const fb_hash_list *list, siz
     fb_isa current;
     fb_status status = fb_isa_current(&current);
     for (int isa = 0; isa < FB_ISA_COUNT && status == FB_OK; isa++) {
-        if (fb_isa_is_chosen(chosen->isa, current, (fb_isa)isa))
+        if (fb_isa_choice_has(chosen->isa, current, (fb_isa)isa))
             status = report_isa(chosen, list, (fb_isa)isa, all, differences);
     }
     if (status == FB_OK && chosen->json)
@@ -140,7 +140,7 @@ static bool matches_any(const char *filter) {
 
 static fb_status run(const settings *chosen, size_t *differences) {
     fb_hash_list list = {0};
-    FB_TRY(fb_machine_choose(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
+    FB_TRY(fb_isa_choice_set(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
     if (chosen->write)
         return fb_hash_list_write(chosen->write);
     FB_TRY(chosen->hashes ? fb_hash_list_load(chosen->hashes, &list) : fb_hash_list_builtin(&list));

@@ -1,11 +1,11 @@
 /* flashblock verify: recomputes case files, and judges other implementations' results. */
 #include "base/clock.h"
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
-#include "cli/verify/case_paths.h"
+#include "cli/verify/found_paths.h"
 #include "cli/verify/verify_output.h"
 #include "oracle/candidate.h"
 #include "oracle/kinds.h"
@@ -164,7 +164,7 @@ static fb_outcome verify_with(verification *v, const char *path, const char *isa
 
 static fb_status verify_path(verification *v, const char *path, fb_isa current) {
     for (int isa = 0; isa < FB_ISA_COUNT; isa++) {
-        if (!fb_isa_is_chosen(v->chosen->isa, current, (fb_isa)isa))
+        if (!fb_isa_choice_has(v->chosen->isa, current, (fb_isa)isa))
             continue;
         FB_TRY(fb_isa_select((fb_isa)isa));
         if (verify_with(v, path, fb_isa_name((fb_isa)isa)) == FB_SKIPPED)
@@ -240,7 +240,7 @@ static int check_usage(const settings *chosen, const fb_found_paths *paths) {
 
 static fb_status prepare(verification *v) {
     const settings *chosen = v->chosen;
-    FB_TRY(fb_machine_choose(chosen->threads, FB_ISA_CHOICE_CURRENT));
+    FB_TRY(fb_isa_choice_set(chosen->threads, FB_ISA_CHOICE_CURRENT));
     if (!chosen->candidate)
         return FB_OK;
     FB_TRY(fb_candidate_open(chosen->candidate, &v->candidate));
@@ -267,11 +267,11 @@ static int run(const settings *chosen, const fb_found_paths *paths) {
 
 static int find_and_run(const settings *chosen) {
     fb_found_paths paths = {0};
-    fb_status status = fb_paths_find(&paths, &chosen->paths);
+    fb_status status = fb_found_paths_find(&paths, &chosen->paths);
     int result = status == FB_OK ? check_usage(chosen, &paths) : fb_report_status(status);
     if (result == FB_EXIT_OK)
         result = run(chosen, &paths);
-    fb_paths_free(&paths);
+    fb_found_paths_free(&paths);
     return result;
 }
 

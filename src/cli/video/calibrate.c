@@ -1,6 +1,6 @@
 /* flashblock calibrate: which heads of a video model may reuse, at which steps. */
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -202,7 +202,7 @@ static json_t *describe(fb_calibration *c, const settings *given) {
 static fb_status write_results(fb_calibration *c, const settings *given) {
     FB_TRY(fb_calibration_save(c, given->output));
     if (given->plot)
-        FB_TRY(fb_plot_calibration(c, given->plot));
+        FB_TRY(fb_calibration_plot(c, given->plot));
     if (!fb_is_stdout(given->json))
         print(c);
     return given->json ? fb_write_json(describe(c, given), given->json) : FB_OK;
@@ -210,7 +210,7 @@ static fb_status write_results(fb_calibration *c, const settings *given) {
 
 static fb_status calibrate(fb_video_session *session, const settings *given,
                            fb_calibration **calibration) {
-    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_video_session_load(session, given->model));
     if (given->frames <= session->config->block_frames)
         return fb_fail(FB_ERROR_ARGUMENT,

@@ -60,7 +60,7 @@ static void put_script(FILE *gnuplot, const void *calibration) {
     fputs("unset multiplot\n", gnuplot);
 }
 
-fb_status fb_plot_calibration(const fb_calibration *calibration, const char *path) {
+fb_status fb_calibration_plot(const fb_calibration *calibration, const char *path) {
     fb_picture picture = {
         .path = path,
         .width = num_columns(calibration) * PANEL + MARGIN,

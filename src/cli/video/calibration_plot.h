@@ -6,6 +6,6 @@
 #include <flashblock/calibration.h>
 
 /* `path` ends in .png or .svg. FB_ERROR_UNSUPPORTED where there is no gnuplot. */
-fb_status fb_plot_calibration(const fb_calibration *calibration, const char *path);
+fb_status fb_calibration_plot(const fb_calibration *calibration, const char *path);
 
 #endif

@@ -1,11 +1,11 @@
 /* flashblock video: clips from a video diffusion model, densely and with head-wise reuse. */
 #include "base/error.h"
 #include "base/memory.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
-#include "cli/video/clip_files.h"
+#include "cli/video/clip_set.h"
 #include "cli/video/video_session.h"
 
 #include <math.h>
@@ -172,9 +172,9 @@ static fb_status write_files(const comparison *c) {
                        s->config->frame_width,
                        c->given->scale};
     fb_status status =
-        c->given->output ? fb_write_y4m(&set, c->given->fps, c->given->output) : FB_OK;
+        c->given->output ? fb_clip_set_write_y4m(&set, c->given->fps, c->given->output) : FB_OK;
     if (status == FB_OK && c->given->sheet)
-        status = fb_write_sheet(&set, c->given->sheet);
+        status = fb_clip_set_write_sheet(&set, c->given->sheet);
     fb_free((void *)clips);
     return status;
 }
@@ -243,7 +243,7 @@ static json_t *describe(const comparison *c) {
 
 static fb_status prepare(comparison *c) {
     const settings *given = c->given;
-    FB_TRY(fb_machine_choose(given->threads, given->isa));
+    FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_video_session_load(&c->session, given->model));
     if (given->reuse)
         FB_TRY(fb_calibration_load(given->reuse, &c->calibration));

@@ -7,8 +7,8 @@
  *     rows...+every:N, rows...+dirty:N, rows...+commit
  *                      a full refresh every N steps, after N tokens, at the commit pass
  */
-#ifndef FB_STUDY_POLICY_H
-#define FB_STUDY_POLICY_H
+#ifndef FB_CLI_EVAL_POLICY_H
+#define FB_CLI_EVAL_POLICY_H
 
 #include <flashblock/reuse.h>
 #include <flashblock/status.h>

@@ -1,4 +1,4 @@
-#include "cli/trace/trace_files.h"
+#include "cli/trace/report_files.h"
 
 #include "base/error.h"
 #include "cli/generate/summary.h"
@@ -83,11 +83,11 @@ static fb_status write_file(const fb_trace_report *report, const char *path, put
     return status;
 }
 
-fb_status fb_trace_write_csv(const fb_trace_report *report, const char *path) {
+fb_status fb_trace_report_write_csv(const fb_trace_report *report, const char *path) {
     return write_file(report, path, put_csv);
 }
 
-fb_status fb_trace_write_tau_csv(const fb_trace_report *report, const char *path) {
+fb_status fb_trace_report_write_tau_csv(const fb_trace_report *report, const char *path) {
     return write_file(report, path, put_tau_csv);
 }
 
@@ -144,14 +144,14 @@ static json_t *taus_json(const fb_trace_report *report) {
     return taus;
 }
 
-json_t *fb_trace_summary_json(const fb_trace_report *report) {
+json_t *fb_trace_report_summary_json(const fb_trace_report *report) {
     const fb_trace *trace = report->trace;
     fb_trace_filter all = fb_trace_all();
     json_t *summary = json_pack(
         "{s:I, s:I, s:I, s:o, s:o, s:o}", "num_layers", (json_int_t)trace->num_layers, "num_heads",
         (json_int_t)trace->num_heads, "num_steps", (json_int_t)trace->num_steps, "overall",
         spreads_json(trace, &all), "by_step", by_step_json(trace), "tau", taus_json(report));
-    json_t *session = fb_session_json(report->session);
+    json_t *session = fb_summary_session_json(report->session);
     if (json_object_update(session, summary) != 0) { /* one of them found no memory */
         json_decref(session);
         session = NULL;
@@ -199,8 +199,8 @@ static fb_status put_json(fb_file_writer *writer, json_t *value, size_t flags, s
 }
 
 static json_t *head_of_json(const fb_trace_report *report) {
-    json_t *summary = fb_trace_summary_json(report);
-    json_t *generation = fb_generation_json(report->session, report->generation);
+    json_t *summary = fb_trace_report_summary_json(report);
+    json_t *generation = fb_summary_generation_json(report->session, report->generation);
     json_object_update(summary, generation);
     json_decref(generation);
     return summary;
@@ -217,6 +217,6 @@ static fb_status put_whole_json(fb_file_writer *writer, const fb_trace_report *r
     return put(writer, "\n  ]\n}\n");
 }
 
-fb_status fb_trace_write_json(const fb_trace_report *report, const char *path) {
+fb_status fb_trace_report_write_json(const fb_trace_report *report, const char *path) {
     return write_file(report, path, put_whole_json);
 }

@@ -1,4 +1,4 @@
-#include "study/evaluate.h"
+#include "study/eval.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -388,7 +388,7 @@ static fb_status run(evaluator *e, size_t num_tokens, const fb_eval_policy *poli
     return FB_OK;
 }
 
-fb_status fb_evaluate(fb_model *model, const int32_t *tokens, size_t num_tokens,
+fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
                       const fb_eval_options *options, const fb_eval_policy *policies,
                       size_t num_policies, fb_eval_result *results) {
     const fb_model_config *config = fb_model_get_config(model);

@@ -1,4 +1,4 @@
-#include "study/policy.h"
+#include "cli/eval/policy.h"
 
 #include "base/error.h"
 

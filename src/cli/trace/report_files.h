@@ -1,6 +1,6 @@
 /* A trace as files, for programs: CSV and JSON. */
-#ifndef FB_CLI_TRACE_TRACE_FILES_H
-#define FB_CLI_TRACE_TRACE_FILES_H
+#ifndef FB_CLI_TRACE_REPORT_FILES_H
+#define FB_CLI_TRACE_REPORT_FILES_H
 
 #include "cli/generate/session.h"
 #include "study/trace_stats.h"
@@ -24,17 +24,17 @@ typedef struct fb_trace_report {
 /* A line for each sequence, block, denoising step, layer and head. Columns: the members of
  * fb_trace_step, layer, head, the members of fb_trace_head. A value that does not exist is empty.
  */
-fb_status fb_trace_write_csv(const fb_trace_report *report, const char *path);
+fb_status fb_trace_report_write_csv(const fb_trace_report *report, const char *path);
 
 /* A line for each tau. */
-fb_status fb_trace_write_tau_csv(const fb_trace_report *report, const char *path);
+fb_status fb_trace_report_write_tau_csv(const fb_trace_report *report, const char *path);
 
 /* Model, options, texts, the summary, and for each step an array [num_layers][num_heads] of every
  * member of fb_trace_head. A value that does not exist is null. */
-fb_status fb_trace_write_json(const fb_trace_report *report, const char *path);
+fb_status fb_trace_report_write_json(const fb_trace_report *report, const char *path);
 
 /* Session, spreads by denoising step, and the decodings with other tau. The caller's, json_decref;
  * NULL when out of memory. */
-json_t *fb_trace_summary_json(const fb_trace_report *report);
+json_t *fb_trace_report_summary_json(const fb_trace_report *report);
 
 #endif

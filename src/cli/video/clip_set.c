@@ -1,4 +1,4 @@
-#include "cli/video/clip_files.h"
+#include "cli/video/clip_set.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -66,7 +66,8 @@ static fb_status check_size(size_t width, size_t height, const char *path) {
     return FB_OK;
 }
 
-fb_status fb_write_y4m(const fb_clip_set *set, size_t frames_per_second, const char *path) {
+fb_status fb_clip_set_write_y4m(const fb_clip_set *set, size_t frames_per_second,
+                                const char *path) {
     size_t height = set->height * set->scale, width = set->num_clips * set->width * set->scale;
     char header[128];
     unsigned char *planes = NULL;
@@ -121,7 +122,7 @@ static fb_status write_png(const unsigned char *pixels, size_t width, size_t hei
     return status;
 }
 
-fb_status fb_write_sheet(const fb_clip_set *set, const char *path) {
+fb_status fb_clip_set_write_sheet(const fb_clip_set *set, const char *path) {
     size_t width = GAP + set->num_frames * (set->width * set->scale + GAP);
     size_t height = GAP + set->num_clips * (set->height * set->scale + GAP);
     unsigned char *pixels = NULL;

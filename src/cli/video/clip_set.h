@@ -1,6 +1,6 @@
 /* Clips as files that other programs show: YUV4MPEG2 (4:4:4, BT.601), and contact sheets as PNG. */
-#ifndef FB_CLI_VIDEO_CLIP_FILES_H
-#define FB_CLI_VIDEO_CLIP_FILES_H
+#ifndef FB_CLI_VIDEO_CLIP_SET_H
+#define FB_CLI_VIDEO_CLIP_SET_H
 
 #include <flashblock/status.h>
 
@@ -15,9 +15,9 @@ typedef struct fb_clip_set {
 } fb_clip_set;
 
 /* The clips side by side, `frames_per_second` of them a second. */
-fb_status fb_write_y4m(const fb_clip_set *set, size_t frames_per_second, const char *path);
+fb_status fb_clip_set_write_y4m(const fb_clip_set *set, size_t frames_per_second, const char *path);
 
 /* A row a clip, a column a frame, on white. */
-fb_status fb_write_sheet(const fb_clip_set *set, const char *path);
+fb_status fb_clip_set_write_sheet(const fb_clip_set *set, const char *path);
 
 #endif

@@ -1,5 +1,5 @@
 /* Files and directories of the command line, as a list of files. */
-#include "cli/verify/case_paths.h"
+#include "cli/verify/found_paths.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -30,7 +30,7 @@ static fb_status append(fb_found_paths *list, const char *path, bool named) {
     return FB_OK;
 }
 
-void fb_paths_free(fb_found_paths *list) {
+void fb_found_paths_free(fb_found_paths *list) {
     for (size_t i = 0; i < list->count; i++)
         fb_free(list->paths[i].text);
     fb_free(list->paths);
@@ -87,13 +87,13 @@ static fb_status find_below(const char *path, fb_found_paths *list) {
         char *folder = folders.paths[i].text;
         status = list_directory(folder, list, &folders);
     }
-    fb_paths_free(&folders);
+    fb_found_paths_free(&folders);
     if (list->count > first)
         qsort(list->paths + first, list->count - first, sizeof *list->paths, compare_paths);
     return status;
 }
 
-fb_status fb_paths_find(fb_found_paths *list, const fb_option_list *arguments) {
+fb_status fb_found_paths_find(fb_found_paths *list, const fb_option_list *arguments) {
     for (size_t i = 0; i < arguments->count; i++) {
         const char *path = arguments->values[i].text;
         FB_TRY(fb_file_is_directory(path) ? find_below(path, list) : append(list, path, true));

@@ -8,8 +8,8 @@
  *
  * A value is NaN where it does not exist: similarities and changes at a block's first step, what
  * is external without a context. */
-#ifndef FB_STUDY_TRACE_RECORD_H
-#define FB_STUDY_TRACE_RECORD_H
+#ifndef FB_STUDY_TRACE_H
+#define FB_STUDY_TRACE_H
 
 #include "io/buffer.h"
 

@@ -1,4 +1,4 @@
-#include "cli/trace/trace_plot.h"
+#include "cli/trace/report_plot.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -16,8 +16,8 @@
 
 enum { MASS_BINS = 48 };
 
-const char *const fb_trace_picture_names[FB_TRACE_NUM_PICTURES] = {"stability", "heads", "mass",
-                                                                   "error"};
+const char *const fb_trace_report_picture_names[FB_TRACE_REPORT_PICTURES] = {"stability", "heads",
+                                                                             "mass", "error"};
 
 /* A script's numbers are worked out before gnuplot is started: that may fail. */
 typedef struct figure {
@@ -323,8 +323,8 @@ typedef struct drawing {
     size_t width, height;
 } drawing;
 
-/* In the order of fb_trace_picture_names. */
-static const drawing drawings[FB_TRACE_NUM_PICTURES] = {
+/* In the order of fb_trace_report_picture_names. */
+static const drawing drawings[FB_TRACE_REPORT_PICTURES] = {
     {fill_stability, script_stability, 900, 560},
     {fill_heads, script_heads, 900, 480},
     {fill_mass, script_mass, 900, 560},
@@ -343,12 +343,12 @@ static fb_status draw(const drawing *how, const figure *of, const char *director
     return status;
 }
 
-fb_status fb_trace_draw(const fb_trace_report *report, const char *directory) {
+fb_status fb_trace_report_draw(const fb_trace_report *report, const char *directory) {
     fb_status status = FB_OK;
-    for (size_t i = 0; i < FB_TRACE_NUM_PICTURES && status == FB_OK; i++) {
+    for (size_t i = 0; i < FB_TRACE_REPORT_PICTURES && status == FB_OK; i++) {
         figure of = {.report = report};
         status = drawings[i].fill(&of);
-        const char *name = fb_trace_picture_names[i];
+        const char *name = fb_trace_report_picture_names[i];
         if (status == FB_OK && of.rows.size > 0) {
             status = draw(&drawings[i], &of, directory, name, "png");
             if (status == FB_OK)

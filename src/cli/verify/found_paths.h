@@ -1,6 +1,6 @@
 /* Files and directories of the command line, as a list of files. */
-#ifndef FB_CLI_VERIFY_CASE_PATHS_H
-#define FB_CLI_VERIFY_CASE_PATHS_H
+#ifndef FB_CLI_VERIFY_FOUND_PATHS_H
+#define FB_CLI_VERIFY_FOUND_PATHS_H
 
 #include "cli/options.h"
 
@@ -19,8 +19,8 @@ typedef struct fb_found_paths {
 /* Appends to a zeroed list: a file as it is given, whether it exists or not; of a directory, and of
  * all below it, the files whose names end in ".safetensors", sorted bytewise. Links to directories
  * are not followed. What was found so far is in the list also after an error. */
-fb_status fb_paths_find(fb_found_paths *list, const fb_option_list *arguments);
+fb_status fb_found_paths_find(fb_found_paths *list, const fb_option_list *arguments);
 
-void fb_paths_free(fb_found_paths *list);
+void fb_found_paths_free(fb_found_paths *list);
 
 #endif

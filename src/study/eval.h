@@ -8,8 +8,8 @@
  * At every step of a policy, the same tokens are also passed through the model densely: the
  * divergence of the predictions, and of each layer's attention with the same queries and keys, is
  * what attending that way costs. */
-#ifndef FB_STUDY_EVALUATE_H
-#define FB_STUDY_EVALUATE_H
+#ifndef FB_STUDY_EVAL_H
+#define FB_STUDY_EVAL_H
 
 #include <flashblock/generate.h>
 #include <flashblock/model.h>
@@ -52,7 +52,7 @@ typedef struct fb_eval_result {
  *   tokens   [num_tokens] the text
  *   results  [num_policies]; layer_errors are the caller's memory, zeroed here
  * FB_ERROR_ARGUMENT: sizes that do not fit the model or the text. */
-fb_status fb_evaluate(fb_model *model, const int32_t *tokens, size_t num_tokens,
+fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
                       const fb_eval_options *options, const fb_eval_policy *policies,
                       size_t num_policies, fb_eval_result *results);
 

@@ -1,4 +1,4 @@
-#include "study/trace_record.h"
+#include "study/trace.h"
 
 #include "base/error.h"
 #include "base/memory.h"
