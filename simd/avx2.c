@@ -20,7 +20,6 @@
 #endif
 
 #include "simd/constants.h"
-#include "simd/table.h"
 #include "simd/tiles.h"
 
 #include <flashblock/attention.h>
@@ -241,43 +240,39 @@ INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const int HOW, r
     }
 }
 
-/* A call of the scores kernel. */
-typedef struct scores_call {
+/* A call of the scores kernel, and what its functions need beside it. */
+typedef struct scores_job {
+    fb_scores_call call;
     row_tiles tiles;
-    size_t rows;
-    const float *q;
-    size_t head_dim, streams;
-    const void *const *groups;
-    const void *const *next; /* what to prefetch while each of a stream's is at work */
-    size_t num_groups;
-    float scale;
-    float *wide; /* [16][16] */
-    float *s;    /* at stride FB_SCORE_STRIDE */
-} scores_call;
+    const void *const *fetches; /* what to prefetch while each of a stream's groups is at work */
+    float *wide;                /* [16][16] */
+} scores_job;
 
-/* One block of a group, in every stream; `job` is the first stream's. */
-INLINE void scores_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
-                         const scores_call *call, fetch_plan plan, tile_job job, size_t group,
-                         size_t block, size_t lines, destination to) {
+/* One block of a group, in every stream; `tile` is the first stream's. */
+INLINE void scores_block(const int ROWS, const fb_dtype DTYPE, const int HOW, const scores_job *job,
+                         fetch_plan plan, tile_job tile, size_t group, size_t block, size_t lines,
+                         destination to) {
+    const fb_scores_call *call = &job->call;
     for (size_t stream = 1;; stream++) {
-        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, &call->scale);
+        multiply_rows(ROWS, DTYPE, HOW, job->tiles, plan, tile, lines, to, &call->scale);
         if (!(HOW & FEW) || stream >= call->streams)
             break;
-        job.lines = (const char *)call->groups[stream * call->num_groups + group] +
-                    block * block_bytes(DTYPE);
-        job.sums += call->rows * FB_SCORE_STRIDE;
+        tile.lines = (const char *)call->groups[stream * call->num_groups + group] +
+                     block * block_bytes(DTYPE);
+        tile.sums += call->rows * FB_SCORE_STRIDE;
     }
 }
 
 INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
-                          const scores_call *call) {
-    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count, call->streams);
+                          const scores_job *job) {
+    const fb_scores_call *call = &job->call;
+    const fetch_plan plan = plan_fetches(DTYPE, job->tiles.count, call->streams);
     for (size_t group = 0; group < call->num_groups; group++) {
-        tile_job job = {
+        tile_job tile = {
             .a = call->q,
             .lines = call->groups[group],
-            .wide = call->wide,
-            .next = call->next[group],
+            .wide = job->wide,
+            .next = job->fetches[group],
             .sums = call->s + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
         };
@@ -287,97 +282,95 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
             destination to = last    ? first ? SCALED_FIRST : SCALED_LAST
                              : first ? FIRST_SUM
                                      : NEXT_SUM;
-            scores_block(ROWS, DTYPE, HOW, call, plan, job, group, block, last ? left : FB_SEGMENT,
+            scores_block(ROWS, DTYPE, HOW, job, plan, tile, group, block, last ? left : FB_SEGMENT,
                          to);
             if (last)
                 break;
-            job.a += FB_ROWS_BLOCK;
-            job.lines = (const char *)job.lines + block_bytes(DTYPE);
-            job.next += block_bytes(DTYPE);
+            tile.a += FB_ROWS_BLOCK;
+            tile.lines = (const char *)tile.lines + block_bytes(DTYPE);
+            tile.next += block_bytes(DTYPE);
         }
     }
 }
 
-/* A call of the values kernel. */
-typedef struct values_call {
+/* A call of the values kernel, and what its functions need beside it. */
+typedef struct values_job {
+    fb_values_call call;
     row_tiles tiles;
-    size_t rows;
-    const float *p;
-    size_t num_keys, streams;
-    const void *const *groups;
-    const void *const *next;        /* what to prefetch while each of a stream's is at work */
-    size_t num_groups;              /* of a stream */
+    const void *const *fetches; /* what to prefetch while each of a stream's groups is at work */
+    size_t num_groups;          /* of a stream */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
     float *sums;                    /* [num_panels][streams][rows][16], out */
-} values_call;
+} values_job;
 
-/* One block of a group, in every stream; `job` is the first stream's. */
-INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW,
-                         const values_call *call, fetch_plan plan, tile_job job, size_t group,
-                         size_t panel, size_t lines) {
+/* One block of a group, in every stream; `tile` is the first stream's. */
+INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW, const values_job *job,
+                         fetch_plan plan, tile_job tile, size_t group, size_t panel, size_t lines) {
+    const fb_values_call *call = &job->call;
     const destination to = group == 0 ? FIRST_SUM : NEXT_SUM;
     for (size_t stream = 1;; stream++) {
-        multiply_rows(ROWS, DTYPE, HOW, call->tiles, plan, job, lines, to, NULL);
+        multiply_rows(ROWS, DTYPE, HOW, job->tiles, plan, tile, lines, to, NULL);
         if (!(HOW & FEW) || stream >= call->streams)
             break;
-        job.a += call->rows * FB_SEGMENT;
-        job.lines = (const char *)call->groups[stream * call->num_groups + group] +
-                    (call->first_panel + panel) * block_bytes(DTYPE);
-        job.sums += call->rows * FB_PANEL_DIMS;
+        tile.a += call->rows * FB_SEGMENT;
+        tile.lines = (const char *)call->groups[stream * job->num_groups + group] +
+                     (job->first_panel + panel) * block_bytes(DTYPE);
+        tile.sums += call->rows * FB_PANEL_DIMS;
     }
 }
 
 /* sums = p . v, groups one after the other, as they are in memory. */
 INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
-                          const values_call *call) {
-    const fetch_plan plan = plan_fetches(DTYPE, call->tiles.count, call->streams);
-    const size_t offset = call->first_panel * block_bytes(DTYPE);
-    for (size_t group = 0; group < call->num_groups; group++) {
+                          const values_job *job) {
+    const fb_values_call *call = &job->call;
+    const fetch_plan plan = plan_fetches(DTYPE, job->tiles.count, call->streams);
+    const size_t offset = job->first_panel * block_bytes(DTYPE);
+    for (size_t group = 0; group < job->num_groups; group++) {
         size_t left = call->num_keys - group * FB_SEGMENT;
-        tile_job job = {
+        tile_job tile = {
             .a = call->p + group * FB_ROWS_BLOCK,
             .lines = (const char *)call->groups[group] + offset,
-            .wide = call->wide,
-            .next = (const char *)call->next[group] + offset,
-            .sums = call->sums,
+            .wide = job->wide,
+            .next = (const char *)job->fetches[group] + offset,
+            .sums = job->sums,
             .sums_stride = FB_PANEL_DIMS,
         };
-        for (size_t panel = 0; panel < call->num_panels; panel++) {
-            values_block(ROWS, DTYPE, HOW, call, plan, job, group, panel,
+        for (size_t panel = 0; panel < job->num_panels; panel++) {
+            values_block(ROWS, DTYPE, HOW, job, plan, tile, group, panel,
                          left < FB_SEGMENT ? left : FB_SEGMENT);
-            job.lines = (const char *)job.lines + block_bytes(DTYPE);
-            job.next += block_bytes(DTYPE);
-            job.sums += call->streams * call->rows * FB_PANEL_DIMS;
+            tile.lines = (const char *)tile.lines + block_bytes(DTYPE);
+            tile.next += block_bytes(DTYPE);
+            tile.sums += call->streams * call->rows * FB_PANEL_DIMS;
         }
     }
 }
 
-/* o = fma(o, alpha, sums) for the panels of a call. */
-INLINE void add_sums(const int HOW, const values_call *call, const float *alpha, size_t o_stride,
-                     float *o) {
-    const size_t rows = call->streams * call->rows;
-    for (size_t row = 0; row < rows; row++) {
+/* o = fma(o, alpha, sums) for the panels of a job. What the loops need is read before them: stores
+ * might change the job, to compilers. */
+INLINE void add_sums(const int HOW, const values_job *job) {
+    const float *alpha = job->call.alpha;
+    const size_t rows = job->call.streams * job->call.rows, panels = job->num_panels;
+    const size_t o_stride = fb_padded_dim(job->call.head_dim);
+    float *o = job->call.o + job->first_panel * FB_PANEL_DIMS;
+    for (size_t row = 0; row < rows; row++, o += o_stride) {
         const __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
-        const float *sums = call->sums + row * FB_PANEL_DIMS;
-        float *to = o + row * o_stride + call->first_panel * FB_PANEL_DIMS;
-        for (size_t panel = 0; panel < call->num_panels; panel++) {
+        const float *sums = job->sums + row * FB_PANEL_DIMS;
+        for (size_t panel = 0; panel < panels; panel++, sums += rows * FB_PANEL_DIMS) {
             __m256 sum[TILE_COLUMNS] = {_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + LANES)};
             if (HOW & EVEN_ODD)
                 interleave(sum);
             UNROLLED
             for (int i = 0; i < TILE_COLUMNS; i++) {
-                __m256 old = _mm256_loadu_ps(to + i * LANES);
-                _mm256_storeu_ps(to + i * LANES, _mm256_fmadd_ps(old, alpha_x8, sum[i]));
+                float *to = o + panel * FB_PANEL_DIMS + i * LANES;
+                _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), alpha_x8, sum[i]));
             }
-            sums += rows * FB_PANEL_DIMS;
-            to += FB_PANEL_DIMS;
         }
     }
 }
 
-typedef void scores_rows_fn(const scores_call *call);
-typedef void values_rows_fn(const values_call *call);
+typedef void scores_rows_fn(const scores_job *job);
+typedef void values_rows_fn(const values_job *job);
 
 /* KIND_NAME: functions for calls whose longer tiles have so many rows. First those of one tile
  * each, but that tiles of 4 rows may be two; then those for more rows, where tiles are never
@@ -385,8 +378,8 @@ typedef void values_rows_fn(const values_call *call);
  * compact rather than fast: a branch between a whole block and a shorter one would cost registers
  * in the former. */
 #define ROWS_FUNCTION(KIND, NAME, ROWS, DTYPE, HOW)                                                \
-    static void KIND##_##NAME(const KIND##_call *call) {                                           \
-        KIND##_groups(ROWS, DTYPE, order_of(DTYPE) | HOW, call);                                   \
+    static void KIND##_##NAME(const KIND##_job *job) {                                             \
+        KIND##_groups(ROWS, DTYPE, order_of(DTYPE) | HOW, job);                                    \
     }
 #define TILES(KIND, NAME, DTYPE, HOW)                                                              \
     ROWS_FUNCTION(KIND, NAME##_1, 1, DTYPE, HOW | FEW)                                             \
@@ -397,7 +390,7 @@ typedef void values_rows_fn(const values_call *call);
     ROWS_FUNCTION(KIND, NAME##_6, 6, DTYPE, HOW | FEW)                                             \
     ROWS_FUNCTION(KIND, NAME##_5s, 5, DTYPE, HOW)                                                  \
     ROWS_FUNCTION(KIND, NAME##_6s, 6, DTYPE, HOW)                                                  \
-    static KIND##_rows_fn *const KIND##_##NAME[] = {                                               \
+    static KIND##_rows_fn *const KIND##_rows_##NAME[] = {                                          \
         KIND##_##NAME##_1, KIND##_##NAME##_2, KIND##_##NAME##_3,  KIND##_##NAME##_4,               \
         KIND##_##NAME##_5, KIND##_##NAME##_6, KIND##_##NAME##_5s, KIND##_##NAME##_6s,              \
     };
@@ -417,13 +410,13 @@ TILES(values, f16_short, FB_F16, 0)
 
 /* By type, and whether the length is a multiple of 16. */
 static scores_rows_fn *const *const scores_by_type[FB_NUM_DTYPES][2] = {
-    {scores_f32_short, scores_f32},
-    {scores_bf16_short, scores_bf16},
-    {scores_f16_short, scores_f16}};
+    {scores_rows_f32_short, scores_rows_f32},
+    {scores_rows_bf16_short, scores_rows_bf16},
+    {scores_rows_f16_short, scores_rows_f16}};
 static values_rows_fn *const *const values_by_type[FB_NUM_DTYPES][2] = {
-    {values_f32_short, values_f32},
-    {values_bf16_short, values_bf16},
-    {values_f16_short, values_f16}};
+    {values_rows_f32_short, values_rows_f32},
+    {values_rows_bf16_short, values_rows_bf16},
+    {values_rows_f16_short, values_rows_f16}};
 
 /* Tiles of equal rows are all "longer" ones here. */
 INLINE row_tiles cut_call(size_t rows) {
@@ -446,55 +439,45 @@ INLINE void list_fetches(const void *const *groups, size_t num_groups, const voi
         fetches[group] = group_after(groups, num_groups, group, next);
 }
 
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim, size_t streams,
-                   const void *const *groups, size_t num_groups, float scale, const void *next,
-                   float *s) {
+static void scores(fb_dtype dtype, const fb_scores_call *call) {
     _Alignas(CACHE_LINE) float wide[BLOCK];
     const void *fetches[FB_TILE_GROUPS];
-    list_fetches(groups, num_groups, next, fetches);
-    scores_call call = {
-        .tiles = cut_call(rows),
-        .rows = rows,
-        .q = q,
-        .head_dim = head_dim,
-        .streams = streams,
-        .groups = groups,
-        .next = fetches,
-        .num_groups = num_groups,
-        .scale = scale,
+    list_fetches(call->groups, call->num_groups, call->next, fetches);
+    const scores_job job = {
+        .call = *call,
+        .tiles = cut_call(call->rows),
+        .fetches = fetches,
         .wide = wide,
-        .s = s,
     };
-    scores_by_type[dtype][head_dim % FB_SEGMENT == 0][function_of(rows, call.tiles)](&call);
+    bool whole = call->head_dim % FB_SEGMENT == 0;
+    scores_by_type[dtype][whole][function_of(call->rows, job.tiles)](&job);
 }
 
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys, size_t streams,
-                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
-                   float *o) {
+FB_BY_DTYPE(scores)
+
+static void values(fb_dtype dtype, const fb_values_call *call) {
     _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
     _Alignas(CACHE_LINE) float wide[BLOCK];
     const void *fetches[FB_TILE_GROUPS];
-    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    values_call call = {
-        .tiles = cut_call(rows),
-        .rows = rows,
-        .p = p,
-        .num_keys = num_keys,
-        .streams = streams,
-        .groups = groups,
-        .next = fetches,
-        .num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
+    values_job job = {
+        .call = *call,
+        .tiles = cut_call(call->rows),
+        .fetches = fetches,
+        .num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
         .wide = wide,
         .sums = sums,
     };
-    list_fetches(groups, call.num_groups, next, fetches);
-    for (size_t panel = 0; panel < panels; panel += call.num_panels) {
-        call.first_panel = panel;
-        call.num_panels = panels_at_once(streams * rows, panels - panel);
-        values_by_type[dtype][num_keys % FB_SEGMENT == 0][function_of(rows, call.tiles)](&call);
-        add_sums(order_of(dtype), &call, alpha, panels * FB_PANEL_DIMS, o);
+    list_fetches(call->groups, job.num_groups, call->next, fetches);
+    size_t panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS;
+    bool whole = call->num_keys % FB_SEGMENT == 0;
+    for (; job.first_panel < panels; job.first_panel += job.num_panels) {
+        job.num_panels = panels_at_once(call->streams * call->rows, panels - job.first_panel);
+        values_by_type[dtype][whole][function_of(call->rows, job.tiles)](&job);
+        add_sums(order_of(dtype), &job);
     }
 }
+
+FB_BY_DTYPE(values)
 
 /* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
  * a chain of 17 operations, and several chains one after the other would not fit the scheduler. */
@@ -599,9 +582,11 @@ static __attribute__((noinline)) void weigh_short_row(const float *s, size_t cou
 
 /* Maxima of all rows, then factors of all rows, then weights: within a row each waits for the one
  * before, and one row alone would leave the multipliers idle meanwhile. */
-static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
-                    float *p, float *alpha) {
+static void softmax(const fb_softmax_call *call) {
     float subtract[FB_MAX_ROWS], change[FB_MAX_ROWS + LANES];
+    const size_t rows = call->rows, *counts = call->counts;
+    const float *s = call->s;
+    float *max = call->max, *sums = call->sums, *p = call->p, *alpha = call->alpha;
     for (size_t row = 0; row < rows; row++) {
         float new_max = raised_max(s + row * FB_SCORE_STRIDE, counts[row], max[row]);
         subtract[row] = new_max == -INFINITY ? 0.0f : new_max;
@@ -678,4 +663,21 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_avx2.h"
 
-FB_KERNEL_TABLE(fb_kernels_avx2, FB_ISA_AVX2)
+void fb_kernels_init_avx2(fb_kernels *kernels) {
+    kernels->scores[FB_F32] = scores_f32;
+    kernels->scores[FB_BF16] = scores_bf16;
+    kernels->scores[FB_F16] = scores_f16;
+    kernels->values[FB_F32] = values_f32;
+    kernels->values[FB_BF16] = values_bf16;
+    kernels->values[FB_F16] = values_f16;
+    kernels->dots[FB_F32] = dots_f32;
+    kernels->dots[FB_BF16] = dots_bf16;
+    kernels->dots[FB_F16] = dots_f16;
+    kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->softmax = softmax;
+    kernels->merge_row = merge_row;
+    kernels->divide_row = divide_row;
+    kernels->widen_bf16 = widen_bf16;
+    kernels->widen_f16 = widen_f16;
+    kernels->exp = exp_values;
+}

@@ -26,7 +26,6 @@
 #endif
 
 #include "simd/constants.h"
-#include "simd/table.h"
 #include "simd/tiles.h"
 
 #include <flashblock/attention.h>
@@ -246,8 +245,11 @@ INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, flo
 
 /* Up to 16 rows: their maxima, then their factors, one register of each, then their weights. Row
  * by row, each of these steps would wait for the one before. */
-static void softmax_rows(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
-                         float *p, float *alpha) {
+static void softmax_rows(const fb_softmax_call *call, size_t first, size_t rows) {
+    const float *s = call->s + first * FB_SCORE_STRIDE;
+    const size_t *counts = call->counts + first;
+    float *max = call->max + first, *alpha = call->alpha + first;
+    float *sums = call->sums + first * FB_GROUP_KEYS, *p = call->p + first * FB_SEGMENT;
     float largest[LANES] = {0};
     __mmask16 present = first_lanes(rows);
     for (size_t row = 0; row < rows; row++)
@@ -264,12 +266,9 @@ static void softmax_rows(const float *s, size_t rows, const size_t *counts, floa
                   sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
 }
 
-static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
-                    float *p, float *alpha) {
-    for (size_t row = 0; row < rows; row += LANES)
-        softmax_rows(s + row * FB_SCORE_STRIDE, rows - row < LANES ? rows - row : LANES,
-                     counts + row, max + row, sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT,
-                     alpha + row);
+static void softmax(const fb_softmax_call *call) {
+    for (size_t row = 0; row < call->rows; row += LANES)
+        softmax_rows(call, row, call->rows - row < LANES ? call->rows - row : LANES);
 }
 
 /* x / y, every NaN the library's. */
@@ -309,4 +308,21 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_avx512.h"
 
-FB_KERNEL_TABLE(fb_kernels_avx512, FB_ISA_AVX512)
+void fb_kernels_init_avx512(fb_kernels *kernels) {
+    kernels->scores[FB_F32] = scores_f32;
+    kernels->scores[FB_BF16] = scores_bf16;
+    kernels->scores[FB_F16] = scores_f16;
+    kernels->values[FB_F32] = values_f32;
+    kernels->values[FB_BF16] = values_bf16;
+    kernels->values[FB_F16] = values_f16;
+    kernels->dots[FB_F32] = dots_f32;
+    kernels->dots[FB_BF16] = dots_bf16;
+    kernels->dots[FB_F16] = dots_f16;
+    kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->softmax = softmax;
+    kernels->merge_row = merge_row;
+    kernels->divide_row = divide_row;
+    kernels->widen_bf16 = widen_bf16;
+    kernels->widen_f16 = widen_f16;
+    kernels->exp = exp_values;
+}

@@ -9,13 +9,12 @@
 #include "base/error.h"
 #include "simd/kernels.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ISA_UNSET = -1 };
-
-static atomic_int chosen_isa = ISA_UNSET;
+/* ---- names, and what there is ---- */
 
 const char *fb_isa_name(fb_isa isa) {
     switch (isa) {
@@ -44,29 +43,22 @@ fb_status fb_isa_parse(const char *name, fb_isa *isa) {
                    name ? name : "(null)");
 }
 
-const fb_kernels *fb_kernels_of(fb_isa isa) {
+bool fb_isa_built(fb_isa isa) {
     switch (isa) {
     case FB_ISA_SCALAR:
-        return &fb_kernels_scalar;
 #ifdef FB_HAVE_AVX2
     case FB_ISA_AVX2:
-        return &fb_kernels_avx2;
 #endif
 #ifdef FB_HAVE_AVX512
     case FB_ISA_AVX512:
-        return &fb_kernels_avx512;
 #endif
 #ifdef FB_HAVE_NEON
     case FB_ISA_NEON:
-        return &fb_kernels_neon;
 #endif
+        return true;
     default:
-        return NULL;
+        return false;
     }
-}
-
-bool fb_isa_built(fb_isa isa) {
-    return fb_kernels_of(isa) != NULL;
 }
 
 #if defined(__x86_64__)
@@ -84,8 +76,7 @@ static bool has_avx2(void) {
 }
 
 static bool has_avx512(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 #else
@@ -117,6 +108,47 @@ bool fb_isa_supported(fb_isa isa) {
     }
     return false;
 }
+
+/* ---- tables ---- */
+
+static pthread_once_t tables_built = PTHREAD_ONCE_INIT;
+static fb_kernels tables[FB_ISA_COUNT];
+static bool usable[FB_ISA_COUNT]; /* the tables that this CPU can run; asking it again is slow */
+
+/* A set begins with the table of the set that it includes: an entry that it does not override is
+ * the one below. Where an entry of another set is faster on some CPU, it is to be chosen here. */
+static void build_tables(void) {
+    for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+        usable[isa] = fb_isa_built(isa) && fb_isa_supported(isa);
+    tables[FB_ISA_SCALAR] = fb_kernels_scalar;
+#ifdef FB_HAVE_AVX2
+    if (usable[FB_ISA_AVX2]) {
+        tables[FB_ISA_AVX2] = tables[FB_ISA_SCALAR];
+        fb_kernels_init_avx2(&tables[FB_ISA_AVX2]);
+    }
+#endif
+#ifdef FB_HAVE_AVX512
+    if (usable[FB_ISA_AVX512]) {
+        tables[FB_ISA_AVX512] = tables[FB_ISA_AVX2];
+        fb_kernels_init_avx512(&tables[FB_ISA_AVX512]);
+    }
+#endif
+#ifdef FB_HAVE_NEON
+    tables[FB_ISA_NEON] = tables[FB_ISA_SCALAR];
+    fb_kernels_init_neon(&tables[FB_ISA_NEON]);
+#endif
+}
+
+const fb_kernels *fb_kernels_of(fb_isa isa) {
+    pthread_once(&tables_built, build_tables);
+    return (int)isa >= 0 && isa < FB_ISA_COUNT && usable[isa] ? &tables[isa] : NULL;
+}
+
+/* ---- the choice ---- */
+
+enum { ISA_UNSET = -1 };
+
+static atomic_int chosen_isa = ISA_UNSET;
 
 static fb_status check_usable(fb_isa isa, const char *source) {
     if (!fb_isa_built(isa))

@@ -156,35 +156,37 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
  * of two apart, in few sets of that cache. Meanwhile memory would have nothing to do: each tile of
  * rows fetches its share of what comes next. With few tiles f32 weights are read nearly all the
  * time, and the hardware's own prefetching is faster. */
-static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
-                 size_t outputs, size_t columns, float *wide, const void *const *next,
-                 float *sums) {
-    row_tiles tiles = cut_rows(rows, DOT_TILE_ROWS);
-    bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);
+static void dots(fb_dtype dtype, const fb_dots_call *call) {
+    const row_tiles tiles = cut_rows(call->rows, DOT_TILE_ROWS);
+    const bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);
     const void *widened[FB_DOT_OUTPUTS];
-    for (size_t output = 0; output < outputs; output++)
-        widened[output] = widens ? wide + output * FB_DOT_COLUMNS : weights[output];
+    for (size_t output = 0; output < call->outputs; output++)
+        widened[output] = widens ? call->wide + output * FB_DOT_COLUMNS : call->weights[output];
     dots_job job = {
-        .x = x,
-        .columns = columns,
+        .x = call->x,
+        .columns = call->columns,
         .element = dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t),
         .turns = tiles.count,
-        .stride = fb_dot_stride(rows),
+        .stride = fb_dot_stride(call->rows),
     };
+    size_t first_row = 0;
     for (; job.turn < job.turns; job.turn++) {
         size_t tile_rows = tiles.base + (job.turn < tiles.longer);
         bool is_first = job.turn == 0;
         dots_tile_fn *tile =
             dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && widens];
-        for (size_t output = 0; output < outputs; output += DOT_TILE_OUTPUTS) {
-            job.weights = (is_first ? weights : widened) + output;
-            job.wide = wide + output * FB_DOT_COLUMNS;
-            job.next = next && (widens || dtype != FB_F32) ? next + output : NULL;
-            job.sums = sums + output * job.stride + (size_t)(job.x - x) / FB_DOT_COLUMNS;
+        for (size_t output = 0; output < call->outputs; output += DOT_TILE_OUTPUTS) {
+            job.weights = (is_first ? call->weights : widened) + output;
+            job.wide = call->wide + output * FB_DOT_COLUMNS;
+            job.next = call->next && (widens || dtype != FB_F32) ? call->next + output : NULL;
+            job.sums = call->sums + output * job.stride + first_row;
             tile(&job);
         }
         job.x += tile_rows * FB_DOT_COLUMNS;
+        first_row += tile_rows;
     }
 }
+
+FB_BY_DTYPE(dots)
 
 #endif

@@ -59,42 +59,63 @@ static inline size_t fb_padded_dim(size_t head_dim) {
 /* Floats from a block of A to the next. */
 enum { FB_ROWS_BLOCK = FB_MAX_ROWS * FB_SEGMENT };
 
+/* Each product, and the softmax between them, takes its parameters as one struct. A kernel reads
+ * the struct and does not keep it. */
+
 /* Scores of `rows` query rows against the groups of keys of each stream:
- *   q       [ceil(head_dim / 16)][FB_MAX_ROWS][16]
- *   groups  [streams][num_groups], each [head_dim][16]
- *   next    as in "Prefetching" above
- *   s       [streams][rows] at stride FB_SCORE_STRIDE; 16 * num_groups scores each are written
- * s = scale * ((c_0 + c_1) + ...), where c_i is a chain over d = 16 i .. 16 i + 15: the product of
- * the first d, rounded, then one fma for each of the others. */
-typedef void fb_scores_fn(const float *q, size_t rows, size_t head_dim, size_t streams,
-                          const void *const *groups, size_t num_groups, float scale,
-                          const void *next, float *s);
+ *   s = scale * ((c_0 + c_1) + ...)
+ * where c_i is a chain over d = 16 i .. 16 i + 15: the product of the first d, rounded, then one
+ * fma for each of the others. */
+typedef struct fb_scores_call {
+    const float *q;            /* [ceil(head_dim / 16)][FB_MAX_ROWS][16] */
+    size_t rows;               /* 1 to FB_MAX_ROWS; to FB_STREAM_ROWS with several streams */
+    size_t head_dim;           /* 1 and more */
+    size_t streams;            /* 1 to FB_STREAMS */
+    const void *const *groups; /* [streams][num_groups], each [head_dim][16] */
+    size_t num_groups;         /* of a stream, 1 to FB_TILE_GROUPS */
+    float scale;
+    const void *next; /* see "Prefetching" above */
+    float *s;         /* out: [streams][rows] at stride FB_SCORE_STRIDE, 16 * num_groups of each */
+} fb_scores_call;
 
-/* One tile of the online softmax, for `rows` rows:
- *   s      [rows] at stride FB_SCORE_STRIDE, 64 readable; the first counts[row] (<= 64) are keys
- *   max    [rows]      running maximum, -inf at first
- *   sums   [rows][16]  running row sums, +0 at first
- *   p      [4][FB_MAX_ROWS][16]  out: exp(s - max), +0 from counts[row] on
- *   alpha  [rows]      out: exp(old max - new max), 1 where the maximum stays */
-typedef void fb_softmax_fn(const float *s, size_t rows, const size_t *counts, float *max,
-                           float *sums, float *p, float *alpha);
+typedef void fb_scores_fn(const fb_scores_call *call);
 
-/* Adds the keys of one tile, or of one in each stream, to the outputs:
- *   p       [4][FB_MAX_ROWS][16], a stream's rows behind those of the one before; may begin at any
- *           row of such an array
- *   groups  [streams][ceil(num_keys / 16)], each [panels][16][16]; what lies behind num_keys is
- *           not read
- *   alpha   [streams][rows]
- *   next    as in "Prefetching" above
- *   o       [streams][rows][fb_padded_dim(head_dim)]
- * num_keys is 1 to 64. With c_i the chain (as above) over p_j
- * v_j, j = 16 i .. 16 i + 15: o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3). */
-typedef void fb_values_fn(const float *p, size_t rows, size_t num_keys, size_t streams,
-                          const void *const *groups, size_t head_dim, const float *alpha,
-                          const void *next, float *o);
+/* One tile of the online softmax, for `rows` rows. */
+typedef struct fb_softmax_call {
+    const float *s;       /* [rows] at stride FB_SCORE_STRIDE, 64 readable */
+    size_t rows;          /* 1 to FB_MAX_ROWS */
+    const size_t *counts; /* [rows] of a row's scores the first counts[row] (<= 64) are of keys */
+    float *max;           /* [rows] in, out: running maximum, -inf at first */
+    float *sums;          /* [rows][16] in, out: running row sums, +0 at first */
+    float *p;             /* out: [4][FB_MAX_ROWS][16] exp(s - max), +0 from counts[row] on */
+    float *alpha;         /* out: [rows] exp(old max - new max), 1 where the maximum stays */
+} fb_softmax_call;
 
-/* Linear layers multiply rows of x with rows of weights, both in the order in which they are
- * stored: vectors run over the columns, and nothing is packed. A call is for one segment of the
+typedef void fb_softmax_fn(const fb_softmax_call *call);
+
+/* Adds the keys of one tile, or of one tile in each stream, to the outputs:
+ *   o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3)
+ * where c_i is the chain (as above) over p_j v_j, j = 16 i .. 16 i + 15. */
+typedef struct fb_values_call {
+    /* [4][FB_MAX_ROWS][16], the rows of a stream after those of the stream before. It may begin at
+     * any row of such an array. */
+    const float *p;
+    size_t rows;     /* 1 to FB_MAX_ROWS; to FB_STREAM_ROWS with several streams */
+    size_t num_keys; /* of a stream, 1 to 64 */
+    size_t streams;  /* 1 to FB_STREAMS */
+    /* [streams][ceil(num_keys / 16)], each [panels][16][16]. In the last group of a stream the
+     * lines after the last key are not read. */
+    const void *const *groups;
+    size_t head_dim;    /* 1 and more */
+    const float *alpha; /* [streams][rows] */
+    const void *next;   /* see "Prefetching" above */
+    float *o;           /* in, out: [streams][rows][fb_padded_dim(head_dim)] */
+} fb_values_call;
+
+typedef void fb_values_fn(const fb_values_call *call);
+
+/* Linear layers multiply rows of x with rows of weights. Both are stored in the order of the
+ * columns, so vectors run over the columns and nothing is packed. A call is for one segment of the
  * columns and for a few rows of weights, the features of the output. */
 enum {
     FB_DOT_COLUMNS = 512, /* of a segment, at most */
@@ -103,21 +124,27 @@ enum {
     FB_DOT_ROWS = 64,     /* rows of x, at most */
 };
 
-/* Adds dot products of `rows` rows of x with some rows of weights, a multiple of the table's
- * dot_outputs:
- *   x        [rows][FB_DOT_COLUMNS], the first `columns` of each
- *   weights  [outputs] pointers to `columns` elements each
- *   wide     [outputs][FB_DOT_COLUMNS] floats of scratch
- *   next     [outputs] where to fetch as many bytes as the weights here have, or NULL: nowhere
- *   sums     [outputs][rows, rounded up to a multiple of 4]
- * sums[output][row] += ((c_0 + c_4) + (c_2 + c_6)) + ((c_1 + c_5) + (c_3 + c_7)), where c_i is a
- * chain over the columns i, i + 8, i + 16, ...: one fma for each, the first one added to +0. */
+/* Floats from one output's sums to the next output's. */
 static inline size_t fb_dot_stride(size_t rows) {
     return (rows + 3) / 4 * 4;
 }
 
-typedef void fb_dots_fn(const float *x, size_t rows, const void *const *weights, size_t outputs,
-                        size_t columns, float *wide, const void *const *next, float *sums);
+/* Adds the dot products of `rows` rows of x with `outputs` rows of weights:
+ *   sums[output][row] += ((c_0 + c_4) + (c_2 + c_6)) + ((c_1 + c_5) + (c_3 + c_7))
+ * where c_i is a chain over the columns i, i + 8, i + 16, ...: one fma for each, the first one
+ * added to +0. */
+typedef struct fb_dots_call {
+    const float *x;             /* [rows][FB_DOT_COLUMNS], of each the first `columns` */
+    size_t rows;                /* 1 to FB_DOT_ROWS */
+    const void *const *weights; /* [outputs] pointers to `columns` elements each */
+    size_t outputs;             /* a multiple of the table's dot_outputs, at most FB_DOT_OUTPUTS */
+    size_t columns;             /* a multiple of FB_DOT_STEP, at most FB_DOT_COLUMNS */
+    float *wide;                /* scratch: [outputs][FB_DOT_COLUMNS] */
+    const void *const *next;    /* [outputs] where to fetch `columns` elements; NULL: nowhere */
+    float *sums;                /* in, out: [outputs][fb_dot_stride(rows)] */
+} fb_dots_call;
+
+typedef void fb_dots_fn(const fb_dots_call *call);
 
 /* Merges one row: o = fma(weight, small, big) / (1 + weight), every NaN the library's. o may be
  * small or big. */
@@ -130,14 +157,14 @@ typedef void fb_divide_row_fn(float sum, size_t head_dim, float *o);
 /* Widens `count` elements, exactly. */
 typedef void fb_widen_fn(const uint16_t *from, float *to, size_t count);
 
-/* out = exp(x) for x <= 0 and NaN: what the softmax kernel computes, alone. */
+/* out = exp(x) for x <= 0 and NaN: the exponential of the softmax kernel by itself. */
 typedef void fb_exp_fn(const float *x, float *out, size_t count);
 
+/* The kernels of an instruction set. Arrays are by storage type: of keys and values, of weights. */
 typedef struct fb_kernels {
-    fb_isa isa;
-    fb_scores_fn *scores[FB_NUM_DTYPES]; /* by the type that keys and values are stored as */
+    fb_scores_fn *scores[FB_NUM_DTYPES];
     fb_values_fn *values[FB_NUM_DTYPES];
-    fb_dots_fn *dots[FB_NUM_DTYPES]; /* by the type of the weights */
+    fb_dots_fn *dots[FB_NUM_DTYPES]; /* all three of one instruction set, for dot_outputs */
     size_t dot_outputs;              /* 1, 3 or 6 */
     fb_softmax_fn *softmax;
     fb_merge_row_fn *merge_row;
@@ -147,15 +174,36 @@ typedef struct fb_kernels {
     fb_exp_fn *exp;
 } fb_kernels;
 
-/* The table of an instruction set; NULL when this build does not hold it. */
+/* The table of an instruction set: the scalar entries, overridden by those of the sets that it
+ * includes, then by its own. NULL where this build does not hold the set or this CPU lacks it.
+ * Tables are built once and never change. */
 const fb_kernels *fb_kernels_of(fb_isa isa);
-
-extern const fb_kernels fb_kernels_scalar;
-extern const fb_kernels fb_kernels_avx2;
-extern const fb_kernels fb_kernels_avx512;
-extern const fb_kernels fb_kernels_neon;
 
 /* The table that fb_isa_current names. */
 FB_API fb_status fb_kernels_current(const fb_kernels **kernels);
+
+/* ---- for the files of the instruction sets ---- */
+
+/* Complete. Other sets take its entries for the tails of theirs. */
+extern const fb_kernels fb_kernels_scalar;
+
+/* Each overrides the entries that its set has. They are compiled for their sets: only where the CPU
+ * has the set may they be called. */
+void fb_kernels_init_avx2(fb_kernels *kernels);
+void fb_kernels_init_avx512(fb_kernels *kernels);
+void fb_kernels_init_neon(fb_kernels *kernels);
+
+/* KERNEL_f32, KERNEL_bf16 and KERNEL_f16, from a KERNEL(dtype, call) that is for all types: in each
+ * of them the type is a constant. */
+#define FB_BY_DTYPE(KERNEL)                                                                        \
+    static void KERNEL##_f32(const fb_##KERNEL##_call *call) {                                     \
+        KERNEL(FB_F32, call);                                                                      \
+    }                                                                                              \
+    static void KERNEL##_bf16(const fb_##KERNEL##_call *call) {                                    \
+        KERNEL(FB_BF16, call);                                                                     \
+    }                                                                                              \
+    static void KERNEL##_f16(const fb_##KERNEL##_call *call) {                                     \
+        KERNEL(FB_F16, call);                                                                      \
+    }
 
 #endif

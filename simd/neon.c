@@ -28,7 +28,6 @@
 #endif
 
 #include "simd/constants.h"
-#include "simd/table.h"
 #include "simd/tiles.h"
 
 #include <flashblock/attention.h>
@@ -279,13 +278,14 @@ INLINE void softmax_row(const bool ALL, const float *s, size_t count, float *max
     exp_of_scores(ALL, s, count, subtract, *alpha, sums, p);
 }
 
-static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
-                    float *p, float *alpha) {
-    for (size_t row = 0; row < rows; row++) {
-        if (counts[row] == FB_TILE_KEYS)
-            softmax_row(true, s, FB_TILE_KEYS, max + row, sums, p, alpha + row);
+static void softmax(const fb_softmax_call *call) {
+    const float *s = call->s;
+    float *sums = call->sums, *p = call->p;
+    for (size_t row = 0; row < call->rows; row++) {
+        if (call->counts[row] == FB_TILE_KEYS)
+            softmax_row(true, s, FB_TILE_KEYS, call->max + row, sums, p, call->alpha + row);
         else
-            softmax_row(false, s, counts[row], max + row, sums, p, alpha + row);
+            softmax_row(false, s, call->counts[row], call->max + row, sums, p, call->alpha + row);
         s += FB_SCORE_STRIDE;
         sums += FB_GROUP_KEYS;
         p += FB_SEGMENT;
@@ -327,4 +327,21 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_neon.h"
 
-FB_KERNEL_TABLE(fb_kernels_neon, FB_ISA_NEON)
+void fb_kernels_init_neon(fb_kernels *kernels) {
+    kernels->scores[FB_F32] = scores_f32;
+    kernels->scores[FB_BF16] = scores_bf16;
+    kernels->scores[FB_F16] = scores_f16;
+    kernels->values[FB_F32] = values_f32;
+    kernels->values[FB_BF16] = values_bf16;
+    kernels->values[FB_F16] = values_f16;
+    kernels->dots[FB_F32] = dots_f32;
+    kernels->dots[FB_BF16] = dots_bf16;
+    kernels->dots[FB_F16] = dots_f16;
+    kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->softmax = softmax;
+    kernels->merge_row = merge_row;
+    kernels->divide_row = divide_row;
+    kernels->widen_bf16 = widen_bf16;
+    kernels->widen_f16 = widen_f16;
+    kernels->exp = exp_values;
+}

@@ -48,143 +48,120 @@ INLINE void multiply_rows(row_tiles tiles, size_t blocks, product_job *job) {
     }
 }
 
-/* A call of the scores kernel. */
-typedef struct scores_call {
+/* A call of the scores kernel, and how its rows are cut. */
+typedef struct scores_job {
+    fb_scores_call call;
     row_tiles tiles;
-    const float *q;
-    size_t rows, head_dim, streams;
-    const void *const *groups;
-    size_t num_groups;
-    const float *scale;
-    const void *next;
-    float *s;
-} scores_call;
+} scores_job;
 
 /* Block number `block` of `blocks` groups, side by side, in every stream. */
-INLINE void scores_blocks(fb_dtype dtype, const scores_call *call, size_t group, size_t blocks,
+INLINE void scores_blocks(fb_dtype dtype, const scores_job *job, size_t group, size_t blocks,
                           size_t block) {
     _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
+    const fb_scores_call *call = &job->call;
     size_t left = call->head_dim - block * FB_SEGMENT, offset = block * block_bytes(dtype);
     for (size_t stream = 0; stream < call->streams; stream++) {
         const void *const *groups = call->groups + stream * call->num_groups;
-        product_job job = {
+        product_job product = {
             .a = call->q + block * FB_ROWS_BLOCK,
             .lines = at_most(FB_SEGMENT, left),
-            .fetched = fetches_per_tile(dtype, call->tiles, call->streams),
+            .fetched = fetches_per_tile(dtype, job->tiles, call->streams),
             .sums = call->s + stream * call->rows * FB_SCORE_STRIDE + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
             .first = block == 0,
-            .scale = left <= FB_SEGMENT ? call->scale : NULL,
+            .scale = left <= FB_SEGMENT ? &call->scale : NULL,
         };
         for (size_t i = 0; i < blocks; i++) {
             const char *keys = groups[group + i];
-            job.b[i] = as_floats(dtype, keys + offset, job.lines, wide[i]);
-            job.next[i] =
+            product.b[i] = as_floats(dtype, keys + offset, product.lines, wide[i]);
+            product.next[i] =
                 group_after(groups, call->num_groups, group + TILE_BLOCKS - 1 + i, call->next) +
                 offset;
         }
-        multiply_rows(call->tiles, blocks, &job);
+        multiply_rows(job->tiles, blocks, &product);
     }
 }
 
 /* Groups are taken TILE_BLOCKS at a time, and so are those to prefetch: `next` twice at the end. */
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim, size_t streams,
-                   const void *const *groups, size_t num_groups, float scale, const void *next,
-                   float *s) {
-    const scores_call call = {
-        .tiles = cut_rows(rows, TILE_ROWS),
-        .q = q,
-        .rows = rows,
-        .head_dim = head_dim,
-        .streams = streams,
-        .groups = groups,
-        .num_groups = num_groups,
-        .scale = &scale,
-        .next = next,
-        .s = s,
-    };
-    for (size_t group = 0; group < num_groups; group += TILE_BLOCKS)
-        for (size_t block = 0; block * FB_SEGMENT < head_dim; block++)
-            scores_blocks(dtype, &call, group, at_most(TILE_BLOCKS, num_groups - group), block);
+static void scores(fb_dtype dtype, const fb_scores_call *call) {
+    const scores_job job = {*call, cut_rows(call->rows, TILE_ROWS)};
+    for (size_t group = 0; group < call->num_groups; group += TILE_BLOCKS)
+        for (size_t block = 0; block * FB_SEGMENT < call->head_dim; block++)
+            scores_blocks(dtype, &job, group, at_most(TILE_BLOCKS, call->num_groups - group),
+                          block);
 }
 
-/* A call of the values kernel, or the panels of one that are computed at a time. */
-typedef struct values_call {
+FB_BY_DTYPE(scores)
+
+/* A call of the values kernel, and the panels of it that are computed at a time. */
+typedef struct values_job {
+    fb_values_call call;
     row_tiles tiles;
-    const float *p;
-    size_t rows, num_keys, streams;
-    const void *const *groups;
-    size_t num_groups;
-    const void *next;
+    size_t num_groups; /* of a stream */
     size_t first_panel, num_panels;
     float *sums; /* [streams][rows][num_panels][16] */
-} values_call;
+} values_job;
 
 /* Panels number panel .. panel + blocks - 1 of those to compute, of a group in every stream. */
-INLINE void values_blocks(fb_dtype dtype, const values_call *call, size_t group, size_t panel,
+INLINE void values_blocks(fb_dtype dtype, const values_job *job, size_t group, size_t panel,
                           size_t blocks) {
     _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
-    const size_t stride = call->num_panels * FB_PANEL_DIMS;
+    const fb_values_call *call = &job->call;
+    const size_t stride = job->num_panels * FB_PANEL_DIMS;
     for (size_t stream = 0; stream < call->streams; stream++) {
-        const void *const *groups = call->groups + stream * call->num_groups;
+        const void *const *groups = call->groups + stream * job->num_groups;
         const char *v = groups[group];
-        const char *next = group_after(groups, call->num_groups, group, call->next);
-        product_job job = {
+        const char *next = group_after(groups, job->num_groups, group, call->next);
+        product_job product = {
             .a = call->p + group * FB_ROWS_BLOCK + stream * call->rows * FB_SEGMENT,
             .lines = at_most(FB_GROUP_KEYS, call->num_keys - group * FB_GROUP_KEYS),
-            .fetched = fetches_per_tile(dtype, call->tiles, call->streams),
-            .sums = call->sums + stream * call->rows * stride + panel * FB_PANEL_DIMS,
+            .fetched = fetches_per_tile(dtype, job->tiles, call->streams),
+            .sums = job->sums + stream * call->rows * stride + panel * FB_PANEL_DIMS,
             .sums_stride = stride,
             .first = group == 0,
         };
         for (size_t i = 0; i < blocks; i++) {
-            size_t offset = (call->first_panel + panel + i) * block_bytes(dtype);
-            job.b[i] = as_floats(dtype, v + offset, job.lines, wide[i]);
-            job.next[i] = next + offset;
+            size_t offset = (job->first_panel + panel + i) * block_bytes(dtype);
+            product.b[i] = as_floats(dtype, v + offset, product.lines, wide[i]);
+            product.next[i] = next + offset;
         }
-        multiply_rows(call->tiles, blocks, &job);
+        multiply_rows(job->tiles, blocks, &product);
     }
 }
 
 /* sums = p . v */
-INLINE void sum_values(fb_dtype dtype, const values_call *call) {
-    for (size_t group = 0; group < call->num_groups; group++)
-        for (size_t panel = 0; panel < call->num_panels; panel += TILE_BLOCKS)
-            values_blocks(dtype, call, group, panel,
-                          at_most(TILE_BLOCKS, call->num_panels - panel));
+INLINE void sum_values(fb_dtype dtype, const values_job *job) {
+    for (size_t group = 0; group < job->num_groups; group++)
+        for (size_t panel = 0; panel < job->num_panels; panel += TILE_BLOCKS)
+            values_blocks(dtype, job, group, panel, at_most(TILE_BLOCKS, job->num_panels - panel));
 }
 
-/* o = fma(o, alpha, sums) for the panels of a call; one function for all types. */
-static __attribute__((noinline)) void add_sums(const values_call *call, const float *alpha,
-                                               size_t o_stride, float *o) {
-    const float *sums = call->sums;
-    size_t count = call->num_panels * FB_PANEL_DIMS;
-    o += call->first_panel * FB_PANEL_DIMS;
-    for (size_t row = 0; row < call->streams * call->rows; row++, o += o_stride, sums += count)
-        scale_and_add(o, alpha[row], sums, count);
+/* o = fma(o, alpha, sums) for the panels of a job; one function for all types. */
+static __attribute__((noinline)) void add_sums(const values_job *job) {
+    const fb_values_call *call = &job->call;
+    const float *sums = job->sums;
+    size_t count = job->num_panels * FB_PANEL_DIMS, stride = fb_padded_dim(call->head_dim);
+    float *o = call->o + job->first_panel * FB_PANEL_DIMS;
+    for (size_t row = 0; row < call->streams * call->rows; row++, o += stride, sums += count)
+        scale_and_add(o, call->alpha[row], sums, count);
 }
 
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys, size_t streams,
-                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
-                   float *o) {
+static void values(fb_dtype dtype, const fb_values_call *call) {
     _Alignas(CACHE_LINE) float sums[SUM_FLOATS];
-    size_t panels = fb_padded_dim(head_dim) / FB_PANEL_DIMS;
-    values_call call = {
-        .tiles = cut_rows(rows, TILE_ROWS),
-        .p = p,
-        .rows = rows,
-        .num_keys = num_keys,
-        .streams = streams,
-        .groups = groups,
-        .num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
-        .next = next,
+    size_t panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS;
+    values_job job = {
+        .call = *call,
+        .tiles = cut_rows(call->rows, TILE_ROWS),
+        .num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
         .sums = sums,
     };
-    for (; call.first_panel < panels; call.first_panel += call.num_panels) {
-        call.num_panels = panels_at_once(streams * rows, panels - call.first_panel);
-        sum_values(dtype, &call);
-        add_sums(&call, alpha, panels * FB_PANEL_DIMS, o);
+    for (; job.first_panel < panels; job.first_panel += job.num_panels) {
+        job.num_panels = panels_at_once(call->streams * call->rows, panels - job.first_panel);
+        sum_values(dtype, &job);
+        add_sums(&job);
     }
 }
+
+FB_BY_DTYPE(values)
 
 #endif

@@ -1,6 +1,6 @@
 /* The kernels in plain C: the definition of every bit, and the twin of each SIMD kernel. */
+#include "simd/kernels.h"
 #include "simd/scalar_math.h"
-#include "simd/table.h"
 
 #include <flashblock/attention.h>
 
@@ -57,14 +57,16 @@ static void scores_of_group(fb_dtype dtype, const float *q, size_t rows, size_t 
             s[row * FB_SCORE_STRIDE + key] *= scale;
 }
 
-static void scores(fb_dtype dtype, const float *q, size_t rows, size_t head_dim, size_t streams,
-                   const void *const *groups, size_t num_groups, float scale, const void *next,
-                   float *s) {
-    (void)next; /* nothing to fetch ahead for */
-    for (size_t stream = 0; stream < streams; stream++, s += rows * FB_SCORE_STRIDE)
-        for (size_t group = 0; group < num_groups; group++)
-            scores_of_group(dtype, q, rows, head_dim, *groups++, scale, s + group * FB_GROUP_KEYS);
+static void scores(fb_dtype dtype, const fb_scores_call *call) {
+    const void *const *groups = call->groups;
+    float *s = call->s;
+    for (size_t stream = 0; stream < call->streams; stream++, s += call->rows * FB_SCORE_STRIDE)
+        for (size_t group = 0; group < call->num_groups; group++)
+            scores_of_group(dtype, call->q, call->rows, call->head_dim, *groups++, call->scale,
+                            s + group * FB_GROUP_KEYS);
 }
+
+FB_BY_DTYPE(scores)
 
 static void softmax_row(const float *s, size_t count, float *max, float *sums, float *p,
                         float *alpha) {
@@ -84,21 +86,24 @@ static void softmax_row(const float *s, size_t count, float *max, float *sums, f
     }
 }
 
-static void softmax(const float *s, size_t rows, const size_t *counts, float *max, float *sums,
-                    float *p, float *alpha) {
-    for (size_t row = 0; row < rows; row++)
-        softmax_row(s + row * FB_SCORE_STRIDE, counts[row], max + row, sums + row * FB_GROUP_KEYS,
-                    p + row * FB_SEGMENT, alpha + row);
+static void softmax(const fb_softmax_call *call) {
+    for (size_t row = 0; row < call->rows; row++)
+        softmax_row(call->s + row * FB_SCORE_STRIDE, call->counts[row], call->max + row,
+                    call->sums + row * FB_GROUP_KEYS, call->p + row * FB_SEGMENT,
+                    call->alpha + row);
 }
 
 /* One stream. */
-static void add_values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys,
-                       const void *const *groups, size_t head_dim, const float *alpha, float *o) {
-    size_t stride = fb_padded_dim(head_dim);
+static void add_values(fb_dtype dtype, const fb_values_call *call, size_t stream) {
+    size_t rows = call->rows, stride = fb_padded_dim(call->head_dim);
+    const float *p = call->p + stream * rows * FB_SEGMENT, *alpha = call->alpha + stream * rows;
+    const void *const *groups =
+        call->groups + stream * ((call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS);
+    float *o = call->o + stream * rows * stride;
     float wide[BLOCK], sums[FB_MAX_ROWS][FB_PANEL_DIMS];
     for (size_t panel = 0; panel < stride / FB_PANEL_DIMS; panel++, o += FB_PANEL_DIMS) {
-        for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
-            size_t left = num_keys - key, lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
+        for (size_t key = 0; key < call->num_keys; key += FB_GROUP_KEYS) {
+            size_t left = call->num_keys - key, lines = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
             const float *v = as_floats(dtype, groups[key / FB_GROUP_KEYS], panel * BLOCK,
                                        lines * FB_PANEL_DIMS, wide); /* [lines][16] */
             add_product(p + key / FB_GROUP_KEYS * FB_ROWS_BLOCK, rows, v, lines, key == 0, sums[0],
@@ -110,19 +115,12 @@ static void add_values(fb_dtype dtype, const float *p, size_t rows, size_t num_k
     }
 }
 
-static void values(fb_dtype dtype, const float *p, size_t rows, size_t num_keys, size_t streams,
-                   const void *const *groups, size_t head_dim, const float *alpha, const void *next,
-                   float *o) {
-    (void)next;
-    size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    for (size_t stream = 0; stream < streams; stream++) {
-        add_values(dtype, p, rows, num_keys, groups, head_dim, alpha, o);
-        p += rows * FB_SEGMENT;
-        groups += num_groups;
-        alpha += rows;
-        o += rows * fb_padded_dim(head_dim);
-    }
+static void values(fb_dtype dtype, const fb_values_call *call) {
+    for (size_t stream = 0; stream < call->streams; stream++)
+        add_values(dtype, call, stream);
 }
+
+FB_BY_DTYPE(values)
 
 /* The chains of one dot product, and their sum. */
 static float dot(const float *x, const float *weights, size_t columns) {
@@ -133,18 +131,16 @@ static float dot(const float *x, const float *weights, size_t columns) {
     return ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
 }
 
-enum { DOT_TILE_OUTPUTS = 1 };
-
-static void dots(fb_dtype dtype, const float *x, size_t rows, const void *const *weights,
-                 size_t outputs, size_t columns, float *wide, const void *const *next,
-                 float *sums) {
-    (void)next;
-    for (size_t output = 0; output < outputs; output++) {
-        const float *w = as_floats(dtype, weights[output], 0, columns, wide);
-        for (size_t row = 0; row < rows; row++)
-            sums[output * fb_dot_stride(rows) + row] += dot(x + row * FB_DOT_COLUMNS, w, columns);
+static void dots(fb_dtype dtype, const fb_dots_call *call) {
+    for (size_t output = 0; output < call->outputs; output++) {
+        const float *w = as_floats(dtype, call->weights[output], 0, call->columns, call->wide);
+        float *sums = call->sums + output * fb_dot_stride(call->rows);
+        for (size_t row = 0; row < call->rows; row++)
+            sums[row] += dot(call->x + row * FB_DOT_COLUMNS, w, call->columns);
     }
 }
+
+FB_BY_DTYPE(dots)
 
 /* x / y; if that is NaN, the library's one. */
 static float quotient(float x, float y) {
@@ -168,4 +164,15 @@ static void exp_values(const float *x, float *out, size_t count) {
         out[i] = fb_exp_value(x[i]);
 }
 
-FB_KERNEL_TABLE(fb_kernels_scalar, FB_ISA_SCALAR)
+const fb_kernels fb_kernels_scalar = {
+    .scores = {scores_f32, scores_bf16, scores_f16},
+    .values = {values_f32, values_bf16, values_f16},
+    .dots = {dots_f32, dots_bf16, dots_f16},
+    .dot_outputs = 1,
+    .softmax = softmax,
+    .merge_row = merge_row,
+    .divide_row = divide_row,
+    .widen_bf16 = widen_bf16,
+    .widen_f16 = widen_f16,
+    .exp = exp_values,
+};

@@ -49,12 +49,24 @@ static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *t
     result s =
         result_floats(c, "s", (streams * rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
     ready(c);
-    tested->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next, s.tested);
-    twin->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next, s.twin);
+    fb_scores_call call = {
+        .q = q,
+        .rows = rows,
+        .head_dim = head_dim,
+        .streams = streams,
+        .groups = groups,
+        .num_groups = num_groups,
+        .scale = scale,
+        .next = next,
+        .s = s.tested,
+    };
+    tested->scores[c->dtype](&call);
+    call.s = s.twin;
+    twin->scores[c->dtype](&call);
     expect_same(c, s, NANS_ALIKE);
+    call.s = s.tested;
     BENCH(c, rows * all_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
-          tested->scores[c->dtype](q, rows, head_dim, streams, groups, num_groups, scale, next,
-                                   s.tested));
+          tested->scores[c->dtype](&call));
 }
 
 static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -78,11 +90,22 @@ static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twi
     float *wide = scratch_floats(c, "wide", outputs * FB_DOT_COLUMNS);
     result sums = result_floats(c, "sums", outputs * fb_dot_stride(rows));
     ready(c);
-    tested->dots[c->dtype](x, rows, weights, outputs, columns, wide, fetched, sums.tested);
-    twin->dots[c->dtype](x, rows, weights, outputs, columns, wide, fetched, sums.twin);
+    fb_dots_call call = {
+        .x = x,
+        .rows = rows,
+        .weights = weights,
+        .outputs = outputs,
+        .columns = columns,
+        .wide = wide,
+        .next = fetched,
+        .sums = sums.tested,
+    };
+    tested->dots[c->dtype](&call);
+    call.sums = sums.twin;
+    twin->dots[c->dtype](&call);
     expect_same(c, sums, NANS_ALIKE);
-    BENCH(c, rows * outputs * columns, "multiply-add",
-          tested->dots[c->dtype](x, rows, weights, outputs, columns, wide, NULL, sums.tested));
+    call.sums = sums.tested;
+    BENCH(c, rows * outputs * columns, "multiply-add", tested->dots[c->dtype](&call));
 }
 
 /* Scores as they come: ordinary, far apart, all -inf, with NaN or +inf among them, awkward. */
@@ -132,14 +155,14 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
     for (size_t row = 0; row < rows; row++)
         fill_row_state(c, max.tested + row, sums.tested + row * FB_GROUP_KEYS);
     ready(c);
-    tested->softmax(s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested);
-    twin->softmax(s, rows, counts, max.twin, sums.twin, p.twin, alpha.twin);
+    fb_softmax_call call = {s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested};
+    tested->softmax(&call);
+    twin->softmax(&(fb_softmax_call){s, rows, counts, max.twin, sums.twin, p.twin, alpha.twin});
     expect_same(c, max, NANS_ALIKE | ZEROS_ALIKE); /* a zero is subtracted: its sign is lost */
     expect_same(c, sums, NANS_ALIKE);
     expect_same(c, p, NANS_ALIKE);
     expect_same(c, alpha, NANS_ALIKE);
-    BENCH(c, rows * count, "key",
-          tested->softmax(s, rows, counts, max.tested, sums.tested, p.tested, alpha.tested));
+    BENCH(c, rows * count, "key", tested->softmax(&call));
 }
 
 /* A stream's groups of values: in the last one, memory ends behind the last key of the last panel.
@@ -168,12 +191,23 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
     const void *next = choose_next(c, groups[0]);
     result o = result_floats(c, "o", all_rows * fb_padded_dim(head_dim));
     ready(c);
-    tested->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next, o.tested);
-    twin->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next, o.twin);
+    fb_values_call call = {
+        .p = p,
+        .rows = rows,
+        .num_keys = num_keys,
+        .streams = streams,
+        .groups = groups,
+        .head_dim = head_dim,
+        .alpha = alpha,
+        .next = next,
+        .o = o.tested,
+    };
+    tested->values[c->dtype](&call);
+    call.o = o.twin;
+    twin->values[c->dtype](&call);
     expect_same(c, o, NANS_ALIKE);
-    BENCH(c, all_rows * num_keys * head_dim, "multiply-add",
-          tested->values[c->dtype](p, rows, num_keys, streams, groups, head_dim, alpha, next,
-                                   o.tested));
+    call.o = o.tested;
+    BENCH(c, all_rows * num_keys * head_dim, "multiply-add", tested->values[c->dtype](&call));
 }
 
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {

@@ -236,9 +236,17 @@ static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
-            problem->kernels->values[v->dtype](w->p + row * FB_SEGMENT, same, counts[row], 1, v->at,
-                                               problem->head_dim, w->alpha + row, next,
-                                               out + row * problem->padded_dim);
+            problem->kernels->values[v->dtype](&(fb_values_call){
+                .p = w->p + row * FB_SEGMENT,
+                .rows = same,
+                .num_keys = counts[row],
+                .streams = 1,
+                .groups = v->at,
+                .head_dim = problem->head_dim,
+                .alpha = w->alpha + row,
+                .next = next,
+                .o = out + row * problem->padded_dim,
+            });
     }
 }
 
@@ -312,6 +320,20 @@ static void turn_keys(const fb_attend_problem *problem, const tile_groups *k, si
         turned->at[turned->count++] = w->turned + key * fb_padded_dim(problem->head_dim);
 }
 
+/* The online softmax of `rows` rows' scores: to p, alpha and the running maxima and sums. */
+static void weigh_tile(const fb_attend_problem *problem, size_t rows, const float *scores,
+                       const size_t *counts, const fb_workspace *w) {
+    problem->kernels->softmax(&(fb_softmax_call){
+        .s = scores,
+        .rows = rows,
+        .counts = counts,
+        .max = w->max,
+        .sums = w->sums,
+        .p = w->p,
+        .alpha = w->alpha,
+    });
+}
+
 /* One tile: the places begin .. begin + keys - 1. `following` is the first place of the tile that
  * comes after it, SIZE_MAX if none does. */
 static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size_t begin,
@@ -321,10 +343,18 @@ static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
     const void *next = read_after(problem, unit.kv_head, &v, following);
-    problem->kernels->scores[k.dtype](w->q, unit.rows, problem->head_dim, 1, k.at, k.count,
-                                      problem->scale, v.at[0], w->scores);
-    problem->kernels->softmax(w->scores + skipped, unit.rows, counts, w->max, w->sums, w->p,
-                              w->alpha);
+    problem->kernels->scores[k.dtype](&(fb_scores_call){
+        .q = w->q,
+        .rows = unit.rows,
+        .head_dim = problem->head_dim,
+        .streams = 1,
+        .groups = k.at,
+        .num_groups = k.count,
+        .scale = problem->scale,
+        .next = v.at[0],
+        .s = w->scores,
+    });
+    weigh_tile(problem, unit.rows, w->scores + skipped, counts, w);
     add_values(problem, unit, counts, &v, next, w, part->out);
     if (problem->result->mean_key) {
         turn_keys(problem, &k, skipped, keys, w, &v);
@@ -444,20 +474,38 @@ static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
     fb_dtype dtype = problem->kv->dtype;
     for (size_t row = 0; row < rows; row++)
         counts[row] = FB_TILE_KEYS;
+    fb_scores_call scores = {
+        .q = w->q,
+        .rows = unit.rows,
+        .head_dim = problem->head_dim,
+        .streams = count,
+        .groups = groups,
+        .num_groups = FB_TILE_KEYS / FB_GROUP_KEYS,
+        .scale = problem->scale,
+    };
     for (size_t tile = 0; tile < FB_RUN_TILES; tile++) {
         list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_key_group,
                     groups);
-        problem->kernels->scores[dtype](w->q, unit.rows, problem->head_dim, count, groups,
-                                        FB_TILE_KEYS / FB_GROUP_KEYS, problem->scale, groups[0],
-                                        w->scores + tile * RUN_SCORES);
+        scores.next = groups[0];
+        scores.s = w->scores + tile * RUN_SCORES;
+        problem->kernels->scores[dtype](&scores);
     }
+    fb_values_call values = {
+        .p = w->p,
+        .rows = unit.rows,
+        .num_keys = FB_TILE_KEYS,
+        .streams = count,
+        .groups = groups,
+        .head_dim = problem->head_dim,
+        .alpha = w->alpha,
+        .o = part->out,
+    };
     for (size_t tile = 0; tile < FB_RUN_TILES; tile++) {
         list_groups(problem, unit, chunks, count, offset + tile * FB_TILE_KEYS, fb_value_group,
                     groups);
-        problem->kernels->softmax(w->scores + tile * RUN_SCORES, rows, counts, w->max, w->sums,
-                                  w->p, w->alpha);
-        problem->kernels->values[dtype](w->p, unit.rows, FB_TILE_KEYS, count, groups,
-                                        problem->head_dim, w->alpha, groups[0], part->out);
+        weigh_tile(problem, rows, w->scores + tile * RUN_SCORES, counts, w);
+        values.next = groups[0];
+        problem->kernels->values[dtype](&values);
     }
 }
 

@@ -219,9 +219,16 @@ static void multiply_group(const unit *u, const place *at, const place *next, fl
     if (fetches)
         point_to_weights(u, next, fetched);
     size_t columns = whole_columns(segment_columns(u->call, at->segment));
-    u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](
-        u->x + at->segment * u->rows * SEGMENT, u->rows, weights, u->call->group_features, columns,
-        u->wide, fetches ? fetched : NULL, sums);
+    u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](&(fb_dots_call){
+        .x = u->x + at->segment * u->rows * SEGMENT,
+        .rows = u->rows,
+        .weights = weights,
+        .outputs = u->call->group_features,
+        .columns = columns,
+        .wide = u->wide,
+        .next = fetches ? fetched : NULL,
+        .sums = sums,
+    });
 }
 
 /* The sums of groups begin .. end-1, features in runs of neighbours: y's rows may be far apart, and
