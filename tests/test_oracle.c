@@ -2,8 +2,8 @@
  * mistake is named. What it computes for each kind is tested by the golden files. */
 #include "base/error.h"
 #include "oracle/candidate.h"
+#include "oracle/judge.h"
 #include "oracle/kinds.h"
-#include "oracle/mistakes.h"
 #include "tests/temporary.h"
 #include "tests/write_npy.h"
 
@@ -29,13 +29,13 @@ Test(oracle, spacing_is_that_of_float32) {
 Test(oracle, errors_are_measured) {
     const float values[COUNT] = {1.0f, 2.0f + 0x1p-21f, -4.0f, 0.0f, 8.0f, 0.5f};
     const double truth[COUNT] = {1.0, 2.0, -4.0, 0.0, 8.0, 0.5 + 0x1p-25};
-    fb_errors errors = fb_measure_errors(values, truth, COUNT);
+    fb_errors errors = fb_errors_measure(values, truth, COUNT);
     cr_expect_eq(errors.max_abs, 0x1p-21);
     cr_expect_eq(errors.worst, 1);
     cr_expect_eq(errors.max_rel, 0x1p-22);
     cr_expect_eq(errors.max_ulp, 2.0, "two spacings of 2^-22 off 2");
     cr_expect_eq(errors.mean_ulp, (2.0 + 0.5) / COUNT);
-    errors = fb_measure_errors(values, truth, 0);
+    errors = fb_errors_measure(values, truth, 0);
     cr_expect_eq(errors.max_abs, 0.0);
     cr_expect_eq(errors.mean_ulp, 0.0);
 }
@@ -57,7 +57,7 @@ Test(oracle, what_is_not_finite_is_right_or_infinitely_wrong) {
         {NAN, -(double)INFINITY, false},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
-        fb_errors errors = fb_measure_errors(&pairs[i].value, &pairs[i].truth, 1);
+        fb_errors errors = fb_errors_measure(&pairs[i].value, &pairs[i].truth, 1);
         double expected = pairs[i].right ? 0.0 : (double)INFINITY;
         cr_expect_eq(errors.max_abs, expected, "%g for %g: %g", (double)pairs[i].value,
                      pairs[i].truth, errors.max_abs);

@@ -376,7 +376,7 @@ fb_status fb_attention_problem_plain_error(const fb_attention_problem *p, const 
     FB_TRY(fb_alloc(fb_attention_problem_values(p), sizeof *out, "plain attention", &out));
     fb_status status = plain(&context, FB_F32, out);
     if (status == FB_OK)
-        *error = fb_measure_errors(out, truth, fb_attention_problem_values(p)).max_abs;
+        *error = fb_errors_measure(out, truth, fb_attention_problem_values(p)).max_abs;
     fb_free(out);
     return status;
 }

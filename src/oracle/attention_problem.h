@@ -7,7 +7,7 @@
 #ifndef FB_ORACLE_ATTENTION_PROBLEM_H
 #define FB_ORACLE_ATTENTION_PROBLEM_H
 
-#include "oracle/mistakes.h"
+#include "oracle/claim.h"
 #include "oracle/report.h"
 
 #include <flashblock/attention.h>

@@ -162,13 +162,6 @@ fb_status fb_case_param(fb_case *c, const char *key, json_t **value) {
     return FB_OK;
 }
 
-size_t fb_dims_count(const fb_dims *shape) {
-    size_t count = 1;
-    for (size_t i = 0; i < shape->ndim; i++)
-        count *= shape->sizes[i];
-    return count;
-}
-
 #define FORMAT_NAME(name, format)                                                                  \
     char name[MAX_NAME];                                                                           \
     do {                                                                                           \
@@ -210,11 +203,14 @@ fb_status fb_case_check_truth(const fb_case *c, const double *stated, const doub
     return FB_OK;
 }
 
-fb_dtype fb_case_precision(const fb_case *c, const char *name) {
-    const fb_tensor_view *tensor = fb_safetensors_find(c->file, name);
+fb_dtype fb_tensor_precision(const fb_tensor_view *tensor) {
     return tensor && tensor->dtype == FB_TENSOR_BF16  ? FB_BF16
            : tensor && tensor->dtype == FB_TENSOR_F16 ? FB_F16
                                                       : FB_F32;
+}
+
+fb_dtype fb_case_precision(const fb_case *c, const char *name) {
+    return fb_tensor_precision(fb_safetensors_find(c->file, name));
 }
 
 fb_status fb_case_alloc(fb_case *c, size_t count, size_t size, void *result) {

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "io/safetensors.h"
+#include "oracle/dims.h"
 
 #include <flashblock/types.h>
 
@@ -45,16 +46,6 @@ fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double 
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
 fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
 
-/* A shape for the calls below: FB_DIMS(batch, tokens, heads) */
-typedef struct fb_dims {
-    size_t ndim;
-    size_t sizes[FB_TENSOR_MAX_DIMS];
-} fb_dims;
-#define FB_DIMS(...) ((fb_dims){sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t), {__VA_ARGS__}})
-
-/* Elements of a shape whose sizes have been checked against a tensor or a range. */
-size_t fb_dims_count(const fb_dims *shape);
-
 #define FB_CASE_PRINTF __attribute__((format(printf, 4, 5)))
 
 /* Whether the case has the tensor (a printf format). */
@@ -78,8 +69,9 @@ fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_dims shap
 fb_status fb_case_check_truth(const fb_case *c, const double *stated, const double *truth,
                               size_t count, const char *name);
 
-/* What the tensor is stored in, as far as rounding goes: float32 for every type but bf16 and f16,
- * and for a tensor that is not there. */
+/* The precision that a tensor is stored in: bf16, f16, or float32 for every other type and for NULL
+ * (no tensor). */
+fb_dtype fb_tensor_precision(const fb_tensor_view *tensor);
 fb_dtype fb_case_precision(const fb_case *c, const char *name);
 
 /* Zeroed memory of `count` elements of `size` bytes. */

@@ -1,19 +1,17 @@
-/* The table of generated cases: what hashes.c computes. */
+/* The table of the cases that have a golden hash. */
 #ifndef FB_ORACLE_HASH_CASES_H
 #define FB_ORACLE_HASH_CASES_H
-
-#include "oracle/hashes.h"
 
 #include <flashblock/attention.h>
 
 #include <stdbool.h>
-#include <stdint.h>
+#include <stddef.h>
 
 typedef enum fb_hash_kind {
     FB_HASH_ATTEND = 0, /* fb_attend */
     FB_HASH_MERGE,      /* fb_merge of two made-up parts */
-    FB_HASH_ROWS,       /* refresh by rows: fb_block_attend_rows, steps times (hash_rows.c) */
-    FB_HASH_SEQUENCE,   /* every pass of a denoising sequence (script.h), and its stored parts */
+    FB_HASH_ROWS,       /* refresh by rows, steps times (hash_rows.h) */
+    FB_HASH_SEQUENCE,   /* every pass of a denoising sequence (script.h) and its stored parts */
 } fb_hash_kind;
 
 /* What is unusual about a case's inputs. Normal means about N(0, 1), from inputs.h. */
@@ -54,15 +52,9 @@ typedef struct fb_hash_case {
     size_t num_ranges; /* 0: all keys, unless there are none */
     fb_range ranges[FB_HASH_MAX_RANGES];
     size_t tau, steps; /* of a sequence; queries is its block_size */
-    bool mean_key;     /* mean keys too, behind the outputs */
+    bool mean_key;     /* mean keys too, after the outputs */
     bool corrected;    /* of refresh by rows: with the first-order correction */
 } fb_hash_case;
-
-/* A case of kind FB_HASH_ROWS. */
-fb_status fb_hash_rows_compute(const fb_hash_case *c, uint64_t seed, fb_hash_result *result);
-
-/* Room for a result, zeroed. */
-fb_status fb_hash_result_alloc(fb_hash_result *result, size_t num_out, size_t num_lse);
 
 extern const fb_hash_case fb_hash_cases[];
 extern const size_t fb_num_hash_cases;

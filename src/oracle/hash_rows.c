@@ -1,7 +1,7 @@
-/* Hash cases of mean keys and of refresh by rows. */
+#include "oracle/hash_rows.h"
+
 #include "base/error.h"
 #include "base/memory.h"
-#include "oracle/hash_cases.h"
 #include "oracle/inputs.h"
 
 #include <flashblock/kv_cache.h>

@@ -81,11 +81,3 @@ fb_status fb_verify_file(const char *path, fb_report *report) {
     }
     return FB_OK;
 }
-
-/* In float: gcc 12.2 for aarch64 crashes on a maximum of values that are widened in the loop. */
-double fb_largest_magnitude(const float *values, size_t count) {
-    float found = 0.0f;
-    for (size_t i = 0; i < count; i++)
-        found = fmaxf(found, fabsf(values[i]));
-    return (double)found;
-}

@@ -36,7 +36,4 @@ fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* k
  * kind that is not known is FB_SKIPPED. Returns FB_OK whenever there is a report to show. */
 fb_status fb_verify_file(const char *path, fb_report *report);
 
-/* The largest |value|, 0 when there is none: what tolerances are relative to. NaNs do not count. */
-double fb_largest_magnitude(const float *values, size_t count);
-
 #endif

@@ -1,7 +1,7 @@
 #include "oracle/merge_problem.h"
 
 #include "base/memory.h"
-#include "oracle/mistakes.h"
+#include "oracle/claim.h"
 #include "oracle/plain.h"
 
 #include <flashblock/attention.h>

@@ -19,6 +19,10 @@ static float rounded(fb_dtype precision, float value) {
     return value;
 }
 
+double fb_plain_roundoff(fb_dtype precision) {
+    return precision == FB_BF16 ? 0x1p-8 : precision == FB_F16 ? 0x1p-11 : 0x1p-24;
+}
+
 void fb_plain_round(fb_dtype precision, float *values, size_t count) {
     for (size_t i = 0; i < count; i++)
         values[i] = rounded(precision, values[i]);

@@ -7,6 +7,9 @@
 
 #include <stdbool.h>
 
+/* Half the spacing of `precision` at 1: its relative rounding error. */
+double fb_plain_roundoff(fb_dtype precision);
+
 /* Rounds in place to what `precision` stores. */
 void fb_plain_round(fb_dtype precision, float *values, size_t count);
 

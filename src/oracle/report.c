@@ -1,77 +1,14 @@
 #include "oracle/report.h"
 
+#include "base/error.h"
 #include "base/half.h"
 #include "base/memory.h"
-#include "oracle/candidate.h"
+#include "oracle/judge.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-double fb_spacing_at(double value) {
-    int exponent = 0;
-    frexp(value, &exponent);
-    double spacing = ldexp(1.0, exponent - 24), smallest = 0x1p-149;
-    return value != 0.0 && spacing > smallest ? spacing : smallest;
-}
-
-/* |value - truth|: 0 for equal infinities and for NaN twice, infinite if only one is finite. */
-static double distance(float value, double truth) {
-    if ((double)value == truth || (isnan(value) && isnan(truth)))
-        return 0.0;
-    double error = fabs((double)value - truth);
-    return isfinite(error) ? error : (double)INFINITY;
-}
-
-fb_errors fb_measure_errors(const float *values, const double *truth, size_t count) {
-    fb_errors errors = {0};
-    double sum = 0.0;
-    for (size_t i = 0; i < count; i++) {
-        double error = distance(values[i], truth[i]);
-        if (error == 0.0)
-            continue;
-        double relative = truth[i] != 0.0 ? error / fabs(truth[i]) : (double)INFINITY;
-        double ulps = isfinite(truth[i]) ? error / fb_spacing_at(truth[i]) : (double)INFINITY;
-        if (error > errors.max_abs) {
-            errors.max_abs = error;
-            errors.worst = i;
-        }
-        errors.max_rel = relative > errors.max_rel ? relative : errors.max_rel;
-        errors.max_ulp = ulps > errors.max_ulp ? ulps : errors.max_ulp;
-        sum += ulps;
-    }
-    errors.mean_ulp = count ? sum / (double)count : 0.0;
-    return errors;
-}
-
-double fb_largest_finite(const double *values, size_t count) {
-    double largest = 0.0;
-    for (size_t i = 0; i < count; i++)
-        if (isfinite(values[i]) && fabs(values[i]) > largest)
-            largest = fabs(values[i]);
-    return largest;
-}
-
-double fb_score_effect(const double *lse, size_t num_rows, const float *v, size_t num_values) {
-    double score = fb_largest_finite(lse, num_rows), v_max = 0.0;
-    for (size_t i = 0; i < num_values; i++)
-        if (isfinite(v[i]) && fabs((double)v[i]) > v_max)
-            v_max = fabs((double)v[i]);
-    return score < 16.0 ? 0.0 : 0.5 * fb_spacing_at(score) * v_max;
-}
-
-void fb_dims_index(const fb_dims *shape, size_t flat, char *text, size_t size) {
-    size_t indices[FB_TENSOR_MAX_DIMS], used = 0;
-    for (size_t i = shape->ndim; i-- > 0;) {
-        indices[i] = flat % shape->sizes[i];
-        flat /= shape->sizes[i];
-    }
-    if (size)
-        text[0] = '\0';
-    for (size_t i = 0; i < shape->ndim && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "%s%zu", i ? "," : "", indices[i]);
-}
 
 void fb_report_free(fb_report *report) {
     fb_free(report->findings);
@@ -102,7 +39,7 @@ static bool same_bits(const float *a, const float *b, size_t count) {
 
 static void judge_ours(const fb_claim *claim, const double *truth, size_t count,
                        fb_finding *finding) {
-    finding->errors = fb_measure_errors(claim->ours, truth, count);
+    finding->errors = fb_errors_measure(claim->ours, truth, count);
     double ulp = fb_spacing_at(fb_largest_finite(truth, count));
     switch (claim->rule) {
     case FB_BOUND_FILE:
@@ -180,10 +117,12 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
     judged.truth = truth;
     finding.has_file = claim->file && claim->truth;
     if (finding.has_file)
-        finding.file_errors = fb_measure_errors(claim->file, truth, count);
+        finding.file_errors = fb_errors_measure(claim->file, truth, count);
     fb_status status = FB_OK;
     if (theirs) {
-        status = fb_judge_candidate(&judged, report->candidate, theirs, &finding);
+        finding.of_candidate = true;
+        finding.precision = fb_candidate_precision(report->candidate, theirs, claim->is_lse);
+        status = fb_judge_tensor(&judged, theirs, &finding);
     } else {
         judge_ours(&judged, truth, count, &finding);
         if (finding.has_file && claim->rule != FB_BOUND_BITS)

@@ -3,7 +3,7 @@
 #ifndef FB_ORACLE_SCRIPT_MISTAKES_H
 #define FB_ORACLE_SCRIPT_MISTAKES_H
 
-#include "oracle/mistakes.h"
+#include "oracle/claim.h"
 #include "oracle/script.h"
 
 /* A result of a sequence: the context of a claim about it. */

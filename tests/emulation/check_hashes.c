@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "oracle/hashes.h"
 
+#include <flashblock/runtime.h>
+
 #include <stdbool.h>
 #include <stdio.h>
 
