@@ -5,6 +5,8 @@
 #include "bench/block_script.h"
 #include "oracle/inputs.h"
 
+#include <flashblock/experimental/rows.h>
+
 #include <string.h>
 
 /* Random numbers are made once, POOL_TOKENS tokens of them, and used again and again from other

@@ -6,9 +6,9 @@
 #include "bench/shapes.h"
 
 #include <flashblock/attention.h>
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
-#include <flashblock/sparse.h>
 
 #include <stdbool.h>
 

@@ -7,10 +7,12 @@
 #include "decode/sampler.h"
 #include "oracle/inputs.h"
 
+#include <flashblock/experimental/rows.h>
+
 enum { CHUNK_TOKENS = 1024, SEED = 1 };
 
 static fb_status allocate(fb_decode_run *data) {
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     size_t vocab = config->vocab_size, width = config->num_key_value_heads * config->head_dim;
     FB_TRY(fb_alloc(data->block_size, sizeof *data->tokens, "tokens", &data->tokens));
     FB_TRY(fb_alloc(data->block_size, vocab * sizeof(float), "logits", &data->logits));
@@ -27,7 +29,7 @@ fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_d
                                 size_t block_size, size_t steps) {
     enum { DEFAULT_BLOCK = 4 };
     FB_TRY(fb_model_load(directory, &data->model));
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     size_t of_model = config->block_size ? config->block_size : DEFAULT_BLOCK;
     data->block_size = block_size ? block_size : of_model;
     data->steps = steps ? steps : data->block_size;
@@ -57,7 +59,7 @@ void fb_decode_run_free(fb_decode_run *data) {
 }
 
 fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     size_t width = config->num_key_value_heads * config->head_dim;
     size_t length = fb_kv_cache_length(data->kv);
     if (length > context)
@@ -75,7 +77,7 @@ fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
 
 /* What follows a denoising step: a proposal for each position. */
 static fb_status propose(const fb_decode_run *data) {
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     const fb_sampler greedy = {.top_p = 1, .banned_token = config->mask_token_id};
     for (size_t i = 0; i < data->block_size; i++) {
         fb_proposal proposal;
@@ -127,7 +129,7 @@ static double head_weights(const fb_model_config *config) {
 }
 
 double fb_decode_run_weight_bytes(const fb_decode_run *data) {
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     double head = head_weights(config) * (double)fb_dtype_size(config->dtype);
     double all = (double)fb_model_num_bytes(data->model);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);
@@ -135,7 +137,7 @@ double fb_decode_run_weight_bytes(const fb_decode_run *data) {
 }
 
 double fb_decode_run_weight_flops(const fb_decode_run *data) {
-    const fb_model_config *config = fb_model_get_config(data->model);
+    const fb_model_config *config = fb_model_config_of(data->model);
     double head = head_weights(config), all = (double)fb_model_num_parameters(data->model);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);
     return 2 * (double)data->block_size *

@@ -1,5 +1,6 @@
 /* A custom selector: which key blocks a query block attends to. The one here scores a block by its
  * mean key, and stands beside two that the library has. Only a quarter of the context is read. */
+#include <flashblock/experimental/selector.h>
 #include <flashblock/flashblock.h>
 
 #include <math.h>
@@ -64,7 +65,7 @@ static void show(fb_selector *selector, const fb_selector_input *input) {
     for (int row = 0; row < ROWS; row++)
         mass += exp((double)(lse[0][row] - lse[1][row])) / ROWS;
     printf("%-12s reads %3zu of %d keys, %5.1f %% of the softmax mass: blocks",
-           fb_selector_get_name(selector), fb_selection_tokens(&selection, 0), KEYS, 100.0 * mass);
+           fb_selector_name(selector), fb_selection_tokens(&selection, 0), KEYS, 100.0 * mass);
     for (size_t i = 0; i < selection.counts[0]; i++)
         printf(" %zu", selection.blocks[i]);
     puts("");

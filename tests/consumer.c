@@ -3,6 +3,7 @@
  * libflashblock alone. */
 #include <flashblock/attention.h>
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 #ifndef CORE_ONLY
 #include <flashblock/flashblock.h>
 #endif

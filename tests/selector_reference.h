@@ -3,7 +3,7 @@
 #ifndef FB_TESTS_SELECTOR_REFERENCE_H
 #define FB_TESTS_SELECTOR_REFERENCE_H
 
-#include <flashblock/selector.h>
+#include <flashblock/experimental/selector.h>
 
 /* q [num_queries, num_heads, head_dim];  k, v [num_keys, num_kv_heads, head_dim] */
 typedef struct selector_case {

@@ -68,7 +68,7 @@ typedef struct logits_hash {
     size_t vocab_size;
 } logits_hash;
 
-static bool hash_logits(void *user, const fb_generate_event *event) {
+static bool hash_logits(void *user, const fb_step_event *event) {
     logits_hash *h = user;
     for (size_t i = 0; event->logits && i < event->block_size * h->vocab_size; i++)
         h->hash = (h->hash ^ fb_f32_to_bits(event->logits[i])) * 1099511628211u;
@@ -80,7 +80,7 @@ static void expect_dense(const char *name, fb_remasking remasking, double temper
     prompts p;
     random_prompts(&p, lengths, 3, 1);
     fb_model *model = golden_model(name);
-    size_t vocab_size = fb_model_get_config(model)->vocab_size;
+    size_t vocab_size = fb_model_config_of(model)->vocab_size;
     logits_hash hashes[2] = {{0, vocab_size}, {0, vocab_size}};
     fb_generation *runs[2];
     for (size_t tau = 0; tau < 2; tau++) {
@@ -191,7 +191,7 @@ Test(generate, draws_depend_on_the_seed_alone) {
 }
 
 /* Every proposal again, from the event's logits and the number that its coordinates stand for. */
-static bool draw_again(void *user, const fb_generate_event *event) {
+static bool draw_again(void *user, const fb_step_event *event) {
     static const fb_sampler sampler = {
         .temperature = 1.5, .top_k = 20, .top_p = 0.9, .banned_token = 511};
     float probabilities[512];
@@ -231,7 +231,7 @@ Test(generate, every_draw_has_its_own_number) {
 
 /* Of nearly uniform draws from 512 tokens, with the mask token among them where the engine's rules
  * are asked for. */
-static bool find_mask(void *user, const fb_generate_event *event) {
+static bool find_mask(void *user, const fb_step_event *event) {
     for (size_t i = 0; event->proposed && i < event->block_size; i++)
         *(size_t *)user += event->proposed[i] == 511;
     return true;
@@ -305,7 +305,7 @@ typedef struct observer {
     const prompts *prompts;
 } observer;
 
-static bool observe(void *user, const fb_generate_event *event) {
+static bool observe(void *user, const fb_step_event *event) {
     observer *o = user;
     for (size_t i = 0; i < event->block_size; i++) {
         cr_assert(!event->accepted[i] || event->masked_before[i]);
@@ -602,7 +602,7 @@ Test(generate, bad_prompts_are_named) {
 
 /* What on_attention was told of the pass that on_step reports next, for each slot. */
 typedef struct attention_watch {
-    fb_generate_attention last[MAX_PROMPTS];
+    fb_generate_attention_event last[MAX_PROMPTS];
     fb_reuse_action action[MAX_PROMPTS];
     size_t layers[MAX_PROMPTS]; /* seen since the last on_step */
     size_t num_layers, passes;
@@ -622,7 +622,7 @@ static void expect_dense_result(const fb_attention_event *event) {
     free(out);
 }
 
-static void watch_attention(void *user, const fb_generate_attention *event) {
+static void watch_attention(void *user, const fb_generate_attention_event *event) {
     attention_watch *seen = user;
     cr_assert_eq(event->attention->layer, seen->layers[event->slot]);
     cr_assert_eq(fb_kv_cache_length(event->attention->kv), event->context_length);
@@ -633,9 +633,9 @@ static void watch_attention(void *user, const fb_generate_attention *event) {
         expect_dense_result(event->attention);
 }
 
-static bool watch_step(void *user, const fb_generate_event *event) {
+static bool watch_step(void *user, const fb_step_event *event) {
     attention_watch *seen = user;
-    const fb_generate_attention *last = &seen->last[event->slot];
+    const fb_generate_attention_event *last = &seen->last[event->slot];
     cr_assert_eq(seen->layers[event->slot], seen->num_layers);
     cr_assert(last->sequence == event->sequence && last->block == event->block &&
               last->context_length == event->context_length && last->commit == event->commit &&
@@ -654,7 +654,7 @@ Test(generate, attention_is_shown_before_each_step) {
     fb_generate_options options = small_options(3);
     options.max_active = 2;
     fb_generation *plain = generate(model, p.list, 3, &options);
-    attention_watch seen = {.num_layers = fb_model_get_config(model)->num_hidden_layers};
+    attention_watch seen = {.num_layers = fb_model_config_of(model)->num_hidden_layers};
     options.on_attention = watch_attention;
     options.on_step = watch_step;
     options.user = &seen;

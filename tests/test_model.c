@@ -46,7 +46,7 @@ static int32_t token_of(const batch *b, size_t name, size_t position) {
 /* Sequence i of the batch is the one called first_name + i: prefilled (longer ones by a block for
  * each name), then refreshed or reused as `last` says. */
 static batch run_batch(fb_model *model, size_t first_name, size_t count, fb_reuse_action last) {
-    batch b = {.model = model, .count = count, .vocab = fb_model_get_config(model)->vocab_size};
+    batch b = {.model = model, .count = count, .vocab = fb_model_config_of(model)->vocab_size};
     b.logits = floats(count * BLOCK * b.vocab);
     int32_t tokens[4][PROMPT + 4 * BLOCK];
     fb_forward forwards[4];
@@ -184,7 +184,7 @@ Test(model, logits_of_some_sequences) {
  * another order, so bits may differ.) */
 Test(model, prefill_in_chunks) {
     fb_model *model = load(tiny_model_write(&tiny_model_large));
-    size_t vocab = fb_model_get_config(model)->vocab_size;
+    size_t vocab = fb_model_config_of(model)->vocab_size;
     int32_t tokens[PROMPT];
     for (size_t t = 0; t < PROMPT; t++)
         tokens[t] = (int32_t)((t * t + 3) % vocab);
@@ -241,7 +241,7 @@ static void expect_failure(fb_model *model, const fb_forward *forwards, size_t c
 
 Test(model, bad_arguments) {
     fb_model *model = load(tiny_model_write(&tiny_model_small));
-    size_t vocab = fb_model_get_config(model)->vocab_size;
+    size_t vocab = fb_model_config_of(model)->vocab_size;
     batch b = run_batch(model, 0, 2, FB_REFRESH_ONLY);
     int32_t tokens[BLOCK] = {1, 2, 3, 4}, high[2] = {1, (int32_t)vocab}, low[2] = {1, -1};
     float *logits = floats(BLOCK * vocab);

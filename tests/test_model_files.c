@@ -346,7 +346,7 @@ Test(model_files, sizes) {
         size_t expected = (tied ? 1u : 2u) * 67 * 16 + 16 + 2 * layer;
         cr_assert_eq(fb_model_num_parameters(model), expected);
         cr_assert_eq(fb_model_num_bytes(model), 4 * expected);
-        cr_assert_eq(fb_model_get_config(model)->dtype, FB_F32);
+        cr_assert_eq(fb_model_config_of(model)->dtype, FB_F32);
         fb_model_destroy(model);
         tiny_model_remove();
     }

@@ -1,6 +1,7 @@
 /* The KV cache, the cached parts, and the rule of reuse. */
 #include "tests/numbers.h"
 
+#include <flashblock/experimental/rows.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>

@@ -1,6 +1,7 @@
 /* Selections: lists of key blocks, budgets, ties, ranges, identity. */
 #include "tests/numbers.h"
 
+#include <flashblock/experimental/selector.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>

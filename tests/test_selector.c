@@ -4,6 +4,7 @@
 #include "tests/numbers.h"
 #include "tests/selector_reference.h"
 
+#include <flashblock/experimental/selector.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>
@@ -799,7 +800,7 @@ Test(selector, of_the_callers_own) {
                            .destroy = destroy_latest};
     fb_selector *selector = NULL;
     OK(fb_selector_wrap(&ops, &state, &selector));
-    cr_assert_str_eq(fb_selector_get_name(selector), "latest");
+    cr_assert_str_eq(fb_selector_name(selector), "latest");
     cr_assert(!fb_selector_can_approximate(selector));
     random_stream random = random_named(742);
     problem p = problem_new(&random, (sizes){1, 5, 3, 8, 40, 16, 40});
@@ -937,13 +938,13 @@ Test(selector, names) {
     OK(fb_selection_begin(&list, 16, 16, 1));
     fb_selector_options options = fb_selector_defaults(1);
     options.given = &list, options.num_given = 1;
-    for (; fb_selector_name(count); count++) {
-        fb_selector *selector = selector_new(fb_selector_name(count), &options);
-        cr_assert_str_eq(fb_selector_get_name(selector), fb_selector_name(count));
-        cr_assert(strlen(fb_selector_summary(count)) > 10);
+    for (; fb_selector_known_name(count); count++) {
+        fb_selector *selector = selector_new(fb_selector_known_name(count), &options);
+        cr_assert_str_eq(fb_selector_name(selector), fb_selector_known_name(count));
+        cr_assert(strlen(fb_selector_known_summary(count)) > 10);
         fb_selector_destroy(selector);
     }
     cr_assert_eq(count, NUM_NAMES + 1);
-    cr_assert_null(fb_selector_summary(count));
+    cr_assert_null(fb_selector_known_summary(count));
     fb_selection_release(&list);
 }

@@ -60,7 +60,7 @@ static const char *encode(const fb_tokenizer *tokenizer, const char *text, fb_ad
     shown[0] = '\0';
     for (size_t i = 0; i < count && used < sizeof shown - 16; i++)
         used += (size_t)snprintf(shown + used, sizeof shown - used, i ? " %d" : "%d", (int)ids[i]);
-    fb_tokenizer_free(ids);
+    fb_token_ids_free(ids);
     return shown;
 }
 
@@ -215,8 +215,8 @@ Test(tokenizer, text_cannot_smuggle_in_special_tokens) {
         cr_expect_eq(masks, modes[mode] == FB_ADDED_PARSED ? 1u : 0u);
         cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &text, &length), FB_OK);
         cr_expect_str_eq(text, "a <|MASK|> b");
-        fb_tokenizer_free(text);
-        fb_tokenizer_free(ids);
+        fb_text_free(text);
+        fb_token_ids_free(ids);
     }
     fb_tokenizer_destroy(tokenizer);
     temporary_remove();
@@ -253,13 +253,13 @@ Test(tokenizer, decodes) {
     cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, 9, false, &text, &length), FB_OK);
     cr_expect_str_eq(text, " ab-babaa");
     cr_expect_eq(length, strlen(text));
-    fb_tokenizer_free(text);
+    fb_text_free(text);
     cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, 9, true, &text, &length), FB_OK);
     cr_expect_str_eq(text, " aabaa");
-    fb_tokenizer_free(text);
+    fb_text_free(text);
     cr_assert_eq(fb_tokenizer_decode(tokenizer, NULL, 0, true, &text, &length), FB_OK);
     cr_expect(length == 0 && text[0] == '\0');
-    fb_tokenizer_free(text);
+    fb_text_free(text);
     fb_tokenizer_destroy(tokenizer);
     temporary_remove();
 }
@@ -321,11 +321,11 @@ Test(tokenizer, takes_nul_and_bad_bytes) {
                  FB_OK);
     cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &text, &length), FB_OK);
     cr_expect(length == 6 && memcmp(text, "a\0b\xef\xbf\xbd", 7) == 0);
-    fb_tokenizer_free(ids);
-    fb_tokenizer_free(text);
+    fb_token_ids_free(ids);
+    fb_text_free(text);
     cr_assert_eq(fb_tokenizer_encode(tokenizer, NULL, 0, FB_ADDED_PARSED, &ids, &count), FB_OK);
     cr_expect(ids != NULL && count == 0);
-    fb_tokenizer_free(ids);
+    fb_token_ids_free(ids);
     fb_tokenizer_destroy(tokenizer);
 }
 
@@ -368,7 +368,7 @@ Test(tokenizer, long_runs_take_little_time) {
         double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
         cr_expect(seconds < 30, "1 MB of '%s': %.1f s", units[i], seconds);
         cr_log_info("1 MB of unit %zu: %zu ids, %.2f s", i, count, seconds);
-        fb_tokenizer_free(ids);
+        fb_token_ids_free(ids);
     }
     free(text);
     fb_tokenizer_destroy(tokenizer);
@@ -386,7 +386,7 @@ static void *encode_often(void *tokenizer) {
                                 &ids, &count) == FB_OK)
             for (size_t k = 0; k < count; k++)
                 *total += (size_t)ids[k] * (k + 1);
-        fb_tokenizer_free(ids);
+        fb_token_ids_free(ids);
     }
     return total;
 }

@@ -215,8 +215,8 @@ static int use_tokenizer(const void *data, size_t size, void *context) {
                                 &count) == FB_OK)
             cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &decoded, &length),
                          FB_OK);
-        fb_tokenizer_free(ids);
-        fb_tokenizer_free(decoded);
+        fb_token_ids_free(ids);
+        fb_text_free(decoded);
     }
     fb_tokenizer_destroy(tokenizer);
     return 1;

@@ -104,8 +104,8 @@ static void check_row(const char *variant, const fb_tokenizer *tokenizer, const 
               "%s, %s: decoded to '%s', not '%.*s'", variant, hex, decoded, (int)wanted_length,
               wanted);
     expect_streamed(tokenizer, hex, ids, count, decoded, decoded_length);
-    fb_tokenizer_free(decoded);
-    fb_tokenizer_free(ids);
+    fb_text_free(decoded);
+    fb_token_ids_free(ids);
     free(wanted);
     free(text);
 }

@@ -81,8 +81,8 @@ static size_t row_index(const checker *c, size_t layer, size_t row, size_t head)
 }
 
 /* What the trace should say of one head. */
-static fb_trace_head expect_head(checker *c, const fb_generate_attention *event, const float *k,
-                                 const float *v, size_t head) {
+static fb_trace_head expect_head(checker *c, const fb_generate_attention_event *event,
+                                 const float *k, const float *v, size_t head) {
     const fb_attention_event *attention = event->attention;
     const fb_queries *q = attention->queries;
     own_parts *own = &c->own[event->sequence];
@@ -124,7 +124,7 @@ static fb_trace_head expect_head(checker *c, const fb_generate_attention *event,
     return sums;
 }
 
-static void on_attention(void *user, const fb_generate_attention *event) {
+static void on_attention(void *user, const fb_generate_attention_event *event) {
     checker *c = user;
     fb_trace_attention(&c->trace, event);
     if (event->commit)
@@ -158,7 +158,7 @@ static void expect_near(fb_trace_value value, double got, double expected, bool 
                   name, got, expected, step->context_length, step->denoising_step);
 }
 
-static void expect_step(checker *c, const fb_generate_event *event, bool has_before) {
+static void expect_step(checker *c, const fb_step_event *event, bool has_before) {
     size_t index = c->trace.num_steps - 1;
     size_t heads = c->config->num_hidden_layers * c->config->num_attention_heads;
     const fb_trace_step *step = fb_trace_step_at(&c->trace, index);
@@ -188,7 +188,7 @@ static void expect_step(checker *c, const fb_generate_event *event, bool has_bef
     c->firsts += !has_before;
 }
 
-static bool on_step(void *user, const fb_generate_event *event) {
+static bool on_step(void *user, const fb_step_event *event) {
     checker *c = user;
     own_parts *own = &c->own[event->sequence];
     cr_assert(fb_trace_on_step(&c->trace, event), "%s", fb_error_message());
@@ -212,7 +212,7 @@ static bool on_step(void *user, const fb_generate_event *event) {
  */
 
 static void checker_make(checker *c, const fb_model *model) {
-    c->config = fb_model_get_config(model);
+    c->config = fb_model_config_of(model);
     size_t heads = c->config->num_hidden_layers * c->config->num_attention_heads;
     for (size_t i = 0; i < NUM_PROMPTS; i++) {
         c->expected[i] = calloc(heads, sizeof *c->expected[i]);

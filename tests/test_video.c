@@ -2,6 +2,9 @@
 #include "tests/numbers.h"
 #include "tests/temporary.h"
 
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video_cache.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>
@@ -224,7 +227,7 @@ static void problem_init(problem *p, random_stream *random) {
     p->external_range = (fb_range){0, KEYS - ROWS};
     p->internal_range = (fb_range){KEYS - ROWS, KEYS};
     for (size_t g = 0; g < GROUPS; g++) {
-        cr_assert_eq(fb_kv_head(&p->kv, g, &p->heads[g]), FB_OK);
+        p->heads[g] = fb_kv_heads(&p->kv, g, 1);
         p->external[g] = (fb_view){&p->heads[g], &p->external_range, 1};
         p->internal[g] = (fb_view){&p->heads[g], &p->internal_range, 1};
     }
@@ -243,7 +246,7 @@ static void dense(const problem *p, float *out, float *lse) {
 }
 
 static fb_status attend(fb_head_parts *parts, uint64_t context, const problem *p,
-                        const unsigned char *refresh, float *out, float *lse) {
+                        const bool *refresh, float *out, float *lse) {
     fb_part part = fb_part_rows(out, lse, GROUPS * GROUP_HEADS, DIM);
     fb_head_views views = {p->external, p->internal, GROUPS};
     return fb_head_attend(parts, 0, context, &p->queries, &views, refresh, 0.0f, NULL, &part);
@@ -253,7 +256,7 @@ static fb_status attend(fb_head_parts *parts, uint64_t context, const problem *p
  * with the second's internal one. External keys of a reusing group are poisoned: nobody reads
  * them. */
 Test(head_reuse, some_heads_refresh_the_others_reuse) {
-    static const unsigned char refresh[] = {1, 0, 0, 1, 0, 0, 0, 0};
+    static const bool refresh[] = {1, 0, 0, 1, 0, 0, 0, 0};
     enum { N = GROUPS * GROUP_HEADS };
     random_stream random = random_named(90);
     problem first, second;
@@ -296,7 +299,7 @@ Test(head_reuse, says_what_is_wrong) {
     problem p;
     problem_init(&p, &random);
     float out[ROWS * WIDE], lse[ROWS * GROUPS * GROUP_HEADS];
-    unsigned char reuse[GROUPS * GROUP_HEADS] = {0};
+    bool reuse[GROUPS * GROUP_HEADS] = {0};
     fb_head_parts *parts = NULL;
     cr_assert_eq(fb_head_parts_create(1, ROWS - 1, GROUPS * GROUP_HEADS, DIM, &parts), FB_OK);
     cr_expect_eq(attend(parts, 1, &p, NULL, out, lse), FB_ERROR_ARGUMENT, "too many rows");
@@ -339,7 +342,7 @@ static fb_calibration *calibration_new(double lse_threshold) {
 Test(calibration, compares_with_what_reuse_would_hold) {
     fb_calibration *c = calibration_new(0.15);
     double similarity[3], change[3];
-    unsigned char refresh[3];
+    bool refresh[3];
     fb_head_changes changes = {similarity, change, NULL, refresh};
     for (size_t step = 0; step < 3; step++)
         observe_step(c, 1, step, &changes);
@@ -348,7 +351,7 @@ Test(calibration, compares_with_what_reuse_would_hold) {
     cr_expect_float_eq(fb_calibration_internal_similarity(c, 1, 2, 1), -1.0, 1e-9,
                        "internal parts are compared with step 0's");
     cr_expect_float_eq(change[2], 0.2, 1e-6, "0.1 was below the threshold");
-    const unsigned char *decided = fb_calibration_refresh(c, 1, 2);
+    const bool *decided = fb_calibration_refresh(c, 1, 2);
     cr_expect(!decided[0] && decided[1] && decided[2]);
     cr_expect(fb_calibration_refresh(c, 1, 0)[0], "step 0 refreshes");
     cr_expect(fb_calibration_refresh(c, 0, 1)[0], "a layer that was not observed refreshes");

@@ -2,6 +2,11 @@
 #include "tests/golden_case.h"
 #include "tests/numbers.h"
 
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video.h>
+#include <flashblock/experimental/video_cache.h>
+#include <flashblock/experimental/video_model.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>
@@ -26,7 +31,7 @@ static studio studio_new(void) {
     cr_assert_eq(fb_set_num_threads(1), FB_OK);
     cr_assert_eq(fb_video_model_load(golden_source_path("golden/demo-video"), &s.model), FB_OK,
                  "%s", fb_error_message());
-    s.config = fb_video_model_get_config(s.model);
+    s.config = fb_video_config_of(s.model);
     s.frame = s.config->out_dim * s.config->frame_height * s.config->frame_width;
     size_t text = s.config->text_len * s.config->text_dim;
     s.text = malloc(MAX_CLIPS * text * sizeof *s.text);
@@ -88,7 +93,7 @@ Test(video, forward_says_what_is_wrong) {
     fb_head_parts *parts = NULL;
     cr_assert_eq(fb_video_model_new_cache(s.model, FB_F32, FB_COMPAT_PAPER, &cache), FB_OK);
     cr_assert_eq(fb_video_model_new_parts(s.model, &parts), FB_OK);
-    fb_video_cache_config wrong = *fb_video_cache_get_config(cache);
+    fb_video_cache_config wrong = *fb_video_cache_config_of(cache);
     wrong.num_layers++;
     cr_assert_eq(fb_video_cache_create(&wrong, &other), FB_OK);
     float *flow = malloc(3 * s.frame * sizeof *flow);

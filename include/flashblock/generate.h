@@ -20,10 +20,10 @@
 #ifndef FLASHBLOCK_GENERATE_H
 #define FLASHBLOCK_GENERATE_H
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
-#include <flashblock/sparse.h>
 #include <flashblock/status.h>
 #include <flashblock/types.h>
 
@@ -75,7 +75,7 @@ typedef struct fb_prompt {
 
 /* One pass over one sequence's block, as on_step sees it: after a denoising step, or after a
  * commit. Pointers are valid during the call. */
-typedef struct fb_generate_event {
+typedef struct fb_step_event {
     size_t sequence;       /* index of the prompt */
     size_t slot;           /* place in the batch, below max_active */
     size_t block;          /* number of the block in its sequence, from 0 */
@@ -107,11 +107,11 @@ typedef struct fb_generate_event {
     size_t num_new; /* how many of them, the last ones, this commit added */
     bool finished;  /* this was the sequence's last pass, because of ... */
     fb_finish_reason finish_reason;
-} fb_generate_event;
+} fb_step_event;
 
 /* One layer's attention of one sequence's block, as on_attention sees it: during a pass, before
  * on_step sees what came of it. Pointers are valid during the call; nothing may be changed. */
-typedef struct fb_generate_attention {
+typedef struct fb_generate_attention_event {
     size_t sequence;                     /* index of the prompt */
     size_t slot;                         /* place in the batch, below max_active */
     size_t block;                        /* number of the block in its sequence, from 0 */
@@ -119,7 +119,7 @@ typedef struct fb_generate_attention {
     bool commit;                         /* the pass over the finished block */
     size_t denoising_step;               /* in the block, from 0 */
     const fb_attention_event *attention; /* layer, queries, KV cache, action, parts, result */
-} fb_generate_attention;
+} fb_generate_attention_event;
 
 /* Start from fb_generate_options_default(). "0: ..." says what zero stands for. */
 typedef struct fb_generate_options {
@@ -168,12 +168,12 @@ typedef struct fb_generate_options {
 
     /* Called after every denoising step and commit, from the calling thread; false cancels every
      * sequence. NULL (default): none. */
-    bool (*on_step)(void *user, const fb_generate_event *event);
+    bool (*on_step)(void *user, const fb_step_event *event);
     void *user; /* of on_step and of on_attention */
 
     /* Called for every layer of every denoising step and commit, see fb_forward.on_attention; not
      * at prefill. NULL (default): none. */
-    void (*on_attention)(void *user, const fb_generate_attention *event);
+    void (*on_attention)(void *user, const fb_generate_attention_event *event);
 } fb_generate_options;
 
 /* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:

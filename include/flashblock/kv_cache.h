@@ -43,7 +43,7 @@ FB_API fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cach
 /* NULL is allowed. */
 FB_API void fb_kv_cache_destroy(fb_kv_cache *cache);
 
-FB_API const fb_kv_cache_config *fb_kv_cache_get_config(const fb_kv_cache *cache);
+FB_API const fb_kv_cache_config *fb_kv_cache_config_of(const fb_kv_cache *cache);
 
 /* Writes the keys and values of one layer at positions first .. first + num_tokens - 1:
  *   k, v  [num_tokens, num_kv_heads, head_dim] float32, dense; rounded to the cache's dtype

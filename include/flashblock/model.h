@@ -25,7 +25,6 @@
 
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
-#include <flashblock/sparse.h>
 #include <flashblock/status.h>
 
 #include <stdbool.h>
@@ -35,6 +34,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct fb_sparse; /* experimental/sparse.h */
 
 /* What the files of a model's directory say. Token ids are -1 when no file names them. Where
  * several files speak of the same thing, generation_config.json goes before config.json, and the
@@ -70,7 +71,7 @@ FB_API fb_status fb_model_load(const char *directory, fb_model **model);
 /* NULL is allowed. */
 FB_API void fb_model_destroy(fb_model *model);
 
-FB_API const fb_model_config *fb_model_get_config(const fb_model *model);
+FB_API const fb_model_config *fb_model_config_of(const fb_model *model);
 
 /* Number of weights, a tied head not counted twice, and their bytes as stored. */
 FB_API size_t fb_model_num_parameters(const fb_model *model);
@@ -102,19 +103,19 @@ typedef struct fb_forward {
     const bool
         *refresh_rows; /* [num_tokens] FB_REFRESH_ROWS, see fb_block_attend_rows; else NULL */
     fb_compat compat;
-    fb_part_cache *parts; /* see fb_block_attend; not looked at with `sparse` */
-    fb_sparse *sparse; /* NULL: every key is attended. Otherwise fb_sparse_block_attend instead of
-                          fb_block_attend, after the caller's fb_sparse_begin */
-    float *logits;     /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
-                          left out */
-    float *hidden;     /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
-                          layer, then the final norm's output; or NULL */
+    fb_part_cache *parts;     /* see fb_block_attend; not looked at with `sparse` */
+    struct fb_sparse *sparse; /* NULL: every key is attended. Otherwise fb_sparse_block_attend
+                          instead of fb_block_attend, after the caller's fb_sparse_begin */
+    float *logits;            /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
+                                 left out */
+    float *hidden;            /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
+                                 layer, then the final norm's output; or NULL */
 
     /* Called after each layer's fb_block_attend, in the order of layers, from the calling thread;
      * not at a prefill. NULL: none, and no cost. The time it takes is no attention time, but
      * counts in fb_forward_times.total. */
     void (*on_attention)(void *user, const fb_attention_event *event);
-    void *attention_user;
+    void *user;
 } fb_forward;
 
 /* Time spent, in seconds, summed over forward passes. */
@@ -137,8 +138,6 @@ FB_API fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, 
 FB_API fb_status fb_model_new_kv_cache(const fb_model *model, fb_dtype dtype, fb_kv_cache **kv);
 FB_API fb_status fb_model_new_part_cache(const fb_model *model, size_t block_size,
                                          fb_part_cache **parts);
-FB_API fb_status fb_model_new_sparse(const fb_model *model, const fb_sparse_options *options,
-                                     size_t block_size, fb_sparse **sparse);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-/* What the library runs on: version, instruction set, threads.
+/* What the library runs on: instruction set, threads.
  *
  * Neither the instruction set nor the number of threads changes a bit of any result; they change
  * the time it takes.
@@ -13,9 +13,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* "MAJOR.MINOR.PATCH" of the library that is linked. */
-FB_API const char *fb_version(void);
 
 typedef enum fb_isa {
     FB_ISA_SCALAR = 0, /* plain C; the twin that the others equal bit for bit */

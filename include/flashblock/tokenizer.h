@@ -25,7 +25,7 @@
  *         fb_tokenizer_encode(tokenizer, "In the beginning", 16, FB_ADDED_SPECIAL_AS_TEXT,
  *                             &ids, &count) == FB_OK)
  *         ...
- *     fb_tokenizer_free(ids);
+ *     fb_token_ids_free(ids);
  *     fb_tokenizer_destroy(tokenizer);
  *
  * A tokenizer is immutable: any number of threads may use one. A stream belongs to one thread.
@@ -64,7 +64,7 @@ typedef enum fb_added_tokens {
 } fb_added_tokens;
 
 /* Ids of text[0 .. length). *ids (at least one element allocated, also when *count is 0) is the
- * caller's, fb_tokenizer_free. Takes time O(length log length) for a run without a split, and
+ * caller's, fb_token_ids_free. Takes time O(length log length) for a run without a split, and
  * memory of some 60 bytes a byte of the longest one. FB_ERROR_ARGUMENT for a length above 1 GiB,
  * FB_ERROR_UNSUPPORTED when the tokenizer's expression exceeds PCRE2's limits on this text. */
 FB_API fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
@@ -73,12 +73,13 @@ FB_API fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *
 /* The text of ids[0 .. count), valid UTF-8 and NUL-terminated; *length does not count that NUL.
  * Bytes that form no UTF-8 become U+FFFD. Ids that no token has (negative ones, or those between a
  * vocabulary's end and the model's padded size) give no text. skip_special leaves out special
- * tokens. *text is the caller's, fb_tokenizer_free. */
+ * tokens. *text is the caller's, fb_text_free. */
 FB_API fb_status fb_tokenizer_decode(const fb_tokenizer *tokenizer, const int32_t *ids,
                                      size_t count, bool skip_special, char **text, size_t *length);
 
-/* Frees what encode and decode gave. Takes NULL. */
-FB_API void fb_tokenizer_free(void *memory);
+/* Frees the text of fb_tokenizer_decode, the ids of fb_tokenizer_encode. Takes NULL. */
+FB_API void fb_text_free(char *text);
+FB_API void fb_token_ids_free(int32_t *ids);
 
 /* Largest id + 1, added tokens included. */
 FB_API size_t fb_tokenizer_vocab_size(const fb_tokenizer *tokenizer);

@@ -1,6 +1,7 @@
 #include "base/error.h"
 
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <omp.h>
 #include <stdatomic.h>
@@ -9,8 +10,15 @@ enum { MAX_THREADS = 1024 };
 
 static atomic_int chosen_threads = 0; /* 0: ask OpenMP */
 
+#define STRING_OF(number) #number
+#define STRING(number)    STRING_OF(number)
+
 const char *fb_version(void) {
-    return FB_VERSION;
+    return STRING(FB_VERSION_MAJOR) "." STRING(FB_VERSION_MINOR) "." STRING(FB_VERSION_PATCH);
+}
+
+int fb_version_number(void) {
+    return FB_VERSION_NUMBER;
 }
 
 fb_status fb_set_num_threads(int num_threads) {

@@ -90,7 +90,7 @@ void fb_calibration_destroy(fb_calibration *c) {
     fb_free(c);
 }
 
-const fb_calibration_config *fb_calibration_get_config(const fb_calibration *calibration) {
+const fb_calibration_config *fb_calibration_config_of(const fb_calibration *calibration) {
     return &calibration->config;
 }
 
@@ -312,13 +312,11 @@ size_t fb_calibration_blocks(const fb_calibration *calibration) {
     return calibration->counts[calibration->config.num_layers];
 }
 
-const unsigned char *fb_calibration_refresh(fb_calibration *calibration, size_t layer,
-                                            size_t step) {
+const bool *fb_calibration_refresh(fb_calibration *calibration, size_t layer, size_t step) {
     const fb_calibration_config *config = &calibration->config;
     if (layer >= config->num_layers || step >= config->num_steps)
         return NULL;
-    unsigned char *refresh =
-        calibration->refresh + (step * config->num_layers + layer) * config->num_heads;
+    bool *refresh = calibration->refresh + (step * config->num_layers + layer) * config->num_heads;
     for (size_t head = 0; head < config->num_heads; head++)
         refresh[head] =
             step == 0 || must_refresh(config, step, mean_of(calibration, layer, step, head));
@@ -330,7 +328,7 @@ double fb_calibration_reused_share(fb_calibration *calibration) {
     size_t reused = 0, total = 0;
     for (size_t step = 1; step < config->num_steps; step++)
         for (size_t layer = 0; layer < config->num_layers; layer++) {
-            const unsigned char *refresh = fb_calibration_refresh(calibration, layer, step);
+            const bool *refresh = fb_calibration_refresh(calibration, layer, step);
             for (size_t head = 0; head < config->num_heads; head++, total++)
                 reused += !refresh[head];
         }

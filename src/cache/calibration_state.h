@@ -2,7 +2,7 @@
 #ifndef FB_CACHE_CALIBRATION_STATE_H
 #define FB_CACHE_CALIBRATION_STATE_H
 
-#include <flashblock/calibration.h>
+#include <flashblock/experimental/calibration.h>
 
 #include <stdbool.h>
 
@@ -23,7 +23,7 @@ struct fb_calibration {
     fb_head_numbers *sums;     /* [num_steps, num_layers, num_heads], over blocks */
     size_t *counts;            /* [num_steps, num_layers], blocks */
     bool means_are_given;      /* `sums` are means: read from a file */
-    unsigned char *refresh;    /* [num_steps, num_layers, num_heads] */
+    bool *refresh;             /* [num_steps, num_layers, num_heads] */
     fb_remembered *remembered; /* [num_layers] */
 };
 

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "base/scratch.h"
 
-#include <flashblock/head_reuse.h>
+#include <flashblock/experimental/head_reuse.h>
 
 #include <string.h>
 
@@ -86,31 +86,13 @@ fb_status fb_head_parts_layer(fb_head_parts *parts, size_t layer, fb_part *part)
     return FB_OK;
 }
 
-fb_status fb_kv_head(const fb_kv *kv, size_t head, fb_kv *one) {
-    if (!kv || !one)
-        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", kv ? "one" : "kv");
-    if (kv->pages)
-        return fb_fail(FB_ERROR_ARGUMENT, "kv lies in pages, expected rows");
-    if (head >= kv->num_kv_heads)
-        return fb_fail(FB_ERROR_ARGUMENT, "head is %zu, expected below %zu", head,
-                       kv->num_kv_heads);
-    ptrdiff_t size = (ptrdiff_t)fb_dtype_size(kv->dtype);
-    *one = *kv;
-    one->num_kv_heads = 1;
-    if (kv->k)
-        one->k = (const char *)kv->k + (ptrdiff_t)head * kv->k_head_stride * size;
-    if (kv->v)
-        one->v = (const char *)kv->v + (ptrdiff_t)head * kv->v_head_stride * size;
-    return FB_OK;
-}
-
 /* --- one layer, one step ---------------------------------------------------------------------- */
 
 /* A call, its arguments checked. */
 typedef struct head_call {
     const fb_queries *queries;
     const fb_head_views *views;
-    const unsigned char *refresh;
+    const bool *refresh;
     float scale;
     size_t heads_per_kv;
     fb_part external, internal;
@@ -193,7 +175,7 @@ static fb_status check_call(const fb_head_parts *parts, size_t layer, uint64_t c
 }
 
 static fb_status check_reused(const fb_head_parts *parts, size_t layer, uint64_t context,
-                              const unsigned char *refresh, size_t num_heads, size_t rows) {
+                              const bool *refresh, size_t num_heads, size_t rows) {
     for (size_t head = 0; refresh && head < num_heads; head++) {
         if (refresh[head])
             continue;
@@ -228,9 +210,8 @@ static fb_status run(fb_head_parts *parts, size_t layer, uint64_t context, const
 }
 
 fb_status fb_head_attend(fb_head_parts *parts, size_t layer, uint64_t context,
-                         const fb_queries *queries, const fb_head_views *views,
-                         const unsigned char *refresh, float scale, const fb_part *internal,
-                         const fb_part *result) {
+                         const fb_queries *queries, const fb_head_views *views, const bool *refresh,
+                         float scale, const fb_part *internal, const fb_part *result) {
     FB_TRY(check_call(parts, layer, context, queries, views));
     FB_TRY(check_reused(parts, layer, context, refresh, queries->num_heads, queries->num_queries));
     FB_TRY(fb_check_part(result, "result", queries->num_queries, queries->num_heads,

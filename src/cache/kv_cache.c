@@ -102,7 +102,7 @@ void fb_kv_cache_destroy(fb_kv_cache *cache) {
     fb_free(cache);
 }
 
-const fb_kv_cache_config *fb_kv_cache_get_config(const fb_kv_cache *cache) {
+const fb_kv_cache_config *fb_kv_cache_config_of(const fb_kv_cache *cache) {
     return &cache->config;
 }
 

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "base/scratch.h"
 
+#include <flashblock/experimental/rows.h>
 #include <flashblock/reuse.h>
 
 #include <math.h>

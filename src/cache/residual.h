@@ -2,7 +2,7 @@
 #ifndef FB_CACHE_RESIDUAL_H
 #define FB_CACHE_RESIDUAL_H
 
-#include <flashblock/sparse.h>
+#include <flashblock/experimental/sparse.h>
 
 /* At most one of them; {0} is no residual. */
 typedef struct fb_residual_source {

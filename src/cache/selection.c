@@ -3,7 +3,7 @@
 #include "base/memory.h"
 #include "cache/selector_family.h"
 
-#include <flashblock/selector.h>
+#include <flashblock/experimental/selector.h>
 
 #include <math.h>
 #include <stdint.h>

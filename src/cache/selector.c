@@ -39,11 +39,11 @@ static const named_selector named[] = {
 
 enum { NUM_NAMED = sizeof named / sizeof named[0] };
 
-const char *fb_selector_name(size_t index) {
+const char *fb_selector_known_name(size_t index) {
     return index < NUM_NAMED ? named[index].name : NULL;
 }
 
-const char *fb_selector_summary(size_t index) {
+const char *fb_selector_known_summary(size_t index) {
     return index < NUM_NAMED ? named[index].summary : NULL;
 }
 
@@ -144,7 +144,7 @@ void fb_selector_reset(fb_selector *selector) {
         selector->ops.reset(selector->state);
 }
 
-const char *fb_selector_get_name(const fb_selector *selector) {
+const char *fb_selector_name(const fb_selector *selector) {
     return selector->ops.name;
 }
 

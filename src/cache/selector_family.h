@@ -3,7 +3,7 @@
 #ifndef FB_CACHE_SELECTOR_FAMILY_H
 #define FB_CACHE_SELECTOR_FAMILY_H
 
-#include <flashblock/selector.h>
+#include <flashblock/experimental/selector.h>
 
 #include <stddef.h>
 #include <stdint.h>

@@ -4,8 +4,8 @@
 #include "base/memory.h"
 #include "base/scratch.h"
 
+#include <flashblock/experimental/video_cache.h>
 #include <flashblock/kv_cache.h>
-#include <flashblock/video_cache.h>
 
 #include <stdatomic.h>
 #include <string.h>
@@ -149,7 +149,7 @@ void fb_video_cache_destroy(fb_video_cache *cache) {
     fb_free(cache);
 }
 
-const fb_video_cache_config *fb_video_cache_get_config(const fb_video_cache *cache) {
+const fb_video_cache_config *fb_video_cache_config_of(const fb_video_cache *cache) {
     return &cache->config;
 }
 

@@ -4,6 +4,7 @@
 #include "cli/output.h"
 
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <cblas.h>
 #include <stdio.h>

@@ -3,6 +3,7 @@
 #include "cli/output.h"
 
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <stdio.h>
 #include <string.h>

@@ -2,14 +2,14 @@
 
 #include "base/error.h"
 
-#include <flashblock/selector.h>
+#include <flashblock/experimental/selector.h>
 
 #include <stdio.h>
 #include <string.h>
 
 const char *fb_selector_name_at(size_t i) {
     const char *name;
-    for (size_t index = 0; (name = fb_selector_name(index)); index++)
+    for (size_t index = 0; (name = fb_selector_known_name(index)); index++)
         if (strcmp(name, "given") != 0 && i-- == 0)
             return name;
     return NULL;

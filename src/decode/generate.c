@@ -8,6 +8,9 @@
 #include "decode/schedule.h"
 #include "decode/slots.h"
 
+#include <flashblock/experimental/rows.h>
+#include <flashblock/experimental/sparse.h>
+
 #include <string.h>
 
 /* Buffers of one call of fb_generate. Rows of different slots are block_size apart. */
@@ -156,13 +159,13 @@ static fb_status propose(generator *g, size_t index) {
 }
 
 /* What is known of a pass before its result changes the sequence. */
-static fb_generate_event begin_event(generator *g, size_t index) {
+static fb_step_event begin_event(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
     size_t size = g->options.block_size;
     memcpy(g->before, sequence->block, size * sizeof *g->before);
     memcpy(g->masked_before, sequence->masked, size * sizeof *g->masked_before);
-    return (fb_generate_event){
+    return (fb_step_event){
         .sequence = slot->prompt,
         .slot = index,
         .block = sequence->num_blocks,
@@ -185,7 +188,7 @@ static fb_generate_event begin_event(generator *g, size_t index) {
     };
 }
 
-static void report(generator *g, size_t index, fb_generate_event *event) {
+static void report(generator *g, size_t index, fb_step_event *event) {
     const fb_sequence *sequence = g->slots.slots[index].sequence;
     event->dirty_after = sequence->dirty_tokens;
     event->completion = sequence->tokens + sequence->num_prompt_tokens;
@@ -199,7 +202,7 @@ static void report(generator *g, size_t index, fb_generate_event *event) {
 static fb_status finish_denoising(generator *g, size_t index) {
     fb_sequence *sequence = g->slots.slots[index].sequence;
     size_t size = g->options.block_size;
-    fb_generate_event event = begin_event(g, index);
+    fb_step_event event = begin_event(g, index);
     FB_TRY(propose(g, index));
     event.num_accepted =
         fb_sequence_accept(sequence, g->proposed, g->confidence, g->entropy, g->accepted);
@@ -215,7 +218,7 @@ static fb_status finish_denoising(generator *g, size_t index) {
 static fb_status finish_commit(generator *g, size_t index) {
     fb_slot *slot = &g->slots.slots[index];
     size_t size = g->options.block_size;
-    fb_generate_event event = begin_event(g, index);
+    fb_step_event event = begin_event(g, index);
     memcpy(g->after, g->before, size * sizeof *g->after);
     memcpy(g->masked_after, g->masked_before, size * sizeof *g->masked_after);
     memset(g->accepted, 0, size * sizeof *g->accepted);
@@ -231,7 +234,7 @@ static void show_attention(void *user, const fb_attention_event *attention) {
     const generator *g = user;
     const fb_slot *slot = &g->slots.slots[attention->sequence];
     const fb_sequence *sequence = slot->sequence;
-    fb_generate_attention event = {
+    fb_generate_attention_event event = {
         .sequence = slot->prompt,
         .slot = attention->sequence,
         .block = sequence->num_blocks,
@@ -266,7 +269,7 @@ static void plan_pass(generator *g, size_t index) {
         .sparse = slot->sparse,
         .logits = plan.commit ? NULL : slot_logits(g, index),
         .on_attention = g->options.on_attention ? show_attention : NULL,
-        .attention_user = g,
+        .user = g,
     };
 }
 
@@ -303,7 +306,7 @@ static void add_sparse_counts(generator *g) {
     for (size_t i = 0; i < g->slots.num_slots; i++) {
         if (g->slots.slots[i].sparse == NULL)
             continue;
-        fb_sparse_counts counts = fb_sparse_get_counts(g->slots.slots[i].sparse);
+        fb_sparse_counts counts = fb_sparse_counts_of(g->slots.slots[i].sparse);
         sum->layers += counts.layers;
         sum->selections += counts.selections;
         sum->forced_refreshes += counts.forced_refreshes;
@@ -389,7 +392,7 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
                        : options == NULL ? "options"
                                          : "generation");
     double start = fb_seconds();
-    const fb_model_config *config = fb_model_get_config(model);
+    const fb_model_config *config = fb_model_config_of(model);
     generator g = {.model = model, .vocab_size = config->vocab_size, .options = *options};
     FB_TRY(fb_generate_options_resolve(config, &g.options));
     fb_prompt *checked;

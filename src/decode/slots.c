@@ -3,6 +3,8 @@
 #include "base/error.h"
 #include "base/memory.h"
 
+#include <flashblock/experimental/sparse.h>
+
 #include <string.h>
 
 fb_status fb_slots_create(size_t num_slots, fb_slots *slots) {

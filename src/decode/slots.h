@@ -9,10 +9,10 @@
 
 #include "decode/schedule.h"
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/generate.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
-#include <flashblock/sparse.h>
 
 #include <stddef.h>
 

@@ -4,7 +4,7 @@
 #include "base/rng.h"
 #include "decode/flow_schedule.h"
 
-#include <flashblock/video.h>
+#include <flashblock/experimental/video.h>
 
 #include <math.h>
 #include <string.h>
@@ -88,7 +88,7 @@ static void count_work(generation *g, const fb_video_cache *cache, size_t querie
     bool reuses = g->plan.calibration && !g->plan.observes && g->plan.step > 0 &&
                   fb_video_cache_has_history(cache);
     for (size_t layer = 0; layer < c->num_layers; layer++) {
-        const unsigned char *refresh =
+        const bool *refresh =
             reuses ? fb_calibration_refresh(g->plan.calibration, layer, g->plan.step) : NULL;
         for (size_t head = 0; head < c->num_heads; head++) {
             bool fresh = !refresh || refresh[head];
@@ -142,15 +142,15 @@ static fb_status run_pass(generation *g, const block *b, size_t step, double tim
     size_t frame = c->frame_height / c->patch_height * (c->frame_width / c->patch_width);
     for (size_t i = 0; i < g->count; i++) {
         count_work(g, g->caches[i], b->num_frames * frame);
-        fb_video_pass pass = {b->index,
-                              step,
-                              g->num_blocks,
-                              c->num_denoising_steps + 1,
-                              i,
-                              g->x + i * g->block_values,
-                              g->calls[i].flow};
-        if (g->options->after_pass)
-            g->options->after_pass(&pass, g->options->context);
+        fb_video_pass_event pass = {b->index,
+                                    step,
+                                    g->num_blocks,
+                                    c->num_denoising_steps + 1,
+                                    i,
+                                    g->x + i * g->block_values,
+                                    g->calls[i].flow};
+        if (g->options->on_pass)
+            g->options->on_pass(g->options->user, &pass);
     }
     g->stats.passes++;
     return FB_OK;
@@ -266,7 +266,7 @@ static fb_status run(generation *g, fb_video_stats *stats) {
                        !g->model     ? "model"
                        : !g->options ? "options"
                                      : "clips");
-    g->config = fb_video_model_get_config(g->model);
+    g->config = fb_video_config_of(g->model);
     fb_status status = g->count ? make_blocks(g) : FB_OK;
     clean_up(g);
     if (status == FB_OK && stats)

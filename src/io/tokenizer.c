@@ -98,8 +98,12 @@ fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, s
     return FB_OK;
 }
 
-void fb_tokenizer_free(void *memory) {
-    fb_free(memory);
+void fb_text_free(char *text) {
+    fb_free(text);
+}
+
+void fb_token_ids_free(int32_t *ids) {
+    fb_free(ids);
 }
 
 size_t fb_tokenizer_vocab_size(const fb_tokenizer *tokenizer) {

@@ -7,6 +7,7 @@
 #include "simd/kernels.h"
 
 #include <flashblock/attention.h>
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/model.h>
 #include <flashblock/runtime.h>
 
@@ -61,7 +62,7 @@ static fb_status check_cache(const pass *p, size_t index) {
     const fb_forward *sequence = &p->sequences[index];
     if (!sequence->kv)
         return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: kv is NULL", index);
-    const fb_kv_cache_config *kv = fb_kv_cache_get_config(sequence->kv);
+    const fb_kv_cache_config *kv = fb_kv_cache_config_of(sequence->kv);
     if (kv->num_layers != p->config->num_hidden_layers ||
         kv->num_kv_heads != p->config->num_key_value_heads || kv->head_dim != p->config->head_dim)
         return fb_fail(FB_ERROR_ARGUMENT,
@@ -212,7 +213,7 @@ static void observe(const pass *p, size_t layer, const fb_forward *sequence,
         .parts = sequence->parts,
         .result = result,
     };
-    sequence->on_attention(sequence->attention_user, &event);
+    sequence->on_attention(sequence->user, &event);
 }
 
 static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequence,

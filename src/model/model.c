@@ -4,6 +4,7 @@
 #include "model/model_state.h"
 #include "model/rope.h"
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/model.h>
 
 static fb_status load(const char *directory, fb_model *model) {
@@ -41,7 +42,7 @@ void fb_model_destroy(fb_model *model) {
     fb_free(model);
 }
 
-const fb_model_config *fb_model_get_config(const fb_model *model) {
+const fb_model_config *fb_model_config_of(const fb_model *model) {
     return &model->config;
 }
 

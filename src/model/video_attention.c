@@ -82,7 +82,7 @@ static void round_head(const run *r, const fb_part *kept, size_t head, fb_dtype 
 
 static fb_status round_kept(const run *r) {
     const fb_video_attention_pass *pass = r->pass;
-    const fb_video_cache_config *cache = fb_video_cache_get_config(pass->cache);
+    const fb_video_cache_config *cache = fb_video_cache_config_of(pass->cache);
     fb_dtype lse_dtype = FB_F32;
     if (cache->compat == FB_COMPAT_RELEASED && !pass->refresh)
         lse_dtype = pass->activations != FB_F32 ? pass->activations : cache->dtype;

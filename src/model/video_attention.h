@@ -7,8 +7,8 @@
 #include "model/linear.h"
 #include "model/rope3d.h"
 
-#include <flashblock/head_reuse.h>
-#include <flashblock/video_cache.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video_cache.h>
 
 /* The layer's weights; dim = num_heads * head_dim. Borrowed. */
 typedef struct fb_video_attention {
@@ -24,9 +24,9 @@ typedef struct fb_video_attention_pass {
     size_t layer;
     fb_video_grid grid;
     size_t first_frame;
-    fb_head_parts *parts;         /* NULL: dense, nothing is kept */
-    const unsigned char *refresh; /* [num_heads]; NULL: all refresh */
-    const fb_part *internal;      /* where internal parts go, too; or NULL */
+    fb_head_parts *parts;    /* NULL: dense, nothing is kept */
+    const bool *refresh;     /* [num_heads]; NULL: all refresh */
+    const fb_part *internal; /* where internal parts go, too; or NULL */
     /* What intermediate results are rounded to: FB_F32 leaves them. FB_BF16 is how the paper's code
      * runs. Under FB_COMPAT_RELEASED the LSEs that a refresh of all heads keeps are rounded to it
      * as well, as its wrapper does; or, where this is FB_F32, to the type of the cache's keys. */

@@ -264,7 +264,7 @@ static fb_status check_call(const fb_video_config *c, const fb_video_forward_cal
     if (!(call->timestep >= 0.0 && call->timestep <= 1000.0))
         return fb_fail(FB_ERROR_ARGUMENT, "clip %zu: timestep is %g, expected 0 to 1000", index,
                        call->timestep);
-    const fb_video_cache_config *cache = fb_video_cache_get_config(call->cache);
+    const fb_video_cache_config *cache = fb_video_cache_config_of(call->cache);
     size_t frame = c->frame_height / c->patch_height * (c->frame_width / c->patch_width);
     if (cache->num_layers != c->num_layers || cache->num_heads != c->num_heads ||
         cache->head_dim != c->dim / c->num_heads || cache->frame_tokens != frame)
@@ -284,7 +284,7 @@ static fb_status check_call(const fb_video_config *c, const fb_video_forward_cal
 static fb_status check_plan(const fb_video_config *c, const fb_video_plan *plan) {
     if (!plan->calibration)
         return plan->observes ? fb_fail(FB_ERROR_ARGUMENT, "plan: there is no calibration") : FB_OK;
-    const fb_calibration_config *of = fb_calibration_get_config(plan->calibration);
+    const fb_calibration_config *of = fb_calibration_config_of(plan->calibration);
     if (of->num_layers != c->num_layers || of->num_heads != c->num_heads ||
         of->num_steps != c->num_denoising_steps + 1)
         return fb_fail(FB_ERROR_ARGUMENT,

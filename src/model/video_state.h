@@ -6,7 +6,7 @@
 #include "model/linear.h"
 #include "model/video_attention.h"
 
-#include <flashblock/video_model.h>
+#include <flashblock/experimental/video_model.h>
 
 /* Attention to the text: as self-attention, without positions. */
 typedef struct fb_video_layer {

@@ -191,7 +191,7 @@ void fb_video_model_destroy(fb_video_model *model) {
     fb_free(model);
 }
 
-const fb_video_config *fb_video_model_get_config(const fb_video_model *model) {
+const fb_video_config *fb_video_config_of(const fb_video_model *model) {
     return &model->config;
 }
 

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "oracle/inputs.h"
 
+#include <flashblock/experimental/rows.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
 

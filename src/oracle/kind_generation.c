@@ -88,7 +88,7 @@ static fb_status read_recorded(generation_run *r) {
 
 /* Of positions that were not accepted the most probable token has no guaranteed margin: there the
  * recorded one stands. */
-static void take_proposals(generation_run *r, const fb_generate_event *event, size_t row) {
+static void take_proposals(generation_run *r, const fb_step_event *event, size_t row) {
     size_t at = (r->t * r->trace.rows + row) * r->trace.block;
     const int32_t *recorded = fb_engine_trace_block(&r->trace, FB_ENGINE_TRACE_X0, r->t, row);
     int32_t *acc = r->trace.decided[FB_ENGINE_TRACE_ACC] + at,
@@ -102,7 +102,7 @@ static void take_proposals(generation_run *r, const fb_generate_event *event, si
     }
 }
 
-static void take_numbers(generation_run *r, const fb_generate_event *event, size_t row) {
+static void take_numbers(generation_run *r, const fb_step_event *event, size_t row) {
     fb_engine_trace *trace = &r->trace;
     size_t t = r->t;
     bool masks = false, reuse = event->action == FB_REUSE;
@@ -131,7 +131,7 @@ static void take_numbers(generation_run *r, const fb_generate_event *event, size
                                   fb_engine_trace_block(trace, FB_ENGINE_TRACE_AFTER, t, row));
 }
 
-static fb_status take_history(generation_run *r, const fb_generate_event *event, size_t row) {
+static fb_status take_history(generation_run *r, const fb_step_event *event, size_t row) {
     size_t heads = r->config->num_attention_heads, dim = r->config->head_dim;
     size_t rows = r->trace.block * heads;
     for (size_t layer = 0; layer < r->config->num_hidden_layers; layer++) {
@@ -145,7 +145,7 @@ static fb_status take_history(generation_run *r, const fb_generate_event *event,
 }
 
 /* false ends the run: an error, or more passes than were recorded. */
-static bool take_event(void *user, const fb_generate_event *event) {
+static bool take_event(void *user, const fb_step_event *event) {
     generation_run *r = user;
     size_t row = event->slot, values = r->trace.block * r->config->vocab_size;
     r->t = row == 0 ? r->steps_seen++ : r->t;
@@ -200,7 +200,7 @@ static fb_status run(generation_run *r) {
     FB_TRY(fb_engine_trace_open(r->c, &r->trace));
     FB_TRY(read_options(r));
     FB_TRY(fb_case_load_model(r->c, &r->model));
-    r->config = fb_model_get_config(r->model);
+    r->config = fb_model_config_of(r->model);
     FB_TRY(read_recorded(r));
     r->options.on_step = take_event;
     r->options.user = r;

@@ -119,7 +119,7 @@ static fb_status run(logits_run *r) {
     FB_TRY(fb_case_size(r->c, "P", 1, 1 << 20, &r->prompt));
     FB_TRY(fb_case_size(r->c, "L", 1, 1 << 16, &r->block));
     FB_TRY(fb_case_load_model(r->c, &r->model));
-    r->config = fb_model_get_config(r->model);
+    r->config = fb_model_config_of(r->model);
     FB_TRY(fb_model_new_kv_cache(r->model, FB_F32, &r->kv));
     FB_TRY(fb_model_new_part_cache(r->model, r->block, &r->parts));
     FB_TRY(check_prefill(r));

@@ -5,6 +5,9 @@
 #include "model/video_state.h"
 #include "oracle/kinds.h"
 
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/video.h>
+#include <flashblock/experimental/video_model.h>
 #include <flashblock/flashblock.h>
 
 #include <math.h>
@@ -129,7 +132,7 @@ static fb_status claim(pipeline *p, const char *tensor, fb_dims shape, const flo
     return fb_report_claim(p->report, &claim);
 }
 
-static fb_status claim_pass_tensor(pipeline *p, const fb_video_pass *pass, const char *what,
+static fb_status claim_pass_tensor(pipeline *p, const fb_video_pass_event *pass, const char *what,
                                    const float *ours) {
     char name[MAX_NAME];
     snprintf(name, sizeof name, "%s.%s.b%zus%zu", p->prefix, what, pass->block, pass->step);
@@ -138,8 +141,8 @@ static fb_status claim_pass_tensor(pipeline *p, const fb_video_pass *pass, const
     return claim(p, name, frames_shape(p, 1, p->config.block_frames), ours, tolerance);
 }
 
-static void after_pass(const fb_video_pass *pass, void *context) {
-    pipeline *p = context;
+static void on_pass(void *user, const fb_video_pass_event *pass) {
+    pipeline *p = user;
     if (!p->prefix || p->pass_status != FB_OK)
         return;
     p->pass_status = claim_pass_tensor(p, pass, "in", pass->input);
@@ -188,8 +191,8 @@ static fb_video_options options_of(pipeline *p, size_t frames, fb_calibration *c
     options.num_frames = frames;
     options.calibration = calibration;
     options.compat = FB_COMPAT_RELEASED;
-    options.after_pass = after_pass;
-    options.context = p;
+    options.on_pass = on_pass;
+    options.user = p;
     return options;
 }
 

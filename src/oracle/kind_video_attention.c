@@ -5,6 +5,9 @@
 #include "model/video_attention.h"
 #include "oracle/kinds.h"
 
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video_cache.h>
 #include <flashblock/flashblock.h>
 
 #include <math.h>
@@ -222,8 +225,8 @@ static fb_status input_of(video_layer *l, const char *name, size_t batch, size_t
 }
 
 static fb_status run_pass(video_layer *l, size_t sample, size_t block, const float *x,
-                          fb_head_parts *parts, const unsigned char *refresh,
-                          const fb_part *internal, float *out) {
+                          fb_head_parts *parts, const bool *refresh, const fb_part *internal,
+                          float *out) {
     fb_video_attention_pass pass = {.cache = l->caches[sample],
                                     .grid = l->grid,
                                     .first_frame = block * l->grid.frames,
@@ -247,7 +250,7 @@ typedef struct calibration_rows {
 static fb_status observe(video_layer *l, size_t block, size_t step, const fb_part *external,
                          const fb_part *internal, calibration_rows *rows) {
     double numbers[3][MAX_SIZE];
-    unsigned char mask[MAX_SIZE];
+    bool mask[MAX_SIZE];
     fb_head_changes changes = {numbers[0], numbers[1], numbers[2], mask};
     FB_TRY(fb_calibration_observe(l->calibration, 0, step, external, internal, l->batch,
                                   l->block_tokens, l->head_dim, &changes));
@@ -390,7 +393,7 @@ static fb_status run_blocks(video_layer *l, const char *prefix, bool reuses, int
         for (size_t step = 0; step < l->steps; step++) {
             float *x = NULL;
             char name[64];
-            const unsigned char *refresh =
+            const bool *refresh =
                 step > 0 && reuses ? fb_calibration_refresh(l->calibration, 0, step) : NULL;
             FB_TRY(input_of(l, "x", 1, block, step, &x));
             FB_TRY(run_pass(l, 0, block, x, reuses ? l->parts[0] : NULL, refresh, NULL, out));

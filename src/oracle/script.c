@@ -5,6 +5,7 @@
 #include "oracle/inputs.h"
 #include "oracle/truth.h"
 
+#include <flashblock/experimental/rows.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/runtime.h>
 

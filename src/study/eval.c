@@ -6,6 +6,8 @@
 #include "decode/sampler.h"
 #include "decode/schedule.h"
 
+#include <flashblock/experimental/sparse.h>
+
 #include <math.h>
 #include <string.h>
 
@@ -75,7 +77,7 @@ static size_t window_begin(const fb_eval_options *options, size_t num_tokens, si
 /* --- creation --------------------------------------------------------------------------------- */
 
 static fb_status check(const evaluator *e, size_t num_tokens) {
-    const fb_model_config *config = fb_model_get_config(e->model);
+    const fb_model_config *config = fb_model_config_of(e->model);
     const fb_eval_options *options = e->options;
     if (options->blocks == 0 || options->context % e->block_size != 0)
         return fb_fail(FB_ERROR_ARGUMENT,
@@ -99,7 +101,7 @@ static fb_status set_up_runner(evaluator *e, runner *r, const fb_eval_policy *po
     fb_generate_options options = e->options->generate;
     options.max_tokens = window_tokens(e->options);
     options.ignore_stop = true;
-    r->schedule = fb_generate_schedule(fb_model_get_config(e->model), &options);
+    r->schedule = fb_generate_schedule(fb_model_config_of(e->model), &options);
     r->schedule.reuse = policy->reuse;
     if (policy->sparse && policy->sparse->residual != FB_RESIDUAL_CACHED)
         r->schedule.reuse = (fb_reuse_policy){0};
@@ -111,7 +113,7 @@ static fb_status set_up_runner(evaluator *e, runner *r, const fb_eval_policy *po
 }
 
 static fb_status set_up(evaluator *e, const fb_eval_policy *policies) {
-    const fb_model_config *config = fb_model_get_config(e->model);
+    const fb_model_config *config = fb_model_config_of(e->model);
     static const fb_eval_policy dense = {0};
     size_t size = e->block_size, heads = config->num_attention_heads;
     FB_TRY(fb_model_new_kv_cache(e->model, e->options->generate.kv_dtype, &e->kv));
@@ -272,7 +274,7 @@ static fb_status denoising_step(evaluator *e, runner *r, fb_sequence *sequence) 
                           .logits = e->logits};
     if (r->result) {
         forward.on_attention = compare_layer;
-        forward.attention_user = &seen;
+        forward.user = &seen;
     }
     begin_sparse(e, r, sequence);
     FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
@@ -365,7 +367,7 @@ static void finish(evaluator *e) {
             result->layer_errors[layer] /= (double)result->steps;
         if (!e->runners[i].sparse)
             continue;
-        fb_sparse_counts counts = fb_sparse_get_counts(e->runners[i].sparse);
+        fb_sparse_counts counts = fb_sparse_counts_of(e->runners[i].sparse);
         result->keys = (counts.keys_selected + counts.keys_residual) / (double)e->num_layers;
         result->forced_refreshes = counts.forced_refreshes;
     }
@@ -391,7 +393,7 @@ static fb_status run(evaluator *e, size_t num_tokens, const fb_eval_policy *poli
 fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
                       const fb_eval_options *options, const fb_eval_policy *policies,
                       size_t num_policies, fb_eval_result *results) {
-    const fb_model_config *config = fb_model_get_config(model);
+    const fb_model_config *config = fb_model_config_of(model);
     evaluator e = {.model = model,
                    .options = options,
                    .tokens = tokens,

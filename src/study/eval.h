@@ -11,9 +11,9 @@
 #ifndef FB_STUDY_EVAL_H
 #define FB_STUDY_EVAL_H
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/generate.h>
 #include <flashblock/model.h>
-#include <flashblock/sparse.h>
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -4,6 +4,8 @@
 #include "base/memory.h"
 #include "decode/generate_options.h"
 
+#include <flashblock/experimental/rows.h>
+
 #include <math.h>
 #include <string.h>
 
@@ -25,7 +27,7 @@ static fb_status allocate(fb_reuse_trial *b) {
 
 fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *options,
                                 fb_reuse_trial *bench) {
-    const fb_model_config *config = fb_model_get_config(model);
+    const fb_model_config *config = fb_model_config_of(model);
     *bench =
         (fb_reuse_trial){.model = model, .options = *options, .vocab_size = config->vocab_size};
     bench->options.ignore_stop = true;
@@ -141,7 +143,7 @@ static fb_status propose(fb_reuse_trial *b, const fb_sampler *sampler, const int
 /* Keys and values that a pass's attention reads: the block's own, and all committed ones if any
  * row's external part is computed. */
 static double pass_bytes(const fb_reuse_trial *b, const fb_plan *plan) {
-    const fb_model_config *config = fb_model_get_config(b->model);
+    const fb_model_config *config = fb_model_config_of(b->model);
     size_t tokens = b->options.block_size;
     if (plan->external_rows > 0)
         tokens += fb_kv_cache_length(b->kv);
@@ -178,7 +180,7 @@ fb_status fb_reuse_trial_run(fb_reuse_trial *b, const fb_reuse_policy *policy, c
                              size_t num_tokens, int32_t *written, fb_reuse_trial_score *score) {
     FB_TRY(fb_kv_cache_truncate(b->kv, b->context));
     b->options.max_tokens = num_tokens;
-    fb_schedule schedule = fb_generate_schedule(fb_model_get_config(b->model), &b->options);
+    fb_schedule schedule = fb_generate_schedule(fb_model_config_of(b->model), &b->options);
     schedule.reuse = *policy;
     fb_prompt prompt = {text, b->context};
     fb_sequence *sequence = NULL;

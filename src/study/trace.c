@@ -182,7 +182,7 @@ static void compare_steps(const fb_trace *trace, const layer_parts *now, const l
     record->external_lse_change = mean_lse_change(outside, outside_before, rows, head);
 }
 
-static fb_status record_layer(fb_trace *trace, const fb_generate_attention *event) {
+static fb_status record_layer(fb_trace *trace, const fb_generate_attention_event *event) {
     const fb_attention_event *attention = event->attention;
     fb_trace_sequence *sequence = &trace->sequences[event->sequence];
     if (!sequence->heads)
@@ -207,21 +207,21 @@ static fb_status record_layer(fb_trace *trace, const fb_generate_attention *even
     return FB_OK;
 }
 
-void fb_trace_attention(fb_trace *trace, const fb_generate_attention *event) {
+void fb_trace_attention(fb_trace *trace, const fb_generate_attention_event *event) {
     if (trace->status == FB_OK && !event->commit)
         trace->status = record_layer(trace, event);
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-static size_t count_masked(const fb_generate_event *event) {
+static size_t count_masked(const fb_step_event *event) {
     size_t count = 0;
     for (size_t i = 0; i < event->block_size; i++)
         count += event->masked_before[i];
     return count;
 }
 
-static fb_status record_step(fb_trace *trace, const fb_generate_event *event) {
+static fb_status record_step(fb_trace *trace, const fb_step_event *event) {
     fb_trace_sequence *sequence = &trace->sequences[event->sequence];
     fb_trace_step step = {
         .sequence = event->sequence,
@@ -244,7 +244,7 @@ static fb_status record_step(fb_trace *trace, const fb_generate_event *event) {
     return FB_OK;
 }
 
-bool fb_trace_on_step(fb_trace *trace, const fb_generate_event *event) {
+bool fb_trace_on_step(fb_trace *trace, const fb_step_event *event) {
     if (trace->status == FB_OK && !event->commit)
         trace->status = record_step(trace, event);
     if (trace->status == FB_OK && event->finished)

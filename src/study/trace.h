@@ -74,8 +74,8 @@ void fb_trace_free(fb_trace *trace);
 
 /* To be called from fb_generate_options.on_attention and on_step. The second returns false when
  * recording has failed; trace->status says how, fb_error_message why. */
-void fb_trace_attention(fb_trace *trace, const fb_generate_attention *event);
-bool fb_trace_on_step(fb_trace *trace, const fb_generate_event *event);
+void fb_trace_attention(fb_trace *trace, const fb_generate_attention_event *event);
+bool fb_trace_on_step(fb_trace *trace, const fb_step_event *event);
 
 /* Step i, and its heads [num_layers, num_heads]. */
 const fb_trace_step *fb_trace_step_at(const fb_trace *trace, size_t i);

@@ -28,8 +28,8 @@ static fb_status write_ids(const fb_tokenizer *tokenizer, const char *text, size
     if (status == FB_OK &&
         !(put(out, count, ids, sizeof *ids) && put(out, decoded_length, decoded, 1)))
         status = FB_ERROR_IO;
-    fb_tokenizer_free(ids);
-    fb_tokenizer_free(decoded);
+    fb_token_ids_free(ids);
+    fb_text_free(decoded);
     return status;
 }
 
@@ -40,7 +40,7 @@ static fb_status write_ids_of_text(const fb_tokenizer *tokenizer, const char *te
     fb_status status = fb_tokenizer_encode(tokenizer, text, length, FB_ADDED_AS_TEXT, &ids, &count);
     if (status == FB_OK && !put(out, count, ids, sizeof *ids))
         status = FB_ERROR_IO;
-    fb_tokenizer_free(ids);
+    fb_token_ids_free(ids);
     return status;
 }
 

@@ -6,6 +6,7 @@
 #include "cli/progress.h"
 
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <stdio.h>
 #include <unistd.h>

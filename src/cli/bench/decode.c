@@ -143,7 +143,7 @@ static void print_result(const decode_bench *b, size_t i) {
 /* Attention of all layers to this many keys, over a whole block. */
 static void attention_work(const decode_bench *b, const fb_decode_block *run, double *flops,
                            double *bytes) {
-    const fb_model_config *config = fb_model_get_config(b->data.model);
+    const fb_model_config *config = fb_model_config_of(b->data.model);
     double passes = (double)(b->data.steps + 1), block = (double)b->data.block_size;
     double reads = run->rows ? passes
                              : passes - (double)fb_block_script_reuses(b->data.block_size,

@@ -9,9 +9,9 @@
 #include "cli/progress.h"
 #include "oracle/inputs.h"
 
-#include <flashblock/calibration.h>
-#include <flashblock/head_reuse.h>
-#include <flashblock/video_cache.h>
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video_cache.h>
 
 #include <stdio.h>
 #include <string.h>
@@ -79,7 +79,7 @@ static const fb_option_table table = {
 typedef struct video_bench {
     const settings *chosen;
     size_t num_layers, num_steps;
-    unsigned char *refresh; /* [num_layers, num_steps, heads] */
+    bool *refresh; /* [num_layers, num_steps, heads] */
     fb_video_cache *cache;
     fb_head_parts *parts;
     fb_kv kvs[MAX_HEADS];
@@ -93,7 +93,7 @@ typedef struct video_bench {
 /* --- setting up ------------------------------------------------------------------------------- */
 
 static fb_status from_calibration(video_bench *b, fb_calibration *calibration) {
-    const fb_calibration_config *config = fb_calibration_get_config(calibration);
+    const fb_calibration_config *config = fb_calibration_config_of(calibration);
     size_t heads = b->chosen->heads;
     if (config->num_heads != heads)
         return fb_fail(FB_ERROR_ARGUMENT, "%s: it is of %zu heads, --heads says %zu",
@@ -210,7 +210,7 @@ static fb_status run_block(const video_bench *b, bool reuses) {
     fb_part result = fb_part_rows(b->out, b->lse, s->heads, s->head_dim);
     for (size_t layer = 0; layer < b->num_layers; layer++)
         for (size_t step = 0; step < b->num_steps; step++) {
-            const unsigned char *refresh = b->refresh + (layer * b->num_steps + step) * s->heads;
+            const bool *refresh = b->refresh + (layer * b->num_steps + step) * s->heads;
             FB_TRY(fb_head_attend(reuses ? b->parts : NULL, layer, 1, &queries, &views,
                                   reuses && step > 0 ? refresh : NULL, 0.0f, NULL, &result));
         }

@@ -15,6 +15,7 @@
 
 #include <flashblock/runtime.h>
 #include <flashblock/tokenizer.h>
+#include <flashblock/version.h>
 
 #include <math.h>
 #include <stdio.h>
@@ -357,7 +358,7 @@ static fb_status evaluate(evaluation *e) {
 
 static void free_evaluation(evaluation *e) {
     fb_reuse_trial_free(&e->bench);
-    fb_tokenizer_free(e->tokens);
+    fb_token_ids_free(e->tokens);
     fb_tokenizer_destroy(e->tokenizer);
     fb_model_destroy(e->model);
     fb_free(e->written);

@@ -15,6 +15,8 @@
 #include "io/file.h"
 #include "study/eval.h"
 
+#include <flashblock/experimental/sparse.h>
+
 #include <stdio.h>
 #include <string.h>
 
@@ -389,7 +391,7 @@ static fb_status prepare(evaluation *e) {
     FB_TRY(fb_number_list_check(&given->percents, "density", 0, 100));
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(&e->session, given->model));
-    e->num_layers = fb_model_get_config(e->session.model)->num_hidden_layers;
+    e->num_layers = fb_model_config_of(e->session.model)->num_hidden_layers;
     e->session.options = fb_generate_options_default();
     e->session.options.block_size = given->block_size;
     e->session.options.denoising_steps = given->denoising_steps;
@@ -423,7 +425,7 @@ static fb_status run(evaluation *e) {
     FB_TRY(read_text(e, &tokens, &count));
     fb_status status = fb_eval_run(e->session.model, tokens, count, &e->options, e->policies,
                                    e->num_methods, e->results);
-    fb_tokenizer_free(tokens);
+    fb_token_ids_free(tokens);
     fb_progress("%s", "");
     FB_TRY(status);
     if (!fb_is_stdout(e->given->json))

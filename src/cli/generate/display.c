@@ -88,7 +88,7 @@ static void print_waiting(fb_display *display) {
     }
 }
 
-static fb_status show(fb_display *display, const fb_generate_event *event, const char *text,
+static fb_status show(fb_display *display, const fb_step_event *event, const char *text,
                       size_t size) {
     fb_buffer *waiting = &display->sequences[event->sequence].waiting;
     if (display->kind == FB_DISPLAY_VISUAL)
@@ -98,7 +98,7 @@ static fb_status show(fb_display *display, const fb_generate_event *event, const
     return fb_buffer_append(waiting, text, size);
 }
 
-static fb_status commit(fb_display *display, const fb_generate_event *event) {
+static fb_status commit(fb_display *display, const fb_step_event *event) {
     sequence *of = &display->sequences[event->sequence];
     const int32_t *tokens = event->completion + (event->num_completion - event->num_new);
     const char *text = NULL;
@@ -115,7 +115,7 @@ static fb_status commit(fb_display *display, const fb_generate_event *event) {
     return FB_OK;
 }
 
-static fb_status show_event(fb_display *display, const fb_generate_event *event) {
+static fb_status show_event(fb_display *display, const fb_step_event *event) {
     if (display->kind == FB_DISPLAY_NONE)
         return FB_OK;
     if (event->commit)
@@ -127,7 +127,7 @@ static fb_status show_event(fb_display *display, const fb_generate_event *event)
     return FB_OK;
 }
 
-bool fb_display_step(void *display, const fb_generate_event *event) {
+bool fb_display_step(void *display, const fb_step_event *event) {
     fb_display *of = display;
     of->status = show_event(of, event);
     return of->status == FB_OK;

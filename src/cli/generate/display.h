@@ -24,7 +24,7 @@ void fb_display_destroy(fb_display *display);
 
 /* What fb_generate_options.on_step and .user take. Cancels the generation when something cannot be
  * shown: fb_display_status tells what. */
-bool fb_display_step(void *display, const fb_generate_event *event);
+bool fb_display_step(void *display, const fb_step_event *event);
 fb_status fb_display_status(const fb_display *display);
 
 #endif

@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/selector_names.h"
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/runtime.h>
 
 #include <stdio.h>

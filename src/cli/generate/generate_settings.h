@@ -7,7 +7,7 @@
 #include "cli/generate/session.h"
 #include "cli/options.h"
 
-#include <flashblock/sparse.h>
+#include <flashblock/experimental/sparse.h>
 
 typedef struct fb_generate_settings {
     const char *model, *mask_token, *json; /* json: the command's own option */

@@ -48,7 +48,7 @@ static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, const
     FB_TRY(fb_tokenizer_encode(tokenizer, (const char *)text->data, text->size, added, &tokens,
                                &count));
     fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
-    fb_tokenizer_free(tokens);
+    fb_token_ids_free(tokens);
     return status;
 }
 
@@ -58,7 +58,7 @@ static fb_status append_format(fb_buffer *ids, const fb_tokenizer *tokenizer, co
     size_t count = 0;
     FB_TRY(fb_tokenizer_encode(tokenizer, piece, strlen(piece), FB_ADDED_PARSED, &tokens, &count));
     fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
-    fb_tokenizer_free(tokens);
+    fb_token_ids_free(tokens);
     return status;
 }
 
@@ -111,7 +111,7 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
  */
 
 fb_status fb_session_resolve(fb_session *session) {
-    return fb_generate_options_resolve(fb_model_get_config(session->model), &session->options);
+    return fb_generate_options_resolve(fb_model_config_of(session->model), &session->options);
 }
 
 fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, size_t tau,

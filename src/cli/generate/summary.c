@@ -1,7 +1,9 @@
 /* What a generation cost, in words and as JSON. */
 #include "cli/generate/summary.h"
 
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <stdio.h>
 
@@ -70,7 +72,7 @@ static json_t *text_json(const fb_tokenizer *tokenizer, const int32_t *ids, size
     if (fb_tokenizer_decode(tokenizer, ids, count, true, &text, &size) != FB_OK)
         return NULL;
     json_t *string = json_stringn(text, size);
-    fb_tokenizer_free(text);
+    fb_text_free(text);
     return string;
 }
 

@@ -87,13 +87,13 @@ static fb_status append_tokens(fb_buffer *to, const fb_tokenizer *tokenizer, con
     size_t size = 0;
     FB_TRY(fb_tokenizer_decode(tokenizer, tokens, count, false, &text, &size));
     fb_status status = fb_visual_printable(to, text, size, true);
-    fb_tokenizer_free(text);
+    fb_text_free(text);
     return status;
 }
 
 /* The block's text, one glyph for each mask. */
 static fb_status append_block(fb_buffer *to, const fb_tokenizer *tokenizer,
-                              const fb_generate_event *event, size_t first) {
+                              const fb_step_event *event, size_t first) {
     size_t i = first;
     while (i < event->block_size) {
         size_t end = i;
@@ -121,7 +121,7 @@ static void draw(fb_visual *visual, const fb_buffer *block) {
 }
 
 /* A line for a pass. */
-static void print_line(const fb_generate_event *event, const fb_buffer *block) {
+static void print_line(const fb_step_event *event, const fb_buffer *block) {
     char pass[32] = "commit";
     if (!event->commit)
         snprintf(pass, sizeof pass, "step %zu", event->denoising_step);
@@ -131,7 +131,7 @@ static void print_line(const fb_generate_event *event, const fb_buffer *block) {
     putchar('\n');
 }
 
-static size_t leading_prompt_tokens(const fb_generate_event *event) {
+static size_t leading_prompt_tokens(const fb_step_event *event) {
     size_t count = 0;
     while (count < event->block_size && !event->masked_before[count])
         count++;
@@ -139,7 +139,7 @@ static size_t leading_prompt_tokens(const fb_generate_event *event) {
 }
 
 fb_status fb_visual_step(fb_visual *visual, const fb_tokenizer *tokenizer,
-                         const fb_generate_event *event) {
+                         const fb_step_event *event) {
     if (event->denoising_step == 0)
         visual->prompt_tail = leading_prompt_tokens(event);
     fb_buffer block = {0};
@@ -168,7 +168,7 @@ static fb_status extend_row(fb_visual *visual, const char *text, size_t size) {
     return FB_OK;
 }
 
-fb_status fb_visual_commit(fb_visual *visual, const fb_generate_event *event, const char *text,
+fb_status fb_visual_commit(fb_visual *visual, const fb_step_event *event, const char *text,
                            size_t size) {
     if (visual->terminal)
         return extend_row(visual, text, size);

@@ -28,10 +28,10 @@ void fb_visual_free(fb_visual *visual);
 
 /* Shows the block after a denoising step. */
 fb_status fb_visual_step(fb_visual *visual, const fb_tokenizer *tokenizer,
-                         const fb_generate_event *event);
+                         const fb_step_event *event);
 
 /* Shows text that has become final. */
-fb_status fb_visual_commit(fb_visual *visual, const fb_generate_event *event, const char *text,
+fb_status fb_visual_commit(fb_visual *visual, const fb_step_event *event, const char *text,
                            size_t size);
 
 #endif

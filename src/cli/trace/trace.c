@@ -87,12 +87,12 @@ typedef struct recording {
     bool terminal;
 } recording;
 
-static void on_attention(void *user, const fb_generate_attention *event) {
+static void on_attention(void *user, const fb_generate_attention_event *event) {
     recording *of = user;
     fb_trace_attention(of->trace, event);
 }
 
-static bool on_step(void *user, const fb_generate_event *event) {
+static bool on_step(void *user, const fb_step_event *event) {
     recording *of = user;
     if (of->terminal)
         fprintf(stderr, "\r\033[Ktau %zu: prompt %zu, block %zu, %zu steps recorded", of->tau,
@@ -103,7 +103,7 @@ static bool on_step(void *user, const fb_generate_event *event) {
 /* Decodes with `tau` and records it. The trace is the caller's to free, also on error. */
 static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
                         fb_generation **generation) {
-    FB_TRY(fb_trace_init(fb_model_get_config(session->model), session->options.block_size,
+    FB_TRY(fb_trace_init(fb_model_config_of(session->model), session->options.block_size,
                          session->num_prompts, trace));
     recording of = {trace, tau, isatty(STDERR_FILENO)};
     fb_generate_options options = session->options;

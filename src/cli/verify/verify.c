@@ -11,6 +11,7 @@
 #include "oracle/kinds.h"
 
 #include <flashblock/runtime.h>
+#include <flashblock/version.h>
 
 #include <stdio.h>
 #include <string.h>

@@ -134,8 +134,8 @@ static fb_status make_calibration(const settings *given, const fb_video_config *
     return fb_calibration_create(&config, calibration);
 }
 
-static void show_progress(const fb_video_pass *pass, void *context) {
-    (void)context;
+static void show_progress(void *user, const fb_video_pass_event *pass) {
+    (void)user;
     if (pass->clip != 0 || !isatty(STDERR_FILENO))
         return;
     bool last = pass->block + 1 == pass->num_blocks && pass->step + 1 == pass->num_steps;
@@ -152,10 +152,10 @@ typedef struct step_summary {
 } step_summary;
 
 static step_summary summarize(fb_calibration *c, size_t step) {
-    const fb_calibration_config *config = fb_calibration_get_config(c);
+    const fb_calibration_config *config = fb_calibration_config_of(c);
     step_summary sum = {.heads = config->num_layers * config->num_heads};
     for (size_t layer = 0; layer < config->num_layers; layer++) {
-        const unsigned char *refresh = fb_calibration_refresh(c, layer, step);
+        const bool *refresh = fb_calibration_refresh(c, layer, step);
         for (size_t head = 0; head < config->num_heads; head++) {
             sum.external += fb_calibration_similarity(c, layer, step, head);
             sum.internal += fb_calibration_internal_similarity(c, layer, step, head);
@@ -170,7 +170,7 @@ static step_summary summarize(fb_calibration *c, size_t step) {
 }
 
 static void print(fb_calibration *c) {
-    size_t steps = fb_calibration_get_config(c)->num_steps;
+    size_t steps = fb_calibration_config_of(c)->num_steps;
     printf("%zu blocks with a history\n", fb_calibration_blocks(c));
     printf("step  similarity: external  internal  LSE change  heads that refresh\n");
     for (size_t step = 1; step < steps; step++) {
@@ -184,7 +184,7 @@ static void print(fb_calibration *c) {
 
 static json_t *describe(fb_calibration *c, const settings *given) {
     json_t *steps = json_array();
-    for (size_t step = 1; step < fb_calibration_get_config(c)->num_steps; step++) {
+    for (size_t step = 1; step < fb_calibration_config_of(c)->num_steps; step++) {
         step_summary s = summarize(c, step);
         json_array_append_new(steps,
                               json_pack("{s:I, s:f, s:f, s:f, s:I, s:I}", "step", (json_int_t)step,
@@ -223,7 +223,7 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
     fb_video_options how = {.num_frames = given->frames,
                             .kv_dtype = given->kv_dtype,
                             .compat = given->compat,
-                            .after_pass = show_progress};
+                            .on_pass = show_progress};
     FB_TRY(fb_video_calibrate(session->model, session->clips, session->num_clips, &how,
                               *calibration, NULL));
     return write_results(*calibration, given);

@@ -13,7 +13,7 @@ typedef double similarity_fn(const fb_calibration *calibration, size_t layer, si
 /* A line a layer, a number a head. */
 static void put_panel(FILE *gnuplot, const fb_calibration *c, similarity_fn *similarity,
                       size_t step, const char *what) {
-    const fb_calibration_config *config = fb_calibration_get_config(c);
+    const fb_calibration_config *config = fb_calibration_config_of(c);
     fputs("$numbers << END\n", gnuplot);
     for (size_t layer = 0; layer < config->num_layers; layer++) {
         for (size_t head = 0; head < config->num_heads; head++)
@@ -26,7 +26,7 @@ static void put_panel(FILE *gnuplot, const fb_calibration *c, similarity_fn *sim
 
 /* The smallest similarity, rounded down to a twentieth: the colours begin there. */
 static double lowest(const fb_calibration *c) {
-    const fb_calibration_config *config = fb_calibration_get_config(c);
+    const fb_calibration_config *config = fb_calibration_config_of(c);
     double low = 0.95;
     for (size_t step = 1; step < config->num_steps; step++)
         for (size_t layer = 0; layer < config->num_layers; layer++)
@@ -38,12 +38,12 @@ static double lowest(const fb_calibration *c) {
 }
 
 static size_t num_columns(const fb_calibration *c) {
-    return fb_calibration_get_config(c)->num_steps - 1;
+    return fb_calibration_config_of(c)->num_steps - 1;
 }
 
 static void put_script(FILE *gnuplot, const void *calibration) {
     const fb_calibration *c = calibration;
-    const fb_calibration_config *config = fb_calibration_get_config(c);
+    const fb_calibration_config *config = fb_calibration_config_of(c);
     size_t columns = num_columns(c);
     fprintf(
         gnuplot,

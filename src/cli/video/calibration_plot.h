@@ -3,7 +3,7 @@
 #ifndef FB_CLI_VIDEO_CALIBRATION_PLOT_H
 #define FB_CLI_VIDEO_CALIBRATION_PLOT_H
 
-#include <flashblock/calibration.h>
+#include <flashblock/experimental/calibration.h>
 
 /* `path` ends in .png or .svg. FB_ERROR_UNSUPPORTED where there is no gnuplot. */
 fb_status fb_calibration_plot(const fb_calibration *calibration, const char *path);

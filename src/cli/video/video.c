@@ -117,8 +117,8 @@ typedef struct comparison {
     bool progress;
 } comparison;
 
-static void show_progress(const fb_video_pass *pass, void *context) {
-    comparison *c = context;
+static void show_progress(void *user, const fb_video_pass_event *pass) {
+    comparison *c = user;
     if (pass->clip != 0 || !isatty(STDERR_FILENO))
         return;
     fprintf(stderr, "\r\033[Kblock %zu of %zu, step %zu of %zu", pass->block + 1, pass->num_blocks,
@@ -131,8 +131,8 @@ static fb_status generate(comparison *c, fb_calibration *calibration, fb_video_s
                             .calibration = calibration,
                             .kv_dtype = c->given->kv_dtype,
                             .compat = c->given->compat,
-                            .after_pass = show_progress,
-                            .context = c};
+                            .on_pass = show_progress,
+                            .user = c};
     fb_status status =
         fb_video_generate(c->session.model, c->session.clips, c->session.num_clips, &how, stats);
     if (c->progress)

@@ -4,7 +4,7 @@
 
 #include "cli/options.h"
 
-#include <flashblock/video.h>
+#include <flashblock/experimental/video.h>
 
 #include <stddef.h>
 #include <stdint.h>

@@ -21,13 +21,13 @@
  * A cached residual belongs to one selection, one state of the KV cache (its epoch, and so to one
  * block, which every commit ends), and to the block's rows. Anything else is FB_ERROR_STALE.
  */
-#ifndef FLASHBLOCK_SPARSE_H
-#define FLASHBLOCK_SPARSE_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_SPARSE_H
+#define FLASHBLOCK_EXPERIMENTAL_SPARSE_H
 
 #include <flashblock/attention.h>
+#include <flashblock/experimental/selector.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/reuse.h>
-#include <flashblock/selector.h>
 #include <flashblock/status.h>
 
 #include <stdbool.h>
@@ -87,6 +87,8 @@ FB_API fb_status fb_sparse_attend(const fb_queries *queries, const fb_kv_cache *
                                   const fb_selection *selection, fb_reuse_action action,
                                   fb_residual_cache *residuals, float scale, const fb_part *result);
 
+struct fb_model; /* model.h */
+
 /* --- a sequence ------------------------------------------------------------------------------- */
 
 /* Start from fb_sparse_options_default(). */
@@ -114,6 +116,10 @@ FB_API fb_status fb_sparse_create(const fb_sparse_options *options, size_t num_l
                                   size_t block_size, size_t num_heads, size_t head_dim,
                                   fb_sparse **sparse);
 FB_API void fb_sparse_destroy(fb_sparse *sparse); /* NULL is allowed */
+
+/* The same, of a model's shapes (library flashblock-lm). */
+FB_API fb_status fb_model_new_sparse(const struct fb_model *model, const fb_sparse_options *options,
+                                     size_t block_size, fb_sparse **sparse);
 
 /* A new sequence begins; counts stay. */
 FB_API void fb_sparse_reset(fb_sparse *sparse);
@@ -149,7 +155,7 @@ typedef struct fb_sparse_counts {
     double keys;             /* there */
 } fb_sparse_counts;
 
-FB_API fb_sparse_counts fb_sparse_get_counts(const fb_sparse *sparse);
+FB_API fb_sparse_counts fb_sparse_counts_of(const fb_sparse *sparse);
 
 #ifdef __cplusplus
 }

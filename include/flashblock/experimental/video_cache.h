@@ -25,8 +25,8 @@
  *
  * Threads: begin, write and reset need the cache to themselves; reads may be concurrent.
  */
-#ifndef FLASHBLOCK_VIDEO_CACHE_H
-#define FLASHBLOCK_VIDEO_CACHE_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_VIDEO_CACHE_H
+#define FLASHBLOCK_EXPERIMENTAL_VIDEO_CACHE_H
 
 #include <flashblock/attention.h>
 #include <flashblock/reuse.h>
@@ -59,7 +59,7 @@ typedef struct fb_video_cache_config {
 /* An empty cache. Memory is taken as frames are written. The caller owns *cache. */
 FB_API fb_status fb_video_cache_create(const fb_video_cache_config *config, fb_video_cache **cache);
 FB_API void fb_video_cache_destroy(fb_video_cache *cache); /* NULL is allowed */
-FB_API const fb_video_cache_config *fb_video_cache_get_config(const fb_video_cache *cache);
+FB_API const fb_video_cache_config *fb_video_cache_config_of(const fb_video_cache *cache);
 
 /* Forgets the clip. The memory stays. */
 FB_API void fb_video_cache_reset(fb_video_cache *cache);

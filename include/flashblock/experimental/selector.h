@@ -50,8 +50,8 @@
  *             unscored, as bounds over fewer keys are smaller
  *   own keys  the query block's own keys have no part in any score
  */
-#ifndef FLASHBLOCK_SELECTOR_H
-#define FLASHBLOCK_SELECTOR_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_SELECTOR_H
+#define FLASHBLOCK_EXPERIMENTAL_SELECTOR_H
 
 #include <flashblock/attention.h>
 #include <flashblock/status.h>
@@ -226,12 +226,12 @@ FB_API void fb_selector_destroy(fb_selector *selector);
 /* Forgets everything: a new sequence begins. */
 FB_API void fb_selector_reset(fb_selector *selector);
 
-FB_API const char *fb_selector_get_name(const fb_selector *selector);
+FB_API const char *fb_selector_name(const fb_selector *selector);
 
 /* The names that fb_selector_create knows, from 0 on, and what each does, in one line; NULL behind
  * the last. */
-FB_API const char *fb_selector_name(size_t index);
-FB_API const char *fb_selector_summary(size_t index);
+FB_API const char *fb_selector_known_name(size_t index);
+FB_API const char *fb_selector_known_summary(size_t index);
 
 /* Selects. `selection` is begun anew; untouched on error. A selector serves one sequence at a time
  * and one thread at a time. */

@@ -25,13 +25,14 @@
  *     similarity, lse_change, internal_similarity, refresh  [num_steps - 1][num_layers][num_heads]
  * for steps 1 .. num_steps - 1. `refresh` must be what the thresholds make of the numbers.
  */
-#ifndef FLASHBLOCK_CALIBRATION_H
-#define FLASHBLOCK_CALIBRATION_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_CALIBRATION_H
+#define FLASHBLOCK_EXPERIMENTAL_CALIBRATION_H
 
 #include <flashblock/attention.h>
 #include <flashblock/reuse.h>
 #include <flashblock/status.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -60,12 +61,12 @@ typedef struct fb_calibration fb_calibration;
 FB_API fb_status fb_calibration_create(const fb_calibration_config *config,
                                        fb_calibration **calibration);
 FB_API void fb_calibration_destroy(fb_calibration *calibration); /* NULL is allowed */
-FB_API const fb_calibration_config *fb_calibration_get_config(const fb_calibration *calibration);
+FB_API const fb_calibration_config *fb_calibration_config_of(const fb_calibration *calibration);
 
 /* What one observation said, [num_heads] each; any pointer may be NULL. Untouched at step 0. */
 typedef struct fb_head_changes {
     double *similarity, *lse_change, *internal_similarity;
-    unsigned char *refresh;
+    bool *refresh;
 } fb_head_changes;
 
 /* One layer of one pass over a block that has a history, in all samples at once:
@@ -91,11 +92,10 @@ FB_API double fb_calibration_internal_similarity(const fb_calibration *calibrati
 /* Blocks that the averages are of. */
 FB_API size_t fb_calibration_blocks(const fb_calibration *calibration);
 
-/* The heads that refresh: [num_heads] of 0 and 1, owned by the calibration, up to date until the
+/* The heads that refresh: [num_heads], owned by the calibration, up to date until the
  * next observation. Step 0 refreshes all; so does what was never observed. NULL for a layer or
  * step that there is none of. */
-FB_API const unsigned char *fb_calibration_refresh(fb_calibration *calibration, size_t layer,
-                                                   size_t step);
+FB_API const bool *fb_calibration_refresh(fb_calibration *calibration, size_t layer, size_t step);
 
 /* The share of (step, layer, head) that reuses, over steps 1 .. num_steps - 1. */
 FB_API double fb_calibration_reused_share(fb_calibration *calibration);

@@ -4,12 +4,13 @@
  *
  * A head that refreshes is bitwise dense attention over its external, then its internal keys.
  */
-#ifndef FLASHBLOCK_HEAD_REUSE_H
-#define FLASHBLOCK_HEAD_REUSE_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_HEAD_REUSE_H
+#define FLASHBLOCK_EXPERIMENTAL_HEAD_REUSE_H
 
 #include <flashblock/attention.h>
 #include <flashblock/status.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,14 +19,11 @@ extern "C" {
 #endif
 
 /* What a block's queries see: for each KV head a view of its own, over a fb_kv of one head.
- * fb_video_cache_views fills this in; fb_kv_head makes one head of any fb_kv of rows. */
+ * fb_video_cache_views fills this in; fb_kv_heads makes one head of any other fb_kv. */
 typedef struct fb_head_views {
     const fb_view *external, *internal; /* [num_kv_heads] */
     size_t num_kv_heads;
 } fb_head_views;
-
-/* Head `head` of a KV of rows (not of pages), as a KV of one head. */
-FB_API fb_status fb_kv_head(const fb_kv *kv, size_t head, fb_kv *one);
 
 /* The block-external parts that the heads of each layer keep. */
 typedef struct fb_head_parts fb_head_parts;
@@ -46,7 +44,8 @@ FB_API void fb_head_parts_invalidate(fb_head_parts *parts);
  *   queries   q [rows, num_heads, head_dim], rows at most those of `parts`
  *   views     the block's external and internal keys; query head h sees views
  *             h / (num_heads / num_kv_heads)
- *   refresh   [num_heads], 1: the head refreshes, 0: it reuses; NULL: all refresh
+ *   refresh   [num_heads], true: the head refreshes, false: it reuses; NULL: all
+ *             refresh
  *   scale     0 means 1/sqrt(head_dim)
  *   internal  NULL, or where the internal parts of all heads are to be written, too
  *   result    merge(external part, internal part) of all heads
@@ -55,7 +54,7 @@ FB_API void fb_head_parts_invalidate(fb_head_parts *parts);
  * rows. */
 FB_API fb_status fb_head_attend(fb_head_parts *parts, size_t layer, uint64_t context,
                                 const fb_queries *queries, const fb_head_views *views,
-                                const unsigned char *refresh, float scale, const fb_part *internal,
+                                const bool *refresh, float scale, const fb_part *internal,
                                 const fb_part *result);
 
 /* What the heads of a layer hold, stale or not: out [rows, num_heads, head_dim], lse [rows,

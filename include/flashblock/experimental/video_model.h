@@ -21,13 +21,13 @@
  *
  * Threads: one fb_video_forward at a time on a model.
  */
-#ifndef FLASHBLOCK_VIDEO_MODEL_H
-#define FLASHBLOCK_VIDEO_MODEL_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_VIDEO_MODEL_H
+#define FLASHBLOCK_EXPERIMENTAL_VIDEO_MODEL_H
 
-#include <flashblock/calibration.h>
-#include <flashblock/head_reuse.h>
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/head_reuse.h>
+#include <flashblock/experimental/video_cache.h>
 #include <flashblock/status.h>
-#include <flashblock/video_cache.h>
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -60,7 +60,7 @@ typedef struct fb_video_model fb_video_model;
 FB_API fb_status fb_video_model_load(const char *directory, fb_video_model **model);
 FB_API void fb_video_model_destroy(fb_video_model *model); /* NULL is allowed */
 
-FB_API const fb_video_config *fb_video_model_get_config(const fb_video_model *model);
+FB_API const fb_video_config *fb_video_config_of(const fb_video_model *model);
 FB_API size_t fb_video_model_num_parameters(const fb_video_model *model);
 
 /* Word `index` of config.json, below num_words; NULL above. Owned by the model. */

@@ -12,11 +12,11 @@
  * Noise is drawn by counting (Philox, Box-Muller): it depends on seed, clip, block, step and place
  * alone.
  */
-#ifndef FLASHBLOCK_VIDEO_H
-#define FLASHBLOCK_VIDEO_H
+#ifndef FLASHBLOCK_EXPERIMENTAL_VIDEO_H
+#define FLASHBLOCK_EXPERIMENTAL_VIDEO_H
 
-#include <flashblock/calibration.h>
-#include <flashblock/video_model.h>
+#include <flashblock/experimental/calibration.h>
+#include <flashblock/experimental/video_model.h>
 
 #include <stddef.h>
 #include <stdint.h>
@@ -37,12 +37,12 @@ typedef struct fb_video_clip {
 } fb_video_clip;
 
 /* A pass that has been made. */
-typedef struct fb_video_pass {
+typedef struct fb_video_pass_event {
     size_t block, step, num_blocks, num_steps;
     size_t clip;        /* of those of the call */
     const float *input; /* frames of the block, without coordinates */
     const float *flow;  /* what the model said about it */
-} fb_video_pass;
+} fb_video_pass_event;
 
 typedef struct fb_video_options {
     size_t num_frames;           /* at least 1; the last block may be shorter than the others */
@@ -50,8 +50,9 @@ typedef struct fb_video_options {
     fb_dtype kv_dtype;
     fb_compat compat; /* released: see video_cache.h; and the LSEs that a block's first pass keeps
                          are rounded to kv_dtype, as the paper's wrapper does in bf16 */
-    void (*after_pass)(const fb_video_pass *pass, void *context); /* NULL: nobody is told */
-    void *context;
+    /* Called after every pass of every clip, from the calling thread. NULL: none. */
+    void (*on_pass)(void *user, const fb_video_pass_event *event);
+    void *user;
 } fb_video_options;
 
 /* 21 frames, dense, float32, FB_COMPAT_PAPER. */
