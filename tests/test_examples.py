@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 MOST_LINES = 100
-PUBLIC = re.compile(r'#include <(flashblock/\w+|[a-z]+)\.h>$')
+PUBLIC = re.compile(r'#include <(flashblock/(?:experimental/)?\w+|[a-z]+)\.h>$')
 
 
 def name_of(program):
