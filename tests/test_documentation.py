@@ -27,6 +27,7 @@ REFERENCE_PATH = (
     "src/decode/reference.c",
 )
 MOST_REFERENCE_LINES = 400
+OTHER_OPTIONS = ("--prefer-static", "--buildtype", "--suite")  # meson's
 CODE_FOLDERS = ("src", "include", "simd", "tests", "golden", "bench", "examples", "docs", ".ci", ".github")
 
 root = pathlib.Path()
@@ -212,8 +213,9 @@ def names_exist():
             continue
         for name in spans(text):
             fault = None
-            if re.fullmatch(r"(fb_|FB_)\w*\w(\(\))?", name) and name.removesuffix("()") not in identifiers:
-                fault = f"there is no {name}"
+            identifier = re.fullmatch(r"((?:fb_|FB_)\w*[a-zA-Z0-9])(\(.*\))?", name)
+            if identifier and identifier[1] not in identifiers:
+                fault = f"there is no {identifier[1]}"
             elif re.fullmatch(r"[\w.]+(/[\w.*-]+)+/?", name):
                 fault = path_fault(name, document, suites, tests)
             elif re.fullmatch(r"[a-z]\w*\.[ch]", name) and name not in names_of_files:
@@ -245,7 +247,7 @@ def faults_of_command(words, helps, known):
 def commands_and_options_exist(program):
     helps = all_helps(program)
     scripts = files("**/*.py", "**/*.sh", "check", "demo", ".ci/*", "bench/run", "bench/table", "bench/plot")
-    known = "\n".join(read(path) for path in scripts + source_files("c"))
+    known = "\n".join([*helps.values(), *(read(path) for path in scripts + source_files("c"))])
     for document, text in documents().items():
         if document.name == "NEWS.md":
             continue
@@ -256,7 +258,7 @@ def commands_and_options_exist(program):
                     for fault in faults_of_command(words[i + 1 :], helps, known):
                         yield f"{document}: {fault}"
         for option in re.findall(r"`(--[a-z][\w-]*)[^`]*`", without_code(text)):
-            if not re.search(rf"{option}\b(?!-)", known):
+            if option not in OTHER_OPTIONS and not re.search(rf"{option}\b(?!-)", known):
                 yield f"{document}: no program has an option {option}"
 
 
