@@ -1,5 +1,6 @@
 /* flashblock info: what this build and this machine have. */
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/options.h"
 #include "cli/output.h"
 
@@ -15,7 +16,7 @@ typedef struct settings {
 } settings;
 
 static const fb_option options[] = {
-    FB_JSON_OPTION(settings, "write it as JSON to FILE, or to standard output"),
+    FB_JSON_OPTION(settings, json, "write it as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -24,8 +25,7 @@ static const fb_option_table table = {
         "Prints the version, the instruction sets of this build and this CPU, the one that\n"
         "is used (FLASHBLOCK_ISA overrides it), threads (OMP_NUM_THREADS), and the BLAS that\n"
         "`flashblock bench` compares with.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 static json_t *instruction_sets(void) {

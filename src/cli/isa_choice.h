@@ -17,11 +17,11 @@ enum { FB_ISA_CHOICE_CURRENT = -1, FB_ISA_CHOICE_ALL = -2 };
 fb_status fb_isa_choice_parse(const char *text, void *choice);
 fb_status fb_isa_choice_parse_one(const char *text, void *choice);
 
-/* The option of a `structure` whose member `isa` is such an int. */
-#define FB_ISA_OPTION(structure, parser, text)                                                     \
+/* The option of a `structure` whose `member` is such an int. */
+#define FB_ISA_OPTION(structure, member, parser, text)                                             \
     {                                                                                              \
         .kind = FB_OPTION_PARSED, .name = "isa", .argument = "NAME",                               \
-        .target = offsetof(structure, isa), .parse = (parser), .help = (text)                      \
+        .target = offsetof(structure, member), .parse = (parser), .help = (text)                   \
     }
 
 /* Sets what is given: `threads` unless 0, and the instruction set where `choice` is one. */

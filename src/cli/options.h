@@ -38,6 +38,7 @@ typedef struct fb_option {
     const char *ending; /* of FB_OPTION_FILE: a value that is an argument of its own ends in it,
                            others are the command's arguments; NULL: any value */
     bool in_new_folder; /* of FB_OPTION_FILE: not checked, the command creates the folder */
+    bool required;      /* of FB_OPTION_STRING: an error when it is not given */
     const char *help;
 } fb_option;
 
@@ -61,73 +62,6 @@ typedef struct fb_arguments {
     size_t target; /* offset of an fb_option_list */
 } fb_arguments;
 
-/* Options that several commands have. `structure` has the members `model`, `json` (const char *,
- * NULL: not given) and `threads` (size_t, 0: not given); of the others the command says which
- * `member` it is. */
-#define FB_JSON_OPTION(structure, text)                                                            \
-    {                                                                                              \
-        .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
-        .target = offsetof(structure, json), .help = (text)                                        \
-    }
-#define FB_THREADS_OPTION(structure, text)                                                         \
-    {                                                                                              \
-        .kind = FB_OPTION_SIZE, .name = "threads", .argument = "N",                                \
-        .target = offsetof(structure, threads), .min = 1, .max = 1024, .help = (text)              \
-    }
-#define FB_MODEL_OPTION(structure, text)                                                           \
-    {                                                                                              \
-        .kind = FB_OPTION_STRING, .name = "model", .letter = 'm', .argument = "DIR",               \
-        .target = offsetof(structure, model), .help = (text)                                       \
-    }
-#define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
-    {                                                                                              \
-        .kind = FB_OPTION_SIZE, .name = "block-size", .letter = 'b', .argument = "B",              \
-        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
-        .help = "tokens of a block (default: the model's, 4 if it names none)"                     \
-    }
-#define FB_DENOISING_STEPS_OPTION(structure, member)                                               \
-    {                                                                                              \
-        .kind = FB_OPTION_SIZE, .name = "denoising-steps", .letter = 's', .argument = "S",         \
-        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
-        .help = "denoising steps of a block (default: one for each of its tokens)"                 \
-    }
-#define FB_REMASKING_OPTION(structure, member, text)                                               \
-    {                                                                                              \
-        .kind = FB_OPTION_PARSED, .name = "remasking", .argument = "NAME",                         \
-        .target = offsetof(structure, member), .parse = fb_option_parse_remasking,                 \
-        .otherwise = "low_confidence_dynamic", .help = (text)                                      \
-    }
-#define FB_CONFIDENCE_OPTION(structure, member)                                                    \
-    {                                                                                              \
-        .kind = FB_OPTION_DOUBLE, .name = "confidence-threshold", .argument = "C",                 \
-        .target = offsetof(structure, member), .max = 1, .otherwise = "0.9",                       \
-        .help = "low_confidence_dynamic accepts every token of a higher probability than C"        \
-    }
-#define FB_COMPAT_OPTION(structure, member, text)                                                  \
-    {                                                                                              \
-        .kind = FB_OPTION_PARSED, .name = "compat", .argument = "NAME",                            \
-        .target = offsetof(structure, member), .parse = fb_option_parse_compat,                    \
-        .otherwise = "paper", .help = (text)                                                       \
-    }
-#define FB_KV_DTYPE_OPTION(structure, member)                                                      \
-    {                                                                                              \
-        .kind = FB_OPTION_PARSED, .name = "kv-dtype", .argument = "TYPE",                          \
-        .target = offsetof(structure, member), .parse = fb_option_parse_dtype, .otherwise = "f32", \
-        .help = "storage of keys and values: f32, bf16 or f16"                                     \
-    }
-
-/* `parse` of an option whose target is an fb_dtype. */
-fb_status fb_option_parse_dtype(const char *text, void *dtype);
-
-/* The same for fb_reuse_policy.rows: "tau" is false, "rows" is true. */
-fb_status fb_option_parse_reuse(const char *text, void *rows);
-
-/* The same for an fb_compat: "paper", "released". */
-fb_status fb_option_parse_compat(const char *text, void *compat);
-
-/* The same for an fb_remasking. */
-fb_status fb_option_parse_remasking(const char *text, void *remasking);
-
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
@@ -138,6 +72,13 @@ typedef struct fb_option_table {
     size_t num_options;
     const fb_arguments *arguments; /* NULL: none */
 } fb_option_table;
+
+/* The members `options` and `num_options` of a table, from an array. */
+#define FB_TABLE_OPTIONS(array) .options = (array), .num_options = sizeof(array) / sizeof(array)[0]
+
+/* The options of a table, the shared ones first. */
+size_t fb_option_table_count(const fb_option_table *table);
+const fb_option *fb_option_table_at(const fb_option_table *table, size_t i);
 
 /* Reads argv[1] .. argv[argc - 1] into `target`: first every default, then what is given. --help
  * (-h) is understood for every table and need not be listed. Returns whether the command goes on;

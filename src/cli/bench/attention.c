@@ -7,7 +7,6 @@
 #include "bench/peers.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/isa_choice.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 
@@ -132,11 +131,7 @@ static const fb_option options[] = {
      .help = "attention to the context only: no refresh, no reuse, no blocks"},
 
     {.kind = FB_OPTION_GROUP, .help = "How it is measured"},
-    FB_BENCH_THREADS_OPTION(settings),
-    FB_BENCH_REPEATS_OPTION(settings, "7"),
-    FB_BENCH_SECONDS_OPTION(settings, "1"),
-    FB_BENCH_COLD_OPTION(settings),
-    FB_BENCH_ISA_OPTION(settings),
+    FB_BENCH_TIMING_OPTIONS(settings, "7", "1"),
 
     {.kind = FB_OPTION_GROUP, .help = "Output"},
     FB_BENCH_JSON_OPTION(settings),
@@ -149,8 +144,7 @@ static const fb_option_table table = {
         "refresh, reuse, whole blocks. Everything is measured in turn, round after round, "
         "together\n"
         "with the multiply-adds that the cores can do and the bandwidth of memory.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* --- one shape ---------------------------------------------------------------------------------

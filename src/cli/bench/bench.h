@@ -5,6 +5,8 @@
 #include "base/error.h"
 #include "bench/limits.h"
 #include "bench/rounds.h"
+#include "cli/common_options.h"
+#include "cli/isa_choice.h"
 #include "cli/number_list.h"
 #include "cli/options.h"
 
@@ -21,19 +23,13 @@ typedef struct fb_bench_settings {
     const char *json;
 } fb_bench_settings;
 
-/* The table entries of a `structure` whose member `common` is an fb_bench_settings. */
+/* Table entries of a `structure` whose member `common` is an fb_bench_settings: the options that
+ * every command has, and those of the commands that time something. */
 #define FB_BENCH_THREADS_OPTION(structure)                                                         \
     {                                                                                              \
         .kind = FB_OPTION_PARSED, .name = "threads", .argument = "LIST",                           \
         .target = offsetof(structure, common.threads), .parse = fb_number_list_parse,              \
         .otherwise = "1", .help = "numbers of threads, such as 1,2; each on a core of its own"     \
-    }
-#define FB_BENCH_ISA_OPTION(structure)                                                             \
-    {                                                                                              \
-        .kind = FB_OPTION_PARSED, .name = "isa", .argument = "NAME",                               \
-        .target = offsetof(structure, common.isa), .parse = fb_isa_choice_parse_one,               \
-        .help = "instruction set of the kernels (default: FLASHBLOCK_ISA, or the widest); the "    \
-                "machine's limits are always those of its widest"                                  \
     }
 #define FB_BENCH_REPEATS_OPTION(structure, number)                                                 \
     {                                                                                              \
@@ -41,23 +37,26 @@ typedef struct fb_bench_settings {
         .target = offsetof(structure, common.repeats), .min = 1, .max = 1000,                      \
         .otherwise = (number), .help = "at least N samples of everything, in turn"                 \
     }
-#define FB_BENCH_SECONDS_OPTION(structure, number)                                                 \
-    {                                                                                              \
-        .kind = FB_OPTION_DOUBLE, .name = "min-seconds", .argument = "S",                          \
-        .target = offsetof(structure, common.min_seconds), .max = 3600, .otherwise = (number),     \
-        .help = "go on until S seconds have passed"                                                \
-    }
-#define FB_BENCH_COLD_OPTION(structure)                                                            \
-    {                                                                                              \
-        .kind = FB_OPTION_FLAG, .name = "cold", .target = offsetof(structure, common.cold),        \
-        .help = "flush the caches before every sample"                                             \
-    }
 #define FB_BENCH_JSON_OPTION(structure)                                                            \
-    {                                                                                              \
-        .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
-        .target = offsetof(structure, common.json),                                                \
-        .help = "write everything as JSON to FILE, or to standard output instead of the tables"    \
-    }
+    FB_JSON_OPTION(                                                                                \
+        structure, common.json,                                                                    \
+        "write everything as JSON to FILE, or to standard output instead of the tables")
+#define FB_BENCH_TIMING_OPTIONS(structure, rounds, seconds)                                        \
+    FB_BENCH_THREADS_OPTION(structure), FB_BENCH_REPEATS_OPTION(structure, rounds),                \
+        {.kind = FB_OPTION_DOUBLE,                                                                 \
+         .name = "min-seconds",                                                                    \
+         .argument = "S",                                                                          \
+         .target = offsetof(structure, common.min_seconds),                                        \
+         .max = 3600,                                                                              \
+         .otherwise = (seconds),                                                                   \
+         .help = "go on until S seconds have passed"},                                             \
+        {.kind = FB_OPTION_FLAG,                                                                   \
+         .name = "cold",                                                                           \
+         .target = offsetof(structure, common.cold),                                               \
+         .help = "flush the caches before every sample"},                                          \
+        FB_ISA_OPTION(structure, common.isa, fb_isa_choice_parse_one,                              \
+                      "instruction set of the kernels (default: FLASHBLOCK_ISA, or the widest); "  \
+                      "the machine's limits are always those of its widest")
 
 /* A command that is being run. */
 typedef struct fb_bench {

@@ -5,7 +5,7 @@
 #include "bench/decode_run.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/isa_choice.h"
+#include "cli/common_options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 
@@ -24,7 +24,7 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings,
+    FB_MODEL_OPTION(settings, model,
                     "a Hugging Face directory: config.json, model.safetensors (or its shards)"),
     {.kind = FB_OPTION_PARSED,
      .name = "context",
@@ -53,11 +53,7 @@ static const fb_option options[] = {
      .max = 1 << 16,
      .help = "denoising steps of a block, at most its tokens (default: one for each)"},
     FB_KV_DTYPE_OPTION(settings, kv_dtype),
-    FB_BENCH_THREADS_OPTION(settings),
-    FB_BENCH_REPEATS_OPTION(settings, "7"),
-    FB_BENCH_SECONDS_OPTION(settings, "1"),
-    FB_BENCH_COLD_OPTION(settings),
-    FB_BENCH_ISA_OPTION(settings),
+    FB_BENCH_TIMING_OPTIONS(settings, "7", "1"),
     FB_BENCH_JSON_OPTION(settings),
 };
 
@@ -67,8 +63,7 @@ static const fb_option_table table = {
         "Times the forward passes of blocks, dense and with FlashBlock: denoising steps that each\n"
         "accept their share of the block's tokens, and the commit. The context is random keys and\n"
         "values, whatever its length; no text is written.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* --- one context -------------------------------------------------------------------------------
@@ -281,10 +276,6 @@ int fb_command_bench_decode(int argc, char **argv) {
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         return exit_status;
-    if (!chosen.model) {
-        fb_print_error("--model DIR is missing; see flashblock bench decode --help");
-        return FB_EXIT_USAGE;
-    }
     fb_bench bench = {0};
     decode_bench *b = NULL;
     fb_status status = fb_alloc_zeroed(1, sizeof *b, "trials", &b);

@@ -2,7 +2,6 @@
 #include "base/error.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/isa_choice.h"
 #include "cli/output.h"
 
 typedef struct settings {
@@ -21,8 +20,7 @@ static const fb_option_table table = {
         "Measures how many float32 multiply-adds this machine can do, and how fast it reads from\n"
         "memory and from each of its caches: on one core, on all of them, and for every number of\n"
         "threads given. Every other benchmark does the same in its own run.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 int fb_command_bench_limits(int argc, char **argv) {

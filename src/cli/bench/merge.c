@@ -3,7 +3,6 @@
 #include "base/memory.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/isa_choice.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "oracle/inputs.h"
@@ -34,11 +33,7 @@ static const fb_option options[] = {
      .max = 65536,
      .otherwise = "128",
      .help = "numbers of a row"},
-    FB_BENCH_THREADS_OPTION(settings),
-    FB_BENCH_REPEATS_OPTION(settings, "20"),
-    FB_BENCH_SECONDS_OPTION(settings, "0.5"),
-    FB_BENCH_COLD_OPTION(settings),
-    FB_BENCH_ISA_OPTION(settings),
+    FB_BENCH_TIMING_OPTIONS(settings, "20", "0.5"),
     FB_BENCH_JSON_OPTION(settings),
 };
 
@@ -47,8 +42,7 @@ static const fb_option_table table = {
     .summary =
         "Times the merge of two parts into the first of them. Bytes are those of two parts read\n"
         "and one written; the roofline is the time in which as many are read.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 typedef struct merge_bench {

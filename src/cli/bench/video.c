@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/isa_choice.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "oracle/inputs.h"
@@ -57,11 +56,7 @@ static const fb_option options[] = {
      .otherwise = "7,8,7,8",
      .help = "without a calibration: how many heads reuse at each step after the first. At 12 "
              "heads and this geometry, 7,8,7,8 allow the 1.60x that the paper reports"},
-    FB_BENCH_THREADS_OPTION(settings),
-    FB_BENCH_REPEATS_OPTION(settings, "5"),
-    FB_BENCH_SECONDS_OPTION(settings, "0"),
-    FB_BENCH_COLD_OPTION(settings),
-    FB_BENCH_ISA_OPTION(settings),
+    FB_BENCH_TIMING_OPTIONS(settings, "5", "0"),
     FB_BENCH_JSON_OPTION(settings),
 };
 
@@ -71,8 +66,7 @@ static const fb_option_table table = {
         "Times self-attention over all passes of a block (4 denoising steps and the one over the\n"
         "clean frames): dense, and with head-wise reuse; and sets the ratio of the two beside the\n"
         "ratio of work, pairs of query and key. The window is full. Defaults: LongLive-1.3B.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* One layer's cache stands for all; queries are a block's first rows. */

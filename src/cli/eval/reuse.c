@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/eval/policy.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
@@ -39,13 +40,14 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings,
+    FB_MODEL_OPTION(settings, model,
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
     {.kind = FB_OPTION_STRING,
      .name = "text",
      .argument = "FILE",
      TARGET(text),
+     .required = true,
      .help = "the text that contexts are cut out of, and that continuations are compared with"},
     {.kind = FB_OPTION_SIZE,
      .name = "from",
@@ -108,18 +110,14 @@ static const fb_option options[] = {
      .help = "accept the text's own tokens, those of the highest dense confidence first: all "
              "policies then go through the same states"},
     FB_KV_DTYPE_OPTION(settings, kv_dtype),
-    {.kind = FB_OPTION_UINT64,
-     .name = "seed",
-     .argument = "N",
-     TARGET(seed),
-     .otherwise = "1",
-     .help = "of the places that contexts are cut out at"},
-    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
-    FB_ISA_OPTION(settings, fb_isa_choice_parse_one,
+    FB_SEED_OPTION(settings, seed, "1", "of the places that contexts are cut out at"),
+    FB_THREADS_OPTION(settings, threads, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one,
                   "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, "
                   "or the widest)"),
-    FB_JSON_OPTION(settings, "write what was measured as JSON to FILE; without FILE, or with "
-                             "\"-\", to standard output instead of the tables"),
+    FB_JSON_OPTION(settings, json,
+                   "write what was measured as JSON to FILE; without FILE, or with "
+                   "\"-\", to standard output instead of the tables"),
 };
 
 static const fb_option_table table = {
@@ -129,8 +127,7 @@ static const fb_option_table table = {
         "reuse. Beside every denoising step of a policy, a dense pass on the same state (the same\n"
         "committed keys and values, the same tokens in the block) says how far the step's\n"
         "distributions are from dense ones: their KL divergence, over the masked tokens.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* --- what is run ------------------------------------------------------------------------------ */
@@ -372,11 +369,6 @@ int fb_command_eval_reuse(int argc, char **argv) {
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         return exit_status;
-    if (!chosen.model || !chosen.text) {
-        fb_print_error("%s is missing; see flashblock eval reuse --help",
-                       chosen.model ? "--text FILE" : "--model DIR");
-        return FB_EXIT_USAGE;
-    }
     evaluation *e = NULL;
     fb_status status = fb_alloc_zeroed(1, sizeof *e, "evaluation", &e);
     if (status != FB_OK)

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/generate/session.h"
 #include "cli/generate/summary.h"
 #include "cli/isa_choice.h"
@@ -37,12 +38,13 @@ typedef struct settings {
 
 static const fb_option options[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and text"},
-    FB_MODEL_OPTION(settings, "a Hugging Face directory, as for flashblock generate"),
+    FB_MODEL_OPTION(settings, model, "a Hugging Face directory, as for flashblock generate"),
     {.kind = FB_OPTION_STRING,
      .name = "text",
      .letter = 'f',
      .argument = "FILE",
      TARGET(text),
+     .required = true,
      .help = "text that the model was not trained on"},
     {.kind = FB_OPTION_SIZE,
      .name = "context",
@@ -114,10 +116,11 @@ static const fb_option options[] = {
     FB_CONFIDENCE_OPTION(settings, confidence_threshold),
 
     {.kind = FB_OPTION_GROUP, .help = "Machine and output"},
-    FB_THREADS_OPTION(settings, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
-    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
-    FB_JSON_OPTION(settings, "write all numbers as JSON to FILE; without FILE, or with \"-\", to "
-                             "standard output instead of the table"),
+    FB_THREADS_OPTION(settings, threads, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
+    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one, "the instruction set"),
+    FB_JSON_OPTION(settings, json,
+                   "write all numbers as JSON to FILE; without FILE, or with \"-\", to "
+                   "standard output instead of the table"),
 };
 
 static const fb_option_table table = {
@@ -126,8 +129,7 @@ static const fb_option_table table = {
         "Measures what sparse attention, residual reuse and FlashBlock change in what a model\n"
         "writes: blocks of a known text are denoised greedily, each behind the true text before\n"
         "it, densely and in every other way.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* --- the policies ------------------------------------------------------------------------------
@@ -433,20 +435,10 @@ static fb_status run(evaluation *e) {
     return e->given->json ? write_json(e) : FB_OK;
 }
 
-static const char *contradiction(const settings *given) {
-    if (!given->model)
-        return "--model DIR is missing";
-    if (!given->text)
-        return "--text FILE is missing";
-    if (given->no_sparse && given->selectors)
-        return "--selectors and --no-sparse exclude each other";
-    return NULL;
-}
-
 static int evaluate(const settings *given) {
-    const char *wrong = contradiction(given);
-    if (wrong) {
-        fb_print_error("%s; see flashblock eval sparse --help", wrong);
+    if (given->no_sparse && given->selectors) {
+        fb_print_error(
+            "--selectors and --no-sparse exclude each other; see flashblock eval sparse --help");
         return FB_EXIT_USAGE;
     }
     evaluation e = {.given = given};

@@ -1,6 +1,7 @@
 /* flashblock generate: text from a block-diffusion language model, dense or with FlashBlock. */
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/generate/compare.h"
 #include "cli/generate/display.h"
 #include "cli/generate/generate_settings.h"
@@ -31,7 +32,7 @@ typedef struct settings {
 
 static const fb_option shared_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and prompt"},
-    FB_MODEL_OPTION(fb_generate_settings,
+    FB_MODEL_OPTION(fb_generate_settings, model,
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
     {.kind = FB_OPTION_LIST,
@@ -199,18 +200,14 @@ static const fb_option shared_list[] = {
      .max = 1,
      .otherwise = "1",
      .help = "draw from the most probable tokens that together exceed probability P"},
-    {.kind = FB_OPTION_UINT64,
-     .name = "seed",
-     .argument = "N",
-     TARGET(options.seed),
-     .otherwise = "0",
-     .help = "the same seed draws the same text again"},
+    FB_SEED_OPTION(fb_generate_settings, options.seed, "0",
+                   "the same seed draws the same text again"),
 
     {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
-    FB_THREADS_OPTION(fb_generate_settings,
+    FB_THREADS_OPTION(fb_generate_settings, threads,
                       "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
     FB_ISA_OPTION(
-        fb_generate_settings, fb_isa_choice_parse_one,
+        fb_generate_settings, isa, fb_isa_choice_parse_one,
         "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
         "the widest)"),
     {.kind = FB_OPTION_SIZE,
@@ -248,7 +245,7 @@ static const fb_option option_list[] = {
      .otherwise = "3",
      .help = "--compare runs both N times, in turn, and reports medians"},
     FB_JSON_OPTION(
-        fb_generate_settings,
+        fb_generate_settings, json,
         "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
         "\"-\", to standard output instead of the text"),
 };
@@ -260,8 +257,7 @@ static const fb_option_table table = {
         "standard output as blocks finish, a summary to standard error.",
     .shared = shared_list,
     .num_shared = sizeof shared_list / sizeof shared_list[0],
-    .options = option_list,
-    .num_options = sizeof option_list / sizeof option_list[0],
+    FB_TABLE_OPTIONS(option_list),
 };
 
 /* --- the run -----------------------------------------------------------------------------------
@@ -283,8 +279,6 @@ static const char *wrong_reuse(const fb_generate_settings *given) {
 }
 
 const char *fb_generate_wrong(const fb_generate_settings *given) {
-    if (!given->model)
-        return "--model DIR is missing";
     if (given->prompts.count == 0)
         return "--prompt TEXT or --prompt-file FILE is missing";
     if (!given->sparse.selector && (given->residual || given->centroids))

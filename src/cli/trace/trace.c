@@ -42,6 +42,7 @@ static const fb_option option_list[] = {
      .letter = 'o',
      .argument = "DIR",
      TARGET(output),
+     .required = true,
      .help = "the folder of the files below, made if it is not there; files of an earlier trace in "
              "it are replaced, others stay"},
     {.kind = FB_OPTION_PARSED,
@@ -290,8 +291,6 @@ static fb_status trace_session(fb_session *session, settings *given, fb_trace *t
 
 static int run(settings *given) {
     const char *wrong = fb_generate_wrong(&given->generate);
-    if (!wrong && !given->output)
-        wrong = "--output DIR is missing";
     if (wrong) {
         fb_print_error("%s; see flashblock trace --help", wrong);
         return FB_EXIT_USAGE;
@@ -312,8 +311,7 @@ int fb_command_trace(int argc, char **argv) {
         .summary = summary_text,
         .shared = fb_generate_shared_options,
         .num_shared = fb_generate_num_shared_options,
-        .options = option_list,
-        .num_options = sizeof option_list / sizeof option_list[0],
+        FB_TABLE_OPTIONS(option_list),
     };
     settings given = {.generate = fb_generate_settings_default()};
     int exit_status;

@@ -1,6 +1,7 @@
 /* flashblock golden: a scripted denoising sequence as a case file. */
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -35,6 +36,7 @@ static const fb_option options[] = {
      .letter = 'o',
      .argument = "FILE",
      TARGET(output),
+     .required = true,
      .help = "the case file to write (.safetensors)"},
     {.kind = FB_OPTION_PARSED,
      .name = "preset",
@@ -92,14 +94,10 @@ static const fb_option options[] = {
      .otherwise = "f32",
      .parse = fb_option_parse_dtype,
      .help = "how keys and values are stored: f32, bf16 or f16"},
-    {.kind = FB_OPTION_UINT64,
-     .name = "seed",
-     .argument = "N",
-     TARGET(seed),
-     .otherwise = "1",
-     .help = "another seed, other numbers"},
-    FB_THREADS_OPTION(settings, "threads; they change no bit of the file"),
-    FB_JSON_OPTION(settings, "write what the sequence is as JSON to FILE, or to standard output"),
+    FB_SEED_OPTION(settings, seed, "1", "another seed, other numbers"),
+    FB_THREADS_OPTION(settings, threads, "threads; they change no bit of the file"),
+    FB_JSON_OPTION(settings, json,
+                   "write what the sequence is as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -108,8 +106,7 @@ static const fb_option_table table = {
         "Writes a scripted denoising sequence: inputs, reuse decisions, this build's outputs and\n"
         "stored parts, and the float64 truth. The same options give the same bytes on every\n"
         "machine. `flashblock verify FILE --candidate RESULTS` then judges a port's results.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 static fb_script_config config_of(const settings *chosen) {
@@ -196,10 +193,6 @@ int fb_command_golden(int argc, char **argv) {
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         return exit_status;
-    if (!chosen.output) {
-        fb_print_error("--output FILE is missing; see flashblock golden --help");
-        return FB_EXIT_USAGE;
-    }
     fb_script_config config = config_of(&chosen);
     fb_script *s = NULL;
     fb_status status = fb_isa_choice_set(chosen.threads, FB_ISA_CHOICE_CURRENT);

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -22,10 +23,10 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_ISA_OPTION(settings, fb_isa_choice_parse,
+    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse,
                   "the instruction set, or \"all\" that this machine has; without it, the one that "
                   "`flashblock info` names"),
-    FB_THREADS_OPTION(settings, "threads; they change no hash"),
+    FB_THREADS_OPTION(settings, threads, "threads; they change no hash"),
     {.kind = FB_OPTION_STRING,
      .name = "filter",
      .argument = "TEXT",
@@ -41,7 +42,7 @@ static const fb_option options[] = {
      .argument = "FILE",
      TARGET(write),
      .help = "compute every case and write the list to FILE; nothing is checked"},
-    FB_JSON_OPTION(settings, "write every hash as JSON to FILE, or to standard output"),
+    FB_JSON_OPTION(settings, json, "write every hash as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -50,8 +51,7 @@ static const fb_option_table table = {
         "Recomputes the golden hashes: outputs of attention, merges and denoising sequences, to\n"
         "the bit. A difference is shown with the case, the tensor, and the first element that\n"
         "differs from the scalar path; the exit status is then 1.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* One instruction set's results. */

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -43,10 +44,10 @@ static const fb_option options[] = {
      TARGET(kinds),
      .help = "only cases of this kind; may be given several times"},
     FB_ISA_OPTION(
-        settings, fb_isa_choice_parse,
+        settings, isa, fb_isa_choice_parse,
         "the instruction set, or \"all\": each one that this machine has; without it, the one "
         "that `flashblock info` names"),
-    FB_THREADS_OPTION(settings, "threads; they change no result"),
+    FB_THREADS_OPTION(settings, threads, "threads; they change no result"),
     {.kind = FB_OPTION_FLAG,
      .name = "verbose",
      .letter = 'v',
@@ -84,8 +85,7 @@ static const fb_option_table table = {
         "With --candidate it judges another implementation's results of one case, at most twice "
         "as\n"
         "far from the truth as a plain implementation, and names known mistakes.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
     .arguments = &arguments,
 };
 

@@ -1,6 +1,7 @@
 /* flashblock calibrate: which heads of a video model may reuse, at which steps. */
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -28,12 +29,13 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings, "config.json and safetensors of a causal Wan model"),
+    FB_MODEL_OPTION(settings, model, "config.json and safetensors of a causal Wan model"),
     {.kind = FB_OPTION_STRING,
      .name = "output",
      .letter = 'o',
      .argument = "FILE.json",
      TARGET(output),
+     .required = true,
      .help = "the calibration, for flashblock video --reuse"},
     {.kind = FB_OPTION_SIZE,
      .name = "samples",
@@ -57,12 +59,7 @@ static const fb_option options[] = {
      .max = 100000,
      .otherwise = "21",
      .help = "frames of a clip; blocks after the first count"},
-    {.kind = FB_OPTION_UINT64,
-     .name = "seed",
-     .argument = "N",
-     TARGET(seed),
-     .otherwise = "0",
-     .help = "of the noise"},
+    FB_SEED_OPTION(settings, seed, "0", "of the noise"),
     {.kind = FB_OPTION_DOUBLE,
      .name = "similarity-threshold",
      .argument = "C",
@@ -91,9 +88,9 @@ static const fb_option options[] = {
      TARGET(plot),
      .help = "heat maps of the similarities (.png or .svg, by gnuplot): layers and heads at each "
              "step, external parts above internal ones"},
-    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
-    FB_THREADS_OPTION(settings, "threads; they change nothing of the result"),
-    FB_JSON_OPTION(settings, "write the summary as JSON to FILE, or to standard output"),
+    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one, "the instruction set"),
+    FB_THREADS_OPTION(settings, threads, "threads; they change nothing of the result"),
+    FB_JSON_OPTION(settings, json, "write the summary as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -101,8 +98,7 @@ static const fb_option_table table = {
     .summary = "Makes sample clips densely, compares each head's attention to earlier frames from\n"
                "step to step, and writes down which heads must compute it anew and which may\n"
                "reuse it.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* "STEP=C" */
@@ -230,11 +226,6 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
 }
 
 static int run(const settings *given) {
-    if (!given->model || !given->output) {
-        fb_print_error("--%s is missing; see flashblock calibrate --help",
-                       given->model ? "output FILE.json" : "model DIR");
-        return FB_EXIT_USAGE;
-    }
     fb_video_session session = {0};
     fb_calibration *calibration = NULL;
     fb_status status = calibrate(&session, given, &calibration);

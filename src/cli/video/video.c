@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/common_options.h"
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -27,7 +28,7 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings, "config.json and safetensors of a causal Wan model"),
+    FB_MODEL_OPTION(settings, model, "config.json and safetensors of a causal Wan model"),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -51,12 +52,7 @@ static const fb_option options[] = {
      .max = 100000,
      .otherwise = "21",
      .help = "frames of a clip"},
-    {.kind = FB_OPTION_UINT64,
-     .name = "seed",
-     .argument = "N",
-     TARGET(seed),
-     .otherwise = "0",
-     .help = "of the noise; clip i has the seed N + i"},
+    FB_SEED_OPTION(settings, seed, "0", "of the noise; clip i has the seed N + i"),
     {.kind = FB_OPTION_STRING,
      .name = "reuse",
      .argument = "FILE",
@@ -71,6 +67,7 @@ static const fb_option options[] = {
      .letter = 'o',
      .argument = "FILE.y4m",
      TARGET(output),
+     .required = true,
      .help = "the clips side by side, each dense and then with reuse, as YUV4MPEG2"},
     {.kind = FB_OPTION_STRING,
      .name = "sheet",
@@ -93,9 +90,9 @@ static const fb_option options[] = {
      .max = 1000,
      .otherwise = "8",
      .help = "frames a second"},
-    FB_ISA_OPTION(settings, fb_isa_choice_parse_one, "the instruction set"),
-    FB_THREADS_OPTION(settings, "threads; they change no pixel"),
-    FB_JSON_OPTION(settings, "write what was done as JSON to FILE, or to standard output"),
+    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one, "the instruction set"),
+    FB_THREADS_OPTION(settings, threads, "threads; they change no pixel"),
+    FB_JSON_OPTION(settings, json, "write what was done as JSON to FILE, or to standard output"),
 };
 
 static const fb_option_table table = {
@@ -103,8 +100,7 @@ static const fb_option_table table = {
     .summary = "Makes clips with a causal video diffusion model, block by block. With --reuse it\n"
                "makes each of them twice and says how far apart the two are, and how much time\n"
                "attention took.",
-    .options = options,
-    .num_options = sizeof options / sizeof options[0],
+    FB_TABLE_OPTIONS(options),
 };
 
 /* Clips made densely and, if that is asked for, with reuse. */
@@ -276,11 +272,6 @@ static fb_status compare(comparison *c) {
 
 static int run(const settings *given) {
     comparison c = {.given = given};
-    if (!given->model || !given->output) {
-        fb_print_error("--%s is missing; see flashblock video --help",
-                       given->model ? "output FILE.y4m" : "model DIR");
-        return FB_EXIT_USAGE;
-    }
     fb_status status = compare(&c);
     fb_calibration_destroy(c.calibration);
     fb_video_session_free(&c.session);

@@ -9,8 +9,6 @@
 enum { MAX_PROMPTS = 1 << 20 };
 
 fb_status fb_video_session_load(fb_video_session *session, const char *directory) {
-    if (!directory)
-        return fb_fail(FB_ERROR_ARGUMENT, "--model is missing");
     FB_TRY(fb_video_model_load(directory, &session->model));
     session->config = fb_video_config_of(session->model);
     return FB_OK;

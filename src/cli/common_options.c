@@ -1,0 +1,33 @@
+#include "cli/common_options.h"
+
+#include "base/error.h"
+
+#include <flashblock/generate.h>
+#include <flashblock/types.h>
+
+#include <stdbool.h>
+#include <string.h>
+
+fb_status fb_option_parse_dtype(const char *text, void *dtype) {
+    return fb_dtype_parse(text, dtype);
+}
+
+fb_status fb_option_parse_compat(const char *text, void *compat) {
+    bool released = strcmp(text, "released") == 0;
+    if (!released && strcmp(text, "paper") != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither paper nor released", text);
+    *(fb_compat *)compat = released ? FB_COMPAT_RELEASED : FB_COMPAT_PAPER;
+    return FB_OK;
+}
+
+fb_status fb_option_parse_reuse(const char *text, void *rows) {
+    bool is_rows = strcmp(text, "rows") == 0;
+    if (!is_rows && strcmp(text, "tau") != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither tau nor rows", text);
+    *(bool *)rows = is_rows;
+    return FB_OK;
+}
+
+fb_status fb_option_parse_remasking(const char *text, void *remasking) {
+    return fb_remasking_parse(text, remasking);
+}

@@ -1,0 +1,81 @@
+/* Options that several commands have: entries of a table, each for a `member` of the command's
+ * `structure`. The command says in its own words (`text`) what only it can say. */
+#ifndef FB_CLI_COMMON_OPTIONS_H
+#define FB_CLI_COMMON_OPTIONS_H
+
+#include "cli/options.h"
+
+#include <flashblock/status.h>
+
+/* Members: model, json: const char *, NULL where it is not given; threads: size_t, 0 where it is
+ * not given; seed: uint64_t. */
+#define FB_JSON_OPTION(structure, member, text)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_FILE, .name = "json", .argument = "FILE",                                \
+        .target = offsetof(structure, member), .help = (text)                                      \
+    }
+#define FB_THREADS_OPTION(structure, member, text)                                                 \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "threads", .argument = "N",                                \
+        .target = offsetof(structure, member), .min = 1, .max = 1024, .help = (text)               \
+    }
+#define FB_MODEL_OPTION(structure, member, text)                                                   \
+    {                                                                                              \
+        .kind = FB_OPTION_STRING, .name = "model", .letter = 'm', .argument = "DIR",               \
+        .target = offsetof(structure, member), .required = true, .help = (text)                    \
+    }
+#define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "block-size", .letter = 'b', .argument = "B",              \
+        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
+        .help = "tokens of a block (default: the model's, 4 if it names none)"                     \
+    }
+#define FB_DENOISING_STEPS_OPTION(structure, member)                                               \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "denoising-steps", .letter = 's', .argument = "S",         \
+        .target = offsetof(structure, member), .min = 1, .max = 1 << 16,                           \
+        .help = "denoising steps of a block (default: one for each of its tokens)"                 \
+    }
+#define FB_REMASKING_OPTION(structure, member, text)                                               \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "remasking", .argument = "NAME",                         \
+        .target = offsetof(structure, member), .parse = fb_option_parse_remasking,                 \
+        .otherwise = "low_confidence_dynamic", .help = (text)                                      \
+    }
+#define FB_CONFIDENCE_OPTION(structure, member)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_DOUBLE, .name = "confidence-threshold", .argument = "C",                 \
+        .target = offsetof(structure, member), .max = 1, .otherwise = "0.9",                       \
+        .help = "low_confidence_dynamic accepts every token of a higher probability than C"        \
+    }
+#define FB_COMPAT_OPTION(structure, member, text)                                                  \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "compat", .argument = "NAME",                            \
+        .target = offsetof(structure, member), .parse = fb_option_parse_compat,                    \
+        .otherwise = "paper", .help = (text)                                                       \
+    }
+#define FB_KV_DTYPE_OPTION(structure, member)                                                      \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "kv-dtype", .argument = "TYPE",                          \
+        .target = offsetof(structure, member), .parse = fb_option_parse_dtype, .otherwise = "f32", \
+        .help = "storage of keys and values: f32, bf16 or f16"                                     \
+    }
+#define FB_SEED_OPTION(structure, member, number, text)                                            \
+    {                                                                                              \
+        .kind = FB_OPTION_UINT64, .name = "seed", .argument = "N",                                 \
+        .target = offsetof(structure, member), .otherwise = (number), .help = (text)               \
+    }
+
+/* `parse` of an option whose target is an fb_dtype. */
+fb_status fb_option_parse_dtype(const char *text, void *dtype);
+
+/* The same for fb_reuse_policy.rows: "tau" is false, "rows" is true. */
+fb_status fb_option_parse_reuse(const char *text, void *rows);
+
+/* The same for an fb_compat: "paper", "released". */
+fb_status fb_option_parse_compat(const char *text, void *compat);
+
+/* The same for an fb_remasking. */
+fb_status fb_option_parse_remasking(const char *text, void *remasking);
+
+#endif

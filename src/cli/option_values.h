@@ -1,0 +1,16 @@
+/* The value of an option: text that becomes a variable. */
+#ifndef FB_CLI_OPTION_VALUES_H
+#define FB_CLI_OPTION_VALUES_H
+
+#include "cli/options.h"
+
+#include <stdbool.h>
+
+/* Sets *target to what `text` says; "" for a flag. False when it is no value of the option: one
+ * line has then been printed to standard error. */
+bool fb_option_set(const fb_option *option, const char *text, void *target);
+
+/* Appends to a list that has room. */
+void fb_option_list_add(fb_option_list *list, const fb_option *option, const char *text);
+
+#endif
