@@ -3,8 +3,9 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "decode/generate_options.h"
-#include "decode/sampler.h"
 #include "decode/schedule.h"
+#include "study/decoding.h"
+#include "study/measures.h"
 
 #include <flashblock/experimental/sparse.h>
 
@@ -21,27 +22,19 @@ typedef struct runner {
 } runner;
 
 typedef struct evaluator {
-    fb_model *model;
+    fb_decoding decoding; /* of whichever policy runs */
     const fb_eval_options *options;
     const int32_t *tokens;
     size_t num_layers, block_size, vocab_size;
-    fb_sampler sampler;
-    fb_kv_cache *kv;
     runner *runners; /* [1 + num_policies], the first is dense */
     size_t num_runners;
-    float *logits; /* [block_size, vocab_size] */
     /* Dense predictions for contents of the current block, as far as there is room: many policies
      * come by the same ones. */
     int32_t *seen_blocks; /* [SEEN_BLOCKS, block_size] */
     float *seen_logits;   /* [SEEN_BLOCKS + 1, block_size, vocab_size] */
     size_t num_seen;
-    float *probabilities; /* [vocab_size] */
-    uint32_t *order;      /* [vocab_size] */
-    int32_t *proposed;    /* [block_size], as all that follow */
-    float *confidence, *entropy;
-    bool *accepted;
-    int32_t *dense_block;
-    float *out, *lse; /* a layer's dense attention */
+    int32_t *dense_block; /* [block_size] */
+    float *out, *lse;     /* a layer's dense attention */
     size_t prompt_length, block;
 } evaluator;
 
@@ -76,8 +69,7 @@ static size_t window_begin(const fb_eval_options *options, size_t num_tokens, si
 
 /* --- creation --------------------------------------------------------------------------------- */
 
-static fb_status check(const evaluator *e, size_t num_tokens) {
-    const fb_model_config *config = fb_model_config_of(e->model);
+static fb_status check(const evaluator *e, const fb_model_config *config, size_t num_tokens) {
     const fb_eval_options *options = e->options;
     if (options->blocks == 0 || options->context % e->block_size != 0)
         return fb_fail(FB_ERROR_ARGUMENT,
@@ -101,35 +93,28 @@ static fb_status set_up_runner(evaluator *e, runner *r, const fb_eval_policy *po
     fb_generate_options options = e->options->generate;
     options.max_tokens = window_tokens(e->options);
     options.ignore_stop = true;
-    r->schedule = fb_generate_schedule(fb_model_config_of(e->model), &options);
+    r->schedule = fb_generate_schedule(fb_model_config_of(e->decoding.model), &options);
     r->schedule.reuse = policy->reuse;
     if (policy->sparse && policy->sparse->residual != FB_RESIDUAL_CACHED)
         r->schedule.reuse = (fb_reuse_policy){0};
     if (policy->sparse)
-        return fb_model_new_sparse(e->model, policy->sparse, e->block_size, &r->sparse);
+        return fb_model_new_sparse(e->decoding.model, policy->sparse, e->block_size, &r->sparse);
     if (policy->reuse.tau > 0)
-        return fb_model_new_part_cache(e->model, e->block_size, &r->parts);
+        return fb_model_new_part_cache(e->decoding.model, e->block_size, &r->parts);
     return FB_OK;
 }
 
-static fb_status set_up(evaluator *e, const fb_eval_policy *policies) {
-    const fb_model_config *config = fb_model_config_of(e->model);
+static fb_status set_up(evaluator *e, fb_model *model, const fb_eval_policy *policies) {
+    const fb_model_config *config = fb_model_config_of(model);
     static const fb_eval_policy dense = {0};
     size_t size = e->block_size, heads = config->num_attention_heads;
-    FB_TRY(fb_model_new_kv_cache(e->model, e->options->generate.kv_dtype, &e->kv));
+    FB_TRY(fb_decoding_init(model, &e->options->generate, &e->decoding));
     FB_TRY(fb_alloc_zeroed(e->num_runners, sizeof *e->runners, "policies", &e->runners));
     for (size_t i = 0; i < e->num_runners; i++)
         FB_TRY(set_up_runner(e, &e->runners[i], i ? &policies[i - 1] : &dense));
-    FB_TRY(fb_alloc(size, e->vocab_size * sizeof(float), "logits", &e->logits));
     FB_TRY(fb_alloc(SEEN_BLOCKS * size, sizeof(int32_t), "blocks", &e->seen_blocks));
     FB_TRY(fb_alloc((SEEN_BLOCKS + 1) * size, e->vocab_size * sizeof(float), "logits",
                     &e->seen_logits));
-    FB_TRY(fb_alloc(e->vocab_size, sizeof(float), "probabilities", &e->probabilities));
-    FB_TRY(fb_alloc(e->vocab_size, sizeof(uint32_t), "token order", &e->order));
-    FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &e->proposed));
-    FB_TRY(fb_alloc(size, sizeof(float), "confidences", &e->confidence));
-    FB_TRY(fb_alloc(size, sizeof(float), "entropies", &e->entropy));
-    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "acceptances", &e->accepted));
     FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &e->dense_block));
     FB_TRY(fb_alloc(size * heads, config->head_dim * sizeof(float), "attention", &e->out));
     return fb_alloc(size * heads, sizeof(float), "attention", &e->lse);
@@ -140,12 +125,10 @@ static void clean_up(evaluator *e) {
         fb_part_cache_destroy(e->runners[i].parts);
         fb_sparse_destroy(e->runners[i].sparse);
     }
-    void *all[] = {e->runners,     e->logits,   e->seen_blocks, e->seen_logits, e->probabilities,
-                   e->order,       e->proposed, e->confidence,  e->entropy,     e->accepted,
-                   e->dense_block, e->out,      e->lse};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        fb_free(all[i]);
-    fb_kv_cache_destroy(e->kv);
+    void *arrays[] = {e->runners, e->seen_blocks, e->seen_logits, e->dense_block, e->out, e->lse};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        fb_free(arrays[i]);
+    fb_decoding_free(&e->decoding);
 }
 
 /* --- what a step costs ------------------------------------------------------------------------ */
@@ -186,25 +169,6 @@ static void compare_layer(void *user, const fb_attention_event *event) {
         o->result->layer_errors[event->layer] += relative_error(event->result, dense.out, queries);
 }
 
-static double log_sum_exp(const float *logits, size_t count) {
-    double max = -INFINITY, sum = 0.0;
-    for (size_t i = 0; i < count; i++)
-        max = (double)logits[i] > max ? (double)logits[i] : max;
-    for (size_t i = 0; i < count; i++)
-        sum += exp((double)logits[i] - max);
-    return max + log(sum);
-}
-
-/* KL(softmax(p) || softmax(q)) in nats. */
-static double divergence(const float *p, const float *q, size_t count) {
-    double lse_p = log_sum_exp(p, count), lse_q = log_sum_exp(q, count), sum = 0.0;
-    for (size_t i = 0; i < count; i++) {
-        double log_p = (double)p[i] - lse_p, log_q = (double)q[i] - lse_q;
-        sum += exp(log_p) * (log_p - log_q);
-    }
-    return sum > 0.0 ? sum : 0.0;
-}
-
 /* *logits [block_size, vocab_size]: the dense predictions for the current block with this content,
  * valid until the next call. */
 static fb_status predict_densely(evaluator *e, const int32_t *block, const float **logits) {
@@ -216,9 +180,12 @@ static fb_status predict_densely(evaluator *e, const int32_t *block, const float
     *logits = to;
     if (index < e->num_seen)
         return FB_OK;
-    fb_forward forward = {
-        .tokens = block, .num_tokens = size, .kv = e->kv, .action = FB_REFRESH_ONLY, .logits = to};
-    FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
+    fb_forward forward = {.tokens = block,
+                          .num_tokens = size,
+                          .kv = e->decoding.kv,
+                          .action = FB_REFRESH_ONLY,
+                          .logits = to};
+    FB_TRY(fb_model_forward(e->decoding.model, &forward, 1, NULL));
     if (index < SEEN_BLOCKS)
         memcpy(e->seen_blocks + e->num_seen++ * size, block, size * sizeof *block);
     return FB_OK;
@@ -232,26 +199,16 @@ static fb_status compare_predictions(evaluator *e, const fb_sequence *sequence,
     for (size_t i = 0; i < e->block_size; i++) {
         if (!sequence->masked[i])
             continue;
-        result->divergence +=
-            divergence(dense + i * e->vocab_size, e->logits + i * e->vocab_size, e->vocab_size);
+        double divergence =
+            fb_measure_divergence(dense + i * e->vocab_size, e->decoding.logits + i * e->vocab_size,
+                                  e->vocab_size, SIZE_MAX);
+        result->divergence += divergence > 0.0 ? divergence : 0.0;
         result->predictions++;
     }
     return FB_OK;
 }
 
 /* --- a block ---------------------------------------------------------------------------------- */
-
-static fb_status propose(evaluator *e) {
-    for (size_t i = 0; i < e->block_size; i++) {
-        fb_proposal proposal;
-        FB_TRY(fb_sampler_propose(&e->sampler, e->logits + i * e->vocab_size, e->vocab_size, 0.0,
-                                  e->order, e->probabilities, &proposal));
-        e->proposed[i] = proposal.token;
-        e->confidence[i] = proposal.confidence;
-        e->entropy[i] = proposal.entropy;
-    }
-    return FB_OK;
-}
 
 static void begin_sparse(const evaluator *e, const runner *r, const fb_sequence *sequence) {
     fb_sparse_step step = {.prompt_length = e->prompt_length,
@@ -267,27 +224,28 @@ static fb_status denoising_step(evaluator *e, runner *r, fb_sequence *sequence) 
     observation seen = {.e = e, .result = r->result};
     fb_forward forward = {.tokens = sequence->block,
                           .num_tokens = e->block_size,
-                          .kv = e->kv,
+                          .kv = e->decoding.kv,
                           .action = plan.action,
                           .parts = r->parts,
                           .sparse = r->sparse,
-                          .logits = e->logits};
+                          .logits = e->decoding.logits};
     if (r->result) {
         forward.on_attention = compare_layer;
         forward.user = &seen;
     }
     begin_sparse(e, r, sequence);
-    FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
+    FB_TRY(fb_model_forward(e->decoding.model, &forward, 1, NULL));
     FB_TRY(seen.status);
     if (r->result) {
         FB_TRY(compare_predictions(e, sequence, r->result));
         r->result->steps++;
-        double keys = (double)fb_kv_cache_length(e->kv);
+        double keys = (double)fb_kv_cache_length(e->decoding.kv);
         r->result->dense_keys += keys;
         r->result->keys += plan.action != FB_REUSE && !r->sparse ? keys : 0.0;
     }
-    FB_TRY(propose(e));
-    (void)fb_sequence_accept(sequence, e->proposed, e->confidence, e->entropy, e->accepted);
+    fb_decoding *d = &e->decoding;
+    FB_TRY(fb_decoding_propose(d, d->logits));
+    (void)fb_sequence_accept(sequence, d->proposed, d->confidence, d->entropy, d->accepted);
     return FB_OK;
 }
 
@@ -316,40 +274,23 @@ static fb_status denoise(evaluator *e, runner *r, const int32_t *truth) {
     return status;
 }
 
-/* Dense, under the block-causal mask; the tokens are committed. */
-static fb_status read_tokens(evaluator *e, const int32_t *tokens, size_t count) {
-    size_t chunk = e->options->generate.prefill_chunk;
-    for (size_t done = 0; done < count;) {
-        size_t left = count - done, now = left < chunk ? left : chunk;
-        fb_forward forward = {.tokens = tokens + done,
-                              .num_tokens = now,
-                              .kv = e->kv,
-                              .prefill_block = e->block_size,
-                              .action = FB_REFRESH_ONLY};
-        FB_TRY(fb_model_forward(e->model, &forward, 1, NULL));
-        FB_TRY(fb_kv_cache_commit(e->kv, now));
-        done += now;
-    }
-    return FB_OK;
-}
-
 static fb_status run_window(evaluator *e, const int32_t *tokens, size_t window, size_t windows) {
     const fb_eval_options *options = e->options;
-    FB_TRY(fb_kv_cache_truncate(e->kv, 0));
+    FB_TRY(fb_kv_cache_truncate(e->decoding.kv, 0));
     for (size_t i = 0; i < e->num_runners; i++) {
         if (e->runners[i].parts)
             fb_part_cache_invalidate(e->runners[i].parts);
         if (e->runners[i].sparse)
             fb_sparse_reset(e->runners[i].sparse);
     }
-    FB_TRY(read_tokens(e, tokens, options->context));
+    FB_TRY(fb_decoding_read(&e->decoding, tokens, options->context));
     e->prompt_length = options->context;
     const int32_t *truth = tokens + options->context;
     for (e->block = 0; e->block < options->blocks; e->block++, truth += e->block_size) {
         e->num_seen = 0;
         for (size_t i = 0; i < e->num_runners; i++)
             FB_TRY(denoise(e, &e->runners[i], truth));
-        FB_TRY(read_tokens(e, truth, e->block_size));
+        FB_TRY(fb_decoding_read(&e->decoding, truth, e->block_size));
         if (options->progress)
             options->progress(options->user, window * options->blocks + e->block + 1,
                               windows * options->blocks);
@@ -373,10 +314,10 @@ static void finish(evaluator *e) {
     }
 }
 
-static fb_status run(evaluator *e, size_t num_tokens, const fb_eval_policy *policies,
-                     fb_eval_result *results) {
-    FB_TRY(check(e, num_tokens));
-    FB_TRY(set_up(e, policies));
+static fb_status run(evaluator *e, fb_model *model, size_t num_tokens,
+                     const fb_eval_policy *policies, fb_eval_result *results) {
+    FB_TRY(check(e, fb_model_config_of(model), num_tokens));
+    FB_TRY(set_up(e, model, policies));
     for (size_t i = 1; i < e->num_runners; i++) {
         fb_eval_result *result = &results[i - 1];
         memset(result->layer_errors, 0, e->num_layers * sizeof *result->layer_errors);
@@ -394,15 +335,48 @@ fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
                       const fb_eval_options *options, const fb_eval_policy *policies,
                       size_t num_policies, fb_eval_result *results) {
     const fb_model_config *config = fb_model_config_of(model);
-    evaluator e = {.model = model,
-                   .options = options,
+    evaluator e = {.options = options,
                    .tokens = tokens,
                    .num_layers = config->num_hidden_layers,
                    .block_size = options->generate.block_size,
                    .vocab_size = config->vocab_size,
-                   .sampler = fb_generate_sampler(&options->generate),
                    .num_runners = num_policies + 1};
-    fb_status status = run(&e, num_tokens, policies, results);
+    fb_status status = run(&e, model, num_tokens, policies, results);
     clean_up(&e);
     return status;
+}
+
+/* --- what results come to --------------------------------------------------------------------- */
+
+double fb_eval_agreement(const fb_eval_result *result) {
+    return fb_measure_ratio((double)result->agreeing, (double)result->tokens);
+}
+
+double fb_eval_accuracy(const fb_eval_result *result) {
+    return fb_measure_ratio((double)result->correct, (double)result->tokens);
+}
+
+double fb_eval_divergence(const fb_eval_result *result) {
+    return fb_measure_ratio(result->divergence, (double)result->predictions);
+}
+
+double fb_eval_keys(const fb_eval_result *result) {
+    return fb_measure_ratio(result->keys, result->dense_keys);
+}
+
+double fb_eval_error(const fb_eval_result *result, size_t num_layers) {
+    double sum = 0.0;
+    for (size_t layer = 0; layer < num_layers; layer++)
+        sum += result->layer_errors[layer];
+    return sum / (double)num_layers;
+}
+
+double fb_eval_won_agreement(const fb_eval_result *with, const fb_eval_result *without) {
+    return fb_measure_ratio(fb_eval_agreement(with) - fb_eval_agreement(without),
+                            1.0 - fb_eval_agreement(without));
+}
+
+double fb_eval_won_divergence(const fb_eval_result *with, const fb_eval_result *without) {
+    return fb_measure_ratio(fb_eval_divergence(without) - fb_eval_divergence(with),
+                            fb_eval_divergence(without));
 }

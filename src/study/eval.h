@@ -56,4 +56,20 @@ fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
                       const fb_eval_options *options, const fb_eval_policy *policies,
                       size_t num_policies, fb_eval_result *results);
 
+/* Shares of all tokens: equal to those of dense attention, and to those of the text. */
+double fb_eval_agreement(const fb_eval_result *result);
+double fb_eval_accuracy(const fb_eval_result *result);
+
+/* Means: the divergence of a prediction, and the error of a layer. */
+double fb_eval_divergence(const fb_eval_result *result);
+double fb_eval_error(const fb_eval_result *result, size_t num_layers);
+
+/* Earlier keys attended, by those of dense attention. */
+double fb_eval_keys(const fb_eval_result *result);
+
+/* The share of a selector's loss that a residual wins back: of agreement with dense attention, and
+ * of the divergence from it. `without` is the same selector and density without a residual. */
+double fb_eval_won_agreement(const fb_eval_result *with, const fb_eval_result *without);
+double fb_eval_won_divergence(const fb_eval_result *with, const fb_eval_result *without);
+
 #endif

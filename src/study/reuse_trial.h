@@ -3,8 +3,7 @@
 #ifndef FB_STUDY_REUSE_TRIAL_H
 #define FB_STUDY_REUSE_TRIAL_H
 
-#include "decode/sampler.h"
-#include "decode/schedule.h"
+#include "study/decoding.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/model.h>
@@ -14,19 +13,12 @@
 
 /* One model, one block size: caches and buffers, kept from trial to trial. Starts as {0}. */
 typedef struct fb_reuse_trial {
-    fb_model *model;             /* borrowed */
-    fb_generate_options options; /* resolved */
-    size_t vocab_size, context;
+    fb_decoding decoding; /* its logits are the policy's */
+    size_t context;
     bool teacher; /* accepted tokens are the text's, in the order of the dense confidences: all
                      policies then go through the same states */
-    fb_kv_cache *kv;
     fb_part_cache *parts, *corrected;
-    float *logits, *dense; /* [block_size, vocab_size] */
-    float *probabilities;  /* [vocab_size] scratch of the sampler, as is order */
-    uint32_t *order;
-    int32_t *proposed; /* [block_size], as all that follow */
-    float *confidence, *entropy;
-    bool *accepted;
+    float *dense; /* [block_size, vocab_size] logits of the dense passes */
 } fb_reuse_trial;
 
 /* Sums over trials. */
@@ -46,19 +38,30 @@ typedef struct fb_reuse_trial_score {
 
 void fb_reuse_trial_score_add(fb_reuse_trial_score *sum, const fb_reuse_trial_score *score);
 
+/* What a policy's sums come to. */
+typedef struct fb_reuse_trial_result {
+    double agreement, accuracy;    /* shares of the tokens: equal, correct */
+    double kl, kl_error;           /* its mean, and the standard error of that, over trials */
+    double rows, bytes, attention; /* by dense */
+} fb_reuse_trial_result;
+
+fb_reuse_trial_result fb_reuse_trial_result_of(const fb_reuse_trial_score *score,
+                                               const fb_reuse_trial_score *dense);
+
 /* `options`: block_size, denoising_steps, remasking and its numbers, kv_dtype; the rest is set
  * here. */
 fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *options,
-                                fb_reuse_trial *bench);
-void fb_reuse_trial_free(fb_reuse_trial *bench);
+                                fb_reuse_trial *trial);
+void fb_reuse_trial_free(fb_reuse_trial *trial);
 
 /* Prefills the context, from the first token on. */
-fb_status fb_reuse_trial_prefill(fb_reuse_trial *bench, const int32_t *tokens, size_t num_tokens);
+fb_status fb_reuse_trial_prefill(fb_reuse_trial *trial, const int32_t *tokens, size_t num_tokens);
 
-/* Decodes num_tokens tokens behind the context into written [num_tokens], and counts all but equal
- * and correct. `text` goes on behind the context with num_tokens tokens. */
-fb_status fb_reuse_trial_run(fb_reuse_trial *bench, const fb_reuse_policy *policy,
-                             const int32_t *text, size_t num_tokens, int32_t *written,
-                             fb_reuse_trial_score *score);
+/* Decodes num_tokens tokens after the context into written [num_tokens].
+ *   text   the context and the num_tokens tokens that follow it
+ *   dense  [num_tokens] what dense decoding wrote; `written` itself where this is dense decoding */
+fb_status fb_reuse_trial_run(fb_reuse_trial *trial, const fb_reuse_policy *policy,
+                             const int32_t *text, size_t num_tokens, const int32_t *dense,
+                             int32_t *written, fb_reuse_trial_score *score);
 
 #endif

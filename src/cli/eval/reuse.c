@@ -18,7 +18,6 @@
 #include <flashblock/tokenizer.h>
 #include <flashblock/version.h>
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -143,7 +142,7 @@ typedef struct evaluation {
     fb_reuse_policy policies[MAX_POLICIES]; /* the first is dense */
     size_t num_policies;
     int32_t *written, *dense; /* [chosen->tokens] */
-    fb_reuse_trial bench;     /* of the block size at hand */
+    fb_reuse_trial trial;     /* of the block size at hand */
     fb_reuse_trial_score scores[MAX_CELLS + 1]
                                [MAX_POLICIES]; /* by context; then over all of them */
     json_t *cells;
@@ -200,29 +199,23 @@ static fb_status prepare(evaluation *e) {
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-static size_t count_equal(const int32_t *a, const int32_t *b, size_t count) {
-    size_t equal = 0;
-    for (size_t i = 0; i < count; i++)
-        equal += a[i] == b[i];
-    return equal;
-}
-
 /* All policies behind one context. */
 static fb_status run_sample(evaluation *e, size_t cell, size_t sample) {
     const settings *chosen = e->chosen;
     size_t context = chosen->contexts.values[cell], count = chosen->tokens;
     size_t places = e->num_tokens - chosen->from - context - count + 1;
-    double drawn = fb_random_uniform(chosen->seed, (uint32_t)context,
-                                     (uint32_t)e->bench.options.block_size, (uint32_t)sample, 0);
+    double drawn =
+        fb_random_uniform(chosen->seed, (uint32_t)context,
+                          (uint32_t)e->trial.decoding.options.block_size, (uint32_t)sample, 0);
     const int32_t *tokens = e->tokens + chosen->from + (size_t)(drawn * (double)places);
     fb_reuse_trial_score score;
-    FB_TRY(fb_reuse_trial_prefill(&e->bench, tokens, context));
-    FB_TRY(fb_reuse_trial_run(&e->bench, &e->policies[0], tokens, count, e->dense, &score));
+    FB_TRY(fb_reuse_trial_prefill(&e->trial, tokens, context));
+    FB_TRY(
+        fb_reuse_trial_run(&e->trial, &e->policies[0], tokens, count, e->dense, e->dense, &score));
     for (size_t i = 0; i < e->num_policies; i++) { /* caches and pages are warm now */
         int32_t *written = i == 0 ? e->dense : e->written;
-        FB_TRY(fb_reuse_trial_run(&e->bench, &e->policies[i], tokens, count, written, &score));
-        score.equal = count_equal(written, e->dense, count);
-        score.correct = count_equal(written, tokens + context, count);
+        FB_TRY(fb_reuse_trial_run(&e->trial, &e->policies[i], tokens, count, e->dense, written,
+                                  &score));
         fb_reuse_trial_score_add(&e->scores[cell][i], &score);
         fb_reuse_trial_score_add(&e->scores[chosen->contexts.count][i], &score);
     }
@@ -231,40 +224,20 @@ static fb_status run_sample(evaluation *e, size_t cell, size_t sample) {
 
 /* --- results ---------------------------------------------------------------------------------- */
 
-/* What a policy's sums come to. */
-typedef struct result {
-    double agreement, accuracy, kl, kl_error; /* its standard error, over trials */
-    double rows, bytes, attention;            /* by dense */
-} result;
-
-static result result_of(const fb_reuse_trial_score *score, const fb_reuse_trial_score *dense) {
-    double n = (double)score->trials, mean = score->mean_kl / n;
-    double variance = score->mean_kl_squared / n - mean * mean;
-    return (result){
-        .agreement = (double)score->equal / (double)score->tokens,
-        .accuracy = (double)score->correct / (double)score->tokens,
-        .kl = score->kl / (double)score->kl_tokens,
-        .kl_error = n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0,
-        .rows = (double)score->external_rows / (double)dense->external_rows,
-        .bytes = score->kv_bytes / dense->kv_bytes,
-        .attention = score->attention_seconds / dense->attention_seconds,
-    };
-}
-
 static void print_cell(const evaluation *e, size_t cell) {
     const fb_reuse_trial_score *scores = e->scores[cell];
     char context[32] = "all contexts";
     if (cell < e->chosen->contexts.count)
         snprintf(context, sizeof context, "%zu tokens of context",
                  e->chosen->contexts.values[cell]);
-    printf("\nblocks of %zu, %s: %zu continuations of %zu tokens\n", e->bench.options.block_size,
-           context, scores[0].trials, e->chosen->tokens);
+    printf("\nblocks of %zu, %s: %zu continuations of %zu tokens\n",
+           e->trial.decoding.options.block_size, context, scores[0].trials, e->chosen->tokens);
     printf("%-26s%8s%8s%9s%9s%9s%9s%9s%9s%10s\n", "policy", "equal", "correct", "KL", "+-", "steps",
            "rows", "of dense", "K/V read", "attention");
     for (size_t i = 0; i < e->num_policies; i++) {
         char name[FB_POLICY_NAME];
         fb_policy_name(&e->policies[i], name);
-        result r = result_of(&scores[i], &scores[0]);
+        fb_reuse_trial_result r = fb_reuse_trial_result_of(&scores[i], &scores[0]);
         printf("%-26s%7.1f%%%7.1f%%%9.4f%9.4f%9zu%9zu%9.3f%9.3f%10.3f\n", name, 100 * r.agreement,
                100 * r.accuracy, r.kl, r.kl_error, scores[i].steps, scores[i].external_rows, r.rows,
                r.bytes, r.attention);
@@ -277,10 +250,10 @@ static fb_status add_cell(evaluation *e, size_t cell) {
         const fb_reuse_trial_score *score = &e->scores[cell][i];
         char name[FB_POLICY_NAME];
         fb_policy_name(&e->policies[i], name);
-        result r = result_of(score, &e->scores[cell][0]);
+        fb_reuse_trial_result r = fb_reuse_trial_result_of(score, &e->scores[cell][0]);
         json_t *value = json_pack(
             "{s:I, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
-            "block_size", (json_int_t)e->bench.options.block_size, "context",
+            "block_size", (json_int_t)e->trial.decoding.options.block_size, "context",
             all ? json_null() : json_integer((json_int_t)e->chosen->contexts.values[cell]),
             "policy", name, "continuations", (json_int_t)score->trials, "tokens",
             (json_int_t)score->tokens, "agreement", r.agreement, "accuracy", r.accuracy, "kl", r.kl,
@@ -311,8 +284,8 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
     decoding.remasking = chosen->remasking;
     decoding.confidence_threshold = chosen->threshold;
     decoding.kv_dtype = chosen->kv_dtype;
-    FB_TRY(fb_reuse_trial_create(e->model, &decoding, &e->bench));
-    e->bench.teacher = chosen->teacher;
+    FB_TRY(fb_reuse_trial_create(e->model, &decoding, &e->trial));
+    e->trial.teacher = chosen->teacher;
     memset(e->scores, 0, sizeof e->scores);
     size_t contexts = chosen->contexts.count;
     for (size_t cell = 0; cell < contexts; cell++) {
@@ -325,7 +298,7 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
         FB_TRY(finish_cell(e, cell));
     }
     fb_status status = contexts > 1 ? finish_cell(e, contexts) : FB_OK;
-    fb_reuse_trial_free(&e->bench);
+    fb_reuse_trial_free(&e->trial);
     return status;
 }
 
@@ -354,7 +327,7 @@ static fb_status evaluate(evaluation *e) {
 }
 
 static void free_evaluation(evaluation *e) {
-    fb_reuse_trial_free(&e->bench);
+    fb_reuse_trial_free(&e->trial);
     fb_token_ids_free(e->tokens);
     fb_tokenizer_destroy(e->tokenizer);
     fb_model_destroy(e->model);

@@ -6,7 +6,6 @@
 #include "cli/commands.h"
 #include "cli/common_options.h"
 #include "cli/generate/session.h"
-#include "cli/generate/summary.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
 #include "cli/options.h"
@@ -260,25 +259,6 @@ static const char *name_of(const method *m) {
     return m->tau ? "flashblock" : "dense";
 }
 
-static double agreement(const fb_eval_result *r) {
-    return fb_ratio((double)r->agreeing, (double)r->tokens);
-}
-
-static double accuracy(const fb_eval_result *r) {
-    return fb_ratio((double)r->correct, (double)r->tokens);
-}
-
-static double mean_divergence(const fb_eval_result *r) {
-    return fb_ratio(r->divergence, (double)r->predictions);
-}
-
-static double mean_error(const evaluation *e, const fb_eval_result *r) {
-    double sum = 0.0;
-    for (size_t layer = 0; layer < e->num_layers; layer++)
-        sum += r->layer_errors[layer];
-    return sum / (double)e->num_layers;
-}
-
 /* The same selector and density without a residual; NULL where there is none. */
 static const fb_eval_result *alone(const evaluation *e, size_t i) {
     const method *m = &e->methods[i];
@@ -287,16 +267,6 @@ static const fb_eval_result *alone(const evaluation *e, size_t i) {
     while (e->methods[--i].sparse.residual != FB_RESIDUAL_NONE) {
     }
     return &e->results[i];
-}
-
-/* What a residual wins back of what the selector alone loses: of agreement with dense attention,
- * and of the divergence from it. */
-static double won_agreement(const fb_eval_result *with, const fb_eval_result *without) {
-    return fb_ratio(agreement(with) - agreement(without), 1.0 - agreement(without));
-}
-
-static double won_divergence(const fb_eval_result *with, const fb_eval_result *without) {
-    return fb_ratio(mean_divergence(without) - mean_divergence(with), mean_divergence(without));
 }
 
 static void print_method(const evaluation *e, size_t i) {
@@ -309,11 +279,12 @@ static void print_method(const evaluation *e, size_t i) {
     else
         printf("%7s", "-");
     printf("  %-10s%8.1f %%%9.1f %%%8.1f %%%12.5f%10.4f",
-           residual_text(m, residual, sizeof residual), 100 * fb_ratio(r->keys, r->dense_keys),
-           100 * agreement(r), 100 * accuracy(r), mean_divergence(r), mean_error(e, r));
+           residual_text(m, residual, sizeof residual), 100 * fb_eval_keys(r),
+           100 * fb_eval_agreement(r), 100 * fb_eval_accuracy(r), fb_eval_divergence(r),
+           fb_eval_error(r, e->num_layers));
     if (without)
-        printf("%9.0f %%%7.0f %%", 100 * won_agreement(r, without),
-               100 * won_divergence(r, without));
+        printf("%9.0f %%%7.0f %%", 100 * fb_eval_won_agreement(r, without),
+               100 * fb_eval_won_divergence(r, without));
     putchar('\n');
 }
 
@@ -350,13 +321,15 @@ static json_t *method_json(const evaluation *e, size_t i) {
         name_of(m), "density", (double)m->percent / 100.0, "tau", (json_int_t)m->tau, "residual",
         m->selector ? fb_residual_name(m->sparse.residual) : "none", "tokens",
         (json_int_t)r->tokens, "agreeing", (json_int_t)r->agreeing, "correct",
-        (json_int_t)r->correct, "steps", (json_int_t)r->steps, "agreement", agreement(r),
-        "accuracy", accuracy(r), "divergence", mean_divergence(r), "keys",
-        fb_ratio(r->keys, r->dense_keys), "forced_refreshes", (json_int_t)r->forced_refreshes,
-        "layer_errors", layers_json(e, r));
+        (json_int_t)r->correct, "steps", (json_int_t)r->steps, "agreement", fb_eval_agreement(r),
+        "accuracy", fb_eval_accuracy(r), "divergence", fb_eval_divergence(r), "keys",
+        fb_eval_keys(r), "forced_refreshes", (json_int_t)r->forced_refreshes, "layer_errors",
+        layers_json(e, r));
     if (without && value) {
-        json_object_set_new(value, "won_back_agreement", json_real(won_agreement(r, without)));
-        json_object_set_new(value, "won_back_divergence", json_real(won_divergence(r, without)));
+        json_object_set_new(value, "won_back_agreement",
+                            json_real(fb_eval_won_agreement(r, without)));
+        json_object_set_new(value, "won_back_divergence",
+                            json_real(fb_eval_won_divergence(r, without)));
     }
     return value;
 }

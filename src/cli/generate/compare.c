@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "cli/generate/summary.h"
 #include "cli/output.h"
+#include "study/measures.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,7 +108,8 @@ static void print_row(const char *what, size_t dense, size_t flashblock) {
 }
 
 static void print_seconds(const char *what, double dense, double flashblock) {
-    printf("%-28s%10.4f s%10.4f s%10.2f\n", what, dense, flashblock, fb_ratio(dense, flashblock));
+    printf("%-28s%10.4f s%10.4f s%10.2f\n", what, dense, flashblock,
+           fb_measure_ratio(dense, flashblock));
 }
 
 static void print_comparison(const comparison *result, const trial *dense, const trial *flashblock,
@@ -151,8 +153,8 @@ static fb_status write_comparison(const fb_session *session, const comparison *r
         equal_fraction(result), "repeats", (json_int_t)repeats, "attention_seconds", "dense",
         result->dense_attention, "flashblock", result->flashblock_attention, "decode_seconds",
         "dense", result->dense_decode, "flashblock", result->flashblock_decode, "attention_ratio",
-        fb_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
-        fb_ratio(result->dense_decode, result->flashblock_decode));
+        fb_measure_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
+        fb_measure_ratio(result->dense_decode, result->flashblock_decode));
     return fb_write_json(value, path);
 }
 

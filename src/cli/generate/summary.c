@@ -1,15 +1,13 @@
 /* What a generation cost, in words and as JSON. */
 #include "cli/generate/summary.h"
 
+#include "study/measures.h"
+
 #include <flashblock/experimental/sparse.h>
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
 
 #include <stdio.h>
-
-double fb_ratio(double a, double b) {
-    return b > 0 ? a / b : 0;
-}
 
 static size_t prompt_tokens(const fb_session *session) {
     size_t count = 0;
@@ -20,8 +18,8 @@ static size_t prompt_tokens(const fb_session *session) {
 
 /* Tokens written, per second of everything but the prompt's passes. */
 static double tokens_per_second(const fb_generation *generation) {
-    return fb_ratio((double)generation->counts.completion_tokens,
-                    generation->seconds - generation->prefill.total);
+    return fb_measure_ratio((double)generation->counts.completion_tokens,
+                            generation->seconds - generation->prefill.total);
 }
 
 /* Why fewer tokens were written than asked for, if it is not the model's own end of text. */
@@ -50,10 +48,10 @@ void fb_summary_print(const fb_session *session, const fb_generation *generation
     if (sparse->layers > 0)
         fprintf(stderr,
                 "sparse     %.1f %% of earlier keys attended as selected, %.1f %% for residuals\n",
-                100 * fb_ratio(sparse->keys_selected, sparse->keys),
-                100 * fb_ratio(sparse->keys_residual, sparse->keys));
+                100 * fb_measure_ratio(sparse->keys_selected, sparse->keys),
+                100 * fb_measure_ratio(sparse->keys_residual, sparse->keys));
     fprintf(stderr, "attention  %.3f s of %.3f s in decode passes (%.1f %%)\n", decode->attention,
-            decode->total, 100 * fb_ratio(decode->attention, decode->total));
+            decode->total, 100 * fb_measure_ratio(decode->attention, decode->total));
 }
 
 /* --- JSON --------------------------------------------------------------------------------------
@@ -146,8 +144,8 @@ static json_t *attended_json(const fb_sparse_counts *counts) {
         return json_null();
     return json_pack("{s:I, s:I, s:f, s:f}", "selections", (json_int_t)counts->selections,
                      "forced_refreshes", (json_int_t)counts->forced_refreshes, "selected_share",
-                     fb_ratio(counts->keys_selected, counts->keys), "residual_share",
-                     fb_ratio(counts->keys_residual, counts->keys));
+                     fb_measure_ratio(counts->keys_selected, counts->keys), "residual_share",
+                     fb_measure_ratio(counts->keys_residual, counts->keys));
 }
 
 static json_t *times_json(const fb_forward_times *times) {
@@ -178,5 +176,5 @@ json_t *fb_summary_generation_json(const fb_session *session, const fb_generatio
         (json_int_t)generation->decode_passes, "seconds", "total", generation->seconds, "prefill",
         times_json(&generation->prefill), "decode", times_json(&generation->decode),
         "tokens_per_second", tokens_per_second(generation), "attention_share",
-        fb_ratio(generation->decode.attention, generation->decode.total));
+        fb_measure_ratio(generation->decode.attention, generation->decode.total));
 }

@@ -8,9 +8,6 @@
 
 #include <jansson.h>
 
-/* a / b, and 0 where there is nothing to divide by. */
-double fb_ratio(double a, double b);
-
 /* Three lines on standard error: tokens and speed, passes, time of attention. */
 void fb_summary_print(const fb_session *session, const fb_generation *generation);
 

@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "cli/video/clip_set.h"
 #include "cli/video/video_session.h"
+#include "study/measures.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -137,14 +138,10 @@ static fb_status generate(comparison *c, fb_calibration *calibration, fb_video_s
     return status;
 }
 
-/* In decibels; black to white is 2. Infinite for equal clips. */
+/* How near the clip with reuse is to the dense one, in decibels. */
 static double psnr(const comparison *c, size_t clip) {
     size_t values = c->session.num_frames * c->session.frame_values;
-    const float *a = c->dense + clip * values, *b = c->session.clips[clip].frames;
-    double sum = 0.0;
-    for (size_t i = 0; i < values; i++)
-        sum += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-    return 10.0 * log10(4.0 / (sum / (double)values));
+    return fb_measure_psnr(c->dense + clip * values, c->session.clips[clip].frames, values);
 }
 
 static fb_status write_files(const comparison *c) {
