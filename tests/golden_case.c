@@ -11,7 +11,7 @@
 
 enum { MAX_NAME = 256, MAX_PATH = 4096 };
 
-/* What was handed out and goes with the case: arrays, or parsed JSON. */
+/* Memory that was handed out and belongs to the case: arrays, or parsed JSON. */
 typedef struct owned {
     struct owned *next;
     void *array;
@@ -21,7 +21,7 @@ typedef struct owned {
 struct golden_case {
     char name[MAX_NAME];
     fb_safetensors *file;
-    json_t *params; /* NULL until asked for */
+    json_t *params; /* NULL until it is asked for */
     owned *first;
 };
 

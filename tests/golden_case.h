@@ -1,11 +1,10 @@
-/* One golden file: a .safetensors file under golden/paper with the tensors of a case and, in its
- * metadata, how they came about. Whatever is missing or malformed fails the running test.
+/* One golden file: a .safetensors file under golden/paper. It holds the tensors of a case, and its
+ * metadata says how they were made. Anything missing or malformed fails the running test.
  *
  *   golden_case *c = golden_open("rope/rmsnorm_0_d64.safetensors");
  *   const float *x = golden_f32(c, "x");                           [S, D]
  *   size_t rows = golden_size(c, "S");                             of its `params`
- *   golden_close(c);
- */
+ *   golden_close(c); */
 #ifndef FB_TESTS_GOLDEN_CASE_H
 #define FB_TESTS_GOLDEN_CASE_H
 
@@ -25,14 +24,13 @@ const char *golden_folder(void);
 golden_case *golden_open(const char *name);
 void golden_close(golden_case *c);
 
-/* The name it was opened with, for messages. */
+/* The name that golden_open got, for messages. */
 const char *golden_name(const golden_case *c);
 
-/* The path of `name` under the root of the source tree; belongs to a buffer that the next call
- * overwrites. */
+/* The path of `name` under the root of the source tree. The next call overwrites it. */
 const char *golden_source_path(const char *name);
 
-/* Names like "step0.tokens" are often put together: tensor names below are printf formats. */
+/* Tensor names below are printf formats, because names like "step0.tokens" are often composed. */
 #define GOLDEN_PRINTF __attribute__((format(printf, 2, 3)))
 
 bool golden_has(const golden_case *c, const char *format, ...) GOLDEN_PRINTF;
@@ -54,8 +52,8 @@ json_t *golden_param(golden_case *c, const char *key);
 size_t golden_size(golden_case *c, const char *key);
 double golden_real(golden_case *c, const char *key);
 
-/* Fails the test, naming `what` and the first bad element, unless |got - want| <= tolerance for all
- * `count` values. NaN is never close. Returns the largest difference. */
+/* Fails the test unless |got - want| <= tolerance for all `count` values; the message names `what`
+ * and the first bad element. NaN is never close. Returns the largest difference. */
 double golden_expect_close(const char *what, const float *got, const float *want, size_t count,
                            double tolerance);
 

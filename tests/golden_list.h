@@ -1,5 +1,4 @@
-/* The golden files of a folder, so that a case that is put there is a case that is tested; and the
- * golden models. */
+/* The golden files of a folder, so that each file put there is tested; and the golden models. */
 #ifndef FB_TESTS_GOLDEN_LIST_H
 #define FB_TESTS_GOLDEN_LIST_H
 
@@ -19,10 +18,10 @@ typedef struct golden_file {
  * hands to parameterised tests (cr_malloc). Returns their number; 0 if there is no such folder. */
 size_t golden_list(const char *folder, const char *prefix, golden_file **files);
 
-/* Their number alone, for a test that there are any. */
+/* Only the number of these files, for a test that there are any. */
 size_t golden_count(const char *folder, const char *prefix);
 
-/* One test for each of these files:
+/* Defines one test for each of these files:
  *     GOLDEN_TEST(suite, name, "folder", "PREFIX") { ... golden_case *c is open here ... } */
 #define GOLDEN_TEST(suite, test, folder, prefix)                                                   \
     static void suite##_##test##_case(golden_case *c);                                             \
@@ -38,7 +37,7 @@ size_t golden_count(const char *folder, const char *prefix);
     }                                                                                              \
     static void suite##_##test##_case(golden_case *c)
 
-/* Loads "model/NAME" of golden_folder(), or fails the test. Destroyed by the caller. */
+/* Loads "model/NAME" of golden_folder(), or fails the test. The caller destroys the model. */
 fb_model *golden_model(const char *name);
 
 #endif

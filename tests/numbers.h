@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The seed of this run; printed with the first use. */
+/* The seed of this run. The first call prints it. */
 uint64_t test_seed(void);
 
 /* A stream of random numbers, reproducible from the seed and its own name (a number). */
@@ -20,17 +20,17 @@ double random_uniform(random_stream *stream);                          /* [0, 1)
 size_t random_between(random_stream *stream, size_t low, size_t high); /* both included */
 float random_normal(random_stream *stream);
 
-/* `count` normal numbers times `scale`; freed by the caller. */
+/* `count` normal numbers times `scale`. The caller frees them. */
 float *random_floats(random_stream *stream, size_t count, float scale);
 
-/* Mostly ordinary numbers, with zeros of both signs, subnormals, large and tiny ones between. */
+/* Mostly ordinary numbers, mixed with zeros of both signs, subnormals, large and tiny numbers. */
 float random_awkward(random_stream *stream);
 
 /* Fails the test unless a and b have the same bits. */
 void expect_same_bits(const char *what, const float *a, const float *b, size_t count);
 
 /* A buffer of `count` floats at `offset` floats from a 64-byte boundary, with canaries before and
- * behind it; guarded_check fails the test when one has changed. */
+ * after it. guarded_check fails the test when a canary has changed. */
 typedef struct guarded {
     float *data;
     size_t count;

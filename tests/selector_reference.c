@@ -87,7 +87,7 @@ static size_t mage(const selector_case *c, const fb_selector_options *options,
     return c->num_kv_heads;
 }
 
-/* Mean attention of block x block tiles, padded with zeros; generated tokens apart. */
+/* Mean attention of block x block tiles, padded with zeros. Generated tokens are kept separate. */
 static size_t sparsed(const selector_case *c, const fb_selector_options *options,
                       unsigned char *chosen) {
     size_t blocks = reference_num_blocks(c, options), prompt = 0;
@@ -319,7 +319,8 @@ static void cluster(const selector_case *c, const fb_selector_options *options, 
     }
 }
 
-/* scale * q . the mean of the keys of one label that are not left out; their number. */
+/* scale * q . mean of the keys of one label that are not left out. *size is the number of these
+ * keys. */
 static double centroid_score(const selector_case *c, const size_t *labels,
                              const unsigned char *left_out, size_t label, size_t query, size_t head,
                              size_t *size) {
@@ -344,7 +345,8 @@ static size_t multipole(const selector_case *c, const fb_selector_options *optio
         cluster(c, options, kv_head, labels);
         for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
             for (size_t query = 0; query < c->num_queries; query++) {
-                /* each key's s is its cluster's: sum over j of N_j exp(s_j) is a sum over keys */
+                /* the s of a key is that of its cluster: the sum over j of N_j exp(s_j) is a sum
+                 * over keys */
                 double max = (double)-INFINITY, sum = 0.0;
                 for (size_t key = 0; key < c->num_keys; key++) {
                     size_t size = 0;

@@ -1,5 +1,6 @@
-/* The selectors once more, for the tests: each as plainly as its paper's formula can be written, in
- * double precision with libm, from dense tensors, without state, and sharing nothing with src/. */
+/* A second implementation of the selectors, for the tests. Each is written as plainly as the
+ * formula of its paper, in double precision with libm, from dense tensors, without state. It shares
+ * no code with src/. */
 #ifndef FB_TESTS_SELECTOR_REFERENCE_H
 #define FB_TESTS_SELECTOR_REFERENCE_H
 
@@ -19,7 +20,7 @@ size_t reference_num_blocks(const selector_case *c, const fb_selector_options *o
 size_t reference_select(const char *name, const selector_case *c,
                         const fb_selector_options *options, unsigned char *chosen);
 
-/* Multipole's part of the unselected keys; one list of `chosen` a KV head.
+/* Multipole's part of the unselected keys, with one list of `chosen` for each KV head.
  *   out [num_queries, num_heads, head_dim], lse [num_queries, num_heads] */
 void reference_far_part(const selector_case *c, const fb_selector_options *options,
                         const unsigned char *chosen, double *out, double *lse);

@@ -1,5 +1,5 @@
-/* Denoising sequences for tests: made, written, changed, verified. What fails fails the running
- * test. */
+/* Denoising sequences for tests: making, writing, changing and verifying them. A failure fails the
+ * running test. */
 #ifndef FB_TESTS_SEQUENCE_CASE_H
 #define FB_TESTS_SEQUENCE_CASE_H
 
@@ -13,13 +13,13 @@
 /* Inputs, results and truths. */
 fb_script *generated(const fb_script_config *config);
 
-/* Verifies a file, or where candidate_path is not NULL, a candidate for it. */
+/* Verifies a file or, if candidate_path is not NULL, a candidate for it. */
 fb_report verify(const char *path, const char *candidate_path);
 
 /* Fails unless every finding passed and there are that many; frees the report. */
 void expect_passed(const char *what, fb_report *report, size_t findings);
 
-/* A copy of a file in which one tensor's bytes, or one metadata value, are others. */
+/* A copy of a file in which the bytes of one tensor, or one metadata value, are different. */
 typedef struct change {
     const char *tensor;
     void (*edit)(void *data, size_t bytes);

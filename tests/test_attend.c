@@ -1,4 +1,5 @@
-/* fb_attend: one answer everywhere, right to float32's precision, and nothing from nothing. */
+/* fb_attend: the same bits on every instruction set and number of threads, errors within float32's
+ * precision, and the empty part for empty sets. */
 #include "base/half.h"
 #include "tests/numbers.h"
 
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A random problem, and room for its result. */
+/* A random problem, and memory for its result. */
 typedef struct trial {
     size_t queries, heads, kv_heads, dim, tokens;
     fb_dtype dtype;
@@ -138,7 +139,7 @@ Test(attend, one_answer_everywhere, .timeout = 900) {
     }
 }
 
-/* Few units and many chunks: the waves of the driver. docs/contract.md C7.2. */
+/* Few units of work and many chunks, so the driver works in waves. docs/contract.md C7.2. */
 Test(attend, threads_over_long_contexts) {
     random_stream random = random_named(11);
     trial t = trial_new(&random, 3, 2, 1, 16, 70000, FB_BF16);
@@ -155,8 +156,8 @@ Test(attend, threads_over_long_contexts) {
     trial_free(&t);
 }
 
-/* Few rows over many chunks, which of a KV cache go side by side and of rows one by one; in some
- * trials a mask, or a range that begins inside of a group, ends that. */
+/* Few rows over many chunks. Chunks of a KV cache are processed side by side, chunks of plain rows
+ * one by one. In some trials a mask, or a range that begins inside a group, prevents the former. */
 Test(attend, few_rows_over_many_chunks, .timeout = 900) {
     random_stream random = random_named(12);
     for (int round = 0; round < 40; round++) {
@@ -199,9 +200,9 @@ Test(attend, few_rows_over_many_chunks, .timeout = 900) {
     }
 }
 
-/* A row's result does not depend on the other rows of the call (sglang#35938 lost that, from token
- * 97 on). docs/contract.md C7.3. */
-Test(attend, rows_alone_equal_rows_together) {
+/* A row's result does not depend on the other rows of the call (sglang#35938: it did, from token 97
+ * on). docs/contract.md C7.3. */
+Test(attend, a_row_does_not_depend_on_the_other_rows) {
     random_stream random = random_named(12);
     for (int round = 0; round < 30; round++) {
         trial t = random_trial(&random);
@@ -308,7 +309,7 @@ static void copy_pieces(const trial *t, const fb_range *pieces, size_t count, tr
     copy->ranges[0] = (fb_range){0, keys};
 }
 
-/* Of rows and of pages, with every instruction set, and threads over units and over chunks.
+/* For rows and for pages, with every instruction set, and with threads over units and over chunks.
  * docs/contract.md C3.5. */
 Test(attend, gathered_keys_are_a_copy_of_them, .timeout = 900) {
     random_stream random = random_named(70);
@@ -379,7 +380,7 @@ Test(attend, gathered_everything_is_dense) {
 }
 
 /* KV heads of rows and of pages, one by one and two together, are those heads. */
-Test(attend, kv_heads_alone_are_the_same_heads) {
+Test(attend, single_kv_heads_are_the_same_heads) {
     enum { KV_HEADS = 3, GROUP = 2, HEADS = KV_HEADS * GROUP, DIM = 24, TOKENS = 300, QUERIES = 3 };
     random_stream random = random_named(72);
     trial t = trial_new(&random, QUERIES, HEADS, KV_HEADS, DIM, TOKENS, FB_F16);
@@ -412,7 +413,8 @@ Test(attend, kv_heads_alone_are_the_same_heads) {
     trial_free(&t);
 }
 
-/* What somebody writes first, in float32 throughout: scores, their maximum, exponentials, sums. */
+/* The first implementation that one writes, all in float32: scores, their maximum, exponentials,
+ * sums. */
 static void naive_row(const trial *t, size_t row, float *out, float *lse) {
     size_t kv_head = row % t->heads / (t->heads / t->kv_heads);
     float *p = calloc(t->tokens, sizeof *p), max = -INFINITY, sum = 0.0f;
@@ -444,8 +446,9 @@ static void add_errors(error_sum *sum, const float *got, const double *truth, si
     }
 }
 
-/* Against the double-precision truth: no farther from it than a plain float32 implementation, also
- * with keys and values in half precision (llamafile#978, llama.cpp#9166 summed in it, too). */
+/* The error against the double-precision truth is at most that of a plain float32 implementation,
+ * also when keys and values have half precision (llamafile#978 and llama.cpp#9166 accumulated in
+ * half precision). */
 Test(attend, error_against_the_truth, .timeout = 300) {
     random_stream random = random_named(14);
     error_sum ours = {0}, naive = {0}, ours_lse = {0}, naive_lse = {0};
@@ -471,7 +474,7 @@ Test(attend, error_against_the_truth, .timeout = 300) {
     }
     cr_log_info("out: worst %.3g, plain %.3g; lse: worst %.3g, plain %.3g", ours.worst, naive.worst,
                 ours_lse.worst, naive_lse.worst);
-    /* the mean is what the order of operations decides; one worst element of 1e5 is chance */
+    /* the order of operations decides the mean; the worst of 1e5 elements is chance */
     cr_assert(ours.worst <= 2.0 * naive.worst && ours.squares <= naive.squares,
               "outputs: worst %g, plain float32 %g; squares %g, %g", ours.worst, naive.worst,
               ours.squares, naive.squares);
@@ -550,7 +553,7 @@ Test(attend, nothing_gives_the_empty_part) {
     fb_view zero = {&t.kv, empty, 2};
     fb_queries queries = fb_queries_rows(t.q, 3, 2, 16),
                no_queries = fb_queries_rows(NULL, 0, 2, 16);
-    /* every key behind every query */
+    /* every key is after every query */
     fb_mask mask = {FB_MASK_BLOCK_CAUSAL, 4, 0, 100};
     fb_range all = {0, 10};
     fb_view masked = {&t.kv, &all, 1};
@@ -568,8 +571,8 @@ Test(attend, nothing_gives_the_empty_part) {
     trial_free(&t);
 }
 
-/* Scores of -inf are keys of weight 0; only them: an empty part. A score of +inf, or a NaN, makes
- * its own row NaN and no other. docs/contract.md C6.3, C6.4. */
+/* A key with a score of -inf has weight 0. If all scores are -inf, the part is empty. A score of
+ * +inf, or a NaN, makes its own row NaN and no other row. docs/contract.md C6.3, C6.4. */
 Test(attend, infinities_and_nan_stay_in_their_rows) {
     random_stream random = random_named(17);
     trial t = trial_new(&random, 4, 1, 1, 8, 100, FB_F32);
@@ -670,7 +673,8 @@ Test(attend, logits_of_1e4) {
     trial_free(&t);
 }
 
-/* Each wrong argument: a status, a message that names it, outputs untouched. */
+/* Each wrong argument gives an error status and a message that names it, and leaves the outputs
+ * untouched. */
 Test(attend, wrong_arguments) {
     random_stream random = random_named(19);
     trial t = trial_new(&random, 2, 4, 2, 8, 20, FB_F32);
@@ -740,7 +744,7 @@ Test(attend, an_unknown_FLASHBLOCK_ISA_is_an_error) {
 
 /* --- mean keys -------------------------------------------------------------------------------- */
 
-/* The trial's keys as its values: their output is the mean key. */
+/* With the trial's keys as its values, the output is the mean key. */
 static fb_kv keys_as_values(const trial *t) {
     fb_kv kv = t->kv;
     kv.v = kv.k;
@@ -749,8 +753,8 @@ static fb_kv keys_as_values(const trial *t) {
     return kv;
 }
 
-/* The mean key has the bits of an output whose values are the keys, wherever keys are, on every
- * instruction set and for any number of threads; and asking for it changes nothing else. */
+/* The mean key has the same bits as the output of attention whose values are the keys, for every
+ * storage, instruction set and number of threads. Asking for it changes nothing else. */
 Test(mean_key, is_the_output_whose_values_are_the_keys, .timeout = 900) {
     random_stream random = random_named(60);
     for (int round = 0; round < 60; round++) {
@@ -785,7 +789,7 @@ Test(mean_key, is_the_output_whose_values_are_the_keys, .timeout = 900) {
     }
 }
 
-/* Few units and many chunks, several ranges: the waves of the driver merge mean keys, too. */
+/* Few units of work, many chunks, several ranges: the waves of the driver merge mean keys, too. */
 Test(mean_key, merges_across_chunks_ranges_and_threads) {
     enum { HEADS = 2, DIM = 16, VALUES = 3 * HEADS * DIM };
     random_stream random = random_named(61);
@@ -821,8 +825,9 @@ Test(mean_key, merges_across_chunks_ranges_and_threads) {
     trial_free(&t);
 }
 
-/* Its error against the double-precision truth is that of an output; and it is the gradient of the
- * LSE: L(q + e) - L(q) = scale * e . k up to the second order. */
+/* The error of the mean key against the double-precision truth is within the bound of an output.
+ * The mean key is the gradient of the LSE: L(q + e) - L(q) = scale * e . k up to the second
+ * order. */
 Test(mean_key, is_the_gradient_of_the_lse) {
     enum { HEADS = 4, DIM = 32, QUERIES = 3, ROWS = QUERIES * HEADS };
     random_stream random = random_named(62);
@@ -852,7 +857,7 @@ Test(mean_key, is_the_gradient_of_the_lse) {
     trial_free(&t);
 }
 
-/* No key: 0. A NaN key: exactly the rows that see it. */
+/* Without a key the mean key is 0. A NaN key makes exactly those rows NaN that see it. */
 Test(mean_key, of_nothing_and_of_nan) {
     random_stream random = random_named(63);
     trial t = trial_new(&random, 6, 2, 1, 24, 40, FB_F32);

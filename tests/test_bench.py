@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""test_bench.py PROGRAM SOURCE_ROOT: `flashblock bench` from outside. Prints TAP.
+"""test_bench.py PROGRAM SOURCE_ROOT: runs `flashblock bench`. Prints TAP.
 
-What is measured here is tiny, and no time is judged: that what is said is consistent, that wrong
-usage is refused before anything is measured, and that tables and pictures come of it.
+The measurements are tiny, and no time is judged. The tests check that the output is consistent,
+that wrong usage is refused before anything is measured, and that tables and pictures are written.
 """
 import contextlib
 import json
@@ -151,7 +151,7 @@ LIMIT_KEYS = {"fma_gflops_1", "fma_gflops_all", "read_gbs_1", "read_gbs_all"}
 
 
 def measured(*arguments):
-    """The JSON of a run, with what holds for every one checked."""
+    """The JSON of a run, after the checks that hold for every run."""
     result = bench(*arguments, "--json")
     value = json.loads(succeeded(result))
     expect_equal(set(value["limits"]), LIMIT_KEYS, "limits")
@@ -259,7 +259,7 @@ def presets_with_changes():
 
 
 def check_peer(name, *shape):
-    """What a peer gives is compared with ours by the program, which fails where they differ."""
+    """The program compares the results of a peer with ours, and fails where they differ."""
     result = bench("attention", *shape, *QUICK, "--no-steps", "--peer", name, "--json")
     if result.returncode == 1 and b"cannot be measured" in result.stderr:
         raise Skipped(f"built without {name}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_candidates.py PROGRAM GOLDEN: `flashblock verify --candidate` from outside. Prints TAP.
+"""test_candidates.py PROGRAM GOLDEN: runs `flashblock verify --candidate`. Prints TAP.
 
 Right results in three precisions must pass, and nothing may be said against them; every planted
 mistake must be caught and named.
@@ -39,7 +39,7 @@ from verify_support import (
 
 
 def judge(path, tensors, *more, name="candidate.safetensors"):
-    """Text and exit status of a candidate with these tensors: name -> (dtype, shape, values)"""
+    """Output and exit status for a candidate with these tensors: name -> (dtype, shape, values)"""
     with folder() as where:
         result = verify(path, "--candidate", write(where / name, tensors), *more)
     return result.stdout.decode(), result.returncode
@@ -106,7 +106,7 @@ def the_files_own_results_are_right_candidates():
 
 @case
 def a_plain_bf16_kernel_passes():
-    """Products of rounded inputs, sums in order: at most twice as far off as itself."""
+    """The bound is twice the error of plain bf16 arithmetic, so such a kernel passes."""
     path, attention, tensors = open_attention("attn/attn_27")
     for name in ("q", "k", "v"):
         values = [from_bf16(to_bf16(x)) for x in getattr(attention, name)]

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_cli.py PROGRAM MODEL_DIR: the flashblock program from outside. Prints TAP.
+"""test_cli.py PROGRAM MODEL_DIR: runs the flashblock program. Prints TAP.
 
 Cases that take a model use the one in MODEL_DIR, and damaged copies of it.
 """
@@ -478,7 +478,7 @@ def run_on_terminal(*arguments):
 
 
 def terminal_screen(written, columns=80):
-    """The text that a terminal shows after these characters: just what --visual uses."""
+    """The text that a terminal shows after these characters. It knows only the sequences of --visual."""
     rows, row, column, i = [[]], 0, 0, 0
     while i < len(written):
         c = written[i]

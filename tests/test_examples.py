@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_examples.py FOLDER PROGRAM...: every example of examples is short, includes nothing but
+"""test_examples.py FOLDER PROGRAM...: every example is short, includes nothing but
 public headers, and prints what NAME.out says. With --write as the first argument the .out files are
 written instead. Prints TAP."""
 import os
@@ -28,7 +28,7 @@ def run(program):
 
 
 def faults_of(folder, program):
-    """What is wrong with an example, a line each."""
+    """The defects of an example, one line each."""
     name = name_of(program)
     source = read(os.path.join(folder, name + ".c")).splitlines()
     if len(source) >= MOST_LINES:

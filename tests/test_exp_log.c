@@ -1,5 +1,5 @@
-/* The exponential and the logarithm over their whole domains: every float32, against libm's
- * double precision. The bounds are those of docs/contract.md C5.3. */
+/* The exponential and the logarithm of every float32, against libm in double precision. The bounds
+ * are those of docs/contract.md C5.3. */
 #include "base/half.h"
 #include "simd/kernels.h"
 
@@ -11,8 +11,8 @@
 
 enum { BLOCK = 1 << 14 };
 
-/* Under the address sanitizer, which finds no more in all of them than in some: one block of many.
- */
+/* With the address sanitizer one block of many is enough: it would find nothing more in the
+ * others. */
 #ifdef __SANITIZE_ADDRESS__
 enum { EVERY = 101 };
 #else

@@ -1,4 +1,4 @@
-/* Generating with the golden models and the default options: what generate.h promises. */
+/* Generation with the golden models and the default options: the promises of generate.h. */
 #include "base/half.h"
 #include "base/rng.h"
 #include "decode/sampler.h"
@@ -130,9 +130,8 @@ Test(generate, batch_does_not_change_decisions) {
     fb_model_destroy(model);
 }
 
-/* Sampled, with one, two and all prompts active, and with prompts prefilled in small chunks. */
-/* Rows alone or in a batch, corrected or not: the same tokens. Where each step computes all rows,
- * those of dense attention. */
+/* Refresh by rows, corrected or not, gives the same tokens for a prompt alone and in a batch. If
+ * each step computes all rows, they are the tokens of dense attention. */
 Test(generate, rows_in_a_batch_and_rows_that_are_dense) {
     static const size_t lengths[3] = {21, 8, 3};
     prompts p;
@@ -164,7 +163,8 @@ Test(generate, rows_in_a_batch_and_rows_that_are_dense) {
     fb_model_destroy(model);
 }
 
-Test(generate, draws_depend_on_the_seed_alone) {
+/* Sampling with one, two and all prompts active, and with prompts prefilled in small chunks. */
+Test(generate, draws_depend_only_on_the_seed) {
     static const size_t lengths[5] = {21, 8, 3, 30, 14};
     prompts p;
     random_prompts(&p, lengths, 5, 3);
@@ -190,7 +190,8 @@ Test(generate, draws_depend_on_the_seed_alone) {
     fb_model_destroy(model);
 }
 
-/* Every proposal again, from the event's logits and the number that its coordinates stand for. */
+/* Recomputes every proposal from the logits of the event and the random number of its
+ * coordinates. */
 static bool draw_again(void *user, const fb_step_event *event) {
     static const fb_sampler sampler = {
         .temperature = 1.5, .top_k = 20, .top_p = 0.9, .banned_token = 511};
@@ -229,8 +230,8 @@ Test(generate, every_draw_has_its_own_number) {
     fb_model_destroy(model);
 }
 
-/* Of nearly uniform draws from 512 tokens, with the mask token among them where the engine's rules
- * are asked for. */
+/* Draws are nearly uniform over 512 tokens. The mask token is among them only with the rules of the
+ * engine. */
 static bool find_mask(void *user, const fb_step_event *event) {
     for (size_t i = 0; event->proposed && i < event->block_size; i++)
         *(size_t *)user += event->proposed[i] == 511;
@@ -278,7 +279,8 @@ Test(generate, engine_cuts_padding) {
     fb_model_destroy(model);
 }
 
-/* With a bound that nothing stays below, one token a step; with one above all, all at once. */
+/* With a bound below every entropy, one token is accepted at each step; with a bound above all, all
+ * at once. */
 Test(generate, entropy_bound_is_obeyed) {
     static const size_t length = 8;
     prompts p;
@@ -297,7 +299,7 @@ Test(generate, entropy_bound_is_obeyed) {
     fb_model_destroy(model);
 }
 
-/* What must hold of any pass. */
+/* Checks that hold for every pass. */
 typedef struct observer {
     size_t events, stop_after; /* 0: never */
     size_t reuses, commits, new_tokens;
@@ -418,7 +420,7 @@ Test(generate, cancelling_keeps_what_is_committed) {
     fb_model_destroy(model);
 }
 
-/* m2 with fewer positions, from a folder of its own. */
+/* m2 with fewer positions, in a folder of the test. */
 static fb_model *load_short(size_t positions) {
     char from[4096 + 256];
     size_t size = 0;
@@ -600,7 +602,7 @@ Test(generate, bad_prompts_are_named) {
 
 /* --- the observer of attention ---------------------------------------------------------------- */
 
-/* What on_attention was told of the pass that on_step reports next, for each slot. */
+/* For each slot, the calls of on_attention in the pass that on_step reports next. */
 typedef struct attention_watch {
     fb_generate_attention_event last[MAX_PROMPTS];
     fb_reuse_action action[MAX_PROMPTS];

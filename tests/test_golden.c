@@ -1,5 +1,5 @@
-/* Every golden file, recomputed as `flashblock verify` does it: attention, merges, layers, models,
- * selections, schedules, whole generations of the paper's own code. */
+/* Recomputes every golden file as `flashblock verify` does: attention, merges, layers, models,
+ * selections, schedules, and whole generations of the paper's own code. */
 #include "oracle/kinds.h"
 #include "tests/golden_list.h"
 
@@ -12,7 +12,7 @@ static const char *const folders[] = {"attn",  "gen",       "kern",   "model", "
                                       "sched", "sdar_attn", "select", "split", "video"};
 enum { NUM_FOLDERS = sizeof folders / sizeof folders[0] };
 
-/* The files of all folders, one after the other, as Criterion takes parameters. */
+/* The files of all folders as parameters for Criterion. */
 ParameterizedTestParameters(golden, file_passes) {
     golden_file *all = NULL;
     size_t total = 0;
@@ -30,8 +30,8 @@ ParameterizedTestParameters(golden, file_passes) {
     return cr_make_param_array(golden_file, all, total);
 }
 
-/* The paper's tensors are no lucky ones: here this build is never farther from the truth than they
- * are, plus an ulp. */
+/* For these tensors this build is never farther from the truth than the paper's code, plus an
+ * ulp. */
 static void expect_passed(const fb_report *report) {
     for (size_t i = 0; i < report->num_findings; i++) {
         const fb_finding *f = &report->findings[i];
@@ -62,7 +62,7 @@ ParameterizedTest(golden_file *file, golden, file_passes) {
     fb_report_free(&report);
 }
 
-/* Whatever is skipped above, no kind is missing. */
+/* Each kind has at least one file, so no kind is left untested. */
 Test(golden, every_kind_occurs) {
     static const struct {
         const char *folder, *prefix;

@@ -1,5 +1,5 @@
-/* Golden hashes: the same for every instruction set and number of threads, and a difference is
- * named; the inputs that they rest on. */
+/* Golden hashes: they are the same for every instruction set and number of threads, and a
+ * difference is named. The inputs of the cases are fixed. */
 #include "oracle/hash_compute.h"
 #include "oracle/hashes.h"
 #include "oracle/inputs.h"
@@ -90,7 +90,8 @@ Test(hashes, of_nothing) {
     fb_hash_list_free(&list);
 }
 
-/* Emptiness is (0, -inf), and there is one NaN: else the hashes would be of something wrong. */
+/* The empty part is (0, -inf), and every NaN has the same bits. Otherwise the hashes would describe
+ * wrong results. */
 Test(hashes, results_are_what_they_should_be) {
     static const char *const empty[] = {"keys_0", "fully_masked", "every_score_minus_inf",
                                         "merge_both_empty"};
@@ -227,7 +228,7 @@ Test(hashes, partial_list) {
 
 /* --- inputs ----------------------------------------------------------------------------------- */
 
-/* Published numbers never change: these are from Philox's definition, computed apart. */
+/* Published numbers never change. These were computed separately, from the definition of Philox. */
 Test(inputs, are_fixed) {
     cr_expect_eq(fb_input_stream(""), 0x811c9dc5u);
     cr_expect_eq(fb_input_stream("q"), 0xf40c425cu);

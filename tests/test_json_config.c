@@ -1,4 +1,4 @@
-/* JSON fields with their errors, and the files below them: maps, bounded reads, atomic writes. */
+/* JSON fields and their errors, and files: maps, bounded reads, atomic writes. */
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -223,7 +223,7 @@ Test(file, reads_more_than_one_buffer) {
     temporary_remove();
 }
 
-Test(file, refuses_what_is_no_file) {
+Test(file, refuses_what_is_not_a_file) {
     const char *directory = temporary_make();
     fb_file_map map = {0};
     char *data = NULL;

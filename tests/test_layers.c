@@ -69,7 +69,7 @@ Test(layers, swiglu_of_nan) {
 /* A random matrix, stored at `offset` bytes from an aligned address. */
 typedef struct stored {
     fb_matrix matrix;
-    float *values; /* [rows, columns]: what is stored, widened */
+    float *values; /* [rows, columns]: the stored values, widened */
     void *memory;
 } stored;
 
@@ -158,7 +158,7 @@ static float *multiply(const fb_matrix *matrix, const float *x, size_t num_rows,
     return y;
 }
 
-/* Sizes that are multiples of nothing, and the sizes of a model. */
+/* Sizes that are not multiples of a panel, and the sizes of a model. */
 typedef struct shape {
     size_t num_rows, rows, columns;
 } shape;
@@ -209,8 +209,7 @@ Test(layers, linear_has_the_same_bits_with_every_instruction_set_and_thread_coun
             check_everywhere(&stream, &shapes[i], dtype, i % 2 == 0);
 }
 
-/* Wherever the weights are stored, in which type, and whatever other rows there are: the same bits.
- */
+/* The bits do not depend on where the weights are stored, in which type, or on the other rows. */
 static void check_variants(random_stream *stream, const shape *s) {
     stored aligned = store(stream, FB_BF16, s->rows, s->columns, true, 0);
     size_t bytes = s->rows * s->columns * 2;

@@ -1,4 +1,4 @@
-/* fb_merge: the identity, commutativity, extremes, and the bugs that others had. */
+/* fb_merge: the identity, commutativity, extremes, and bugs of other implementations. */
 #include "base/half.h"
 #include "tests/numbers.h"
 
@@ -47,7 +47,7 @@ Test(merge, the_empty_part_is_an_identity_on_both_sides) {
     expect_same_bits("lse", a->lse, right->lse, ROWS);
     expect_same_bits("out", a->out, left->out, ROWS * DIM);
     expect_same_bits("lse", a->lse, left->lse, ROWS);
-    /* whatever an empty part's output holds (a row that no kernel wrote, say) */
+    /* an empty part's output may hold anything, such as a row that no kernel wrote */
     for (size_t i = 0; i < ROWS * DIM; i++)
         empty->out[i] = NAN;
     merge(a, empty, right);
@@ -148,8 +148,8 @@ Test(merge, plus_infinity_and_nan_reach_their_own_rows) {
     free(a), free(b), free(clean), free(result);
 }
 
-/* Every instruction set and thread count; many rows, so that threads do start.
- * docs/contract.md C7. */
+/* Every instruction set and thread count, with so many rows that threads start. docs/contract.md
+ * C7. */
 Test(merge, one_answer_everywhere) {
     enum { MANY = 9000 };
     random_stream random = random_named(25);
@@ -178,8 +178,7 @@ Test(merge, one_answer_everywhere) {
     free(first), free(first_lse), free(out), free(lse);
 }
 
-/* sglang#35045, flashinfer#2113: what a base-2 LSE does to a natural merge, so that nobody takes
- * the two for close. */
+/* sglang#35045, flashinfer#2113: a base-2 LSE in a natural merge gives results that are far off. */
 Test(merge, a_base_2_lse_is_far_off) {
     float one[2] = {1.0f, 0.0f}, two[2] = {0.0f, 1.0f}, out[2];
     float natural_one = 8.0f, natural_two = 5.0f, lse;

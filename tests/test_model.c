@@ -1,5 +1,5 @@
-/* What must not change a bit of a model's logits, and what it says to wrong arguments. (Against the
- * paper's SDARForCausalLM: test_golden.c.) */
+/* Things that must not change a bit of the logits of a model, and its errors for wrong arguments.
+ * (test_golden.c compares with the paper's SDARForCausalLM.) */
 #include "tests/golden_case.h"
 #include "tests/numbers.h"
 #include "tests/tiny_model.h"
@@ -146,7 +146,7 @@ Test(model, the_batch_changes_no_bit) {
     tiny_model_remove();
 }
 
-/* Only the second of three sequences wants logits: they are its own. */
+/* Only the second of three sequences asks for logits, and gets its own. */
 Test(model, logits_of_some_sequences) {
     fb_model *model = load(tiny_model_write(&tiny_model_large));
     batch b = run_batch(model, 0, 3, FB_REFRESH_ONLY);

@@ -1,4 +1,4 @@
-/* A model's directory: what its files mean, in which order of precedence, and what is an error. */
+/* The directory of a model: the meaning of its files, their precedence, and errors. */
 #include "model/model_config.h"
 #include "tests/golden_case.h"
 #include "tests/numbers.h"
@@ -24,7 +24,7 @@ static void expect_message(fb_status got, fb_status status, const char *words) {
 
 /* --- config.json ------------------------------------------------------------------------------ */
 
-/* SDAR-8B's, as published but for what never matters. */
+/* The published configuration of SDAR-8B, without fields that have no effect. */
 static const char sdar_8b[] =
     "{\"architectures\": [\"SDARForCausalLM\"], \"attention_bias\": false, \"block_size\": 4,"
     " \"bos_token_id\": 151643, \"eos_token_id\": 151643, \"head_dim\": 128,"
@@ -35,8 +35,8 @@ static const char sdar_8b[] =
     " \"rope_theta\": 1000000, \"sliding_window\": null, \"tie_word_embeddings\": false,"
     " \"torch_dtype\": \"bfloat16\", \"use_sliding_window\": false, \"vocab_size\": 151936}";
 
-/* `text` with the value of `key` replaced, or with the whole field removed when `value` is NULL;
- * a key that is not there is added. One of two buffers that take turns. */
+/* `text` with the value of `key` replaced; a missing key is added, and a `value` of NULL removes
+ * the field. The result is valid until the second call after this one. */
 static const char *with(const char *text, const char *key, const char *value) {
     static char buffers[2][4096];
     static size_t turn;
@@ -193,7 +193,7 @@ Test(model_files, configs_that_contradict_themselves) {
                    "generation_config.json");
 }
 
-/* Every way of cutting or damaging the file is one error, or a config that is in its ranges. */
+/* A cut or damaged file is an error, or gives a config whose values are in range. */
 static int try_config(const void *data, size_t size, void *context) {
     (void)context;
     fb_model_config c;
@@ -236,7 +236,7 @@ Test(model_files, the_tokenizer_goes_before_both) {
     fb_model_config c =
         expect_config(with(sdar_8b, "mask_token_id", "6"), generation, decoder, NULL);
     cr_assert_eq(c.mask_token_id, 151669);
-    /* Its other tokens only fill gaps. */
+    /* Its other tokens are used only where the other files say nothing. */
     cr_assert(c.num_eos_token_ids == 1 && c.eos_token_ids[0] == 3 && c.pad_token_id == 9);
     c = expect_config(with(sdar_8b, "eos_token_id", NULL), NULL, decoder, NULL);
     cr_assert(c.num_eos_token_ids == 1 && c.eos_token_ids[0] == 10);
@@ -399,7 +399,8 @@ Test(model_files, missing_misshapen_and_mistyped_tensors) {
     }
 }
 
-/* A config that promises more than the files hold: an error before anything large is allocated. */
+/* A config that promises more than the files hold is an error, before anything large is
+ * allocated. */
 Test(model_files, lying_config) {
     tiny_model tiny = tiny_model_small;
     const char *directory = tiny_model_write(&tiny);
@@ -451,7 +452,7 @@ Test(model_files, lying_indices) {
     }
 }
 
-/* Cut anywhere, or with bytes changed: one error, or a model that loads. */
+/* A file that is cut anywhere, or has changed bytes, is an error or a model that loads. */
 static int try_weights(const void *data, size_t size, void *context) {
     const char *directory = context;
     temporary_write("model.safetensors", data, size);

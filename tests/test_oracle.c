@@ -1,5 +1,5 @@
-/* The oracle's own arithmetic: errors, bounds, the judgement of files and candidates, and which
- * mistake is named. What it computes for each kind is tested by the golden files. */
+/* The arithmetic of the oracle: errors, bounds, the judgement of files and candidates, and the
+ * mistakes that it names. The golden files test its results for each kind. */
 #include "base/error.h"
 #include "oracle/candidate.h"
 #include "oracle/judge.h"
@@ -86,7 +86,7 @@ Test(oracle, indices_are_written_out) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-/* An LSE-like tensor [2, 3], and what a test changes about it. */
+/* A tensor [2, 3] like an LSE, which tests change. */
 static const double truth_of_all[COUNT] = {1.0, -2.0, 0.5, 1.5, 0.25, -1.0};
 
 typedef struct made {
@@ -319,7 +319,7 @@ Test(oracle, the_nearest_mistake_is_named) {
     cr_expect_str_eq(judged(&m, values, FB_F32).note, "near");
     values[1] += 0.004f;
     cr_expect_str_eq(judged(&m, values, FB_F32).note, "far");
-    values[0] = 1.0f + 0.25f; /* half way to a mistake is none */
+    values[0] = 1.0f + 0.25f; /* half way to a mistake is not that mistake */
     cr_expect_str_eq(judged(&m, values, FB_F32).note, "no known mistake explains the difference");
     values[0] = NAN;
     cr_expect(strstr(judged(&m, values, FB_F32).note, "1 values are NaN"));
@@ -418,7 +418,7 @@ Test(oracle, candidates_are_found_and_judged_by_name) {
     fb_report report = {0};
     cr_assert_eq(fb_candidate_open(path, &report.candidate), FB_OK, "%s", fb_error_message());
     cr_expect_eq(fb_candidate_count(report.candidate), 3);
-    m.ours[0] = 77.0f; /* not this build's results are judged */
+    m.ours[0] = 77.0f; /* the candidate is judged, not this build */
     cr_assert_eq(fb_report_claim(&report, &m.claim), FB_OK);
     m.claim.tensor = "unknown";
     cr_assert_eq(fb_report_claim(&report, &m.claim), FB_OK);
@@ -514,7 +514,7 @@ Test(oracle, an_array_is_called_after_its_file_or_out) {
 
 /* --- hostile files ---------------------------------------------------------------------------- */
 
-/* Whatever becomes of a case file, there is a report, and memory stays in order. */
+/* A damaged case file always gets a report. The only error is a lack of memory. */
 static int verify_variant(const void *data, size_t size, void *context) {
     (void)context;
     fb_report report = {.verbose = true};

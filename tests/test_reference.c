@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* float32 against double, for inputs of size 1: outputs are means of values, and their error is
- * measured by the largest value; that of a log-sum-exp by its own size. In units of 2^-24, half an
- * ulp of 1. */
+/* Bounds of float32 against double, for inputs of size 1, in units of 2^-24 (half an ulp of 1).
+ * Outputs are means of values, so their error is relative to the largest value. The error of a
+ * log-sum-exp is relative to its own size. */
 #define OUT_UNITS 8.0
 #define LSE_UNITS 4.0
 static const double unit = 0x1p-24;
@@ -129,12 +129,12 @@ static void free_script(fb_reference_script *script) {
     free(script->passes);
 }
 
-/* What the library made of a pass, beside what the reference did. */
+/* The results of a pass: those of the library, and those of the reference. */
 typedef struct fast_path {
     fb_kv_cache *kv;
     fb_part_cache *parts;
     float *out, *lse;
-    double worst_out, worst_lse; /* in units of the bounds' */
+    double worst_out, worst_lse; /* in the units of the bounds */
     size_t reuses;
 } fast_path;
 
@@ -242,8 +242,8 @@ static size_t count_accepted(const int32_t *accepted, size_t block_size) {
     return count;
 }
 
-/* Their truth comes from exactly rounded operations alone, so that files have the same bytes on
- * every machine; the reference is written to be read. Both are the same to some 1e-15. */
+/* The truth of these files uses only exactly rounded operations, so that they have the same bytes
+ * on every machine. The reference is written to be read. The two agree to some 1e-15. */
 Test(reference, is_the_truth_of_golden_sequences) {
     static const size_t taus[] = {0, 2, 3, 9};
     for (size_t n = 0; n < sizeof taus / sizeof taus[0]; n++) {

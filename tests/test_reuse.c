@@ -19,7 +19,7 @@ static fb_kv_cache *cache_new(fb_dtype dtype) {
     return cache;
 }
 
-/* Writes random tokens behind the committed ones, in every layer. */
+/* Writes random tokens after the committed ones, in every layer. */
 static void write_tokens(fb_kv_cache *cache, random_stream *random, size_t count) {
     for (size_t layer = 0; layer < LAYERS; layer++) {
         float *k = random_floats(random, count * KV_ROW, 1.0f);
@@ -131,7 +131,6 @@ static void expect_action(fb_reuse_policy policy, fb_reuse_step step, fb_reuse_a
                  fb_reuse_action_name(expected));
 }
 
-/* One token a step: tau 2 alternates, tau 3 reuses twice (spec of the engine's scheduler). */
 /* 250 times the same 4,000 tokens: attention as over 4,000, with an LSE that is ln 250 larger. */
 Test(kv_cache, a_million_tokens, .timeout = 300) {
     enum { PERIOD = 4000, PERIODS = 250, WIDTH = 64, QUERIES = 4, GROUP = 4, ROWS = 16 };
@@ -172,6 +171,8 @@ Test(kv_cache, a_million_tokens, .timeout = 300) {
     fb_kv_cache_destroy(cache);
 }
 
+/* With one token at each step, tau 2 alternates and tau 3 reuses twice, as the engine's scheduler
+ * does. */
 Test(reuse, rule) {
     for (size_t tau = 0; tau <= 5; tau++) {
         fb_reuse_policy policy = {.tau = tau};
@@ -247,8 +248,8 @@ static fb_status step(block *b, fb_kv_cache *kv, fb_reuse_action action, fb_part
     return fb_block_attend(&b->queries, kv, 1, action, FB_COMPAT_PAPER, parts, 0.0f, &b->part);
 }
 
-/* A refresh is dense attention, bit for bit: storing or not. And dense attention is what one call
- * over both ranges gives. docs/contract.md C8.2. */
+/* A refresh, storing or not, is dense attention, bit for bit. Dense attention is one call over both
+ * ranges. docs/contract.md C8.2. */
 Test(reuse, a_refresh_is_dense) {
     random_stream random = random_named(32);
     for (size_t context = 0; context < 2600; context += 1 + context / 3) {
@@ -279,9 +280,9 @@ Test(reuse, a_refresh_is_dense) {
     }
 }
 
-/* A reuse merges the stored part with the fresh internal one, and reads no committed key or value:
- * here they all turn to NaN, behind the cache's back. docs/contract.md C8.3. */
-Test(reuse, a_reuse_reads_the_block_alone) {
+/* A reuse merges the stored part with the fresh internal part, and reads no committed key or value:
+ * here they all become NaN, and the cache does not know it. docs/contract.md C8.3. */
+Test(reuse, a_reuse_reads_only_the_block) {
     random_stream random = random_named(33);
     fb_kv_cache *kv = cache_new(FB_F32);
     fb_part_cache *parts = NULL;
@@ -325,7 +326,7 @@ static void expect_stale(block *b, fb_kv_cache *kv, fb_part_cache *parts, const 
         cr_assert_eq(b->out[i], 0.0f, "%s: output touched", why);
 }
 
-/* A part belongs to one state of one KV cache: using it after that is an error.
+/* A part belongs to one state of one KV cache. Using it in another state is an error.
  * docs/contract.md C8.5. */
 Test(reuse, stale_parts_are_errors) {
     random_stream random = random_named(34);
@@ -364,7 +365,7 @@ Test(reuse, stale_parts_are_errors) {
     fb_kv_cache_destroy(other);
 }
 
-/* The released engine reads whatever the slot holds; at first O = 0 with L = 0. */
+/* The released engine reads the slot without a check. At first it holds O = 0 with L = 0. */
 Test(reuse, the_released_engine_takes_what_is_there) {
     random_stream random = random_named(35);
     fb_kv_cache *kv = cache_new(FB_F32);
@@ -456,8 +457,8 @@ Test(rows, rule) {
     expect_rows_action(policy, step, "tau 0 is dense", FB_REFRESH_ONLY);
 }
 
-/* A context, a part cache that holds the first queries' external parts, a block that has moved on,
- * and other queries: all but the caches are two of a kind. */
+/* A context, a part cache with the external parts of the first queries, a block that has changed
+ * since, and other queries. There are two of everything except the caches. */
 typedef struct rows_case {
     fb_kv_cache *kv;
     fb_part_cache *parts;
@@ -498,8 +499,8 @@ static void same_row(const char *what, const block *a, const block *b, size_t ro
     expect_same_bits(what, a->lse + row * HEADS, b->lse + row * HEADS, HEADS);
 }
 
-/* Every set of rows: those that are computed are dense, bit for bit, the others as in a reuse; what
- * is kept is what later steps find. docs/contract.md C8.4. */
+/* For every set of rows: the computed rows are dense, bit for bit, and the others are those of a
+ * reuse. Later steps find the rows that were kept. docs/contract.md C8.4. */
 Test(rows, refreshed_rows_are_dense_and_the_others_reused) {
     random_stream random = random_named(70);
     for (size_t set = 0; set < 1 << BLOCK; set++) {
@@ -552,7 +553,8 @@ Test(rows, one_answer_everywhere) {
         }
 }
 
-/* Rows that are kept must belong to the state of the KV cache; all rows may always be computed. */
+/* Kept rows must belong to the present state of the KV cache. Computing all rows is always
+ * allowed. */
 Test(rows, stale_rows_are_errors) {
     random_stream random = random_named(72);
     const bool one[BLOCK] = {true}, all[BLOCK] = {true, true, true, true}, none[BLOCK] = {false};
@@ -601,8 +603,8 @@ static void true_external(const rows_case *c, const float *q, double *lse, doubl
     free(k);
 }
 
-/* What a kept row is merged with is L(q0) + scale (q - q0) . k, in double precision; its output is
- * that of the merge with the kept output. docs/contract.md C8.6. */
+/* A kept row is merged with the LSE L(q0) + scale (q - q0) . k, here in double precision, and with
+ * the kept output. docs/contract.md C8.6. */
 Test(correction, is_what_the_formula_says) {
     random_stream random = random_named(73);
     rows_case c = rows_case_new(&random, 333, true, 0.2f);
@@ -629,7 +631,7 @@ Test(correction, is_what_the_formula_says) {
     rows_case_free(&c);
 }
 
-/* The largest error of the merged LSEs against dense attention, at a distance of the queries. */
+/* The largest error of the merged LSEs against dense attention, for queries at a given distance. */
 static double lse_error(bool corrected, float distance) {
     random_stream random = random_named(74);
     rows_case c = rows_case_new(&random, 400, corrected, distance);
@@ -643,7 +645,7 @@ static double lse_error(bool corrected, float distance) {
     return largest;
 }
 
-/* Half the distance: half the error without the correction, a quarter with it. */
+/* At half the distance the error is half without the correction, and a quarter with it. */
 Test(correction, leaves_the_second_order) {
     double plain = lse_error(false, 0.02f) / lse_error(false, 0.01f);
     double corrected = lse_error(true, 0.2f) / lse_error(true, 0.1f);
@@ -652,8 +654,8 @@ Test(correction, leaves_the_second_order) {
     cr_assert_lt(lse_error(true, 0.1f), 0.2 * lse_error(false, 0.1f));
 }
 
-/* An infinite key that no row gives weight to makes a NaN of the mean key, not of the result. */
-Test(correction, of_a_mean_key_that_is_no_number) {
+/* An infinite key with weight 0 in every row makes the mean key NaN, but not the result. */
+Test(correction, of_a_mean_key_that_is_not_a_number) {
     random_stream random = random_named(75);
     fb_kv_cache *kv = cache_new(FB_F32);
     fb_part_cache *parts = NULL;

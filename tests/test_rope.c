@@ -1,5 +1,5 @@
-/* Rotary positions against PyTorch and the paper's SDARRotaryEmbedding, where it is bit for bit;
- * the rest of its tensors: test_golden.c. */
+/* Rotary positions against PyTorch and the paper's SDARRotaryEmbedding, where the bits are the
+ * same. test_golden.c compares the other tensors. */
 #include "base/half.h"
 #include "model/rope.h"
 #include "tests/golden_case.h"
@@ -12,8 +12,8 @@
 
 enum { MAX_HEAD_DIM = 512, MAX_HALF = MAX_HEAD_DIM / 2 };
 
-/* What PyTorch 1.13 gives where its power function is not the rounded one, in its vector loop and
- * in the rest that it leaves to libm. */
+/* Values of PyTorch 1.13 where its power function is not correctly rounded, in its vector loop and
+ * in the remainder that it leaves to libm. */
 Test(rope, frequencies_of_other_models) {
     static const struct {
         size_t head_dim;

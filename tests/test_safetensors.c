@@ -1,5 +1,5 @@
 /* The safetensors reader, writer and checkpoints: every promise of safetensors.h, and files that
- * other loaders fell for. */
+ * other loaders accepted by mistake. */
 #include "base/half.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
@@ -122,7 +122,7 @@ Test(safetensors, refuses_offsets_holes_and_overlaps) {
         expect_refused(cases[i].header, cases[i].data_size, FB_ERROR_FORMAT, cases[i].words);
 }
 
-Test(safetensors, refuses_headers_that_are_no_object_of_tensors) {
+Test(safetensors, refuses_headers_that_are_not_objects_of_tensors) {
     static const struct {
         const char *header, *words;
     } cases[] = {
@@ -371,7 +371,7 @@ Test(safetensors, writes_the_same_bytes_again, .init = (void (*)(void))temporary
     char *a = read_whole(first, &first_size), *b = read_whole(second, &second_size);
     cr_expect_eq(first_size, second_size);
     cr_expect_arr_eq(a, b, first_size);
-    /* The header as the format's own writer has it, keys in the order given. */
+    /* The header as the writer of the format writes it, with keys in the given order. */
     cr_expect_not_null(strstr(a + 8, "{\"__metadata__\":{\"format\":\"pt\","));
     cr_expect_not_null(strstr(a + 8, "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],"
                                      "\"data_offsets\":[0,24]}"));
@@ -405,7 +405,7 @@ Test(safetensors, refuses_to_write_nonsense, .init = (void (*)(void))temporary_m
     cr_expect_null(file, "a file was left behind");
 }
 
-/* Touches everything that an accepted file offers. */
+/* Reads everything that an accepted file offers. */
 static int use_file(const void *data, size_t size, void *context) {
     (void)context;
     fb_safetensors *file = NULL;
@@ -518,12 +518,13 @@ Test(checkpoint, refuses_bad_indexes) {
         const char *index, *words;
         fb_status status;
     } cases[] = {
-        {"{\"weight_map\":{\"a\":\"../1.safetensors\"}}", "'../1.safetensors' is no plain",
+        {"{\"weight_map\":{\"a\":\"../1.safetensors\"}}", "'../1.safetensors' is not a plain",
          FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'/etc/passwd' is no plain", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"..\"}}", "'..' is no plain", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\".\"}}", "'.' is no plain", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"\"}}", "'' is no plain", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'/etc/passwd' is not a plain",
+         FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\"..\"}}", "'..' is not a plain", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\".\"}}", "'.' is not a plain", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\"\"}}", "'' is not a plain", FB_ERROR_FORMAT},
         {"{\"weight_map\":{\"a\":1}}", "a is 1, not a string", FB_ERROR_FORMAT},
         {"{\"weight_map\":[]}", "weight_map is [], not an object", FB_ERROR_FORMAT},
         {"{}", "weight_map is missing", FB_ERROR_FORMAT},

@@ -146,7 +146,8 @@ Test(sampler, temperature_zero_is_greedy_at_temperature_one) {
     }
 }
 
-/* Equal logits: the lowest id. Unequal ones whose probabilities round to the same: the larger. */
+/* Of equal logits the lowest id wins. Of unequal logits whose probabilities round to the same
+ * number, the larger wins. */
 Test(sampler, argmax_ties_go_to_the_lowest_id) {
     fb_sampler greedy = plain;
     greedy.greedy = true;
@@ -222,14 +223,15 @@ Test(sampler, ends_of_the_unit_interval) {
     cr_assert_eq(propose(&plain, two, 3, 1.0 - 0x1p-53).token, 2);
 }
 
-/* A sum of exactly uniform is not above it. */
+/* A sum that equals the uniform number is not above it. */
 Test(sampler, draws_between_equal_tokens) {
     const float logits[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int i = 0; i < 8; i++)
         cr_assert_eq(propose(&plain, logits, 4, i / 8.0).token, i / 2);
 }
 
-/* A token stays while those before it sum to at most top_p; of equal ones the lower id is first. */
+/* A token stays while the sum of the tokens before it is at most top_p. Of equal tokens the lower
+ * id is first. */
 Test(sampler, top_p_at_its_boundary) {
     const float logits[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     static const struct {
@@ -266,7 +268,7 @@ Test(sampler, tiny_temperatures_do_not_overflow) {
     cr_assert_eq(proposal.confidence, 1.0f);
 }
 
-Test(sampler, logits_that_are_no_numbers_are_an_error) {
+Test(sampler, logits_that_are_not_numbers_are_an_error) {
     uint32_t order[3];
     float p[3], logits[3][3] = {{0, NAN, 1}, {0, INFINITY, 1}, {-INFINITY, -INFINITY, -INFINITY}};
     for (size_t i = 0; i < 3; i++)
@@ -275,8 +277,8 @@ Test(sampler, logits_that_are_no_numbers_are_an_error) {
     cr_assert_not_null(strstr(fb_error_message(), "token 1"), "%s", fb_error_message());
 }
 
-/* One answer on every machine: bits of a filtered row, hashed. The logits are dyadic, so that no
- * library function is involved in making them. */
+/* A filtered row has the same bits, here hashed, on every machine. The logits are dyadic, so no
+ * library function is needed to make them. */
 Test(sampler, bits_are_fixed) {
     float logits[256], p[256];
     for (size_t i = 0; i < 256; i++)

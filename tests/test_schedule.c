@@ -1,5 +1,6 @@
-/* The schedule without a model: what the default does differently from the released engine, and
- * random scripts against what must hold for any. (The engine's own traces: test_golden.c.) */
+/* The schedule without a model: differences between the default and the released engine, and random
+ * scripts against rules that hold for every script. (test_golden.c compares with traces of the
+ * engine.) */
 #include "decode/schedule.h"
 #include "decode/slots.h"
 #include "tests/golden_case.h"
@@ -135,7 +136,7 @@ Test(schedule, commit_reuses_only_what_its_block_stored) {
     }
 }
 
-/* A block that accepts one token a step: what its passes compute. */
+/* The rows that the passes of a block compute when it accepts one token at each step. */
 static fb_generate_counts counts_of(fb_reuse_policy reuse, size_t block_size) {
     float confidence[MAX_BLOCK], entropy[MAX_BLOCK] = {0};
     int32_t proposed[MAX_BLOCK];
@@ -166,8 +167,8 @@ static fb_generate_counts counts_of(fb_reuse_policy reuse, size_t block_size) {
     return counts;
 }
 
-/* B rows at first, and each once more, whatever B is; the paper's rule and dense attention compute
- * all of them at every refresh. */
+/* For every B: B rows at first, and then each row once more. The paper's rule and dense attention
+ * compute all rows at every refresh. */
 Test(schedule, rows_are_computed_twice) {
     for (size_t size = 2; size <= 32; size *= 2) {
         fb_reuse_policy rows = {.tau = 1, .rows = true};
@@ -199,7 +200,8 @@ Test(schedule, ends_where_the_positions_end) {
     const int32_t prompt[5] = {1, 2, 3, 4, 5}, proposed[4] = {1, 1, 1, 1};
     fb_schedule schedule = small_schedule(FB_COMPAT_PAPER);
     schedule.max_positions = 11;
-    schedule.max_tokens = (size_t)1 << 40; /* no memory is taken for what cannot be reached */
+    /* no memory is allocated for positions that cannot be reached */
+    schedule.max_tokens = (size_t)1 << 40;
     fb_sequence *sequence = start(&schedule, prompt, 5);
     cr_assert_eq(run_block(sequence, proposed), 3);
     cr_assert_eq(sequence->status, FB_SEQUENCE_FINISHED);
@@ -251,7 +253,7 @@ Test(schedule, huge_max_tokens_is_an_error) {
 /* --- slots
  * --------------------------------------------------------------------------------- */
 
-Test(schedule, finished_slots_go_behind_all_others) {
+Test(schedule, finished_slots_go_after_all_others) {
     fb_schedule schedule = small_schedule(FB_COMPAT_RELEASED);
     fb_prompt prompts[5] = {{NULL, 0}};
     fb_slots slots;
@@ -303,7 +305,7 @@ static void random_schedule(script *s, fb_compat compat) {
     };
 }
 
-/* Tokens 0 .. 12: stop and mask tokens among them. */
+/* Tokens 0 .. 12; the stop and mask tokens are among them. */
 static void start_script(script *s) {
     int32_t tokens[40];
     size_t count = random_between(&s->random, 0, 40);

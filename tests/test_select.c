@@ -1,5 +1,6 @@
-/* Remasking: which positions keep their proposed token. Against torch.topk's choices among ties,
- * and by hand for the engine's rules. (The training code's own selections: test_golden.c.) */
+/* Remasking: the positions that keep their proposed token. They are compared with the choices of
+ * torch.topk among ties, and with results by hand for the rules of the engine. (test_golden.c
+ * compares with selections of the training code.) */
 #include "base/memory.h"
 #include "decode/remask.h"
 #include "decode/sampler.h"

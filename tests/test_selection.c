@@ -103,7 +103,7 @@ Test(selection, top_breaks_ties_by_the_lower_index) {
     fb_selection_release(&s);
 }
 
-/* Against choosing the largest again and again, with many ties. */
+/* Compares with choosing the largest score again and again, with many ties. */
 Test(selection, top_of_random_scores) {
     random_stream random = random_named(700);
     fb_selection s = {0};

@@ -20,7 +20,7 @@ static void expect_message(const char *part) {
                        fb_error_message(), part);
 }
 
-/* Those that make a selection from an input alone. */
+/* The selectors that need only an input. */
 static const char *const names[] = {"sparsed", "mage",   "quest",     "moba",
                                     "bfla",    "ba_att", "multipole", "sink_window"};
 enum { NUM_NAMES = sizeof names / sizeof names[0] };
@@ -95,7 +95,7 @@ static fb_selector *selector_new(const char *name, const fb_selector_options *op
     return selector;
 }
 
-/* What a selector that has seen nothing selects. */
+/* The selection of a new selector. */
 static void select_once(const char *name, const fb_selector_options *options,
                         const fb_selector_input *input, fb_selection *selection) {
     fb_selector *selector = selector_new(name, options);
@@ -189,7 +189,8 @@ Test(selector, options_equal_their_references) {
     fb_selection_release(&selection);
 }
 
-/* A mass threshold, not the budget, can decide how many: fewer for a smaller mass. */
+/* A mass threshold may decide the number of blocks instead of the budget: fewer blocks for a
+ * smaller mass. */
 Test(selector, mass_thresholds_select_less) {
     random_stream random = random_named(712);
     fb_selection few = {0}, many = {0};
@@ -262,8 +263,8 @@ static void plant(problem *p, size_t key, size_t query, float factor) {
                 factor * p->q[(query * p->n.num_heads + head * group) * p->n.head_dim + d];
 }
 
-/* Each head has its own two blocks' worth of heavy keys: the ones that see keys one by one find a
- * single one, the ones that see means find blocks of them. */
+/* Each head has two blocks of heavy keys. Selectors that look at single keys find a single heavy
+ * key; selectors that look at means find whole blocks. */
 Test(selector, find_planted_keys) {
     random_stream random = random_named(714);
     fb_selection selection = {0};
@@ -358,7 +359,7 @@ static void look(sequence *s) {
     s->input.history = fb_kv_cache_history(s->cache);
 }
 
-/* The selector's answer is what one without a past would give. */
+/* The selector gives the same answer as a new selector. */
 static void expect_fresh(const char *name, fb_selector *selector,
                          const fb_selector_options *options, const sequence *s, const char *when) {
     fb_selection with = {0}, without = {0};
@@ -370,7 +371,7 @@ static void expect_fresh(const char *name, fb_selector *selector,
     fb_selection_release(&without);
 }
 
-/* Statistics and clusters that grow with the context are those of starting anew; a truncated or
+/* Statistics and clusters that grew with the context equal those of a new selector. A truncated or
  * overwritten context is noticed, and so is another cache. */
 Test(selector, what_is_kept_follows_the_context) {
     random_stream random = random_named(720);
@@ -484,8 +485,8 @@ Test(selector, sparsed_is_dense_then_keeps_its_pattern) {
     fb_selection_release(&selection);
 }
 
-/* 16 heads of head_dim 4: the code's scaling is half the paper's. A block with one great score and
- * a block with many middling ones change places. */
+/* 16 heads of head_dim 4: the scaling of the code is half that of the paper. A block with one large
+ * score and a block with many medium scores change places. */
 Test(selector, sparsed_scalings_differ) {
     fb_selection paper = {0}, code = {0};
     enum { HEADS = 16, KEYS = 64 };
@@ -514,9 +515,9 @@ Test(selector, sparsed_scalings_differ) {
     fb_selection_release(&code);
 }
 
-/* However many keys the latest page has: where there are few, their bound is tight, and the random
- * ones of a whole page have a larger one, although it is the latest that the queries ask for. A
- * whole page stands for itself. */
+/* The latest page may have any number of keys. If it has few, their bound is tight, and a whole
+ * page of random keys has a larger bound, although the queries ask for the latest page. A whole
+ * page is represented by its own bound. */
 Test(selector, quest_takes_the_page_under_construction) {
     random_stream random = random_named(725);
     fb_selection selection = {0};
@@ -627,7 +628,7 @@ Test(selector, multipole_far_part_equals_its_reference) {
     }
 }
 
-/* One key a cluster: the approximation is the attention to the unselected keys itself. */
+/* With one key in each cluster the approximation equals the attention to the unselected keys. */
 Test(selector, multipole_with_a_cluster_for_each_key_is_exact) {
     random_stream random = random_named(731);
     problem p = problem_new(&random, (sizes){3, 4, 2, 16, 100, 16, 100});
@@ -667,8 +668,8 @@ Test(selector, multipole_with_a_cluster_for_each_key_is_exact) {
     problem_free(&p);
 }
 
-/* NaN, infinities, enormous and tiny numbers: lists as long as the budget says, whatever is in
- * them (they are checked to be lists before they are given out). */
+/* With NaN, infinities, huge and tiny numbers, the lists are still as long as the budget says. (The
+ * library checks that they are valid lists.) */
 Test(selector, survive_unusual_numbers) {
     random_stream random = random_named(732);
     fb_selection selection = {0};
@@ -739,7 +740,7 @@ Test(selector, same_on_every_instruction_set_and_with_any_threads) {
     fb_selection_release(&other);
 }
 
-/* Less than 2 ulp from libm's, which is within 1 of the truth. */
+/* Less than 2 ulp from the exponential of libm, which is within 1 ulp of the truth. */
 Test(selector, exponential) {
     random_stream random = random_named(741);
     for (size_t i = 0; i < 200000; i++) {
@@ -931,7 +932,7 @@ Test(selector, inputs_name_what_is_wrong) {
     problem_free(&p);
 }
 
-/* Every name makes a selector of that name, and has a line that says what it does. */
+/* Every name makes a selector of that name, and has a summary. */
 Test(selector, names) {
     size_t count = 0;
     fb_selection list = {0};

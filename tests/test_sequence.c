@@ -67,7 +67,7 @@ static void expect_close(const char *what, const double *values, const double *t
                   "%s[%zu] is %.17g, expected %.17g", what, i, values[i], truth[i]);
 }
 
-/* The portable truth is the readable one, whatever the number of keys and threads. */
+/* The portable truth equals the readable one, for any number of keys and threads. */
 Test(truth, attention_is_the_reference) {
     static const size_t sizes[] = {0, 1, 63, 64, 65, 500};
     for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; n++) {
@@ -112,7 +112,8 @@ Test(truth, merge_is_the_reference) {
 
 /* --- the script ------------------------------------------------------------------------------- */
 
-/* At every step at least one position, each once, all in the end; and the engine's dirty rule. */
+/* Every step accepts at least one position. Each position is accepted once, and all are in the end.
+ * Dirty positions follow the rule of the engine. */
 static void check_script(const fb_script_config *config) {
     fb_script *s = generated(config);
     size_t total = 0;
@@ -180,7 +181,7 @@ Test(script, wrong_configurations) {
     cr_expect_null(s);
 }
 
-/* A few ulps at most: the truth is of the same computation. */
+/* The difference is a few ulps at most, because the truth is of the same computation. */
 Test(script, results_are_near_the_truth) {
     fb_script *s = generated(&small);
     for (size_t i = 0; i < s->num_passes; i++) {
@@ -303,8 +304,8 @@ static const fb_finding *find(const fb_report *report, const char *tensor) {
     return NULL;
 }
 
-/* Refresh by rows: a row's external part is of the first pass, then of the one after its
- * acceptance. */
+/* Refresh by rows: the external part of a row comes from the first pass, and later from the pass
+ * after its acceptance. */
 static void check_rows(const fb_script *s) {
     const fb_script_config *c = &s->config;
     size_t size = c->num_heads * c->head_dim, refreshed = 0;
@@ -325,7 +326,7 @@ static void check_rows(const fb_script *s) {
 }
 
 /* Files of refresh by rows, with and without the correction, verify to the bit and by the float64
- * truth; one policy's results are not taken for another's. */
+ * truth. The results of one policy are not accepted for another. */
 Test(script, refresh_by_rows) {
     const char *paths[4] = {NULL};
     for (int i = 0; i < 4; i++) {
@@ -361,7 +362,7 @@ Test(script, refresh_by_rows) {
         free((void *)(size_t)paths[i]);
 }
 
-/* One finding fails, no other. */
+/* Exactly one finding fails. */
 static void expect_failed_finding(const char *path, const change *c, const char *tensor) {
     const char *changed = temporary_path("changed.safetensors");
     write_changed(path, changed, c);
@@ -400,7 +401,7 @@ Test(verify_script, changed_results_fail) {
     temporary_remove();
 }
 
-/* Another producer's results need not have our bits, but be as near to the truth as they are. */
+/* Results of another producer need not have our bits, but must be as near to the truth as ours. */
 Test(verify_script, files_of_others) {
     temporary_make();
     char *path = strdup(write_file(&small, "case.safetensors"));

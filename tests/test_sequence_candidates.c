@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Everything that a wrong implementation may have, in double precision by the readable reference:
- * parts of any pass' queries. out [rows, D], lse [rows] */
+/* The parts from which a wrong implementation is built, in double precision by the readable
+ * reference: parts for the queries of any pass. out [rows, D], lse [rows] */
 typedef struct part {
     double out[6 * 4 * 16], lse[6 * 4];
 } part;
@@ -56,7 +56,7 @@ static void copy_row(part *to, const part *from, size_t row) {
     to->lse[row] = from->lse[row];
 }
 
-/* Passes 0 and `refresh` store, `reuse` takes the latter's part. */
+/* Passes 0 and `refresh` store; `reuse` uses the part of `refresh`. */
 typedef struct passes {
     size_t refresh, reuse, reuse_of_first;
 } passes;
@@ -177,7 +177,7 @@ static part wrong_heads(const fb_script *s, const passes *p) {
     return merged(&external, &internal);
 }
 
-/* LSEs times these before a natural merge. */
+/* Factors for the LSEs before a natural merge. */
 static part scaled_lse(const fb_script *s, const passes *p, double external_factor,
                        double internal_factor) {
     part external = external_of(s, p->refresh), internal = internal_of(s, p->reuse);
@@ -219,7 +219,7 @@ static part swapped(const fb_script *s, const passes *p) {
 typedef struct planted {
     const char *word; /* of the note */
     part (*make)(const fb_script *s, const passes *p);
-    bool at_refresh; /* else at the reuse */
+    bool at_refresh; /* otherwise at the reuse */
     bool out_only;   /* the LSE is right all the same */
 } planted;
 
@@ -246,7 +246,7 @@ static const planted mistakes[] = {
     {"the parts are averaged", averaged, false, true},
 };
 
-/* f32, bf16 or f16 values under a name, alone in a file. */
+/* A file with one tensor of f32, bf16 or f16 values. */
 static const char *write_candidate(const char *name, fb_dtype dtype, const double *values,
                                    size_t count) {
     static const fb_tensor_dtype dtypes[] = {FB_TENSOR_F32, FB_TENSOR_BF16, FB_TENSOR_F16};
@@ -320,7 +320,7 @@ static void plant_all(const fb_script *s, const char *path, fb_dtype dtype) {
     }
 }
 
-/* The truth of each tensor, narrowed: right in any precision. */
+/* The truth of each tensor, narrowed to any precision, is right. */
 static void expect_right_passes(const fb_script *s, const char *path, fb_dtype dtype) {
     for (size_t i = 0; i < s->num_passes; i++) {
         const fb_script_pass *pass = &s->passes[i];

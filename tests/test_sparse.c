@@ -14,7 +14,7 @@
 enum { LAYERS = 2, KV_HEADS = 2, HEADS = 6, DIM = 32, BLOCK = 4, BLOCK_KEYS = 32 };
 enum { KV_ROW = KV_HEADS * DIM, Q_ROW = HEADS * DIM, VALUES = BLOCK * Q_ROW, ROWS = BLOCK * HEADS };
 
-/* A KV cache with a committed context and a block behind it, and everything that attends to it. */
+/* A KV cache with a committed context and a block after it, and everything that attends to it. */
 typedef struct bench {
     fb_kv_cache *kv;
     fb_part_cache *parts;
@@ -105,8 +105,8 @@ static void expect_same(const outcome *a, const outcome *b) {
 
 static const size_t lists_of[] = {KV_HEADS, HEADS};
 
-/* With every key block selected, by KV head or by head, with residual or without, at a refresh or a
- * reuse: dense attention. docs/contract.md C8.7. */
+/* With every key block selected, the result is dense attention: by KV head or by head, with
+ * residual or without, at a refresh or a reuse. docs/contract.md C8.7. */
 Test(sparse, everything_selected_is_dense) {
     random_stream random = random_named(80);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {
@@ -126,8 +126,8 @@ Test(sparse, everything_selected_is_dense) {
     }
 }
 
-/* With nothing selected a residual is FlashBlock's cached part; without one the block is alone.
- * docs/contract.md C8.7. */
+/* With nothing selected, the residual is FlashBlock's cached part. Without a residual only the
+ * block is attended. docs/contract.md C8.7. */
 Test(sparse, nothing_selected_is_flashblock) {
     random_stream random = random_named(81);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {
@@ -203,8 +203,7 @@ Test(sparse, lists_against_the_truth) {
     }
 }
 
-/* A reuse right behind a refresh, with the same queries and keys, is that refresh. */
-/* A mean key is the output of a cache whose values are the keys: list by list, too. */
+/* A mean key is the output of a cache whose values are the keys, for each list too. */
 Test(sparse, mean_keys_of_lists) {
     random_stream random = random_named(86);
     bench b = bench_new(&random, 300, FB_F32), keys = bench_new(&random, 300, FB_F32);
@@ -232,6 +231,7 @@ Test(sparse, mean_keys_of_lists) {
     bench_free(&b);
 }
 
+/* A reuse directly after a refresh, with the same queries and keys, equals that refresh. */
 Test(sparse, a_reuse_without_change_is_the_refresh) {
     random_stream random = random_named(83);
     bench b = bench_new(&random, 777, FB_BF16);
@@ -251,8 +251,8 @@ static void expect_stale(const bench *b, const char *why) {
     cr_assert_eq(memcmp(&o, &before, sizeof o), 0, "%s: the result was written", why);
 }
 
-/* Another selection, another state of the KV cache, the next block, more rows: all of them are
- * errors, and leave the result alone. */
+/* Another selection, another state of the KV cache, the next block and more rows are errors, and
+ * leave the result untouched. */
 Test(sparse, a_residual_belongs_to_selection_epoch_and_block) {
     random_stream random = random_named(84);
     bench b = bench_new(&random, 500, FB_F32);
@@ -299,7 +299,7 @@ static fb_status run_step(const bench *b, fb_sparse *sparse, size_t step, fb_reu
     return fb_sparse_block_attend(sparse, &b->queries, b->kv, 1, action, 0.0f, &part);
 }
 
-/* When the selector is asked, and what a changed selection does. */
+/* The steps at which the selector is asked, and the effect of a changed selection. */
 Test(sparse, a_changed_selection_refreshes) {
     random_stream random = random_named(85);
     bench b = bench_new(&random, 400, FB_F32);
@@ -341,10 +341,10 @@ Test(sparse, a_changed_selection_refreshes) {
     bench_free(&b);
 }
 
-/* Where a selector wants its first step dense, a refresh attends to everything anyway: the
- * selection is the next step's, so that the reuse behind it is sparse. Without a residual the step
- * is dense. */
-Test(sparse, a_refresh_selects_for_the_reuses_behind_it) {
+/* If a selector wants a dense first step: with a residual, a refresh attends to everything anyway,
+ * so the selection is made for the next step and the reuse after it is sparse. Without a residual
+ * the step is dense. */
+Test(sparse, a_refresh_selects_for_the_reuses_after_it) {
     random_stream random = random_named(87);
     bench b = bench_new(&random, 400, FB_F32);
     fb_sparse_options options = fb_sparse_options_default();
@@ -370,7 +370,8 @@ Test(sparse, a_refresh_selects_for_the_reuses_behind_it) {
     bench_free(&b);
 }
 
-/* Quest looks at each step's queries: other queries, another selection, a refresh. */
+/* Quest looks at the queries of each step. Other queries give another selection, and so a
+ * refresh. */
 Test(sparse, selecting_at_every_step_follows_the_queries) {
     random_stream random = random_named(88);
     bench b = bench_new(&random, 600, FB_F32);
@@ -396,7 +397,7 @@ Test(sparse, selecting_at_every_step_follows_the_queries) {
     bench_free(&b);
 }
 
-/* Densities that round to no block, and to all of them, are the identities. */
+/* Densities that round to no block or to all blocks give the two identities. */
 Test(sparse, densities_that_round_to_nothing_and_to_everything) {
     random_stream random = random_named(86);
     bench b = bench_new(&random, 100, FB_F32); /* 7 blocks of 16 */

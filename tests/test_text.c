@@ -1,4 +1,5 @@
-/* What the tokenizer stands on: UTF-8 with bad bytes, normalization, regular expressions. */
+/* The text functions below the tokenizer: UTF-8 with bad bytes, normalization, regular
+ * expressions. */
 #include "io/byte_level.h"
 #include "io/regex.h"
 #include "io/unicode.h"

@@ -1,5 +1,5 @@
-/* Tokenizers: what each field of tokenizer.json does, on vocabularies small enough to see it, and
- * what malformed ones lead to. Equality with the reference is in test_tokenizer_reference.c. */
+/* The effect of each field of tokenizer.json, on small vocabularies. test_tokenizer_errors.c has
+ * malformed files, test_tokenizer_reference.c compares with the reference. */
 #include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
@@ -116,7 +116,7 @@ Test(tokenizer, byte_level_adds_a_space_and_splits) {
 
 Test(tokenizer, merges_the_lowest_rank_and_the_leftmost_first) {
     temporary_make();
-    /* aa: one merge, applied from the left. Of the pair listed twice the last rank counts. */
+    /* aa: one merge, applied from the left. If a pair is listed twice, its last rank counts. */
     fb_tokenizer *tokenizer =
         load("[]", "null", BYTES,
              "{\"vocab\":{\"a\":0,\"b\":1,\"aa\":2,\"ab\":3,\"aab\":4,\"ba\":5},"
@@ -295,7 +295,7 @@ Test(tokenizer, streams_whole_characters) {
     expect_put(stream, byte + 1, 2, "");
     expect_put(stream, byte + 3, 1, "\xf0\x9f\x98\x80");
     expect_put(stream, byte, 2, "");
-    expect_put(stream, byte, 1, "\xef\xbf\xbd"); /* what was begun cannot be completed */
+    expect_put(stream, byte, 1, "\xef\xbf\xbd"); /* nothing can complete the character */
     expect_put(stream, &mask, 1, "\xef\xbf\xbd<|MASK|>");
     expect_put(stream, byte, 3, "");
     expect_finish(stream, "\xef\xbf\xbd");
@@ -426,10 +426,11 @@ Test(tokenizer, adds_tokens_of_the_configuration) {
         const char *config, *words;
     } bad[] = {
         {"{\"added_tokens_decoder\":{\"20\":{\"content\":\"<|MASK|>\"}}}", "used twice"},
-        {"{\"added_tokens_decoder\":{\"x\":{\"content\":\"<|MASK|>\"}}}", "'x' is no token id"},
-        {"{\"added_tokens_decoder\":{\"-1\":{\"content\":\"<|MASK|>\"}}}", "'-1' is no token id"},
+        {"{\"added_tokens_decoder\":{\"x\":{\"content\":\"<|MASK|>\"}}}", "'x' is not a token id"},
+        {"{\"added_tokens_decoder\":{\"-1\":{\"content\":\"<|MASK|>\"}}}",
+         "'-1' is not a token id"},
         {"{\"added_tokens_decoder\":{\"99999999999999999999\":{\"content\":\"m\"}}}",
-         "no token id"},
+         "not a token id"},
         {"{\"added_tokens_decoder\":{\"30\":{}}}", "content is missing"},
         {"{\"added_tokens_decoder\":[]}", "is [], not an object"},
         {"[]", "not a JSON object"},

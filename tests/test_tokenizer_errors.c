@@ -1,5 +1,5 @@
-/* Tokenizer files that are malformed, contradict themselves or need what is not there: one clear
- * error each, and no crash. */
+/* Tokenizer files that are malformed, contradict themselves or need something unsupported. Each
+ * gives one clear error, and none crashes. */
 #include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
@@ -12,7 +12,7 @@
 #define BYTES "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
 #define MODEL "{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
 
-/* A tokenizer.json with one field as given and the others well-formed. */
+/* A tokenizer.json with one given field; the other fields are well-formed. */
 static void compose(char text[4096], const char *field, const char *value) {
     static const char *const fields[][2] = {
         {"added_tokens", "[]"}, {"normalizer", "null"}, {"pre_tokenizer", BYTES}, {"model", MODEL}};
@@ -68,7 +68,7 @@ Test(tokenizer_errors, the_models) {
         {"{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}", "id 0 is used twice", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}", "duplicate", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}",
-         "merge 0 refers to 'ab', which is no token", FB_ERROR_FORMAT},
+         "merge 0 refers to 'ab', which is not a token", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0,\"ac\":1},\"merges\":[\"a c\"]}", "refers to 'c'", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0,\"ca\":1},\"merges\":[[\"c\",\"a\"]]}", "refers to 'c'",
          FB_ERROR_FORMAT},
@@ -82,7 +82,7 @@ Test(tokenizer_errors, the_models) {
         {"{\"vocab\":{\"a\":0},\"merges\":[7]}", "merge 0 is neither", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0},\"merges\":{}}", "merges is {}", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"unk_token\":\"<unk>\"}",
-         "unk_token '<unk>' is no token", FB_ERROR_FORMAT},
+         "unk_token '<unk>' is not a token", FB_ERROR_FORMAT},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"type\":\"Unigram\"}", "type is 'Unigram'",
          FB_ERROR_UNSUPPORTED},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}", "dropout is 0.1",
@@ -149,7 +149,7 @@ Test(tokenizer_errors, the_steps_before_the_model) {
         {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},\"behavior\":\"Isolated\"}",
          "has no ByteLevel", FB_ERROR_UNSUPPORTED},
         {"{\"type\":\"Sequence\",\"pretokenizers\":[" BYTES "," BYTES "]}",
-         "ByteLevel behind a ByteLevel", FB_ERROR_UNSUPPORTED},
+         "ByteLevel after a ByteLevel", FB_ERROR_UNSUPPORTED},
         {"{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}",
          "pattern (: regular expression", FB_ERROR_UNSUPPORTED},
         {"{\"type\":\"Split\",\"pattern\":{},\"behavior\":\"Isolated\"}", "String is missing",

@@ -1,5 +1,6 @@
-/* The tokenizer gives the ids and texts of the reference, for the demo tokenizer and for what other
- * families do, as data/tokenizer/expected.json has them (tokenizer_reference/make_fixture.mjs). */
+/* The tokenizer gives the ids and texts of the reference, for the demo tokenizer and for variants
+ * like those of other model families. data/tokenizer/expected.json has the expected results
+ * (tokenizer_reference/make_fixture.mjs). */
 #include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
@@ -20,7 +21,8 @@ static json_t *load(const char *name) {
     return object;
 }
 
-/* The tokenizer with the fields of `changes` replaced; those of "model" one by one. */
+/* The tokenizer with the fields of `changes` replaced. The fields of "model" are replaced one by
+ * one. */
 static fb_tokenizer *load_variant(json_t *original, json_t *changes) {
     json_t *changed = json_deep_copy(original), *value = NULL;
     const char *key = NULL;
@@ -39,7 +41,7 @@ static fb_tokenizer *load_variant(json_t *original, json_t *changes) {
     return tokenizer;
 }
 
-/* Hexadecimal digits to bytes; freed by the caller. */
+/* Hexadecimal digits to bytes. The caller frees them. */
 static char *from_hex(const char *hex, size_t *size) {
     *size = strlen(hex) / 2;
     char *bytes = malloc(*size + 1);

@@ -1,5 +1,5 @@
-/* Recording of a decoding (src/study/trace.h): every number of it against a computation of
- * its own, in double precision, from the queries and from what fb_kv_cache_read gives back. */
+/* The record of a decoding (src/study/trace.h). Every number is compared with a separate
+ * computation in double precision, from the queries and from the result of fb_kv_cache_read. */
 #include "study/trace.h"
 #include "study/trace_stats.h"
 #include "tests/golden_list.h"
@@ -14,7 +14,7 @@
 
 enum { NUM_PROMPTS = 2, BLOCK = 4 };
 
-/* What the observer keeps of a sequence: outputs and LSEs of its last two steps. */
+/* Outputs and LSEs of the last two steps of a sequence, as the observer keeps them. */
 typedef struct own_parts {
     double *out[2][2]; /* [external, internal][this step, the one before] of all layers */
     double *lse[2];    /* external only, [this step, the one before] */
@@ -80,7 +80,7 @@ static size_t row_index(const checker *c, size_t layer, size_t row, size_t head)
     return (layer * BLOCK + row) * c->config->num_attention_heads + head;
 }
 
-/* What the trace should say of one head. */
+/* The expected record of one head. */
 static fb_trace_head expect_head(checker *c, const fb_generate_attention_event *event,
                                  const float *k, const float *v, size_t head) {
     const fb_attention_event *attention = event->attention;
@@ -146,7 +146,7 @@ static void on_attention(void *user, const fb_generate_attention_event *event) {
 /* --- comparing ---------------------------------------------------------------------------------
  */
 
-/* Outputs and LSEs of the library are float32: an error of 1e-6 of their size is theirs. */
+/* Outputs and LSEs of the library are float32, so an error of 1e-6 of their size is allowed. */
 static void expect_near(fb_trace_value value, double got, double expected, bool exists,
                         const fb_trace_step *step) {
     const char *name = fb_trace_value_name(value);

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_trace_cli.py PROGRAM MODEL_DIR: `flashblock trace` from outside. Prints TAP.
+"""test_trace_cli.py PROGRAM MODEL_DIR: runs `flashblock trace`. Prints TAP.
 
 Files against each other and against what `flashblock generate` writes with the same options.
 """
@@ -207,7 +207,7 @@ def dense_decoding_has_no_error():
 
 @case
 def sparse_attention_has_its_error():
-    """The options of generate are trace's: a refresh that leaves keys out is not dense."""
+    """trace takes the options of generate: a refresh that leaves out keys is not dense."""
     with folder() as where:
         succeeded(run("-m", MODEL, "--prompt-file", MODEL / "prompt.txt", "-n", 8, "--threads", 1, "-o", where,
                       "--sparse", "quest", "--density", "0.3", "--sweep", "none", "--no-pictures"))
@@ -258,7 +258,7 @@ def files_named_in_help_exist():
 
 @case
 def pictures_of_little():
-    """One step a block, one token, no context: pictures without numbers are left out, none fails."""
+    """One step a block, one token, no context: pictures without numbers are left out, and none fails."""
     if not HAS_GNUPLOT:
         raise Skipped("no gnuplot")
     with folder() as where:

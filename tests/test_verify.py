@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_verify.py PROGRAM GOLDEN: `flashblock verify` from outside. Prints TAP."""
+"""test_verify.py PROGRAM GOLDEN: runs `flashblock verify`. Prints TAP."""
 import json
 import math
 import os
@@ -223,7 +223,7 @@ def directories_are_walked_in_order():
 
 
 def lie_case(name, *words):
-    """A golden case, changed by the function: it gets params and tensors, and changes them."""
+    """A golden case after the function has changed its params and tensors."""
 
     def add(function):
         def check():
@@ -364,7 +364,7 @@ def lie_integers(metadata, tensors):
 
 
 def damage_case(name, *words):
-    """A golden file whose bytes are changed: the function returns what to write."""
+    """A golden file with the bytes that the function returns."""
 
     def add(function):
         def check():

@@ -61,8 +61,8 @@ static void pass_over(clip *c, size_t first, size_t frames) {
     free(k), free(v);
 }
 
-/* Attention over all that the current block sees, and over these frames of the clip, is the same.
- */
+/* Attention over everything that the current block sees equals attention over these frames of the
+ * clip. */
 static void expect_sees(clip *c, size_t block_first, size_t frames, const size_t (*seen)[2],
                         size_t num_seen) {
     float *q = random_floats(&c->random, 2 * ROW, 1.0f);
@@ -151,8 +151,8 @@ Test(video_cache, a_block_may_be_shorter_and_computed_again) {
     clip_free(&c);
 }
 
-/* A sink of three blocks. The paper's code leaves it with the noisy keys of the first pass, and
- * counts zeros for the places that are empty; what is meant is neither. */
+/* A sink of three blocks. The paper's code keeps the noisy keys of the first pass in it, and counts
+ * the empty places as zeros. Neither is intended, and neither is done here. */
 Test(video_cache, a_sink_longer_than_a_block) {
     fb_video_cache_config config = small(1, 3, 6);
     clip paper = clip_new(&config, 83);
@@ -210,7 +210,7 @@ Test(video_cache, says_what_is_wrong) {
 
 enum { ROWS = 5, GROUP_HEADS = 4, GROUPS = 2, KEYS = 90, WIDE = GROUP_HEADS * GROUPS * DIM };
 
-/* Queries, and keys that are external up to a place. */
+/* Queries, and keys of which the first ones are external. */
 typedef struct problem {
     float *q, *k, *v;
     fb_kv kv, heads[GROUPS];
@@ -252,9 +252,9 @@ static fb_status attend(fb_head_parts *parts, uint64_t context, const problem *p
     return fb_head_attend(parts, 0, context, &p->queries, &views, refresh, 0.0f, NULL, &part);
 }
 
-/* Heads that refresh are dense, bitwise; heads that reuse merge the first problem's external part
- * with the second's internal one. External keys of a reusing group are poisoned: nobody reads
- * them. */
+/* Heads that refresh are dense, bit for bit. Heads that reuse merge the external part of the first
+ * problem with the internal part of the second. The external keys of a reusing group are poisoned,
+ * because nothing may read them. */
 Test(head_reuse, some_heads_refresh_the_others_reuse) {
     static const bool refresh[] = {1, 0, 0, 1, 0, 0, 0, 0};
     enum { N = GROUPS * GROUP_HEADS };
@@ -338,7 +338,7 @@ static fb_calibration *calibration_new(double lse_threshold) {
     return c;
 }
 
-/* A head that refreshes is compared with its last step, others with the first. */
+/* A head that refreshes is compared with its last step, the others with the first step. */
 Test(calibration, compares_with_what_reuse_would_hold) {
     fb_calibration *c = calibration_new(0.15);
     double similarity[3], change[3];

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_video_cli.py PROGRAM MODEL_DIR: `flashblock calibrate` and `flashblock video` from outside.
+"""test_video_cli.py PROGRAM MODEL_DIR: runs `flashblock calibrate` and `flashblock video`.
 Prints TAP.
 
 Clips are a few frames of the model in MODEL_DIR, made with one thread: small passes gain nothing from

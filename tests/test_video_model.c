@@ -86,7 +86,7 @@ Test(video, counts_passes_and_work) {
     studio_free(&s);
 }
 
-/* A call that is right, and each way to get it wrong. */
+/* A correct call, and each way to make it wrong. */
 Test(video, forward_says_what_is_wrong) {
     studio s = studio_new();
     fb_video_cache *cache = NULL, *other = NULL;

@@ -1,4 +1,4 @@
-/* Small random models in a Hugging Face directory of the test's own, well-formed or with one
+/* Small random models in a Hugging Face directory that belongs to the test, well-formed or with one
  * defect. The same sizes give the same weights, however they are stored. */
 #ifndef FB_TESTS_TINY_MODEL_H
 #define FB_TESTS_TINY_MODEL_H
@@ -15,7 +15,7 @@ typedef struct tiny_model {
     fb_dtype dtype;     /* ... and stored as this one */
     bool misaligned;    /* tensors at odd addresses */
     size_t shards;      /* files; with more than one, an index */
-    const char *config; /* fields that are added to config.json: ", \"key\": value", or NULL */
+    const char *config; /* more fields for config.json: ", \"key\": value", or NULL */
 
     /* Defects: names of tensors, or NULL. */
     const char *missing;
@@ -23,7 +23,8 @@ typedef struct tiny_model {
     const char *mistyped;  /* I32 */
 } tiny_model;
 
-/* Sizes that no panel divides, bf16, work for several threads; and as small as can be. */
+/* Sizes that are not multiples of a panel, in bf16, with work for several threads; and the smallest
+ * sizes. */
 extern const tiny_model tiny_model_large, tiny_model_small;
 
 /* Writes the model and returns its directory. */

@@ -1,4 +1,4 @@
-"""What the tests of `flashblock verify` share: running it, files, and the mathematics once more.
+"""Shared by the tests of `flashblock verify`: running it, files, and the mathematics once more.
 
 The tests are called with PROGRAM GOLDEN, GOLDEN being the folder golden/ of the source tree. Case
 files and candidates are written, and mistakes are made, with nothing but Python's standard library:
@@ -170,7 +170,7 @@ def golden(prefix):
 
 
 class Attention:
-    """Attention in double precision; what is wrong about it are its arguments."""
+    """Attention in double precision, with the mistakes that the arguments ask for."""
 
     def __init__(self, params, tensors, names=("q", "k", "v")):
         self.batch, self.heads = params["B"], params["H"]
@@ -288,7 +288,7 @@ def masked_sees(query, key):
 
 
 def expect_failed(path, *words):
-    """One FAIL line that says why; no crash."""
+    """Expects one FAIL line that says why, and no crash."""
     result = verify(path)
     text = text_of(result, 1)
     expect_equal(totals(text), "0 passed, 1 failed, 0 skipped", "totals")

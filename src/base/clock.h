@@ -1,4 +1,4 @@
-/* Time that passes: seconds of a clock that nobody sets. Only differences mean anything. */
+/* Seconds of a monotonic clock. Only the difference of two readings has a meaning. */
 #ifndef FB_BASE_CLOCK_H
 #define FB_BASE_CLOCK_H
 

@@ -32,7 +32,8 @@ const char *fb_error_message(void) {
     return message;
 }
 
-/* Hostile files reach messages (names of tensors, say): a message stays one line. */
+/* Text of hostile files reaches messages (a name of a tensor, for example). A message stays one
+ * line. */
 static void keep_one_line(void) {
     for (char *c = message; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
@@ -40,7 +41,7 @@ static void keep_one_line(void) {
 }
 
 fb_status fb_fail(fb_status status, const char *format, ...) {
-    /* Formatted beside the buffer: an argument may be the message itself. */
+    /* An argument may be the kept message itself, so the text is formatted in another buffer. */
     char text[MESSAGE_SIZE];
     va_list arguments;
     va_start(arguments, format);

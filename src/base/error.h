@@ -1,7 +1,8 @@
-/* How a call fails: fb_fail keeps the message of the calling thread and returns the status, so
- * that a check is one line: `return fb_fail(FB_ERROR_ARGUMENT, "head_dim is %zu, ...", n);`
+/* Errors are values. fb_fail keeps a message for the calling thread and returns the status, so a
+ * check is one line: `return fb_fail(FB_ERROR_ARGUMENT, "head_dim is %zu, ...", n);`
  *
- * Exported, here and in memory.h, for libflashblock-lm alone: the header is not installed. */
+ * The functions here and in memory.h are exported only for libflashblock-lm. The headers are not
+ * installed. */
 #ifndef FB_BASE_ERROR_H
 #define FB_BASE_ERROR_H
 
@@ -15,7 +16,8 @@
 
 FB_API fb_status fb_fail(fb_status status, const char *format, ...) FB_PRINTF(2, 3);
 
-/* Puts "CONTEXT: " in front of the message already kept (a file's name, say); returns status. */
+/* Puts "CONTEXT: " (such as the name of a file) in front of the message that fb_fail kept, and
+ * returns status. */
 FB_API fb_status fb_fail_in(fb_status status, const char *format, ...) FB_PRINTF(2, 3);
 
 /* Returns from the calling function when `call` fails. */

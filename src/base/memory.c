@@ -23,7 +23,7 @@ bool fb_size_add(size_t a, size_t b, size_t *sum) {
 }
 
 /* Asks for huge pages: a walk through a KV cache of 4 KiB pages spends a tenth of its time on
- * translating addresses. A wish only; where it is not granted nothing changes but the speed. */
+ * translating addresses. This is a hint: if the system ignores it, only the speed changes. */
 static void ask_for_huge_pages(void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     (void)madvise(memory, bytes, MADV_HUGEPAGE);

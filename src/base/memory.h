@@ -1,4 +1,5 @@
-/* Aligned memory whose size is a product that may not fit: every allocation of the library. */
+/* Aligned memory. Every allocation of the library is made here: a size is a product, and the
+ * product is checked. */
 #ifndef FB_BASE_MEMORY_H
 #define FB_BASE_MEMORY_H
 
@@ -10,20 +11,20 @@
 /* One cache line, and one zmm register: no vector access of a buffer's start splits a line. */
 #define FB_ALIGNMENT 64
 
-/* From this size on, buffers are aligned to, and made of, pages of this size where there are any.
- */
+/* Buffers of this size or more are aligned to it, and the system is asked to use pages of this size
+ * for them. */
 #define FB_HUGE_PAGE ((size_t)2 << 20)
 
-/* false when the product does not fit size_t; *product is then untouched. */
+/* false when the result does not fit size_t; *product or *sum is then untouched. */
 FB_API bool fb_size_mul(size_t a, size_t b, size_t *product);
 FB_API bool fb_size_add(size_t a, size_t b, size_t *sum);
 
-/* count * size bytes, aligned to FB_ALIGNMENT at least, uninitialised / zeroed. `what` names the
- * buffer in the message of a failure. A size of zero gives a pointer that can be freed. */
+/* count * size bytes, aligned to FB_ALIGNMENT at least, uninitialised / zeroed. The error message
+ * calls the buffer `what`. A size of zero gives a pointer that can be freed. */
 FB_API fb_status fb_alloc(size_t count, size_t size, const char *what, void *result);
 FB_API fb_status fb_alloc_zeroed(size_t count, size_t size, const char *what, void *result);
 
-/* Takes what fb_alloc gave, or NULL. */
+/* Frees memory of fb_alloc or fb_alloc_zeroed. NULL is allowed. */
 FB_API void fb_free(void *memory);
 
 #endif

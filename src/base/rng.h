@@ -1,6 +1,6 @@
-/* Random numbers by counting: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
- * 1, 2, 3", SC 2011). A number depends on a key and a counter alone, so that whoever draws it, and
- * in which order, changes nothing. Integer arithmetic only: the same on every machine. */
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+ * 1, 2, 3", SC 2011). A number depends only on a key and a counter. Who draws it, and in which
+ * order, does not matter. Integer arithmetic only: the same on every machine. */
 #ifndef FB_BASE_RNG_H
 #define FB_BASE_RNG_H
 

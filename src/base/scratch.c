@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 
-/* A block's header fills one alignment unit, the memory handed out follows. */
+/* The header of a block fills FB_ALIGNMENT bytes. The memory that is handed out follows it. */
 typedef struct block {
     struct block *next;
     size_t bytes;

@@ -52,7 +52,7 @@ static fb_status add(fb_added_matcher *matcher, const fb_added_token *token, boo
         FB_TRY(fb_unicode_append_nfc(&matcher->text, content, length));
     else
         FB_TRY(fb_buffer_append(&matcher->text, content, length));
-    if (matcher->text.size == start) /* the empty text is found nowhere */
+    if (matcher->text.size == start) /* an empty text never matches */
         return FB_OK;
     matcher->entries[matcher->count++] = (fb_added_entry){
         .text = start,
@@ -87,7 +87,7 @@ static bool is_allowed(const fb_added_entry *entry, fb_added_tokens mode) {
     return mode == FB_ADDED_PARSED || (mode == FB_ADDED_SPECIAL_AS_TEXT && !entry->special);
 }
 
-/* The first of entries[low .. high), which agree in `depth` bytes, whose next byte is at least
+/* All of entries[low .. high) agree in `depth` bytes. Returns the first whose next byte is at least
  * `byte`. */
 static size_t lower_bound(const fb_added_matcher *matcher, size_t low, size_t high, size_t depth,
                           unsigned byte) {
@@ -103,8 +103,8 @@ static size_t lower_bound(const fb_added_matcher *matcher, size_t low, size_t hi
     return low;
 }
 
-/* The longest allowed entry that text[0 .. length) begins with, or NULL. Byte by byte the sorted
- * entries are narrowed to those that still agree; the one that ends there comes first. */
+/* The longest allowed entry at the beginning of text[0 .. length), or NULL. Each byte narrows the
+ * sorted entries to those that still agree. An entry that ends there is the first of them. */
 static const fb_added_entry *longest_match(const fb_added_matcher *matcher, fb_added_tokens mode,
                                            const unsigned char *text, size_t length) {
     const fb_added_entry *longest = NULL;
@@ -121,7 +121,7 @@ static const fb_added_entry *longest_match(const fb_added_matcher *matcher, fb_a
     return longest;
 }
 
-/* Where the character before text[end] begins; end > 0. */
+/* The place where the character before text[end] begins; end > 0. */
 static size_t step_back(const unsigned char *text, size_t end) {
     size_t begin = end - 1;
     while (begin > 0 && (text[begin] & 0xc0) == 0x80)

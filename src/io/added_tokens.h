@@ -6,8 +6,8 @@
 
 #include <flashblock/tokenizer.h>
 
-/* An added token's text; longer ones are FB_ERROR_UNSUPPORTED (the time of a search grows with
- * them). */
+/* The longest text of an added token, in bytes. Longer ones are FB_ERROR_UNSUPPORTED, because the
+ * time of a search grows with the length. */
 #define FB_MAX_ADDED_TOKEN 1024
 
 typedef struct fb_added_entry {
@@ -24,22 +24,22 @@ typedef struct fb_added_matcher {
     bool begins[256]; /* is it the first byte of an entry? */
 } fb_added_matcher;
 
-/* Of the tokens those whose `normalized` is as given; they are searched for in NFC when `nfc`.
- * *matcher is zeroed before; free it on failure too. */
+/* Takes the tokens whose `normalized` is as given. Their texts are normalised to NFC when `nfc`.
+ * *matcher must be zeroed; free it on failure too. */
 fb_status fb_added_matcher_load(const fb_added_token *tokens, size_t count, bool normalized,
                                 bool nfc, fb_added_matcher *matcher);
 void fb_added_matcher_free(fb_added_matcher *matcher);
 
-/* A part of a text: plain text, or an added token. */
+/* A part of a text: plain text, and the added token that ends it. */
 typedef struct fb_added_part {
     size_t begin, end; /* of the plain text before the token; may be empty */
-    int32_t id;        /* of the token; -1: none, the text ends with the plain part */
+    int32_t id;        /* of the token; -1: none, the plain text goes to the end */
     size_t next;       /* where the next part begins */
 } fb_added_part;
 
-/* The part of text[0 .. length), well-formed UTF-8, that begins at `from`: the leftmost token, of
- * those at one place the longest. lstrip and rstrip take white space out of the neighbouring
- * parts; single_word tokens do not stand beside a word character. */
+/* The part of text[0 .. length) that begins at `from`; the text is well-formed UTF-8. It ends with
+ * the leftmost token, and if several begin there, with the longest. lstrip and rstrip remove white
+ * space from the neighbouring parts. A single_word token does not match beside a word character. */
 fb_added_part fb_added_find(const fb_added_matcher *matcher, fb_added_tokens mode,
                             const unsigned char *text, size_t length, size_t from);
 

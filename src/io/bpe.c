@@ -7,15 +7,15 @@
 
 #define NONE UINT32_MAX
 
-/* One token of the piece, in a doubly linked list by index; its index is the byte it begins at. */
+/* A token of the piece, in a doubly linked list. Its index is the byte at which it begins. */
 typedef struct symbol {
     int32_t id;
     uint32_t previous, next;
-    uint32_t rank; /* of the merge with the next symbol, NONE if there is none */
+    uint32_t rank; /* of the merge with the next symbol; NONE without one */
 } symbol;
 
-/* A pair that could be merged. It is out of date when its left symbol's rank is another one: a
- * rank belongs to one pair of tokens, and neither of them stays when the pair changes. */
+/* A pair that could be merged. It is out of date when the rank of its left symbol has changed: a
+ * rank belongs to one pair of tokens, so it cannot stay the same when one of them changes. */
 typedef struct candidate {
     uint32_t rank, left;
 } candidate;
@@ -86,7 +86,7 @@ static const fb_merge *find_merge(const fb_bpe *bpe, int32_t left, int32_t right
     return NULL;
 }
 
-/* Looks up the merge of symbol `left` with its successor, and queues it. */
+/* Looks up the merge of symbol `left` with the next one, and queues it. */
 static void consider(const fb_bpe *bpe, symbol *symbols, heap *queue, uint32_t left) {
     uint32_t right = symbols[left].next;
     const fb_merge *merge =
@@ -109,7 +109,7 @@ static void merge_pair(const fb_bpe *bpe, symbol *symbols, heap *queue, uint32_t
         consider(bpe, symbols, queue, first->previous);
 }
 
-/* Every merge queues at most two candidates, besides the first ones. */
+/* One candidate for each symbol at first, and at most two more for each merge. */
 enum { CANDIDATES_PER_SYMBOL = 3 };
 
 static fb_status reserve(fb_bpe_scratch *scratch, size_t length) {
@@ -141,7 +141,7 @@ static fb_status append_symbols(const fb_bpe *bpe, const symbol *symbols, fb_buf
     return FB_OK;
 }
 
-/* The token that the whole piece is, or -1. */
+/* *id is the token that equals the whole piece, or -1. */
 static fb_status find_whole(const fb_vocabulary *vocabulary, const unsigned char *piece,
                             size_t length, int32_t *id) {
     fb_buffer spelling = {0};

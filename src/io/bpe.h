@@ -1,6 +1,6 @@
-/* Byte-pair encoding of one piece of text: of all neighbouring pairs that a merge joins, the one
- * with the lowest rank (its place in the list; the leftmost of equals) is joined, until none is
- * left. */
+/* Byte-pair encoding of one piece of text. Each step joins the neighbouring pair whose merge has
+ * the lowest rank (the place of the merge in its list), the leftmost of equals. It ends when no
+ * merge applies. */
 #ifndef FB_IO_BPE_H
 #define FB_IO_BPE_H
 
@@ -8,28 +8,28 @@
 #include "io/vocabulary.h"
 
 typedef struct fb_merge {
-    int32_t right; /* the left token is that of the list it is in */
+    int32_t right; /* the left token is given by the list */
     uint32_t rank;
     int32_t result;
 } fb_merge;
 
 typedef struct fb_bpe {
     int32_t byte_ids[FB_BYTE_LEVEL_SIZE]; /* the token of each byte, or -1 */
-    size_t *starts;   /* [num_tokens + 1]: where the merges of a left token begin in `merges` */
-    fb_merge *merges; /* in the order of (left, right) */
+    fb_merge *merges;                     /* sorted by (left, right) */
+    size_t *starts; /* [num_tokens + 1]: where the merges of each left token begin in `merges` */
     size_t num_tokens;
-    int32_t unknown_id; /* of a byte without a token; -1: it is left out */
+    int32_t unknown_id; /* the token for a byte without a token; -1: the byte is left out */
     bool fuse_unknown;  /* one unknown_id for several such bytes in a row */
-    bool ignore_merges; /* a piece that is a token is that token */
+    bool ignore_merges; /* a piece that equals a token becomes that token */
 } fb_bpe;
 
-/* From the model object of a tokenizer.json. A merge of tokens that do not exist, or into one that
- * does not, is FB_ERROR_FORMAT. *bpe is zeroed before; free it on failure too. */
+/* Loads the model object of a tokenizer.json. FB_ERROR_FORMAT when a merge names, or makes, a token
+ * that does not exist. *bpe must be zeroed; free it on failure too. */
 fb_status fb_bpe_load(const json_t *model, const fb_vocabulary *vocabulary, const char *where,
                       fb_bpe *bpe);
 void fb_bpe_free(fb_bpe *bpe);
 
-/* Memory that grows to the longest piece; zeroed at first. */
+/* Memory for the longest piece so far. It must be zeroed at first. */
 typedef struct fb_bpe_scratch {
     void *symbols;
     void *heap;

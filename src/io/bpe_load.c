@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A merge with its left token, before it is put into that token's list. */
+/* A merge and its left token, before the merge is put into the list of that token. */
 typedef struct pair {
     int32_t left;
     fb_merge merge;
@@ -25,13 +25,13 @@ static fb_status find_token(const json_t *vocab, const char *spelling, size_t ra
                             const char *where, int32_t *id) {
     const json_t *value = json_object_get(vocab, spelling);
     if (!value)
-        return fb_fail(FB_ERROR_FORMAT, "%s: merge %zu refers to '%.200s', which is no token",
+        return fb_fail(FB_ERROR_FORMAT, "%s: merge %zu refers to '%.200s', which is not a token",
                        where, rank, spelling);
-    *id = (int32_t)json_integer_value(value); /* in range: the vocabulary has been loaded */
+    *id = (int32_t)json_integer_value(value); /* in range: the vocabulary was loaded before */
     return FB_OK;
 }
 
-/* The two halves of a merge, each NUL-terminated, in `text`, and their concatenation behind. */
+/* The two halves of a merge and their concatenation, each NUL-terminated. */
 typedef struct halves {
     const char *left, *right, *joined;
 } halves;
@@ -98,7 +98,7 @@ static fb_status read_pairs(const json_t *vocab, const json_t *merges, const cha
     return status;
 }
 
-/* Sorts the pairs into one list for each left token. Of a pair that is listed twice the last
+/* Sorts the pairs into one list for each left token. If a pair is listed twice, the last one
  * counts. */
 static void fill_lists(fb_bpe *bpe, pair *pairs, size_t count) {
     if (count > 0)
@@ -163,12 +163,12 @@ static fb_status load_unknown(const json_t *model, const char *where, fb_bpe *bp
         return FB_OK;
     const json_t *id = json_object_get(json_object_get(model, "vocab"), text);
     if (!id)
-        return fb_fail(FB_ERROR_FORMAT, "%s: unk_token '%s' is no token", where, text);
+        return fb_fail(FB_ERROR_FORMAT, "%s: unk_token '%s' is not a token", where, text);
     bpe->unknown_id = (int32_t)json_integer_value(id);
     return FB_OK;
 }
 
-/* Features of the model type that byte-level tokenizers do not use. */
+/* Refuses features of BPE models that byte-level tokenizers do not use. */
 static fb_status check_features(const json_t *model, const char *where, bool has_every_byte) {
     const char *type = NULL, *prefix = NULL, *suffix = NULL;
     double dropout = 0;
@@ -187,7 +187,7 @@ static fb_status check_features(const json_t *model, const char *where, bool has
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: end_of_word_suffix is '%s'", where, suffix);
     if (dropout != 0)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: dropout is %g", where, dropout);
-    if (byte_fallback && !has_every_byte) /* else it never comes to that */
+    if (byte_fallback && !has_every_byte) /* with every byte in the vocabulary it has no effect */
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: byte_fallback is true", where);
     return FB_OK;
 }

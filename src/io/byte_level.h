@@ -1,6 +1,6 @@
-/* The alphabet of byte-level BPE: 256 printable characters that stand for the bytes, those of
- * GPT-2. Bytes that are printable Latin-1 stand for themselves, the others are U+0100, U+0101, ...
- * in order. */
+/* The alphabet of byte-level BPE, that of GPT-2: 256 printable characters stand for the 256 bytes.
+ * A byte that is printable Latin-1 stands for itself. The others are U+0100, U+0101, ... in
+ * order. */
 #ifndef FB_IO_BYTE_LEVEL_H
 #define FB_IO_BYTE_LEVEL_H
 
@@ -8,7 +8,7 @@
 
 #define FB_BYTE_LEVEL_SIZE 256
 
-/* Appends the characters of bytes, as UTF-8. */
+/* Appends the characters that stand for these bytes, as UTF-8. */
 fb_status fb_byte_level_append_spelling(fb_buffer *buffer, const unsigned char *bytes,
                                         size_t length);
 

@@ -61,10 +61,10 @@ static fb_status load_single(fb_checkpoint *checkpoint) {
     return FB_OK;
 }
 
-/* Names come from the file: none may lead out of the directory. */
+/* The names come from a file. None may lead out of the directory. */
 static fb_status check_plain_name(const char *name) {
     if (name[0] == '\0' || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is no plain file name", name);
+        return fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is not a plain file name", name);
     return FB_OK;
 }
 
@@ -81,7 +81,7 @@ static fb_status read_placements(json_t *weight_map, placement *placements) {
     return FB_OK;
 }
 
-/* `placements` sorted by shard, so that each file is opened once. */
+/* `placements` is sorted by shard, so each file is opened once. */
 static fb_status load_placements(fb_checkpoint *checkpoint, const placement *placements,
                                  size_t count) {
     for (size_t i = 0; i < count; i++) {

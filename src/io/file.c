@@ -19,7 +19,7 @@ static fb_status fail_with_errno(const char *path, const char *what) {
     return fb_fail(FB_ERROR_IO, "%s: %s: %s", path, what, strerror(code));
 }
 
-/* O_NONBLOCK: opening a pipe must not wait for its writer only to be refused afterwards. */
+/* O_NONBLOCK: opening a pipe must not wait for a writer, because a pipe is refused anyway. */
 static fb_status open_regular(const char *path, int *descriptor, size_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -64,7 +64,7 @@ void fb_file_map_close(fb_file_map *map) {
 
 enum { READ_SIZE = 65536 };
 
-/* Appends what `fd` still has, and a NUL; FB_ERROR_FORMAT above `limit` bytes. */
+/* Appends everything up to the end of `fd`, and a NUL. FB_ERROR_FORMAT above `limit` bytes. */
 static fb_status read_to_end(int fd, const char *path, size_t limit, fb_buffer *buffer) {
     for (;;) {
         FB_TRY(fb_buffer_reserve(buffer, READ_SIZE));
@@ -131,8 +131,8 @@ static void writer_free(fb_file_writer *writer) {
     fb_free(writer);
 }
 
-/* A name of its own for every writer of this process, and O_EXCL against those of others. Opened
- * with mode 0666 so that the umask decides, as it does for a file written in place. */
+/* The counter gives every writer of this process its own name, and O_EXCL guards against names of
+ * other processes. The mode is 0666 so that the umask decides, as for a file written in place. */
 static fb_status open_temporary(fb_file_writer *writer, int *descriptor) {
     static atomic_uint counter;
     size_t size = strlen(writer->path) + 64;

@@ -7,43 +7,44 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* A regular file mapped read-only. Nothing is read until it is touched, so a map of 16 GB costs
- * nothing by itself. A file that another process shortens while it is mapped raises SIGBUS. */
+/* A regular file mapped read-only. The system reads a page when it is first touched, so mapping 16
+ * GB costs nothing by itself. If another process shortens the file while it is mapped, reading
+ * beyond its new end raises SIGBUS. */
 typedef struct fb_file_map {
     const void *data; /* page-aligned; never NULL once opened, also for an empty file */
     size_t size;      /* bytes */
 } fb_file_map;
 
-/* FB_ERROR_IO when `path` is no regular file that can be read. */
+/* FB_ERROR_IO when `path` is not a regular file or cannot be read. */
 fb_status fb_file_map_open(const char *path, fb_file_map *map);
 
-/* Takes a zeroed map too; the map is zeroed. */
+/* Unmaps the file and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
 
-/* Reads `path` to its end (a regular file, a pipe, a terminal). *data: *size bytes and then a NUL
- * that is not counted; the caller's, fb_free. FB_ERROR_FORMAT when there are more than `limit`
- * bytes. */
+/* Reads `path` to its end (a regular file, a pipe, a terminal). *data holds *size bytes and then a
+ * NUL, which is not counted. The caller frees it with fb_free. FB_ERROR_FORMAT when there are more
+ * than `limit` bytes. */
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size);
 
-/* true when something is at `path`, whatever it is. */
+/* true when `path` names a file of any type. */
 bool fb_file_exists(const char *path);
 bool fb_file_is_directory(const char *path);
 
-/* directory/name; *path is the caller's, fb_free. */
+/* *path is directory/name. The caller frees it with fb_free. */
 fb_status fb_path_join(const char *directory, const char *name, char **path);
 
-/* A file that appears whole or not at all: bytes go to a temporary file beside `path`, which is
- * renamed to `path` by fb_file_writer_commit. What is no regular file (/dev/stdout, a pipe) is
- * written directly. */
+/* Writes a file that appears whole or not at all. The bytes go to a temporary file beside `path`,
+ * and fb_file_writer_commit renames it to `path`. If `path` exists and is not a regular file
+ * (/dev/stdout, a pipe), the bytes go directly to it. */
 typedef struct fb_file_writer fb_file_writer;
 
 fb_status fb_file_writer_open(const char *path, fb_file_writer **writer);
 fb_status fb_file_writer_put(fb_file_writer *writer, const void *data, size_t size);
 
-/* Frees the writer whether it succeeds or not; on failure `path` is what it was before. */
+/* Frees the writer on success and on failure. On failure `path` is unchanged. */
 fb_status fb_file_writer_commit(fb_file_writer *writer);
 
-/* Frees the writer and removes the temporary file. Takes NULL. */
+/* Frees the writer and removes the temporary file. NULL is allowed. */
 void fb_file_writer_abandon(fb_file_writer *writer);
 
 /* The four calls above in one. */

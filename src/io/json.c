@@ -36,7 +36,7 @@ bool fb_json_has(const json_t *object, const char *key) {
 
 enum { VALUE_TEXT_SIZE = 80 };
 
-/* What a message shows of a value: JSON text, cut where it is long. */
+/* The text that a message shows for a value: JSON, or the type of the value if JSON is too long. */
 static const char *show(const json_t *item, char text[VALUE_TEXT_SIZE]) {
     size_t size = json_dumpb(item, text, VALUE_TEXT_SIZE - 1,
                              JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));

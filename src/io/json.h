@@ -1,9 +1,8 @@
-/* JSON files and typed fields of theirs, over jansson. Duplicate keys, invalid UTF-8, NUL in
+/* JSON files and typed access to their fields, over jansson. Duplicate keys, invalid UTF-8, NUL in
  * strings, integers beyond int64 and more than 2048 levels of nesting are errors (FB_ERROR_FORMAT).
  *
- * `where` is what messages name first: the file's path or name, and the parent field if there is
- * one ("config.json", "config.json: rope_scaling").
- */
+ * Every message begins with `where`: the path or name of the file, and the parent field if there is
+ * one ("config.json", "config.json: rope_scaling"). */
 #ifndef FB_IO_JSON_H
 #define FB_IO_JSON_H
 
@@ -13,15 +12,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Both give an object; the caller's, json_decref. */
+/* Both give an object. The caller releases it with json_decref. */
 fb_status fb_json_parse(const char *text, size_t size, const char *where, json_t **object);
 fb_status fb_json_load(const char *path, size_t limit, json_t **object);
 
 /* true when `object` has `key` with a value that is not null. */
 bool fb_json_has(const json_t *object, const char *key);
 
-/* A field that must be there, or FB_ERROR_FORMAT. Integers are whole and within [min, max]; a
- * double may be written as an integer; a string or an array or object is borrowed from `object`. */
+/* Required fields. A missing field, or one of another type, is FB_ERROR_FORMAT. A size is an
+ * integer within [min, max]. A double may be written as an integer. Strings, arrays and objects are
+ * borrowed from `object`. */
 fb_status fb_json_get_size(const json_t *object, const char *where, const char *key, size_t min,
                            size_t max, size_t *value);
 fb_status fb_json_get_double(const json_t *object, const char *where, const char *key,
@@ -34,8 +34,8 @@ fb_status fb_json_get_array(const json_t *object, const char *where, const char 
 fb_status fb_json_get_object(const json_t *object, const char *where, const char *key,
                              json_t **value);
 
-/* The same, where a missing field or null gives `otherwise` (which need not be within [min, max],
- * so that a value out of range can mean "not given"). */
+/* Optional fields: a missing field or null gives `otherwise`. It need not be within [min, max], so
+ * a value out of range can mean "not given". */
 fb_status fb_json_get_size_or(const json_t *object, const char *where, const char *key, size_t min,
                               size_t max, size_t otherwise, size_t *value);
 fb_status fb_json_get_double_or(const json_t *object, const char *where, const char *key,
@@ -45,7 +45,7 @@ fb_status fb_json_get_bool_or(const json_t *object, const char *where, const cha
 fb_status fb_json_get_string_or(const json_t *object, const char *where, const char *key,
                                 const char *otherwise, const char **value);
 
-/* One value that is no field: element `index` of an array, say. `key` is only for messages. */
+/* A value that is not a field, such as an element of an array. `key` is only used in messages. */
 fb_status fb_json_size(const json_t *item, const char *where, const char *key, size_t min,
                        size_t max, size_t *value);
 

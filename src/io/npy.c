@@ -27,7 +27,7 @@ static const struct {
 
 enum { DESCRIPTIONS = sizeof descriptions / sizeof descriptions[0] };
 
-/* The header, a Python dictionary of three known keys, between `at` and `end`. */
+/* Reads the header, a Python dictionary with three known keys, from `at` to `end`. */
 typedef struct reader {
     const char *at, *end;
 } reader;
@@ -37,7 +37,7 @@ static void skip_spaces(reader *r) {
         r->at++;
 }
 
-/* Steps over `text` if it comes next, spaces aside. */
+/* Skips spaces, and `text` if it comes next. */
 static bool accept(reader *r, const char *text) {
     skip_spaces(r);
     size_t length = strlen(text);

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* What becomes of the matches of a Split, which are its delimiters. */
+/* The matches of a Split are delimiters. Its behavior says where they go. */
 typedef enum split_behavior {
     SPLIT_REMOVED,
     SPLIT_ISOLATED,
@@ -24,13 +24,13 @@ static const char *const behavior_names[SPLIT_BEHAVIORS] = {
 static const char byte_level_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/* Nothing in use has more than three. */
+/* Tokenizers in use have at most three. */
 enum { MAX_STEPS = 16 };
 
 typedef struct step {
     fb_regex *regex; /* NULL: the text stays whole */
     split_behavior behavior;
-    bool invert;           /* what does not match is the delimiter */
+    bool invert;           /* the text between matches is the delimiter */
     bool byte_level;       /* this is the last step */
     bool add_prefix_space; /* before text that does not begin with one */
 } step;
@@ -105,7 +105,7 @@ static fb_status load_steps(const json_t *config, const char *where,
     if (pretokenizer->count == MAX_STEPS)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: more than %d steps", where, MAX_STEPS);
     if (pretokenizer->count > 0 && pretokenizer->steps[pretokenizer->count - 1].byte_level)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s behind a ByteLevel", where, type);
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s after a ByteLevel", where, type);
     step *made = &pretokenizer->steps[pretokenizer->count++];
     return split ? load_split(config, where, made) : load_byte_level(config, where, made);
 }
@@ -138,7 +138,7 @@ static fb_status append_span(fb_buffer *spans, size_t begin, size_t end, bool de
     return begin < end ? fb_buffer_append(spans, &item, sizeof item) : FB_OK;
 }
 
-/* Matches and what lies between them. */
+/* Appends the matches and the text between them. */
 static fb_status find_spans(const step *rule, fb_regex_state *state, const unsigned char *text,
                             size_t length, fb_buffer *spans) {
     size_t covered = 0, from = 0;
@@ -151,13 +151,13 @@ static fb_status find_spans(const step *rule, fb_regex_state *state, const unsig
         FB_TRY(append_span(spans, covered, begin, rule->invert));
         FB_TRY(append_span(spans, begin, end, !rule->invert));
         covered = from = end;
-        if (begin == end) /* an empty match: go on behind the next character */
+        if (begin == end) /* an empty match: go on after the next character */
             from += end < length ? fb_utf8_decode(text + end, length - end).size : 1;
     }
     return append_span(spans, covered, length, rule->invert);
 }
 
-/* Does a span continue the one before it? */
+/* true when a span continues the previous one. */
 static bool joins(split_behavior behavior, bool previous_delimiter, bool delimiter) {
     switch (behavior) {
     case SPLIT_MERGED_WITH_PREVIOUS:

@@ -32,7 +32,7 @@ static fb_status fail_with_code(fb_status status, const char *what, int code) {
     return fb_fail(status, "%s: %s", what, (const char *)text);
 }
 
-/* Lines end with LF alone, as Oniguruma has them. */
+/* Only LF ends a line, as in Oniguruma. */
 static fb_status compile(const unsigned char *pattern, size_t length, uint32_t options,
                          pcre2_code **code) {
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);

@@ -1,7 +1,7 @@
-/* Regular expressions of tokenizers, over PCRE2.
+/* The regular expressions of tokenizers, over PCRE2.
  *
- * tokenizer.json writes them for Oniguruma. Most of both languages is the same; what differs is
- * translated (regex_translate.c), so that \s, \p{L} and the like mean the same characters with
+ * tokenizer.json writes them for Oniguruma. Most of the two languages is the same. The differences
+ * are translated (regex_translate.c), so that \s, \p{L} and the like mean the same characters with
  * every version of PCRE2:
  *   \s \S       White_Space (PCRE2 adds U+180E)
  *   \p{..}      with the characters of later Unicode versions; an upper-case \P inside [...] is
@@ -11,7 +11,7 @@
  *   (?i:...)    folds ASCII letters only
  *   {,n}        {0,n}
  *   ^ $         at lines
- * Class intersections, nested classes and a + behind {m,n} are FB_ERROR_UNSUPPORTED. */
+ * Class intersections, nested classes and a + after {m,n} are FB_ERROR_UNSUPPORTED. */
 #ifndef FB_IO_REGEX_H
 #define FB_IO_REGEX_H
 
@@ -22,18 +22,19 @@
 /* Immutable once compiled: any number of threads may use one, each with a state of its own. */
 typedef struct fb_regex fb_regex;
 
-/* `literal`: the pattern is text to be found as it stands. */
+/* `literal`: the pattern is plain text, not an expression. */
 fb_status fb_regex_compile(const char *pattern, bool literal, fb_regex **regex);
 void fb_regex_destroy(fb_regex *regex);
 
-/* What a thread needs for matching; one serves any number of expressions. */
+/* Memory that a thread needs for matching. One state serves any number of expressions. */
 typedef struct fb_regex_state fb_regex_state;
 
 fb_status fb_regex_state_create(fb_regex_state **state);
 void fb_regex_state_destroy(fb_regex_state *state);
 
-/* The first match in text[0 .. length), well-formed UTF-8, at or after `from`:
- * [*begin, *end) and *found. FB_ERROR_UNSUPPORTED when it exceeds PCRE2's limits. */
+/* Finds the first match at or after `from` in text[0 .. length), which is well-formed UTF-8. *found
+ * says whether there is one; the match is [*begin, *end). FB_ERROR_UNSUPPORTED when the search
+ * exceeds the limits of PCRE2. */
 fb_status fb_regex_find(const fb_regex *regex, fb_regex_state *state, const unsigned char *text,
                         size_t length, size_t from, bool *found, size_t *begin, size_t *end);
 

@@ -17,7 +17,7 @@ static const char not_white_space[] =
 static const char hexadecimal[] = "0-9A-Fa-f";
 static const char not_hexadecimal[] = "\\x{0}-/:-@G-`g-\\x{10ffff}";
 
-/* `at` is what is read next; NUL ends the pattern. */
+/* `at` is the next character to read; NUL ends the pattern. */
 typedef struct translator {
     fb_buffer *out;
     const char *at;
@@ -41,7 +41,7 @@ static fb_status unsupported(const char *what) {
     return fb_fail(FB_ERROR_UNSUPPORTED, "regular expression: %s", what);
 }
 
-/* Members of a class, to stand between [ and ]. */
+/* Appends the members of a class, to stand between [ and ]. */
 static fb_status put_members(translator *t, char escape) {
     static const char *const names[] = {"L", "M", "N", "Pc"};
     switch (escape) {
@@ -101,7 +101,7 @@ static fb_status put_property(translator *t, bool in_class) {
     FB_TRY(put(t, in_class && negated ? "\\P{" : "\\p{"));
     FB_TRY(put(t, category));
     FB_TRY(put(t, "}"));
-    /* What \P leaves out cannot be taken out of a class that other members share. */
+    /* A member cannot be taken out of a class again, so a \P in [...] is left to PCRE2. */
     if (!in_class || !negated)
         FB_TRY(fb_unicode_append_additions(t->out, category, strlen(category)));
     return in_class ? FB_OK : put(t, "]");
@@ -118,7 +118,7 @@ static fb_status put_code_point(translator *t) {
     return put(t, "}");
 }
 
-/* \x{...}, \t, \., a back reference, ...: the same in both languages. */
+/* \x{...}, \t, \., back references and the like are the same in both languages. */
 static fb_status copy_escape(translator *t) {
     if (t->at[1] == 'Q' || t->at[1] == '\0')
         return unsupported("a backslash that quotes nothing");
@@ -183,7 +183,8 @@ static bool is_ascii_letter(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* The other case of the ASCII letters in [first, last], which stands in a class already. */
+/* Appends the other case of the ASCII letters in [first, last]. The range itself is in the class
+ * already. */
 static fb_status put_other_cases(translator *t, char first, char last) {
     for (int c = first; c <= last; c++) {
         int other = c ^ 0x20;
@@ -203,7 +204,7 @@ static fb_status translate_class_member(translator *t) {
         last = t->at[2];
         FB_TRY(copy(t, 2));
     }
-    FB_TRY(copy(t, 1)); /* of a longer character the rest follows as members of its own */
+    FB_TRY(copy(t, 1)); /* the other bytes of a longer character follow as members */
     bool ascii = (unsigned char)first < 0x80 && (unsigned char)last < 0x80;
     return t->fold && ascii ? put_other_cases(t, first, last) : FB_OK;
 }
@@ -266,7 +267,7 @@ static fb_status translate_brace(translator *t) {
     if (*end != '}' || low + high == 0)
         return copy(t, 1);
     if (end[1] == '+')
-        return unsupported("+ behind {m,n}");
+        return unsupported("+ after {m,n}");
     if (low == 0) {
         FB_TRY(put(t, "{0"));
         t->at++;

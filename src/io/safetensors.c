@@ -20,7 +20,7 @@ struct fb_safetensors {
     size_t count;
 };
 
-/* Where the tensors' bytes are. */
+/* The bytes of the tensors. */
 typedef struct data_region {
     const unsigned char *start;
     size_t size;
@@ -114,8 +114,8 @@ static int compare_names(const void *left, const void *right) {
     return strcmp(a->name, b->name);
 }
 
-/* In order of place every tensor begins where the one before it ended, and the last ends the
- * file: no byte is hidden and none is used twice. */
+/* Sorts the tensors by offset and checks that each begins where the previous one ends, and that the
+ * last one ends at the end of the file. No byte is hidden, and none is used twice. */
 static fb_status check_places(fb_tensor_view *tensors, size_t count, data_region region) {
     size_t covered = 0;
     if (count > 0)

@@ -22,14 +22,14 @@ static fb_status add_metadata(json_t *header, const fb_metadata_entry *entries, 
     return FB_OK;
 }
 
-/* Sizes and offsets as JSON integers, which end at 2^63 - 1. */
+/* Appends a size or an offset. JSON integers end at 2^63 - 1 here. */
 static fb_status append_size(json_t *array, size_t value) {
     if (value > INT64_MAX || json_array_append_new(array, json_integer((json_int_t)value)) != 0)
         return fb_fail(FB_ERROR_ARGUMENT, "%zu does not fit the header", value);
     return FB_OK;
 }
 
-/* *offset: where the tensor begins; advanced past its end. */
+/* The tensor begins at *offset, which is advanced past its end. */
 static fb_status add_tensor(json_t *header, const fb_tensor_view *tensor, size_t *offset) {
     if (tensor->dtype <= FB_TENSOR_OTHER || tensor->dtype >= FB_TENSOR_DTYPE_COUNT ||
         tensor->ndim > FB_TENSOR_MAX_DIMS)
@@ -39,7 +39,7 @@ static fb_status add_tensor(json_t *header, const fb_tensor_view *tensor, size_t
         return fb_fail(FB_ERROR_ARGUMENT, "the name is taken");
     size_t count = 0, bytes = 0, end = 0;
     if (fb_tensor_sizes(tensor->dtype, tensor->ndim, tensor->shape, &count, &bytes) != FB_OK)
-        return FB_ERROR_ARGUMENT; /* of the caller's, not of a file */
+        return FB_ERROR_ARGUMENT; /* the caller gave the shape, not a file */
     if (!fb_size_add(*offset, bytes, &end))
         return fb_fail(FB_ERROR_ARGUMENT, "the file's size does not fit size_t");
     json_t *shape = json_array(), *offsets = json_array();
@@ -107,7 +107,7 @@ fb_status fb_safetensors_write(const char *path, const fb_tensor_view *tensors, 
         status = write_header(writer, text);
     if (status == FB_OK)
         status = write_data(writer, tensors, num_tensors);
-    free(text); /* jansson's own */
+    free(text); /* allocated by jansson */
     if (status != FB_OK) {
         fb_file_writer_abandon(writer);
         return status;

@@ -114,7 +114,7 @@ static fb_status check_range(const fb_tensor_view *tensor, size_t first, size_t 
     return FB_OK;
 }
 
-/* Loads of one element that assume nothing about its address. */
+/* Loads one element from any address. */
 #define DEFINE_LOAD(type, name)                                                                    \
     static type load_##name(const unsigned char *data, size_t index) {                             \
         type value;                                                                                \
@@ -178,7 +178,7 @@ fb_status fb_tensor_read_f64(const fb_tensor_view *tensor, size_t first, size_t 
     }
 }
 
-/* FB_ERROR_FORMAT when an element of the range is above `max`. */
+/* FB_ERROR_FORMAT when an element of the range does not fit int64_t. */
 static fb_status check_u64(const fb_tensor_view *tensor, size_t first, size_t count) {
     for (size_t i = first; i < first + count; i++) {
         uint64_t value = load_u64(tensor->data, i);
@@ -220,7 +220,7 @@ fb_status fb_tensor_read_i64(const fb_tensor_view *tensor, size_t first, size_t 
 fb_status fb_tensor_read_i32(const fb_tensor_view *tensor, size_t first, size_t count,
                              int32_t *out) {
     FB_TRY(check_range(tensor, first, count));
-    /* Two passes over one element at a time: `out` stays untouched if the last one does not fit. */
+    /* The first pass only checks: `out` stays untouched if an element does not fit. */
     for (int pass = 0; pass < 2; pass++)
         for (size_t i = 0; i < count; i++) {
             int64_t value = 0;

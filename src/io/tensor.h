@@ -1,4 +1,4 @@
-/* Tensors as files hold them: a dtype, a shape and bytes somewhere, C order, little-endian. */
+/* Tensors as files hold them: a dtype, a shape, and bytes in C order, little-endian. */
 #ifndef FB_IO_TENSOR_H
 #define FB_IO_TENSOR_H
 
@@ -9,8 +9,8 @@
 
 #define FB_TENSOR_MAX_DIMS 8
 
-/* Every element type of safetensors whose elements are whole bytes; FB_TENSOR_OTHER is one that
- * this library has no name for (its bytes are there, its elements cannot be read). */
+/* Every element type of safetensors whose elements are whole bytes; FB_TENSOR_OTHER stands for any
+ * other type: the bytes are available, but the elements cannot be read. */
 typedef enum fb_tensor_dtype {
     FB_TENSOR_OTHER = 0,
     FB_TENSOR_F64,
@@ -33,8 +33,8 @@ typedef enum fb_tensor_dtype {
     FB_TENSOR_DTYPE_COUNT,
 } fb_tensor_dtype;
 
-/* A view borrows: name, dtype_name and data belong to the file it came from. `data` need not be
- * aligned to the element (files do not promise it): the readers below cope with that. */
+/* A view borrows name, dtype_name and data from the file that it came from. Files do not promise
+ * that `data` is aligned to the element; the functions below read from any address. */
 typedef struct fb_tensor_view {
     const char *name;
     fb_tensor_dtype dtype;
@@ -53,15 +53,15 @@ const char *fb_tensor_dtype_name(fb_tensor_dtype dtype);
 /* Bytes of an element; 0 for FB_TENSOR_OTHER. */
 size_t fb_tensor_dtype_size(fb_tensor_dtype dtype);
 
-/* Product of the shape and that times the element's size, or FB_ERROR_FORMAT on overflow. `bytes`
- * is 0 for FB_TENSOR_OTHER. */
+/* *count is the product of the shape, *bytes that product times the size of an element.
+ * FB_ERROR_FORMAT on overflow. `bytes` is 0 for FB_TENSOR_OTHER. */
 fb_status fb_tensor_sizes(fb_tensor_dtype dtype, size_t ndim, const size_t *shape, size_t *count,
                           size_t *bytes);
 
 /* FB_ERROR_FORMAT, naming the tensor and both shapes, unless the shapes are equal. */
 fb_status fb_tensor_check_shape(const fb_tensor_view *tensor, size_t ndim, const size_t *shape);
 
-/* The dtype as one that the numeric core stores; FB_ERROR_UNSUPPORTED for any other. */
+/* The dtype as an fb_dtype; FB_ERROR_UNSUPPORTED for a type that the numeric core cannot store. */
 fb_status fb_tensor_storage(const fb_tensor_view *tensor, fb_dtype *dtype);
 
 /* Elements [first, first + count) of the flattened tensor, converted.

@@ -24,7 +24,7 @@ static fb_status encode_piece(void *context, const unsigned char *piece, size_t 
 
 typedef fb_status encode_plain(encoding *job, const unsigned char *text, size_t length);
 
-/* Added tokens to their ids, what is between them to `plain`. */
+/* Appends the ids of added tokens, and gives the text between them to `plain`. */
 static fb_status encode_parts(encoding *job, const fb_added_matcher *matcher, encode_plain *plain,
                               const unsigned char *text, size_t length) {
     for (size_t from = 0; from < length;) {
@@ -80,7 +80,7 @@ fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, s
     if (length > MAX_TEXT)
         return fb_fail(FB_ERROR_ARGUMENT, "length is %zu, above %zu", length, MAX_TEXT);
     if (added != FB_ADDED_PARSED && added != FB_ADDED_SPECIAL_AS_TEXT && added != FB_ADDED_AS_TEXT)
-        return fb_fail(FB_ERROR_ARGUMENT, "added is %d, no fb_added_tokens", (int)added);
+        return fb_fail(FB_ERROR_ARGUMENT, "added is %d, not an fb_added_tokens", (int)added);
     fb_buffer buffer = {0};
     encoding job = {.tokenizer = tokenizer, .added = added, .ids = &buffer};
     FB_TRY(fb_regex_state_create(&job.regex));

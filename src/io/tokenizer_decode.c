@@ -9,10 +9,10 @@ struct fb_token_stream {
     const fb_tokenizer *tokenizer;
     bool skip_special;
     fb_buffer pending; /* bytes of tokens, not yet decoded */
-    fb_buffer text;    /* what the last call gave */
+    fb_buffer text;    /* the result of the last call */
 };
 
-/* Decodes pending bytes; what may still become a character stays unless `all`. */
+/* Decodes pending bytes. An incomplete character at the end stays pending unless `all`. */
 static fb_status flush(fb_token_stream *stream, bool all) {
     size_t rest = 0;
     FB_TRY(fb_utf8_append_replaced(&stream->text, stream->pending.data, stream->pending.size,
@@ -30,7 +30,7 @@ static fb_status put_token(fb_token_stream *stream, int32_t id) {
     if (!token || (stream->skip_special && (token->flags & FB_TOKEN_SPECIAL)))
         return FB_OK;
     const unsigned char *bytes = vocabulary->text.data + token->bytes;
-    if (token->flags & FB_TOKEN_ADDED) { /* text of its own: no character continues into it */
+    if (token->flags & FB_TOKEN_ADDED) { /* an added token: a character cannot continue into it */
         FB_TRY(flush(stream, true));
         return fb_buffer_append(&stream->text, bytes, token->bytes_length);
     }

@@ -1,4 +1,5 @@
-/* The parts of a tokenizer, filled by tokenizer_load.c, used by the rest of tokenizer*.c. */
+/* The parts of a tokenizer. tokenizer_load.c fills them; tokenizer.c and tokenizer_decode.c use
+ * them. */
 #ifndef FB_IO_TOKENIZER_INTERNAL_H
 #define FB_IO_TOKENIZER_INTERNAL_H
 
@@ -11,8 +12,8 @@
 struct fb_tokenizer {
     fb_vocabulary vocabulary;
     bool nfc; /* normalise to NFC before splitting */
-    /* Added tokens that are searched for in the text as it is, then, in what is left and has been
-     * normalised, those marked `normalized`. */
+    /* `raw` is searched for in the text as given. The rest of the text is normalised, and
+     * `normalized` (the added tokens with that mark) is searched for there. */
     fb_added_matcher raw, normalized;
     fb_pretokenizer *pretokenizer;
     fb_bpe bpe;

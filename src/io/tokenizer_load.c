@@ -13,7 +13,7 @@ enum { MAX_FILE = 512 * 1024 * 1024 };
 static const char file_name[] = "tokenizer.json";
 static const char config_name[] = "tokenizer_config.json";
 
-/* Added tokens while they are collected. */
+/* The added tokens of both files. */
 typedef struct added_list {
     fb_added_token *items;
     size_t count;
@@ -46,12 +46,12 @@ static fb_status parse_id(const char *text, const char *where, size_t *id) {
     char *end = NULL;
     unsigned long value = strtoul(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end != '\0' || value > FB_MAX_TOKEN_ID)
-        return fb_fail(FB_ERROR_FORMAT, "%s: '%s' is no token id", where, text);
+        return fb_fail(FB_ERROR_FORMAT, "%s: '%s' is not a token id", where, text);
     *id = value;
     return FB_OK;
 }
 
-/* The texts of the list, as keys. */
+/* *texts has the texts of the list as keys. */
 static fb_status collect_texts(const added_list *list, json_t **texts) {
     json_t *made = json_object();
     for (size_t i = 0; made && i < list->count; i++)
@@ -80,7 +80,8 @@ static fb_status read_missing(const json_t *object, const char *where, const jso
     return FB_OK;
 }
 
-/* tokenizer_config.json: an object by id. What tokenizer.json has already is left as it is. */
+/* Reads added_tokens_decoder of tokenizer_config.json, an object with ids as keys. It adds only
+ * tokens whose text is not in tokenizer.json. */
 static fb_status read_added_object(const json_t *object, const char *where, added_list *list) {
     json_t *texts = NULL;
     FB_TRY(collect_texts(list, &texts));
@@ -116,7 +117,7 @@ static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc) 
 
 static fb_status load_added(fb_tokenizer *tokenizer, const json_t *vocab, const added_list *list) {
     FB_TRY(fb_vocabulary_load(vocab, list->items, list->count, "model", &tokenizer->vocabulary));
-    /* Without a normalizer there is one search for all of them. */
+    /* Without a normalizer, `raw` takes all of them. */
     for (size_t i = 0; i < list->count; i++)
         list->items[i].normalized = list->items[i].normalized && tokenizer->nfc;
     FB_TRY(fb_added_matcher_load(list->items, list->count, false, false, &tokenizer->raw));

@@ -64,8 +64,8 @@ static int compare_elements(const void *left, const void *right) {
     return a->place < b->place ? -1 : a->place > b->place;
 }
 
-/* Runs of marks are put in the order of their classes. Sorting by comparison, not by neighbours as
- * utf8proc does, keeps a long run of marks from taking quadratic time. */
+/* Sorts each run of marks by class. utf8proc swaps neighbours, which takes quadratic time for a
+ * long run of marks; qsort does not. */
 static void order_marks(element *items, size_t count) {
     for (size_t begin = 0; begin < count;) {
         if (items[begin].combining_class == 0) {
@@ -82,7 +82,7 @@ static void order_marks(element *items, size_t count) {
     }
 }
 
-/* The one character that both make, if there is one. */
+/* Composes two characters into one; false when there is no such character. */
 static bool compose(uint32_t first, uint32_t second, uint32_t *composed) {
     if (second < 0x300)
         return false;
@@ -99,7 +99,7 @@ static bool compose(uint32_t first, uint32_t second, uint32_t *composed) {
 }
 
 /* Composes in place; returns the number of characters left. A character is blocked from the last
- * starter when something between them has class 0 or a class not below its own. */
+ * starter when a character between them has class 0 or a class that is not below its own. */
 static size_t compose_all(element *items, size_t count) {
     size_t used = 0, starter = SIZE_MAX;
     int last_class = -1; /* -1: nothing stands between the starter and the next character */

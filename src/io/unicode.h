@@ -1,4 +1,5 @@
-/* Unicode as the tokenizer needs it: that of utf8proc, and the characters that came later. */
+/* The parts of Unicode that the tokenizer needs: the tables of utf8proc, and the characters of
+ * later Unicode versions. */
 #ifndef FB_IO_UNICODE_H
 #define FB_IO_UNICODE_H
 
@@ -15,11 +16,12 @@ fb_status fb_unicode_append_nfc(fb_buffer *buffer, const unsigned char *text, si
 /* The property White_Space. */
 bool fb_unicode_is_white_space(uint32_t code_point);
 
-/* Letters, marks, decimal digits, letter numbers, connectors and joiners: what \w is. */
+/* true for the characters of \w: letters, marks, decimal digits, letter numbers, connectors and
+ * joiners. */
 bool fb_unicode_is_word(uint32_t code_point);
 
-/* Appends \x{...}-\x{...} for every character that PCRE2 may not yet know and whose general
- * category is category[0 .. length): "L", "Lu", "LC" or "L&" (cased letters). */
+/* Appends \x{...}-\x{...} for the characters that PCRE2 may not know yet and whose general category
+ * is category[0 .. length): "L", "Lu", "LC" or "L&" (cased letters). */
 fb_status fb_unicode_append_additions(fb_buffer *buffer, const char *category, size_t length);
 
 #endif

@@ -4,8 +4,9 @@
 
 #include <string.h>
 
-/* Bytes that follow a lead byte, and the range of the first of them: it excludes overlong forms,
- * surrogates and what is above U+10FFFF. The others are 0x80 .. 0xbf. */
+/* The number of bytes that follow a lead byte, and the range of the first of them. The range
+ * excludes overlong forms, surrogates and code points above U+10FFFF. The other bytes are 0x80 ..
+ * 0xbf. */
 typedef struct lead {
     size_t following;
     unsigned char low, high;

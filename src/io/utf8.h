@@ -21,18 +21,18 @@ typedef struct fb_utf8_step {
     size_t size;         /* bytes, at least 1 */
 } fb_utf8_step;
 
-/* What text[0 .. length) begins with; length > 0. */
+/* Decodes the beginning of text[0 .. length); length > 0. */
 fb_utf8_step fb_utf8_decode(const unsigned char *text, size_t length);
 
-/* Bytes before the first ill-formed sequence: `length` when there is none. */
+/* The number of bytes before the first ill-formed sequence; `length` when there is none. */
 size_t fb_utf8_valid_prefix(const unsigned char *text, size_t length);
 
-/* Appends the text, ill-formed sequences replaced. An incomplete one at the end is left out where
- * `rest` is given: *rest is then its size, otherwise 0. */
+/* Appends the text with U+FFFD in place of ill-formed sequences. If `rest` is not NULL, an
+ * incomplete sequence at the end is left out and *rest is its size; *rest is 0 if there is none. */
 fb_status fb_utf8_append_replaced(fb_buffer *buffer, const unsigned char *text, size_t length,
                                   size_t *rest);
 
-/* Appends a code point: at most 0x10ffff and no surrogate. */
+/* Appends a code point, which is at most 0x10ffff and not a surrogate. */
 fb_status fb_utf8_append(fb_buffer *buffer, uint32_t code_point);
 
 #endif

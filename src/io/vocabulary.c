@@ -33,7 +33,7 @@ static fb_status store(fb_vocabulary *vocabulary, size_t id, const char *spellin
     token->spelling_length = (uint32_t)length;
     FB_TRY(fb_buffer_append(&vocabulary->text, spelling, length));
     token->bytes = vocabulary->text.size;
-    if (flags & FB_TOKEN_ADDED) { /* added tokens are text, not spelled in the alphabet */
+    if (flags & FB_TOKEN_ADDED) { /* added tokens are plain text, not spelled in the alphabet */
         token->bytes = token->spelling;
     } else {
         FB_TRY(fb_byte_level_append_bytes(&vocabulary->text, spelling, length));
@@ -83,7 +83,8 @@ static int compare_tokens(const fb_vocabulary *vocabulary, int32_t left, int32_t
                         vocabulary->text.data + b->spelling, b->spelling_length);
 }
 
-/* Merge sort, as qsort has no context argument. from and to: [count]; the result is in `to`. */
+/* Merge sort, because qsort has no context argument. `from` and `to` [count] hold the same ids at
+ * first; the result is in `to`. */
 static void sort_ids(const fb_vocabulary *vocabulary, int32_t *from, int32_t *to, size_t count) {
     if (count < 2)
         return;

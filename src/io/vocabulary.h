@@ -1,4 +1,4 @@
-/* The tokens of a tokenizer: how they are spelled, what bytes they stand for. */
+/* The tokens of a tokenizer: their spellings, and the bytes that they stand for. */
 #ifndef FB_IO_VOCABULARY_H
 #define FB_IO_VOCABULARY_H
 
@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Ids are below this. The largest vocabularies in use have a quarter of a million tokens. */
+/* No id is above this. The largest vocabularies in use have a quarter of a million tokens. */
 #define FB_MAX_TOKEN_ID ((1u << 22) - 1)
 
 enum { FB_TOKEN_EXISTS = 1, FB_TOKEN_ADDED = 2, FB_TOKEN_SPECIAL = 4 };
@@ -27,16 +27,16 @@ typedef struct fb_vocabulary {
     fb_buffer text;
 } fb_vocabulary;
 
-/* A token that is not in the model's own vocabulary, or is marked there as special. */
+/* An entry of added_tokens: a token beside those of the model, or more about one of them. */
 typedef struct fb_added_token {
     const char *content; /* borrowed from the JSON document */
     int32_t id;
     bool special, normalized, lstrip, rstrip, single_word;
 } fb_added_token;
 
-/* From model.vocab ({spelling: id}) and the added tokens, whose spelling is their text. Two tokens
- * with one id or one spelling are FB_ERROR_FORMAT, except for an added token that repeats a token
- * of the model. *vocabulary is zeroed before; free it on failure too. */
+/* Loads model.vocab ({spelling: id}) and the added tokens, whose spelling is their text.
+ * FB_ERROR_FORMAT when two tokens have the same id or the same spelling; only an added token may
+ * repeat a token of the model. *vocabulary must be zeroed; free it on failure too. */
 fb_status fb_vocabulary_load(const json_t *vocab, const fb_added_token *added, size_t num_added,
                              const char *where, fb_vocabulary *vocabulary);
 void fb_vocabulary_free(fb_vocabulary *vocabulary);
