@@ -48,7 +48,10 @@ def main():
         line = source[: match.start()].rpartition("\n")[2]
         return doxygen_comment(match, match.start() == 0, line.strip() != "")
 
-    sys.stdout.write(COMMENT.sub(replaced, source))
+    text = COMMENT.sub(replaced, source)
+    if sys.argv[1].endswith("/flashblock.h"):  # what it says is the first page, too
+        text += text[: text.index("*/") + 2].replace("@file", "@mainpage FlashBlock")
+    sys.stdout.write(text)
 
 
 main()

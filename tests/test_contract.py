@@ -10,6 +10,8 @@ import random
 import struct
 import sys
 
+from documentation_support import run_checks
+
 INF, NAN = math.inf, math.nan
 
 
@@ -295,15 +297,7 @@ def main():
         ("infinities and NaN among the values", check_attend(library, 8, 1100, change=hostile)),
         ("a score that is NaN", check_attend(library, 8, 1100, change=nan_score)),
     ]
-    failed = False
-    print(f"1..{len(checks)}")
-    for name, faults in checks:
-        faults = list(faults)
-        print(("not ok - " if faults else "ok - ") + name)
-        for fault in faults:
-            print("# " + fault)
-        failed = failed or bool(faults)
-    return 1 if failed else 0
+    return run_checks(checks)
 
 
 sys.exit(main())

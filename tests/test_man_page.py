@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from command_help import all_helps
+from documentation_support import all_helps, run_checks
 
 
 def man_sections(man):
@@ -50,15 +50,7 @@ def main():
     checks = [("the man page has every command and option", man_page_is_complete(program, man))]
     if shutil.which("groff"):
         checks.append(("the man page renders without a warning", man_page_renders(man)))
-    failed = False
-    print(f"1..{len(checks)}")
-    for name, faults in checks:
-        faults = list(faults)
-        print(("not ok - " if faults else "ok - ") + name)
-        for fault in faults:
-            print("# " + fault)
-        failed = failed or bool(faults)
-    return 1 if failed else 0
+    return run_checks(checks)
 
 
 sys.exit(main())
