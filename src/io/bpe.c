@@ -70,7 +70,7 @@ static candidate pop(heap *queue) {
     return least;
 }
 
-static const fb_merge *find_merge(const fb_bpe *bpe, int32_t left, int32_t right) {
+static const fb_bpe_merge *find_merge(const fb_bpe *bpe, int32_t left, int32_t right) {
     if (left < 0 || right < 0)
         return NULL;
     size_t low = bpe->starts[left], high = bpe->starts[left + 1];
@@ -89,7 +89,7 @@ static const fb_merge *find_merge(const fb_bpe *bpe, int32_t left, int32_t right
 /* Looks up the merge of symbol `left` with the next one, and queues it. */
 static void consider(const fb_bpe *bpe, symbol *symbols, heap *queue, uint32_t left) {
     uint32_t right = symbols[left].next;
-    const fb_merge *merge =
+    const fb_bpe_merge *merge =
         right == NONE ? NULL : find_merge(bpe, symbols[left].id, symbols[right].id);
     symbols[left].rank = merge ? merge->rank : NONE;
     if (merge)

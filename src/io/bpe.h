@@ -7,15 +7,15 @@
 #include "io/byte_level.h"
 #include "io/vocabulary.h"
 
-typedef struct fb_merge {
+typedef struct fb_bpe_merge {
     int32_t right; /* the left token is given by the list */
     uint32_t rank;
     int32_t result;
-} fb_merge;
+} fb_bpe_merge;
 
 typedef struct fb_bpe {
     int32_t byte_ids[FB_BYTE_LEVEL_SIZE]; /* the token of each byte, or -1 */
-    fb_merge *merges;                     /* sorted by (left, right) */
+    fb_bpe_merge *merges;                 /* sorted by (left, right) */
     size_t *starts; /* [num_tokens + 1]: where the merges of each left token begin in `merges` */
     size_t num_tokens;
     int32_t unknown_id; /* the token for a byte without a token; -1: the byte is left out */

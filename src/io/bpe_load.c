@@ -9,7 +9,7 @@
 /* A merge and its left token, before the merge is put into the list of that token. */
 typedef struct pair {
     int32_t left;
-    fb_merge merge;
+    fb_bpe_merge merge;
 } pair;
 
 static int compare_pairs(const void *left, const void *right) {
