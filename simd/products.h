@@ -48,10 +48,12 @@ INLINE void multiply_rows(row_tiles tiles, size_t blocks, product_job *job) {
     }
 }
 
-/* A call of the scores kernel, and how its rows are cut. */
+/* A copy of a call of the scores kernel, and how its rows are cut. No address into it is handed on,
+ * or compilers would read it again after every tile; the scale's is that of the caller's. */
 typedef struct scores_job {
     fb_scores_call call;
     row_tiles tiles;
+    const float *scale;
 } scores_job;
 
 /* Block number `block` of `blocks` groups, side by side, in every stream. */
@@ -69,7 +71,7 @@ INLINE void scores_blocks(fb_dtype dtype, const scores_job *job, size_t group, s
             .sums = call->s + stream * call->rows * FB_SCORE_STRIDE + group * FB_GROUP_KEYS,
             .sums_stride = FB_SCORE_STRIDE,
             .first = block == 0,
-            .scale = left <= FB_SEGMENT ? &call->scale : NULL,
+            .scale = left <= FB_SEGMENT ? job->scale : NULL,
         };
         for (size_t i = 0; i < blocks; i++) {
             const char *keys = groups[group + i];
@@ -84,10 +86,10 @@ INLINE void scores_blocks(fb_dtype dtype, const scores_job *job, size_t group, s
 
 /* Groups are taken TILE_BLOCKS at a time, and so are those to prefetch: `next` twice at the end. */
 static void scores(fb_dtype dtype, const fb_scores_call *call) {
-    const scores_job job = {*call, cut_rows(call->rows, TILE_ROWS)};
-    for (size_t group = 0; group < call->num_groups; group += TILE_BLOCKS)
-        for (size_t block = 0; block * FB_SEGMENT < call->head_dim; block++)
-            scores_blocks(dtype, &job, group, at_most(TILE_BLOCKS, call->num_groups - group),
+    const scores_job job = {*call, cut_rows(call->rows, TILE_ROWS), &call->scale};
+    for (size_t group = 0; group < job.call.num_groups; group += TILE_BLOCKS)
+        for (size_t block = 0; block * FB_SEGMENT < job.call.head_dim; block++)
+            scores_blocks(dtype, &job, group, at_most(TILE_BLOCKS, job.call.num_groups - group),
                           block);
 }
 
