@@ -479,6 +479,57 @@ static void values(fb_dtype dtype, const fb_values_call *call) {
 
 FB_BY_DTYPE(values)
 
+/* 8 x 8 floats: line[d][key] becomes line[key][d]. */
+INLINE void transpose_8x8(__m256 line[LANES]) {
+    __m256 pairs[LANES], fours[LANES];
+    UNROLLED
+    for (int i = 0; i < LANES; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(line[i], line[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(line[i], line[i + 1]);
+    }
+    UNROLLED
+    for (int i = 0; i < LANES; i += 4) {
+        fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+        fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+    UNROLLED
+    for (int i = 0; i < LANES / 2; i++) {
+        line[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        line[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+/* A panel, of whose 16 dimensions the first `dims` are there: four squares of 8 x 8. */
+INLINE void transpose_panel(const fb_dtype DTYPE, const fb_transpose_call *call, size_t panel,
+                            size_t dims) {
+    for (size_t key = 0; key < FB_GROUP_KEYS; key += LANES)
+        for (size_t d = 0; d < FB_PANEL_DIMS; d += LANES) {
+            size_t from = (panel * FB_PANEL_DIMS + d) * FB_GROUP_KEYS + key;
+            float *to = call->to + panel * BLOCK + key * FB_PANEL_DIMS + d;
+            __m256 line[LANES];
+            UNROLLED
+            for (size_t i = 0; i < LANES; i++)
+                line[i] = d + i < dims ? load(DTYPE, call->keys, from + i * FB_GROUP_KEYS)
+                                       : _mm256_setzero_ps();
+            transpose_8x8(line);
+            UNROLLED
+            for (size_t i = 0; i < LANES; i++)
+                _mm256_storeu_ps(to + i * FB_PANEL_DIMS, line[i]);
+        }
+}
+
+INLINE void transpose(const fb_dtype DTYPE, const fb_transpose_call *call) {
+    size_t panel = 0, left = call->head_dim;
+    for (; left >= FB_PANEL_DIMS; left -= FB_PANEL_DIMS)
+        transpose_panel(DTYPE, call, panel++, FB_PANEL_DIMS);
+    if (left > 0)
+        transpose_panel(DTYPE, call, panel, left);
+}
+
+FB_BY_DTYPE(transpose)
+
 /* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
  * a chain of 17 operations, and several chains one after the other would not fit the scheduler. */
 INLINE void exponentials(const int COUNT, __m256 *x) {
@@ -674,6 +725,9 @@ void fb_kernels_init_avx2(fb_kernels *kernels) {
     kernels->dots[FB_BF16] = dots_bf16;
     kernels->dots[FB_F16] = dots_f16;
     kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->transpose[FB_F32] = transpose_f32;
+    kernels->transpose[FB_BF16] = transpose_bf16;
+    kernels->transpose[FB_F16] = transpose_f16;
     kernels->softmax = softmax;
     kernels->merge_row = merge_row;
     kernels->divide_row = divide_row;

@@ -308,6 +308,7 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_avx512.h"
 
+/* transpose stays AVX2's: it takes a small part of any call's time. */
 void fb_kernels_init_avx512(fb_kernels *kernels) {
     kernels->scores[FB_F32] = scores_f32;
     kernels->scores[FB_BF16] = scores_bf16;

@@ -114,6 +114,16 @@ typedef struct fb_values_call {
 
 typedef void fb_values_fn(const fb_values_call *call);
 
+/* Transposes a group of keys into a group of values, widened. Where mean keys are wanted, they are
+ * what the values kernels make of these. */
+typedef struct fb_transpose_call {
+    const void *keys; /* [head_dim][16 keys] */
+    size_t head_dim;  /* 1 and more */
+    float *to;        /* out: [panels][16 keys][16 dimensions], +0 from head_dim on */
+} fb_transpose_call;
+
+typedef void fb_transpose_fn(const fb_transpose_call *call);
+
 /* Linear layers multiply rows of x with rows of weights. Both are stored in the order of the
  * columns, so vectors run over the columns and nothing is packed. A call is for one segment of the
  * columns and for a few rows of weights, the features of the output. */
@@ -166,6 +176,7 @@ typedef struct fb_kernels {
     fb_values_fn *values[FB_NUM_DTYPES];
     fb_dots_fn *dots[FB_NUM_DTYPES]; /* all three of one instruction set, for dot_outputs */
     size_t dot_outputs;              /* 1, 3 or 6 */
+    fb_transpose_fn *transpose[FB_NUM_DTYPES];
     fb_softmax_fn *softmax;
     fb_merge_row_fn *merge_row;
     fb_divide_row_fn *divide_row;

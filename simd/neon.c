@@ -34,6 +34,7 @@
 
 #include <arm_neon.h>
 #include <math.h>
+#include <string.h>
 
 enum {
     LANES = 4,
@@ -185,6 +186,48 @@ INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count
 }
 
 #include "simd/products.h"
+
+/* 4 x 4 floats, lines 16 floats apart in both: to[key][d] = from[d][key]. */
+INLINE void transpose_4x4(const float *from, float *to) {
+    float32x4_t line0 = vld1q_f32(from), line1 = vld1q_f32(from + FB_GROUP_KEYS);
+    float32x4_t line2 = vld1q_f32(from + 2 * FB_GROUP_KEYS);
+    float32x4_t line3 = vld1q_f32(from + 3 * FB_GROUP_KEYS);
+    float32x4_t even01 = vtrn1q_f32(line0, line1), odd01 = vtrn2q_f32(line0, line1);
+    float32x4_t even23 = vtrn1q_f32(line2, line3), odd23 = vtrn2q_f32(line2, line3);
+    vst1q_f32(to, vcombine_f32(vget_low_f32(even01), vget_low_f32(even23)));
+    vst1q_f32(to + FB_PANEL_DIMS, vcombine_f32(vget_low_f32(odd01), vget_low_f32(odd23)));
+    vst1q_f32(to + 2 * FB_PANEL_DIMS, vcombine_f32(vget_high_f32(even01), vget_high_f32(even23)));
+    vst1q_f32(to + 3 * FB_PANEL_DIMS, vcombine_f32(vget_high_f32(odd01), vget_high_f32(odd23)));
+}
+
+/* A panel, of whose 16 dimensions the first `dims` are there. The lines that are not whole or not
+ * floats go through a block of their own. */
+INLINE void transpose_panel(const fb_dtype DTYPE, const char *keys, size_t dims, float *to) {
+    float wide[BLOCK];
+    const float *lines = as_floats(DTYPE, keys, dims, wide);
+    if (dims < FB_PANEL_DIMS) {
+        if (lines != wide)
+            memcpy(wide, lines, dims * FB_GROUP_KEYS * sizeof *wide);
+        memset(wide + dims * FB_GROUP_KEYS, 0,
+               (FB_PANEL_DIMS - dims) * FB_GROUP_KEYS * sizeof *wide);
+        lines = wide;
+    }
+    for (size_t d = 0; d < FB_PANEL_DIMS; d += LANES)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key += LANES)
+            transpose_4x4(lines + d * FB_GROUP_KEYS + key, to + key * FB_PANEL_DIMS + d);
+}
+
+static void transpose(const fb_dtype DTYPE, const fb_transpose_call *call) {
+    const char *keys = call->keys;
+    float *to = call->to;
+    size_t left = call->head_dim;
+    for (; left >= FB_PANEL_DIMS; left -= FB_PANEL_DIMS, keys += block_bytes(DTYPE), to += BLOCK)
+        transpose_panel(DTYPE, keys, FB_PANEL_DIMS, to);
+    if (left > 0)
+        transpose_panel(DTYPE, keys, left, to);
+}
+
+FB_BY_DTYPE(transpose)
 
 /* fb_exp_value of scalar_math.h, four at a time. */
 INLINE float32x4_t exp_x4(float32x4_t x) {
@@ -338,6 +381,9 @@ void fb_kernels_init_neon(fb_kernels *kernels) {
     kernels->dots[FB_BF16] = dots_bf16;
     kernels->dots[FB_F16] = dots_f16;
     kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->transpose[FB_F32] = transpose_f32;
+    kernels->transpose[FB_BF16] = transpose_bf16;
+    kernels->transpose[FB_F16] = transpose_f16;
     kernels->softmax = softmax;
     kernels->merge_row = merge_row;
     kernels->divide_row = divide_row;

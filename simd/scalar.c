@@ -122,6 +122,20 @@ static void values(fb_dtype dtype, const fb_values_call *call) {
 
 FB_BY_DTYPE(values)
 
+static void transpose(fb_dtype dtype, const fb_transpose_call *call) {
+    float wide[FB_GROUP_KEYS];
+    for (size_t d = 0; d < fb_padded_dim(call->head_dim); d++) {
+        float *to = call->to + d / FB_PANEL_DIMS * BLOCK + d % FB_PANEL_DIMS;
+        const float *line = NULL; /* the keys' dimension d */
+        if (d < call->head_dim)
+            line = as_floats(dtype, call->keys, d * FB_GROUP_KEYS, FB_GROUP_KEYS, wide);
+        for (size_t key = 0; key < FB_GROUP_KEYS; key++)
+            to[key * FB_PANEL_DIMS] = line ? line[key] : 0.0f;
+    }
+}
+
+FB_BY_DTYPE(transpose)
+
 /* The chains of one dot product, and their sum. */
 static float dot(const float *x, const float *weights, size_t columns) {
     enum { CHAINS = 8 };
@@ -169,6 +183,7 @@ const fb_kernels fb_kernels_scalar = {
     .values = {values_f32, values_bf16, values_f16},
     .dots = {dots_f32, dots_bf16, dots_f16},
     .dot_outputs = 1,
+    .transpose = {transpose_f32, transpose_bf16, transpose_f16},
     .softmax = softmax,
     .merge_row = merge_row,
     .divide_row = divide_row,

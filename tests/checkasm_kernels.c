@@ -210,6 +210,18 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
     BENCH(c, all_rows * num_keys * head_dim, "multiply-add", tested->values[c->dtype](&call));
 }
 
+static void check_transpose(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    size_t head_dim = choose_head_dim(c);
+    const void *keys = input_elements(c, "keys", head_dim * FB_GROUP_KEYS);
+    result to = result_floats(c, "to", fb_padded_dim(head_dim) * FB_GROUP_KEYS);
+    ready(c);
+    fb_transpose_call call = {keys, head_dim, to.tested};
+    tested->transpose[c->dtype](&call);
+    twin->transpose[c->dtype](&(fb_transpose_call){keys, head_dim, to.twin});
+    expect_same(c, to, SAME_BITS);
+    BENCH(c, head_dim * FB_GROUP_KEYS, "element", tested->transpose[c->dtype](&call));
+}
+
 static void check_merge_row(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t head_dim = choose_head_dim(c);
     size_t into = choose_any(c, "into (1: big, 2: small)", 0, 2);
@@ -315,6 +327,9 @@ const kernel_check kernel_checks[] = {
     {"dots_f32", check_dots, FB_F32, DOT_SHAPES},
     {"dots_bf16", check_dots, FB_BF16, DOT_SHAPES},
     {"dots_f16", check_dots, FB_F16, DOT_SHAPES},
+    {"transpose_f32", check_transpose, FB_F32, {{128}, {100}}},
+    {"transpose_bf16", check_transpose, FB_BF16, {{128}, {100}}},
+    {"transpose_f16", check_transpose, FB_F16, {{128}, {100}}},
     {"merge_row", check_merge_row, FB_F32, {{128}}},
     {"divide_row", check_divide_row, FB_F32, {{128}}},
     {"widen_bf16", check_widen, FB_BF16, {{1024}}},

@@ -38,7 +38,8 @@ enum {
 
 size_t fb_workspace_floats(size_t head_dim) {
     return padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
-           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
+           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) +
+           padded(FB_GROUP_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
            padded(SCORE_FLOATS) + padded(FB_UNIT_ROWS * FB_TILE_KEYS) +
            padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(FB_UNIT_ROWS) +
            padded(VISIBLE_FLOATS) + 3 * fb_part_floats(head_dim);
@@ -56,7 +57,8 @@ fb_workspace fb_workspace_at(float *base, size_t head_dim) {
     w.q = take(&base, FB_UNIT_ROWS * fb_padded_dim(head_dim));
     w.keys = take(&base, FB_TILE_KEYS * head_dim);
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
-    w.turned = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.transposed = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
+    w.beside = take(&base, FB_GROUP_KEYS * fb_padded_dim(head_dim));
     w.row = take(&base, fb_padded_dim(head_dim));
     w.scores = take(&base, SCORE_FLOATS);
     w.p = take(&base, FB_UNIT_ROWS * FB_TILE_KEYS);
@@ -250,74 +252,37 @@ static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const
     }
 }
 
-/* Four floats of a vector register: shuffles for any instruction set. */
-typedef float float_x4 __attribute__((vector_size(16)));
-
-/* to[c][r] = from[r][c] for 4 x 4 floats, rows 16 floats apart in both. */
-static inline void turn_4x4(const float *from, float *to) {
-    float_x4 row[4];
-    for (size_t r = 0; r < 4; r++)
-        memcpy(&row[r], from + r * FB_GROUP_KEYS, sizeof row[r]);
-    float_x4 low_01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
-    float_x4 high_01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-    float_x4 low_23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-    float_x4 high_23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-    const float_x4 column[4] = {
-        __builtin_shufflevector(low_01, low_23, 0, 1, 4, 5),
-        __builtin_shufflevector(low_01, low_23, 2, 3, 6, 7),
-        __builtin_shufflevector(high_01, high_23, 0, 1, 4, 5),
-        __builtin_shufflevector(high_01, high_23, 2, 3, 6, 7),
-    };
-    for (size_t c = 0; c < 4; c++)
-        memcpy(to + c * FB_PANEL_DIMS, &column[c], sizeof column[c]);
-}
-
-/* A whole group of packed keys  [D][16]  into panels  [panels][16][16]; D is whole panels. */
-static void turn_whole_group(const float *from, size_t head_dim, float *to) {
-    for (size_t d = 0; d < head_dim; d += 4)
-        for (size_t key = 0; key < FB_GROUP_KEYS; key += 4)
-            turn_4x4(from + d * FB_GROUP_KEYS + key,
-                     to + d / FB_PANEL_DIMS * FB_GROUP_KEYS * FB_PANEL_DIMS + key * FB_PANEL_DIMS +
-                         d % FB_PANEL_DIMS);
-}
-
-/* `keys` keys of a packed group, from number `first` on, into rows of panels,  [panels][.. 16][16],
- * of which the first one is row `to_row` of the tile's. */
-static void turn_group(const float *from, size_t first, size_t keys, size_t head_dim, size_t to_row,
-                       float *to) {
-    size_t padded_dim = fb_padded_dim(head_dim), block = FB_GROUP_KEYS * FB_PANEL_DIMS;
-    if (keys == FB_GROUP_KEYS && to_row % FB_GROUP_KEYS == 0 && head_dim == padded_dim) {
-        turn_whole_group(from, head_dim, to + to_row * padded_dim);
-        return;
-    }
-    for (size_t key = 0; key < keys; key++, to_row++) {
-        float *row = to + to_row / FB_GROUP_KEYS * FB_GROUP_KEYS * padded_dim +
-                     to_row % FB_GROUP_KEYS * FB_PANEL_DIMS;
-        for (size_t d = 0; d < padded_dim; d++)
-            row[d / FB_PANEL_DIMS * block + d % FB_PANEL_DIMS] =
-                d < head_dim ? from[d * FB_GROUP_KEYS + first + key] : 0.0f;
+/* `count` keys of a transposed group  [panels][16][16], from number `first` on, to the rows of a
+ * tile of such groups from number `row` on. */
+static void move_keys(const float *group, size_t first, size_t count, size_t padded_dim, size_t row,
+                      float *tile) {
+    for (size_t end = first + count; first < end; first++, row++) {
+        const float *from = group + first * FB_PANEL_DIMS;
+        float *to = tile + row / FB_GROUP_KEYS * FB_GROUP_KEYS * padded_dim +
+                    row % FB_GROUP_KEYS * FB_PANEL_DIMS;
+        for (size_t d = 0; d < padded_dim; d += FB_PANEL_DIMS)
+            memcpy(to + d * FB_GROUP_KEYS, from + d * FB_GROUP_KEYS, FB_PANEL_DIMS * sizeof *to);
     }
 }
 
-/* The tile's keys as the values kernels take values: the mean key is what they make of those. Where
- * they are not floats they were not packed: the room for that is free. */
-static void turn_keys(const fb_attend_problem *problem, const tile_groups *k, size_t skipped,
-                      size_t keys, const fb_workspace *w, tile_groups *turned) {
-    size_t group_floats = problem->head_dim * FB_GROUP_KEYS;
+/* The tile's keys as values: the mean key is what the values kernels make of them. Groups that
+ * begin before the tile are transposed beside it, and their keys moved to where values would be. */
+static void keys_as_values(const fb_attend_problem *problem, const tile_groups *k, size_t skipped,
+                           size_t keys, const fb_workspace *w, tile_groups *values) {
+    size_t group_floats = FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
     for (size_t group = 0, done = 0; done < keys; group++) {
         size_t first = group == 0 ? skipped : 0, left = keys - done;
         size_t count = left < FB_GROUP_KEYS - first ? left : FB_GROUP_KEYS - first;
-        const float *from = k->at[group];
-        if (k->dtype != FB_F32) {
-            widen(problem, k->at[group], w->keys, group_floats);
-            from = w->keys;
-        }
-        turn_group(from, first, count, problem->head_dim, done, w->turned);
+        float *to = skipped == 0 ? w->transposed + group * group_floats : w->beside;
+        problem->kernels->transpose[k->dtype](
+            &(fb_transpose_call){k->at[group], problem->head_dim, to});
+        if (skipped > 0)
+            move_keys(to, first, count, fb_padded_dim(problem->head_dim), done, w->transposed);
         done += count;
     }
-    *turned = (tile_groups){.dtype = FB_F32};
+    *values = (tile_groups){.dtype = FB_F32};
     for (size_t key = 0; key < keys; key += FB_GROUP_KEYS)
-        turned->at[turned->count++] = w->turned + key * fb_padded_dim(problem->head_dim);
+        values->at[values->count++] = w->transposed + key / FB_GROUP_KEYS * group_floats;
 }
 
 /* The online softmax of `rows` rows' scores: to p, alpha and the running maxima and sums. */
@@ -357,7 +322,7 @@ static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size
     weigh_tile(problem, unit.rows, w->scores + skipped, counts, w);
     add_values(problem, unit, counts, &v, next, w, part->out);
     if (problem->result->mean_key) {
-        turn_keys(problem, &k, skipped, keys, w, &v);
+        keys_as_values(problem, &k, skipped, keys, w, &v);
         add_values(problem, unit, counts, &v, next, w, part->mean_key);
     }
 }

@@ -57,7 +57,8 @@ typedef struct fb_workspace {
     float *q;           /* [blocks of D][R][16] */
     float *keys;        /* [4 groups][D][16] one tile, where it has to be packed */
     float *values;      /* [4 groups][panels][16][16] one tile, where it has to be packed */
-    float *turned;      /* the same of a tile's keys, where their mean is wanted */
+    float *transposed;  /* the same of a tile's keys, where their mean is wanted */
+    float *beside;      /* [panels][16][16] a group of them before its keys are moved */
     float *row;         /* [D padded] one key or value, widened */
     float *scores;      /* [FB_RUN_TILES][FB_RUN_ROWS] or [R] at stride FB_SCORE_STRIDE */
     float *p;           /* [4][R][16] */
