@@ -1,6 +1,7 @@
 """What the tests of documents share: files of the project, the program's help, TAP."""
 import re
 import subprocess
+import sys
 
 
 def files(root, *patterns):
@@ -36,6 +37,6 @@ def run_checks(checks):
         faults = list(faults)
         print(("not ok - " if faults else "ok - ") + name)
         for fault in faults:
-            print("# " + fault)
+            print("# " + fault, file=sys.stderr)  # meson shows it
         failed = failed or bool(faults)
     return 1 if failed else 0
