@@ -1,4 +1,5 @@
-/* bf16 and f16 to and from binary32, in integer arithmetic: the same on every machine.
+/* bf16 and f16 to and from binary32, in integer arithmetic: the same on every machine
+ * (docs/contract.md C1.3, C1.4).
  * The SIMD kernels widen with instructions; tests compare all 65536 values of each. */
 #ifndef FB_BASE_HALF_H
 #define FB_BASE_HALF_H

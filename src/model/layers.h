@@ -7,10 +7,11 @@
 #include <stddef.h>
 
 /* y = x / sqrt(mean(x^2) + eps) * weight, for x, y, weight [size]; y may be x. As the Hugging Face
- * class: normalised in float32, then multiplied. The mean is summed in double precision. */
+ * class: normalised in float32, then multiplied. The mean is summed in double precision
+ * (docs/contract.md C9.2). */
 void fb_rms_norm(const float *x, const float *weight, double eps, size_t size, float *y);
 
-/* gate = silu(gate) * up, for [count] each; silu(g) = g / (1 + e^-g). */
+/* gate = silu(gate) * up, for [count] each; silu(g) = g / (1 + e^-g) (docs/contract.md C9.3). */
 void fb_swiglu(const fb_kernels *kernels, float *gate, const float *up, size_t count);
 
 /* x += y, for [count] each. */

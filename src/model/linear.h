@@ -4,10 +4,8 @@
  * packed or widened in advance, so they never exist twice in memory. With few rows of x, as in a
  * denoising step, a product takes about as long as reading them once.
  *
- * Every element of y is a sum on its own, in one order. A row x is cut into segments of 512
- * columns, and the last one is continued with zeros to a multiple of 32; each segment's dot product
- * is that of fb_dots_fn (simd/kernels.h), and y = ((0 + dot_0) + dot_1 + ...) + bias. Threads,
- * instruction set and the other rows change no bit of it, nor does widening the weights.
+ * Every element of y is a sum on its own, in one order: docs/contract.md C9.1. Threads, instruction
+ * set and the other rows change no bit of it, nor does widening the weights.
  */
 #ifndef FB_MODEL_LINEAR_H
 #define FB_MODEL_LINEAR_H
