@@ -9,7 +9,7 @@
 Own code, written from the paper (arXiv 2602.05305) and from what its released code does:
     export_equations.py    the mathematics and the scheduler
     export_kinds.py        the kinds of cases: what is drawn, what is computed from it, tolerances
-    export_cases.py        the files; README.md beside them describes the format
+    export_cases.py        the files; docs/case-files.md describes the format
 
 Debian packages: python3-torch python3-numpy. Exit status: 0, 1 if a case differs, 2 for errors.
 """

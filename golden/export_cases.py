@@ -1,4 +1,4 @@
-"""Case files: safetensors with string metadata. README.md beside this file describes the format."""
+"""Case files: safetensors with string metadata. docs/case-files.md describes the format."""
 import json
 import math
 import pathlib

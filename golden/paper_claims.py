@@ -7,8 +7,8 @@ For blocks of 4 and of 8 tokens, into DIR:
                   temperature 1 as in the paper's scripts; then decoded again with tau 0 to 5
     eval-B.json   `flashblock eval sparse`: greedy denoising of held-out text with tau 1 to 5 and densely
     quality.png   agreement and accuracy against tau (and .svg)
-and the tables of README, in Markdown, on standard output. What is in DIR already is not measured again.
---pictures copies those that README shows.
+and the tables of docs/results/claims.md, in Markdown, on standard output. What is in DIR already is not
+measured again. --pictures copies those that docs/results/claims.md shows.
 Takes gnuplot (Debian: gnuplot-nox).
 """
 import argparse
@@ -160,7 +160,8 @@ def main():
     parser.add_argument("directory", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "src" / "cli" / "flashblock")
     parser.add_argument("--windows", type=int, default=8, help="of the evaluation, 256 tokens each (8)")
-    parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR", help="copies of README's pictures")
+    parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR",
+                        help="copies of the pictures that docs/results/claims.md shows")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     traces = {size: trace(arguments, size) for size in BLOCK_SIZES}

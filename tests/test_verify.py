@@ -500,10 +500,12 @@ def empty_and_masked_rows():
 
 # --- the specification ---------------------------------------------------------------------------
 
+SPECIFICATION = GOLDEN.parent / "docs" / "case-files.md"
+
 
 @case
 def the_example_of_the_specification_works():
-    blocks = re.findall(r"```python\n(.*?)```", (GOLDEN / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", SPECIFICATION.read_text(), re.S)
     expect_equal(len(blocks), 1, "examples")
     with folder() as where:
         subprocess.run([sys.executable, "-c", blocks[0]], cwd=where, check=True)
@@ -515,12 +517,27 @@ def the_example_of_the_specification_works():
 
 @case
 def the_specification_has_every_kind():
-    text = (GOLDEN / "README.md").read_text()
+    text = SPECIFICATION.read_text()
     kinds = set()
     for path in PAPER.rglob("*.safetensors"):
         kinds.add(read_header(path)[0].get("__metadata__", {}).get("kind"))
     for kind in kinds - {None}:
         expect(f"`{kind}`" in text, f"{kind} is not described")
+
+
+@case
+def the_example_of_a_port_passes():
+    with folder() as where:
+        made, port = where / "case.safetensors", GOLDEN.parent / "examples" / "port.py"
+        for tau in (0, 2):
+            subprocess.run(
+                [PROGRAM, "golden", "--context", "20", "--tau", str(tau), "-o", made],
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            subprocess.run([sys.executable, port, made, where / "mine.safetensors"], check=True)
+            text = text_of(verify(made, "--candidate", where / "mine.safetensors"), 0)
+            expect_equal(totals(text), "1 passed, 0 failed, 0 skipped", "totals")
 
 
 sys.exit(main())

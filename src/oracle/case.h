@@ -1,5 +1,5 @@
 /* A case file: inputs and results of one computation, for an implementation to be checked against.
- * The format is specified in golden/README.md: safetensors, with metadata that says the kind, the
+ * The format is specified in docs/case-files.md: safetensors, with metadata that says the kind, the
  * parameters, the layout of each tensor and what produced it.
  *
  * Files are hostile: a kind asks for each tensor with the shape that its parameters imply, and for

@@ -80,11 +80,10 @@ static const fb_arguments arguments = {"PATH", 1, 0, offsetof(settings, paths)};
 static const fb_option_table table = {
     .usage = "verify PATH... [OPTION]...",
     .summary =
-        "Recomputes case files (golden/README.md describes them) and says how far this build and\n"
-        "the file are from the truth; PATHs are files, and directories whose cases are all taken.\n"
-        "With --candidate it judges another implementation's results of one case, at most twice "
-        "as\n"
-        "far from the truth as a plain implementation, and names known mistakes.",
+        "Recomputes case files (docs/case-files.md describes them) and says how far this build\n"
+        "and the file are from the truth; PATHs are files, and directories whose cases are all\n"
+        "taken. With --candidate it judges another implementation's results of one case, at most\n"
+        "twice as far from the truth as a plain implementation, and names known mistakes.",
     FB_TABLE_OPTIONS(options),
     .arguments = &arguments,
 };
