@@ -17,9 +17,8 @@ fb_selector_maker fb_make_sink_window, fb_make_given, fb_make_quest, fb_make_mob
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-/* exp(x) for -708 <= x <= 0 and NaN, 0 below: additions and multiplications alone, so that it is
- * the same on every machine (libm's need not be). Largest error seen: below 2 ulp. */
-double fb_exp_double(double x);
+/* exp(x) of base/exp.h for x <= 0 and NaN; 0 below -708. */
+double fb_exp_weight(double x);
 
 /* The `count` blocks of the largest scores, best first; ties: the lower index; NaN is -inf. */
 void fb_order_blocks(const double *scores, size_t num_blocks, size_t *order, size_t count);

@@ -297,7 +297,7 @@ static void add_weights(const layer_clusters *layer, size_t kv_head, size_t clus
         max = scores[c * FB_TILE_LANES] > max ? scores[c * FB_TILE_LANES] : max;
     for (size_t c = 0; c < clusters; c++) {
         double *score = &scores[c * FB_TILE_LANES];
-        *score = *score == (double)-INFINITY ? 0.0 : fb_exp_double(*score - max);
+        *score = *score == (double)-INFINITY ? 0.0 : fb_exp_weight(*score - max);
         total += (double)layer->sizes[c * layer->num_kv_heads + kv_head] * *score;
     }
     for (size_t c = 0; total > 0.0 && c < clusters; c++)
@@ -433,7 +433,7 @@ static void far_row(const far_clusters *far, const double *scores, size_t head_d
     for (size_t c = 0; c < far->count; c++) {
         if (scores[c * FB_TILE_LANES] == (double)-INFINITY)
             continue;
-        double weight = fb_exp_double(scores[c * FB_TILE_LANES] - max);
+        double weight = fb_exp_weight(scores[c * FB_TILE_LANES] - max);
         total += (double)far->sizes[c] * weight;
         for (size_t d = 0; d < head_dim; d++)
             far->sums[d] += weight * far->values[c * head_dim + d];

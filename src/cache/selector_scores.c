@@ -2,6 +2,7 @@
  * The work is cut by KV head, never within one, so that threads change nothing. */
 #include "attention/kv_access.h"
 #include "base/error.h"
+#include "base/exp.h"
 #include "base/memory.h"
 #include "cache/selector_family.h"
 
@@ -20,45 +21,18 @@
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-/* x = k ln 2 + r with |r| <= ln 2 / 2, and exp(r) by its Taylor series to the 13th power, which
- * leaves out less than 2^-57. No branch, so that a loop of it is vectorised. */
-static inline double exp_of(double x) {
-    x = x < -708.0 ? -708.0 : x;
-    /* adding 1.5 x 2^52 rounds to an integer, which is then in the low bits */
-    double shifted = x * 0x1.71547652b82fep+0 + 0x1.8p52, k = shifted - 0x1.8p52;
-    double r = x - k * 0x1.62e42fee00000p-1 - k * 0x1.a39ef35793c76p-33;
-    double sum = 1.0 / 6227020800.0;
-    sum = sum * r + 1.0 / 479001600.0;
-    sum = sum * r + 1.0 / 39916800.0;
-    sum = sum * r + 1.0 / 3628800.0;
-    sum = sum * r + 1.0 / 362880.0;
-    sum = sum * r + 1.0 / 40320.0;
-    sum = sum * r + 1.0 / 5040.0;
-    sum = sum * r + 1.0 / 720.0;
-    sum = sum * r + 1.0 / 120.0;
-    sum = sum * r + 1.0 / 24.0;
-    sum = sum * r + 1.0 / 6.0;
-    sum = sum * r + 1.0 / 2.0;
-    sum = sum * r + 1.0;
-    sum = sum * r + 1.0;
-    uint64_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 1023) << 52; /* 2^k */
-    double power;
-    memcpy(&power, &bits, sizeof power);
-    return sum * power;
-}
-
-double fb_exp_double(double x) {
-    return x < -708.0 ? 0.0 : exp_of(x);
+double fb_exp_weight(double x) {
+    return x < -708.0 ? 0.0 : fb_exp_in_range(x);
 }
 
 /* values[i] = exp(values[i] - max), but no less than exp(-708): beside the 1 of the largest, that
  * and 0 are the same. */
 static void exponentials(double *values, size_t count, double max) {
     VECTORIZE
-    for (size_t i = 0; i < count; i++)
-        values[i] = exp_of(values[i] - max);
+    for (size_t i = 0; i < count; i++) {
+        double x = values[i] - max;
+        values[i] = fb_exp_in_range(x < -708.0 ? -708.0 : x);
+    }
 }
 
 void fb_softmax_double(double *scores, size_t count) {
@@ -66,7 +40,7 @@ void fb_softmax_double(double *scores, size_t count) {
     for (size_t i = 0; i < count; i++)
         max = scores[i] > max ? scores[i] : max;
     for (size_t i = 0; i < count; i++) {
-        scores[i] = scores[i] == (double)-INFINITY ? 0.0 : fb_exp_double(scores[i] - max);
+        scores[i] = scores[i] == (double)-INFINITY ? 0.0 : fb_exp_weight(scores[i] - max);
         sum += scores[i];
     }
     for (size_t i = 0; sum > 0.0 && i < count; i++)
@@ -251,10 +225,10 @@ static void add_row(const double *maxima, const double *sums, size_t first_block
         max = maxima[block] > max ? maxima[block] : max;
     for (size_t block = first_block; block < num_blocks; block++)
         if (maxima[block] != (double)-INFINITY)
-            total += sums[block] * fb_exp_double(maxima[block] - max);
+            total += sums[block] * fb_exp_weight(maxima[block] - max);
     for (size_t block = first_block; block < num_blocks; block++)
         if (maxima[block] != (double)-INFINITY)
-            masses[block] += sums[block] * fb_exp_double(maxima[block] - max) / total;
+            masses[block] += sums[block] * fb_exp_weight(maxima[block] - max) / total;
 }
 
 static void masses_of_kv_head(const fb_selector_input *input, const fb_selector_shape *shape,

@@ -1,6 +1,7 @@
 #include "oracle/truth.h"
 
 #include "base/error.h"
+#include "base/exp.h"
 #include "base/memory.h"
 
 #include <flashblock/runtime.h>
@@ -9,51 +10,11 @@
 #include <stdint.h>
 #include <string.h>
 
-/* --- exp and log ------------------------------------------------------------------------------ */
+/* --- log -------------------------------------------------------------------------------------- */
 
 /* ln 2 as the sum of two doubles; the first ends in zeros, so that its product with a whole number
  * below 2^11 is exact. */
 static const double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
-
-/* 2^exponent, exponent in [-1022, 1023] */
-static double power_of_two(int exponent) {
-    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
-    double power;
-    memcpy(&power, &bits, sizeof power);
-    return power;
-}
-
-/* exp(x) = 2^n exp(r), |r| <= ln 2 / 2: there r^14 / 14! is below 5e-18, and the series ends. */
-double fb_portable_exp(double x) {
-    static const double inverse_factorials[] = {
-        1.0 / 6227020800.0,
-        1.0 / 479001600.0,
-        1.0 / 39916800.0,
-        1.0 / 3628800.0,
-        1.0 / 362880.0,
-        1.0 / 40320.0,
-        1.0 / 5040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    };
-    if (x != x)
-        return x;
-    if (x < -745.2) /* below half of the smallest subnormal */
-        return 0.0;
-    if (x > 709.79)
-        return (double)INFINITY;
-    double n = (x * 0x1.71547652b82fep+0 + 0x1.8p52) - 0x1.8p52; /* to the nearest whole number */
-    double r = (x - n * ln2_high) - n * ln2_low, sum = inverse_factorials[0];
-    for (size_t i = 1; i < sizeof inverse_factorials / sizeof inverse_factorials[0]; i++)
-        sum = sum * r + inverse_factorials[i];
-    int half = (int)n / 2; /* in two steps: 2^n alone need not be a normal number */
-    return sum * power_of_two(half) * power_of_two((int)n - half);
-}
 
 /* x = 2^n m, m in [sqrt(1/2), sqrt(2)): ln m = 2 (s + s^3/3 + s^5/5 + ...), s = (m - 1) / (m + 1);
  * |s| < 0.1716, where s^25 / 25 is below 3e-21. */
@@ -140,7 +101,7 @@ static double softmax(const fb_truth_problem *p, double *scores, double *lse) {
     }
     double subtract = max == -(double)INFINITY ? 0.0 : max;
     for (size_t j = 0; j < p->keys; j++) {
-        scores[j] = fb_portable_exp(scores[j] - subtract);
+        scores[j] = fb_exp_double(scores[j] - subtract);
         sum += scores[j];
     }
     *lse = sum == 0.0 ? max : max + fb_portable_log(sum);
@@ -223,8 +184,8 @@ void fb_truth_merge(const double *out_a, const double *lse_a, const double *out_
     for (size_t row = 0; row < num_rows; row++) {
         double a = lse_a[row], b = lse_b[row], max = a > b ? a : b;
         bool empty = max == -(double)INFINITY;
-        double weight_a = empty ? 0.0 : fb_portable_exp(a - max);
-        double weight_b = empty ? 0.0 : fb_portable_exp(b - max), total = weight_a + weight_b;
+        double weight_a = empty ? 0.0 : fb_exp_double(a - max);
+        double weight_b = empty ? 0.0 : fb_exp_double(b - max), total = weight_a + weight_b;
         for (size_t i = row * head_dim; i < (row + 1) * head_dim; i++)
             out[i] = empty ? 0.0 : (weight_a * out_a[i] + weight_b * out_b[i]) / total;
         lse[row] = empty ? max : max + fb_portable_log(total);

@@ -12,8 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* A few 1e-16 relative from the exact values. exp: any x; log: x > 0 and normal, +inf, NaN. */
-double fb_portable_exp(double x);
+/* ln x, a few 1e-16 relative from the exact value: x > 0 and normal, +inf, NaN. */
 double fb_portable_log(double x);
 
 typedef struct fb_truth_problem {
