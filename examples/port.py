@@ -11,7 +11,7 @@ import sys
 
 
 def load(path):
-    """{name: flat list of numbers} and the parameters of a case file. Types: F32, and I32 or I64."""
+    """{name: flat list of numbers}, and the parameters of a case file."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
@@ -20,6 +20,8 @@ def load(path):
     tensors = {}
     for name, entry in header.items():
         content = data[slice(*entry["data_offsets"])]
+        if entry["dtype"] not in letters:
+            sys.exit(f"port.py: {name} is {entry['dtype']}, which this port does not read")
         letter = letters[entry["dtype"]]
         tensors[name] = list(struct.unpack(f"<{len(content) // struct.calcsize(letter)}{letter}", content))
     return tensors, params
@@ -66,6 +68,8 @@ def merge(a, b, dim):
 
 def main():
     case, p = load(sys.argv[1])
+    if p.get("rows"):
+        sys.exit("port.py: this port cannot refresh by rows")
     shape = [p["block_size"], p["num_heads"], p["head_dim"]]
     results, stored = {}, None
     for number, action in enumerate(case["action"]):  # 0: refresh and store, 1: refresh, 2: reuse
