@@ -2,32 +2,26 @@
 #include "cli/generate/compare.h"
 
 #include "base/error.h"
-#include "base/memory.h"
+#include "bench/samples.h"
 #include "cli/generate/summary.h"
 #include "cli/output.h"
 #include "study/measures.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* One way to generate: what it wrote, and what its decode passes took in each run. */
 typedef struct trial {
     const char *name;
     size_t tau;
-    fb_generation *generation;  /* of the first run */
-    double *attention, *decode; /* [repeats] seconds */
+    fb_generation *generation;    /* of the first run */
+    fb_samples attention, decode; /* seconds */
 } trial;
-
-static fb_status trial_create(trial *of, size_t repeats) {
-    FB_TRY(fb_alloc(repeats, sizeof *of->attention, "times", &of->attention));
-    return fb_alloc(repeats, sizeof *of->decode, "times", &of->decode);
-}
 
 static void trial_free(trial *of) {
     fb_generation_destroy(of->generation);
-    fb_free(of->attention);
-    fb_free(of->decode);
+    fb_samples_free(&of->attention);
+    fb_samples_free(&of->decode);
 }
 
 /* The first run is shown and kept, the others only measured. */
@@ -39,25 +33,16 @@ static fb_status trial_run(trial *of, const fb_session *session, size_t repeat, 
                of->tau, of->tau > 0 && reuse->correction ? ", corrected" : "");
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, of->tau, &generation));
-    of->attention[repeat] = generation->decode.attention;
-    of->decode[repeat] = generation->decode.total;
+    fb_status status = fb_samples_add(&of->attention, generation->decode.attention);
+    if (status == FB_OK)
+        status = fb_samples_add(&of->decode, generation->decode.total);
     if (kind == FB_DISPLAY_TEXT)
         putchar('\n');
     if (repeat == 0)
         of->generation = generation;
     else
         fb_generation_destroy(generation);
-    return FB_OK;
-}
-
-static int compare_doubles(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-static double median(double *values, size_t count) {
-    qsort(values, count, sizeof *values, compare_doubles);
-    return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
+    return status;
 }
 
 /* --- what came out -----------------------------------------------------------------------------
@@ -86,12 +71,12 @@ static void compare_tokens(comparison *result, const fb_generate_result *a,
     result->tokens += longer;
 }
 
-static comparison compare_trials(trial *dense, trial *flashblock, size_t repeats) {
+static comparison compare_trials(const trial *dense, const trial *flashblock) {
     comparison result = {
-        .dense_attention = median(dense->attention, repeats),
-        .flashblock_attention = median(flashblock->attention, repeats),
-        .dense_decode = median(dense->decode, repeats),
-        .flashblock_decode = median(flashblock->decode, repeats),
+        .dense_attention = fb_samples_median(&dense->attention, 0),
+        .flashblock_attention = fb_samples_median(&flashblock->attention, 0),
+        .dense_decode = fb_samples_median(&dense->decode, 0),
+        .flashblock_decode = fb_samples_median(&flashblock->decode, 0),
     };
     for (size_t i = 0; i < dense->generation->num_results; i++)
         compare_tokens(&result, &dense->generation->results[i],
@@ -163,8 +148,6 @@ static fb_status write_comparison(const fb_session *session, const comparison *r
 
 static fb_status run_trials(const fb_session *session, trial *dense, trial *flashblock,
                             size_t repeats, bool quiet) {
-    FB_TRY(trial_create(dense, repeats));
-    FB_TRY(trial_create(flashblock, repeats));
     for (size_t i = 0; i < repeats; i++) {
         if (i > 0)
             fprintf(stderr, "measuring, run %zu of %zu\n", i + 1, repeats);
@@ -180,7 +163,7 @@ fb_status fb_compare(const fb_session *session, size_t repeats, const char *json
     trial flashblock = {.name = "FlashBlock", .tau = session->options.reuse.tau};
     fb_status status = run_trials(session, &dense, &flashblock, repeats, quiet);
     if (status == FB_OK) {
-        comparison result = compare_trials(&dense, &flashblock, repeats);
+        comparison result = compare_trials(&dense, &flashblock);
         if (!quiet)
             print_comparison(&result, &dense, &flashblock, repeats);
         if (json)

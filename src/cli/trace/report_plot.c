@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "cli/gnuplot.h"
 #include "io/file.h"
+#include "study/trace_tables.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -14,28 +15,21 @@
 
 #define BAND "with filledcurves fs transparent solid 0.18 noborder "
 
-enum { MASS_BINS = 48 };
-
 const char *const fb_trace_report_picture_names[FB_TRACE_REPORT_PICTURES] = {"stability", "heads",
                                                                              "mass", "error"};
 
-/* A script's numbers are worked out before gnuplot is started: that may fail. */
+/* The numbers of a picture, and what they are of. */
 typedef struct figure {
     const fb_trace_report *report;
-    fb_buffer rows; /* doubles, `columns` a row */
-    size_t columns;
+    fb_trace_table table;
 } figure;
 
-static fb_status add_row(figure *of, const double *row) {
-    return fb_buffer_append(&of->rows, row, of->columns * sizeof *row);
-}
-
 static size_t num_rows(const figure *of) {
-    return of->rows.size / (of->columns * sizeof(double));
+    return fb_trace_table_count(&of->table);
 }
 
 static const double *row_at(const figure *of, size_t i) {
-    return (const double *)(const void *)of->rows.data + i * of->columns;
+    return fb_trace_table_row(&of->table, i);
 }
 
 /* --- common to all scripts -------------------------------------------------------------------- */
@@ -59,7 +53,7 @@ static void put_value(FILE *gnuplot, double value) {
 static void put_rows(FILE *gnuplot, const figure *of) {
     fputs("$rows << END\n", gnuplot);
     for (size_t i = 0; i < num_rows(of); i++) {
-        for (size_t j = 0; j < of->columns; j++)
+        for (size_t j = 0; j < of->table.columns; j++)
             put_value(gnuplot, row_at(of, i)[j]);
         fputc('\n', gnuplot);
     }
@@ -102,28 +96,6 @@ static double lowest(const figure *of, size_t first, size_t last, double unit) {
 
 /* --- stability -------------------------------------------------------------------------------- */
 
-/* step, and mean, p10, p90 of external and internal similarity; means over kept rows */
-static fb_status fill_stability(figure *of) {
-    static const fb_trace_value values[] = {FB_TRACE_EXTERNAL_COSINE, FB_TRACE_INTERNAL_COSINE};
-    const fb_trace *trace = of->report->trace;
-    of->columns = 9;
-    for (size_t step = 1; step <= fb_trace_last_step(trace); step++) {
-        fb_trace_filter filter = fb_trace_all();
-        filter.denoising_step = (long)step;
-        fb_trace_spread spread[2], kept[2];
-        for (size_t i = 0; i < 2; i++) {
-            FB_TRY(fb_trace_summarize(trace, values[i], &filter, &spread[i]));
-            FB_TRY(fb_trace_summarize(trace, values[i] + FB_TRACE_EXTERNAL_COSINE_KEPT, &filter,
-                                      &kept[i]));
-        }
-        const double row[] = {(double)step,  spread[0].mean, spread[0].p10,
-                              spread[0].p90, spread[1].mean, spread[1].p10,
-                              spread[1].p90, kept[0].mean,   kept[1].mean};
-        FB_TRY(add_row(of, row));
-    }
-    return FB_OK;
-}
-
 /* Band, mean, and mean over kept rows; columns `mean` .. `mean` + 2, and `kept`. */
 static void put_curves(FILE *gnuplot, const char *name, const char *colour, int mean, int kept,
                        const char *before) {
@@ -156,24 +128,6 @@ static void script_stability(FILE *gnuplot, const void *user) {
 }
 
 /* --- heads ------------------------------------------------------------------------------------ */
-
-/* layer, head, mean external and internal similarity */
-static fb_status fill_heads(figure *of) {
-    const fb_trace *trace = of->report->trace;
-    of->columns = 4;
-    for (size_t layer = 0; layer < trace->num_layers; layer++)
-        for (size_t head = 0; head < trace->num_heads; head++) {
-            fb_trace_filter filter = fb_trace_all();
-            filter.layer = (long)layer;
-            filter.head = (long)head;
-            fb_trace_spread external, internal;
-            FB_TRY(fb_trace_summarize(trace, FB_TRACE_EXTERNAL_COSINE, &filter, &external));
-            FB_TRY(fb_trace_summarize(trace, FB_TRACE_INTERNAL_COSINE, &filter, &internal));
-            const double row[] = {(double)layer, (double)head, external.mean, internal.mean};
-            FB_TRY(add_row(of, row));
-        }
-    return FB_OK;
-}
 
 /* Numbers in the cells: white on dark ones, black on bright ones. */
 static void put_labels(FILE *gnuplot, int column, double bright) {
@@ -214,40 +168,6 @@ static void script_heads(FILE *gnuplot, const void *user) {
 
 /* --- mass ------------------------------------------------------------------------------------- */
 
-/* context, mean, p10, p90 of the mass, and its mean in each layer */
-static fb_status fill_mass(figure *of) {
-    const fb_trace *trace = of->report->trace;
-    size_t end = fb_trace_longest_context(trace) + 1, width = (end + MASS_BINS - 1) / MASS_BINS;
-    if (width < trace->block_size)
-        width = trace->block_size;
-    of->columns = 4 + trace->num_layers;
-    double *row = NULL;
-    FB_TRY(fb_alloc(of->columns, sizeof *row, "a figure", &row));
-    fb_status status = FB_OK;
-    for (size_t begin = 0; begin < end && status == FB_OK; begin += width) {
-        fb_trace_filter filter = fb_trace_all();
-        filter.min_context = begin;
-        filter.end_context = begin + width;
-        fb_trace_spread spread = {0};
-        status = fb_trace_summarize(trace, FB_TRACE_EXTERNAL_MASS, &filter, &spread);
-        if (spread.count == 0)
-            continue;
-        row[0] = (double)begin + 0.5 * (double)(width - trace->block_size);
-        row[1] = spread.mean;
-        row[2] = spread.p10;
-        row[3] = spread.p90;
-        for (size_t layer = 0; layer < trace->num_layers && status == FB_OK; layer++) {
-            filter.layer = (long)layer;
-            status = fb_trace_summarize(trace, FB_TRACE_EXTERNAL_MASS, &filter, &spread);
-            row[4 + layer] = spread.mean;
-        }
-        if (status == FB_OK)
-            status = add_row(of, row);
-    }
-    fb_free(row);
-    return status;
-}
-
 static void script_mass(FILE *gnuplot, const void *user) {
     const figure *of = user;
     size_t layers = of->report->trace->num_layers;
@@ -270,19 +190,6 @@ static void script_mass(FILE *gnuplot, const void *user) {
 }
 
 /* --- error ------------------------------------------------------------------------------------ */
-
-/* tau, mean, p10, median, p90 of the error at reuse, its mean over all steps, share of reuses */
-static fb_status fill_error(figure *of) {
-    of->columns = 7;
-    for (size_t i = 0; i < of->report->num_taus; i++) {
-        const fb_trace_tau *tau = &of->report->taus[i];
-        double share = tau->steps ? (double)tau->reuses / (double)tau->steps : 0;
-        const double row[] = {(double)tau->tau, tau->error.mean, tau->error.p10, tau->error.median,
-                              tau->error.p90,   tau->error_all,  100 * share};
-        FB_TRY(add_row(of, row));
-    }
-    return FB_OK;
-}
 
 static void script_error(FILE *gnuplot, const void *user) {
     const figure *of = user;
@@ -317,8 +224,25 @@ static void script_error(FILE *gnuplot, const void *user) {
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
+static fb_status fill_stability(const fb_trace_report *report, fb_trace_table *table) {
+    return fb_trace_table_stability(report->trace, table);
+}
+
+static fb_status fill_heads(const fb_trace_report *report, fb_trace_table *table) {
+    return fb_trace_table_heads(report->trace, table);
+}
+
+static fb_status fill_mass(const fb_trace_report *report, fb_trace_table *table) {
+    enum { RANGES = 48 };
+    return fb_trace_table_mass(report->trace, RANGES, table);
+}
+
+static fb_status fill_error(const fb_trace_report *report, fb_trace_table *table) {
+    return fb_trace_table_taus(report->taus, report->num_taus, table);
+}
+
 typedef struct drawing {
-    fb_status (*fill)(figure *of);
+    fb_status (*fill)(const fb_trace_report *report, fb_trace_table *table);
     fb_gnuplot_script *script;
     size_t width, height;
 } drawing;
@@ -347,14 +271,14 @@ fb_status fb_trace_report_draw(const fb_trace_report *report, const char *direct
     fb_status status = FB_OK;
     for (size_t i = 0; i < FB_TRACE_REPORT_PICTURES && status == FB_OK; i++) {
         figure of = {.report = report};
-        status = drawings[i].fill(&of);
+        status = drawings[i].fill(report, &of.table);
         const char *name = fb_trace_report_picture_names[i];
-        if (status == FB_OK && of.rows.size > 0) {
+        if (status == FB_OK && num_rows(&of) > 0) {
             status = draw(&drawings[i], &of, directory, name, "png");
             if (status == FB_OK)
                 status = draw(&drawings[i], &of, directory, name, "svg");
         }
-        fb_buffer_free(&of.rows);
+        fb_trace_table_free(&of.table);
     }
     return status;
 }

@@ -9,6 +9,7 @@
 #include "cli/trace/report_files.h"
 #include "cli/trace/report_plot.h"
 #include "io/file.h"
+#include "study/trace_tables.h"
 
 #include <errno.h>
 #include <math.h>
@@ -213,17 +214,6 @@ static fb_status write_files(const fb_trace_report *report, const settings *give
 
 /* --- what is said ----------------------------------------------------------------------------- */
 
-static fb_status mean_of(const fb_trace *trace, fb_trace_value value, size_t step, bool reuses_only,
-                         double *mean) {
-    fb_trace_filter filter = fb_trace_all();
-    filter.denoising_step = (long)step;
-    filter.reuses_only = reuses_only;
-    fb_trace_spread spread;
-    FB_TRY(fb_trace_summarize(trace, value, &filter, &spread));
-    *mean = spread.mean;
-    return FB_OK;
-}
-
 static void print_number(int width, int digits, double number) {
     if (isnan(number))
         printf("%*s", width, "-");
@@ -231,24 +221,18 @@ static void print_number(int width, int digits, double number) {
         printf("%*.*f", width, digits, number);
 }
 
-static fb_status print_steps(const fb_trace *trace) {
+static void print_steps(const fb_trace_table *steps) {
     printf("step  similarity: external  internal  LSE change  external mass  error of reuse\n");
-    for (size_t step = 0; trace->num_steps > 0 && step <= fb_trace_last_step(trace); step++) {
-        double external, internal, change, mass, error;
-        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_COSINE, step, false, &external));
-        FB_TRY(mean_of(trace, FB_TRACE_INTERNAL_COSINE, step, false, &internal));
-        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_LSE_CHANGE, step, false, &change));
-        FB_TRY(mean_of(trace, FB_TRACE_EXTERNAL_MASS, step, false, &mass));
-        FB_TRY(mean_of(trace, FB_TRACE_ERROR, step, true, &error));
-        printf("%4zu", step);
-        print_number(22, 3, external);
-        print_number(10, 3, internal);
-        print_number(12, 3, change);
-        print_number(15, 3, mass);
-        print_number(16, 4, error);
+    for (size_t i = 0; i < fb_trace_table_count(steps); i++) {
+        const double *row = fb_trace_table_row(steps, i);
+        printf("%4.0f", row[0]);
+        print_number(22, 3, row[1]);
+        print_number(10, 3, row[2]);
+        print_number(12, 3, row[3]);
+        print_number(15, 3, row[4]);
+        print_number(16, 4, row[5]);
         putchar('\n');
     }
-    return FB_OK;
 }
 
 static void print_taus(const fb_trace_report *report) {
@@ -268,7 +252,12 @@ static void print_taus(const fb_trace_report *report) {
 static fb_status say(const fb_trace_report *report, const settings *given) {
     const char *json = given->generate.json;
     if (!fb_is_stdout(json)) {
-        FB_TRY(print_steps(report->trace));
+        fb_trace_table steps = {0};
+        fb_status status = fb_trace_table_steps(report->trace, &steps);
+        if (status == FB_OK)
+            print_steps(&steps);
+        fb_trace_table_free(&steps);
+        FB_TRY(status);
         if (report->num_taus > 0)
             print_taus(report);
     }
