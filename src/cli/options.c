@@ -55,11 +55,12 @@ static bool is_named(const spelling *given, const char *name, char letter) {
 }
 
 size_t fb_option_table_count(const fb_option_table *table) {
-    return table->num_shared + table->num_options;
+    return table->num_options + (table->shared ? table->shared->num_options : 0);
 }
 
 const fb_option *fb_option_table_at(const fb_option_table *table, size_t i) {
-    return i < table->num_shared ? &table->shared[i] : &table->options[i - table->num_shared];
+    size_t num_shared = fb_option_table_count(table) - table->num_options;
+    return i < num_shared ? &table->shared->options[i] : &table->options[i - num_shared];
 }
 
 static const fb_option *find(const fb_option_table *table, const spelling *given) {

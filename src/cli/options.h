@@ -65,9 +65,9 @@ typedef struct fb_arguments {
 /* A command line. `usage` follows "Usage: flashblock " and `summary` stands below it. */
 typedef struct fb_option_table {
     const char *usage, *summary;
-    const fb_option *shared; /* of several commands, before its own; NULL: none. The structure
-                                whose offsets they hold begins the one given to fb_options_parse */
-    size_t num_shared;
+    const struct fb_option_table *shared; /* whose options come before its own, as those of other
+                                             commands do; NULL: none. The structure whose offsets
+                                             they hold begins the one given to fb_options_parse */
     const fb_option *options;
     size_t num_options;
     const fb_arguments *arguments; /* NULL: none */

@@ -1,6 +1,7 @@
 #include "cli/selector_names.h"
 
 #include "base/error.h"
+#include "cli/word_list.h"
 
 #include <flashblock/experimental/selector.h>
 
@@ -27,4 +28,10 @@ fb_status fb_selector_name_parse(const char *text, void *target) {
         snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", name);
     }
     return fb_fail(FB_ERROR_ARGUMENT, "'%s' is none of %s", text, names);
+}
+
+fb_status fb_selector_list_parse(const char *text, void *target) {
+    fb_selector_list *list = target;
+    return fb_word_list_parse(text, fb_selector_name_parse, list->names, sizeof list->names[0],
+                              FB_SELECTOR_LIST_MAX, &list->count);
 }

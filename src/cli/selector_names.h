@@ -10,7 +10,17 @@
  * the caller. The error for any other name has all that there are. */
 fb_status fb_selector_name_parse(const char *text, void *name);
 
-/* The i-th of them; NULL behind the last. */
+enum { FB_SELECTOR_LIST_MAX = 16 };
+
+typedef struct fb_selector_list {
+    const char *names[FB_SELECTOR_LIST_MAX];
+    size_t count;
+} fb_selector_list;
+
+/* `parse` of an option whose target is such a list. */
+fb_status fb_selector_list_parse(const char *text, void *list);
+
+/* The i-th of them; NULL after the last. */
 const char *fb_selector_name_at(size_t i);
 
 #endif

@@ -25,12 +25,11 @@ static fb_status bench_shape(fb_bench *bench, const fb_attention_settings *setti
 
 static fb_status bench_family(fb_bench *bench, const fb_attention_settings *settings,
                               const fb_bench_family *family) {
-    fb_dtype dtypes[3];
-    size_t num_dtypes;
-    FB_TRY(fb_attention_settings_dtypes(settings, dtypes, &num_dtypes));
+    const fb_dtype_list *dtypes = &settings->dtypes;
     for (size_t i = 0; i < family->num_contexts; i++)
-        for (size_t j = 0; j < num_dtypes; j++) {
-            fb_bench_shape shape = fb_bench_shape_of(family, family->contexts[i], dtypes[j]);
+        for (size_t j = 0; j < dtypes->count; j++) {
+            fb_bench_shape shape =
+                fb_bench_shape_of(family, family->contexts[i], dtypes->values[j]);
             FB_TRY(bench_shape(bench, settings, &shape));
         }
     return FB_OK;

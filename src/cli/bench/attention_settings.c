@@ -2,9 +2,16 @@
 
 #include "base/error.h"
 #include "bench/peers.h"
+#include "cli/word_list.h"
 
 #include <stdio.h>
 #include <string.h>
+
+static fb_status parse_dtypes(const char *text, void *target) {
+    fb_dtype_list *list = target;
+    return fb_word_list_parse(text, fb_option_parse_dtype, list->values, sizeof list->values[0],
+                              sizeof list->values / sizeof list->values[0], &list->count);
+}
 
 static fb_status parse_preset(const char *text, void *target) {
     return fb_bench_preset_find(text, target);
@@ -59,10 +66,11 @@ static const fb_option options[] = {
      TARGET(contexts),
      .parse = fb_number_list_parse,
      .help = "tokens before the block, such as 4k,16k (default: the preset's, or 4k)"},
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_PARSED,
      .name = "dtype",
      .argument = "LIST",
      TARGET(dtypes),
+     .parse = parse_dtypes,
      .otherwise = "f32",
      .help = "how keys and values are stored: f32, bf16, f16, or several, such as f32,bf16"},
 
@@ -129,24 +137,6 @@ const fb_option_table fb_attention_settings_table = {
 
 /* --- shapes ----------------------------------------------------------------------------------- */
 
-fb_status fb_attention_settings_dtypes(const fb_attention_settings *settings, fb_dtype dtypes[3],
-                                       size_t *count) {
-    *count = 0;
-    for (const char *at = settings->dtypes; *count < 3; at++) {
-        char name[16];
-        size_t length = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)(length < 15 ? length : 15), at);
-        fb_status status = fb_dtype_parse(name, &dtypes[(*count)++]);
-        if (status != FB_OK)
-            return fb_fail_in(status, "--dtype");
-        at += length;
-        if (*at == '\0')
-            return FB_OK;
-    }
-    return fb_fail(FB_ERROR_ARGUMENT, "--dtype: '%s' names more than three types",
-                   settings->dtypes);
-}
-
 bool fb_attention_settings_family(const fb_attention_settings *settings, size_t i,
                                   fb_bench_family *family) {
     const fb_bench_preset *preset = settings->preset;
@@ -205,11 +195,8 @@ static fb_status check_family(const fb_attention_settings *settings,
 }
 
 fb_status fb_attention_settings_check(fb_attention_settings *settings) {
-    fb_dtype dtypes[3];
-    size_t num_dtypes;
     fb_bench_family family;
     complete_custom(settings);
-    FB_TRY(fb_attention_settings_dtypes(settings, dtypes, &num_dtypes));
     FB_TRY(fb_number_list_check(&settings->percents, "density", 0, 100));
     FB_TRY(check_peers(settings));
     for (size_t i = 0; fb_attention_settings_family(settings, i, &family); i++)

@@ -5,6 +5,11 @@
 #include "bench/shapes.h"
 #include "cli/bench/bench.h"
 
+typedef struct fb_dtype_list {
+    fb_dtype values[3];
+    size_t count;
+} fb_dtype_list;
+
 /* What the command line says. A number that is not given is the preset's. */
 typedef struct fb_attention_settings {
     fb_bench_settings common;
@@ -14,7 +19,7 @@ typedef struct fb_attention_settings {
     size_t queries, steps;         /* 0: not given */
     fb_number_list contexts, taus, percents;
     bool row_refresh;
-    const char *dtypes;
+    fb_dtype_list dtypes;
     bool no_steps, all_peers;
     fb_option_list named_peers;
 } fb_attention_settings;
@@ -23,10 +28,6 @@ extern const fb_option_table fb_attention_settings_table;
 
 /* Completes what was parsed, and checks all that can be said before anything is measured. */
 fb_status fb_attention_settings_check(fb_attention_settings *settings);
-
-/* The types of --dtype. */
-fb_status fb_attention_settings_dtypes(const fb_attention_settings *settings, fb_dtype dtypes[3],
-                                       size_t *count);
 
 /* Family i of shapes, with what the command line changes in it. False when there is none. */
 bool fb_attention_settings_family(const fb_attention_settings *settings, size_t i,

@@ -5,13 +5,13 @@
 #include "base/rng.h"
 #include "cli/commands.h"
 #include "cli/common_options.h"
+#include "cli/eval/known_text.h"
 #include "cli/eval/policy.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
-#include "io/file.h"
 #include "study/reuse_trial.h"
 
 #include <flashblock/runtime.h>
@@ -148,20 +148,6 @@ typedef struct evaluation {
     json_t *cells;
 } evaluation;
 
-static fb_status read_text(evaluation *e) {
-    enum { MAX_TEXT_BYTES = 64 << 20 };
-    char *text = NULL;
-    size_t size = 0;
-    FB_TRY(fb_file_read(e->chosen->text, MAX_TEXT_BYTES, &text, &size));
-    fb_status status = fb_tokenizer_encode(e->tokenizer, text, size, FB_ADDED_SPECIAL_AS_TEXT,
-                                           &e->tokens, &e->num_tokens);
-    fb_free(text);
-    FB_TRY(status);
-    if (e->chosen->to > 0 && e->chosen->to < e->num_tokens)
-        e->num_tokens = e->chosen->to;
-    return FB_OK;
-}
-
 /* Every context must end between two blocks, and be in the text with what follows it. */
 static fb_status check_sizes(const evaluation *e) {
     const settings *chosen = e->chosen;
@@ -187,7 +173,9 @@ static fb_status prepare(evaluation *e) {
     FB_TRY(fb_isa_choice_set(chosen->threads, chosen->isa));
     FB_TRY(fb_model_load(chosen->model, &e->model));
     FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));
-    FB_TRY(read_text(e));
+    FB_TRY(fb_known_text_read(e->tokenizer, chosen->text, &e->tokens, &e->num_tokens));
+    if (chosen->to > 0 && chosen->to < e->num_tokens)
+        e->num_tokens = chosen->to;
     FB_TRY(check_sizes(e));
     e->num_policies = 1;
     for (size_t i = 0; i < chosen->policies.count; i++)

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/common_options.h"
+#include "cli/eval/known_text.h"
 #include "cli/generate/session.h"
 #include "cli/isa_choice.h"
 #include "cli/number_list.h"
@@ -12,7 +13,6 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/selector_names.h"
-#include "io/file.h"
 #include "study/eval.h"
 
 #include <flashblock/experimental/sparse.h>
@@ -20,11 +20,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_SELECTORS = 16, MAX_TEXT_BYTES = 256 << 20 };
-
 /* What the command line says. */
 typedef struct settings {
-    const char *model, *text, *selectors, *json;
+    const char *model, *text, *json;
+    fb_selector_list selectors; /* none: all */
     fb_number_list percents, taus;
     size_t context, blocks, windows, key_block, block_size, denoising_steps, threads;
     fb_remasking remasking;
@@ -71,10 +70,11 @@ static const fb_option options[] = {
      .help = "windows at most, spread over the text"},
 
     {.kind = FB_OPTION_GROUP, .help = "What is compared with dense attention"},
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_PARSED,
      .name = "selectors",
      .argument = "LIST",
      TARGET(selectors),
+     .parse = fb_selector_list_parse,
      .help = "names as of flashblock generate --sparse, such as quest,mage (default: all)"},
     {.kind = FB_OPTION_FLAG,
      .name = "no-sparse",
@@ -146,8 +146,7 @@ typedef struct evaluation {
     const settings *given;
     fb_session session;
     fb_eval_options options;
-    const char *selectors[MAX_SELECTORS];
-    size_t num_selectors;
+    fb_selector_list selectors;
     method *methods;
     size_t num_methods;
     fb_eval_policy *policies; /* [num_methods] */
@@ -156,27 +155,15 @@ typedef struct evaluation {
     size_t num_layers;
 } evaluation;
 
-static fb_status parse_selectors(evaluation *e) {
-    const char *text = e->given->selectors;
-    for (size_t i = 0; !text && i < MAX_SELECTORS && fb_selector_name_at(i); i++)
-        e->selectors[e->num_selectors++] = fb_selector_name_at(i);
-    for (const char *at = text; at; at++) {
-        char name[32];
-        size_t length = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)(length < 31 ? length : 31), at);
-        if (e->num_selectors == MAX_SELECTORS)
-            return fb_fail(FB_ERROR_ARGUMENT, "--selectors: '%s' names more than %d", text,
-                           MAX_SELECTORS);
-        fb_status status = fb_selector_name_parse(name, &e->selectors[e->num_selectors++]);
-        if (status != FB_OK)
-            return fb_fail_in(status, "--selectors");
-        at += length;
-        if (*at == '\0')
-            break;
+static void choose_selectors(evaluation *e) {
+    fb_selector_list *list = &e->selectors;
+    *list = e->given->selectors;
+    if (list->count > 0 || e->given->no_sparse)
+        return;
+    while (list->count < FB_SELECTOR_LIST_MAX && fb_selector_name_at(list->count)) {
+        list->names[list->count] = fb_selector_name_at(list->count);
+        list->count++;
     }
-    if (e->given->no_sparse)
-        e->num_selectors = 0;
-    return FB_OK;
 }
 
 static method *add_method(evaluation *e, const char *selector, size_t percent, size_t tau) {
@@ -213,9 +200,9 @@ static void add_methods(evaluation *e) {
     add_method(e, NULL, 100, 0);
     for (size_t t = 0; t < taus->count; t++)
         add_method(e, NULL, 0, taus->values[t]);
-    for (size_t s = 0; s < e->num_selectors; s++)
+    for (size_t s = 0; s < e->selectors.count; s++)
         for (size_t p = 0; p < percents->count; p++) {
-            const char *name = e->selectors[s];
+            const char *name = e->selectors.names[s];
             add_sparse(e, name, percents->values[p], 0, FB_RESIDUAL_NONE);
             if (has_centroids(e, name))
                 add_sparse(e, name, percents->values[p], 0, FB_RESIDUAL_CENTROIDS);
@@ -225,8 +212,8 @@ static void add_methods(evaluation *e) {
 }
 
 static fb_status make_methods(evaluation *e) {
-    FB_TRY(parse_selectors(e));
-    size_t most = (1 + e->num_selectors * e->given->percents.count) * (2 + e->given->taus.count);
+    choose_selectors(e);
+    size_t most = (1 + e->selectors.count * e->given->percents.count) * (2 + e->given->taus.count);
     FB_TRY(fb_alloc_zeroed(most, sizeof *e->methods, "methods", &e->methods));
     FB_TRY(fb_alloc_zeroed(most, sizeof *e->policies, "methods", &e->policies));
     FB_TRY(fb_alloc_zeroed(most, sizeof *e->results, "methods", &e->results));
@@ -383,21 +370,11 @@ static fb_status prepare(evaluation *e) {
     return FB_OK;
 }
 
-static fb_status read_text(evaluation *e, int32_t **tokens, size_t *count) {
-    char *text = NULL;
-    size_t size = 0;
-    FB_TRY(fb_file_read(e->given->text, MAX_TEXT_BYTES, &text, &size));
-    fb_status status = fb_tokenizer_encode(e->session.tokenizer, text, size,
-                                           FB_ADDED_SPECIAL_AS_TEXT, tokens, count);
-    fb_free(text);
-    return status;
-}
-
 static fb_status run(evaluation *e) {
     int32_t *tokens = NULL;
     size_t count = 0;
     FB_TRY(prepare(e));
-    FB_TRY(read_text(e, &tokens, &count));
+    FB_TRY(fb_known_text_read(e->session.tokenizer, e->given->text, &tokens, &count));
     fb_status status = fb_eval_run(e->session.model, tokens, count, &e->options, e->policies,
                                    e->num_methods, e->results);
     fb_token_ids_free(tokens);
@@ -409,7 +386,7 @@ static fb_status run(evaluation *e) {
 }
 
 static int evaluate(const settings *given) {
-    if (given->no_sparse && given->selectors) {
+    if (given->no_sparse && given->selectors.count > 0) {
         fb_print_error(
             "--selectors and --no-sparse exclude each other; see flashblock eval sparse --help");
         return FB_EXIT_USAGE;

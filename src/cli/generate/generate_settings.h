@@ -1,6 +1,6 @@
 /* What `flashblock generate` and the commands that generate as it does have in common: options of
- * model, prompts, FlashBlock, denoising, sampling and machine. generate.c defines them; a command
- * whose settings begin with an fb_generate_settings names them as the shared ones of its table. */
+ * model, prompts, FlashBlock, denoising, sampling and machine. A command whose settings begin with
+ * an fb_generate_settings names these options as the shared ones of its table. */
 #ifndef FB_CLI_GENERATE_GENERATE_SETTINGS_H
 #define FB_CLI_GENERATE_GENERATE_SETTINGS_H
 
@@ -21,18 +21,16 @@ typedef struct fb_generate_settings {
     int isa;        /* fb_isa_choice_parse_one */
 } fb_generate_settings;
 
-extern const fb_option *const fb_generate_shared_options;
-extern const size_t fb_generate_num_shared_options;
+extern const fb_option_table fb_generate_settings_options;
 
 /* To be parsed into. */
 fb_generate_settings fb_generate_settings_default(void);
 
-/* Says which option without a default is not given, or which two contradict each other; NULL:
- * none. */
-const char *fb_generate_wrong(const fb_generate_settings *given);
+/* Says which options contradict each other, or that there is no prompt; NULL: nothing is wrong. */
+const char *fb_generate_settings_wrong(const fb_generate_settings *given);
 
 /* Chooses the machine's means, loads model and tokenizer into a zeroed session, encodes the
  * prompts and resolves the options. `given` must outlive the session. */
-fb_status fb_generate_prepare(fb_session *session, fb_generate_settings *given);
+fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given);
 
 #endif

@@ -67,18 +67,26 @@ static const fb_option option_list[] = {
              "the tables"},
 };
 
-static const char summary_text[] =
-    "Continues prompts as flashblock generate does, and records for every layer, head, block and\n"
-    "denoising step: how far the external and the internal attention output turn from one step to\n"
-    "the next, how the external log-sum-exp changes, what share of the softmax is external, what\n"
-    "reuse did, and how far its result is from dense attention. Writes into DIR:\n"
-    "  trace.csv, trace.json           a line or an array for each step, layer and head\n"
-    "  tau.csv                         the error of reuse for each tau of --sweep\n"
-    "  stability.png, stability.svg    external beside internal similarity, by denoising step\n"
-    "  heads.png, heads.svg            the same for each layer and head\n"
-    "  mass.png, mass.svg              external share of the softmax, by context length\n"
-    "  error.png, error.svg            error of reuse against tau\n"
-    "Pictures are drawn by gnuplot.";
+static const fb_option_table table = {
+    .usage = "trace --model DIR (--prompt TEXT | --prompt-file FILE)... -o DIR [OPTION]...",
+    .summary =
+        "Continues prompts as flashblock generate does, and records for every layer, head, block "
+        "and\n"
+        "denoising step: how far the external and the internal attention output turn from one step "
+        "to\n"
+        "the next, how the external log-sum-exp changes, what share of the softmax is external, "
+        "what\n"
+        "reuse did, and how far its result is from dense attention. Writes into DIR:\n"
+        "  trace.csv, trace.json           a line or an array for each step, layer and head\n"
+        "  tau.csv                         the error of reuse for each tau of --sweep\n"
+        "  stability.png, stability.svg    external beside internal similarity, by denoising step\n"
+        "  heads.png, heads.svg            the same for each layer and head\n"
+        "  mass.png, mass.svg              external share of the softmax, by context length\n"
+        "  error.png, error.svg            error of reuse against tau\n"
+        "Pictures are drawn by gnuplot.",
+    .shared = &fb_generate_settings_options,
+    FB_TABLE_OPTIONS(option_list),
+};
 
 /* --- decoding --------------------------------------------------------------------------------- */
 
@@ -269,7 +277,7 @@ static fb_status say(const fb_trace_report *report, const settings *given) {
 static fb_status trace_session(fb_session *session, settings *given, fb_trace *trace,
                                fb_generation **generation) {
     fb_trace_tau taus[FB_NUMBER_LIST_MAX];
-    FB_TRY(fb_generate_prepare(session, &given->generate));
+    FB_TRY(fb_generate_settings_prepare(session, &given->generate));
     FB_TRY(make_folder(given->output));
     FB_TRY(record(session, session->options.reuse.tau, trace, generation));
     FB_TRY(sweep(session, &given->sweep, taus));
@@ -279,7 +287,7 @@ static fb_status trace_session(fb_session *session, settings *given, fb_trace *t
 }
 
 static int run(settings *given) {
-    const char *wrong = fb_generate_wrong(&given->generate);
+    const char *wrong = fb_generate_settings_wrong(&given->generate);
     if (wrong) {
         fb_print_error("%s; see flashblock trace --help", wrong);
         return FB_EXIT_USAGE;
@@ -295,13 +303,6 @@ static int run(settings *given) {
 }
 
 int fb_command_trace(int argc, char **argv) {
-    const fb_option_table table = {
-        .usage = "trace --model DIR (--prompt TEXT | --prompt-file FILE)... -o DIR [OPTION]...",
-        .summary = summary_text,
-        .shared = fb_generate_shared_options,
-        .num_shared = fb_generate_num_shared_options,
-        FB_TABLE_OPTIONS(option_list),
-    };
     settings given = {.generate = fb_generate_settings_default()};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &given, &exit_status))

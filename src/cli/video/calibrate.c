@@ -7,8 +7,8 @@
 #include "cli/output.h"
 #include "cli/video/calibration_plot.h"
 #include "cli/video/video_session.h"
+#include "study/calibration_step.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,36 +141,12 @@ static void show_progress(void *user, const fb_video_pass_event *pass) {
 
 /* --- what is said ----------------------------------------------------------------------------- */
 
-/* Over layers and heads of one step. */
-typedef struct step_summary {
-    double external, internal, lse_change; /* means */
-    size_t refreshing, heads;
-} step_summary;
-
-static step_summary summarize(fb_calibration *c, size_t step) {
-    const fb_calibration_config *config = fb_calibration_config_of(c);
-    step_summary sum = {.heads = config->num_layers * config->num_heads};
-    for (size_t layer = 0; layer < config->num_layers; layer++) {
-        const bool *refresh = fb_calibration_refresh(c, layer, step);
-        for (size_t head = 0; head < config->num_heads; head++) {
-            sum.external += fb_calibration_similarity(c, layer, step, head);
-            sum.internal += fb_calibration_internal_similarity(c, layer, step, head);
-            sum.lse_change += fb_calibration_lse_change(c, layer, step, head);
-            sum.refreshing += refresh[head];
-        }
-    }
-    sum.external /= (double)sum.heads;
-    sum.internal /= (double)sum.heads;
-    sum.lse_change /= (double)sum.heads;
-    return sum;
-}
-
 static void print(fb_calibration *c) {
     size_t steps = fb_calibration_config_of(c)->num_steps;
     printf("%zu blocks with a history\n", fb_calibration_blocks(c));
     printf("step  similarity: external  internal  LSE change  heads that refresh\n");
     for (size_t step = 1; step < steps; step++) {
-        step_summary s = summarize(c, step);
+        fb_calibration_step s = fb_calibration_step_of(c, step);
         printf("%4zu  %20.3f  %8.3f  %10.3f  %zu of %zu%s\n", step, s.external, s.internal,
                s.lse_change, s.refreshing, s.heads, step + 1 == steps ? " (clean frames)" : "");
     }
@@ -181,7 +157,7 @@ static void print(fb_calibration *c) {
 static json_t *describe(fb_calibration *c, const settings *given) {
     json_t *steps = json_array();
     for (size_t step = 1; step < fb_calibration_config_of(c)->num_steps; step++) {
-        step_summary s = summarize(c, step);
+        fb_calibration_step s = fb_calibration_step_of(c, step);
         json_array_append_new(steps,
                               json_pack("{s:I, s:f, s:f, s:f, s:I, s:I}", "step", (json_int_t)step,
                                         "similarity", s.external, "internal_similarity", s.internal,
