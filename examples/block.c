@@ -1,4 +1,4 @@
-/* FlashBlock on a scripted block: one layer, one block of six tokens behind 2,000 committed ones, a
+/* FlashBlock on a scripted block: one layer, one block of six tokens after 2,000 committed ones, a
  * token accepted at every step. The script stands for the model: the queries, keys and values of
  * a token drift from step to step, and jump once it is accepted. */
 #include <flashblock/flashblock.h>
@@ -67,7 +67,7 @@ int main(void) {
         check(fb_kv_cache_write(kv, 0, CONTEXT, BLOCK, k, v));
         check(fb_block_attend(&queries, kv, 0, action, FB_COMPAT_PAPER, parts, 0, &result));
         check(fb_block_attend(&queries, kv, 0, FB_REFRESH_ONLY, FB_COMPAT_PAPER, NULL, 0, &dense));
-        fb_kv keys; /* for the table alone: the external part as it would be now */
+        fb_kv keys; /* only for the table: the external part as it would be now */
         const fb_range context_range = {0, CONTEXT};
         const fb_view view = {&keys, &context_range, 1};
         double mass = 0.0;
@@ -88,9 +88,9 @@ int main(void) {
         if (!step.commit)
             add(q + token * HEADS * HEAD_DIM, HEADS * HEAD_DIM, 1.0f, 9 + (uint32_t)token);
     }
-    puts("\nA refresh is dense attention, to the bit. A reuse reads the block's own keys alone; "
-         "what it\n"
-         "is off by is how far the queries have moved since the part was stored.");
+    puts("\nA refresh is dense attention, to the bit. A reuse reads only the block's own keys. Its "
+         "error\n"
+         "comes from the queries: they have moved since the part was stored.");
     fb_part_cache_destroy(parts);
     fb_kv_cache_destroy(kv);
     return 0;

@@ -1,6 +1,6 @@
-/* Checking a foreign kernel: what it computes beside the double-precision truth, and beside what a
- * plain implementation in float32 makes of the same inputs. `flashblock verify --candidate` does
- * this with files, and names the mistake; this is the same from inside a test of one's own. */
+/* Checks a kernel of yours: its error against the double-precision truth may be at most twice that
+ * of a plain implementation in float32 on the same inputs. `flashblock verify --candidate` does
+ * this with files, and names the mistake; here it is done from inside a test. */
 #include <flashblock/flashblock.h>
 
 #include <float.h>

@@ -1,5 +1,6 @@
-/* A custom selector: which key blocks a query block attends to. The one here scores a block by its
- * mean key, and stands beside two that the library has. Only a quarter of the context is read. */
+/* A selector of your own: it says which key blocks a query block attends to. This one scores a
+ * block by its mean key, and is compared with two of the library. Only a quarter of the context is
+ * read. */
 #include <flashblock/experimental/selector.h>
 #include <flashblock/flashblock.h>
 
@@ -49,7 +50,7 @@ static fb_status by_mean_key(void *state, const fb_selector_input *input, fb_sel
     return fb_selection_set_top(selection, 0, scores, fb_selection_budget(BLOCKS, input->density));
 }
 
-/* The part over the selected keys, beside the part over all of them. */
+/* The part over the selected keys, compared with the part over all of them. */
 static void show(fb_selector *selector, const fb_selector_input *input) {
     static float out[ROWS * HEAD_DIM], lse[2][ROWS];
     fb_selection selection = {0};
