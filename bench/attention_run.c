@@ -105,7 +105,14 @@ static fb_status step_with(const fb_attention_run *data, fb_reuse_action action,
                            fb_part_cache *parts) {
     fb_queries queries = queries_of(data);
     fb_part result = result_of(data);
-    return fb_block_attend(&queries, data->cache, 0, action, FB_COMPAT_PAPER, parts, 0, &result);
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.kv = data->cache;
+    call.action = action;
+    call.parts = parts;
+    call.refresh_rows = action == FB_REFRESH_ROWS ? data->refresh_rows : NULL;
+    return fb_block_attend(&call, &result);
 }
 
 static fb_status step(const fb_attention_run *data, fb_reuse_action action) {
@@ -114,11 +121,9 @@ static fb_status step(const fb_attention_run *data, fb_reuse_action action) {
 
 static fb_status refresh_rows(const fb_attention_run *data, size_t first, size_t count,
                               fb_part_cache *parts) {
-    fb_queries queries = queries_of(data);
-    fb_part result = result_of(data);
     for (size_t row = 0; row < data->shape.num_queries; row++)
         data->refresh_rows[row] = row >= first && row < first + count;
-    return fb_block_attend_rows(&queries, data->cache, 0, data->refresh_rows, parts, 0, &result);
+    return step_with(data, FB_REFRESH_ROWS, parts);
 }
 
 fb_status fb_attention_run_dense_step(void *data) {

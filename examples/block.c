@@ -56,6 +56,9 @@ int main(void) {
     check(fb_kv_cache_write(kv, 0, 0, CONTEXT, context[0], context[1]));
     check(fb_kv_cache_commit(kv, CONTEXT));
 
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries, call.kv = kv, call.parts = parts;
     const fb_reuse_policy policy = {.tau = TAU};
     fb_reuse_step step = {.denoising_steps = STEPS, .masked_tokens = BLOCK, .budget = 1};
     add(q, VALUES, 2.0f, 3), add(k, BLOCK * KV_ROW, 7.0f, 4), add(v, BLOCK * KV_ROW, 1.5f, 5);
@@ -65,11 +68,10 @@ int main(void) {
         step.commit = step.denoising_step == STEPS;
         fb_reuse_action action = fb_reuse_decide(&policy, &step);
         check(fb_kv_cache_write(kv, 0, CONTEXT, BLOCK, k, v));
-        check(fb_block_attend(&queries, kv, 0, action, FB_COMPAT_PAPER, parts, 0, &result));
-        check(fb_block_attend(&queries, kv, 0, FB_REFRESH_ONLY, FB_COMPAT_PAPER, NULL, 0, &dense));
+        check((call.action = action, fb_block_attend(&call, &result)));
+        check((call.action = FB_REFRESH_ONLY, fb_block_attend(&call, &dense)));
         fb_kv keys; /* only for the table: the external part as it would be now */
-        const fb_range context_range = {0, CONTEXT};
-        const fb_view view = {&keys, &context_range, 1};
+        const fb_view view = {&keys, &(fb_range){0, CONTEXT}, 1};
         double mass = 0.0;
         check(fb_kv_cache_layer(kv, 0, &keys));
         check(fb_attend(&queries, &view, NULL, 0, &external));

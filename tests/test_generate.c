@@ -616,9 +616,13 @@ static void expect_dense_result(const fb_attention_event *event) {
     size_t rows = q->num_queries * q->num_heads;
     float *out = calloc(rows * (q->head_dim + 1), sizeof *out), *lse = out + rows * q->head_dim;
     fb_part dense = fb_part_rows(out, lse, q->num_heads, q->head_dim);
-    cr_assert_eq(fb_block_attend(q, event->kv, event->layer, FB_REFRESH_ONLY, FB_COMPAT_PAPER, NULL,
-                                 0.0f, &dense),
-                 FB_OK, "%s", fb_error_message());
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = q;
+    call.kv = event->kv;
+    call.layer = event->layer;
+    call.action = FB_REFRESH_ONLY;
+    cr_assert_eq(fb_block_attend(&call, &dense), FB_OK, "%s", fb_error_message());
     expect_same_bits("out", out, event->result->out, rows * q->head_dim);
     expect_same_bits("lse", lse, event->result->lse, rows);
     free(out);

@@ -148,7 +148,13 @@ static void compare_pass(fast_path *fast, const fb_reference_script *s, size_t i
                  fb_reuse_action_name(action), fb_reuse_action_name(pass->action));
     OK(fb_kv_cache_write(fast->kv, 0, fb_kv_cache_length(fast->kv), s->block_size, pass->k,
                          pass->v));
-    OK(fb_block_attend(&queries, fast->kv, 0, action, FB_COMPAT_PAPER, fast->parts, 0, &result));
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.kv = fast->kv;
+    call.action = action;
+    call.parts = fast->parts;
+    OK(fb_block_attend(&call, &result));
     double out = 0.0, lse = 0.0;
     double lse_size = fmax(1.0, (double)largest(fast->lse, rows));
     expect_within("out", index, fast->out, pass->out, values, OUT_UNITS * unit * largest_value,

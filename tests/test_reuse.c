@@ -1,7 +1,10 @@
 /* The KV cache, the cached parts, and the rule of reuse. */
 #include "tests/numbers.h"
 
+#include <flashblock/experimental/head_reuse.h>
 #include <flashblock/experimental/rows.h>
+#include <flashblock/experimental/selector.h>
+#include <flashblock/experimental/sparse.h>
 #include <flashblock/flashblock.h>
 
 #include <criterion/criterion.h>
@@ -244,8 +247,28 @@ static void block_free(block *b) {
     free(b);
 }
 
+static fb_block_call call_of(const block *b, const fb_kv_cache *kv, fb_reuse_action action,
+                             fb_part_cache *parts) {
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &b->queries;
+    call.kv = kv;
+    call.layer = 1;
+    call.action = action;
+    call.parts = parts;
+    return call;
+}
+
 static fb_status step(block *b, fb_kv_cache *kv, fb_reuse_action action, fb_part_cache *parts) {
-    return fb_block_attend(&b->queries, kv, 1, action, FB_COMPAT_PAPER, parts, 0.0f, &b->part);
+    fb_block_call call = call_of(b, kv, action, parts);
+    return fb_block_attend(&call, &b->part);
+}
+
+/* A reuse as the released engine makes it. */
+static fb_status released_reuse(block *b, fb_kv_cache *kv, fb_part_cache *parts) {
+    fb_block_call call = call_of(b, kv, FB_REUSE, parts);
+    call.compat = FB_COMPAT_RELEASED;
+    return fb_block_attend(&call, &b->part);
 }
 
 /* A refresh, storing or not, is dense attention, bit for bit. Dense attention is one call over both
@@ -306,9 +329,7 @@ Test(reuse, a_reuse_reads_only_the_block) {
     uint64_t epoch = fb_kv_cache_epoch(kv);
     cr_assert_eq(fb_kv_cache_write(kv, 1, 0, 512, nan_rows, nan_rows), FB_OK);
     cr_assert_neq(fb_kv_cache_epoch(kv), epoch);
-    cr_assert_eq(fb_block_attend(&second->queries, kv, 1, FB_REUSE, FB_COMPAT_RELEASED, parts, 0.0f,
-                                 &second->part),
-                 FB_OK);
+    cr_assert_eq(released_reuse(second, kv, parts), FB_OK);
     expect_same_bits("out", expected->out, second->out, BLOCK * Q_ROW);
     expect_same_bits("lse", expected->lse, second->lse, BLOCK * HEADS);
     block_free(first), block_free(second), block_free(expected);
@@ -355,9 +376,9 @@ Test(reuse, stale_parts_are_errors) {
     expect_stale(b, kv, parts, "invalidated");
     /* fewer rows were stored than are asked for */
     fb_queries two = fb_queries_rows(b->q, 2, HEADS, DIM);
-    cr_assert_eq(
-        fb_block_attend(&two, kv, 1, FB_REFRESH_AND_STORE, FB_COMPAT_PAPER, parts, 0.0f, &b->part),
-        FB_OK);
+    fb_block_call fewer = call_of(b, kv, FB_REFRESH_AND_STORE, parts);
+    fewer.queries = &two;
+    cr_assert_eq(fb_block_attend(&fewer, &b->part), FB_OK);
     cr_assert_eq(step(b, kv, FB_REUSE, parts), FB_ERROR_STALE);
     block_free(b);
     fb_part_cache_destroy(parts);
@@ -375,9 +396,7 @@ Test(reuse, the_released_engine_takes_what_is_there) {
     block *b = block_new(&random), *own = block_new(&random);
     memcpy(own->q, b->q, BLOCK * Q_ROW * sizeof(float));
     cr_assert_eq(step(own, kv, FB_REFRESH_ONLY, NULL), FB_OK);
-    cr_assert_eq(
-        fb_block_attend(&b->queries, kv, 1, FB_REUSE, FB_COMPAT_RELEASED, parts, 0.0f, &b->part),
-        FB_OK);
+    cr_assert_eq(released_reuse(b, kv, parts), FB_OK);
     for (size_t row = 0; row < BLOCK * HEADS; row++) {
         double share = 1.0 / (1.0 + exp(-(double)own->lse[row]));
         for (size_t d = 0; d < DIM; d++)
@@ -404,6 +423,96 @@ Test(reuse, wrong_arguments) {
     cr_assert_eq(step(b, kv, (fb_reuse_action)7, parts), FB_ERROR_ARGUMENT);
     block_free(b);
     fb_part_cache_destroy(parts);
+    fb_kv_cache_destroy(kv);
+}
+
+/* --- calls that contradict themselves --------------------------------------------------------- */
+
+/* What a call may hold beside its queries. */
+enum {
+    KV = 1,
+    PARTS = 2,
+    ROWS = 4,
+    SELECTION = 8,
+    SPARSE = 16,
+    HEAD_VIEWS = 32,
+    RELEASED = 64,
+    NOTHING_SET = 128, /* struct_size is 0 */
+};
+
+/* A call of all zeros but these members, none of which is looked at before it is refused. */
+static void expect_refused(unsigned members, fb_reuse_action action, const char *words) {
+    static const bool rows[1];
+    static char opaque[64];
+    fb_queries queries = fb_queries_rows(NULL, 0, HEADS, DIM);
+    fb_part_cache *parts = NULL;
+    fb_kv_cache *kv = cache_new(FB_F32);
+    cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &parts), FB_OK);
+    fb_block_heads views = {0};
+    fb_selection selection = {0};
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.action = action;
+    call.kv = members & KV ? kv : NULL;
+    call.parts = members & PARTS ? parts : NULL;
+    call.refresh_rows = members & ROWS ? rows : NULL;
+    call.selection = members & SELECTION ? &selection : NULL;
+    call.sparse = members & SPARSE ? (fb_sparse *)(void *)opaque : NULL;
+    call.heads = members & HEAD_VIEWS ? &views : NULL;
+    call.compat = members & RELEASED ? FB_COMPAT_RELEASED : FB_COMPAT_PAPER;
+    call.struct_size = members & NOTHING_SET ? 0 : call.struct_size;
+    float lse = 7.0f;
+    fb_part result = fb_part_rows(&lse, &lse, HEADS, DIM);
+    cr_expect_eq(fb_block_attend(&call, &result), FB_ERROR_ARGUMENT, "%s", words);
+    cr_expect(strstr(fb_error_message(), words), "'%s' does not say '%s'", fb_error_message(),
+              words);
+    cr_expect_eq(lse, 7.0f);
+    fb_part_cache_destroy(parts);
+    fb_kv_cache_destroy(kv);
+}
+
+Test(reuse, a_call_does_not_contradict_itself) {
+    expect_refused(KV | NOTHING_SET, FB_REFRESH_ONLY, "call.struct_size is 0");
+    expect_refused(0, FB_REFRESH_ONLY, "kv is NULL");
+    expect_refused(KV | HEAD_VIEWS, FB_REFRESH_ONLY, "kv is given, and heads is given");
+    expect_refused(KV | SELECTION | SPARSE, FB_REFRESH_ONLY, "2 of selection, sparse and heads");
+    expect_refused(SELECTION | SPARSE | HEAD_VIEWS, FB_REFRESH_ONLY, "3 of selection");
+    expect_refused(KV | SPARSE | PARTS, FB_REUSE, "sparse keeps its own");
+    expect_refused(KV, FB_REFRESH_AND_STORE, "parts is NULL, but the action is refresh+store");
+    expect_refused(KV | SELECTION, FB_REUSE, "parts is NULL, but the action is reuse");
+    expect_refused(HEAD_VIEWS, FB_REUSE, "parts is NULL, but the action is reuse");
+    expect_refused(KV | PARTS, FB_REFRESH_ROWS, "action is refresh rows, and refresh_rows is NULL");
+    expect_refused(KV | PARTS | ROWS, FB_REUSE, "action is reuse, and refresh_rows is given");
+    expect_refused(KV | PARTS, FB_REFRESH_HEADS, "action is refresh heads, and heads is NULL");
+    expect_refused(HEAD_VIEWS | PARTS, FB_REFRESH_HEADS, "heads.refresh is NULL");
+    expect_refused(KV | PARTS | ROWS | SELECTION, FB_REFRESH_ROWS, "keys are selected");
+    expect_refused(KV | PARTS | ROWS | RELEASED, FB_REFRESH_ROWS, "compat is released");
+    expect_refused(KV | PARTS | SELECTION | RELEASED, FB_REUSE, "compat is released");
+}
+
+/* A longer struct, of a later version, is taken where all that this one does not know is zero. */
+Test(reuse, a_call_of_a_later_version) {
+    random_stream random = random_named(38);
+    fb_kv_cache *kv = cache_new(FB_F32);
+    write_tokens(kv, &random, BLOCK);
+    block *b = block_new(&random);
+    struct {
+        fb_block_call known;
+        const void *unknown;
+    } later;
+    fb_block_call_init_sized(&later.known, sizeof later);
+    cr_assert_eq(later.known.struct_size, sizeof later);
+    cr_assert_null(later.unknown);
+    later.known.queries = &b->queries;
+    later.known.kv = kv;
+    later.known.layer = 1;
+    later.known.action = FB_REFRESH_ONLY;
+    cr_assert_eq(fb_block_attend(&later.known, &b->part), FB_OK, "%s", fb_error_message());
+    later.unknown = &later;
+    cr_assert_eq(fb_block_attend(&later.known, &b->part), FB_ERROR_ARGUMENT);
+    cr_assert(strstr(fb_error_message(), "later version"), "%s", fb_error_message());
+    block_free(b);
     fb_kv_cache_destroy(kv);
 }
 
@@ -491,7 +600,9 @@ static void rows_case_free(rows_case *c) {
 }
 
 static fb_status refresh_some(rows_case *c, const bool *rows) {
-    return fb_block_attend_rows(&c->now->queries, c->kv, 1, rows, c->parts, 0.0f, &c->now->part);
+    fb_block_call call = call_of(c->now, c->kv, FB_REFRESH_ROWS, c->parts);
+    call.refresh_rows = rows;
+    return fb_block_attend(&call, &c->now->part);
 }
 
 static void same_row(const char *what, const block *a, const block *b, size_t row) {
@@ -574,13 +685,16 @@ Test(rows, stale_rows_are_errors) {
     write_tokens(c.kv, &random, BLOCK);
     cr_assert_eq(refresh_some(&c, one), FB_ERROR_STALE, "a block was committed");
     fb_queries two = fb_queries_rows(c.now->q, 2, HEADS, DIM);
-    cr_assert_eq(fb_block_attend_rows(&two, c.kv, 1, all, c.parts, 0.0f, &c.now->part), FB_OK);
+    fb_block_call call = call_of(c.now, c.kv, FB_REFRESH_ROWS, c.parts);
+    call.queries = &two;
+    call.refresh_rows = all;
+    cr_assert_eq(fb_block_attend(&call, &c.now->part), FB_OK);
     cr_assert_eq(refresh_some(&c, one), FB_ERROR_STALE, "two rows were computed");
     cr_assert(strstr(fb_error_message(), "has 2 rows, not 4"), "%s", fb_error_message());
     cr_assert_eq(refresh_some(&c, NULL), FB_ERROR_ARGUMENT);
     cr_assert_eq(step(c.now, c.kv, FB_REFRESH_ROWS, c.parts), FB_ERROR_ARGUMENT);
-    cr_assert_eq(fb_block_attend_rows(&c.now->queries, c.kv, 1, all, NULL, 0.0f, &c.now->part),
-                 FB_ERROR_ARGUMENT);
+    call.parts = NULL;
+    cr_assert_eq(fb_block_attend(&call, &c.now->part), FB_ERROR_ARGUMENT);
     cr_assert_eq(fb_part_cache_enable_correction(NULL), FB_ERROR_ARGUMENT);
     rows_case_free(&c);
 }

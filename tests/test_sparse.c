@@ -18,7 +18,7 @@ enum { KV_ROW = KV_HEADS * DIM, Q_ROW = HEADS * DIM, VALUES = BLOCK * Q_ROW, ROW
 typedef struct bench {
     fb_kv_cache *kv;
     fb_part_cache *parts;
-    fb_residual_cache *residuals;
+    fb_part_cache *residuals;
     fb_selection selection;
     float *q;
     fb_queries queries;
@@ -43,7 +43,7 @@ static bench bench_new(random_stream *random, size_t context, fb_dtype dtype) {
     fb_kv_cache_config config = {LAYERS, KV_HEADS, DIM, dtype};
     cr_assert_eq(fb_kv_cache_create(&config, &b.kv), FB_OK);
     cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &b.parts), FB_OK);
-    cr_assert_eq(fb_residual_cache_create(LAYERS, BLOCK, HEADS, DIM, &b.residuals), FB_OK);
+    cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &b.residuals), FB_OK);
     write_block(&b, random, context);
     cr_assert_eq(fb_kv_cache_commit(b.kv, context), FB_OK);
     write_block(&b, random, BLOCK);
@@ -55,7 +55,7 @@ static bench bench_new(random_stream *random, size_t context, fb_dtype dtype) {
 static void bench_free(bench *b) {
     fb_kv_cache_destroy(b->kv);
     fb_part_cache_destroy(b->parts);
-    fb_residual_cache_destroy(b->residuals);
+    fb_part_cache_destroy(b->residuals);
     fb_selection_release(&b->selection);
     free(b->q);
 }
@@ -80,22 +80,34 @@ static void choose(bench *b, random_stream *random, size_t lists, double probabi
     }
 }
 
-static fb_status attend(const bench *b, fb_reuse_action action, fb_residual_cache *residuals,
-                        outcome *o) {
-    fb_part part = fb_part_rows(o->out, o->lse, HEADS, DIM);
-    return fb_sparse_attend(&b->queries, b->kv, 1, &b->selection, action, residuals, 0.0f, &part);
+static fb_block_call call_of(const bench *b, fb_reuse_action action, fb_part_cache *parts) {
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &b->queries;
+    call.kv = b->kv;
+    call.layer = 1;
+    call.action = action;
+    call.parts = parts;
+    return call;
 }
 
-static void attend_well(const bench *b, fb_reuse_action action, fb_residual_cache *residuals,
+static fb_status attend(const bench *b, fb_reuse_action action, fb_part_cache *residuals,
+                        outcome *o) {
+    fb_part part = fb_part_rows(o->out, o->lse, HEADS, DIM);
+    fb_block_call call = call_of(b, action, residuals);
+    call.selection = &b->selection;
+    return fb_block_attend(&call, &part);
+}
+
+static void attend_well(const bench *b, fb_reuse_action action, fb_part_cache *residuals,
                         outcome *o) {
     cr_assert_eq(attend(b, action, residuals, o), FB_OK, "%s", fb_error_message());
 }
 
 static void attend_dense(const bench *b, fb_reuse_action action, outcome *o) {
     fb_part part = fb_part_rows(o->out, o->lse, HEADS, DIM);
-    cr_assert_eq(
-        fb_block_attend(&b->queries, b->kv, 1, action, FB_COMPAT_PAPER, b->parts, 0.0f, &part),
-        FB_OK, "%s", fb_error_message());
+    fb_block_call call = call_of(b, action, b->parts);
+    cr_assert_eq(fb_block_attend(&call, &part), FB_OK, "%s", fb_error_message());
 }
 
 static void expect_same(const outcome *a, const outcome *b) {
@@ -116,7 +128,7 @@ Test(sparse, everything_selected_is_dense) {
         cr_assert_eq(fb_set_num_threads(1 + (int)round % 2), FB_OK);
         for (int step = 0; step < 3; step++) {
             attend_dense(&b, FB_REFRESH_ONLY, &dense);
-            attend_well(&b, FB_REUSE, NULL, &sparse);
+            attend_well(&b, FB_REFRESH_ONLY, NULL, &sparse);
             expect_same(&dense, &sparse);
             attend_well(&b, step ? FB_REUSE : FB_REFRESH_AND_STORE, b.residuals, &sparse);
             expect_same(&dense, &sparse);
@@ -148,7 +160,7 @@ Test(sparse, nothing_selected_is_flashblock) {
         fb_view view = {&kv, &own, 1};
         fb_part part = fb_part_rows(alone.out, alone.lse, HEADS, DIM);
         cr_assert_eq(fb_attend(&b.queries, &view, NULL, 0.0f, &part), FB_OK);
-        attend_well(&b, FB_REUSE, NULL, &sparse);
+        attend_well(&b, FB_REFRESH_ONLY, NULL, &sparse);
         expect_same(&alone, &sparse);
         bench_free(&b);
     }
@@ -262,8 +274,8 @@ Test(sparse, a_residual_belongs_to_selection_epoch_and_block) {
     attend_well(&b, FB_REFRESH_ONLY, b.residuals, &o);
     expect_stale(&b, "a refresh that does not store");
     attend_well(&b, FB_REFRESH_AND_STORE, b.residuals, &o);
-    cr_assert(fb_residual_cache_is_fresh(b.residuals, 1, b.kv, &b.selection));
-    cr_assert_not(fb_residual_cache_is_fresh(b.residuals, 0, b.kv, &b.selection));
+    cr_assert(fb_residual_is_fresh(b.residuals, 1, b.kv, &b.selection));
+    cr_assert_not(fb_residual_is_fresh(b.residuals, 0, b.kv, &b.selection));
     fb_selection kept = {0};
     cr_assert_eq(fb_selection_copy(&b.selection, &kept), FB_OK);
     choose(&b, &random, KV_HEADS, 0.5);
@@ -276,7 +288,7 @@ Test(sparse, a_residual_belongs_to_selection_epoch_and_block) {
     b.queries = four;
     expect_stale(&b, "more rows");
     attend_well(&b, FB_REFRESH_AND_STORE, b.residuals, &o);
-    fb_residual_cache_invalidate(b.residuals);
+    fb_part_cache_invalidate(b.residuals);
     expect_stale(&b, "invalidated");
     attend_well(&b, FB_REFRESH_AND_STORE, b.residuals, &o);
     cr_assert_eq(fb_kv_cache_commit(b.kv, BLOCK), FB_OK);
@@ -296,7 +308,9 @@ static fb_status run_step(const bench *b, fb_sparse *sparse, size_t step, fb_reu
     fb_sparse_step now = {.denoising_step = step, .denoising_steps = 4};
     fb_sparse_begin(sparse, &now);
     fb_part part = fb_part_rows(o->out, o->lse, HEADS, DIM);
-    return fb_sparse_block_attend(sparse, &b->queries, b->kv, 1, action, 0.0f, &part);
+    fb_block_call call = call_of(b, action, NULL);
+    call.sparse = sparse;
+    return fb_block_attend(&call, &part);
 }
 
 /* The steps at which the selector is asked, and the effect of a changed selection. */

@@ -72,10 +72,14 @@ static void expect_sees(clip *c, size_t block_first, size_t frames, const size_t
     fb_queries queries = fb_queries_rows(q, 2, HEADS, DIM);
     fb_part got = fb_part_rows(out[0], lse[0], HEADS, DIM);
     fb_part want = fb_part_rows(out[1], lse[1], HEADS, DIM);
-    fb_head_views views = {external, internal, HEADS};
+    fb_block_heads views = {.external = external, .internal = internal, .num_kv_heads = HEADS};
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.action = FB_REFRESH_ONLY;
+    call.heads = &views;
     cr_assert_eq(fb_video_cache_views(c->cache, 0, kvs, external, internal), FB_OK);
-    cr_assert_eq(fb_head_attend(NULL, 0, 1, &queries, &views, NULL, 0.0f, NULL, &got), FB_OK, "%s",
-                 fb_error_message());
+    cr_assert_eq(fb_block_attend(&call, &got), FB_OK, "%s", fb_error_message());
     fb_range ranges[8];
     for (size_t i = 0; i < num_seen; i++)
         ranges[i] = (fb_range){seen[i][0] * FRAME, seen[i][1] * FRAME};
@@ -245,11 +249,21 @@ static void dense(const problem *p, float *out, float *lse) {
     cr_assert_eq(fb_attend(&p->queries, &view, NULL, 0.0f, &part), FB_OK);
 }
 
-static fb_status attend(fb_head_parts *parts, uint64_t context, const problem *p,
+static fb_status attend(fb_part_cache *parts, uint64_t context, const problem *p,
                         const bool *refresh, float *out, float *lse) {
     fb_part part = fb_part_rows(out, lse, GROUPS * GROUP_HEADS, DIM);
-    fb_head_views views = {p->external, p->internal, GROUPS};
-    return fb_head_attend(parts, 0, context, &p->queries, &views, refresh, 0.0f, NULL, &part);
+    fb_block_heads views = {.external = p->external,
+                            .internal = p->internal,
+                            .num_kv_heads = GROUPS,
+                            .context = context,
+                            .refresh = refresh};
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &p->queries;
+    call.action = refresh ? FB_REFRESH_HEADS : parts ? FB_REFRESH_AND_STORE : FB_REFRESH_ONLY;
+    call.parts = parts;
+    call.heads = &views;
+    return fb_block_attend(&call, &part);
 }
 
 /* Heads that refresh are dense, bit for bit. Heads that reuse merge the external part of the first
@@ -263,8 +277,8 @@ Test(head_reuse, some_heads_refresh_the_others_reuse) {
     problem_init(&first, &random), problem_init(&second, &random);
     static float out[ROWS * WIDE], lse[ROWS * N], want[ROWS * WIDE], want_lse[ROWS * N];
     static float kept[ROWS * WIDE], kept_lse[ROWS * N], inner[ROWS * WIDE], inner_lse[ROWS * N];
-    fb_head_parts *parts = NULL;
-    cr_assert_eq(fb_head_parts_create(1, ROWS, N, DIM, &parts), FB_OK);
+    fb_part_cache *parts = NULL;
+    cr_assert_eq(fb_part_cache_create(1, ROWS, N, DIM, &parts), FB_OK);
     cr_assert_eq(attend(parts, 7, &first, refresh, out, lse), FB_ERROR_STALE, "nothing is kept");
     cr_assert_eq(attend(parts, 7, &first, NULL, out, lse), FB_OK, "%s", fb_error_message());
     dense(&first, want, want_lse);
@@ -288,9 +302,9 @@ Test(head_reuse, some_heads_refresh_the_others_reuse) {
         expect_same_bits("lse", (refresh[i % N] ? want_lse : kept_lse) + i, lse + i, 1);
     }
     cr_expect_eq(attend(parts, 8, &second, refresh, out, lse), FB_ERROR_STALE, "another context");
-    fb_head_parts_invalidate(parts);
+    fb_part_cache_invalidate(parts);
     cr_expect_eq(attend(parts, 7, &second, refresh, out, lse), FB_ERROR_STALE, "invalidated");
-    fb_head_parts_destroy(parts);
+    fb_part_cache_destroy(parts);
     problem_free(&first), problem_free(&second);
 }
 
@@ -300,15 +314,15 @@ Test(head_reuse, says_what_is_wrong) {
     problem_init(&p, &random);
     float out[ROWS * WIDE], lse[ROWS * GROUPS * GROUP_HEADS];
     bool reuse[GROUPS * GROUP_HEADS] = {0};
-    fb_head_parts *parts = NULL;
-    cr_assert_eq(fb_head_parts_create(1, ROWS - 1, GROUPS * GROUP_HEADS, DIM, &parts), FB_OK);
+    fb_part_cache *parts = NULL;
+    cr_assert_eq(fb_part_cache_create(1, ROWS - 1, GROUPS * GROUP_HEADS, DIM, &parts), FB_OK);
     cr_expect_eq(attend(parts, 1, &p, NULL, out, lse), FB_ERROR_ARGUMENT, "too many rows");
     cr_expect_eq(attend(parts, 0, &p, NULL, out, lse), FB_ERROR_ARGUMENT, "no context");
     cr_expect_eq(attend(NULL, 1, &p, reuse, out, lse), FB_ERROR_ARGUMENT, "nothing to reuse");
     p.external[1].kv = &p.kv;
     cr_expect_eq(attend(NULL, 1, &p, NULL, out, lse), FB_ERROR_ARGUMENT, "two heads in a view");
-    cr_expect_eq(fb_head_parts_create(0, 1, 1, 1, &parts), FB_ERROR_ARGUMENT);
-    fb_head_parts_destroy(parts);
+    cr_expect_eq(fb_part_cache_create(0, 1, 1, 1, &parts), FB_ERROR_ARGUMENT);
+    fb_part_cache_destroy(parts);
     problem_free(&p);
 }
 

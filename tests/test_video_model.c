@@ -90,7 +90,7 @@ Test(video, counts_passes_and_work) {
 Test(video, forward_says_what_is_wrong) {
     studio s = studio_new();
     fb_video_cache *cache = NULL, *other = NULL;
-    fb_head_parts *parts = NULL;
+    fb_part_cache *parts = NULL;
     cr_assert_eq(fb_video_model_new_cache(s.model, FB_F32, FB_COMPAT_PAPER, &cache), FB_OK);
     cr_assert_eq(fb_video_model_new_parts(s.model, &parts), FB_OK);
     fb_video_cache_config wrong = *fb_video_cache_config_of(cache);
@@ -136,7 +136,7 @@ Test(video, forward_says_what_is_wrong) {
     free(flow), free(latents);
     fb_calibration_destroy(calibration);
     fb_video_cache_destroy(cache), fb_video_cache_destroy(other);
-    fb_head_parts_destroy(parts);
+    fb_part_cache_destroy(parts);
     studio_free(&s);
 }
 

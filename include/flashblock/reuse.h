@@ -52,10 +52,11 @@ typedef enum fb_reuse_action {
     FB_REFRESH_AND_STORE = 0,
     FB_REFRESH_ONLY,
     FB_REUSE,
-    FB_REFRESH_ROWS, /* see fb_block_attend_rows */
+    FB_REFRESH_ROWS,  /* experimental/rows.h: some rows are computed and kept, the others taken */
+    FB_REFRESH_HEADS, /* experimental/head_reuse.h: the same by head */
 } fb_reuse_action;
 
-/* "refresh+store", "refresh", "reuse", "refresh rows". Never NULL. */
+/* "refresh+store", "refresh", "reuse", "refresh rows", "refresh heads". Never NULL. */
 FB_API const char *fb_reuse_action_name(fb_reuse_action action);
 
 typedef struct fb_reuse_policy {
@@ -90,53 +91,92 @@ typedef struct fb_reuse_step {
 
 FB_API fb_reuse_action fb_reuse_decide(const fb_reuse_policy *policy, const fb_reuse_step *step);
 
-/* The block-external cache of one sequence: for each layer, the part of the block's rows over the
- * committed tokens, and what it was computed from. */
+/* The store of parts of one sequence: for each layer, the part of the block's rows over keys
+ * outside the block, and for each head of it, what that part was computed from. */
 typedef struct fb_part_cache fb_part_cache;
 
-/* Rows: block_size x num_heads of head_dim, float32, per layer. Caller owns *cache. Slots start
+/* Rows: block_size x num_heads of head_dim, float32, per layer. The caller owns *cache. Slots start
  * with O = 0 and L = 0, belonging to nothing. */
 FB_API fb_status fb_part_cache_create(size_t num_layers, size_t block_size, size_t num_heads,
                                       size_t head_dim, fb_part_cache **cache);
-FB_API void fb_part_cache_destroy(fb_part_cache *cache);
+FB_API void fb_part_cache_destroy(fb_part_cache *cache); /* NULL is allowed */
 
-/* Makes every slot stale (a new sequence, say); the values stay. */
+/* Makes every slot stale (for a new sequence, say). The values stay. */
 FB_API void fb_part_cache_invalidate(fb_part_cache *cache);
 
-/* Whether the slot of `layer` was stored from the committed tokens that `kv` holds now: same KV
- * cache, layer, length and epoch. */
+/* Whether the slot of `layer` holds the part over all committed tokens that `kv` holds now: same KV
+ * cache, length and epoch. */
 FB_API bool fb_part_cache_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv);
 
 /* The slot of `layer`, for reading: out [block_size, num_heads, head_dim], lse [block_size,
  * num_heads], mean_key if the cache corrects, all as they were computed, owned by the cache.
- * FB_ERROR_STALE when it does not belong to the state of `kv`; under FB_COMPAT_RELEASED it is given
- * out all the same, as the engine does. */
+ * FB_ERROR_STALE where fb_part_cache_is_fresh is false; under FB_COMPAT_RELEASED it is given out
+ * all the same, as the engine does. */
 FB_API fb_status fb_part_cache_load(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
                                     fb_compat compat, fb_part *part);
 
-/* One layer's attention of the current block at one step, the heart of FlashBlock.
- *
- *   queries  q [rows, num_heads, head_dim], rows <= block_size of `parts`; the block's keys and
- *            values are in `kv` already, at positions length .. length + rows - 1
- *   action   what fb_reuse_decide said; not FB_REFRESH_ROWS
- *   parts    the block-external cache; may be NULL unless the action stores or reuses
- *   scale    0 means 1/sqrt(head_dim)
- *   result   out, lse  [rows, num_heads, ...] over external and internal keys together
- *
- * A reuse reads no committed key or value: its cost does not depend on the context length. */
-FB_API fb_status fb_block_attend(const fb_queries *queries, const fb_kv_cache *kv, size_t layer,
-                                 fb_reuse_action action, fb_compat compat, fb_part_cache *parts,
-                                 float scale, const fb_part *result);
+struct fb_selection;   /* experimental/selector.h */
+struct fb_sparse;      /* experimental/sparse.h */
+struct fb_block_heads; /* experimental/head_reuse.h */
 
-/* The same for FB_REFRESH_ROWS: the external part of the rows for which refresh_rows [rows] is true
- * is computed and kept, that of the others taken from the cache, where it must belong to the state
- * of `kv` (FB_ERROR_STALE; no such row need be there if all are computed).
+/* One layer's attention of the current block at one step. The struct can grow: begin with
+ * fb_block_call_init, which sets struct_size and makes everything else 0 and NULL. */
+typedef struct fb_block_call {
+    size_t struct_size;
+    const fb_queries *queries; /* q [rows, num_heads, head_dim] */
+    const fb_kv_cache *kv;     /* the block's keys and values are there already, at positions
+                                  length .. length + rows - 1. NULL with `heads` */
+    size_t layer;
+    fb_reuse_action action; /* what fb_reuse_decide said */
+    fb_compat compat;       /* FB_COMPAT_RELEASED: a reuse takes whatever the slot holds */
+    float scale;            /* 0 means 1/sqrt(head_dim) */
+    fb_part_cache *parts;   /* where the action stores to and takes from; may be NULL with
+                               FB_REFRESH_ONLY, which does not look at it */
+
+    /* Experimental. */
+    const bool *refresh_rows;             /* [rows] FB_REFRESH_ROWS; else NULL */
+    const struct fb_selection *selection; /* at most one of these three is not NULL */
+    struct fb_sparse *sparse;
+    const struct fb_block_heads *heads;
+} fb_block_call;
+
+FB_API void fb_block_call_init_sized(fb_block_call *call, size_t size);
+static inline void fb_block_call_init(fb_block_call *call) {
+    fb_block_call_init_sized(call, sizeof *call);
+}
+
+/* Attends as `call` says, the heart of FlashBlock:
  *
- * A row that is computed has the bits that it has in a refresh of all rows. With all rows this is
- * dense attention, bit for bit; with none, a reuse. */
-FB_API fb_status fb_block_attend_rows(const fb_queries *queries, const fb_kv_cache *kv,
-                                      size_t layer, const bool *refresh_rows, fb_part_cache *parts,
-                                      float scale, const fb_part *result);
+ *     result = merge(external part, internal part)        out, lse  [rows, num_heads, ...]
+ *
+ * The internal part is over the block's own keys and is computed at every step. The external part
+ * is over keys outside the block:
+ *
+ *   given      external part over                       FB_REFRESH_ONLY  _AND_STORE  FB_REUSE  ROWS
+ * HEADS (nothing)  all committed tokens                     yes              parts       parts
+ * parts selection  the selected ones, and the residual      yes              parts       parts
+ *   sparse     the same, as its selector says           yes              yes         yes
+ *   heads      each head's own view                     yes              parts       parts parts
+ *
+ *   yes: allowed; parts: allowed, and needs `parts`; empty: FB_ERROR_ARGUMENT.
+ *
+ *   selection  a list of key blocks, see experimental/sparse.h. `parts` keeps the *residual*, the
+ *              part of the unselected keys, and the action says what happens to it. Without `parts`
+ *              unselected keys are not attended
+ *   sparse     selects by itself and keeps its own residuals; `parts` is NULL
+ *   heads      views of each head's own, see experimental/head_reuse.h; `kv` is NULL, and `layer`
+ * is a layer of `parts`
+ *
+ * FB_COMPAT_RELEASED is for the first line, without FB_REFRESH_ROWS.
+ *
+ * A refresh of the first line is dense attention, bit for bit. A reuse reads no committed key or
+ * value: its cost does not depend on the context length.
+ *
+ * FB_ERROR_ARGUMENT: a call that contradicts itself (a combination that the table leaves empty, two
+ * of selection, sparse and heads, refresh_rows without FB_REFRESH_ROWS, ...), a layer or shapes
+ * that kv or parts do not have, more rows than a slot, a block that is not in kv. FB_ERROR_STALE: a
+ * reuse of a part that belongs to other keys or to fewer rows. Neither writes to the result. */
+FB_API fb_status fb_block_attend(const fb_block_call *call, const fb_part *result);
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,8 @@ const char *fb_reuse_action_name(fb_reuse_action action) {
         return "reuse";
     case FB_REFRESH_ROWS:
         return "refresh rows";
+    case FB_REFRESH_HEADS:
+        return "refresh heads";
     }
     return "unknown";
 }

@@ -1,7 +1,7 @@
 /* A sequence's sparse attention: when the selector is asked, and where the residual comes from. */
 #include "base/error.h"
 #include "base/memory.h"
-#include "cache/residual.h"
+#include "cache/block.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -18,9 +18,9 @@ struct fb_sparse {
     fb_residual residual;
     bool select_every_step;
     size_t num_layers;
-    layer_selection *layers;      /* [num_layers] */
-    fb_residual_cache *residuals; /* NULL unless residual is FB_RESIDUAL_CACHED */
-    fb_selection candidate;       /* what the selector says now */
+    layer_selection *layers;  /* [num_layers] */
+    fb_part_cache *residuals; /* NULL unless residual is FB_RESIDUAL_CACHED */
+    fb_selection candidate;   /* what the selector says now */
     fb_sparse_step step;
     fb_sparse_counts counts;
 };
@@ -79,8 +79,8 @@ static fb_status set_up(fb_sparse *sparse, const fb_sparse_options *options, siz
         fb_alloc_zeroed(sparse->num_layers, sizeof *sparse->layers, "selections", &sparse->layers));
     if (options->residual != FB_RESIDUAL_CACHED)
         return FB_OK;
-    return fb_residual_cache_create(sparse->num_layers, block_size, num_heads, head_dim,
-                                    &sparse->residuals);
+    return fb_part_cache_create(sparse->num_layers, block_size, num_heads, head_dim,
+                                &sparse->residuals);
 }
 
 fb_status fb_sparse_create(const fb_sparse_options *options, size_t num_layers, size_t block_size,
@@ -110,7 +110,7 @@ void fb_sparse_destroy(fb_sparse *sparse) {
         fb_selection_release(&sparse->layers[layer].selection);
     fb_free(sparse->layers);
     fb_selection_release(&sparse->candidate);
-    fb_residual_cache_destroy(sparse->residuals);
+    fb_part_cache_destroy(sparse->residuals);
     fb_selector_destroy(sparse->selector);
     fb_free(sparse);
 }
@@ -120,7 +120,7 @@ void fb_sparse_reset(fb_sparse *sparse) {
     for (size_t layer = 0; layer < sparse->num_layers; layer++)
         sparse->layers[layer].epoch = 0;
     if (sparse->residuals)
-        fb_residual_cache_invalidate(sparse->residuals);
+        fb_part_cache_invalidate(sparse->residuals);
 }
 
 void fb_sparse_begin(fb_sparse *sparse, const fb_sparse_step *step) {
@@ -201,8 +201,8 @@ static fb_status select_blocks(layer_call *call) {
 
 /* --- attending -------------------------------------------------------------------------------- */
 
-static fb_status approximate(void *context, const fb_part *residual) {
-    layer_call *call = context;
+static fb_status approximate(void *user, const fb_part *residual) {
+    layer_call *call = user;
     fb_sparse *sparse = call->sparse;
     return fb_selector_approximate(sparse->selector, &call->input,
                                    &sparse->layers[call->input.layer].selection, residual);
@@ -221,41 +221,37 @@ static void count(const layer_call *call) {
         sparse->counts.keys_residual += (double)selection->num_keys - selected;
 }
 
-fb_status fb_sparse_block_attend(fb_sparse *sparse, const fb_queries *queries,
-                                 const fb_kv_cache *kv_cache, size_t layer, fb_reuse_action action,
-                                 float scale, const fb_part *result) {
-    if (!sparse || !queries || !kv_cache)
-        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL",
-                       !sparse   ? "sparse"
-                       : queries ? "kv"
-                                 : "queries");
-    if (layer >= sparse->num_layers)
-        return fb_fail(FB_ERROR_ARGUMENT, "layer is %zu, expected below %zu", layer,
+fb_status fb_block_attend_sparse(const fb_block_call *block, const fb_part *result) {
+    fb_sparse *sparse = block->sparse;
+    if (block->layer >= sparse->num_layers)
+        return fb_fail(FB_ERROR_ARGUMENT, "layer is %zu, expected below %zu", block->layer,
                        sparse->num_layers);
     fb_kv kv;
-    FB_TRY(fb_kv_cache_layer(kv_cache, layer, &kv));
+    FB_TRY(fb_kv_cache_layer(block->kv, block->layer, &kv));
     layer_call call = {
         .sparse = sparse,
-        .input = {.layer = layer,
-                  .queries = queries,
+        .input = {.layer = block->layer,
+                  .queries = block->queries,
                   .kv = &kv,
-                  .context_length = fb_kv_cache_length(kv_cache),
-                  .history = fb_kv_cache_history(kv_cache),
+                  .context_length = fb_kv_cache_length(block->kv),
+                  .history = fb_kv_cache_history(block->kv),
                   .prompt_length = sparse->step.prompt_length,
                   .block = sparse->step.block,
                   .denoising_step = sparse->step.denoising_step,
                   .denoising_steps = sparse->step.denoising_steps,
                   .density = sparse->density,
-                  .scale = scale},
-        .kv = kv_cache,
-        .action = action,
+                  .scale = block->scale},
+        .kv = block->kv,
+        .action = block->action,
     };
     FB_TRY(select_blocks(&call));
-    fb_residual_source source = {.cache = sparse->residuals};
-    if (sparse->residual == FB_RESIDUAL_CENTROIDS)
-        source = (fb_residual_source){.compute = approximate, .context = &call};
-    FB_TRY(fb_sparse_attend_with(queries, kv_cache, layer, &sparse->layers[layer].selection,
-                                 call.action, &source, scale, result));
+    fb_block_call selected = *block;
+    selected.sparse = NULL;
+    selected.selection = &sparse->layers[block->layer].selection;
+    selected.parts = sparse->residuals;
+    selected.action = call.action;
+    bool centroids = sparse->residual == FB_RESIDUAL_CENTROIDS;
+    FB_TRY(fb_block_attend_selected(&selected, centroids ? approximate : NULL, &call, result));
     count(&call);
     return FB_OK;
 }

@@ -25,7 +25,7 @@ typedef struct generation {
     size_t frame_values, block_values, num_blocks;
     size_t input_values;          /* of a block as the model takes it; 0: as it is */
     fb_video_cache **caches;      /* [count] */
-    fb_head_parts **parts;        /* [count] */
+    fb_part_cache **parts;        /* [count] */
     fb_video_forward_call *calls; /* [count] */
     float *x, *flow, *noise;      /* [count, block_values] twice, [block_values] */
     float *inputs;                /* [count, input_values] */
@@ -238,7 +238,7 @@ static void clean_up(generation *g) {
         if (g->caches)
             fb_video_cache_destroy(g->caches[i]);
         if (g->parts)
-            fb_head_parts_destroy(g->parts[i]);
+            fb_part_cache_destroy(g->parts[i]);
     }
     fb_free(g->caches);
     fb_free(g->parts);

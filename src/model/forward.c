@@ -191,14 +191,17 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
 /* Attention of a block, to all keys or to those that a selector chose. */
 static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb_queries *queries,
                               const fb_part *result) {
-    if (sequence->sparse)
-        return fb_sparse_block_attend(sequence->sparse, queries, sequence->kv, layer,
-                                      sequence->action, 0.0f, result);
-    if (sequence->action == FB_REFRESH_ROWS)
-        return fb_block_attend_rows(queries, sequence->kv, layer, sequence->refresh_rows,
-                                    sequence->parts, 0.0f, result);
-    return fb_block_attend(queries, sequence->kv, layer, sequence->action, sequence->compat,
-                           sequence->parts, 0.0f, result);
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = queries;
+    call.kv = sequence->kv;
+    call.layer = layer;
+    call.action = sequence->action;
+    call.compat = sequence->compat;
+    call.parts = sequence->sparse ? NULL : sequence->parts;
+    call.refresh_rows = sequence->refresh_rows;
+    call.sparse = sequence->sparse;
+    return fb_block_attend(&call, result);
 }
 
 /* Shows an observer what attention did to one block. */

@@ -89,7 +89,7 @@ static fb_status round_kept(const run *r) {
     if (!pass->parts || (pass->activations == FB_F32 && lse_dtype == FB_F32))
         return FB_OK;
     fb_part kept;
-    FB_TRY(fb_head_parts_layer(pass->parts, pass->layer, &kept));
+    FB_TRY(fb_part_cache_layer(pass->parts, pass->layer, &kept));
     for (size_t head = 0; head < r->attention->num_heads; head++)
         if (!pass->refresh || pass->refresh[head])
             round_head(r, &kept, head, lse_dtype);
@@ -102,12 +102,24 @@ static fb_status attend(const run *r) {
     double start = fb_seconds();
     fb_queries queries = fb_queries_rows(r->q, r->tokens, heads, head_dim);
     fb_part result = fb_part_rows(r->attended, r->lse, heads, head_dim);
-    fb_head_views views = {r->external, r->internal, heads};
     FB_TRY(fb_video_cache_views(pass->cache, pass->layer, r->kvs, r->external, r->internal));
     bool history = fb_video_cache_has_history(pass->cache);
-    FB_TRY(fb_head_attend(history ? pass->parts : NULL, pass->layer,
-                          fb_video_cache_context(pass->cache), &queries, &views,
-                          history ? pass->refresh : NULL, 0.0f, pass->internal, &result));
+    fb_block_heads views = {.external = r->external,
+                            .internal = r->internal,
+                            .num_kv_heads = heads,
+                            .context = fb_video_cache_context(pass->cache),
+                            .refresh = history ? pass->refresh : NULL,
+                            .internal_part = pass->internal};
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.layer = pass->layer;
+    call.action = views.refresh            ? FB_REFRESH_HEADS
+                  : history && pass->parts ? FB_REFRESH_AND_STORE
+                                           : FB_REFRESH_ONLY;
+    call.parts = pass->parts;
+    call.heads = &views;
+    FB_TRY(fb_block_attend(&call, &result));
     if (pass->seconds)
         *pass->seconds += fb_seconds() - start;
     return history ? round_kept(r) : FB_OK;

@@ -24,7 +24,7 @@ typedef struct fb_video_attention_pass {
     size_t layer;
     fb_video_grid grid;
     size_t first_frame;
-    fb_head_parts *parts;    /* NULL: dense, nothing is kept */
+    fb_part_cache *parts;    /* NULL: dense, nothing is kept */
     const bool *refresh;     /* [num_heads]; NULL: all refresh */
     const fb_part *internal; /* where internal parts go, too; or NULL */
     /* What intermediate results are rounded to: FB_F32 leaves them. FB_BF16 is how the paper's code

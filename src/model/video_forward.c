@@ -219,7 +219,7 @@ static fb_status observe(video_pass *p, size_t layer) {
     if (!p->plan->observes || !fb_video_cache_has_history(p->clips[0].call->cache))
         return FB_OK;
     for (size_t i = 0; i < p->count; i++) {
-        FB_TRY(fb_head_parts_layer(p->clips[i].call->parts, layer, &p->external[i]));
+        FB_TRY(fb_part_cache_layer(p->clips[i].call->parts, layer, &p->external[i]));
         p->internals[i] = p->clips[i].internal;
     }
     return fb_calibration_observe(p->plan->calibration, layer, p->plan->step, p->external,

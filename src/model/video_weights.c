@@ -268,11 +268,11 @@ fb_status fb_video_model_new_cache(const fb_video_model *model, fb_dtype dtype, 
     return fb_video_cache_create(&config, cache);
 }
 
-fb_status fb_video_model_new_parts(const fb_video_model *model, fb_head_parts **parts) {
+fb_status fb_video_model_new_parts(const fb_video_model *model, fb_part_cache **parts) {
     if (!model)
         return fb_fail(FB_ERROR_ARGUMENT, "model is NULL");
     const fb_video_config *c = &model->config;
     size_t frame = c->frame_height / c->patch_height * (c->frame_width / c->patch_width);
-    return fb_head_parts_create(c->num_layers, c->block_frames * frame, c->num_heads,
+    return fb_part_cache_create(c->num_layers, c->block_frames * frame, c->num_heads,
                                 c->dim / c->num_heads, parts);
 }

@@ -74,12 +74,17 @@ static fb_status run_pass(rows_case *r, size_t pass, const fb_part *result) {
         r->q[i] = pass == 0 ? r->first_q[i] : r->first_q[i] + r->moves[i];
     FB_TRY(write_tokens(r, c->queries, name[1], name[2]));
     fb_queries queries = fb_queries_rows(r->q, c->queries, c->heads, c->head_dim);
-    if (pass == 0)
-        return fb_block_attend(&queries, r->kv, 0, FB_REFRESH_AND_STORE, FB_COMPAT_PAPER, r->parts,
-                               c->scale, result);
     for (size_t row = 0; row < c->queries; row++)
         r->refresh[row] = row + 1 >= pass && (row + 1 - pass) % 3 == 0 && pass + 1 < c->steps;
-    return fb_block_attend_rows(&queries, r->kv, 0, r->refresh, r->parts, c->scale, result);
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.kv = r->kv;
+    call.action = pass == 0 ? FB_REFRESH_AND_STORE : FB_REFRESH_ROWS;
+    call.parts = r->parts;
+    call.refresh_rows = pass == 0 ? NULL : r->refresh;
+    call.scale = c->scale;
+    return fb_block_attend(&call, result);
 }
 
 /* Every pass's result, then what the cache holds: outputs, mean keys if there are any, LSEs. */

@@ -133,9 +133,15 @@ static fb_status place(layer *l, const layer_call *call, float *x, size_t heads,
 
 static fb_status attend(layer *l, const layer_call *call, size_t b, const fb_queries *queries,
                         const fb_part *result) {
-    if (!call->prefill)
-        return fb_block_attend(queries, l->kv[b], 0, call->action, FB_COMPAT_PAPER, l->parts[b],
-                               0.0f, result);
+    if (!call->prefill) {
+        fb_block_call block;
+        fb_block_call_init(&block);
+        block.queries = queries;
+        block.kv = l->kv[b];
+        block.action = call->action;
+        block.parts = l->parts[b];
+        return fb_block_attend(&block, result);
+    }
     fb_kv kv;
     FB_TRY(fb_kv_cache_layer(l->kv[b], 0, &kv));
     fb_range range = {0, call->num_tokens};

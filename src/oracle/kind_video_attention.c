@@ -31,7 +31,7 @@ typedef struct video_layer {
     fb_dtype activations;
     fb_calibration *calibration;
     fb_video_cache *caches[MAX_BATCH];
-    fb_head_parts *parts[MAX_BATCH];
+    fb_part_cache *parts[MAX_BATCH];
 } video_layer;
 
 /* --- setting up ------------------------------------------------------------------------------- */
@@ -160,7 +160,7 @@ static fb_status set_up(video_layer *l) {
     FB_TRY(read_weights(l));
     for (size_t b = 0; b < l->batch; b++) {
         FB_TRY(fb_video_cache_create(&l->cache_config, &l->caches[b]));
-        FB_TRY(fb_head_parts_create(1, l->block_tokens, l->heads, l->head_dim, &l->parts[b]));
+        FB_TRY(fb_part_cache_create(1, l->block_tokens, l->heads, l->head_dim, &l->parts[b]));
     }
     return FB_OK;
 }
@@ -168,7 +168,7 @@ static fb_status set_up(video_layer *l) {
 static void tear_down(video_layer *l) {
     for (size_t b = 0; b < MAX_BATCH; b++) {
         fb_video_cache_destroy(l->caches[b]);
-        fb_head_parts_destroy(l->parts[b]);
+        fb_part_cache_destroy(l->parts[b]);
     }
     fb_calibration_destroy(l->calibration);
     fb_linear_scratch_free(&l->linear);
@@ -225,7 +225,7 @@ static fb_status input_of(video_layer *l, const char *name, size_t batch, size_t
 }
 
 static fb_status run_pass(video_layer *l, size_t sample, size_t block, const float *x,
-                          fb_head_parts *parts, const bool *refresh, const fb_part *internal,
+                          fb_part_cache *parts, const bool *refresh, const fb_part *internal,
                           float *out) {
     fb_video_attention_pass pass = {.cache = l->caches[sample],
                                     .grid = l->grid,
@@ -283,7 +283,7 @@ static fb_status calibrate_step(video_layer *l, size_t block, size_t step, float
         internal[b] = fb_part_rows(own, own + 2 * values, l->heads, l->head_dim);
         FB_TRY(
             run_pass(l, b, block, x + b * values, l->parts[b], NULL, &internal[b], own + values));
-        FB_TRY(fb_head_parts_layer(l->parts[b], 0, &external[b]));
+        FB_TRY(fb_part_cache_layer(l->parts[b], 0, &external[b]));
         fb_round_values(l->activations, own, values);
     }
     if (!fb_video_cache_has_history(l->caches[0]))
@@ -353,17 +353,22 @@ static fb_status claim_kept(video_layer *l, size_t block, size_t step) {
     if (!fb_case_has(l->c, "%s", name))
         return FB_OK;
     fb_part kept;
-    FB_TRY(fb_head_parts_layer(l->parts[0], 0, &kept));
-    float *out = NULL;
+    FB_TRY(fb_part_cache_layer(l->parts[0], 0, &kept));
+    float *out = NULL, *lse = NULL;
     FB_TRY(fb_case_alloc(l->c, l->block_tokens * l->dim, sizeof *out, &out));
-    for (size_t i = 0; i < l->block_tokens * l->heads; i++)
+    FB_TRY(fb_case_alloc(l->c, l->block_tokens * l->heads, sizeof *lse, &lse));
+    for (size_t i = 0; i < l->block_tokens * l->heads; i++) {
+        size_t token = i / l->heads, head = i % l->heads;
         memcpy(out + i * l->head_dim,
-               kept.out + (ptrdiff_t)(i / l->heads) * kept.out_token_stride +
-                   (ptrdiff_t)(i % l->heads) * kept.out_head_stride,
+               kept.out + (ptrdiff_t)token * kept.out_token_stride +
+                   (ptrdiff_t)head * kept.out_head_stride,
                l->head_dim * sizeof *out);
+        lse[head * l->block_tokens + token] = kept.lse[(ptrdiff_t)token * kept.lse_token_stride +
+                                                       (ptrdiff_t)head * kept.lse_head_stride];
+    }
     FB_TRY(claim(l, name, FB_DIMS(1, l->block_tokens, l->heads, l->head_dim), out));
     snprintf(name, sizeof name, "hist_lse.b%zus%zu", block, step);
-    return claim(l, name, FB_DIMS(l->heads, l->block_tokens), kept.lse);
+    return claim(l, name, FB_DIMS(l->heads, l->block_tokens), lse);
 }
 
 /* kv.k.b, kv.v.b  [1, kv_cache_tokens, heads, head_dim]: places not filled yet are zero. */
@@ -388,7 +393,7 @@ static fb_status run_blocks(video_layer *l, const char *prefix, bool reuses, int
     float *out = NULL;
     FB_TRY(fb_case_alloc(l->c, l->block_tokens * l->dim, sizeof *out, &out));
     fb_video_cache_reset(l->caches[0]);
-    fb_head_parts_invalidate(l->parts[0]);
+    fb_part_cache_invalidate(l->parts[0]);
     for (size_t block = 0; block < l->blocks; block++) {
         for (size_t step = 0; step < l->steps; step++) {
             float *x = NULL;

@@ -352,14 +352,16 @@ static fb_status run_pass(fb_script *s, fb_script_pass *pass, fb_kv_cache *kv,
     const fb_script_config *c = &s->config;
     fb_queries queries = fb_queries_rows(pass->q, c->block_size, c->num_heads, c->head_dim);
     fb_part result = fb_part_rows(pass->out, pass->lse, c->num_heads, c->head_dim);
-    fb_reuse_action action = (fb_reuse_action)pass->action;
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.kv = kv;
+    call.action = (fb_reuse_action)pass->action;
+    call.parts = parts;
+    call.refresh_rows = call.action == FB_REFRESH_ROWS ? pass->refresh_rows : NULL;
+    call.scale = (float)c->scale;
     FB_TRY(fb_kv_cache_write(kv, 0, c->context_length, c->block_size, pass->k, pass->v));
-    if (action == FB_REFRESH_ROWS)
-        FB_TRY(fb_block_attend_rows(&queries, kv, 0, pass->refresh_rows, parts, (float)c->scale,
-                                    &result));
-    else
-        FB_TRY(fb_block_attend(&queries, kv, 0, action, FB_COMPAT_PAPER, parts, (float)c->scale,
-                               &result));
+    FB_TRY(fb_block_attend(&call, &result));
     return fb_script_stores(pass) ? keep_external(s, pass, parts, kv) : FB_OK;
 }
 

@@ -162,9 +162,14 @@ static void compare_layer(void *user, const fb_attention_event *event) {
     observation *o = user;
     const fb_queries *queries = event->queries;
     fb_part dense = fb_part_rows(o->e->out, o->e->lse, queries->num_heads, queries->head_dim);
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = queries;
+    call.kv = event->kv;
+    call.layer = event->layer;
+    call.action = FB_REFRESH_ONLY;
     if (o->status == FB_OK)
-        o->status = fb_block_attend(queries, event->kv, event->layer, FB_REFRESH_ONLY,
-                                    FB_COMPAT_PAPER, NULL, 0.0f, &dense);
+        o->status = fb_block_attend(&call, &dense);
     if (o->status == FB_OK)
         o->result->layer_errors[event->layer] += relative_error(event->result, dense.out, queries);
 }

@@ -8,6 +8,7 @@
 #define FLASHBLOCK_EXPERIMENTAL_HEAD_REUSE_H
 
 #include <flashblock/attention.h>
+#include <flashblock/reuse.h>
 #include <flashblock/status.h>
 
 #include <stdbool.h>
@@ -18,48 +19,33 @@
 extern "C" {
 #endif
 
-/* What a block's queries see: for each KV head a view of its own, over a fb_kv of one head.
- * fb_video_cache_views fills this in; fb_kv_heads makes one head of any other fb_kv. */
-typedef struct fb_head_views {
-    const fb_view *external, *internal; /* [num_kv_heads] */
-    size_t num_kv_heads;
-} fb_head_views;
-
-/* The block-external parts that the heads of each layer keep. */
-typedef struct fb_head_parts fb_head_parts;
-
-/* For blocks of up to `rows` tokens. Caller owns *parts. */
-FB_API fb_status fb_head_parts_create(size_t num_layers, size_t rows, size_t num_heads,
-                                      size_t head_dim, fb_head_parts **parts);
-FB_API void fb_head_parts_destroy(fb_head_parts *parts); /* NULL is allowed */
-
-/* Makes every part stale. */
-FB_API void fb_head_parts_invalidate(fb_head_parts *parts);
-
-/* One layer's attention of a block at one step.
+/* What the heads of a block see, and what they do: fb_block_call.heads.
  *
- *   parts     where external parts are kept; NULL: all heads refresh, nothing is kept
- *   layer     below the num_layers of `parts`
- *   context   what is external to the block, as a number (fb_video_cache_context); at least 1
- *   queries   q [rows, num_heads, head_dim], rows at most those of `parts`
- *   views     the block's external and internal keys; query head h sees views
- *             h / (num_heads / num_kv_heads)
- *   refresh   [num_heads], true: the head refreshes, false: it reuses; NULL: all
- *             refresh
- *   scale     0 means 1/sqrt(head_dim)
- *   internal  NULL, or where the internal parts of all heads are to be written, too
- *   result    merge(external part, internal part) of all heads
+ *   action                context and parts   refresh      the external part of a head is
+ *   FB_REFRESH_ONLY       not looked at       NULL         computed
+ *   FB_REFRESH_AND_STORE  needed              NULL         computed and kept
+ *   FB_REUSE              needed              NULL         taken from `parts`
+ *   FB_REFRESH_HEADS      needed              [num_heads]  computed and kept where refresh is true,
+ *                                                          else taken from `parts`
  *
  * FB_ERROR_STALE when a head is to reuse a part that was kept in another context, or for fewer
  * rows. */
-FB_API fb_status fb_head_attend(fb_head_parts *parts, size_t layer, uint64_t context,
-                                const fb_queries *queries, const fb_head_views *views,
-                                const bool *refresh, float scale, const fb_part *internal,
-                                const fb_part *result);
+typedef struct fb_block_heads {
+    /* For each KV head a view of its own, over a fb_kv of one head: query head h sees views
+     * h / (num_heads / num_kv_heads). fb_video_cache_views fills this in; fb_kv_heads makes one
+     * head of any other fb_kv. */
+    const fb_view *external, *internal; /* [num_kv_heads] */
+    size_t num_kv_heads;
+    uint64_t context;             /* what is external to the block, as a number of at least 1
+                                     (fb_video_cache_context) */
+    const bool *refresh;          /* [num_heads] */
+    const fb_part *internal_part; /* where the internal parts of all heads are written, too; or
+                                     NULL */
+} fb_block_heads;
 
-/* What the heads of a layer hold, stale or not: out [rows, num_heads, head_dim], lse [rows,
- * num_heads], by strides. It may be written to. */
-FB_API fb_status fb_head_parts_layer(fb_head_parts *parts, size_t layer, fb_part *part);
+/* What the heads of a layer hold, stale or not: out [block_size, num_heads, head_dim], lse
+ * [block_size, num_heads]. It may be written to. */
+FB_API fb_status fb_part_cache_layer(fb_part_cache *cache, size_t layer, fb_part *part);
 
 #ifdef __cplusplus
 }

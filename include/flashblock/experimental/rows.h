@@ -46,6 +46,13 @@
 extern "C" {
 #endif
 
+/* FB_REFRESH_ROWS: fb_block_attend computes and keeps the external part of the rows for which
+ * fb_block_call.refresh_rows is true, and takes that of the others from the cache, where it must
+ * belong to the state of `kv` (FB_ERROR_STALE; no such row need be there if all are computed).
+ *
+ * A row that is computed has the bits that it has in a refresh of all rows. With all rows this is
+ * dense attention, bit for bit; with none, a reuse. */
+
 /* From now on every stored row comes with its query and its mean key, and rows that are taken from
  * the cache have their LSE corrected to first order. Slots become stale. */
 FB_API fb_status fb_part_cache_enable_correction(fb_part_cache *cache);

@@ -61,31 +61,14 @@ FB_API fb_status fb_residual_parse(const char *name, fb_residual *residual);
 
 /* --- one layer, one selection ----------------------------------------------------------------- */
 
-/* The residuals of one sequence: for each layer, the part of the block's rows over the unselected
- * keys, and what it belongs to. */
-typedef struct fb_residual_cache fb_residual_cache;
-
-/* Rows: block_size x num_heads of head_dim, float32, per layer. The caller owns *cache. */
-FB_API fb_status fb_residual_cache_create(size_t num_layers, size_t block_size, size_t num_heads,
-                                          size_t head_dim, fb_residual_cache **cache);
-FB_API void fb_residual_cache_destroy(fb_residual_cache *cache); /* NULL is allowed */
-
-/* Makes every residual stale. */
-FB_API void fb_residual_cache_invalidate(fb_residual_cache *cache);
-
-/* Whether the residual of `layer` belongs to this state of `kv` and to this selection. */
-FB_API bool fb_residual_cache_is_fresh(const fb_residual_cache *cache, size_t layer,
-                                       const fb_kv_cache *kv, const fb_selection *selection);
-
-/* One layer's sparse attention of the current block, as fb_block_attend is its dense one.
- *   selection  of the kv's committed tokens: selection->num_keys is its length
- *   action     FB_REFRESH_AND_STORE, FB_REFRESH_ONLY, FB_REUSE: what happens to the residual; not
- *              looked at where residuals is NULL
- *   residuals  NULL: no residual, unselected keys are not attended
- * FB_ERROR_STALE: a reuse of what does not belong here. */
-FB_API fb_status fb_sparse_attend(const fb_queries *queries, const fb_kv_cache *kv, size_t layer,
-                                  const fb_selection *selection, fb_reuse_action action,
-                                  fb_residual_cache *residuals, float scale, const fb_part *result);
+/* fb_block_attend with fb_block_call.selection attends to a selection of the committed tokens:
+ * selection->num_keys is their number. With fb_block_call.parts there is a residual, which the
+ * action computes (FB_REFRESH_ONLY), keeps as well (FB_REFRESH_AND_STORE) or takes (FB_REUSE).
+ *
+ * This says whether the cache holds the residual of `layer` for this state of `kv` and this
+ * selection. */
+FB_API bool fb_residual_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
+                                 const fb_selection *selection);
 
 struct fb_model; /* model.h */
 
@@ -132,22 +115,19 @@ typedef struct fb_sparse_step {
     size_t denoising_steps; /* of the block at most */
 } fb_sparse_step;
 
-/* Says which pass the calls of fb_sparse_block_attend that follow belong to. */
+/* Says which pass the calls that follow belong to: one call of fb_block_attend for each layer, with
+ * fb_block_call.sparse. It selects, and attends as with fb_block_call.selection. The action is that
+ * of the cached residual, and is not looked at without one. At a refresh with a cached residual
+ * every key is attended, whatever is selected: where the selector wants a dense step, the selection
+ * is the one that it gives for the next step, so that reuses are sparse. */
 FB_API void fb_sparse_begin(fb_sparse *sparse, const fb_sparse_step *step);
-
-/* One layer of that pass: selects, and attends as fb_sparse_attend. At a refresh with a cached
- * residual every key is attended, whatever is selected: where the selector wants a dense step, the
- * selection is the one that it gives for the next step, so that reuses are sparse. */
-FB_API fb_status fb_sparse_block_attend(fb_sparse *sparse, const fb_queries *queries,
-                                        const fb_kv_cache *kv, size_t layer, fb_reuse_action action,
-                                        float scale, const fb_part *result);
 
 /* The selection that the last pass used in a layer; NULL before the first. Owned by `sparse`. */
 FB_API const fb_selection *fb_sparse_selection(const fb_sparse *sparse, size_t layer);
 
 /* What was done, over layers and passes; keys are external ones, a query head's average. */
 typedef struct fb_sparse_counts {
-    size_t layers;           /* calls of fb_sparse_block_attend */
+    size_t layers;           /* calls of fb_block_attend */
     size_t selections;       /* selections that were made */
     size_t forced_refreshes; /* reuses that a changed selection made refreshes */
     double keys_selected;    /* attended as selected */

@@ -74,7 +74,7 @@ FB_API fb_status fb_video_prompt(const fb_video_model *model, const char *prompt
 /* Caches that fit the model; keys and values are stored as `dtype`. */
 FB_API fb_status fb_video_model_new_cache(const fb_video_model *model, fb_dtype dtype,
                                           fb_compat compat, fb_video_cache **cache);
-FB_API fb_status fb_video_model_new_parts(const fb_video_model *model, fb_head_parts **parts);
+FB_API fb_status fb_video_model_new_parts(const fb_video_model *model, fb_part_cache **parts);
 
 /* One pass over a block of one clip. */
 typedef struct fb_video_forward_call {
@@ -83,7 +83,7 @@ typedef struct fb_video_forward_call {
     double timestep;       /* 0 to 1000 */
     const float *text;     /* [text_len, text_dim] */
     fb_video_cache *cache; /* the block is placed and written */
-    fb_head_parts *parts;  /* external parts are kept here; NULL: dense, nothing is kept */
+    fb_part_cache *parts;  /* external parts are kept here; NULL: dense, nothing is kept */
     float *flow;           /* [num_frames, out_dim, frame_height, frame_width]; not `latents` */
 } fb_video_forward_call;
 

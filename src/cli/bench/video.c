@@ -75,7 +75,7 @@ typedef struct video_bench {
     size_t num_layers, num_steps;
     bool *refresh; /* [num_layers, num_steps, heads] */
     fb_video_cache *cache;
-    fb_head_parts *parts;
+    fb_part_cache *parts;
     fb_kv kvs[MAX_HEADS];
     fb_view external[MAX_HEADS], internal[MAX_HEADS];
     float *q, *out, *lse;                      /* [rows, heads, head_dim], [rows, heads] */
@@ -172,7 +172,7 @@ static fb_status prepare(video_bench *b) {
     size_t rows = s->rows * s->heads;
     FB_TRY(choose_heads(b));
     FB_TRY(fb_video_cache_create(&config, &b->cache));
-    FB_TRY(fb_head_parts_create(b->num_layers, s->rows, s->heads, s->head_dim, &b->parts));
+    FB_TRY(fb_part_cache_create(b->num_layers, s->rows, s->heads, s->head_dim, &b->parts));
     FB_TRY(fb_alloc(rows, s->head_dim * sizeof(float), "queries", &b->q));
     FB_TRY(fb_alloc(rows, s->head_dim * sizeof(float), "outputs", &b->out));
     FB_TRY(fb_alloc(rows, sizeof(float), "log-sum-exps", &b->lse));
@@ -185,7 +185,7 @@ static fb_status prepare(video_bench *b) {
 
 static void clean_up(video_bench *b) {
     fb_video_cache_destroy(b->cache);
-    fb_head_parts_destroy(b->parts);
+    fb_part_cache_destroy(b->parts);
     fb_free(b->refresh);
     fb_free(b->q);
     fb_free(b->out);
@@ -196,17 +196,37 @@ static void clean_up(video_bench *b) {
 
 /* --- what is timed ---------------------------------------------------------------------------- */
 
+static fb_status attend(const video_bench *b, size_t layer, fb_reuse_action action,
+                        const bool *refresh) {
+    const settings *s = b->chosen;
+    fb_queries queries = fb_queries_rows(b->q, s->rows, s->heads, s->head_dim);
+    fb_part result = fb_part_rows(b->out, b->lse, s->heads, s->head_dim);
+    fb_block_heads views = {.external = b->external,
+                            .internal = b->internal,
+                            .num_kv_heads = s->heads,
+                            .context = 1,
+                            .refresh = action == FB_REFRESH_HEADS ? refresh : NULL};
+    fb_block_call call;
+    fb_block_call_init(&call);
+    call.queries = &queries;
+    call.layer = layer;
+    call.action = action;
+    call.parts = b->parts;
+    call.heads = &views;
+    return fb_block_attend(&call, &result);
+}
+
 /* All passes of a block in all layers; dense keeps no part. */
 static fb_status run_block(const video_bench *b, bool reuses) {
     const settings *s = b->chosen;
-    fb_queries queries = fb_queries_rows(b->q, s->rows, s->heads, s->head_dim);
-    fb_head_views views = {b->external, b->internal, s->heads};
-    fb_part result = fb_part_rows(b->out, b->lse, s->heads, s->head_dim);
     for (size_t layer = 0; layer < b->num_layers; layer++)
         for (size_t step = 0; step < b->num_steps; step++) {
             const bool *refresh = b->refresh + (layer * b->num_steps + step) * s->heads;
-            FB_TRY(fb_head_attend(reuses ? b->parts : NULL, layer, 1, &queries, &views,
-                                  reuses && step > 0 ? refresh : NULL, 0.0f, NULL, &result));
+            FB_TRY(attend(b, layer,
+                          !reuses    ? FB_REFRESH_ONLY
+                          : step > 0 ? FB_REFRESH_HEADS
+                                     : FB_REFRESH_AND_STORE,
+                          refresh));
         }
     return FB_OK;
 }

@@ -1,0 +1,34 @@
+#include "base/sized.h"
+
+#include "base/error.h"
+
+#include <string.h>
+
+void fb_sized_init(void *given, size_t size, const void *defaults, size_t known) {
+    if (size < sizeof size)
+        return;
+    memset(given, 0, size);
+    memcpy(given, defaults, size < known ? size : known);
+    memcpy(given, &size, sizeof size);
+}
+
+fb_status fb_sized_read(void *own, size_t known, const void *given, const char *name) {
+    if (!given)
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", name);
+    size_t size = 0;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "%s.struct_size is %zu, expected the struct's size: its init function sets "
+                       "it",
+                       name, size);
+    for (size_t i = known; i < size; i++)
+        if (((const char *)given)[i] != 0)
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "%s has %zu bytes, of which this library knows %zu, and byte %zu is not "
+                           "zero: the program needs a later version",
+                           name, size, known, i);
+    memcpy(own, given, size < known ? size : known);
+    memcpy(own, &known, sizeof known);
+    return FB_OK;
+}
