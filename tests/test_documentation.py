@@ -113,13 +113,17 @@ def links(text):
             yield label, path, anchor
 
 
+def code_of(label):
+    """What a link to a line of code shows, as a pattern."""
+    return rf"(?<!\w){re.escape(label.strip('`'))}(?!\w)"
+
+
 def line_fault(label, path, anchor):
-    """A link to a line of code: the name in its label has to be there."""
-    name = re.findall(r"\w+", label)[-1]
+    """A link to a line of code: what its label shows has to be there."""
     lines = read(path).splitlines()
     number = int(anchor[1:])
-    if number > len(lines) or not re.search(rf"\b{name}\b", lines[number - 1]):
-        return f"line {number} of {path} does not say {name} (--fix-lines corrects it)"
+    if number > len(lines) or not re.search(code_of(label), lines[number - 1]):
+        return f"line {number} of {path} does not say {label} (--fix-lines corrects it)"
     return None
 
 
@@ -138,13 +142,12 @@ def links_resolve():
                 yield f"{document}: {path or document} has no heading #{anchor}"
 
 
-def definition_line(path, name):
-    """The line that defines a struct or a function, or the first that names it."""
+def definition_line(path, label):
+    """The line that defines a struct or a function, or else the first that says it."""
     lines = read(path).splitlines()
-    definition = re.compile(rf"^(?:[\w ]+[ *])?{name}(?: \{{$|\()")
-    for pattern in (definition, re.compile(rf"\b{name}\b")):
+    for pattern in (rf"^(?:[\w ]+[ *])?{code_of(label)}(?: \{{$|\(.*[^;]$)", code_of(label)):
         for number, line in enumerate(lines, 1):
-            if pattern.search(line) and not line.endswith(";"):
+            if re.search(pattern, line):
                 return number
     return None
 
@@ -155,7 +158,7 @@ def fix_lines():
         for label, path, anchor in links(text):
             if re.fullmatch(r"L\d+", anchor):
                 target = (root / document.parent / path).resolve().relative_to(root)
-                number = definition_line(target, re.findall(r"\w+", label)[-1])
+                number = definition_line(target, label)
                 if number:
                     fixed = fixed.replace(f"[{label}]({path}#{anchor})", f"[{label}]({path}#L{number})")
         if fixed != text:
