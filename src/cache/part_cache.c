@@ -12,8 +12,8 @@
 
 struct fb_part_cache {
     size_t num_layers, block_size, num_heads, head_dim;
-    float *out;              /* [num_layers, block_size, num_heads, head_dim] */
-    float *lse;              /* [num_layers, block_size, num_heads] */
+    float *out;              /* A_out: [num_layers, block_size, num_heads, head_dim] */
+    float *lse;              /* L_out: [num_layers, block_size, num_heads] */
     float *query;            /* shaped as out: what a row was computed for, and its mean key; */
     float *mean_key;         /* both NULL unless the cache corrects */
     fb_part_origin *origins; /* [num_layers, num_heads] */
