@@ -1,6 +1,7 @@
 #!/bin/sh
-# check_symbols.sh LIBRARY...: shared libraries export fb_ symbols and nothing else. Prints TAP.
-echo "1..$#"
+# check_symbols.sh LIBRARY...: shared libraries export fb_ symbols and nothing else, and only one of
+# them holds the oracle. Prints TAP.
+echo "1..$(($# * 2))"
 status=0
 for library in "$@"; do
     exported=$(nm --dynamic --defined-only --format=posix "$library" | cut -d' ' -f1)
@@ -14,6 +15,17 @@ for library in "$@"; do
         status=1
     else
         echo "ok - $name"
+    fi
+    oracle=$(nm --defined-only --format=posix "$library" | grep -cE '^fb_(verify|check_attention|report|finding|candidate|claim|hash)')
+    case "$name" in
+    libflashblock-oracle*) expected=1 ;;
+    *) expected=0 ;;
+    esac
+    if [ "$((oracle > 0))" -eq "$expected" ]; then
+        echo "ok - $name has $oracle functions of the oracle"
+    else
+        echo "not ok - $name has $oracle functions of the oracle"
+        status=1
     fi
 done
 exit $status

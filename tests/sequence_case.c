@@ -1,7 +1,5 @@
 #include "tests/sequence_case.h"
 
-#include "oracle/candidate.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,15 +12,15 @@ fb_script *generated(const fb_script_config *config) {
     return s;
 }
 
-fb_report verify(const char *path, const char *candidate_path) {
-    fb_report report = {.verbose = true};
-    fb_candidate *candidate = NULL;
+fb_report *verify(const char *path, const char *candidate_path) {
+    fb_verify_options options;
+    fb_report *report = NULL;
+    fb_verify_options_init(&options);
+    options.details = true;
     if (candidate_path)
-        OK(fb_candidate_open(candidate_path, &candidate));
-    report.candidate = candidate;
-    OK(fb_verify_file(path, &report));
-    fb_candidate_close(candidate);
-    report.candidate = NULL;
+        OK(fb_candidate_open(candidate_path, &options.candidate));
+    OK(fb_verify_file(path, &options, &report));
+    fb_candidate_close(options.candidate);
     return report;
 }
 
@@ -33,7 +31,7 @@ void expect_passed(const char *what, fb_report *report, size_t findings) {
                   report->findings[i].bound, report->findings[i].note);
     cr_expect_eq(report->outcome, FB_PASSED, "%s: %s", what, report->reason);
     cr_expect_eq(report->num_findings, findings, "%s: %zu findings", what, report->num_findings);
-    fb_report_free(report);
+    fb_report_destroy(report);
 }
 
 void write_changed(const char *from, const char *to, const change *c) {

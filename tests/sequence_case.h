@@ -14,7 +14,7 @@
 fb_script *generated(const fb_script_config *config);
 
 /* Verifies a file or, if candidate_path is not NULL, a candidate for it. */
-fb_report verify(const char *path, const char *candidate_path);
+fb_report *verify(const char *path, const char *candidate_path);
 
 /* Fails unless every finding passed and there are that many; frees the report. */
 void expect_passed(const char *what, fb_report *report, size_t findings);

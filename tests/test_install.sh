@@ -82,7 +82,12 @@ needs_only_the_core() {
         ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|jansson|pcre|utf8proc'
 }
 
-echo 1..9
+# A program that judges a good and a bad result with the oracle's library, and needs no other.
+judge() {
+    build "$source/tests/oracle_consumer.c" "$@" && LD_LIBRARY_PATH="$libdir" "$root/$1"
+}
+
+echo 1..11
 name="meson install"
 result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
@@ -99,6 +104,8 @@ name="libflashblock needs no library of the language models"
 result needs_only_the_core
 name="a program with libflashblock-lm"
 result consumer lm flashblock-lm "$@"
+name="a program with libflashblock-oracle"
+result judge judge flashblock-oracle "$@" -Wall -Wextra -Werror
 name="the example of the README"
 result example "$@"
 name="the commands of the README"
@@ -106,4 +113,6 @@ result commands_of_the_readme "$@"
 name="a program with the static libflashblock-lm"
 rm "$libdir"/libflashblock*.so*
 result consumer static "--static flashblock-lm" "$@"
+name="a program with the static libflashblock-oracle"
+result judge static_judge "--static flashblock-oracle" "$@"
 exit $status

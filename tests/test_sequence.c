@@ -278,8 +278,8 @@ Test(verify_script, own_files_pass) {
             for (size_t i = 0; i < s->num_passes; i++)
                 findings += s->passes[i].external_out ? 4 : 2;
             fb_script_free(s);
-            fb_report report = verify(write_file(&config, "case.safetensors"), NULL);
-            expect_passed("own file", &report, findings);
+            fb_report *report = verify(write_file(&config, "case.safetensors"), NULL);
+            expect_passed("own file", report, findings);
         }
     temporary_remove();
 }
@@ -347,17 +347,17 @@ Test(script, refresh_by_rows) {
         snprintf(name, sizeof name, "rows%d.safetensors", i);
         paths[i] = strdup(temporary_path(name));
         OK(fb_script_write(s, paths[i]));
-        fb_report report = verify(paths[i], NULL);
-        expect_passed(name, &report, 2 * s->num_passes + 2 * stores + 2);
+        fb_report *report = verify(paths[i], NULL);
+        expect_passed(name, report, 2 * s->num_passes + 2 * stores + 2);
         report = verify(paths[i], paths[i]);
-        cr_expect_eq(report.outcome, FB_PASSED, "%s as a candidate: %s", name, report.reason);
-        fb_report_free(&report);
+        cr_expect_eq(report->outcome, FB_PASSED, "%s as a candidate: %s", name, report->reason);
+        fb_report_destroy(report);
         fb_script_free(s);
     }
     for (int i = 0; i < 2; i++) { /* rows, with and without the correction: the same inputs */
-        fb_report report = verify(paths[i], paths[1 - i]);
-        cr_expect_eq(report.outcome, FB_FAILED);
-        fb_report_free(&report);
+        fb_report *report = verify(paths[i], paths[1 - i]);
+        cr_expect_eq(report->outcome, FB_FAILED);
+        fb_report_destroy(report);
     }
     for (int i = 0; i < 4; i++)
         free((void *)(size_t)paths[i]);
@@ -367,22 +367,22 @@ Test(script, refresh_by_rows) {
 static void expect_failed_finding(const char *path, const change *c, const char *tensor) {
     const char *changed = temporary_path("changed.safetensors");
     write_changed(path, changed, c);
-    fb_report report = verify(changed, NULL);
-    cr_expect_eq(report.outcome, FB_FAILED, "%s", tensor);
-    for (size_t i = 0; i < report.num_findings; i++)
-        cr_expect_eq(report.findings[i].passed, strcmp(report.findings[i].tensor, tensor) != 0,
-                     "%s, where %s was changed", report.findings[i].tensor, tensor);
-    cr_expect_neq(find(&report, tensor), NULL);
-    fb_report_free(&report);
+    fb_report *report = verify(changed, NULL);
+    cr_expect_eq(report->outcome, FB_FAILED, "%s", tensor);
+    for (size_t i = 0; i < report->num_findings; i++)
+        cr_expect_eq(report->findings[i].passed, strcmp(report->findings[i].tensor, tensor) != 0,
+                     "%s, where %s was changed", report->findings[i].tensor, tensor);
+    cr_expect_neq(find(report, tensor), NULL);
+    fb_report_destroy(report);
 }
 
 static void expect_refused(const char *path, const change *c, const char *word) {
     const char *changed = temporary_path("changed.safetensors");
     write_changed(path, changed, c);
-    fb_report report = verify(changed, NULL);
-    cr_expect_eq(report.outcome, FB_FAILED, "accepted where '%s' is expected", word);
-    cr_expect(strstr(report.reason, word), "'%s' is not in '%s'", word, report.reason);
-    fb_report_free(&report);
+    fb_report *report = verify(changed, NULL);
+    cr_expect_eq(report->outcome, FB_FAILED, "accepted where '%s' is expected", word);
+    cr_expect(strstr(report->reason, word), "'%s' is not in '%s'", word, report->reason);
+    fb_report_destroy(report);
 }
 
 Test(verify_script, changed_results_fail) {
@@ -410,8 +410,8 @@ Test(verify_script, files_of_others) {
     write_changed(path, other, &(change){.key = "produced_by", .value = "somebody"});
     const char *changed = temporary_path("nearby.safetensors");
     write_changed(other, changed, &(change){.tensor = "step00.out", .edit = flip_lowest_bit});
-    fb_report report = verify(changed, NULL);
-    expect_passed("another's file", &report, 2 + 6 * 2 + 2 * 2);
+    fb_report *report = verify(changed, NULL);
+    expect_passed("another's file", report, 2 + 6 * 2 + 2 * 2);
     free(path);
     temporary_remove();
 }

@@ -293,15 +293,15 @@ static const fb_script_config with_reuse = {
 
 static void expect_named(const char *path, const char *candidate, const char *tensor,
                          const planted *mistake) {
-    fb_report report = verify(path, candidate);
-    cr_assert_eq(report.num_findings, 1, "%s: %s", mistake->word, report.reason);
-    const fb_finding *finding = &report.findings[0];
+    fb_report *report = verify(path, candidate);
+    cr_assert_eq(report->num_findings, 1, "%s: %s", mistake->word, report->reason);
+    const fb_finding *finding = &report->findings[0];
     cr_expect_str_eq(finding->tensor, tensor);
     cr_expect_not(finding->passed, "%s: %s passed", mistake->word, tensor);
     cr_expect(strstr(finding->note, mistake->word), "%s: '%s' is not in '%s'", tensor,
               mistake->word, finding->note);
     cr_expect(strlen(finding->detail) > 20, "no detail");
-    fb_report_free(&report);
+    fb_report_destroy(report);
 }
 
 static void plant_all(const fb_script *s, const char *path, fb_dtype dtype) {
@@ -326,16 +326,16 @@ static void expect_right_passes(const fb_script *s, const char *path, fb_dtype d
         const fb_script_pass *pass = &s->passes[i];
         char tensor[64];
         snprintf(tensor, sizeof tensor, "step%02zu.out", i);
-        fb_report report = verify(path, write_candidate(tensor, dtype, pass->true_out, VALUES));
-        expect_passed(tensor, &report, 1);
+        fb_report *report = verify(path, write_candidate(tensor, dtype, pass->true_out, VALUES));
+        expect_passed(tensor, report, 1);
         snprintf(tensor, sizeof tensor, "step%02zu.lse", i);
         report = verify(path, write_candidate(tensor, dtype, pass->true_lse, ROWS));
-        expect_passed(tensor, &report, 1);
+        expect_passed(tensor, report, 1);
         if (!pass->external_out)
             continue;
         snprintf(tensor, sizeof tensor, "step%02zu.external_out", i);
         report = verify(path, write_candidate(tensor, dtype, pass->true_external_out, VALUES));
-        expect_passed(tensor, &report, 1);
+        expect_passed(tensor, report, 1);
     }
 }
 

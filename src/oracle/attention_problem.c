@@ -61,27 +61,27 @@ fb_status fb_attention_problem_attend(const fb_attention_problem *p, float *out,
         entry_of(p, b, &e);
         fb_part part =
             fb_part_rows(out + b * rows * p->head_dim, lse + b * rows, p->heads, p->head_dim);
-        part.lse_token_stride = 1;
-        part.lse_head_stride = (ptrdiff_t)p->queries;
+        if (!p->lse_by_token) {
+            part.lse_token_stride = 1;
+            part.lse_head_stride = (ptrdiff_t)p->queries;
+        }
         FB_TRY(fb_attend(&e.queries, &e.view, &p->mask, (float)p->scale, &part));
     }
     return FB_OK;
 }
 
-/* [queries, heads] to [heads, queries] */
-#define TRANSPOSE_LSE(p, from, to)                                                                 \
-    do {                                                                                           \
-        for (size_t i_ = 0; i_ < (p)->queries; i_++)                                               \
-            for (size_t h_ = 0; h_ < (p)->heads; h_++)                                             \
-                (to)[h_ * (p)->queries + i_] = (from)[i_ * (p)->heads + h_];                       \
-    } while (0)
+/* Where the LSE of a row is. */
+static size_t lse_index(const fb_attention_problem *p, size_t b, size_t query, size_t head) {
+    return b * p->queries * p->heads +
+           (p->lse_by_token ? query * p->heads + head : head * p->queries + query);
+}
 
 /* What may be wrong about a computation in double precision. */
 typedef struct variation {
     double scale;
     bool wrong_heads; /* query head h reads KV head h mod num_kv_heads */
     fb_mask mask;     /* causal: block_size 1 */
-    size_t last_key;  /* keys behind it are not seen */
+    size_t last_key;  /* the keys after it are not seen */
 } variation;
 
 static variation right(const fb_attention_problem *p) {
@@ -116,7 +116,7 @@ static fb_status vary_entry(const fb_attention_problem *p, size_t b, const varia
             size_t from = v->wrong_heads ? h % p->kv_heads * group + h / p->kv_heads : h;
             memcpy(out + ((b * p->queries + i) * p->heads + h) * p->head_dim,
                    entry_out + (i * p->heads + from) * p->head_dim, p->head_dim * sizeof *out);
-            lse[(b * p->heads + h) * p->queries + i] = entry_lse[i * p->heads + from];
+            lse[lse_index(p, b, i, h)] = entry_lse[i * p->heads + from];
         }
     return FB_OK;
 }
@@ -270,7 +270,7 @@ static fb_status not_normalised(const void *context, double *result, size_t coun
     for (size_t i = 0; i < count && status == FB_OK; i++) {
         size_t row = i / p->head_dim, b = row / (p->queries * p->heads);
         size_t query = row / p->heads % p->queries, head = row % p->heads;
-        result[i] *= exp(lse[(b * p->heads + head) * p->queries + query]);
+        result[i] *= exp(lse[lse_index(p, b, query, head)]);
     }
     fb_free(lse);
     return status;
@@ -309,7 +309,8 @@ static fb_status plain(const void *context, fb_dtype precision, float *result) {
         status =
             fb_plain_attention(&e.queries, &e.view, &p->mask, (float)p->scale, precision, out, lse);
         if (c->lse)
-            TRANSPOSE_LSE(p, lse, result + b * rows);
+            for (size_t row = 0; row < rows; row++)
+                result[lse_index(p, b, row / p->heads, row % p->heads)] = lse[row];
         else
             memcpy(result + b * rows * p->head_dim, out, rows * p->head_dim * sizeof *out);
     }
@@ -326,8 +327,9 @@ static row_index row_of(const claim_context *c, size_t index) {
     const fb_attention_problem *p = c->problem;
     size_t row = c->lse ? index : index / p->head_dim;
     row_index r = {.b = row / (p->queries * p->heads)};
-    r.query = c->lse ? row % p->queries : row / p->heads % p->queries;
-    r.head = c->lse ? row / p->queries % p->heads : row % p->heads;
+    bool by_head = c->lse && !p->lse_by_token;
+    r.query = by_head ? row % p->queries : row / p->heads % p->queries;
+    r.head = by_head ? row / p->queries % p->heads : row % p->heads;
     r.kv_head = r.head / (p->heads / p->kv_heads);
     return r;
 }
@@ -405,10 +407,15 @@ static fb_status explain(const void *context, size_t index, char *text, size_t s
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
+/* This build's results, and the truth. */
+typedef struct answers {
+    float *out, *lse;
+    double *true_out, *true_lse;
+} answers;
+
 static fb_claim claim_of(const fb_attention_claims *claims) {
     return (fb_claim){
-        .rule = claims->rule,
-        .tolerance = claims->tolerance,
+        .file_precision = claims->file_precision,
         .plain = plain,
         .mistakes = mistakes,
         .num_mistakes = sizeof mistakes / sizeof mistakes[0],
@@ -416,57 +423,73 @@ static fb_claim claim_of(const fb_attention_claims *claims) {
     };
 }
 
-static fb_status claim_out(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                           const fb_attention_claims *claims, const float *out, const double *truth,
-                           const double *true_lse) {
+static fb_status claim_out(fb_report *report, const fb_attention_problem *p,
+                           const fb_attention_claims *claims, const answers *a) {
     claim_context context = {p, false};
     fb_claim claim = claim_of(claims);
     claim.tensor = claims->out_name;
     claim.shape = FB_DIMS(p->batch, p->queries, p->heads, p->head_dim);
     claim.token_axis = 1;
     claim.head_axis = 2;
-    claim.ours = out;
+    claim.ours = a->out;
     claim.file = claims->file_out;
-    claim.file_precision = fb_case_precision(c, claims->out_name);
-    claim.truth = truth;
+    claim.truth = a->true_out;
     claim.context = &context;
-    claim.score_effect = fb_score_effect(true_lse, fb_attention_problem_rows(p), p->v,
+    claim.score_effect = fb_score_effect(a->true_lse, fb_attention_problem_rows(p), p->v,
                                          p->batch * p->keys * p->kv_heads * p->head_dim);
     return fb_report_claim(report, &claim);
 }
 
-static fb_status claim_lse(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                           const fb_attention_claims *claims, const float *lse,
-                           const double *truth) {
+static fb_status claim_lse(fb_report *report, const fb_attention_problem *p,
+                           const fb_attention_claims *claims, const answers *a) {
     claim_context context = {p, true};
     fb_claim claim = claim_of(claims);
     claim.tensor = claims->lse_name;
-    claim.shape = FB_DIMS(p->batch, p->heads, p->queries);
-    claim.head_axis = 1;
-    claim.token_axis = 2;
+    claim.shape = p->lse_by_token ? FB_DIMS(p->batch, p->queries, p->heads)
+                                  : FB_DIMS(p->batch, p->heads, p->queries);
+    claim.token_axis = p->lse_by_token ? 1 : 2;
+    claim.head_axis = p->lse_by_token ? 2 : 1;
     claim.is_lse = true;
-    claim.ours = lse;
+    claim.ours = a->lse;
     claim.file = claims->file_lse;
-    claim.file_precision = fb_case_precision(c, claims->out_name); /* that of the computation */
-    claim.truth = truth;
+    claim.truth = a->true_lse;
     claim.context = &context;
     return fb_report_claim(report, &claim);
 }
 
-fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *p,
-                             const fb_attention_claims *claims) {
-    size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
-    float *out = NULL, *lse = NULL;
-    double *truth = NULL;
-    FB_TRY(fb_case_alloc(c, values, sizeof *out, &out));
-    FB_TRY(fb_case_alloc(c, rows, sizeof *lse, &lse));
-    FB_TRY(fb_case_alloc(c, values + rows, sizeof *truth, &truth));
-    FB_TRY(fb_attention_problem_attend(p, out, lse));
-    FB_TRY(fb_attention_problem_truth(p, truth, truth + values));
+/* What the file states as the truth must be it. */
+static fb_status check_stated(const fb_attention_problem *p, const fb_attention_claims *claims,
+                              const answers *a) {
     if (claims->truth_out)
-        FB_TRY(fb_case_check_truth(c, claims->truth_out, truth, values, "out64"));
+        FB_TRY(fb_errors_check_truth(claims->truth_out, a->true_out, fb_attention_problem_values(p),
+                                     claims->path, "out64"));
     if (claims->truth_lse)
-        FB_TRY(fb_case_check_truth(c, claims->truth_lse, truth + values, rows, "lse64"));
-    FB_TRY(claim_out(c, report, p, claims, out, truth, truth + values));
-    return claim_lse(c, report, p, claims, lse, truth + values);
+        FB_TRY(fb_errors_check_truth(claims->truth_lse, a->true_lse, fb_attention_problem_rows(p),
+                                     claims->path, "lse64"));
+    return FB_OK;
+}
+
+static fb_status claim_both(fb_report *report, const fb_attention_problem *p,
+                            const fb_attention_claims *claims, answers *a) {
+    size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
+    FB_TRY(fb_alloc(values, sizeof *a->out, "attention", &a->out));
+    FB_TRY(fb_alloc(rows, sizeof *a->lse, "attention", &a->lse));
+    FB_TRY(fb_alloc(values, sizeof *a->true_out, "attention truth", &a->true_out));
+    FB_TRY(fb_alloc(rows, sizeof *a->true_lse, "attention truth", &a->true_lse));
+    FB_TRY(fb_attention_problem_attend(p, a->out, a->lse));
+    FB_TRY(fb_attention_problem_truth(p, a->true_out, a->true_lse));
+    FB_TRY(check_stated(p, claims, a));
+    FB_TRY(claim_out(report, p, claims, a));
+    return claim_lse(report, p, claims, a);
+}
+
+fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *p,
+                             const fb_attention_claims *claims) {
+    answers a = {0};
+    fb_status status = claim_both(report, p, claims, &a);
+    fb_free(a.out);
+    fb_free(a.lse);
+    fb_free(a.true_out);
+    fb_free(a.true_lse);
+    return status;
 }

@@ -1,5 +1,5 @@
-/* One attention problem of a case, batched, with everything that is asked of it: this build's
- * answer, the truth, what a plain implementation gives, what known mistakes give.
+/* One attention problem of a case, batched, and everything that is asked of it: this build's
+ * answer, the truth, the results of a plain implementation, the results of known mistakes.
  *
  *   q        [batch, queries, heads, head_dim]       lse  [batch, heads, queries]
  *   k, v     [batch, keys, kv_heads, head_dim]       out  [batch, queries, heads, head_dim]
@@ -17,6 +17,7 @@ typedef struct fb_attention_problem {
     double scale; /* never 0 */
     fb_mask mask; /* {0}: every query sees every key */
     const float *q, *k, *v;
+    bool lse_by_token; /* lse is [batch, queries, heads] */
 } fb_attention_problem;
 
 /* Reads "B", "H", "Hk", "D" of the params; q, k and v are the caller's. */
@@ -37,17 +38,16 @@ fb_status fb_attention_problem_plain_error(const fb_attention_problem *problem, 
                                            double *error);
 
 /* Claims on `out` and `lse`, under these names. file_* may be NULL. truth_* are what the file
- * states as truth, NULL where it does not: the call fails where that is not so. rule and tolerance
- * are those of fb_claim. */
+ * states as the truth, or NULL: the call fails if that is not the truth. */
 typedef struct fb_attention_claims {
     const char *out_name, *lse_name;
+    const char *path; /* of the file, for messages; with truth_* */
     const float *file_out, *file_lse;
+    fb_dtype file_precision; /* of the file's computation: what it stores `out` in */
     const double *truth_out, *truth_lse;
-    fb_bound_rule rule;
-    double tolerance;
 } fb_attention_claims;
 
-fb_status fb_claim_attention(fb_case *c, fb_report *report, const fb_attention_problem *problem,
+fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *problem,
                              const fb_attention_claims *claims);
 
 #endif

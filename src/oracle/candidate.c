@@ -8,12 +8,20 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A tensor, and whether it was asked for. */
+typedef struct entry {
+    fb_tensor_view tensor;
+    bool used;
+    void *copy; /* of the tensor's data, and after it its name; NULL: a file's */
+} entry;
+
 struct fb_candidate {
-    fb_safetensors *file; /* or */
+    fb_safetensors *file; /* at most one of these two */
     fb_npy *array;
     char array_name[96];
-    size_t count;
-    bool *used;         /* [count] */
+    char *path; /* NULL: no file */
+    entry *entries;
+    size_t count, capacity;
     bool has_precision; /* it was set */
     fb_dtype precision; /* that, or the coarsest of the tensors */
 };
@@ -23,42 +31,68 @@ static bool ends_with(const char *text, const char *ending) {
     return length >= tail && strcmp(text + length - tail, ending) == 0;
 }
 
-/* "results/lse.npy" is the tensor lse. */
-static void name_array(fb_candidate *candidate, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *stem = slash ? slash + 1 : path;
-    snprintf(candidate->array_name, sizeof candidate->array_name, "%.*s",
-             (int)(strlen(stem) - strlen(".npy")), stem);
-}
-
-static const fb_tensor_view *tensor_at(const fb_candidate *candidate, size_t index) {
-    return candidate->file ? fb_safetensors_at(candidate->file, index)
-                           : fb_npy_tensor(candidate->array);
-}
-
 static fb_dtype coarser(fb_dtype a, fb_dtype b) {
     return fb_plain_roundoff(a) > fb_plain_roundoff(b) ? a : b;
 }
 
-static fb_status open_file(fb_candidate *candidate, const char *path) {
-    if (ends_with(path, ".npy")) {
-        FB_TRY(fb_npy_open(path, &candidate->array));
-        name_array(candidate, path);
-        candidate->count = 1;
-    } else {
-        FB_TRY(fb_safetensors_open(path, &candidate->file));
-        candidate->count = fb_safetensors_count(candidate->file);
+static fb_status reserve_one(fb_candidate *candidate) {
+    if (candidate->count < candidate->capacity)
+        return FB_OK;
+    size_t capacity = candidate->capacity ? 2 * candidate->capacity : 8;
+    entry *grown = NULL;
+    FB_TRY(fb_alloc(capacity, sizeof *grown, "candidate's tensors", &grown));
+    if (candidate->count)
+        memcpy(grown, candidate->entries, candidate->count * sizeof *grown);
+    fb_free(candidate->entries);
+    candidate->entries = grown;
+    candidate->capacity = capacity;
+    return FB_OK;
+}
+
+/* Takes added.copy also if it fails. */
+static fb_status append(fb_candidate *candidate, entry added) {
+    fb_status status = reserve_one(candidate);
+    if (status != FB_OK) {
+        fb_free(added.copy);
+        return status;
     }
-    for (size_t i = 0; i < candidate->count; i++)
-        candidate->precision =
-            coarser(candidate->precision, fb_tensor_precision(tensor_at(candidate, i)));
-    return fb_alloc_zeroed(candidate->count, sizeof *candidate->used, "candidate",
-                           &candidate->used);
+    candidate->entries[candidate->count++] = added;
+    if (!candidate->has_precision)
+        candidate->precision = coarser(candidate->precision, fb_tensor_precision(&added.tensor));
+    return FB_OK;
+}
+
+/* "results/lse.npy" is the tensor lse. */
+static fb_status open_array(fb_candidate *candidate, const char *path) {
+    const char *slash = strrchr(path, '/');
+    const char *stem = slash ? slash + 1 : path;
+    FB_TRY(fb_npy_open(path, &candidate->array));
+    snprintf(candidate->array_name, sizeof candidate->array_name, "%.*s",
+             (int)(strlen(stem) - strlen(".npy")), stem);
+    entry only = {.tensor = *fb_npy_tensor(candidate->array)};
+    only.tensor.name = candidate->array_name;
+    return append(candidate, only);
+}
+
+static fb_status open_file(fb_candidate *candidate, const char *path) {
+    size_t size = strlen(path) + 1;
+    FB_TRY(fb_alloc(size, 1, "candidate", &candidate->path));
+    memcpy(candidate->path, path, size);
+    if (ends_with(path, ".npy"))
+        return open_array(candidate, path);
+    FB_TRY(fb_safetensors_open(path, &candidate->file));
+    for (size_t i = 0; i < fb_safetensors_count(candidate->file); i++)
+        FB_TRY(append(candidate, (entry){.tensor = *fb_safetensors_at(candidate->file, i)}));
+    return FB_OK;
+}
+
+fb_status fb_candidate_create(fb_candidate **candidate) {
+    return fb_alloc_zeroed(1, sizeof **candidate, "candidate", candidate);
 }
 
 fb_status fb_candidate_open(const char *path, fb_candidate **candidate) {
     fb_candidate *opened = NULL;
-    FB_TRY(fb_alloc_zeroed(1, sizeof *opened, "candidate", &opened));
+    FB_TRY(fb_candidate_create(&opened));
     fb_status status = open_file(opened, path);
     if (status != FB_OK) {
         fb_candidate_close(opened);
@@ -71,10 +105,47 @@ fb_status fb_candidate_open(const char *path, fb_candidate **candidate) {
 void fb_candidate_close(fb_candidate *candidate) {
     if (!candidate)
         return;
+    for (size_t i = 0; i < candidate->count; i++)
+        fb_free(candidate->entries[i].copy);
+    fb_free(candidate->entries);
     fb_safetensors_close(candidate->file);
     fb_npy_close(candidate->array);
-    fb_free(candidate->used);
+    fb_free(candidate->path);
     fb_free(candidate);
+}
+
+static fb_tensor_dtype stored_as(fb_dtype dtype) {
+    return dtype == FB_BF16  ? FB_TENSOR_BF16
+           : dtype == FB_F16 ? FB_TENSOR_F16
+           : dtype == FB_F32 ? FB_TENSOR_F32
+                             : FB_TENSOR_OTHER;
+}
+
+fb_status fb_candidate_add(fb_candidate *candidate, const char *name, fb_dtype dtype, size_t ndim,
+                           const size_t *shape, const void *data) {
+    entry added = {.tensor = {.dtype = stored_as(dtype), .ndim = ndim, .data = data}};
+    fb_tensor_view *tensor = &added.tensor;
+    size_t name_size = strlen(name) + 1;
+    if (tensor->dtype == FB_TENSOR_OTHER || ndim > FB_TENSOR_MAX_DIMS)
+        return fb_fail(FB_ERROR_ARGUMENT, "tensor %s: dtype %d, %zu dimensions (at most %d)", name,
+                       (int)dtype, ndim, FB_TENSOR_MAX_DIMS);
+    for (size_t i = 0; i < candidate->count; i++)
+        if (strcmp(candidate->entries[i].tensor.name, name) == 0)
+            return fb_fail(FB_ERROR_ARGUMENT, "the candidate has a tensor %s already", name);
+    if (ndim)
+        memcpy(tensor->shape, shape, ndim * sizeof *shape);
+    FB_TRY(fb_tensor_sizes(tensor->dtype, ndim, shape, &tensor->count, &tensor->bytes));
+    size_t size = 0;
+    if (!fb_size_add(tensor->bytes, name_size, &size))
+        return fb_fail(FB_ERROR_MEMORY, "tensor %s is too large", name);
+    FB_TRY(fb_alloc(size, 1, name, &added.copy));
+    char *kept_name = (char *)added.copy + tensor->bytes;
+    if (tensor->bytes)
+        memcpy(added.copy, data, tensor->bytes);
+    memcpy(kept_name, name, name_size);
+    tensor->data = added.copy;
+    tensor->name = kept_name;
+    return append(candidate, added);
 }
 
 void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision) {
@@ -89,13 +160,17 @@ void fb_candidate_match(fb_candidate *candidate, const fb_case *c) {
 
 const fb_tensor_view *fb_candidate_find(fb_candidate *candidate, const char *tensor) {
     for (size_t i = 0; i < candidate->count; i++) {
-        const fb_tensor_view *found = tensor_at(candidate, i);
-        if (strcmp(candidate->file ? found->name : candidate->array_name, tensor) == 0) {
-            candidate->used[i] = true;
-            return found;
+        entry *found = &candidate->entries[i];
+        if (strcmp(found->tensor.name, tensor) == 0) {
+            found->used = true;
+            return &found->tensor;
         }
     }
     return NULL;
+}
+
+const char *fb_candidate_path(const fb_candidate *candidate) {
+    return candidate->path;
 }
 
 size_t fb_candidate_count(const fb_candidate *candidate) {
@@ -103,9 +178,8 @@ size_t fb_candidate_count(const fb_candidate *candidate) {
 }
 
 const char *fb_candidate_unused(const fb_candidate *candidate, size_t index) {
-    if (candidate->used[index])
-        return NULL;
-    return candidate->file ? tensor_at(candidate, index)->name : candidate->array_name;
+    const entry *asked = &candidate->entries[index];
+    return asked->used ? NULL : asked->tensor.name;
 }
 
 fb_dtype fb_candidate_precision(const fb_candidate *candidate, const fb_tensor_view *tensor,

@@ -5,16 +5,7 @@
 
 #include "oracle/case.h"
 
-typedef struct fb_candidate fb_candidate;
-
-fb_status fb_candidate_open(const char *path, fb_candidate **candidate);
-void fb_candidate_close(fb_candidate *candidate); /* NULL is allowed */
-
-/* Sets the precision that the candidate computes in, if that is coarser than what it stores: a
- * kernel in bf16 that writes float32, say. Otherwise each tensor is judged in the type that it is
- * stored in. An LSE is then judged in the coarsest type of all tensors, because kernels of any
- * precision store their LSEs in float32. */
-void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision);
+#include <flashblock/experimental/oracle.h>
 
 /* The precision that this tensor is judged in. */
 fb_dtype fb_candidate_precision(const fb_candidate *candidate, const fb_tensor_view *tensor,
@@ -26,6 +17,9 @@ void fb_candidate_match(fb_candidate *candidate, const fb_case *c);
 
 /* The candidate's tensor of that name, which is then marked as used. NULL if there is none. */
 const fb_tensor_view *fb_candidate_find(fb_candidate *candidate, const char *tensor);
+
+/* The file; NULL if there is none. */
+const char *fb_candidate_path(const fb_candidate *candidate);
 
 /* The number of tensors. The name of a tensor that was never asked for; NULL for one that was. */
 size_t fb_candidate_count(const fb_candidate *candidate);

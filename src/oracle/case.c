@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "io/json.h"
+#include "oracle/errors.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -191,16 +192,7 @@ fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_dims shap
 
 fb_status fb_case_check_truth(const fb_case *c, const double *stated, const double *truth,
                               size_t count, const char *name) {
-    for (size_t i = 0; i < count; i++) {
-        bool close = fabs(stated[i] - truth[i]) <= 1e-9 * (1.0 + fabs(truth[i]));
-        bool same = stated[i] == truth[i] || (isnan(stated[i]) && isnan(truth[i]));
-        if (!close && !same)
-            return fb_fail(FB_ERROR_FORMAT,
-                           "%s: %s is not the truth of the file's inputs: element %zu is %.17g, "
-                           "expected %.17g",
-                           c->path, name, i, stated[i], truth[i]);
-    }
-    return FB_OK;
+    return fb_errors_check_truth(stated, truth, count, c->path, name);
 }
 
 fb_dtype fb_tensor_precision(const fb_tensor_view *tensor) {

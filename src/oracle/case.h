@@ -64,8 +64,7 @@ fb_status fb_case_i32(fb_case *c, const int32_t **values, fb_dims shape, const c
 fb_status fb_case_tensor(fb_case *c, const fb_tensor_view **tensor, fb_dims shape,
                          const char *format, ...) FB_CASE_PRINTF;
 
-/* A truth that the file states (values [count] of the tensor `name`) must be the truth:
- * FB_ERROR_FORMAT beyond 1e-9, which is far from the errors of both float64 and float32. */
+/* fb_errors_check_truth of a tensor of this file. */
 fb_status fb_case_check_truth(const fb_case *c, const double *stated, const double *truth,
                               size_t count, const char *name);
 

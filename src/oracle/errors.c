@@ -1,6 +1,9 @@
 #include "oracle/errors.h"
 
+#include "base/error.h"
+
 #include <math.h>
+#include <stdbool.h>
 
 double fb_spacing_at(double value) {
     int exponent = 0;
@@ -60,4 +63,18 @@ double fb_largest_magnitude(const float *values, size_t count) {
     for (size_t i = 0; i < count; i++)
         found = fmaxf(found, fabsf(values[i]));
     return (double)found;
+}
+
+fb_status fb_errors_check_truth(const double *stated, const double *truth, size_t count,
+                                const char *path, const char *name) {
+    for (size_t i = 0; i < count; i++) {
+        bool close = fabs(stated[i] - truth[i]) <= 1e-9 * (1.0 + fabs(truth[i]));
+        bool same = stated[i] == truth[i] || (isnan(stated[i]) && isnan(truth[i]));
+        if (!close && !same)
+            return fb_fail(FB_ERROR_FORMAT,
+                           "%s: %s is not the truth of the file's inputs: element %zu is %.17g, "
+                           "expected %.17g",
+                           path, name, i, stated[i], truth[i]);
+    }
+    return FB_OK;
 }

@@ -2,6 +2,8 @@
 #ifndef FB_ORACLE_ERRORS_H
 #define FB_ORACLE_ERRORS_H
 
+#include <flashblock/status.h>
+
 #include <stddef.h>
 
 /* The errors of a tensor. Equal infinities are right, and so is NaN where the truth is NaN. An
@@ -13,6 +15,11 @@ typedef struct fb_errors {
 } fb_errors;
 
 fb_errors fb_errors_measure(const float *values, const double *truth, size_t count);
+
+/* A truth that a file states must be the truth. FB_ERROR_FORMAT if it is off by more than 1e-9,
+ * which is far from the errors of both float64 and float32. `name` is the tensor's. */
+fb_status fb_errors_check_truth(const double *stated, const double *truth, size_t count,
+                                const char *path, const char *name);
 
 /* The spacing of float32 at a number of this size; at 0 the smallest spacing. */
 double fb_spacing_at(double value);

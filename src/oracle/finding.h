@@ -5,7 +5,11 @@
 #include "oracle/claim.h"
 #include "oracle/errors.h"
 
-typedef struct fb_finding {
+#include <flashblock/experimental/oracle.h>
+
+#include <stdio.h>
+
+struct fb_finding {
     char tensor[96];
     fb_dims shape;
     bool decisions; /* whole numbers that must agree: only `differing` and `errors.worst` count */
@@ -25,6 +29,17 @@ typedef struct fb_finding {
     char note[512];     /* what explains the difference, if anything known does */
     char detail[1024];  /* of --verbose */
     bool passed;
-} fb_finding;
+    char verdict[1400]; /* all of it in words; fb_finding_say */
+};
+
+/* Fills in the verdict from everything else. */
+void fb_finding_say(fb_finding *finding);
+
+/* " at [1,0]: 0.5, expected 0.25", the worst element; nothing if there is none. */
+void fb_finding_write_worst(FILE *file, const fb_finding *finding);
+
+/* Text that a file may hold, as one line: a control character becomes '?'. */
+void fb_finding_write_text(FILE *file, const char *text);
+const char *fb_finding_printable(const char *text, char *copy, size_t size);
 
 #endif

@@ -12,13 +12,11 @@ static const char *const builtin_lines[] = {
 #include "oracle/hash_lines.inc"
 };
 
-static fb_status list_alloc(fb_hash_list *list) {
-    return fb_alloc_zeroed(fb_num_hash_cases, sizeof *list->entries, "hashes", &list->entries);
-}
-
-void fb_hash_list_free(fb_hash_list *list) {
+void fb_hash_list_close(fb_hash_list *list) {
+    if (!list)
+        return;
     fb_free(list->entries);
-    list->entries = NULL;
+    fb_free(list);
 }
 
 /* The next word of a line: its length; *text moves to its end. */
@@ -63,14 +61,10 @@ static fb_status read_line(const char *line, const char *where, size_t number, f
     return FB_OK;
 }
 
-fb_status fb_hash_list_builtin(fb_hash_list *list) {
-    FB_TRY(list_alloc(list));
-    fb_status status = FB_OK;
-    for (size_t i = 0; i < sizeof builtin_lines / sizeof builtin_lines[0] && status == FB_OK; i++)
-        status = read_line(builtin_lines[i], "golden/hashes.txt", i + 1, list);
-    if (status != FB_OK)
-        fb_hash_list_free(list);
-    return status;
+static fb_status read_builtin(fb_hash_list *list) {
+    for (size_t i = 0; i < sizeof builtin_lines / sizeof builtin_lines[0]; i++)
+        FB_TRY(read_line(builtin_lines[i], "golden/hashes.txt", i + 1, list));
+    return FB_OK;
 }
 
 /* Reads the lines of `text`, which are cut into strings in place. */
@@ -86,19 +80,32 @@ static fb_status read_lines(char *text, const char *where, fb_hash_list *list) {
     return FB_OK;
 }
 
-fb_status fb_hash_list_load(const char *path, fb_hash_list *list) {
+static fb_status read_file(const char *path, fb_hash_list *list) {
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_file_read(path, 1 << 20, &text, &size));
-    fb_status status = list_alloc(list);
-    if (status == FB_OK && strlen(text) != size)
+    fb_status status = FB_OK;
+    if (strlen(text) != size)
         status = fb_fail(FB_ERROR_FORMAT, "%s: it holds a NUL", path);
     if (status == FB_OK)
         status = read_lines(text, path, list);
     fb_free(text);
-    if (status != FB_OK)
-        fb_hash_list_free(list);
     return status;
+}
+
+fb_status fb_hash_list_open(const char *path, fb_hash_list **list) {
+    fb_hash_list *opened = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *opened, "hashes", &opened));
+    fb_status status =
+        fb_alloc_zeroed(fb_num_hash_cases, sizeof *opened->entries, "hashes", &opened->entries);
+    if (status == FB_OK)
+        status = path ? read_file(path, opened) : read_builtin(opened);
+    if (status != FB_OK) {
+        fb_hash_list_close(opened);
+        return status;
+    }
+    *list = opened;
+    return FB_OK;
 }
 
 static const char list_header[] =

@@ -10,16 +10,11 @@
 
 #include "oracle/hash_result.h"
 
-/* The hashes of every case, by its index. A case that the list does not have: empty strings. */
-typedef struct fb_hash_list {
-    fb_hashes *entries; /* [fb_num_hash_cases] */
-} fb_hash_list;
+#include <flashblock/experimental/oracle.h>
 
-/* The list that the build has put in / a file's list. FB_ERROR_FORMAT names the line that is
- * malformed, names no case, or repeats a case. */
-fb_status fb_hash_list_builtin(fb_hash_list *list);
-fb_status fb_hash_list_load(const char *path, fb_hash_list *list);
-void fb_hash_list_free(fb_hash_list *list);
+struct fb_hash_list {
+    fb_hashes *entries; /* [fb_num_hash_cases]; empty strings for a case that the list lacks */
+};
 
 /* Computes every case and writes the list, comments included. */
 fb_status fb_hash_list_write(const char *path);

@@ -1,6 +1,7 @@
 #include "oracle/hashes.h"
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "oracle/hash_compute.h"
 
 #include <flashblock/runtime.h>
@@ -13,7 +14,7 @@ size_t fb_hash_case_count(void) {
 }
 
 const char *fb_hash_case_name(size_t index) {
-    return fb_hash_cases[index].name;
+    return index < fb_num_hash_cases ? fb_hash_cases[index].name : NULL;
 }
 
 /* The case on the scalar path, on one thread; what was set before is set again. */
@@ -43,16 +44,59 @@ static fb_status explain(size_t index, const fb_hash_result *found, fb_hash_find
     return FB_OK;
 }
 
-fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_finding *finding) {
+static fb_status compare(size_t index, const fb_hash_list *list, fb_hash_finding *finding) {
     fb_hash_result result;
     FB_TRY(fb_hash_compute(&fb_hash_cases[index], &result));
-    *finding = (fb_hash_finding){.expected = list->entries[index]};
+    finding->expected = list->entries[index];
     fb_hash_result_digest(&result, &finding->found);
     finding->out_differs = strcmp(finding->expected.out, finding->found.out) != 0;
     finding->lse_differs = strcmp(finding->expected.lse, finding->found.lse) != 0;
     fb_status status = FB_OK;
-    if (finding->out_differs || finding->lse_differs)
+    if (!fb_hash_finding_passed(finding))
         status = explain(index, &result, finding);
     fb_hash_result_free(&result);
     return status;
+}
+
+fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_finding **finding) {
+    if (index >= fb_num_hash_cases)
+        return fb_fail(FB_ERROR_ARGUMENT, "index is %zu, there are %zu golden hashes", index,
+                       fb_num_hash_cases);
+    fb_hash_finding *made = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "golden hash", &made));
+    fb_status status = compare(index, list, made);
+    if (status != FB_OK) {
+        fb_hash_finding_destroy(made);
+        return status;
+    }
+    *finding = made;
+    return FB_OK;
+}
+
+void fb_hash_finding_destroy(fb_hash_finding *finding) {
+    fb_free(finding);
+}
+
+bool fb_hash_finding_passed(const fb_hash_finding *finding) {
+    return !finding->out_differs && !finding->lse_differs;
+}
+
+const char *fb_hash_finding_out(const fb_hash_finding *finding) {
+    return finding->found.out;
+}
+
+const char *fb_hash_finding_lse(const fb_hash_finding *finding) {
+    return finding->found.lse;
+}
+
+const char *fb_hash_finding_expected_out(const fb_hash_finding *finding) {
+    return finding->expected.out;
+}
+
+const char *fb_hash_finding_expected_lse(const fb_hash_finding *finding) {
+    return finding->expected.lse;
+}
+
+const char *fb_hash_finding_detail(const fb_hash_finding *finding) {
+    return finding->detail;
 }

@@ -6,19 +6,13 @@
 
 #include "oracle/hash_list.h"
 
-size_t fb_hash_case_count(void);
-const char *fb_hash_case_name(size_t index);
+#include <flashblock/experimental/oracle.h>
 
 /* What the check of a case found. */
-typedef struct fb_hash_finding {
+struct fb_hash_finding {
     fb_hashes expected, found;
     bool out_differs, lse_differs; /* from the list */
     char detail[512];              /* the first element that differs, in words */
-} fb_hash_finding;
-
-/* Computes a case with the current instruction set and threads. If it differs from the list, the
- * scalar path computes it too, on one thread, and finding->detail says where the two part. The
- * instruction set and the threads are then set back. */
-fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_finding *finding);
+};
 
 #endif

@@ -5,7 +5,8 @@
 enum { MAX_SIZE = 1 << 24 };
 
 /* params mask_block_size (no mask where it is missing), first_query, first_key: the block-causal
- * mask of attention.h. `causal`, token by token, is nothing that FlashBlock has. */
+ * mask of attention.h. FlashBlock has no mask
+ * that is causal token by token (`causal`). */
 static fb_status read_mask(fb_case *c, fb_mask *mask) {
     bool causal = false;
     FB_TRY(fb_case_bool_or(c, "causal", false, &causal));
@@ -25,7 +26,12 @@ static fb_status read_mask(fb_case *c, fb_mask *mask) {
  * missing. */
 fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
-    fb_attention_claims claims = {.out_name = "out", .lse_name = "lse"};
+    fb_attention_claims claims = {
+        .out_name = "out",
+        .lse_name = "lse",
+        .path = fb_case_path(c),
+        .file_precision = fb_case_precision(c, "out"),
+    };
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
     FB_TRY(fb_case_size(c, "Sq", 0, MAX_SIZE, &p.queries));
@@ -43,13 +49,18 @@ fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
         FB_TRY(fb_case_f64(c, &claims.truth_out, out, "out64"));
     if (fb_case_has(c, "lse64"))
         FB_TRY(fb_case_f64(c, &claims.truth_lse, lse, "lse64"));
-    return fb_claim_attention(c, report, &p, &claims);
+    return fb_claim_attention(report, &p, &claims);
 }
 
 /* params B, L, H, Hk, D */
 fb_status fb_recompute_current_block(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
-    fb_attention_claims claims = {.out_name = "out", .lse_name = "lse"};
+    fb_attention_claims claims = {
+        .out_name = "out",
+        .lse_name = "lse",
+        .path = fb_case_path(c),
+        .file_precision = fb_case_precision(c, "out"),
+    };
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
     FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &p.queries));
@@ -61,5 +72,5 @@ fb_status fb_recompute_current_block(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_f32(c, &p.v, kv, "v_new"));
     FB_TRY(fb_case_f32(c, &claims.file_out, out, "out"));
     FB_TRY(fb_case_f32(c, &claims.file_lse, FB_DIMS(p.batch, p.heads, p.queries), "lse"));
-    return fb_claim_attention(c, report, &p, &claims);
+    return fb_claim_attention(report, &p, &claims);
 }

@@ -72,12 +72,16 @@ static fb_status read_split(fb_case *c, split *s) {
 /* One of the problems, as claims on the file's tensors of these names. */
 static fb_status claim_part(fb_case *c, fb_report *report, const fb_attention_problem *p,
                             const char *out_name, const char *lse_name) {
-    fb_attention_claims claims = {.out_name = out_name, .lse_name = lse_name};
+    fb_attention_claims claims = {
+        .out_name = out_name,
+        .lse_name = lse_name,
+        .file_precision = fb_case_precision(c, out_name),
+    };
     fb_dims out = FB_DIMS(p->batch, p->queries, p->heads, p->head_dim);
     FB_TRY(fb_case_f32(c, &claims.file_out, out, "%s", out_name));
     FB_TRY(
         fb_case_f32(c, &claims.file_lse, FB_DIMS(p->batch, p->heads, p->queries), "%s", lse_name));
-    return fb_claim_attention(c, report, p, &claims);
+    return fb_claim_attention(report, p, &claims);
 }
 
 /* This build's part as [B x tokens, heads] rows. */

@@ -16,6 +16,9 @@ typedef struct fb_kind {
 extern const fb_kind fb_kinds[];
 extern const size_t fb_num_kinds;
 
+/* NULL if there is no such kind. */
+const fb_kind *fb_kind_find(const char *name);
+
 fb_recompute_fn fb_recompute_attention, fb_recompute_current_block; /* kind_attention.c */
 fb_recompute_fn fb_recompute_split_merge, fb_recompute_fused_merge; /* kind_merge.c */
 fb_recompute_fn fb_recompute_head_masked_merge;
@@ -30,10 +33,5 @@ fb_recompute_fn fb_recompute_flow_scheduler;
 fb_recompute_fn fb_recompute_pipeline;        /* kind_pipeline.c */
 fb_recompute_fn fb_recompute_video_attention; /* kind_video_attention.c */
 fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* kind_select.c */
-
-/* Checks one file. report->verbose and report->candidate are the caller's; the rest is filled in.
- * A file that cannot be read, or whose content contradicts itself, is FB_FAILED with the reason; a
- * kind that is not known is FB_SKIPPED. Returns FB_OK whenever there is a report to show. */
-fb_status fb_verify_file(const char *path, fb_report *report);
 
 #endif

@@ -8,12 +8,27 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-void fb_report_free(fb_report *report) {
+void fb_report_release(fb_report *report) {
+    for (size_t i = 0; i < report->num_unjudged; i++)
+        fb_free(report->unjudged[i]);
+    fb_free(report->unjudged);
     fb_free(report->findings);
+    free(report->text);
+    free(report->json);
+    report->unjudged = NULL;
     report->findings = NULL;
-    report->num_findings = 0;
+    report->text = report->json = NULL;
+    report->num_unjudged = report->num_findings = 0;
+}
+
+void fb_report_destroy(fb_report *report) {
+    if (!report)
+        return;
+    fb_report_release(report);
+    fb_free(report);
 }
 
 static fb_status add(fb_report *report, const fb_finding *finding) {
@@ -22,6 +37,7 @@ static fb_status add(fb_report *report, const fb_finding *finding) {
     if (report->num_findings)
         memcpy(grown, report->findings, report->num_findings * sizeof *grown);
     grown[report->num_findings] = *finding;
+    fb_finding_say(&grown[report->num_findings]);
     fb_free(report->findings);
     report->findings = grown;
     report->num_findings++;
@@ -160,4 +176,76 @@ void fb_report_skip(fb_report *report, const char *format, ...) {
     vsnprintf(report->reason, sizeof report->reason, format, arguments);
     va_end(arguments);
     report->outcome = FB_SKIPPED;
+}
+
+static fb_status copy_text(const char *text, char **copy) {
+    size_t size = strlen(text) + 1;
+    FB_TRY(fb_alloc(size, 1, "report", copy));
+    memcpy(*copy, text, size);
+    return FB_OK;
+}
+
+fb_status fb_report_end_candidate(fb_report *report) {
+    fb_candidate *candidate = report->candidate;
+    report->candidate = NULL;
+    size_t count = fb_candidate_count(candidate);
+    FB_TRY(fb_alloc(count, sizeof *report->unjudged, "report", &report->unjudged));
+    for (size_t i = 0; i < count; i++) {
+        const char *name = fb_candidate_unused(candidate, i);
+        if (!name)
+            continue;
+        FB_TRY(copy_text(name, &report->unjudged[report->num_unjudged]));
+        report->num_unjudged++;
+    }
+    return FB_OK;
+}
+
+/* --- accessors -------------------------------------------------------------------------------- */
+
+const char *fb_outcome_name(fb_outcome outcome) {
+    switch (outcome) {
+    case FB_PASSED:
+        return "passed";
+    case FB_FAILED:
+        return "failed";
+    case FB_SKIPPED:
+        return "skipped";
+    }
+    return "unknown";
+}
+
+fb_outcome fb_report_outcome(const fb_report *report) {
+    return report->outcome;
+}
+
+const char *fb_report_kind(const fb_report *report) {
+    return report->kind;
+}
+
+const char *fb_report_name(const fb_report *report) {
+    return report->name;
+}
+
+const char *fb_report_path(const fb_report *report) {
+    return report->path;
+}
+
+const char *fb_report_reason(const fb_report *report) {
+    return report->reason;
+}
+
+size_t fb_report_num_findings(const fb_report *report) {
+    return report->num_findings;
+}
+
+const fb_finding *fb_report_finding(const fb_report *report, size_t index) {
+    return index < report->num_findings ? &report->findings[index] : NULL;
+}
+
+size_t fb_report_num_unjudged(const fb_report *report) {
+    return report->num_unjudged;
+}
+
+const char *fb_report_unjudged(const fb_report *report, size_t index) {
+    return index < report->num_unjudged ? report->unjudged[index] : NULL;
 }

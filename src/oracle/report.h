@@ -12,19 +12,24 @@
 #include "oracle/candidate.h"
 #include "oracle/finding.h"
 
-typedef enum fb_outcome { FB_PASSED = 0, FB_FAILED, FB_SKIPPED } fb_outcome;
-
-typedef struct fb_report {
+struct fb_report {
     char kind[64], name[256], path[512];
+    const char *isa;    /* the instruction set that was current */
     fb_outcome outcome; /* FB_FAILED as soon as one finding fails */
     char reason[512];   /* of skipping, or of a failure that has no finding */
     fb_finding *findings;
     size_t num_findings;
-    bool verbose;            /* set by the caller: fill in `detail` */
-    fb_candidate *candidate; /* set by the caller, or NULL */
-} fb_report;
+    bool verbose;              /* set by the caller: fill in `detail` */
+    fb_candidate *candidate;   /* set by the caller, or NULL */
+    bool of_candidate;         /* there was one */
+    char candidate_path[1200]; /* "": it was in memory */
+    char **unjudged;           /* names of its tensors that no claim asked for */
+    size_t num_unjudged;
+    char *text, *json; /* what fb_report_text and fb_report_json gave; free() */
+};
 
-void fb_report_free(fb_report *report);
+/* Frees what the report holds, not the report. */
+void fb_report_release(fb_report *report);
 
 /* Adds the finding of a claim. */
 fb_status fb_report_claim(fb_report *report, const fb_claim *claim);
@@ -32,6 +37,10 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim);
 /* Adds the finding of decisions (token ids, actions, counts). It passes if all are equal. */
 fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims shape,
                               const int32_t *ours, const int32_t *file);
+
+/* After the last claim: notes which of the candidate's tensors were not asked for. The report then
+ * no longer needs the candidate. */
+fb_status fb_report_end_candidate(fb_report *report);
 
 /* Says that the case is left out, and why. */
 void fb_report_skip(fb_report *report, const char *format, ...) FB_PRINTF(2, 3);

@@ -83,17 +83,18 @@ static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_
     FB_TRY(fb_isa_select(isa));
     for (size_t i = 0; i < fb_hash_case_count(); i++) {
         const char *name = fb_hash_case_name(i);
-        fb_hash_finding finding;
+        fb_hash_finding *finding = NULL;
         if (chosen->filter && !strstr(name, chosen->filter))
             continue;
         FB_TRY(fb_hash_case_check(i, list, &finding));
         counted->cases++;
-        if (finding.out_differs || finding.lse_differs) {
+        if (!fb_hash_finding_passed(finding)) {
             counted->differences++;
             if (!chosen->json)
-                show_difference(isa, name, &finding);
+                show_difference(isa, name, finding);
         }
-        json_array_append_new(counted->results, result_json(name, &finding));
+        json_array_append_new(counted->results, result_json(name, finding));
+        fb_hash_finding_destroy(finding);
     }
     counted->seconds = fb_seconds() - begin;
     return FB_OK;
@@ -139,13 +140,13 @@ static bool matches_any(const char *filter) {
 }
 
 static fb_status run(const settings *chosen, size_t *differences) {
-    fb_hash_list list = {0};
+    fb_hash_list *list = NULL;
     FB_TRY(fb_isa_choice_set(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
     if (chosen->write)
         return fb_hash_list_write(chosen->write);
-    FB_TRY(chosen->hashes ? fb_hash_list_load(chosen->hashes, &list) : fb_hash_list_builtin(&list));
-    fb_status status = check_all(chosen, &list, differences);
-    fb_hash_list_free(&list);
+    FB_TRY(fb_hash_list_open(chosen->hashes, &list));
+    fb_status status = check_all(chosen, list, differences);
+    fb_hash_list_close(list);
     return status;
 }
 

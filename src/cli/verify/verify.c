@@ -7,9 +7,10 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/verify/found_paths.h"
-#include "cli/verify/verify_output.h"
 #include "oracle/candidate.h"
 #include "oracle/kinds.h"
+#include "oracle/report_json.h"
+#include "oracle/report_text.h"
 
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
@@ -91,7 +92,7 @@ static const fb_option_table table = {
 /* A run over all cases. */
 typedef struct verification {
     const settings *chosen;
-    fb_verify_style style;
+    fb_report_style style;
     fb_candidate *candidate; /* NULL: none */
     size_t counts[3];        /* by fb_outcome */
     json_t *cases;
@@ -114,20 +115,20 @@ static void clear_progress(verification *v) {
     v->progress = false;
 }
 
-static void show(verification *v, const fb_report *report, const char *isa) {
+static void show(verification *v, const fb_report *report) {
     clear_progress(v);
     v->counts[report->outcome]++;
-    json_array_append_new(v->cases, fb_verify_case_json(report, isa));
+    json_array_append_new(v->cases, fb_report_json_value(report));
     if (fb_is_stdout(v->chosen->json))
         return;
     if (v->candidate) {
-        fb_verify_print_candidate(&v->style, report, v->chosen->candidate);
+        fb_report_write_candidate(stdout, &v->style, report);
         return;
     }
     if (!v->heading)
-        fb_verify_print_heading(&v->style);
+        fb_report_write_heading(stdout, &v->style);
     v->heading = true;
-    fb_verify_print_case(&v->style, report, isa);
+    fb_report_write_case(stdout, &v->style, report);
 }
 
 static bool is_wanted(const fb_option_list *kinds, const char *kind) {
@@ -149,25 +150,28 @@ static bool is_case(const settings *chosen, const fb_found_path *path) {
     return taken;
 }
 
-/* One file under one instruction set. A case that is too large for this machine's memory fails. */
-static fb_outcome verify_with(verification *v, const char *path, const char *isa) {
-    fb_report report = {.verbose = v->chosen->verbose, .candidate = v->candidate};
-    if (fb_verify_file(path, &report) != FB_OK) {
-        report.outcome = FB_FAILED;
-        snprintf(report.reason, sizeof report.reason, "%s", fb_error_message());
-    }
-    fb_outcome outcome = report.outcome;
-    show(v, &report, isa);
-    fb_report_free(&report);
-    return outcome;
+/* One file under one instruction set. */
+static fb_status verify_with(verification *v, const char *path, fb_outcome *outcome) {
+    fb_verify_options how;
+    fb_report *report = NULL;
+    fb_verify_options_init(&how);
+    how.candidate = v->candidate;
+    how.details = v->chosen->verbose;
+    FB_TRY(fb_verify_file(path, &how, &report));
+    *outcome = report->outcome;
+    show(v, report);
+    fb_report_destroy(report);
+    return FB_OK;
 }
 
 static fb_status verify_path(verification *v, const char *path, fb_isa current) {
+    fb_outcome outcome;
     for (int isa = 0; isa < FB_ISA_COUNT; isa++) {
         if (!fb_isa_choice_has(v->chosen->isa, current, (fb_isa)isa))
             continue;
         FB_TRY(fb_isa_select((fb_isa)isa));
-        if (verify_with(v, path, fb_isa_name((fb_isa)isa)) == FB_SKIPPED)
+        FB_TRY(verify_with(v, path, &outcome));
+        if (outcome == FB_SKIPPED)
             break; /* once is enough */
     }
     return FB_OK;
@@ -189,7 +193,7 @@ static json_t *unused_json(const fb_candidate *candidate) {
     json_t *names = json_array();
     for (size_t i = 0; i < fb_candidate_count(candidate); i++)
         if (fb_candidate_unused(candidate, i))
-            json_array_append_new(names, fb_verify_json_text(fb_candidate_unused(candidate, i)));
+            json_array_append_new(names, fb_report_json_string(fb_candidate_unused(candidate, i)));
     return names;
 }
 
@@ -203,7 +207,7 @@ static fb_status write_json(const verification *v) {
         fb_num_threads(), "cases", v->cases, "totals", "passed", (json_int_t)v->counts[FB_PASSED],
         "failed", (json_int_t)v->counts[FB_FAILED], "skipped", (json_int_t)v->counts[FB_SKIPPED]);
     if (v->candidate) {
-        json_object_set_new(value, "candidate", fb_verify_json_text(chosen->candidate));
+        json_object_set_new(value, "candidate", fb_report_json_string(chosen->candidate));
         json_object_set_new(value, "not_judged", unused_json(v->candidate));
     }
     return fb_write_json(value, chosen->json);

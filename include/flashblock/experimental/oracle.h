@@ -1,0 +1,272 @@
+/* Experimental: this header may change in any release. Library: flashblock-oracle.
+ *
+ * The oracle judges results. It computes the truth in double precision, says how far a result is
+ * from it and how far it may be, and names known mistakes: a scale that is applied twice, an LSE in
+ * base 2, a transposed LSE, a mask that is not there, and so on.
+ *
+ *     fb_attention_check check;
+ *     fb_attention_check_init(&check);
+ *     check.num_queries = 4, check.num_keys = 1024;
+ *     check.num_heads = 32, check.num_kv_heads = 8, check.head_dim = 128;
+ *     check.q.data = q, check.k.data = k, check.v.data = v;
+ *     check.out.data = out, check.lse.data = lse;
+ *     fb_report *report = NULL;
+ *     if (fb_check_attention(&check, &report) == FB_OK)
+ *         ...fb_report_outcome(report), fb_report_text(report, &text)...
+ *     fb_report_destroy(report);
+ *
+ * What holds everywhere here
+ *   the rule   A result passes if its largest absolute error is at most twice the error of a plain
+ *              implementation in the same precision. The plain one computes softmax(q k^T) v in one
+ *              pass; it rounds inputs, scores, weights and outputs to that precision, and sums in
+ *              float32. Nobody is asked for more than the spacing of the precision at the largest
+ *              true value; in float32, two such spacings are added to the bound.
+ *   an LSE     is a natural logarithm, and -inf for a row that sees no key. Its output is then 0.
+ *   errors     A call that fails leaves its results untouched and says why in fb_error_message. A
+ *              wrong result is not an error: the call returns FB_OK and a report that says so.
+ *   threads    Calls may run concurrently on different objects. One object must not be used by two
+ *              threads at once.
+ *   ownership  Text and pointers that an accessor returns belong to the object that it was asked
+ * of.
+ */
+#ifndef FLASHBLOCK_EXPERIMENTAL_ORACLE_H
+#define FLASHBLOCK_EXPERIMENTAL_ORACLE_H
+
+#include <flashblock/attention.h>
+#include <flashblock/status.h>
+#include <flashblock/types.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- reports -----------------------------------------------------------------------------------
+ */
+
+typedef enum fb_outcome {
+    FB_PASSED = 0,
+    FB_FAILED,  /* a finding failed, or the case file cannot be used: fb_report_reason */
+    FB_SKIPPED, /* nothing was judged: fb_report_reason says why */
+} fb_outcome;
+
+/* The report on a case: one finding for each tensor that was judged. */
+typedef struct fb_report fb_report;
+
+/* The finding on one tensor. It belongs to its report. */
+typedef struct fb_finding fb_finding;
+
+/* Frees the report and its findings. Takes NULL. */
+FB_API void fb_report_destroy(fb_report *report);
+
+/* "passed", "failed", "skipped"; "unknown" for another value. Never NULL. */
+FB_API const char *fb_outcome_name(fb_outcome outcome);
+
+/* FB_FAILED as soon as one finding failed. */
+FB_API fb_outcome fb_report_outcome(const fb_report *report);
+
+/* The kind of the case ("attention", "denoising_sequence", ...), its name, its file. "" for what
+ * there is not. */
+FB_API const char *fb_report_kind(const fb_report *report);
+FB_API const char *fb_report_name(const fb_report *report);
+FB_API const char *fb_report_path(const fb_report *report);
+
+/* Why the case was skipped, or why it failed without a finding; "" otherwise. */
+FB_API const char *fb_report_reason(const fb_report *report);
+
+/* The whole report as text for people: a table with one line for each tensor, and the verdicts.
+ * *text belongs to the report. FB_ERROR_MEMORY. */
+FB_API fb_status fb_report_text(fb_report *report, const char **text);
+
+/* The whole report as one JSON object, as in the list `cases` of `flashblock verify --json`: path,
+ * kind, name, outcome, reason, isa, findings. Infinities and NaN are the strings "inf", "-inf" and
+ * "nan". *text belongs to the report. FB_ERROR_MEMORY. */
+FB_API fb_status fb_report_json(fb_report *report, const char **text);
+
+/* The number of findings. */
+FB_API size_t fb_report_num_findings(const fb_report *report);
+
+/* NULL for an index that is too large. */
+FB_API const fb_finding *fb_report_finding(const fb_report *report, size_t index);
+
+/* The tensors of a candidate that no result of the case is called like: they were not judged. NULL
+ * for an index that is too large. */
+FB_API size_t fb_report_num_unjudged(const fb_report *report);
+FB_API const char *fb_report_unjudged(const fb_report *report, size_t index);
+
+/* The tensor's name in the case. */
+FB_API const char *fb_finding_tensor(const fb_finding *finding);
+
+/* Its shape: the number of dimensions, and the size of one; 0 for a dimension that is not there. */
+FB_API size_t fb_finding_ndim(const fb_finding *finding);
+FB_API size_t fb_finding_size(const fb_finding *finding, size_t dimension);
+
+/* Whether the error is within the bound. */
+FB_API bool fb_finding_passed(const fb_finding *finding);
+
+/* The finding in one line of words: the error, the bound, the worst element, and the known mistake
+ * that explains a failure. */
+FB_API const char *fb_finding_verdict(const fb_finding *finding);
+
+/* What explains the error, without numbers: the mistake that was recognised, or for a correct LSE
+ * its base and layout. "" if there is nothing to say. */
+FB_API const char *fb_finding_note(const fb_finding *finding);
+
+/* The largest absolute error and the largest one that is allowed; the error of the plain
+ * implementation; the result's error divided by that. Infinite if an element is not finite where
+ * the truth is, or the other way round. */
+FB_API double fb_finding_error(const fb_finding *finding);
+FB_API double fb_finding_bound(const fb_finding *finding);
+FB_API double fb_finding_plain_error(const fb_finding *finding);
+FB_API double fb_finding_ratio(const fb_finding *finding);
+
+/* The element with the largest error: its position in C order, its value, its true value. Without
+ * an error it is element 0. */
+FB_API size_t fb_finding_worst(const fb_finding *finding);
+FB_API double fb_finding_value(const fb_finding *finding);
+FB_API double fb_finding_truth(const fb_finding *finding);
+
+/* The precision that the result was judged in. */
+FB_API fb_dtype fb_finding_precision(const fb_finding *finding);
+
+/* --- one attention result in memory ------------------------------------------------------------
+ */
+
+/* A tensor in memory. Strides are in elements; the last axis (head_dim) is contiguous. All three
+ * strides 0: the tensor is dense in the order that fb_attention_check gives. Never grows. */
+typedef struct fb_check_tensor {
+    const void *data;
+    fb_dtype dtype;
+    ptrdiff_t batch_stride, token_stride, head_stride;
+} fb_check_tensor;
+
+/* Attention, and the result to be judged. Set struct_size and defaults with
+ * fb_attention_check_init; new members may be added at the end. */
+typedef struct fb_attention_check {
+    size_t struct_size;
+    size_t batch; /* 1 by default */
+    size_t num_queries, num_keys;
+    size_t num_heads, num_kv_heads, head_dim; /* num_heads: a multiple of num_kv_heads */
+    fb_check_tensor q;                        /* [batch, num_queries, num_heads, head_dim] */
+    fb_check_tensor k, v;                     /* [batch, num_keys, num_kv_heads, head_dim] */
+    fb_mask mask;                             /* none by default */
+    double scale;                             /* of the scores; 0: 1/sqrt(head_dim) */
+    fb_check_tensor out;                      /* [batch, num_queries, num_heads, head_dim] */
+    /* [batch, num_heads, num_queries], flash-attn's layout, unless lse_by_token is set:
+     * [batch, num_queries, num_heads]. The layout that is expected matters for the verdict: a
+     * result in the other layout fails and is recognised. */
+    fb_check_tensor lse;
+    bool lse_by_token;
+    /* Data NULL in out or lse: that one is not judged. One of them must be there. */
+    bool has_precision; /* `precision` is set: what the kernel computes in, if that is coarser than
+                         */
+    fb_dtype precision; /* what it stores. Otherwise out is judged in its dtype, and lse in the
+                           coarser of the two dtypes */
+} fb_attention_check;
+
+/* Sets the defaults of the first struct_size bytes: fb_attention_check_init(&check) in C; bindings
+ * pass the size of the struct that they declare. */
+FB_API void fb_attention_check_init_sized(fb_attention_check *check, size_t struct_size);
+static inline void fb_attention_check_init(fb_attention_check *check) {
+    fb_attention_check_init_sized(check, sizeof *check);
+}
+
+/* Judges one attention result. The report has the findings "out" and "lse". fb_report_destroy.
+ *
+ * The truth is computed with fb_attend_reference, in double precision on one thread; for a result
+ * that fails, once more for each known mistake.
+ * FB_ERROR_ARGUMENT: sizes outside 1 to 2^24 (num_queries and num_keys may be 0; head_dim at most
+ * 65536), no data, an unknown dtype. FB_ERROR_MEMORY. */
+FB_API fb_status fb_check_attention(const fb_attention_check *check, fb_report **report);
+
+/* --- case files and candidates -----------------------------------------------------------------
+ */
+
+/* The results of another implementation: tensors with the names of a case's results. */
+typedef struct fb_candidate fb_candidate;
+
+/* Opens a .safetensors file (f32, bf16, f16), or a .npy file. The array of a .npy file is the
+ * result that the file is named after ("lse.npy"), or, if the case has no such result, `out`.
+ * FB_ERROR_IO, FB_ERROR_FORMAT, FB_ERROR_UNSUPPORTED, FB_ERROR_MEMORY. */
+FB_API fb_status fb_candidate_open(const char *path, fb_candidate **candidate);
+
+/* A candidate without tensors, and a tensor for it: C order, at most 8 dimensions. Copies name and
+ * data. FB_ERROR_ARGUMENT: an unknown dtype, too many dimensions, a name that is there already.
+ * FB_ERROR_MEMORY. */
+FB_API fb_status fb_candidate_create(fb_candidate **candidate);
+FB_API fb_status fb_candidate_add(fb_candidate *candidate, const char *name, fb_dtype dtype,
+                                  size_t ndim, const size_t *shape, const void *data);
+
+/* Sets the precision that the candidate computes in, if that is coarser than what it stores.
+ * Otherwise each tensor is judged in its own dtype, and LSEs in the coarsest dtype of all. */
+FB_API void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision);
+
+/* Frees the candidate. Takes NULL. */
+FB_API void fb_candidate_close(fb_candidate *candidate);
+
+/* How a case file is verified. fb_verify_options_init sets struct_size and the defaults. */
+typedef struct fb_verify_options {
+    size_t struct_size;
+    fb_candidate *candidate; /* is judged; NULL (default): this build's results and the file's */
+    bool details;            /* the text and JSON also say how the worst elements came about */
+} fb_verify_options;
+
+/* As fb_attention_check_init_sized: fb_verify_options_init(&options) in C. */
+FB_API void fb_verify_options_init_sized(fb_verify_options *options, size_t struct_size);
+static inline void fb_verify_options_init(fb_verify_options *options) {
+    fb_verify_options_init_sized(options, sizeof *options);
+}
+
+/* Recomputes a case file with the current instruction set and threads, and judges. A file that
+ * cannot be read, or that contradicts itself, is FB_FAILED with a reason; a kind that this version
+ * does not know is FB_SKIPPED. `options` may be NULL. fb_report_destroy.
+ * FB_ERROR_ARGUMENT: struct_size is wrong. FB_ERROR_MEMORY: there is no memory for a report. */
+FB_API fb_status fb_verify_file(const char *path, const fb_verify_options *options,
+                                fb_report **report);
+
+/* --- golden hashes -----------------------------------------------------------------------------
+ */
+
+/* Golden hashes are XXH3-128 hashes of results of generated cases. The results are the same to the
+ * bit on every instruction set and with any number of threads. Cases have indices from 0. */
+FB_API size_t fb_hash_case_count(void);
+
+/* NULL for an index that is too large. */
+FB_API const char *fb_hash_case_name(size_t index);
+
+/* The hashes that are expected. path: a text file with a line for each case, NAME HASH_OF_OUT
+ * HASH_OF_LSE, and comments that begin with #. NULL: the list that was built in. FB_ERROR_IO,
+ * FB_ERROR_FORMAT (naming the line), FB_ERROR_MEMORY. */
+typedef struct fb_hash_list fb_hash_list;
+FB_API fb_status fb_hash_list_open(const char *path, fb_hash_list **list);
+FB_API void fb_hash_list_close(fb_hash_list *list); /* takes NULL */
+
+/* Computes a case with the current instruction set and threads, and compares. If the hashes differ,
+ * the scalar path computes the case too, on one thread; instruction set and threads are then set
+ * back, so no other thread may compute meanwhile. fb_hash_finding_destroy. FB_ERROR_ARGUMENT: no
+ * such case. FB_ERROR_MEMORY. */
+typedef struct fb_hash_finding fb_hash_finding;
+FB_API fb_status fb_hash_case_check(size_t index, const fb_hash_list *list,
+                                    fb_hash_finding **finding);
+FB_API void fb_hash_finding_destroy(fb_hash_finding *finding); /* takes NULL */
+
+/* Whether both hashes are those of the list. */
+FB_API bool fb_hash_finding_passed(const fb_hash_finding *finding);
+
+/* The hashes of outputs and of LSEs, 32 hexadecimal digits each: as computed, as expected ("" if
+ * the list does not have the case). */
+FB_API const char *fb_hash_finding_out(const fb_hash_finding *finding);
+FB_API const char *fb_hash_finding_lse(const fb_hash_finding *finding);
+FB_API const char *fb_hash_finding_expected_out(const fb_hash_finding *finding);
+FB_API const char *fb_hash_finding_expected_lse(const fb_hash_finding *finding);
+
+/* The first element that differs from the scalar path, in words; "" if the hashes agree. */
+FB_API const char *fb_hash_finding_detail(const fb_hash_finding *finding);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
