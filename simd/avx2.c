@@ -10,10 +10,11 @@
  *     row 5   [   acc[5][0] | acc[5][1]   ]   8 loads feed 12 fma.
  *
  * A block is one chain long. Its first line multiplies instead of adding to zero: on Zen 3 twelve
- * zeroed accumulators for every 16 lines cost 15 % of the speed. The sum of the blocks so far waits
- * in memory, in the L1 cache: there is no register for it.
+ * zeroed accumulators for every 16 lines cost 15 % of the speed. The sum of the blocks so far stays
+ * in memory, in the L1 cache: there is no register left for it.
  *
- * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
+ * Each lane computes one chain of the scalar kernel, operation by operation. So the bits are the
+ * same.
  */
 #if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)
 #error "compile simd/avx2.c with -mavx2 -mfma -mf16c"
@@ -48,18 +49,18 @@ INLINE __m256 load(const fb_dtype DTYPE, const void *elements, size_t index) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half_x8), 16));
 }
 
-/* How a row tile is multiplied with a block: a constant wherever these functions are inlined, as
- * are ROWS and DTYPE. */
+/* HOW a row tile is multiplied with a block. HOW, ROWS and DTYPE are constants wherever these
+ * functions are inlined. */
 enum {
     WHOLE = 1,    /* the block has all of its 16 lines */
     FETCH = 2,    /* prefetches */
-    KEEP = 4,     /* leaves the lines, widened, for the tiles behind it */
+    KEEP = 4,     /* leaves the lines, widened, for the tiles after it */
     EVEN_ODD = 8, /* lines are their elements 0, 2, ..., 14, then 1, 3, ..., 15 */
-    FEW = 16,     /* the call has FB_STREAM_ROWS rows at most, and maybe several streams */
+    FEW = 16,     /* the call has at most FB_STREAM_ROWS rows, and maybe several streams */
 };
 
-/* Two bf16 elements are a 32-bit word: without shuffles, the even elements of a line become one
- * register and the odd ones the other. Sums are in this order until they are complete. */
+/* Two bf16 elements are a 32-bit word. So, without shuffles, the even elements of a line become one
+ * register and the odd elements the other. Sums keep this order until they are complete. */
 INLINE int order_of(const fb_dtype DTYPE) {
     return DTYPE == FB_BF16 ? EVEN_ODD : 0;
 }
@@ -69,7 +70,7 @@ INLINE __m256i odd_elements(__m256i pairs) {
         0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
         0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
     };
-    __m256i odd; /* compilers would give the mask a register, and there is none left for it */
+    __m256i odd; /* compilers would give the mask a register, and no register is left */
     __asm__("vpand %2, %1, %0" : "=x"(odd) : "x"(pairs), "m"(*(const __m256i *)upper));
     return odd;
 }
@@ -137,7 +138,7 @@ INLINE void multiply_block(const int ROWS, const fb_dtype DTYPE, const int HOW, 
     }
 }
 
-/* What becomes of a block's product. */
+/* Where the product of a block goes. */
 typedef enum destination {
     FIRST_SUM,    /* sums = acc */
     NEXT_SUM,     /* sums += acc */
@@ -186,9 +187,9 @@ INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const int HOW, c
     }
 }
 
-/* What a call's row tiles prefetch while they meet a block: tile t the lines from t * step on. A
- * float32 call of one tile waits for memory, and so do several streams: the hardware reads ahead
- * faster where nobody interferes (Zen 3). */
+/* The row tiles of a call share the prefetching for a block: tile t fetches the lines from t * step
+ * on. A float32 call of one tile waits for memory, and so does a call of several streams: there the
+ * hardware reads ahead faster if the kernel does not prefetch (Zen 3). */
 typedef struct fetch_plan {
     bool any;
     size_t step; /* bytes */
@@ -202,20 +203,20 @@ INLINE fetch_plan plan_fetches(const fb_dtype DTYPE, size_t tiles, size_t stream
     };
 }
 
-/* On to the tile behind one of ROWS rows. */
+/* Goes on to the next tile, after a tile of ROWS rows. */
 INLINE void next_tile(const int ROWS, fetch_plan plan, tile_job *job) {
     job->a += ROWS * FB_SEGMENT;
     job->sums += (size_t)ROWS * job->sums_stride;
     job->next += plan.step;
 }
 
-/* All row tiles of a call, the longer ones having ROWS rows and the others one less, against one
- * block. Of a 16-bit type the first tile widens, and fetches, for the others. `job` is the first
- * tile's. */
+/* Multiplies all row tiles of a call with one block. The longer tiles have ROWS rows, the others
+ * one row less. With a 16-bit type the first tile widens, and fetches, for the others. `job` is the
+ * first tile's. */
 INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const int HOW, row_tiles tiles,
                           fetch_plan plan, tile_job job, size_t lines, destination to,
                           const float *scale) {
-    const int OTHERS = HOW | (DTYPE == FB_F32 ? FETCH : 0); /* the tiles behind the first */
+    const int OTHERS = HOW | (DTYPE == FB_F32 ? FETCH : 0); /* the tiles after the first */
     size_t longer = tiles.longer, shorter = tiles.count - longer;
     __asm__("" : "+r"(job.a)); /* or gcc would copy all of a, or its addresses, to the stack */
     if (HOW & FEW && (2 * ROWS != FB_STREAM_ROWS || tiles.count == 1)) {
@@ -223,7 +224,7 @@ INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const int HOW, r
         return;
     }
     if (HOW & FEW && !plan.any)
-        job.next = (const char *)job.a; /* at hand anyway */
+        job.next = (const char *)job.a; /* these lines are in the cache anyway */
     if (DTYPE != FB_F32) {
         multiply_tile(ROWS, DTYPE, HOW | FETCH | KEEP, &job, lines, to, scale);
         next_tile(ROWS, plan, &job);
@@ -240,7 +241,7 @@ INLINE void multiply_rows(const int ROWS, const fb_dtype DTYPE, const int HOW, r
     }
 }
 
-/* A call of the scores kernel, and what its functions need beside it. */
+/* A call of the scores kernel, and the memory that it works with. */
 typedef struct scores_job {
     fb_scores_call call;
     row_tiles tiles;
@@ -293,7 +294,7 @@ INLINE void scores_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
     }
 }
 
-/* A call of the values kernel, and what its functions need beside it. */
+/* A call of the values kernel, and the memory that it works with. */
 typedef struct values_job {
     fb_values_call call;
     row_tiles tiles;
@@ -346,8 +347,8 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
     }
 }
 
-/* o = fma(o, alpha, sums) for the panels of a job. What the loops need is read before them: stores
- * might change the job, to compilers. */
+/* o = fma(o, alpha, sums) for the panels of a job. All members are read before the loops: for a
+ * compiler, each store might change the job. */
 INLINE void add_sums(const int HOW, const values_job *job) {
     const float *alpha = job->call.alpha;
     const size_t rows = job->call.streams * job->call.rows, panels = job->num_panels;
@@ -372,11 +373,11 @@ INLINE void add_sums(const int HOW, const values_job *job) {
 typedef void scores_rows_fn(const scores_job *job);
 typedef void values_rows_fn(const values_job *job);
 
-/* KIND_NAME: functions for calls whose longer tiles have so many rows. First those of one tile
- * each, but that tiles of 4 rows may be two; then those for more rows, where tiles are never
- * shorter than 5 and 4. Products whose length is no multiple of 16 have functions of their own,
- * compact rather than fast: a branch between a whole block and a shorter one would cost registers
- * in the former. */
+/* KIND_rows_NAME: the functions of a product, by the number of rows of a call's longer tiles. The
+ * first six are for calls of few rows: one tile, or two tiles of 4 rows. The last two are for more
+ * rows, where the longer tiles have 5 or 6 rows. Products whose length is not a multiple of 16 have
+ * functions of their own, which are compact rather than fast: a branch between a whole block and a
+ * shorter block would cost registers in the whole block. */
 #define ROWS_FUNCTION(KIND, NAME, ROWS, DTYPE, HOW)                                                \
     static void KIND##_##NAME(const KIND##_job *job) {                                             \
         KIND##_groups(ROWS, DTYPE, order_of(DTYPE) | HOW, job);                                    \
@@ -418,7 +419,7 @@ static values_rows_fn *const *const values_by_type[FB_NUM_DTYPES][2] = {
     {values_rows_bf16_short, values_rows_bf16},
     {values_rows_f16_short, values_rows_f16}};
 
-/* Tiles of equal rows are all "longer" ones here. */
+/* cut_rows, but if all tiles have the same number of rows, all of them are "longer" ones. */
 INLINE row_tiles cut_call(size_t rows) {
     row_tiles tiles = cut_rows(rows, TILE_ROWS);
     if (tiles.longer == 0)
@@ -431,8 +432,8 @@ INLINE size_t function_of(size_t rows, row_tiles tiles) {
     return rows <= FB_STREAM_ROWS ? tiles.base : tiles.base + 2;
 }
 
-/* What to prefetch while each group is at work: a list, as choosing in the loops above would take
- * registers there. */
+/* Lists the memory to prefetch while the kernel works on each group. To choose it in the loops
+ * above would take registers there. */
 INLINE void list_fetches(const void *const *groups, size_t num_groups, const void *next,
                          const void *fetches[FB_TILE_GROUPS]) {
     for (size_t group = 0; group < num_groups; group++)
@@ -530,8 +531,8 @@ INLINE void transpose(const fb_dtype DTYPE, const fb_transpose_call *call) {
 
 FB_BY_DTYPE(transpose)
 
-/* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
- * a chain of 17 operations, and several chains one after the other would not fit the scheduler. */
+/* fb_exp_value of scalar_math.h for COUNT registers side by side, step by step. One exponential is
+ * a chain of 17 operations, and the CPU's scheduler has no room for several chains in a row. */
 INLINE void exponentials(const int COUNT, __m256 *x) {
     const __m256 round = _mm256_set1_ps(FB_EXP_ROUND), one = _mm256_set1_ps(1.0f);
     __m256 rounded[EXPONENTIALS], r[EXPONENTIALS], p[EXPONENTIALS];
@@ -631,8 +632,8 @@ static __attribute__((noinline)) void weigh_short_row(const float *s, size_t cou
     weigh_row(s, count, subtract, alpha, sums, p);
 }
 
-/* Maxima of all rows, then factors of all rows, then weights: within a row each waits for the one
- * before, and one row alone would leave the multipliers idle meanwhile. */
+/* The maxima of all rows, then the factors of all rows, then the weights of all rows. Row by row
+ * each step would wait for the step before, and the multipliers would be idle. */
 static void softmax(const fb_softmax_call *call) {
     float subtract[FB_MAX_ROWS], change[FB_MAX_ROWS + LANES];
     const size_t rows = call->rows, *counts = call->counts;
@@ -658,7 +659,7 @@ static void softmax(const fb_softmax_call *call) {
     }
 }
 
-/* x / y, every NaN the library's. */
+/* x / y; each NaN becomes the library's. */
 INLINE __m256 quotient(__m256 x, __m256 y) {
     const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(FB_NAN_BITS));
     __m256 result = _mm256_div_ps(x, y);

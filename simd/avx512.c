@@ -10,15 +10,15 @@
  *      ...          ...            ...          feed 24 fma, where two loads and two fma a cycle
  *     row 11   [  acc[11][0] |  acc[11][1]  ]   are possible; 8 independent chains would do.
  *
- * The odd block at the end is multiplied alone, 12 rows x 16 columns. An element of A then has one
- * use only, and its broadcast is part of the fma ({1to16}). In a pair it has two, and would be
- * loaded twice: 26 loads for 24 fma, more than the load ports have.
+ * An odd block at the end is multiplied by itself, 12 rows x 16 columns. There each element of A is
+ * used once, and its broadcast is part of the fma ({1to16}). In a pair it is used twice, and would
+ * be loaded twice: 26 loads for 24 fma, more than the load ports can do.
  *
  * A block is one chain long; its first line multiplies instead of adding to zero. The sum of the
- * blocks so far waits in memory, in the L1 cache, as there is no register for it.
+ * blocks so far stays in memory, in the L1 cache: there is no register left for it.
  *
- * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
- * Tails are masked: they compute what the body computes, and touch nothing outside.
+ * Each lane computes one chain of the scalar kernel, operation by operation. So the bits are the
+ * same. Tails are masked: they compute what the body computes, and touch nothing outside.
  */
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) ||                   \
     !defined(__AVX512DQ__)
@@ -114,7 +114,7 @@ INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const product_j
     prefetch(job, BLOCKS);
     multiply_block(ROWS, BLOCKS, job, acc);
     float *sums = job->sums;
-    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
+    const size_t stride = job->sums_stride; /* for a compiler, stores might change the job */
     if (!job->first) {
         EACH_ROW_AND_BLOCK {
             __m512 sum = _mm512_loadu_ps(sums + row * stride + block * LANES);
@@ -168,8 +168,8 @@ INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count
 
 /* ---- exponentials ---- */
 
-/* fb_exp_value of scalar_math.h for COUNT registers, step by step side by side: one exponential is
- * a chain of 14 operations, and the four of a row's tile hide each other's latencies. */
+/* fb_exp_value of scalar_math.h for COUNT registers side by side, step by step. One exponential is
+ * a chain of 14 operations; the four registers of a row's tile hide each other's latencies. */
 INLINE void exponentials(const int COUNT, __m512 *x) {
     const __m512 round = _mm512_set1_ps(FB_EXP_ROUND), one = _mm512_set1_ps(1.0f);
     __m512 rounded[TILE_REGISTERS], n[TILE_REGISTERS], r[TILE_REGISTERS], p[TILE_REGISTERS];
@@ -218,7 +218,7 @@ INLINE float largest_score(const float *s, uint64_t keys) {
     return _mm512_reduce_max_ps(largest);
 }
 
-/* What is subtracted from scores: their maximum, or 0 while every score is -inf. */
+/* The number to subtract from scores: their maximum, or 0 while every score is -inf. */
 INLINE __m512 subtrahend(__m512 max) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(max, _mm512_set1_ps(-INFINITY), _CMP_NEQ_OQ),
                                max);
@@ -244,7 +244,7 @@ INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, flo
 }
 
 /* Up to 16 rows: their maxima, then their factors, one register of each, then their weights. Row
- * by row, each of these steps would wait for the one before. */
+ * by row, each step would wait for the step before. */
 static void softmax_rows(const fb_softmax_call *call, size_t first, size_t rows) {
     const float *s = call->s + first * FB_SCORE_STRIDE;
     const size_t *counts = call->counts + first;
@@ -271,7 +271,7 @@ static void softmax(const fb_softmax_call *call) {
         softmax_rows(call, row, call->rows - row < LANES ? call->rows - row : LANES);
 }
 
-/* x / y, every NaN the library's. */
+/* x / y; each NaN becomes the library's. */
 INLINE __m512 quotient(__m512 x, __m512 y) {
     __m512 result = _mm512_div_ps(x, y);
     __mmask16 is_nan = _mm512_cmp_ps_mask(result, result, _CMP_UNORD_Q);

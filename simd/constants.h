@@ -1,11 +1,11 @@
-/* Numbers that every instruction set shares. Bits, not decimals: each path must see the same.
+/* Numbers that every instruction set shares, written in hexadecimal so that each gets the same
+ * bits.
  *
- * exp(x) for x <= 0:
+ * exp(x) for x <= 0 (contract C5.1):
  *   n = round(x / ln 2), r = x - n ln 2 in two steps (|r| <= 0.3466), exp(x) = 2^n P(r),
  *   P(r) = 1 + r (1 + r (C2 + r (C3 + r (C4 + r (C5 + r C6))))), all by fma.
  *   C2..C6: Remez on |r| <= ln2/2, relative error of P 3.2e-9 with the rounded coefficients.
- * The error of the whole is measured over every float32 by tests/test_exp_log.c: 1.0 ulp at most,
- * results below 2^-126 included.
+ * Contract C5.3 states the error of the result; tests/test_exp_log.c measures it.
  */
 #ifndef FB_SIMD_CONSTANTS_H
 #define FB_SIMD_CONSTANTS_H

@@ -1,6 +1,6 @@
-/* Instruction sets: which ones exist, which this build holds, which this CPU runs, which one later
- * calls use; and the table of kernels of each. Nothing here starts threads: a program that only
- * calls kernels needs no OpenMP. */
+/* Instruction sets: their names, the sets that this build holds, the sets that this CPU runs, the
+ * set that later calls use; and the table of kernels of each. Nothing here starts threads: a
+ * program that only calls kernels needs no OpenMP. */
 #include <flashblock/runtime.h>
 
 #if defined(__x86_64__)
@@ -116,7 +116,7 @@ static fb_kernels tables[FB_ISA_COUNT];
 static bool usable[FB_ISA_COUNT]; /* the tables that this CPU can run; asking it again is slow */
 
 /* A set begins with the table of the set that it includes: an entry that it does not override is
- * the one below. Where an entry of another set is faster on some CPU, it is to be chosen here. */
+ * the entry of the set below. If another set's entry is faster on some CPU, choose it here. */
 static void build_tables(void) {
     for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
         usable[isa] = fb_isa_built(isa) && fb_isa_supported(isa);

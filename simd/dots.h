@@ -1,10 +1,10 @@
 /* The dot products of linear layers (kernels.h), for every SIMD instruction set.
  *
- * The file that includes this one has defined how 8 neighbouring columns are treated:
+ * The file that includes this one has defined the operations on 8 neighbouring columns:
  *
  *   DOT_TILE_ROWS        4 or 8
  *   DOT_PER_VECTOR       outputs in a vector: 1 or 2
- *   dot_vector           8 columns, or 8 chains, of so many outputs
+ *   dot_vector           8 columns, or 8 chains, of DOT_PER_VECTOR outputs
  *   dot_zero()           all +0
  *   dot_x(x)             x[0..7], for each of the outputs
  *   dot_weights(DTYPE, const void *const *weights, index)
@@ -18,7 +18,7 @@
  *
  * The register tile is DOT_TILE_ROWS rows x 3 vectors. On AVX2 that is 4 x 3: 12 accumulators, 3
  * registers of weights, 1 of x; 7 loads feed 12 fma, and 12 independent chains hide their latency.
- * All loads of one row of weights are neighbours, and every weight is loaded once for four rows.
+ * The loads of one row of weights are of neighbours, and each weight is loaded once for four rows.
  */
 #ifndef FB_SIMD_DOTS_H
 #define FB_SIMD_DOTS_H
@@ -40,13 +40,14 @@ typedef struct dots_job {
     size_t columns;
     float *wide;             /* [DOT_TILE_OUTPUTS][FB_DOT_COLUMNS] */
     const void *const *next; /* [DOT_TILE_OUTPUTS], or NULL */
-    size_t element;          /* bytes, of what is fetched */
-    size_t turn, turns; /* of the steps' lines, this tile fetches every turns-th from turn on */
-    float *sums;        /* [DOT_TILE_OUTPUTS] at this stride */
+    size_t element;          /* bytes of an element that is fetched */
+    size_t turn,
+        turns;   /* this tile fetches for every turns-th step over the columns, from `turn` on */
+    float *sums; /* [DOT_TILE_OUTPUTS] at this stride */
     size_t stride;
 } dots_job;
 
-/* The lines that a step over the columns will take, of all rows of weights. */
+/* Fetches the cache lines that a step over the columns will read, of all rows of weights. */
 INLINE void dots_fetch(const void *const *next, size_t element, size_t column) {
     for (size_t output = 0; output < DOT_TILE_OUTPUTS; output++)
         for (size_t byte = 0; byte < FB_DOT_STEP * element; byte += CACHE_LINE)
@@ -90,10 +91,11 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
         weights[output] = job->weights[output];
     dot_vector chains[DOT_VECTORS][DOT_TILE_ROWS];
     UNROLLED
-    for (int i = 0; i < DOT_VECTORS; i++)
+    for (int i = 0; i < DOT_VECTORS; i++) {
         UNROLLED
-    for (int row = 0; row < ROWS; row++)
-        chains[i][row] = dot_zero();
+        for (int row = 0; row < ROWS; row++)
+            chains[i][row] = dot_zero();
+    }
     const float *x = job->x;
     float *wide = job->wide;
     size_t columns = job->columns, fetch = job->next ? job->turn * FB_DOT_STEP : SIZE_MAX;
@@ -151,11 +153,12 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
 #endif
 };
 
-/* The first rows of x leave 16-bit weights as floats in `wide`, for the others to find in the L1
- * cache; f32 weights, too, for many rows: where they come from, rows of weights often lie a power
- * of two apart, in few sets of that cache. Meanwhile memory would have nothing to do: each tile of
- * rows fetches its share of what comes next. With few tiles f32 weights are read nearly all the
- * time, and the hardware's own prefetching is faster. */
+/* The first tile of rows leaves 16-bit weights as floats in `wide`, where the other tiles find them
+ * in the L1 cache. If there are many rows it does so with f32 weights, too: in their own place rows
+ * of weights often lie a power of two apart, in few sets of that cache. While the other tiles read
+ * from the cache, memory would be idle, so each tile fetches its share of the next weights. With
+ * few tiles f32 weights are read from memory nearly all the time, and then the hardware's own
+ * prefetching is faster. */
 static void dots(fb_dtype dtype, const fb_dots_call *call) {
     const row_tiles tiles = cut_rows(call->rows, DOT_TILE_ROWS);
     const bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);

@@ -1,4 +1,4 @@
-/* What the dot products of AVX2 and AVX-512 share: the sum over the 8 chains of a few rows. */
+/* The sum over the 8 chains of a few rows, for the dot products of AVX2 and AVX-512. */
 #ifndef FB_SIMD_DOTS_X86_H
 #define FB_SIMD_DOTS_X86_H
 

@@ -1,8 +1,10 @@
-/* The microkernels: one table per instruction set, all with the same bits.
+/* The microkernels: one table of functions for each instruction set. All tables give the same bits.
  *
- * The scalar table (scalar.c) is complete, readable, and the definition; every other table is
- * tested against it bit for bit. Kernels hold no allocation, no threads and no I/O, and trust
- * their arguments: src/attention checks them.
+ * The scalar table (scalar.c) is complete and readable. It defines the result of each kernel, and
+ * tests/checkasm.c compares every other table with it, bit for bit. Kernels do not allocate, start
+ * no threads and do no I/O. They trust their arguments, which their callers have checked.
+ *
+ * docs/kernels.md says how to add a kernel and how to add an instruction set.
  *
  * Packed keys and values. `rows` are query rows. A *group* is 16 keys, packed so that a vector
  * register holds 16 neighbours without any shuffle:
@@ -10,23 +12,24 @@
  *     its keys    [head_dim][16 keys]                 one line a dimension
  *     its values  [panels][16 keys][16 dimensions]    panels = ceil(head_dim / 16), the last padded
  *
- * With both, the two products of attention are one and the same: rows of A (queries, or weights p)
+ * In this form both products of attention are the same operation: rows of A (queries, or weights p)
  * against blocks of 16 lines of 16 elements. A tile is up to 64 keys.
  *
- * A is stored in blocks too, [blocks][FB_MAX_ROWS][16]: what a kernel reads from a row beside a
- * block of lines is one cache line, and a row is a constant away from the one before.
+ * A is stored in blocks too, [blocks][FB_MAX_ROWS][16]. For a block of lines a kernel reads one
+ * cache line of each row of A, and rows are a constant number of bytes apart.
  *
- * Storage: a kernel exists for each type that keys and values are stored as. Blocks are taken in
- * the order in which they lie in memory, and all rows meet one before the next one comes: the
- * 16-bit kernels widen it once, into a buffer of their own.
+ * Storage: there is a kernel for each type that keys and values are stored as. Kernels take blocks
+ * in the order in which they lie in memory. They multiply all rows with a block before they take
+ * the next block, so the 16-bit kernels widen each block once, into a buffer of their own.
  *
- * Prefetching: while kernels work on a group (or two) they fetch the one (or two) after it, evenly
- * spread, and while they work on the last one as many bytes from `next`: what will be read after
- * this call. They never read there: any address will do where there is nothing to fetch.
+ * Prefetching: while kernels work on a group (or two groups) they fetch the next group (or two),
+ * evenly spread. While they work on the last group they fetch as many bytes from `next`, which is
+ * the memory that will be read after this call. They never read from `next`: if there is nothing to
+ * fetch, any address will do.
  *
- * Streams: few rows wait for memory, and a CPU reads ahead faster in several places at once than in
- * one. A call may be for the same rows against several tiles, each in a place of its own; blocks
- * are then taken from all of them in turn, and fetching is left to the hardware.
+ * Streams: a call of few rows waits for memory, and a CPU reads ahead faster in several places at
+ * once than in one place. So a call may multiply the same rows with several tiles, each in its own
+ * place. It takes blocks from all of them in turn, and leaves fetching to the hardware.
  */
 #ifndef FB_SIMD_KERNELS_H
 #define FB_SIMD_KERNELS_H
@@ -38,7 +41,7 @@
 #include <stdint.h>
 
 enum {
-    FB_MAX_ROWS = 48, /* of a call */
+    FB_MAX_ROWS = 48, /* rows of a call, at most */
     FB_GROUP_KEYS = 16,
     FB_PANEL_DIMS = 16,
     /* Both products are cut into chains of 16: docs/contract.md C2. */
@@ -46,7 +49,7 @@ enum {
     /* A tile that does not start at a group's start touches five groups. */
     FB_TILE_GROUPS = 5,
     FB_SCORE_STRIDE = FB_TILE_GROUPS * FB_GROUP_KEYS,
-    FB_STREAMS = 4,     /* of a call, at most */
+    FB_STREAMS = 4,     /* streams of a call, at most */
     FB_STREAM_ROWS = 8, /* rows of a call of several streams, at most */
     FB_NUM_DTYPES = FB_F16 + 1,
 };
@@ -62,7 +65,7 @@ enum { FB_ROWS_BLOCK = FB_MAX_ROWS * FB_SEGMENT };
 /* Each product, and the softmax between them, takes its parameters as one struct. A kernel reads
  * the struct and does not keep it. */
 
-/* Scores of `rows` query rows against the groups of keys of each stream:
+/* Scores of `rows` query rows against the groups of keys of each stream (contract C2, C3.3):
  *   s = scale * ((c_0 + c_1) + ...)
  * where c_i is a chain over d = 16 i .. 16 i + 15: the product of the first d, rounded, then one
  * fma for each of the others. */
@@ -80,7 +83,7 @@ typedef struct fb_scores_call {
 
 typedef void fb_scores_fn(const fb_scores_call *call);
 
-/* One tile of the online softmax, for `rows` rows. */
+/* One tile of the online softmax, for `rows` rows (contract C3.6, steps 1 to 5). */
 typedef struct fb_softmax_call {
     const float *s;       /* [rows] at stride FB_SCORE_STRIDE, 64 readable */
     size_t rows;          /* 1 to FB_MAX_ROWS */
@@ -93,7 +96,7 @@ typedef struct fb_softmax_call {
 
 typedef void fb_softmax_fn(const fb_softmax_call *call);
 
-/* Adds the keys of one tile, or of one tile in each stream, to the outputs:
+/* Adds the keys of one tile, or of one tile in each stream, to the outputs (contract C3.6, step 6):
  *   o = fma(o, alpha, ((c_0 + c_1) + c_2) + c_3)
  * where c_i is the chain (as above) over p_j v_j, j = 16 i .. 16 i + 15. */
 typedef struct fb_values_call {
@@ -139,7 +142,7 @@ static inline size_t fb_dot_stride(size_t rows) {
     return (rows + 3) / 4 * 4;
 }
 
-/* Adds the dot products of `rows` rows of x with `outputs` rows of weights:
+/* Adds the dot products of `rows` rows of x with `outputs` rows of weights (contract C9.1):
  *   sums[output][row] += ((c_0 + c_4) + (c_2 + c_6)) + ((c_1 + c_5) + (c_3 + c_7))
  * where c_i is a chain over the columns i, i + 8, i + 16, ...: one fma for each, the first one
  * added to +0. */
@@ -156,18 +159,18 @@ typedef struct fb_dots_call {
 
 typedef void fb_dots_fn(const fb_dots_call *call);
 
-/* Merges one row: o = fma(weight, small, big) / (1 + weight), every NaN the library's. o may be
- * small or big. */
+/* Merges one row (contract C4.1): o = fma(weight, small, big) / (1 + weight). Each NaN becomes the
+ * library's, FB_NAN_BITS. o may be small or big. */
 typedef void fb_merge_row_fn(const float *big, const float *small, float weight, size_t head_dim,
                              float *o);
 
-/* Finishes one row: o = o / sum, every NaN the library's. */
+/* Finishes one row (contract C3.7): o = o / sum. Each NaN becomes the library's. */
 typedef void fb_divide_row_fn(float sum, size_t head_dim, float *o);
 
 /* Widens `count` elements, exactly. */
 typedef void fb_widen_fn(const uint16_t *from, float *to, size_t count);
 
-/* out = exp(x) for x <= 0 and NaN: the exponential of the softmax kernel by itself. */
+/* out = exp(x) for x <= 0 and NaN (contract C5.1): the exponential that the softmax kernel uses. */
 typedef void fb_exp_fn(const float *x, float *out, size_t count);
 
 /* The kernels of an instruction set. Arrays are by storage type: of keys and values, of weights. */

@@ -16,9 +16,10 @@
  * registers, which gcc 12 does not manage without the stack.
  *
  * A block is one chain long, and its first line multiplies instead of adding to zero. The sum of
- * the blocks so far waits in memory, in the L1 cache: there is no register for it.
+ * the blocks so far stays in memory, in the L1 cache: there is no register left for it.
  *
- * Each lane is one of the scalar kernel's chains, operation for operation: hence the same bits.
+ * Each lane computes one chain of the scalar kernel, operation by operation. So the bits are the
+ * same.
  */
 #if !defined(__aarch64__) || !defined(__ARM_NEON)
 #error "simd/neon.c is for aarch64 with AdvSIMD"
@@ -43,8 +44,8 @@ enum {
     TILE_BLOCKS = 1,
 };
 
-/* No load or store moves past this one's place. Compilers load lines far ahead and run out of
- * registers; the CPU looks ahead without needing any. */
+/* Compilers move no load or store past this place. Otherwise they load lines far ahead and run out
+ * of registers; the CPU looks ahead and needs none. */
 INLINE void stay_in_order(void) {
     __asm__ volatile("" ::: "memory");
 }
@@ -138,7 +139,7 @@ INLINE void product_tile(const int ROWS, const product_job *job) {
     prefetch(job, TILE_BLOCKS);
     multiply_block(ROWS, job->a, job->b[0], job->lines, acc);
     float *sums = job->sums;
-    const size_t stride = job->sums_stride; /* stores might change the job's, to compilers */
+    const size_t stride = job->sums_stride; /* for a compiler, stores might change the job */
     if (!job->first) {
         EACH_ROW_AND_COLUMN {
             float32x4_t sum = vld1q_f32(sums + (size_t)row * stride + column * LANES);
@@ -200,8 +201,8 @@ INLINE void transpose_4x4(const float *from, float *to) {
     vst1q_f32(to + 3 * FB_PANEL_DIMS, vcombine_f32(vget_high_f32(odd01), vget_high_f32(odd23)));
 }
 
-/* A panel, of whose 16 dimensions the first `dims` are there. The lines that are not whole or not
- * floats go through a block of their own. */
+/* A panel, of whose 16 dimensions the first `dims` are there. Lines that are not floats, and panels
+ * that are not whole, go through a block of their own. */
 INLINE void transpose_panel(const fb_dtype DTYPE, const char *keys, size_t dims, float *to) {
     float wide[BLOCK];
     const float *lines = as_floats(DTYPE, keys, dims, wide);
@@ -335,7 +336,7 @@ static void softmax(const fb_softmax_call *call) {
     }
 }
 
-/* x / y, every NaN the library's. */
+/* x / y; each NaN becomes the library's. */
 INLINE float32x4_t quotient(float32x4_t x, float32x4_t y) {
     float32x4_t result = vdivq_f32(x, y);
     return vbslq_f32(vceqq_f32(result, result), result,

@@ -1,5 +1,6 @@
-/* Scores and values (kernels.h) of the sets whose register tiles are functions of their own. Blocks
- * are taken in the order in which they lie in memory, and all rows meet one before the next comes.
+/* Scores and values (kernels.h) of the sets whose register tiles are functions of their own. They
+ * take blocks in the order in which they lie in memory, and multiply all rows with a block before
+ * they take the next block.
  *
  * The file that includes this one has defined:
  *
@@ -28,8 +29,8 @@ INLINE size_t at_most(size_t limit, size_t count) {
     return count < limit ? count : limit;
 }
 
-/* Of a block's cache lines, how many each row tile has to prefetch; rounded up, as the lines behind
- * are the next block's. Of several streams, none. */
+/* How many of a block's cache lines each row tile prefetches. Rounded up: the lines after a block
+ * are the next block's. A call of several streams prefetches nothing. */
 INLINE size_t fetches_per_tile(fb_dtype dtype, row_tiles tiles, size_t streams) {
     if (streams > 1)
         return 0;
@@ -48,8 +49,9 @@ INLINE void multiply_rows(row_tiles tiles, size_t blocks, product_job *job) {
     }
 }
 
-/* A copy of a call of the scores kernel, and how its rows are cut. No address into it is handed on,
- * or compilers would read it again after every tile; the scale's is that of the caller's. */
+/* A copy of a call of the scores kernel, and how its rows are cut. No tile gets an address inside
+ * this copy, or compilers would read all of it again after every tile: `scale` points to the
+ * original. */
 typedef struct scores_job {
     fb_scores_call call;
     row_tiles tiles;
@@ -84,7 +86,7 @@ INLINE void scores_blocks(fb_dtype dtype, const scores_job *job, size_t group, s
     }
 }
 
-/* Groups are taken TILE_BLOCKS at a time, and so are those to prefetch: `next` twice at the end. */
+/* It takes TILE_BLOCKS groups at a time, and prefetches as many: at the end `next` twice. */
 static void scores(fb_dtype dtype, const fb_scores_call *call) {
     const scores_job job = {*call, cut_rows(call->rows, TILE_ROWS), &call->scale};
     for (size_t group = 0; group < job.call.num_groups; group += TILE_BLOCKS)

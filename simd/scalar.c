@@ -1,4 +1,5 @@
-/* The kernels in plain C: the definition of every bit, and the twin of each SIMD kernel. */
+/* The kernels in plain C. They define every bit; checkasm compares each SIMD kernel with its twin
+ * here. */
 #include "simd/kernels.h"
 #include "simd/scalar_math.h"
 
@@ -8,9 +9,9 @@
 
 enum { BLOCK = FB_SEGMENT * 16 }; /* elements: 16 lines of 16 */
 
-/* The product of `rows` rows of A, [rows][16], with a block of up to 16 lines: each element is a
- * chain, the first product rounded, the others fused. It is the sum if it is the first one, or else
- * added to it; sums [rows][16], `stride` floats apart. */
+/* The product of `rows` rows of A, [rows][16], with a block of up to 16 lines. Each element is a
+ * chain: its first product is rounded, the others are fused. sums = or += the product, by `first`;
+ * they are [rows][16], rows `stride` floats apart. */
 static void add_product(const float *a, size_t rows, const float *block, size_t lines, bool first,
                         float *sums, size_t stride) {
     for (size_t row = 0; row < rows; row++, a += FB_SEGMENT, sums += stride)
@@ -32,7 +33,7 @@ static void widen_f16(const uint16_t *from, float *to, size_t count) {
         to[i] = fb_f16_to_f32(from[i]);
 }
 
-/* `count` elements from `first` on as floats: where they are, or widened into `wide`. */
+/* `count` elements from `first` on as floats: in their place, or widened into `wide`. */
 static const float *as_floats(fb_dtype dtype, const void *elements, size_t first, size_t count,
                               float *wide) {
     if (dtype == FB_F32)

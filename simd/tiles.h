@@ -1,4 +1,4 @@
-/* What the files of the SIMD instruction sets share about their register tiles. */
+/* Register tiles: the definitions that the files of the SIMD instruction sets share. */
 #ifndef FB_SIMD_TILES_H
 #define FB_SIMD_TILES_H
 
@@ -8,8 +8,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Loops over a tile's rows, columns and lines must go, or its accumulators are no registers; ROLLED
- * ones must stay. */
+/* Compilers must unroll the loops over a tile's rows, columns and lines, or they keep the
+ * accumulators in memory. They must not unroll ROLLED loops. */
 #ifdef __clang__
 #define UNROLLED _Pragma("clang loop unroll(full)")
 #define ROLLED   _Pragma("clang loop unroll(disable)")
@@ -21,14 +21,14 @@
 enum {
     BLOCK = FB_SEGMENT * 16, /* elements: 16 lines of 16 */
     CACHE_LINE = 64,
-    SUM_FLOATS = FB_MAX_ROWS * 128, /* the values kernels have room for so many sums */
+    SUM_FLOATS = FB_MAX_ROWS * 128, /* sums for which the values kernels have room */
 };
 
 INLINE size_t block_bytes(fb_dtype dtype) {
     return BLOCK * (dtype == FB_F32 ? sizeof(float) : sizeof(uint16_t));
 }
 
-/* What to prefetch while group number `group` is at work. */
+/* The memory to prefetch while a kernel works on group number `group`. */
 INLINE const char *group_after(const void *const *groups, size_t num_groups, size_t group,
                                const void *next) {
     return group + 1 < num_groups ? groups[group + 1] : next;
@@ -45,16 +45,16 @@ INLINE row_tiles cut_rows(size_t rows, size_t most) {
     return (row_tiles){count, rows / count, rows % count};
 }
 
-/* Of the panels left, as many as have room for their sums. */
+/* How many of the panels left a kernel takes at once: as many as have room for their sums. */
 INLINE size_t panels_at_once(size_t rows, size_t left) {
     size_t most = SUM_FLOATS / FB_PANEL_DIMS / rows;
     return left < most ? left : most;
 }
 
-/* The product of a row tile with one block, or with two side by side: for sets whose tiles are
- * functions of their own (products.h). */
+/* The product of a row tile with one block, or with two blocks side by side. Sets whose tiles are
+ * functions of their own use it (products.h). */
 typedef struct product_job {
-    const float *a;    /* [rows][16], of which `lines` elements are there */
+    const float *a;    /* [rows][16], the first `lines` elements of each row are there */
     const float *b[2]; /* each [lines][16] */
     size_t lines;
     const char *next[2]; /* for each, `fetched` cache lines to prefetch */
@@ -62,7 +62,7 @@ typedef struct product_job {
     float *sums; /* [rows][16 or 32] at stride sums_stride */
     size_t sums_stride;
     bool first;         /* sums = a . b, else sums += a . b */
-    const float *scale; /* by which those are multiplied then; NULL: they are not */
+    const float *scale; /* then sums = *scale * sums; NULL: they stay */
 } product_job;
 
 typedef void product_tile_fn(const product_job *job);

@@ -12,11 +12,11 @@
  *     expect_same(c, y, NANS_ALIKE);
  *     BENCH(c, rows, "element", tested->kernel(x, rows, y.tested));
  *
- * What every case checks by itself: nothing is written outside the buffers or into an input, and,
- * where the machine has guard pages, nothing is read outside them.
+ * Every case checks, without being told, that nothing is written outside the buffers or into an
+ * input, and, on a machine with guard pages, that nothing is read outside them.
  *
- * Nothing but libc, one thread, no files: the program also runs on an emulator without an operating
- * system.
+ * The program needs only libc, one thread and no files: it also runs on an emulator without an
+ * operating system.
  */
 #ifndef FB_TESTS_CHECKASM_H
 #define FB_TESTS_CHECKASM_H
@@ -31,11 +31,11 @@
 typedef enum placement {
     AMONG_CANARIES, /* at every offset from a 64-byte boundary, canaries on both sides */
     BEFORE_GUARD,   /* the last byte is the last one before a page that cannot be touched */
-    BEHIND_GUARD,   /* the first byte is the first one behind such a page */
+    AFTER_GUARD,    /* the first byte is the first one after such a page */
     PLACEMENTS
 } placement;
 
-/* What a buffer of floats holds. In a run for time it is ORDINARY whatever is asked. */
+/* The contents of a buffer of floats. In a run for time they are ORDINARY, whatever is asked. */
 typedef enum contents {
     ORDINARY, /* about normal, mean 0, variance 1 */
     ANY,      /* by buffer: ordinary; with zeros, subnormals, extremes; with NaN and infinities */
@@ -54,7 +54,7 @@ typedef struct buffer {
     const char *name;
     unsigned char *data;
     size_t count, element_size;
-    unsigned char *canaries[2]; /* before and behind; NULL at the guard page */
+    unsigned char *canaries[2]; /* before and after; NULL at the guard page */
     bool is_input, is_twin;
     uint64_t frozen; /* hash of an input's bytes */
 } buffer;
@@ -65,7 +65,7 @@ typedef struct check {
     uint64_t seed, random;
     size_t number; /* the case's */
     placement placement;
-    fb_dtype dtype; /* the kernel's, where it has one */
+    fb_dtype dtype; /* the kernel's, if it has one */
 
     struct {
         const char *name;
@@ -128,7 +128,7 @@ const void **input_pointers(check *c, const char *name, size_t count);
 /* ANY floats, stored as the case's type. */
 const void *input_elements(check *c, const char *name, size_t count);
 
-/* What a kernel may write as it likes. */
+/* A buffer that a kernel may overwrite. */
 float *scratch_floats(check *c, const char *name, size_t count);
 
 /* An output: two buffers, `tested` filled with ANY floats, `twin` by ready(). */

@@ -47,7 +47,7 @@ static void catch_faults(void) {
         sigaction(signals[i], &action, NULL);
 }
 
-/* ---- regions: one a buffer, an inaccessible page before and behind it ---- */
+/* ---- regions: one for each buffer, an inaccessible page before and after it ---- */
 
 static unsigned char *regions[MAX_BUFFERS];
 static size_t page_bytes = 4096;
@@ -64,7 +64,7 @@ static unsigned char *region_of(size_t slot) {
         fprintf(stderr, "checkasm: no memory for a buffer of %d bytes\n", REGION_BYTES);
         exit(2);
     }
-    /* Where this does nothing, prepare_memory has said so. */
+    /* If this does nothing, prepare_memory has said so. */
     mprotect(memory, page_bytes, PROT_NONE);
     mprotect(memory + page_bytes + REGION_BYTES, page_bytes, PROT_NONE);
     return regions[slot] = memory + page_bytes;
@@ -110,7 +110,7 @@ static void mix_in(check *c, uint64_t value) {
     c->random = next_random(c);
 }
 
-/* A case's numbers depend on the seed, the kernel, the placement and the case alone. */
+/* The numbers of a case depend only on the seed, the kernel, the placement and the case. */
 static void seed_case(check *c) {
     c->random = c->seed;
     for (const char *letter = c->kernel; *letter; letter++)
@@ -214,9 +214,9 @@ size_t choose_any(check *c, const char *name, size_t low, size_t high) {
 
 /* ---- buffers ---- */
 
-/* The first byte of a buffer that has so many elements. Over the cases a buffer among canaries
- * takes every offset of an element from the start of a cache line, the others' offset beside it
- * taking every value too. */
+/* The first byte of a buffer of `count` elements. Among canaries, over the cases, a buffer starts at
+ * every offset of an element from the start of a cache line, and the offsets of two buffers change
+ * against each other. */
 static unsigned char *place(const check *c, size_t slot, size_t count, size_t element_size) {
     unsigned char *region = region_of(slot);
     size_t elements = LINE_BYTES / element_size;
@@ -224,7 +224,7 @@ static unsigned char *place(const check *c, size_t slot, size_t count, size_t el
     switch (c->placement) {
     case BEFORE_GUARD:
         return region + REGION_BYTES - count * element_size;
-    case BEHIND_GUARD:
+    case AFTER_GUARD:
         return region;
     default:
         return region + CANARY_BYTES + offset * element_size;
@@ -241,7 +241,7 @@ static buffer *new_buffer(check *c, const char *name, size_t count, size_t eleme
     buffer *b = &c->buffers[slot];
     *b = (buffer){.name = name, .count = count, .element_size = element_size};
     b->data = place(c, slot, count, element_size);
-    b->canaries[0] = c->placement == BEHIND_GUARD ? NULL : b->data - CANARY_BYTES;
+    b->canaries[0] = c->placement == AFTER_GUARD ? NULL : b->data - CANARY_BYTES;
     b->canaries[1] = c->placement == BEFORE_GUARD ? NULL : b->data + count * element_size;
     for (int side = 0; side < 2; side++)
         if (b->canaries[side])
@@ -328,7 +328,7 @@ void ready(check *c) {
 /* ---- failures ---- */
 
 static const char *const placement_names[PLACEMENTS] = {"among canaries", "before a guard page",
-                                                        "behind a guard page"};
+                                                        "after a guard page"};
 
 /* The first failure of a case describes it, later ones of the same case say nothing. */
 static void fail(check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -360,7 +360,7 @@ static void fail_at_fault(check *c) {
         if (at < 0 && at >= -(ptrdiff_t)page_bytes)
             fail(c, "touched %s %td bytes before its start", b->name, -at);
         if (at >= end && at < end + (ptrdiff_t)page_bytes)
-            fail(c, "touched %s %td bytes behind its end", b->name, at - end);
+            fail(c, "touched %s %td bytes after its end", b->name, at - end);
     }
     fail(c, "%s (signal %d) at %p", name, fault_signal, (void *)fault_address);
 }

@@ -1,4 +1,4 @@
-/* The kernels that checkasm checks: one function each, and the shapes that --bench takes. */
+/* The kernels that checkasm checks: a function for each, and the shapes that --bench takes. */
 #include "tests/checkasm.h"
 
 #include <flashblock/attention.h>
@@ -22,7 +22,7 @@ static size_t row_floats(size_t rows, size_t length) {
     return last * FB_ROWS_BLOCK + (rows - 1) * FB_SEGMENT + length - last * FB_SEGMENT;
 }
 
-/* What a kernel may prefetch from but must not read: some input, nothing, or anywhere at all. */
+/* An address that a kernel may prefetch but must not read: some input, NULL, or anywhere at all. */
 static const void *choose_next(check *c, const void *input) {
     size_t style = c->bench_sizes ? 0 : random_between(c, 0, 2);
     uintptr_t anywhere = (uintptr_t)random_between(c, 0, UINT32_MAX / 2) << 16;
@@ -165,7 +165,7 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
     BENCH(c, rows * count, "key", tested->softmax(&call));
 }
 
-/* A stream's groups of values: in the last one, memory ends behind the last key of the last panel.
+/* A stream's groups of values. In the last group, memory ends after the last key of the last panel.
  */
 static void fill_value_groups(check *c, const void **groups, size_t num_keys, size_t head_dim) {
     size_t elements = FB_GROUP_KEYS * fb_padded_dim(head_dim);
@@ -293,40 +293,18 @@ static void check_exp(check *c, const fb_kernels *tested, const fb_kernels *twin
     BENCH(c, count, "element", tested->exp(x, out.tested, count));
 }
 
-/* rows, head_dim, num_groups */
-#define SCORE_SHAPES                                                                               \
-    {                                                                                              \
-        {4, 128, 4}, {32, 128, 4}, {                                                               \
-            32, 64, 4                                                                              \
-        }                                                                                          \
-    }
-/* rows, num_keys, head_dim */
-#define VALUE_SHAPES                                                                               \
-    {                                                                                              \
-        {4, 64, 128}, {32, 64, 128}, {                                                             \
-            32, 64, 64                                                                             \
-        }                                                                                          \
-    }
-
-/* rows, columns */
-#define DOT_SHAPES                                                                                 \
-    {                                                                                              \
-        {4, 512}, {                                                                                \
-            32, 512                                                                                \
-        }                                                                                          \
-    }
-
+/* Name, function, type, shapes: the sizes in the order of choose()'s calls. */
 const kernel_check kernel_checks[] = {
-    {"scores_f32", check_scores, FB_F32, SCORE_SHAPES},
-    {"scores_bf16", check_scores, FB_BF16, SCORE_SHAPES},
-    {"scores_f16", check_scores, FB_F16, SCORE_SHAPES},
+    {"scores_f32", check_scores, FB_F32, {{4, 128, 4}, {32, 128, 4}, {32, 64, 4}}},
+    {"scores_bf16", check_scores, FB_BF16, {{4, 128, 4}, {32, 128, 4}, {32, 64, 4}}},
+    {"scores_f16", check_scores, FB_F16, {{4, 128, 4}, {32, 128, 4}, {32, 64, 4}}},
     {"softmax", check_softmax, FB_F32, {{1, 64}, {16, 64}, {48, 64}}},
-    {"values_f32", check_values, FB_F32, VALUE_SHAPES},
-    {"values_bf16", check_values, FB_BF16, VALUE_SHAPES},
-    {"values_f16", check_values, FB_F16, VALUE_SHAPES},
-    {"dots_f32", check_dots, FB_F32, DOT_SHAPES},
-    {"dots_bf16", check_dots, FB_BF16, DOT_SHAPES},
-    {"dots_f16", check_dots, FB_F16, DOT_SHAPES},
+    {"values_f32", check_values, FB_F32, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
+    {"values_bf16", check_values, FB_BF16, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
+    {"values_f16", check_values, FB_F16, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
+    {"dots_f32", check_dots, FB_F32, {{4, 512}, {32, 512}}},
+    {"dots_bf16", check_dots, FB_BF16, {{4, 512}, {32, 512}}},
+    {"dots_f16", check_dots, FB_F16, {{4, 512}, {32, 512}}},
     {"transpose_f32", check_transpose, FB_F32, {{128}, {100}}},
     {"transpose_bf16", check_transpose, FB_BF16, {{128}, {100}}},
     {"transpose_f16", check_transpose, FB_F16, {{128}, {100}}},

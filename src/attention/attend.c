@@ -3,11 +3,11 @@
  *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
  *              row = query * heads_per_kv + head in group), each on its own
  *   view    -> ranges -> chunks of up to 1024 keys, each a part; parts merge left to right
- *   chunk   -> tiles of 64 keys: scores, online softmax, values; where rows are few, those of four
- *              chunks side by side, which is another order of reading and not of adding (chunk.c)
+ *   chunk   -> tiles of 64 keys: scores, online softmax, values. If there are few rows, the tiles
+ * of four chunks side by side: the order of reading changes, the order of adding does not (chunk.c)
  *
- * Places: a key is known by its place, the token itself or, in a gathered view, its number among
- * all keys of the view; only what reads a key asks which token stands there (token_at).
+ * Places: a key is known by its place. That is its token or, in a gathered view, its number among
+ * all keys of the view. Only the functions that read a key ask for the token (token_at).
  *
  * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
  * order afterwards. The cut into chunks is the view's alone, so no bit depends on who did what.

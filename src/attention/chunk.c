@@ -119,7 +119,8 @@ static void count_visible(const fb_workspace *w, size_t rows, size_t ordinal, si
     }
 }
 
-/* The token at a place; also of the places behind it up to the next multiple of token_step. */
+/* The token at a place; it serves the places after it, too, up to the next multiple of token_step.
+ */
 static size_t token_at(const fb_attend_problem *problem, size_t place) {
     return problem->tokens ? problem->tokens[place / problem->token_step] : place;
 }
@@ -221,8 +222,9 @@ static void tile_values(const fb_attend_problem *problem, size_t kv_head, size_t
     }
 }
 
-/* What is read after the values of a tile: the keys at the place where the next tile begins. There
- * is nothing to fetch where that is unknown (SIZE_MAX) or has to be packed: the values again. */
+/* The memory that is read after the values of a tile: the keys at the place where the next tile
+ * begins. If that place is unknown (SIZE_MAX), or its keys have to be packed, there is nothing to
+ * fetch, and it is the tile's values again. */
 static const void *read_after(const fb_attend_problem *problem, size_t kv_head,
                               const tile_groups *v, size_t place) {
     if (!has_groups(problem) || place == SIZE_MAX)
@@ -265,8 +267,9 @@ static void move_keys(const float *group, size_t first, size_t count, size_t pad
     }
 }
 
-/* The tile's keys as values: the mean key is what the values kernels make of them. Groups that
- * begin before the tile are transposed beside it, and their keys moved to where values would be. */
+/* The tile's keys in the form of values: from them the values kernels make the mean key. If the
+ * tile begins inside a group, its groups are transposed one by one into w->beside, and their keys
+ * moved from there to the rows where values would be. */
 static void keys_as_values(const fb_attend_problem *problem, const tile_groups *k, size_t skipped,
                            size_t keys, const fb_workspace *w, tile_groups *values) {
     size_t group_floats = FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
@@ -345,8 +348,8 @@ static void finish_output(const fb_attend_problem *problem, float sum, float *ou
         problem->kernels->divide_row(sum, problem->head_dim, out);
 }
 
-/* A part whose last key has been seen: O / l and m + ln l. One loop for the row sums and one for
- * the logarithms, or each row would wait for the one before. */
+/* Finishes a part after its last key: O / l and m + ln l. One loop makes the row sums and another
+ * the logarithms; in one loop each row would wait for the row before. */
 static void finish_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w,
                         const fb_unit_part *part) {
     float sums[FB_UNIT_ROWS];
@@ -383,8 +386,8 @@ static void begin_part(const fb_attend_problem *problem, fb_row_unit unit, const
         w->max[row] = -INFINITY;
 }
 
-/* The part of one chunk, behind fb_begin_unit; `following` is the first place of the chunk
- * that will be next, SIZE_MAX if none. */
+/* The part of one chunk, after fb_begin_unit. `following` is the first place of the chunk that will
+ * be next; SIZE_MAX: none. */
 static void chunk_part(const fb_attend_problem *problem, fb_row_unit unit,
                        const fb_key_chunk *chunk, size_t following, const fb_workspace *w,
                        const fb_unit_part *part) {
@@ -419,7 +422,8 @@ size_t fb_chunks_side_by_side(const fb_attend_problem *problem, fb_row_unit unit
 /* The group that begins at a place. */
 typedef const void *group_at_fn(const fb_kv *kv, size_t kv_head, size_t token);
 
-/* The groups of one tile of each chunk, [count][4]; the tile is `offset` keys behind its start. */
+/* The groups of one tile of each chunk, [count][4]. The tile begins `offset` keys after its chunk.
+ */
 static void list_groups(const fb_attend_problem *problem, fb_row_unit unit,
                         const fb_key_chunk *chunks, size_t count, size_t offset,
                         group_at_fn *group_at, const void **groups) {
@@ -430,7 +434,7 @@ static void list_groups(const fb_attend_problem *problem, fb_row_unit unit,
         }
 }
 
-/* FB_RUN_TILES tiles of each chunk, `offset` keys behind its start. */
+/* FB_RUN_TILES tiles of each chunk, from `offset` keys after its start on. */
 static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
                        const fb_key_chunk *chunks, size_t count, size_t offset,
                        const fb_workspace *w, const fb_unit_part *part) {

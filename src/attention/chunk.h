@@ -1,4 +1,4 @@
-/* Between the driver (attend.c) and what it is made of: the part of a chunk, for a unit's rows. */
+/* The part of a chunk of keys, for the rows of a unit: the driver (attend.c) is made of these. */
 #ifndef FB_ATTENTION_CHUNK_H
 #define FB_ATTENTION_CHUNK_H
 
@@ -10,7 +10,7 @@
 
 enum {
     FB_UNIT_ROWS = FB_MAX_ROWS, /* rows, scores and outputs stay in the L2 cache */
-    FB_RUN_TILES = 4, /* of a stream: its keys, then its values are read without a pause */
+    FB_RUN_TILES = 4, /* tiles of a stream: all their keys are read, then all their values */
     FB_RUN_ROWS = FB_STREAMS * FB_STREAM_ROWS,
 };
 
@@ -22,13 +22,13 @@ typedef struct fb_key_chunk {
 } fb_key_chunk;
 
 /* Parts of a unit's rows: out, mean_key [R][D padded to whole panels], lse [R], not rounded yet.
- * mean_key is room that is touched only where the result wants mean keys. */
+ * mean_key is used only if the result wants mean keys. */
 typedef struct fb_unit_part {
     float *out, *mean_key;
     double *lse;
 } fb_unit_part;
 
-/* What all threads share. */
+/* The description of a call, which all threads share. */
 typedef struct fb_attend_problem {
     const fb_kernels *kernels;
     const fb_queries *queries;
@@ -55,10 +55,10 @@ typedef struct fb_row_unit {
 /* One thread's memory; R = FB_UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
 typedef struct fb_workspace {
     float *q;           /* [blocks of D][R][16] */
-    float *keys;        /* [4 groups][D][16] one tile, where it has to be packed */
-    float *values;      /* [4 groups][panels][16][16] one tile, where it has to be packed */
-    float *transposed;  /* the same of a tile's keys, where their mean is wanted */
-    float *beside;      /* [panels][16][16] a group of them before its keys are moved */
+    float *keys;        /* [4 groups][D][16] one tile, if it has to be packed */
+    float *values;      /* [4 groups][panels][16][16] one tile, if it has to be packed */
+    float *transposed;  /* the same: a tile's keys in the form of values, if mean keys are wanted */
+    float *beside;      /* [panels][16][16] one group of them, before its keys are moved */
     float *row;         /* [D padded] one key or value, widened */
     float *scores;      /* [FB_RUN_TILES][FB_RUN_ROWS] or [R] at stride FB_SCORE_STRIDE */
     float *p;           /* [4][R][16] */
@@ -80,35 +80,36 @@ static inline size_t fb_row_head(const fb_attend_problem *problem, fb_row_unit u
     return unit.kv_head * problem->heads_per_kv + (unit.first_row + row) % problem->heads_per_kv;
 }
 
-/* Floats of a fb_unit_part, and one in as many at `base`. */
+/* The size of an fb_unit_part in floats, and an fb_unit_part in so many floats at `base`. */
 size_t fb_part_floats(size_t head_dim);
 fb_unit_part fb_part_at(float *base, size_t head_dim);
 
-/* Floats of a fb_workspace, and one in as many at `base`. */
+/* The size of an fb_workspace in floats, and an fb_workspace in so many floats at `base`. */
 size_t fb_workspace_floats(size_t head_dim);
 fb_workspace fb_workspace_at(float *base, size_t head_dim);
 
-/* What a thread has at hand while it works on a unit: queries, and how many keys each row sees. */
+/* Prepares a thread's workspace for a unit: its queries, and how many keys each row sees. */
 void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w);
 
-/* How many of the chunks from chunks[0] on, which are `most`, a unit takes side by side: whole ones
- * of few rows that see all of them; 1 where chunks[0] is none. For mean keys the keys of a tile are
- * turned, which is done one tile after the other. */
+/* Returns how many chunks a unit takes side by side, from chunks[0] on; `most` chunks are there. It
+ * takes chunks side by side only if the unit has at most FB_STREAM_ROWS rows, each chunk is whole,
+ * every row sees all of it, and no mean keys are wanted: for those the keys of a tile are
+ * transposed, one tile after the other. Otherwise the answer is 1. */
 size_t fb_chunks_side_by_side(const fb_attend_problem *problem, fb_row_unit unit,
                               const fb_key_chunk *chunks, size_t most);
 
-/* The part of chunks[0] or, side by side, those of as many as fb_chunks_side_by_side says; returns
- * their number. Behind fb_begin_unit. `following` is the first place of the chunk that will be next
- * after chunks[0], SIZE_MAX if none. */
+/* Computes the part of chunks[0], or the parts of as many chunks as fb_chunks_side_by_side says.
+ * Returns their number. fb_begin_unit comes first. `following` is the first place of the chunk that
+ * the thread takes after chunks[0]; SIZE_MAX: none. */
 size_t fb_next_parts(const fb_attend_problem *problem, fb_row_unit unit, const fb_key_chunk *chunks,
                      size_t most, size_t following, const fb_workspace *w,
                      const fb_unit_part *part);
 
-/* Of what fb_next_parts wrote, the part of chunk number `index`. */
+/* The part of chunk number `index`, among the parts that fb_next_parts has written to `part`. */
 fb_unit_part fb_rows_of_chunk(const fb_attend_problem *problem, fb_row_unit unit,
                               const fb_unit_part *part, size_t index);
 
-/* The part of no keys, and as much of it as merges read: its LSEs alone. */
+/* Writes the part of no keys; fb_empty_lses writes only its LSEs, which is all that merges read. */
 void fb_empty_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_unit_part *part);
 void fb_empty_lses(fb_row_unit unit, const fb_unit_part *part);
 

@@ -1,4 +1,5 @@
-/* Where a key or a value of an fb_kv is in memory: rows of the caller's, or pages of a KV cache. */
+/* The address of a key or a value of an fb_kv: in rows of the caller's, or in pages of a KV cache.
+ */
 #ifndef FB_ATTENTION_KV_ACCESS_H
 #define FB_ATTENTION_KV_ACCESS_H
 
@@ -11,7 +12,7 @@ enum { FB_PAGE_TOKENS = 256 };
 /* One layer of a KV cache. A page holds groups of 16 tokens as the kernels take them (kernels.h):
  * their keys,
  *   [num_kv_heads][FB_PAGE_TOKENS / 16][head_dim][16 tokens]
- * and behind all keys their values, head_dim padded to whole panels,
+ * and after all keys their values, head_dim padded to whole panels,
  *   [num_kv_heads][FB_PAGE_TOKENS / 16][panels][16 tokens][16]. */
 struct fb_kv_pages {
     void **pages;

@@ -113,7 +113,7 @@ uint64_t system_call(const saved_registers *r) {
         return call_fstat(a, (struct stat *)b);
     case __NR_newfstatat: /* glibc's fstat: an empty name */
         return call_fstat(a, (struct stat *)c);
-    case __NR_futex: /* pthread_once wakes those who wait; in one thread nobody does */
+    case __NR_futex: /* pthread_once wakes threads that wait; there are none */
         return 0;
     case __NR_mmap:
         return call_mmap(r);
