@@ -214,9 +214,9 @@ size_t choose_any(check *c, const char *name, size_t low, size_t high) {
 
 /* ---- buffers ---- */
 
-/* The first byte of a buffer of `count` elements. Among canaries, over the cases, a buffer starts at
- * every offset of an element from the start of a cache line, and the offsets of two buffers change
- * against each other. */
+/* The first byte of a buffer of `count` elements. Among canaries, over the cases, a buffer starts
+ * at every offset of an element from the start of a cache line, and the offsets of two buffers
+ * change against each other. */
 static unsigned char *place(const check *c, size_t slot, size_t count, size_t element_size) {
     unsigned char *region = region_of(slot);
     size_t elements = LINE_BYTES / element_size;
