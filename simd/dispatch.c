@@ -11,55 +11,18 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- names, and what there is ---- */
+/* ---- the sets ---- */
 
-const char *fb_isa_name(fb_isa isa) {
-    switch (isa) {
-    case FB_ISA_SCALAR:
-        return "scalar";
-    case FB_ISA_AVX2:
-        return "avx2";
-    case FB_ISA_AVX512:
-        return "avx512";
-    case FB_ISA_NEON:
-        return "neon";
-    case FB_ISA_COUNT:
-        break;
-    }
-    return "unknown";
-}
-
-fb_status fb_isa_parse(const char *name, fb_isa *isa) {
-    for (fb_isa candidate = FB_ISA_SCALAR; candidate < FB_ISA_COUNT; candidate++)
-        if (name && strcmp(name, fb_isa_name(candidate)) == 0) {
-            *isa = candidate;
-            return FB_OK;
-        }
-    return fb_fail(FB_ERROR_ARGUMENT,
-                   "instruction set is '%s', expected scalar, avx2, avx512 or neon",
-                   name ? name : "(null)");
-}
-
-bool fb_isa_built(fb_isa isa) {
-    switch (isa) {
-    case FB_ISA_SCALAR:
-#ifdef FB_HAVE_AVX2
-    case FB_ISA_AVX2:
-#endif
-#ifdef FB_HAVE_AVX512
-    case FB_ISA_AVX512:
-#endif
-#ifdef FB_HAVE_NEON
-    case FB_ISA_NEON:
-#endif
-        return true;
-    default:
-        return false;
-    }
-}
+static const char *const names[FB_ISA_COUNT] = {
+    [FB_ISA_SCALAR] = "scalar",
+    [FB_ISA_AVX2] = "avx2",
+    [FB_ISA_AVX512] = "avx512",
+    [FB_ISA_NEON] = "neon",
+};
 
 #if defined(__x86_64__)
 /* clang 14's __builtin_cpu_supports does not know F16C. */
@@ -79,64 +42,88 @@ static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-#else
-static bool has_avx2(void) {
-    return false;
+#endif
+
+/* A set that this build holds. */
+typedef struct instruction_set {
+    fb_isa isa;
+    bool (*is_here)(void); /* whether this CPU and its operating system run it; NULL: always */
+    fb_isa below;          /* its table begins with the entries of this set */
+    void (*init)(fb_kernels *kernels);
+} instruction_set;
+
+/* Each after the set below it. The default is the last one that this CPU runs. */
+static const instruction_set sets[] = {
+    {FB_ISA_SCALAR, NULL, FB_ISA_SCALAR, NULL},
+#ifdef FB_HAVE_AVX2
+    {FB_ISA_AVX2, has_avx2, FB_ISA_SCALAR, fb_kernels_init_avx2},
+#endif
+#ifdef FB_HAVE_AVX512
+    {FB_ISA_AVX512, has_avx512, FB_ISA_AVX2, fb_kernels_init_avx512},
+#endif
+#ifdef FB_HAVE_NEON
+    {FB_ISA_NEON, NULL, FB_ISA_SCALAR, fb_kernels_init_neon},
+#endif
+};
+enum { NUM_SETS = sizeof sets / sizeof *sets };
+
+/* NULL: this build does not hold it. */
+static const instruction_set *set_of(fb_isa isa) {
+    for (size_t i = 0; i < NUM_SETS; i++)
+        if (sets[i].isa == isa)
+            return &sets[i];
+    return NULL;
 }
 
-static bool has_avx512(void) {
-    return false;
+const char *fb_isa_name(fb_isa isa) {
+    return (int)isa >= 0 && isa < FB_ISA_COUNT ? names[isa] : "unknown";
 }
-#endif
+
+fb_status fb_isa_parse(const char *name, fb_isa *isa) {
+    char known[80] = "";
+    for (fb_isa candidate = FB_ISA_SCALAR; candidate < FB_ISA_COUNT; candidate++) {
+        if (name && strcmp(name, names[candidate]) == 0) {
+            *isa = candidate;
+            return FB_OK;
+        }
+        size_t length = strlen(known);
+        snprintf(known + length, sizeof known - length, "%s%s",
+                 candidate == 0                  ? ""
+                 : candidate == FB_ISA_COUNT - 1 ? " or "
+                                                 : ", ",
+                 names[candidate]);
+    }
+    return fb_fail(FB_ERROR_ARGUMENT, "instruction set is '%s', expected %s",
+                   name ? name : "(null)", known);
+}
+
+bool fb_isa_built(fb_isa isa) {
+    return set_of(isa) != NULL;
+}
 
 bool fb_isa_supported(fb_isa isa) {
-    switch (isa) {
-    case FB_ISA_SCALAR:
-        return true;
-    case FB_ISA_AVX2:
-        return has_avx2();
-    case FB_ISA_AVX512:
-        return has_avx512();
-    case FB_ISA_NEON:
-#if defined(__aarch64__)
-        return true;
-#else
-        return false;
-#endif
-    case FB_ISA_COUNT:
-        break;
-    }
-    return false;
+    const instruction_set *set = set_of(isa);
+    return set && (!set->is_here || set->is_here());
 }
 
 /* ---- tables ---- */
 
 static pthread_once_t tables_built = PTHREAD_ONCE_INIT;
 static fb_kernels tables[FB_ISA_COUNT];
-static bool usable[FB_ISA_COUNT]; /* the tables that this CPU can run; asking it again is slow */
+static bool usable[FB_ISA_COUNT]; /* sets that this CPU runs; to ask it each time would be slow */
 
-/* A set begins with the table of the set that it includes: an entry that it does not override is
- * the entry of the set below. If another set's entry is faster on some CPU, choose it here. */
+/* An entry that a set does not override is the entry of the set below. If another set's entry is
+ * faster on some CPU, choose it here. */
 static void build_tables(void) {
-    for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
-        usable[isa] = fb_isa_built(isa) && fb_isa_supported(isa);
     tables[FB_ISA_SCALAR] = fb_kernels_scalar;
-#ifdef FB_HAVE_AVX2
-    if (usable[FB_ISA_AVX2]) {
-        tables[FB_ISA_AVX2] = tables[FB_ISA_SCALAR];
-        fb_kernels_init_avx2(&tables[FB_ISA_AVX2]);
+    for (size_t i = 0; i < NUM_SETS; i++) {
+        const instruction_set *set = &sets[i];
+        usable[set->isa] = fb_isa_supported(set->isa);
+        if (!usable[set->isa] || !set->init)
+            continue;
+        tables[set->isa] = tables[set->below];
+        set->init(&tables[set->isa]);
     }
-#endif
-#ifdef FB_HAVE_AVX512
-    if (usable[FB_ISA_AVX512]) {
-        tables[FB_ISA_AVX512] = tables[FB_ISA_AVX2];
-        fb_kernels_init_avx512(&tables[FB_ISA_AVX512]);
-    }
-#endif
-#ifdef FB_HAVE_NEON
-    tables[FB_ISA_NEON] = tables[FB_ISA_SCALAR];
-    fb_kernels_init_neon(&tables[FB_ISA_NEON]);
-#endif
 }
 
 const fb_kernels *fb_kernels_of(fb_isa isa) {
@@ -168,11 +155,9 @@ static fb_status default_isa(fb_isa *isa) {
             return fb_fail_in(status, "FLASHBLOCK_ISA");
         return check_usable(*isa, "FLASHBLOCK_ISA");
     }
-    for (int candidate = FB_ISA_COUNT - 1; candidate >= 0; candidate--)
-        if (fb_isa_built((fb_isa)candidate) && fb_isa_supported((fb_isa)candidate)) {
-            *isa = (fb_isa)candidate;
-            break;
-        }
+    for (size_t i = 0; i < NUM_SETS; i++)
+        if (fb_isa_supported(sets[i].isa))
+            *isa = sets[i].isa;
     return FB_OK;
 }
 

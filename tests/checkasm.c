@@ -61,8 +61,8 @@ static const char usage[] =
     "usage: checkasm [OPTION]...\n"
     "Compares the kernels of each instruction set with the scalar ones, bit for bit.\n"
     "\n"
-    "  --isa NAME     scalar, avx2, avx512, neon or all (default: all). The scalar kernels\n"
-    "                 against themselves: only what they read and write outside their buffers.\n"
+    "  --isa NAME     an instruction set, or all (default: all). Scalar kernels are compared with\n"
+    "                 themselves: that shows if they read or write outside their buffers.\n"
     "  --filter TEXT  only kernels with TEXT in their name\n"
     "  --seed N       of the random numbers (default: FLASHBLOCK_TEST_SEED, or 1)\n"
     "  --rounds N     cases of each kernel and placement of its buffers (default: 1024);\n"
@@ -114,7 +114,7 @@ static options parse_options(int argc, char **argv) {
             if (strcmp(optarg, "all") == 0)
                 o.isa = FB_ISA_COUNT;
             else if (fb_isa_parse(optarg, &o.isa) != FB_OK)
-                usage_error("--isa takes scalar, avx2, avx512, neon or all", optarg);
+                usage_error("--isa takes an instruction set's name, or all", optarg);
             break;
         case 'f':
             o.filter = optarg;
