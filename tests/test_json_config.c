@@ -117,9 +117,17 @@ Test(json, refuses_what_is_not_json) {
         "{\"a\":\"\xff\"}",
         "{\"a\":\"\\ud800\"}",
         "{\"a\":\"\\u0000\"}",
-        "{\"a\":1e999}",
-        "{\"a\":99999999999999999999}",
-        "{\"a\":NaN}",
+        "{\"a\":1e999,}",
+        "{\"a\":NaN,}",
+        "{\"a\":NAN}",
+        "{\"a\":-NaN}",
+        "{\"a\":+Infinity}",
+        "{\"a\":Infinityx}",
+        "{NaN:1}",
+        "{\"a\":0999999999999999999999}",
+        "{\"a\":99999999999999999999.}",
+        "{\"a\":1.e999}",
+        "{\"a\":\"NaN}",
         "{} {}",
         "{\"a\":01}",
         "{'a':1}",
@@ -133,6 +141,38 @@ Test(json, refuses_what_is_not_json) {
         cr_expect(strncmp(fb_error_message(), "x.json: ", 8) == 0, "%s", fb_error_message());
         cr_expect_null(object);
     }
+}
+
+/* Python writes the length of a tokenizer without one as 10^30, and writes NaN and Infinity. They
+ * do no harm in fields that nobody reads, and are named where somebody does. */
+Test(json, accepts_any_number_that_nobody_uses) {
+    json_t *o = parse(
+        "{\"model_max_length\": 1000000000000000019884624838656, \"n\": 7,\n"
+        "\"s\": \"NaN, 1e999 \\\" Infinity\", \"least\": -99999999999999999999,\n"
+        "\"real\": -1e999, \"list\": [NaN,Infinity,-Infinity], \"next\": 18446744073709551616}");
+    size_t n = 0;
+    double x = 0;
+    const char *s = NULL;
+    json_t *item = NULL;
+    cr_expect_eq(fb_json_get_size(o, "c", "n", 0, 9, &n), FB_OK);
+    cr_expect_eq(n, 7u);
+    cr_expect_eq(fb_json_get_string(o, "c", "s", &s), FB_OK);
+    cr_expect_str_eq(s, "NaN, 1e999 \" Infinity");
+    cr_expect_eq(fb_json_get_double(o, "c", "model_max_length", &x), FB_OK);
+    cr_expect_eq(x, 1e30);
+    cr_expect_eq(fb_json_get_size(o, "c", "model_max_length", 0, 9, &n), FB_ERROR_FORMAT);
+    expect_message("c: model_max_length is 1e+30, not in [0, 9]");
+    cr_expect_eq(fb_json_get_size(o, "c", "next", 0, SIZE_MAX, &n), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_get_size(o, "c", "least", 0, 9, &n), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_get_double(o, "c", "real", &x), FB_ERROR_FORMAT);
+    expect_message("c: real is -1e999, not a number");
+    cr_expect_eq(fb_json_get_string(o, "c", "real", &s), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_get_object(o, "c", "real", &item), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_get_array(o, "c", "list", &item), FB_OK);
+    cr_expect_eq(json_array_size(item), 3u);
+    cr_expect_eq(fb_json_size(json_array_get(item, 2), "c", "list", 0, 9, &n), FB_ERROR_FORMAT);
+    expect_message("c: list is -Infinity, not a whole number");
+    json_decref(o);
 }
 
 Test(json, refuses_depth_bombs_and_large_files) {
@@ -242,6 +282,56 @@ Test(file, refuses_what_is_not_a_file) {
     cr_expect(fb_file_exists(directory) && fb_file_is_directory(directory));
     cr_expect(fb_file_exists(pipe) && !fb_file_is_directory(pipe));
     cr_expect(!fb_file_exists(missing) && !fb_file_is_directory(missing));
+    temporary_remove();
+}
+
+Test(file, says_that_a_link_leads_to_nothing) {
+    const char *directory = temporary_make();
+    fb_file_map map = {0};
+    char *data = NULL;
+    size_t size = 0;
+    const char *link = temporary_path("link"), *chain = temporary_path("chain");
+    cr_assert_eq(symlink("../blobs/1234", link), 0);
+    cr_assert_eq(symlink("link", chain), 0);
+    cr_expect(fb_file_exists(link), "opening it is what says that it leads to nothing");
+    cr_expect_eq(fb_file_map_open(link, &map), FB_ERROR_IO);
+    cr_expect(strstr(fb_error_message(), "link is a link to ../blobs/1234, and nothing is there"),
+              "%s", fb_error_message());
+    cr_expect_eq(fb_file_read(chain, 9, &data, &size), FB_ERROR_IO);
+    cr_expect(strstr(fb_error_message(), "chain is a link to link, and nothing is there"), "%s",
+              fb_error_message());
+    cr_expect_eq(fb_file_read(temporary_path("link/config.json"), 9, &data, &size), FB_ERROR_IO);
+    cr_expect(strstr(fb_error_message(), "/link is a link to ../blobs/1234"), "%s",
+              fb_error_message());
+    cr_expect_eq(fb_file_read(temporary_path("missing/x"), 9, &data, &size), FB_ERROR_IO);
+    cr_expect(strstr(fb_error_message(), "cannot open: No such file"), "%s", fb_error_message());
+    cr_expect_eq(fb_file_read("", 9, &data, &size), FB_ERROR_IO);
+    cr_assert_eq(unlink(link), 0);
+    cr_assert_eq(unlink(chain), 0);
+    cr_expect(fb_file_is_directory(directory));
+    temporary_remove();
+}
+
+Test(file, says_that_a_file_is_a_pointer_of_git_lfs) {
+    temporary_make();
+    static const char pointer[] =
+        "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+        "size 12345\n";
+    const char *path = temporary_write_text("model.safetensors", pointer);
+    fb_file_map map = {0};
+    json_t *object = NULL;
+    char *data = NULL;
+    size_t size = 0;
+    cr_expect_eq(fb_file_map_open(path, &map), FB_ERROR_FORMAT);
+    cr_expect(strstr(fb_error_message(), "model.safetensors: is a Git LFS pointer"), "%s",
+              fb_error_message());
+    cr_expect_null(map.data);
+    cr_expect_eq(fb_json_load(path, 1000, &object), FB_ERROR_FORMAT);
+    cr_expect(strstr(fb_error_message(), "model.safetensors: is a Git LFS pointer"), "%s",
+              fb_error_message());
+    cr_expect_eq(fb_file_read(path, 1000, &data, &size), FB_OK, "as text it is a text");
+    fb_free(data);
     temporary_remove();
 }
 

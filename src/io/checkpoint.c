@@ -23,20 +23,61 @@ struct fb_checkpoint {
     size_t count;
 };
 
-/* A weight_map entry: which file holds which tensor. */
+/* An entry of weight_map: the file that holds a tensor, and the tensor once the file is open. */
 typedef struct placement {
-    const char *tensor;
+    const char *name;
     const char *shard;
+    const fb_tensor_view *tensor;
 } placement;
+
+typedef struct placement_list {
+    placement *items;
+    size_t count;
+} placement_list;
 
 static int compare_shards(const void *left, const void *right) {
     const placement *a = left, *b = right;
     return strcmp(a->shard, b->shard);
 }
 
+static int compare_names(const void *left, const void *right) {
+    const placement *a = left, *b = right;
+    return strcmp(a->name, b->name);
+}
+
 static int compare_tensors(const void *left, const void *right) {
     const fb_tensor_view *const *a = left, *const *b = right;
     return strcmp((*a)->name, (*b)->name);
+}
+
+/* The names come from a file. None may lead out of the directory. */
+static fb_status check_plain_name(const char *name) {
+    if (name[0] == '\0' || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is not a plain file name", name);
+    return FB_OK;
+}
+
+static fb_status read_placements(json_t *weight_map, placement_list *list) {
+    const char *key = NULL;
+    json_t *value = NULL;
+    FB_TRY(fb_alloc_zeroed(json_object_size(weight_map), sizeof *list->items, "weight map",
+                           &list->items));
+    json_object_foreach(weight_map, key, value) {
+        placement *item = &list->items[list->count++];
+        item->name = key;
+        FB_TRY(fb_json_get_string(weight_map, "weight_map", key, &item->shard));
+        FB_TRY(check_plain_name(item->shard));
+    }
+    return FB_OK;
+}
+
+/* An index beside model.safetensors may name only that file, as some writers have it. */
+static fb_status check_single(const placement_list *list) {
+    for (size_t i = 0; i < list->count; i++)
+        if (strcmp(list->items[i].shard, single_name) != 0)
+            return fb_fail(FB_ERROR_FORMAT, "names %s, but there is a %s beside it",
+                           list->items[i].shard, single_name);
+    return FB_OK;
 }
 
 static fb_status open_shard(fb_checkpoint *checkpoint, const char *name) {
@@ -49,78 +90,83 @@ static fb_status open_shard(fb_checkpoint *checkpoint, const char *name) {
     return status;
 }
 
-static fb_status load_single(fb_checkpoint *checkpoint) {
-    FB_TRY(fb_alloc_zeroed(1, sizeof(fb_safetensors *), "shards", &checkpoint->shards));
-    FB_TRY(open_shard(checkpoint, single_name));
-    const fb_safetensors *file = checkpoint->shards[0];
-    size_t count = fb_safetensors_count(file);
-    FB_TRY(fb_alloc(count, sizeof(fb_tensor_view *), "tensor list", &checkpoint->tensors));
-    for (size_t i = 0; i < count; i++)
-        checkpoint->tensors[i] = fb_safetensors_at(file, i);
-    checkpoint->count = count;
-    return FB_OK;
-}
-
-/* The names come from a file. None may lead out of the directory. */
-static fb_status check_plain_name(const char *name) {
-    if (name[0] == '\0' || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is not a plain file name", name);
-    return FB_OK;
-}
-
-static fb_status read_placements(json_t *weight_map, placement *placements) {
-    const char *key = NULL;
-    json_t *value = NULL;
-    size_t i = 0;
-    json_object_foreach(weight_map, key, value) {
-        placements[i].tensor = key;
-        FB_TRY(fb_json_get_string(weight_map, "weight_map", key, &placements[i].shard));
-        FB_TRY(check_plain_name(placements[i].shard));
-        i++;
+/* Opens every file once, and finds the tensors that the index places there. */
+static fb_status open_shards(fb_checkpoint *checkpoint, placement_list *list, bool single) {
+    FB_TRY(
+        fb_alloc_zeroed(list->count + 1, sizeof(fb_safetensors *), "shards", &checkpoint->shards));
+    if (single)
+        FB_TRY(open_shard(checkpoint, single_name));
+    if (list->count > 0)
+        qsort(list->items, list->count, sizeof *list->items, compare_shards);
+    for (size_t i = 0; i < list->count; i++) {
+        placement *item = &list->items[i];
+        if (!single && (i == 0 || strcmp(item->shard, item[-1].shard) != 0))
+            FB_TRY(open_shard(checkpoint, item->shard));
+        FB_TRY(fb_safetensors_get(checkpoint->shards[checkpoint->num_shards - 1], item->name,
+                                  &item->tensor));
     }
     return FB_OK;
 }
 
-/* `placements` is sorted by shard, so each file is opened once. */
-static fb_status load_placements(fb_checkpoint *checkpoint, const placement *placements,
-                                 size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        if (i == 0 || strcmp(placements[i].shard, placements[i - 1].shard) != 0)
-            FB_TRY(open_shard(checkpoint, placements[i].shard));
-        FB_TRY(fb_safetensors_get(checkpoint->shards[checkpoint->num_shards - 1],
-                                  placements[i].tensor, &checkpoint->tensors[i]));
-        checkpoint->count++;
+/* Adds the tensors of a file, except those that the index places in another file. `list` is sorted
+ * by name. */
+static void add_tensors(fb_checkpoint *checkpoint, const fb_safetensors *shard,
+                        const placement_list *list) {
+    for (size_t i = 0; i < fb_safetensors_count(shard); i++) {
+        const fb_tensor_view *tensor = fb_safetensors_at(shard, i);
+        placement wanted = {.name = tensor->name};
+        const placement *named = list->count == 0 ? NULL
+                                                  : bsearch(&wanted, list->items, list->count,
+                                                            sizeof wanted, compare_names);
+        if (!named || named->tensor == tensor)
+            checkpoint->tensors[checkpoint->count++] = tensor;
     }
-    if (count > 0)
-        qsort(checkpoint->tensors, count, sizeof(fb_tensor_view *), compare_tensors);
+}
+
+static fb_status check_unique(const fb_checkpoint *checkpoint) {
+    for (size_t i = 1; i < checkpoint->count; i++)
+        if (compare_tensors(&checkpoint->tensors[i - 1], &checkpoint->tensors[i]) == 0)
+            return fb_fail(FB_ERROR_FORMAT,
+                           "%s: two files hold a tensor called %s, which the index "
+                           "does not name",
+                           checkpoint->directory, checkpoint->tensors[i]->name);
     return FB_OK;
 }
 
-static fb_status load_weight_map(fb_checkpoint *checkpoint, json_t *weight_map) {
-    size_t count = json_object_size(weight_map);
-    placement *placements = NULL;
-    FB_TRY(fb_alloc_zeroed(count, sizeof(fb_safetensors *), "shards", &checkpoint->shards));
-    FB_TRY(fb_alloc(count, sizeof(fb_tensor_view *), "tensor list", &checkpoint->tensors));
-    FB_TRY(fb_alloc(count, sizeof *placements, "weight map", &placements));
-    fb_status status = read_placements(weight_map, placements);
-    if (status == FB_OK) {
-        if (count > 0)
-            qsort(placements, count, sizeof *placements, compare_shards);
-        status = load_placements(checkpoint, placements, count);
-    }
-    fb_free(placements);
-    return status;
+static fb_status collect_tensors(fb_checkpoint *checkpoint, placement_list *list) {
+    size_t total = 0;
+    for (size_t i = 0; i < checkpoint->num_shards; i++)
+        total += fb_safetensors_count(checkpoint->shards[i]);
+    FB_TRY(fb_alloc(total, sizeof(fb_tensor_view *), "tensor list", &checkpoint->tensors));
+    if (list->count > 0)
+        qsort(list->items, list->count, sizeof *list->items, compare_names);
+    for (size_t i = 0; i < checkpoint->num_shards; i++)
+        add_tensors(checkpoint, checkpoint->shards[i], list);
+    if (checkpoint->count > 0)
+        qsort(checkpoint->tensors, checkpoint->count, sizeof(fb_tensor_view *), compare_tensors);
+    return check_unique(checkpoint);
 }
 
-static fb_status load_index(fb_checkpoint *checkpoint, const char *path) {
+static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, bool single) {
+    if (single)
+        FB_TRY(check_single(list));
+    FB_TRY(open_shards(checkpoint, list, single));
+    return collect_tensors(checkpoint, list);
+}
+
+static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool single) {
     json_t *root = NULL, *weight_map = NULL;
+    placement_list list = {0};
     FB_TRY(fb_json_load(path, MAX_INDEX, &root));
     fb_status status = fb_json_get_object(root, path, "weight_map", &weight_map);
     if (status == FB_OK) {
-        status = load_weight_map(checkpoint, weight_map);
+        status = read_placements(weight_map, &list);
+        if (status == FB_OK)
+            status = load_files(checkpoint, &list, single);
         if (status != FB_OK)
             fb_fail_in(status, "%s", path);
     }
+    fb_free(list.items);
     json_decref(root);
     return status;
 }
@@ -130,14 +176,11 @@ static fb_status load(fb_checkpoint *checkpoint) {
     FB_TRY(fb_path_join(checkpoint->directory, single_name, &single));
     fb_status status = fb_path_join(checkpoint->directory, index_name, &index);
     if (status == FB_OK) {
-        bool has_single = fb_file_exists(single), has_index = fb_file_exists(index);
-        if (has_single && has_index)
-            status = fb_fail(FB_ERROR_FORMAT, "%s: holds both %s and %s", checkpoint->directory,
-                             single_name, index_name);
-        else if (has_index)
-            status = load_index(checkpoint, index);
+        bool has_single = fb_file_exists(single);
+        if (fb_file_exists(index))
+            status = load_index(checkpoint, index, has_single);
         else if (has_single)
-            status = load_single(checkpoint);
+            status = load_files(checkpoint, &(placement_list){0}, true);
         else
             status = fb_fail(FB_ERROR_IO, "%s: holds neither %s nor %s", checkpoint->directory,
                              single_name, index_name);

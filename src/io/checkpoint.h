@@ -8,10 +8,14 @@
 /* Immutable once open: any number of threads may read one. */
 typedef struct fb_checkpoint fb_checkpoint;
 
-/* Maps every shard. FB_ERROR_IO when the directory has neither file, or when one cannot be read.
- * FB_ERROR_FORMAT when it has both, when the name of a shard is not a plain file name, when a shard
- * lacks a tensor that the index places there, or when a shard is malformed. A tensor that the index
- * does not name is not part of the checkpoint. */
+/* Maps every file. FB_ERROR_IO when the directory has neither model.safetensors nor an index, or
+ * when a file cannot be read. FB_ERROR_FORMAT when a file is malformed; when the index names a file
+ * by more than a plain name, or a tensor that its file lacks; when the index names other files
+ * beside a model.safetensors.
+ *
+ * The tensors are those of all the files, as other loaders have it, also those that the index does
+ * not name. If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
+ * not name the tensor. */
 fb_status fb_checkpoint_open(const char *directory, fb_checkpoint **checkpoint);
 
 /* Invalidates every view. NULL is allowed. */

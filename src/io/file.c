@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,11 +20,43 @@ static fb_status fail_with_errno(const char *path, const char *what) {
     return fb_fail(FB_ERROR_IO, "%s: %s: %s", path, what, strerror(code));
 }
 
+/* Finds the first link in `path` that leads to nothing. Returns its length within `path`, or 0;
+ * target[0 .. size) gets what the link says. */
+static size_t find_dangling_link(const char *path, char *target, size_t size) {
+    char prefix[PATH_MAX];
+    struct stat status;
+    for (size_t end = 1; end < sizeof prefix; end++) {
+        if (path[end] == '/' || path[end] == '\0') {
+            memcpy(prefix, path, end);
+            prefix[end] = '\0';
+            ssize_t length = stat(prefix, &status) != 0 ? readlink(prefix, target, size - 1) : -1;
+            if (length > 0) {
+                target[length] = '\0';
+                return end;
+            }
+        }
+        if (path[end] == '\0')
+            break;
+    }
+    return 0;
+}
+
+static fb_status fail_to_open(const char *path) {
+    char target[PATH_MAX];
+    int code = errno;
+    size_t length = code == ENOENT && path[0] ? find_dangling_link(path, target, sizeof target) : 0;
+    errno = code;
+    if (length == 0)
+        return fail_with_errno(path, "cannot open");
+    return fb_fail(FB_ERROR_IO, "%s: cannot open: %.*s is a link to %s, and nothing is there", path,
+                   (int)length, path, target);
+}
+
 /* O_NONBLOCK: opening a pipe must not wait for a writer, because a pipe is refused anyway. */
 static fb_status open_regular(const char *path, int *descriptor, size_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return fail_with_errno(path, "cannot open");
+        return fail_to_open(path);
     struct stat status;
     if (fstat(fd, &status) != 0) {
         fb_status failure = fail_with_errno(path, "cannot stat");
@@ -39,6 +72,16 @@ static fb_status open_regular(const char *path, int *descriptor, size_t *size) {
     return FB_OK;
 }
 
+fb_status fb_file_check_content(const char *path, const void *data, size_t size) {
+    static const char first_line[] = "version https://git-lfs.github.com/spec/";
+    const size_t length = sizeof first_line - 1;
+    if (size < length || memcmp(data, first_line, length) != 0)
+        return FB_OK;
+    return fb_fail(
+        FB_ERROR_FORMAT,
+        "%s: is a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'", path);
+}
+
 fb_status fb_file_map_open(const char *path, fb_file_map *map) {
     int fd = -1;
     size_t size = 0;
@@ -51,8 +94,13 @@ fb_status fb_file_map_open(const char *path, fb_file_map *map) {
     void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     fb_status status = data == MAP_FAILED ? fail_with_errno(path, "cannot map") : FB_OK;
     close(fd);
+    FB_TRY(status);
+    fb_file_map made = {.data = data, .size = size};
+    status = fb_file_check_content(path, data, size);
     if (status == FB_OK)
-        *map = (fb_file_map){.data = data, .size = size};
+        *map = made;
+    else
+        fb_file_map_close(&made);
     return status;
 }
 
@@ -84,7 +132,7 @@ static fb_status read_to_end(int fd, const char *path, size_t limit, fb_buffer *
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return fail_with_errno(path, "cannot open");
+        return fail_to_open(path);
     fb_buffer buffer = {0};
     fb_status status = read_to_end(fd, path, limit, &buffer);
     close(fd);
@@ -99,7 +147,7 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
 
 bool fb_file_exists(const char *path) {
     struct stat status;
-    return stat(path, &status) == 0;
+    return lstat(path, &status) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 bool fb_file_is_directory(const char *path) {

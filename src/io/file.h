@@ -15,18 +15,24 @@ typedef struct fb_file_map {
     size_t size;      /* bytes */
 } fb_file_map;
 
-/* FB_ERROR_IO when `path` is not a regular file or cannot be read. */
+/* FB_ERROR_IO when `path` is not a regular file or cannot be read; FB_ERROR_FORMAT when it is a
+ * pointer of Git LFS. */
 fb_status fb_file_map_open(const char *path, fb_file_map *map);
 
 /* Unmaps the file and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
+
+/* FB_ERROR_FORMAT when data[0 .. size), the content of `path`, is a pointer that stands for a file
+ * that was not fetched (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md). */
+fb_status fb_file_check_content(const char *path, const void *data, size_t size);
 
 /* Reads `path` to its end (a regular file, a pipe, a terminal). *data holds *size bytes and then a
  * NUL, which is not counted. The caller frees it with fb_free. FB_ERROR_FORMAT when there are more
  * than `limit` bytes. */
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size);
 
-/* true when `path` names a file of any type. */
+/* false when there is nothing at `path`. A link that leads to nothing exists, and so does a file in
+ * a folder that cannot be searched: opening them is an error that says so. */
 bool fb_file_exists(const char *path);
 bool fb_file_is_directory(const char *path);
 

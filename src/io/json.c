@@ -3,13 +3,29 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/file.h"
+#include "io/json_internal.h"
 
 #include <stdint.h>
 #include <stdio.h>
 
+/* Parses again with numbers that jansson takes; *root stays NULL when that fails too. */
+static fb_status parse_rewritten(const char *text, size_t size, json_t **root) {
+    fb_buffer rewritten = {0};
+    json_error_t error;
+    fb_status status = fb_json_rewrite_numbers(text, size, &rewritten);
+    if (status == FB_OK)
+        *root = json_loadb((const char *)rewritten.data, rewritten.size, JSON_REJECT_DUPLICATES,
+                           &error);
+    fb_buffer_free(&rewritten);
+    return status;
+}
+
 fb_status fb_json_parse(const char *text, size_t size, const char *where, json_t **object) {
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (!root && (json_error_code(&error) == json_error_numeric_overflow ||
+                  json_error_code(&error) == json_error_invalid_syntax))
+        FB_TRY(parse_rewritten(text, size, &root));
     if (!root)
         return fb_fail(FB_ERROR_FORMAT, "%s: not JSON: line %d: %s", where, error.line, error.text);
     if (!json_is_object(root)) {
@@ -24,7 +40,9 @@ fb_status fb_json_load(const char *path, size_t limit, json_t **object) {
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_file_read(path, limit, &text, &size));
-    fb_status status = fb_json_parse(text, size, path, object);
+    fb_status status = fb_file_check_content(path, text, size);
+    if (status == FB_OK)
+        status = fb_json_parse(text, size, path, object);
     fb_free(text);
     return status;
 }
@@ -36,8 +54,18 @@ bool fb_json_has(const json_t *object, const char *key) {
 
 enum { VALUE_TEXT_SIZE = 80 };
 
+/* The text of a number that no double holds; NULL for any other value. */
+static const char *marked_number(const json_t *item) {
+    return json_object_size(item) == 1 ? json_string_value(json_object_get(item, "")) : NULL;
+}
+
 /* The text that a message shows for a value: JSON, or the type of the value if JSON is too long. */
 static const char *show(const json_t *item, char text[VALUE_TEXT_SIZE]) {
+    const char *number = marked_number(item);
+    if (number) {
+        snprintf(text, VALUE_TEXT_SIZE, "%.40s", number);
+        return text;
+    }
     size_t size = json_dumpb(item, text, VALUE_TEXT_SIZE - 1,
                              JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
     if (size < VALUE_TEXT_SIZE) {
@@ -62,6 +90,10 @@ static fb_status find(const json_t *object, const char *where, const char *key, 
 
 fb_status fb_json_size(const json_t *item, const char *where, const char *key, size_t min,
                        size_t max, size_t *value) {
+    double large = json_real_value(item); /* 0 for any other type */
+    if (large >= 0x1p63 || large <= -0x1p63)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %.17g, not in [%zu, %zu]", where, key, large,
+                       min, max);
     if (!json_is_integer(item))
         return wrong(item, where, key, "a whole number");
     json_int_t number = json_integer_value(item);
@@ -122,7 +154,7 @@ fb_status fb_json_get_object(const json_t *object, const char *where, const char
                              json_t **value) {
     json_t *item = NULL;
     FB_TRY(find(object, where, key, &item));
-    if (!json_is_object(item))
+    if (!json_is_object(item) || marked_number(item))
         return wrong(item, where, key, "an object");
     *value = item;
     return FB_OK;

@@ -1,5 +1,9 @@
-/* JSON files and typed access to their fields, over jansson. Duplicate keys, invalid UTF-8, NUL in
- * strings, integers beyond int64 and more than 2048 levels of nesting are errors (FB_ERROR_FORMAT).
+/* JSON files and typed access to their fields, over jansson. These are errors (FB_ERROR_FORMAT):
+ * duplicate keys, invalid UTF-8, NUL in strings, more than 2048 levels of nesting.
+ *
+ * A number of any size is accepted where nobody reads it, and so are Python's NaN and Infinity. An
+ * integer beyond int64 is read as a double. A number that no finite double holds is an error where
+ * it is read.
  *
  * Every message begins with `where`: the path or name of the file, and the parent field if there is
  * one ("config.json", "config.json: rope_scaling"). */

@@ -45,7 +45,10 @@ static fb_status find_header(const unsigned char *bytes, size_t size, size_t *le
     return FB_OK;
 }
 
+/* null is no metadata: the format's own reader takes it so. */
 static fb_status check_metadata(json_t *metadata) {
+    if (json_is_null(metadata))
+        return FB_OK;
     if (!json_is_object(metadata))
         return fb_fail(FB_ERROR_FORMAT, "%s is not an object", metadata_key);
     const char *key = NULL;
