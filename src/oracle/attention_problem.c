@@ -289,7 +289,7 @@ static const fb_mistake mistakes[] = {
     {"the mask is causal, token by token, not block by block", causal_in_block},
     {"a block does not see itself, only the ones before", own_block_masked},
     {"the last key is left out", last_key_missing},
-    {"the keys behind the last whole tile of 64 are left out", tail_missing},
+    {"the keys after the last whole tile of 64 are left out", tail_missing},
     {"the block's own keys are left out", current_block_missing},
     {"the output is not divided by the row sum", not_normalised},
 };
