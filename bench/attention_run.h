@@ -16,7 +16,7 @@
 typedef struct fb_attention_run {
     fb_bench_shape shape;
     size_t steps;       /* denoising steps of a block */
-    fb_kv_cache *cache; /* one layer: the context, committed, and the block behind it */
+    fb_kv_cache *cache; /* one layer: the context, committed, and the block after it */
     fb_kv kv;           /* that layer */
     fb_part_cache *parts, *corrected;
     bool *refresh_rows; /* [num_queries] scratch */
@@ -35,8 +35,8 @@ void fb_attention_run_kv(const fb_attention_run *data, size_t first, const float
                          const float **v);
 
 /* What is timed. Each takes an fb_attention_run. */
-fb_status fb_attention_run_external(void *data); /* the context's keys alone: what peers do, too */
-fb_status fb_attention_run_internal(void *data); /* the block's keys alone */
+fb_status fb_attention_run_external(void *data);   /* the context's keys only, as peers do */
+fb_status fb_attention_run_internal(void *data);   /* the block's keys only */
 fb_status fb_attention_run_dense_step(void *data); /* both, nothing kept */
 fb_status fb_attention_run_refresh(void *data);    /* both, the context's part kept */
 fb_status

@@ -289,7 +289,7 @@ double fb_composed_softmax_share(const fb_composed *c) {
 }
 
 /* Attention of `count` queries from number `first` on, as the library does it:
- * out [count, num_heads, head_dim], and room for as many log-sum-exps behind it. */
+ * out [count, num_heads, head_dim], and room for as many log-sum-exps after it. */
 static fb_status attend_some(const fb_attention_run *data, size_t first, size_t count, float *out) {
     const fb_bench_shape *shape = &data->shape;
     size_t width = shape->num_heads * shape->head_dim;

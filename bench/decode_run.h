@@ -1,4 +1,4 @@
-/* Decoding of one block behind a context, ready to be timed: forward passes of a real model over a
+/* Decoding of one block after a context, ready to be timed: forward passes of a real model over a
  * KV cache of random keys and values. What a pass costs does not depend on what the context says,
  * so that contexts of any length cost no prefill. */
 #ifndef FB_BENCH_DECODE_RUN_H
@@ -43,7 +43,7 @@ typedef struct fb_decode_block {
 fb_status fb_decode_run_block(void *decode_run);
 
 /* Bytes of weights that the passes of a block read: a pass reads one row of the embedding for each
- * token, and the commit leaves the head out. And what is computed with them. */
+ * token, and the commit leaves the head out. And the multiplications and additions with them. */
 double fb_decode_run_weight_bytes(const fb_decode_run *data);
 double fb_decode_run_weight_flops(const fb_decode_run *data);
 

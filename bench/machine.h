@@ -1,5 +1,5 @@
 /* The machine that a benchmark runs on: its name, its cores, its caches; and threads on their
- * cores. Read from /proc and /sys; where these do not say, there are no caches. */
+ * cores. Read from /proc and /sys; where these do not describe caches, none are known. */
 #ifndef FB_BENCH_MACHINE_H
 #define FB_BENCH_MACHINE_H
 

@@ -30,7 +30,7 @@ typedef struct fb_peer {
     bool (*plan)(const fb_product *product, void **plan);
     void (*destroy)(void *plan);
 
-    /* On the calling thread alone. False when the library reports an error. */
+    /* On the calling thread only. False when the library reports an error. */
     bool (*multiply)(void *plan, const void *a, const void *b, float *c);
 } fb_peer;
 

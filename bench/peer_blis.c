@@ -31,7 +31,7 @@ static bool multiply(void *plan_of, const void *a, const void *b, float *c) {
     float one = 1, zero = 0;
     rntm_t threads = BLIS_RNTM_INITIALIZER;
     bli_rntm_set_num_threads(1, &threads);
-    /* The interface knows no const; a and b are only read. */
+    /* The interface has no const; a and b are only read. */
     union {
         const void *given;
         float *floats;

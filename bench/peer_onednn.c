@@ -96,7 +96,7 @@ static bool supports(const fb_product *product) {
 
 static bool multiply(void *plan_of, const void *a, const void *b, float *c) {
     matmul *plan_to_run = plan_of;
-    /* The interface knows no const; a and b are only read. */
+    /* The interface has no const; a and b are only read. */
     union {
         const void *given;
         void *handle;

@@ -1,4 +1,4 @@
-/* OpenBLAS: cblas_sgemm, told to use the calling thread alone. */
+/* OpenBLAS: cblas_sgemm, told to use only the calling thread. */
 #include "base/memory.h"
 #include "bench/peers.h"
 

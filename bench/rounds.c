@@ -12,7 +12,7 @@ static const double warm_seconds = 10e-3;
 /* Runs that take longer than this find their own data evicted anyway. */
 static const double long_seconds = 50e-3;
 
-/* Of runs that take longer than this, none is wasted: the very first one is a sample. */
+/* Runs that take longer than this are all samples, the very first one too. */
 static const double very_long_seconds = 2;
 
 static fb_status run_for(fb_trial *trial, size_t runs) {

@@ -14,7 +14,7 @@ typedef struct fb_trial {
     size_t threads;
     fb_samples seconds; /* of one run */
     size_t runs;        /* in a sample: short ones are repeated */
-    double first;       /* seconds of the first run, which is no sample */
+    double first;       /* seconds of the first run, which is not a sample */
 } fb_trial;
 
 typedef struct fb_rounds {

@@ -9,7 +9,7 @@
 
 enum { FB_MAX_CONTEXTS = 16 };
 
-/* Queries of one block behind contexts of several lengths. */
+/* Queries of one block after contexts of several lengths. */
 typedef struct fb_bench_family {
     const char *name;
     size_t num_heads, num_kv_heads, head_dim, num_queries;

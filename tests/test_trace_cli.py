@@ -307,7 +307,7 @@ def wrong_use_is_named():
         expect_error(trace(where, "extra"), 2, "extra")
         expect(not where.exists(), "a folder was made")
         where.write_text("a file")
-        expect_error(trace(where), 1, where, "no directory")
+        expect_error(trace(where), 1, where, "not a directory")
         expect_error(trace(where / "below"), 1, where / "below")
         expect_error(trace(where.parent / "no" / "such"), 1, where.parent / "no" / "such")
         expect_equal(where.read_text(), "a file", "the file")

@@ -1,6 +1,6 @@
-/* The commands of the `flashblock` program: main.c has their table, and each of them is one file.
- *
- * A command gets its own name as argv[0] and returns the program's exit status. */
+/* The commands of the `flashblock` program. main.c has the tables of commands; each command is a
+ * file in the folder of its family, called as the command is. A command gets its own name as
+ * argv[0] and returns the program's exit status. */
 #ifndef FB_CLI_COMMANDS_H
 #define FB_CLI_COMMANDS_H
 
@@ -15,9 +15,9 @@ typedef struct fb_command {
     const struct fb_command_group *group;
 } fb_command;
 
-/* Commands that have their first words in common. */
+/* Commands that begin with the same words. */
 typedef struct fb_command_group {
-    const char *words;       /* the common words: "flashblock bench" */
+    const char *words;       /* these words: "flashblock bench" */
     const char *noun;        /* what messages call one of the commands: "benchmark" */
     const char *description; /* these two are parts of --help: lines above the commands, */
     const char *closing;     /* and lines below the options; NULL: none */

@@ -1,5 +1,6 @@
 /* Options that several commands have: entries of a table, each for a `member` of the command's
- * `structure`. The command says in its own words (`text`) what only it can say. */
+ * `structure`. `text` is the part of --help that only the
+ * command can say. */
 #ifndef FB_CLI_COMMON_OPTIONS_H
 #define FB_CLI_COMMON_OPTIONS_H
 

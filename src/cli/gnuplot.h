@@ -13,7 +13,7 @@ typedef struct fb_picture {
     const char *font; /* "DejaVu Sans,12"; NULL: gnuplot's */
 } fb_picture;
 
-/* Writes a script to gnuplot: everything behind `set terminal` and `set output`. */
+/* Writes a script to gnuplot: everything after `set terminal` and `set output`. */
 typedef void fb_gnuplot_script(FILE *gnuplot, const void *user);
 
 /* Draws. `option` begins messages ("--plot"). FB_ERROR_ARGUMENT for another ending or a line break

@@ -1,4 +1,3 @@
-/* --isa and --threads: what they say, and setting it. */
 #include "cli/isa_choice.h"
 
 #include "base/error.h"

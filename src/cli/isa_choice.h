@@ -1,5 +1,4 @@
-/* --isa and --threads: one instruction set, or, in the commands that check results, all that this
- * machine has. */
+/* --isa: one instruction set or, in the commands that check results, all that this machine has. */
 #ifndef FB_CLI_ISA_CHOICE_H
 #define FB_CLI_ISA_CHOICE_H
 
@@ -10,10 +9,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* What --isa chooses is an int: an fb_isa, or one of these. */
+/* --isa chooses an int: an fb_isa, or one of these. */
 enum { FB_ISA_CHOICE_CURRENT = -1, FB_ISA_CHOICE_ALL = -2 };
 
-/* `parse` of an option whose target is such an int; the second knows no "all". */
+/* `parse` of an option whose target is such an int; the second does not accept "all". */
 fb_status fb_isa_choice_parse(const char *text, void *choice);
 fb_status fb_isa_choice_parse_one(const char *text, void *choice);
 
@@ -24,7 +23,8 @@ fb_status fb_isa_choice_parse_one(const char *text, void *choice);
         .target = offsetof(structure, member), .parse = (parser), .help = (text)                   \
     }
 
-/* Sets what is given: `threads` unless 0, and the instruction set where `choice` is one. */
+/* Sets the number of threads unless `threads` is 0, and the instruction set where `choice` names
+ * one. */
 fb_status fb_isa_choice_set(size_t threads, int choice);
 
 /* Whether `isa` is among those chosen; `current` is what the library uses by itself. */

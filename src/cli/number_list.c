@@ -29,7 +29,7 @@ fb_status fb_number_list_parse(const char *text, void *target) {
                            FB_NUMBER_LIST_MAX);
         if (!parse_number(at, &list.values[list.count++], &at) || (*at != ',' && *at != '\0'))
             return fb_fail(FB_ERROR_ARGUMENT,
-                           "'%s' is no list of whole numbers such as 4096 or 4k,16k", text);
+                           "'%s' is not a list of whole numbers such as 4096 or 4k,16k", text);
         if (*at == '\0')
             break;
     }

@@ -6,8 +6,8 @@
 
 #include <stdbool.h>
 
-/* Sets *target to what `text` says; "" for a flag. False when it is no value of the option: one
- * line has then been printed to standard error. */
+/* Sets *target to what `text` says; "" for a flag. False when the option cannot have
+ * this value: one line has then been printed to standard error. */
 bool fb_option_set(const fb_option *option, const char *text, void *target);
 
 /* Appends to a list that has room. */

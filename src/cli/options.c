@@ -82,8 +82,8 @@ static const char *command_name(const fb_option_table *table) {
     return name;
 }
 
-/* Whether the argument behind a FB_OPTION_FILE is its value: neither an option nor, where it has to
- * have an ending, an argument of the command. */
+/* Whether the argument after a FB_OPTION_FILE is its value. An option is not, and where the value
+ * has to have an ending, an argument of the command without it is not. */
 static bool is_file_value(const fb_option *option, const char *next) {
     if (next[0] == '-')
         return next[1] == '\0';
@@ -92,7 +92,7 @@ static bool is_file_value(const fb_option *option, const char *next) {
 }
 
 /* The value of `option` written at argv[*index], which moves on when the value is an argument of
- * its own. NULL with *result set when it has to be there and is not, or must not be and is. */
+ * its own. NULL, with *result set, when a value is missing, or when a flag has one. */
 static const char *value_of(const fb_option *option, const spelling *given, int argc, char **argv,
                             int *index, fb_options_result *result) {
     *result = FB_OPTIONS_READY;
@@ -117,7 +117,7 @@ static const char *value_of(const fb_option *option, const spelling *given, int 
     return NULL;
 }
 
-/* An argument that is no option. */
+/* An argument that is not an option. */
 static fb_options_result take_argument(const fb_option_table *table, const char *argument,
                                        char *target) {
     const fb_arguments *arguments = table->arguments;

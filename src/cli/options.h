@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 typedef enum fb_option_kind {
-    FB_OPTION_GROUP = 0, /* no option: a heading in --help; only `help` is used */
+    FB_OPTION_GROUP = 0, /* not an option: a heading in --help; only `help` is used */
     FB_OPTION_FLAG,      /* bool: true */
     FB_OPTION_STRING,    /* const char *, borrowed from argv; never empty */
     FB_OPTION_LIST,      /* fb_option_list: every value, in the order given */
@@ -23,20 +23,20 @@ typedef enum fb_option_kind {
     FB_OPTION_SIZE,      /* size_t in [min, max], decimal digits */
     FB_OPTION_UINT64,    /* uint64_t, decimal digits */
     FB_OPTION_DOUBLE,    /* double in [min, max], finite */
-    FB_OPTION_PARSED,    /* what `parse` makes of the value */
+    FB_OPTION_PARSED,    /* the value as `parse` reads it */
 } fb_option_kind;
 
 typedef struct fb_option {
     fb_option_kind kind;
     const char *name;      /* without the dashes */
     char letter;           /* of the short form; 0: none */
-    const char *argument;  /* what --help calls the value; NULL for a flag */
+    const char *argument;  /* name of the value in --help; NULL for a flag */
     size_t target;         /* offset of the variable in the structure given to fb_options_parse */
     double min, max;       /* of FB_OPTION_SIZE and FB_OPTION_DOUBLE; max 0: no upper limit */
     const char *otherwise; /* default, read as if it were given and shown in --help; or NULL */
     fb_status (*parse)(const char *text, void *target); /* of FB_OPTION_PARSED */
-    const char *ending; /* of FB_OPTION_FILE: a value that is an argument of its own ends in it,
-                           others are the command's arguments; NULL: any value */
+    const char *ending; /* of FB_OPTION_FILE: the value has this ending where it is an argument of
+                           its own, other arguments are the command's; NULL: any value */
     bool in_new_folder; /* of FB_OPTION_FILE: not checked, the command creates the folder */
     bool required;      /* of FB_OPTION_STRING: an error when it is not given */
     const char *help;
@@ -55,7 +55,7 @@ typedef struct fb_option_list {
 
 void fb_option_list_free(fb_option_list *list);
 
-/* Arguments that are no options: at least `min` of them, at most `max` (0: no limit). */
+/* Arguments that are not options: at least `min` of them, at most `max` (0: no limit). */
 typedef struct fb_arguments {
     const char *name; /* what messages call one: "PATH" */
     size_t min, max;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Where the descriptions begin, and how far they go. */
+/* Columns in which the descriptions begin and end. */
 enum { HELP_COLUMN = 30, HELP_WIDTH = 96 };
 
 /* Prints `text` from HELP_COLUMN on, broken at spaces; `column` is where the cursor is. */

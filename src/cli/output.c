@@ -1,6 +1,6 @@
-/* What the program says: one-line errors, results, JSON. */
 #include "cli/output.h"
 
+#include "cli/progress.h"
 #include "io/file.h"
 
 #include <errno.h>
@@ -19,6 +19,7 @@ void fb_print_error(const char *format, ...) {
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
     fflush(stdout);
+    fb_progress_end();
     fprintf(stderr, "flashblock: %s\n", text);
 }
 

@@ -1,4 +1,4 @@
-/* What the program says: one-line errors, results, JSON. */
+/* Errors in one line, exit status, standard output, JSON. */
 #ifndef FB_CLI_OUTPUT_H
 #define FB_CLI_OUTPUT_H
 

@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* `parse` of an option whose target is a const char *: one of the selectors that need no list from
- * the caller. The error for any other name has all that there are. */
+ * the caller. The error for any other name lists all of them. */
 fb_status fb_selector_name_parse(const char *text, void *name);
 
 enum { FB_SELECTOR_LIST_MAX = 16 };

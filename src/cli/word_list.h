@@ -6,8 +6,8 @@
 
 #include <stddef.h>
 
-/* Lets `parse` read each word into its place of items [max], which are item_size bytes each. Fails
- * with the first failure, and where there are more than `max` words. */
+/* Calls `parse` for each word, with its place in items [max] of item_size bytes each. Fails where
+ * `parse` fails, and where there are more than `max` words. */
 fb_status fb_word_list_parse(const char *text, fb_status (*parse)(const char *word, void *item),
                              void *items, size_t item_size, size_t max, size_t *count);
 

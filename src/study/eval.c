@@ -131,7 +131,7 @@ static void clean_up(evaluator *e) {
     fb_decoding_free(&e->decoding);
 }
 
-/* --- what a step costs ------------------------------------------------------------------------ */
+/* --- comparison with dense -------------------------------------------------------------------- */
 
 /* What on_attention needs; the first error stays. */
 typedef struct observation {
@@ -263,7 +263,7 @@ static void count_tokens(const evaluator *e, const int32_t *block, const int32_t
     }
 }
 
-/* The block behind what is committed, from masks. The sequence knows nothing of the text before. */
+/* Denoises the block after the committed tokens. The sequence itself knows only the block. */
 static fb_status denoise(evaluator *e, runner *r, const int32_t *truth) {
     fb_sequence *sequence = NULL;
     fb_prompt nothing = {0};
@@ -351,7 +351,7 @@ fb_status fb_eval_run(fb_model *model, const int32_t *tokens, size_t num_tokens,
     return status;
 }
 
-/* --- what results come to --------------------------------------------------------------------- */
+/* --- means and shares ------------------------------------------------------------------------- */
 
 double fb_eval_agreement(const fb_eval_result *result) {
     return fb_measure_ratio((double)result->agreeing, (double)result->tokens);

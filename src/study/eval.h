@@ -1,7 +1,7 @@
-/* How much a way to attend changes what a model writes, measured on text that is known.
+/* How much a way to attend changes the text that a model writes, measured on a known text.
  *
  * The text is cut into windows. A window's first `context` tokens are read densely; then block
- * after block is denoised, greedily, once with every policy, each time from masks and behind the
+ * after block is denoised, greedily, once with every policy, each time from masks and after the
  * *true* tokens before it, whatever was written for earlier blocks. So policies are compared on the
  * same contexts, and one wrong token is counted once.
  *

@@ -152,7 +152,7 @@ fb_status fb_reuse_trial_run(fb_reuse_trial *trial, const fb_reuse_policy *polic
     *score = (fb_reuse_trial_score){.trials = 1, .tokens = num_tokens};
     fb_status status = decode(trial, &schedule, sequence, text, score);
     if (status == FB_OK && fb_sequence_num_completion(sequence) < num_tokens)
-        status = fb_fail(FB_ERROR_ARGUMENT, "%zu tokens do not fit the model's context behind %zu",
+        status = fb_fail(FB_ERROR_ARGUMENT, "%zu tokens do not fit the model's context after %zu",
                          num_tokens, trial->context);
     if (status == FB_OK) {
         memcpy(written, sequence->tokens + trial->context, num_tokens * sizeof *written);

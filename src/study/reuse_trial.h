@@ -1,5 +1,6 @@
-/* Real decoding under a policy of reuse, and beside each of its denoising steps a dense pass on the
- * very same state: what the policy makes of the step's distributions, apart from where it led. */
+/* Real decoding under a policy of reuse. Each of its denoising steps is followed by a dense pass on
+ * the same state, so that the error of one step is measured apart from the path that the policy
+ * took. */
 #ifndef FB_STUDY_REUSE_TRIAL_H
 #define FB_STUDY_REUSE_TRIAL_H
 
@@ -59,7 +60,8 @@ fb_status fb_reuse_trial_prefill(fb_reuse_trial *trial, const int32_t *tokens, s
 
 /* Decodes num_tokens tokens after the context into written [num_tokens].
  *   text   the context and the num_tokens tokens that follow it
- *   dense  [num_tokens] what dense decoding wrote; `written` itself where this is dense decoding */
+ *   dense  [num_tokens] the tokens of dense decoding; `written` itself where this is dense decoding
+ */
 fb_status fb_reuse_trial_run(fb_reuse_trial *trial, const fb_reuse_policy *policy,
                              const int32_t *text, size_t num_tokens, const int32_t *dense,
                              int32_t *written, fb_reuse_trial_score *score);

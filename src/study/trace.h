@@ -2,12 +2,12 @@
  *
  * At every step the external and the internal part of the block are computed anew from the step's
  * own queries, keys and values, whatever the step reused, and compared with those of the block's
- * step before: how much did they turn, did the log-sum-exp move, and how far is the result that
- * went on through the model from dense attention on the same inputs. Commit passes are not
+ * step before: how much they turn, how much the log-sum-exp changes, and how far the result that
+ * the model went on with is from dense attention on the same inputs. Commit passes are not
  * recorded.
  *
- * A value is NaN where it does not exist: similarities and changes at a block's first step, what
- * is external without a context. */
+ * A value that does not exist is NaN: similarities and changes at a block's first step, and
+ * external values without a context. */
 #ifndef FB_STUDY_TRACE_H
 #define FB_STUDY_TRACE_H
 

@@ -33,7 +33,7 @@ typedef struct fb_trace_filter {
 /* Everything. */
 fb_trace_filter fb_trace_all(void);
 
-/* Over what a filter takes, NaN left out; NaN everywhere when nothing is left. */
+/* Over the values that a filter takes, without NaN; NaN everywhere when none is left. */
 typedef struct fb_trace_spread {
     size_t count;
     double mean, p10, median, p90, max; /* percentiles: nearest rank */

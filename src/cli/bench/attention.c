@@ -15,7 +15,7 @@ static fb_status bench_shape(fb_bench *bench, const fb_attention_settings *setti
     fb_status status = fb_attention_bench_run(b, bench, settings, shape);
     if (status == FB_OK)
         status = fb_attention_output_add(b);
-    fb_progress("%s", "");
+    fb_progress_end();
     if (status == FB_OK && !bench->quiet)
         fb_attention_output_print(b);
     fb_attention_bench_free(b);

@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A trial over this many keys; its context is the data unless the caller changes it. */
+/* Adds a trial that attends to this many keys. It runs with the data, unless the caller gives the
+ * trial another context. */
 static fb_trial *add_trial(fb_attention_bench *b, size_t threads, fb_status (*run)(void *),
                            double keys, const char *name) {
     const fb_bench_shape *shape = &b->data.shape;
@@ -50,7 +51,7 @@ static void add_block_by_rows(fb_attention_bench *b, size_t threads, bool correc
     e->bytes = (passes * context + own) * fb_bench_shape_kv_bytes(shape, 1);
 }
 
-/* The refresh of one row reads as much as that of all. */
+/* The refresh of one row reads as much as the refresh of all rows. */
 static void add_row_refresh(fb_attention_bench *b, size_t threads) {
     const fb_bench_shape *shape = &b->data.shape;
     double context = (double)shape->context, block = (double)shape->num_queries;
@@ -65,7 +66,8 @@ static void add_row_refresh(fb_attention_bench *b, size_t threads) {
     add_block_by_rows(b, threads, true);
 }
 
-/* A peer that cannot do this shape is told about, and an error only if it was asked for by name. */
+/* A peer that cannot do this shape is left out with a note; where it was asked for by name, that is
+ * an error. */
 static fb_status add_peer(fb_attention_bench *b, size_t threads, const fb_peer *peer) {
     fb_composed *composed = &b->composed[b->num_composed++];
     FB_TRY(fb_composed_prepare(composed, peer, &b->matrices, threads));
@@ -94,7 +96,7 @@ static fb_status add_peers(fb_attention_bench *b, size_t threads) {
         if (status == FB_OK)
             status = add_peer(b, threads, peer);
         if (status == FB_ERROR_UNSUPPORTED && b->chosen->all_peers)
-            fb_progress("%s; left out", fb_error_message());
+            fb_progress_note("%s; left out", fb_error_message());
         else
             FB_TRY(status);
     }

@@ -14,7 +14,7 @@ enum {
         FB_MAX_THREAD_COUNTS * (2 * FB_NUMBER_LIST_MAX + 16) + FB_ATTENTION_MAX_PEER_TRIALS,
 };
 
-/* What a trial is called, and what it does at least. */
+/* The name of a trial, and the work that it does at least. */
 typedef struct fb_attention_entry {
     char implementation[48];
     double flops, bytes;
@@ -47,10 +47,9 @@ void fb_attention_bench_free(fb_attention_bench *b);
 /* Trial i as a case. */
 fb_bench_case fb_attention_bench_case(const fb_attention_bench *b, size_t i);
 
-/* What FlashBlock makes of the dense step with a number of threads. All are medians of ratios
- * within a round. */
+/* The time of a reuse on a number of threads: medians of ratios within a round. */
 typedef struct fb_attention_reuse {
-    double dense, alone; /* a reuse by a dense step, and by the block alone */
+    double dense, alone; /* by that of a dense step, and by that of attention to the block only */
 } fb_attention_reuse;
 
 fb_attention_reuse fb_attention_bench_reuse(const fb_attention_bench *b, size_t threads);
@@ -61,15 +60,15 @@ typedef struct fb_attention_block_result {
     double dense_steps; /* its time by that of a dense step */
 } fb_attention_block_result;
 
-/* False: trial i is none, or has another number of threads. */
+/* False where trial i is not such a trial, or has another number of threads. */
 bool fb_attention_bench_block(const fb_attention_bench *b, size_t i, size_t threads,
                               fb_attention_block_result *result);
 
-/* How much faster trial i is than the same on the first number of threads; 0: it is that. */
+/* How much faster trial i is than the same trial on the first number of threads; 0 for that one. */
 double fb_attention_bench_scaling(const fb_attention_bench *b, size_t i);
 
-/* The speed a key of a trial over a share of the context, by that of dense attention to all of it;
- * 0: it is none. */
+/* For a trial over a share of the context: its keys per second, by those of dense attention to the
+ * whole context. 0 for other trials. */
 double fb_attention_bench_selected_speed(const fb_attention_bench *b, size_t i);
 
 #endif

@@ -70,7 +70,7 @@ void fb_attention_output_print(const fb_attention_bench *b) {
 
 /* --- JSON ------------------------------------------------------------------------------------- */
 
-/* What the shape is. */
+/* The numbers of the shape. */
 static fb_status add_shape(const fb_attention_bench *b) {
     const fb_bench_shape *shape = &b->data.shape;
     return fb_bench_add(
@@ -83,7 +83,7 @@ static fb_status add_shape(const fb_attention_bench *b) {
                   fb_bench_shape_flops(shape, 1) / fb_bench_shape_kv_bytes(shape, 1)));
 }
 
-/* The steps of its blocks with a number of threads. */
+/* The steps of its blocks on a number of threads. */
 static fb_status add_steps(const fb_attention_bench *b, size_t threads) {
     json_t *blocks = json_array();
     for (size_t i = 0; i < b->count; i++) {

@@ -1,4 +1,4 @@
-/* What `flashblock bench attention` found out about a shape, as a table and as JSON. */
+/* The results of a shape, as a table and as JSON. */
 #ifndef FB_CLI_BENCH_ATTENTION_OUTPUT_H
 #define FB_CLI_BENCH_ATTENTION_OUTPUT_H
 

@@ -183,7 +183,7 @@ static fb_status check_peers(const fb_attention_settings *settings) {
 static fb_status check_family(const fb_attention_settings *settings,
                               const fb_bench_family *family) {
     if (family->num_heads % family->num_kv_heads != 0)
-        return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is no multiple of --kv-heads, %zu",
+        return fb_fail(FB_ERROR_ARGUMENT, "--heads: %zu is not a multiple of --kv-heads, %zu",
                        family->num_heads, family->num_kv_heads);
     if (settings->steps > family->num_queries)
         return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",

@@ -1,4 +1,4 @@
-/* What `flashblock bench attention` is to measure: its options, and the shapes that they name. */
+/* The options of `flashblock bench attention`, and the shapes that they name. */
 #ifndef FB_CLI_BENCH_ATTENTION_SETTINGS_H
 #define FB_CLI_BENCH_ATTENTION_SETTINGS_H
 
@@ -10,7 +10,7 @@ typedef struct fb_dtype_list {
     size_t count;
 } fb_dtype_list;
 
-/* What the command line says. A number that is not given is the preset's. */
+/* The command line. Where a number is not given, the preset's holds. */
 typedef struct fb_attention_settings {
     fb_bench_settings common;
     const fb_bench_preset *preset; /* NULL: not given */
@@ -26,10 +26,10 @@ typedef struct fb_attention_settings {
 
 extern const fb_option_table fb_attention_settings_table;
 
-/* Completes what was parsed, and checks all that can be said before anything is measured. */
+/* Completes the parsed settings, and checks all that can be checked before anything is measured. */
 fb_status fb_attention_settings_check(fb_attention_settings *settings);
 
-/* Family i of shapes, with what the command line changes in it. False when there is none. */
+/* Family i of shapes, with the changes of the command line. False when there is none. */
 bool fb_attention_settings_family(const fb_attention_settings *settings, size_t i,
                                   fb_bench_family *family);
 

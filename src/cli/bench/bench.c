@@ -9,14 +9,11 @@
 #include <flashblock/version.h>
 
 #include <stdio.h>
-#include <unistd.h>
 
 /* --- progress --------------------------------------------------------------------------------- */
 
-/* On a terminal every round is told; elsewhere only that there are some. */
 static void show_round(void *what, size_t round, double seconds) {
-    if (isatty(STDERR_FILENO))
-        fb_progress("%s: %zu rounds in %.1f s", (const char *)what, round, seconds);
+    fb_progress_often("%s: %zu rounds in %.1f s", (const char *)what, round, seconds);
 }
 
 fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what) {
@@ -69,7 +66,7 @@ void fb_bench_print_limits(const fb_bench *bench) {
     const fb_limits *limits = &bench->limits;
     fb_isa isa = FB_ISA_SCALAR;
     fb_isa_current(&isa);
-    fb_progress("%s", "");
+    fb_progress_end();
     printf("%s, %zu cores; kernels: %s; limits: %s\n\n", bench->machine.cpu,
            bench->machine.num_cores, fb_isa_name(isa), limits->kernels->name);
     printf("%-24s", "threads");
@@ -118,7 +115,7 @@ static json_t *limits_json(const fb_bench *bench) {
 }
 
 fb_status fb_bench_finish(fb_bench *bench, fb_status status) {
-    fb_progress("%s", "");
+    fb_progress_end();
     if (status == FB_OK && bench->settings->json) {
         fb_limits_begin_period(&bench->limits); /* the limits of the whole run */
         json_t *value = json_pack("{s:o, s:o, s:O}", "machine", machine_json(bench), "limits",
@@ -149,8 +146,8 @@ double fb_bench_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c
     return fb_bench_case_gflops(c) / fb_limits_fma(&bench->limits, c->threads);
 }
 
-/* Time is at least that of the arithmetic, and at least that of reading: the roofline, also where
- * there is no arithmetic. */
+/* The shortest possible time is the longer of those of the arithmetic and of reading. So the
+ * roofline holds for a case without arithmetic, too. */
 double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c) {
     size_t level = FB_LEVEL_MEMORY;
     if (!bench->settings->cold)

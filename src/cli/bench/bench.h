@@ -1,4 +1,4 @@
-/* flashblock bench: what its commands share. */
+/* What the commands of `flashblock bench` share: options, limits of the machine, cases, JSON. */
 #ifndef FB_CLI_BENCH_BENCH_H
 #define FB_CLI_BENCH_BENCH_H
 
@@ -65,7 +65,7 @@ typedef struct fb_bench {
     fb_machine machine;
     fb_limits limits;
     json_t *cases; /* an array */
-    json_t *more;  /* arrays of what has no place in a case, by name */
+    json_t *more;  /* arrays of values that have no place in a case, by name */
 } fb_bench;
 
 /* Checks the settings, chooses the instruction set and measures the limits. Takes a zeroed
@@ -78,29 +78,31 @@ fb_status fb_bench_finish(fb_bench *bench, fb_status status);
 /* The machine and its limits, in words. */
 void fb_bench_print_limits(const fb_bench *bench);
 
-/* What the settings say about rounds, with progress on standard error. */
+/* The rounds that the settings ask for, with progress on standard error. */
 fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what);
 
 /* One measured case: a way (`implementation`) to do something (`name`). */
 typedef struct fb_bench_case {
     const char *name, *dtype, *implementation;
     size_t threads;
-    double flops, bytes; /* of one run; bytes that must at least be read */
+    double flops, bytes; /* of one run; the bytes that it must at least read */
     double median, min;  /* seconds */
 } fb_bench_case;
 
 double fb_bench_case_gflops(const fb_bench_case *c);
 double fb_bench_case_gbs(const fb_bench_case *c);
 
-/* Of the multiply-adds that its threads can do; and of the lower of that and what they can do when
- * they wait for memory (or, with warm caches, for the innermost one that holds the bytes). */
+/* The case's speed as a fraction of a limit. The peak is the multiply-adds that its threads can do.
+ * The roofline is the lower of that peak and the speed at which the bytes can be read: from memory
+ * or, with warm caches, from the innermost cache that holds them. */
 double fb_bench_case_peak_fraction(const fb_bench *bench, const fb_bench_case *c);
 double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_case *c);
 
 /* Adds it to the JSON. */
 fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c);
 
-/* Adds a value to an array beside the cases; taken over, NULL is one that found no memory. */
+/* Adds a value to an array beside the cases, and takes over its reference. NULL is a value that
+ * found no memory. */
 fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value);
 
 #endif

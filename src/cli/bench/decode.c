@@ -1,4 +1,4 @@
-/* flashblock bench decode: blocks of a model behind contexts of given lengths. */
+/* flashblock bench decode: blocks of a model after contexts of given lengths. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "bench/block_script.h"
@@ -82,7 +82,7 @@ typedef struct decode_bench {
     size_t count;
 } decode_bench;
 
-/* What one trial comes to, per forward pass. */
+/* The result of one trial. */
 typedef struct result {
     double block_seconds, passes_per_second, tokens_per_second;
     double attention, linear, other; /* parts of the time */
@@ -90,7 +90,7 @@ typedef struct result {
     double roof_ratio; /* or, if that takes longer, of their multiply-adds at the peak */
 } result;
 
-/* Seconds in which the weights of a block's passes are read, from where they fit. */
+/* Seconds for reading the weights of a block's passes, from the innermost cache that holds them. */
 static double read_seconds(const decode_bench *b, size_t threads) {
     const fb_limits *limits = &b->bench->limits;
     size_t bytes = fb_model_num_bytes(b->data.model);
@@ -212,7 +212,7 @@ static fb_status run_context(decode_bench *b, size_t context) {
             b->count++;
         }
     FB_TRY(fb_rounds_run(&rounds, &b->bench->limits, b->trials, b->count));
-    fb_progress("%s", "");
+    fb_progress_end();
     for (size_t i = 0; i < b->count; i++) {
         FB_TRY(add_result(b, i));
         if (!b->bench->quiet)

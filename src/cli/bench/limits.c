@@ -1,4 +1,4 @@
-/* flashblock bench limits: what this machine can do at best. */
+/* flashblock bench limits: the best that this machine can do. */
 #include "base/error.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"

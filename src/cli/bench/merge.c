@@ -95,7 +95,7 @@ static fb_status run_trials(fb_bench *bench, merge_bench *b) {
         b->trials[i] = (fb_trial){.run = run_merge, .context = b, .threads = threads->values[i]};
     fb_rounds rounds = fb_bench_rounds(bench, name);
     FB_TRY(fb_rounds_run(&rounds, &bench->limits, b->trials, threads->count));
-    fb_progress("%s", "");
+    fb_progress_end();
     for (size_t i = 0; i < threads->count; i++) {
         fb_bench_case c = case_of(b, &b->trials[i], name);
         FB_TRY(fb_bench_add_case(bench, &c));

@@ -294,7 +294,7 @@ static fb_status run_trials(fb_bench *bench, video_bench *b) {
     }
     fb_rounds rounds = fb_bench_rounds(bench, name);
     FB_TRY(fb_rounds_run(&rounds, &bench->limits, b->trials, 2 * threads->count));
-    fb_progress("%s", "");
+    fb_progress_end();
     if (!bench->quiet) {
         fb_bench_print_limits(bench);
         printf("\n%zu heads of %zu, block of %zu tokens, %.0f keys outside it, %zu passes, %zu "

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reads a file as plain text: what looks like a special token is text. *tokens [*count] are the
+/* Reads a file as plain text: a spelled-out special token is text, too. *tokens [*count] are the
  * caller's, fb_token_ids_free. */
 fb_status fb_known_text_read(const fb_tokenizer *tokenizer, const char *path, int32_t **tokens,
                              size_t *count);

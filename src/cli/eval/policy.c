@@ -29,7 +29,7 @@ static bool take_number(const char **text, size_t *number) {
     return value <= largest;
 }
 
-/* What follows a '+'. */
+/* The word after a '+'. */
 static bool take_addition(const char **text, fb_reuse_policy *policy) {
     if (take(text, "correction"))
         return policy->correction = true;
@@ -68,7 +68,8 @@ fb_status fb_policy_list_parse(const char *text, void *target) {
                            FB_POLICY_LIST_MAX);
         if (!take_policy(&at, &list.policies[list.count++]) || (*at != ',' && *at != '\0'))
             return fb_fail(FB_ERROR_ARGUMENT,
-                           "'%s' is no list of policies such as dense,tau:2,rows+correction", text);
+                           "'%s' is not a list of policies such as dense,tau:2,rows+correction",
+                           text);
         if (*at == '\0')
             break;
     }

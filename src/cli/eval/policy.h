@@ -1,4 +1,4 @@
-/* Policies of reuse by name, as the command line takes them:
+/* Names of policies of reuse, for the command line and for results:
  *
  *     dense
  *     tau:T            the paper's rule

@@ -24,7 +24,7 @@
 typedef struct settings {
     const char *model, *text, *json;
     fb_number_list block_sizes, contexts;
-    fb_policy_list policies; /* behind the dense one, which always comes first */
+    fb_policy_list policies; /* the dense one always comes before them */
     size_t from, to;         /* tokens of the text; to = 0: its end */
     size_t samples, tokens, steps;
     fb_remasking remasking;
@@ -98,7 +98,7 @@ static const fb_option options[] = {
      .min = 1,
      .max = 1 << 20,
      .otherwise = "32",
-     .help = "tokens to write behind each"},
+     .help = "tokens to write after each"},
     FB_DENOISING_STEPS_OPTION(settings, steps),
     FB_REMASKING_OPTION(settings, remasking,
                         "which proposed tokens a step accepts, as in flashblock generate"),
@@ -122,14 +122,14 @@ static const fb_option options[] = {
 static const fb_option_table table = {
     .usage = "eval reuse --model DIR --text FILE [OPTION]...",
     .summary =
-        "Decodes behind contexts cut out of a text, with dense attention and with policies of\n"
+        "Continues contexts cut out of a text, with dense attention and with policies of\n"
         "reuse. Beside every denoising step of a policy, a dense pass on the same state (the same\n"
         "committed keys and values, the same tokens in the block) says how far the step's\n"
         "distributions are from dense ones: their KL divergence, over the masked tokens.",
     FB_TABLE_OPTIONS(options),
 };
 
-/* --- what is run ------------------------------------------------------------------------------ */
+/* --- setting up ------------------------------------------------------------------------------- */
 
 enum { MAX_POLICIES = FB_POLICY_LIST_MAX + 1, MAX_CELLS = FB_NUMBER_LIST_MAX };
 
@@ -148,7 +148,7 @@ typedef struct evaluation {
     json_t *cells;
 } evaluation;
 
-/* Every context must end between two blocks, and be in the text with what follows it. */
+/* Every context must end between two blocks, and the text must hold it and the tokens after it. */
 static fb_status check_sizes(const evaluation *e) {
     const settings *chosen = e->chosen;
     const fb_number_list *contexts = &chosen->contexts, *blocks = &chosen->block_sizes;
@@ -157,12 +157,12 @@ static fb_status check_sizes(const evaluation *e) {
         size_t needed = contexts->values[i] + chosen->tokens;
         if (e->num_tokens < chosen->from || needed > e->num_tokens - chosen->from)
             return fb_fail(FB_ERROR_ARGUMENT,
-                           "--context: %zu and %zu tokens behind it are more than the text's %zu",
+                           "--context: %zu and %zu tokens after it are more than the text's %zu",
                            contexts->values[i], chosen->tokens,
                            e->num_tokens < chosen->from ? (size_t)0 : e->num_tokens - chosen->from);
         for (size_t j = 0; j < blocks->count; j++)
             if (contexts->values[i] % blocks->values[j] != 0)
-                return fb_fail(FB_ERROR_ARGUMENT, "--context: %zu is no multiple of %zu",
+                return fb_fail(FB_ERROR_ARGUMENT, "--context: %zu is not a multiple of %zu",
                                contexts->values[i], blocks->values[j]);
     }
     return FB_OK;
@@ -187,7 +187,7 @@ static fb_status prepare(evaluation *e) {
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-/* All policies behind one context. */
+/* All policies after one context. */
 static fb_status run_sample(evaluation *e, size_t cell, size_t sample) {
     const settings *chosen = e->chosen;
     size_t context = chosen->contexts.values[cell], count = chosen->tokens;
@@ -282,7 +282,7 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
                         chosen->contexts.values[cell], sample + 1, chosen->samples);
             FB_TRY(run_sample(e, cell, sample));
         }
-        fb_progress("%s", "");
+        fb_progress_end();
         FB_TRY(finish_cell(e, cell));
     }
     fb_status status = contexts > 1 ? finish_cell(e, contexts) : FB_OK;

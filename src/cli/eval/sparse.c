@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     const char *model, *text, *json;
     fb_selector_list selectors; /* none: all */
@@ -59,7 +59,7 @@ static const fb_option options[] = {
      .min = 1,
      .max = 1 << 20,
      .otherwise = "8",
-     .help = "blocks of a window, each denoised behind the true text before it"},
+     .help = "blocks of a window, each denoised after the true text before it"},
     {.kind = FB_OPTION_SIZE,
      .name = "windows",
      .argument = "N",
@@ -79,7 +79,7 @@ static const fb_option options[] = {
     {.kind = FB_OPTION_FLAG,
      .name = "no-sparse",
      TARGET(no_sparse),
-     .help = "FlashBlock alone, no selector"},
+     .help = "FlashBlock only, no selector"},
     {.kind = FB_OPTION_PARSED,
      .name = "density",
      .argument = "LIST",
@@ -93,7 +93,7 @@ static const fb_option options[] = {
      TARGET(taus),
      .parse = fb_number_list_parse,
      .otherwise = "2,3,4",
-     .help = "of residual reuse, and of FlashBlock alone"},
+     .help = "of residual reuse, and of FlashBlock without a selector"},
     {.kind = FB_OPTION_SIZE,
      .name = "key-block",
      .argument = "N",
@@ -126,7 +126,7 @@ static const fb_option_table table = {
     .usage = "eval sparse --model DIR --text FILE [OPTION]...",
     .summary =
         "Measures what sparse attention, residual reuse and FlashBlock change in what a model\n"
-        "writes: blocks of a known text are denoised greedily, each behind the true text before\n"
+        "writes: blocks of a known text are denoised greedily, each after the true text before\n"
         "it, densely and in every other way.",
     FB_TABLE_OPTIONS(options),
 };
@@ -136,7 +136,7 @@ static const fb_option_table table = {
 
 /* One line of the table. */
 typedef struct method {
-    const char *selector; /* NULL: none, FlashBlock alone */
+    const char *selector; /* NULL: FlashBlock without a selector */
     size_t percent, tau;  /* tau 0: no residual kept */
     fb_sparse_options sparse;
     fb_eval_policy policy;
@@ -228,7 +228,7 @@ static fb_status make_methods(evaluation *e) {
     return FB_OK;
 }
 
-/* --- what came out -----------------------------------------------------------------------------
+/* --- results -----------------------------------------------------------------------------------
  */
 
 static const char *residual_text(const method *m, char *text, size_t size) {
@@ -247,7 +247,7 @@ static const char *name_of(const method *m) {
 }
 
 /* The same selector and density without a residual; NULL where there is none. */
-static const fb_eval_result *alone(const evaluation *e, size_t i) {
+static const fb_eval_result *without_residual(const evaluation *e, size_t i) {
     const method *m = &e->methods[i];
     if (!m->selector || m->sparse.residual == FB_RESIDUAL_NONE)
         return NULL;
@@ -258,7 +258,7 @@ static const fb_eval_result *alone(const evaluation *e, size_t i) {
 
 static void print_method(const evaluation *e, size_t i) {
     const method *m = &e->methods[i];
-    const fb_eval_result *r = &e->results[i], *without = alone(e, i);
+    const fb_eval_result *r = &e->results[i], *without = without_residual(e, i);
     char residual[32];
     printf("%-12s", name_of(m));
     if (m->selector)
@@ -302,7 +302,7 @@ static json_t *layers_json(const evaluation *e, const fb_eval_result *r) {
 
 static json_t *method_json(const evaluation *e, size_t i) {
     const method *m = &e->methods[i];
-    const fb_eval_result *r = &e->results[i], *without = alone(e, i);
+    const fb_eval_result *r = &e->results[i], *without = without_residual(e, i);
     json_t *value = json_pack(
         "{s:s, s:f, s:I, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:o}", "method",
         name_of(m), "density", (double)m->percent / 100.0, "tau", (json_int_t)m->tau, "residual",
@@ -378,7 +378,7 @@ static fb_status run(evaluation *e) {
     fb_status status = fb_eval_run(e->session.model, tokens, count, &e->options, e->policies,
                                    e->num_methods, e->results);
     fb_token_ids_free(tokens);
-    fb_progress("%s", "");
+    fb_progress_end();
     FB_TRY(status);
     if (!fb_is_stdout(e->given->json))
         print_table(e);

@@ -5,12 +5,13 @@
 #include "bench/samples.h"
 #include "cli/generate/summary.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "study/measures.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* One way to generate: what it wrote, and what its decode passes took in each run. */
+/* One way to generate: its text, and the time of its decode passes in each run. */
 typedef struct trial {
     const char *name;
     size_t tau;
@@ -150,10 +151,11 @@ static fb_status run_trials(const fb_session *session, trial *dense, trial *flas
                             size_t repeats, bool quiet) {
     for (size_t i = 0; i < repeats; i++) {
         if (i > 0)
-            fprintf(stderr, "measuring, run %zu of %zu\n", i + 1, repeats);
+            fb_progress("measuring, run %zu of %zu", i + 1, repeats);
         FB_TRY(trial_run(dense, session, i, quiet));
         FB_TRY(trial_run(flashblock, session, i, quiet));
     }
+    fb_progress_end();
     return FB_OK;
 }
 

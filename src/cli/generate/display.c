@@ -69,7 +69,7 @@ fb_status fb_display_status(const fb_display *display) {
 /* --- text --------------------------------------------------------------------------------------
  */
 
-/* Prints what waits of the sequence whose turn it is, and of the next ones once that is finished.
+/* Prints the waiting text of the sequence whose turn it is, and of the next ones once that is done.
  */
 static void print_waiting(fb_display *display) {
     while (display->turn < display->num_sequences) {

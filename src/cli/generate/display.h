@@ -22,8 +22,8 @@ fb_status fb_display_create(fb_display_kind kind, const fb_tokenizer *tokenizer,
                             fb_display **display);
 void fb_display_destroy(fb_display *display);
 
-/* What fb_generate_options.on_step and .user take. Cancels the generation when something cannot be
- * shown: fb_display_status tells what. */
+/* For fb_generate_options.on_step, with the display as `user`. Cancels the generation when
+ * something cannot be shown; fb_display_status then returns the error. */
 bool fb_display_step(void *display, const fb_step_event *event);
 fb_status fb_display_status(const fb_display *display);
 

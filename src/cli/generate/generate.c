@@ -12,7 +12,7 @@
 
 #include <stdio.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     fb_generate_settings generate;
     size_t repeats;

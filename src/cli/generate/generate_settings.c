@@ -242,7 +242,7 @@ fb_generate_settings fb_generate_settings_default(void) {
                                   .isa = FB_ISA_CHOICE_CURRENT};
 }
 
-/* What --sparse and its companions come to. */
+/* --sparse and the options that belong to it. */
 static void set_sparse(fb_generate_settings *given) {
     if (!given->sparse.selector)
         return;
@@ -259,7 +259,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
         return FB_OK;
     if (token[strspn(token, "0123456789")] == '\0') {
         if (strlen(token) > 9)
-            return fb_fail(FB_ERROR_ARGUMENT, "--mask-token: %s is no token id", token);
+            return fb_fail(FB_ERROR_ARGUMENT, "--mask-token: %s is not a token id", token);
         int32_t id = 0;
         for (const char *digit = token; *digit; digit++)
             id = id * 10 + (*digit - '0');

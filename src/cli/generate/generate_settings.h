@@ -1,6 +1,6 @@
-/* What `flashblock generate` and the commands that generate as it does have in common: options of
- * model, prompts, FlashBlock, denoising, sampling and machine. A command whose settings begin with
- * an fb_generate_settings names these options as the shared ones of its table. */
+/* Options of model, prompts, FlashBlock, denoising, sampling and machine, which `flashblock
+ * generate` and the commands that generate as it does share. A command whose settings begin with an
+ * fb_generate_settings names these options as the shared ones of its table. */
 #ifndef FB_CLI_GENERATE_GENERATE_SETTINGS_H
 #define FB_CLI_GENERATE_GENERATE_SETTINGS_H
 
@@ -23,13 +23,13 @@ typedef struct fb_generate_settings {
 
 extern const fb_option_table fb_generate_settings_options;
 
-/* To be parsed into. */
+/* The settings before the command line is read. */
 fb_generate_settings fb_generate_settings_default(void);
 
 /* Says which options contradict each other, or that there is no prompt; NULL: nothing is wrong. */
 const char *fb_generate_settings_wrong(const fb_generate_settings *given);
 
-/* Chooses the machine's means, loads model and tokenizer into a zeroed session, encodes the
+/* Sets threads and instruction set, loads model and tokenizer into a zeroed session, encodes the
  * prompts and resolves the options. `given` must outlive the session. */
 fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given);
 

@@ -35,7 +35,7 @@ fb_status fb_session_load(fb_session *session, const char *directory);
 fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
                                   const fb_prompt_format *format);
 
-/* Replaces the defaults among the options by what they are for this model, and checks all. */
+/* Replaces the defaults among the options by this model's values, and checks all options. */
 fb_status fb_session_resolve(fb_session *session);
 
 /* Generates with the session's options and this tau, and shows the text meanwhile. */

@@ -1,4 +1,3 @@
-/* Text on a terminal: what is safe to print, and a block that is redrawn in place. */
 #include "cli/generate/visual.h"
 
 #include "base/error.h"
@@ -152,7 +151,7 @@ fb_status fb_visual_step(fb_visual *visual, const fb_tokenizer *tokenizer,
     return status;
 }
 
-/* Prints the row again with the new text behind it, and keeps what is on the last row then. */
+/* Prints the row again with the new text after it, and keeps what is then on the last row. */
 static fb_status extend_row(fb_visual *visual, const char *text, size_t size) {
     FB_TRY(fb_visual_printable(&visual->row, text, size, false));
     erase(visual);

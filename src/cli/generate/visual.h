@@ -1,5 +1,5 @@
-/* Text on a terminal: what is safe to print, and a block that is redrawn in place while its masks
- * fill in. */
+/* Text on a terminal: characters that are safe to print, and a block that is redrawn in place while
+ * its masks fill in. */
 #ifndef FB_CLI_GENERATE_VISUAL_H
 #define FB_CLI_GENERATE_VISUAL_H
 

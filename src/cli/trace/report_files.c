@@ -206,7 +206,8 @@ static json_t *head_of_json(const fb_trace_report *report) {
     return summary;
 }
 
-/* Steps go a line each behind the indented rest, without the whole being built in memory. */
+/* Writes each step as one line after the indented rest, so that the whole text is never in memory.
+ */
 static fb_status put_whole_json(fb_file_writer *writer, const fb_trace_report *report) {
     FB_TRY(put_json(writer, head_of_json(report), JSON_INDENT(2), sizeof "\n}" - 1));
     FB_TRY(put(writer, ",\n  \"steps\": ["));

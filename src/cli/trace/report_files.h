@@ -1,4 +1,4 @@
-/* A trace as files, for programs: CSV and JSON. */
+/* A trace as files for programs: CSV and JSON. */
 #ifndef FB_CLI_TRACE_REPORT_FILES_H
 #define FB_CLI_TRACE_REPORT_FILES_H
 

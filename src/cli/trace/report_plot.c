@@ -18,7 +18,7 @@
 const char *const fb_trace_report_picture_names[FB_TRACE_REPORT_PICTURES] = {"stability", "heads",
                                                                              "mass", "error"};
 
-/* The numbers of a picture, and what they are of. */
+/* The numbers of a picture, and the report that they come from. */
 typedef struct figure {
     const fb_trace_report *report;
     fb_trace_table table;
@@ -60,7 +60,7 @@ static void put_rows(FILE *gnuplot, const figure *of) {
     fputs("END\n", gnuplot);
 }
 
-/* "6 layers x 4 heads, blocks of 4": what the numbers are of. */
+/* The model and the blocks: "6 layers x 4 heads, blocks of 4". */
 static void put_subject(FILE *gnuplot, const fb_trace_report *report) {
     const fb_trace *trace = report->trace;
     fprintf(gnuplot, "%zu layers × %zu heads, blocks of %zu", trace->num_layers, trace->num_heads,
@@ -76,7 +76,7 @@ static void put_tau(FILE *gnuplot, const fb_trace_report *report) {
         fprintf(gnuplot, ", decoded with tau %zu", tau);
 }
 
-/* Title of two lines: what is seen, and of what. */
+/* A title of two lines; the second names the model, and how it was decoded. */
 static void put_title(FILE *gnuplot, const figure *of, const char *title, bool with_tau) {
     fprintf(gnuplot, "set title \"%s\\n{/*0.85 ", title);
     put_subject(gnuplot, of->report);

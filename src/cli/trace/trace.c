@@ -6,6 +6,7 @@
 #include "cli/generate/generate_settings.h"
 #include "cli/number_list.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/trace/report_files.h"
 #include "cli/trace/report_plot.h"
 #include "io/file.h"
@@ -18,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     fb_generate_settings generate;
     const char *output;
@@ -94,7 +95,6 @@ static const fb_option_table table = {
 typedef struct recording {
     fb_trace *trace;
     size_t tau;
-    bool terminal;
 } recording;
 
 static void on_attention(void *user, const fb_generate_attention_event *event) {
@@ -104,9 +104,8 @@ static void on_attention(void *user, const fb_generate_attention_event *event) {
 
 static bool on_step(void *user, const fb_step_event *event) {
     recording *of = user;
-    if (of->terminal)
-        fprintf(stderr, "\r\033[Ktau %zu: prompt %zu, block %zu, %zu steps recorded", of->tau,
-                event->sequence + 1, event->block + 1, of->trace->num_steps);
+    fb_progress_often("tau %zu: prompt %zu, block %zu, %zu steps recorded", of->tau,
+                      event->sequence + 1, event->block + 1, of->trace->num_steps);
     return fb_trace_on_step(of->trace, event);
 }
 
@@ -115,7 +114,7 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
                         fb_generation **generation) {
     FB_TRY(fb_trace_init(fb_model_config_of(session->model), session->options.block_size,
                          session->num_prompts, trace));
-    recording of = {trace, tau, isatty(STDERR_FILENO)};
+    recording of = {trace, tau};
     fb_generate_options options = session->options;
     options.reuse.tau = tau;
     if (tau == 0) /* dense, whatever else is said about reuse */
@@ -128,8 +127,7 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
         fb_generate(session->model, session->prompts, session->num_prompts, &options, &result);
     if (status == FB_OK)
         status = trace->status;
-    if (of.terminal)
-        fputs("\r\033[K", stderr);
+    fb_progress_end();
     if (status != FB_OK) {
         fb_generation_destroy(result);
         return status;
@@ -154,20 +152,20 @@ static fb_status sweep(const fb_session *session, const fb_number_list *list, fb
     return FB_OK;
 }
 
-/* --- what is written -------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
-/* Before anything is decoded: that may take long. */
+/* Called before anything is decoded, which may take long. */
 static fb_status make_folder(const char *path) {
     if (mkdir(path, 0777) != 0 && errno != EEXIST)
         return fb_fail(FB_ERROR_IO, "--output: cannot make %s: %s", path, strerror(errno));
     if (!fb_file_is_directory(path))
-        return fb_fail(FB_ERROR_IO, "--output: %s is no directory", path);
+        return fb_fail(FB_ERROR_IO, "--output: %s is not a directory", path);
     if (access(path, W_OK | X_OK) != 0)
         return fb_fail(FB_ERROR_IO, "--output: cannot write into %s: %s", path, strerror(errno));
     return FB_OK;
 }
 
-/* Of an earlier trace: what is not written again must not stay. */
+/* A file of an earlier trace that is not written again must not stay. */
 static fb_status remove_file(const char *directory, const char *name, const char *ending) {
     char file[64];
     snprintf(file, sizeof file, "%s%s", name, ending);
@@ -220,7 +218,7 @@ static fb_status write_files(const fb_trace_report *report, const settings *give
     return status;
 }
 
-/* --- what is said ----------------------------------------------------------------------------- */
+/* --- tables ----------------------------------------------------------------------------------- */
 
 static void print_number(int width, int digits, double number) {
     if (isnan(number))

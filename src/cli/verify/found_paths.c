@@ -48,7 +48,7 @@ static int compare_paths(const void *a, const void *b) {
     return strcmp(left->text, right->text);
 }
 
-/* What is in one directory: files to `files`, directories to `folders`. */
+/* Reads one directory: files go to `files`, directories to `folders`. */
 static fb_status list_entry(const char *path, const char *name, fb_found_paths *files,
                             fb_found_paths *folders) {
     struct stat info;

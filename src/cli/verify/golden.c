@@ -5,6 +5,7 @@
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "oracle/script.h"
 
 #include <flashblock/runtime.h>
@@ -12,7 +13,7 @@
 #include <float.h>
 #include <stdio.h>
 
-/* What the command line says; NO_SIZE stands for the preset's. */
+/* The command line; NO_SIZE stands for the preset's value. */
 typedef struct settings {
     const char *output, *json;
     fb_script_config preset;
@@ -128,13 +129,13 @@ static fb_script_config config_of(const settings *chosen) {
     return config;
 }
 
-/* Long work is told about: float64 products of one pass that take more than some seconds. */
+/* Shown where the float64 products of one pass take more than some seconds. */
 static void show_progress(void *context, size_t done, size_t total) {
     const fb_script_config *c = context;
     double products = 2.0 * (double)c->block_size * (double)c->num_heads * (double)c->head_dim *
                       (double)(c->context_length + c->block_size);
     if (products > 4e9)
-        fprintf(stderr, "flashblock: truth of %zu of %zu passes\n", done, total);
+        fb_progress("truth of %zu of %zu passes", done, total);
 }
 
 static json_t *describe(const fb_script *s, const char *path) {
@@ -180,6 +181,7 @@ static fb_status make(fb_script *s, const settings *chosen) {
     FB_TRY(fb_script_generate(s));
     FB_TRY(fb_script_run(s));
     FB_TRY(fb_script_find_truth(s, show_progress, &s->config));
+    fb_progress_end();
     FB_TRY(fb_script_write(s, chosen->output));
     if (!chosen->json) {
         print(s, chosen->output);

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     const char *json, *filter, *hashes, *write;
     size_t threads; /* 0: not given */

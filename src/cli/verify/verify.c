@@ -6,6 +6,7 @@
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/verify/found_paths.h"
 #include "oracle/candidate.h"
 #include "oracle/kinds.h"
@@ -17,13 +18,12 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     fb_option_list paths, kinds;
     const char *json, *candidate;
-    int precision;  /* an fb_dtype; -1: what the candidate stores */
+    int precision;  /* an fb_dtype; -1: the type that the candidate stores */
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse */
     bool verbose;
@@ -53,7 +53,7 @@ static const fb_option options[] = {
      .name = "verbose",
      .letter = 'v',
      TARGET(verbose),
-     .help = "every tensor, its worst element, and the scores, maximum and row sum behind it"},
+     .help = "every tensor, its worst element, and its scores, maximum and row sum"},
     {.kind = FB_OPTION_FILE,
      .name = "json",
      .argument = "FILE.json",
@@ -96,27 +96,12 @@ typedef struct verification {
     fb_candidate *candidate; /* NULL: none */
     size_t counts[3];        /* by fb_outcome */
     json_t *cases;
-    bool heading, progress; /* shown */
+    bool heading; /* shown */
     double begin;
 } verification;
 
-/* Where standard error is a terminal, what is being done, once that has taken a second. */
-static void show_progress(verification *v, size_t index, const fb_found_paths *paths) {
-    if (!isatty(STDERR_FILENO) || fb_seconds() - v->begin < 1.0)
-        return;
-    fflush(stdout);
-    fprintf(stderr, "\r\033[K%zu of %zu", index + 1, paths->count);
-    v->progress = true;
-}
-
-static void clear_progress(verification *v) {
-    if (v->progress)
-        fputs("\r\033[K", stderr);
-    v->progress = false;
-}
-
 static void show(verification *v, const fb_report *report) {
-    clear_progress(v);
+    fb_progress_end();
     v->counts[report->outcome]++;
     json_array_append_new(v->cases, fb_report_json_value(report));
     if (fb_is_stdout(v->chosen->json))
@@ -138,8 +123,8 @@ static bool is_wanted(const fb_option_list *kinds, const char *kind) {
     return kinds->count == 0;
 }
 
-/* Whether the file is a case of a kind that is asked for. One that cannot be read is: it fails.
- * What has no kind is none, unless it was named. */
+/* Whether the file is a case of a kind that is asked for. A file that cannot be read counts as one,
+ * so that it fails. A file without a kind counts only where the command line names it. */
 static bool is_case(const settings *chosen, const fb_found_path *path) {
     fb_case *c = NULL;
     if (fb_case_open(path->text, &c) != FB_OK)
@@ -181,11 +166,12 @@ static fb_status verify_all(verification *v, const fb_found_paths *paths) {
     fb_isa current;
     FB_TRY(fb_isa_current(&current));
     for (size_t i = 0; i < paths->count; i++) {
-        show_progress(v, i, paths);
+        if (fb_seconds() - v->begin > 1.0) /* short runs say nothing */
+            fb_progress_often("%zu of %zu", i + 1, paths->count);
         if (is_case(v->chosen, &paths->paths[i]))
             FB_TRY(verify_path(v, paths->paths[i].text, current));
     }
-    clear_progress(v);
+    fb_progress_end();
     return FB_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/video/calibration_plot.h"
 #include "cli/video/video_session.h"
 #include "study/calibration_step.h"
@@ -12,9 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     const char *model, *prompts, *output, *plot, *json;
     fb_option_list step_thresholds;
@@ -72,7 +72,7 @@ static const fb_option options[] = {
      .name = "step-threshold",
      .argument = "STEP=C",
      TARGET(step_thresholds),
-     .help = "the same for one step alone; may be given several times"},
+     .help = "the same for one step only; may be given several times"},
     {.kind = FB_OPTION_DOUBLE,
      .name = "lse-threshold",
      .argument = "X",
@@ -112,7 +112,7 @@ static fb_status read_step_threshold(const char *text, fb_calibration_config *co
     const char *number = end + 1;
     double threshold = strtod(number, &end);
     if (end == number || *end || !(threshold >= -1.0 && threshold <= 1.0))
-        return fb_fail(FB_ERROR_ARGUMENT, "--step-threshold: '%s' is no number from -1 to 1",
+        return fb_fail(FB_ERROR_ARGUMENT, "--step-threshold: '%s' is not a number from -1 to 1",
                        number);
     config->step_thresholds[step] = threshold;
     return FB_OK;
@@ -130,16 +130,7 @@ static fb_status make_calibration(const settings *given, const fb_video_config *
     return fb_calibration_create(&config, calibration);
 }
 
-static void show_progress(void *user, const fb_video_pass_event *pass) {
-    (void)user;
-    if (pass->clip != 0 || !isatty(STDERR_FILENO))
-        return;
-    bool last = pass->block + 1 == pass->num_blocks && pass->step + 1 == pass->num_steps;
-    fprintf(stderr, "\r\033[Kblock %zu of %zu, step %zu of %zu%s", pass->block + 1,
-            pass->num_blocks, pass->step + 1, pass->num_steps, last ? "\r\033[K" : "");
-}
-
-/* --- what is said ----------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static void print(fb_calibration *c) {
     size_t steps = fb_calibration_config_of(c)->num_steps;
@@ -195,9 +186,10 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
     fb_video_options how = {.num_frames = given->frames,
                             .kv_dtype = given->kv_dtype,
                             .compat = given->compat,
-                            .on_pass = show_progress};
+                            .on_pass = fb_video_session_show_pass};
     FB_TRY(fb_video_calibrate(session->model, session->clips, session->num_clips, &how,
                               *calibration, NULL));
+    fb_progress_end();
     return write_results(*calibration, given);
 }
 

@@ -10,7 +10,7 @@ enum { PANEL = 230, MARGIN = 60 };
 typedef double similarity_fn(const fb_calibration *calibration, size_t layer, size_t step,
                              size_t head);
 
-/* A line a layer, a number a head. */
+/* A line for each layer, a number for each head. */
 static void put_panel(FILE *gnuplot, const fb_calibration *c, similarity_fn *similarity,
                       size_t step, const char *what) {
     const fb_calibration_config *config = fb_calibration_config_of(c);

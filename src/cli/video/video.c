@@ -6,6 +6,7 @@
 #include "cli/isa_choice.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/video/clip_set.h"
 #include "cli/video/video_session.h"
 #include "study/measures.h"
@@ -13,9 +14,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-/* What the command line says. */
+/* The command line. */
 typedef struct settings {
     const char *model, *reuse, *output, *sheet, *json;
     fb_option_list prompts;
@@ -108,33 +108,20 @@ static const fb_option_table table = {
 typedef struct comparison {
     const settings *given;
     fb_video_session session;
-    fb_calibration *calibration; /* NULL: dense alone */
+    fb_calibration *calibration; /* NULL: dense only */
     float *dense;                /* [num_clips, num_frames, frame_values] */
     fb_video_stats dense_stats, stats;
-    bool progress;
 } comparison;
-
-static void show_progress(void *user, const fb_video_pass_event *pass) {
-    comparison *c = user;
-    if (pass->clip != 0 || !isatty(STDERR_FILENO))
-        return;
-    fprintf(stderr, "\r\033[Kblock %zu of %zu, step %zu of %zu", pass->block + 1, pass->num_blocks,
-            pass->step + 1, pass->num_steps);
-    c->progress = true;
-}
 
 static fb_status generate(comparison *c, fb_calibration *calibration, fb_video_stats *stats) {
     fb_video_options how = {.num_frames = c->given->frames,
                             .calibration = calibration,
                             .kv_dtype = c->given->kv_dtype,
                             .compat = c->given->compat,
-                            .on_pass = show_progress,
-                            .user = c};
+                            .on_pass = fb_video_session_show_pass};
     fb_status status =
         fb_video_generate(c->session.model, c->session.clips, c->session.num_clips, &how, stats);
-    if (c->progress)
-        fputs("\r\033[K", stderr);
-    c->progress = false;
+    fb_progress_end();
     return status;
 }
 
@@ -172,7 +159,7 @@ static fb_status write_files(const comparison *c) {
     return status;
 }
 
-/* --- what is said ----------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static double reused_share(const fb_video_stats *stats) {
     double total = (double)(stats->heads_reused + stats->heads_refreshed);
@@ -250,7 +237,7 @@ static fb_status prepare(comparison *c) {
 static fb_status compare(comparison *c) {
     FB_TRY(prepare(c));
     size_t values = c->session.num_clips * c->session.num_frames * c->session.frame_values;
-    if (c->calibration) /* first: it says whether the calibration fits the model */
+    if (c->calibration) /* first, as this run checks whether the calibration fits the model */
         FB_TRY(generate(c, c->calibration, &c->stats));
     float *reused = NULL;
     FB_TRY(fb_alloc(values, sizeof *reused, "frames", &reused));

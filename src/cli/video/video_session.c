@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/progress.h"
 #include "io/file.h"
 
 #include <string.h>
@@ -106,4 +107,11 @@ fb_status fb_video_session_clips(fb_video_session *session, size_t num_frames, u
                                             .seed = seed + i,
                                             .frames = session->frames + i * values};
     return FB_OK;
+}
+
+void fb_video_session_show_pass(void *user, const fb_video_pass_event *pass) {
+    (void)user;
+    if (pass->clip == 0)
+        fb_progress_often("block %zu of %zu, step %zu of %zu", pass->block + 1, pass->num_blocks,
+                          pass->step + 1, pass->num_steps);
 }

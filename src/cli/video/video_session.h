@@ -1,4 +1,4 @@
-/* What the commands of video models share: the model, its prompts, clips to be made. */
+/* The commands of video models share these: the model, its prompts, and the clips to make. */
 #ifndef FB_CLI_VIDEO_VIDEO_SESSION_H
 #define FB_CLI_VIDEO_VIDEO_SESSION_H
 
@@ -24,11 +24,15 @@ typedef struct fb_video_session {
 fb_status fb_video_session_load(fb_video_session *session, const char *directory);
 void fb_video_session_free(fb_video_session *session);
 
-/* The prompts: `given`, or where that is empty `count` lines of the file, from line `first` on and
- * around (NULL: prompts.txt of the model's directory). */
+/* Takes the prompts from `given` or, where that is empty, `count` lines of `file` (NULL:
+ * prompts.txt of the model's directory): from line `first` on, and from the top again after the
+ * last line. */
 fb_status fb_video_session_prompts(fb_video_session *session, const char *directory,
                                    const fb_option_list *given, const char *file, size_t first,
                                    size_t count);
+
+/* For fb_video_options.on_pass: shows progress. fb_progress_end must follow. */
+void fb_video_session_show_pass(void *user, const fb_video_pass_event *pass);
 
 /* Memory and noise for clips of the prompts. */
 fb_status fb_video_session_clips(fb_video_session *session, size_t num_frames, uint64_t seed);
