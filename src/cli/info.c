@@ -1,7 +1,7 @@
 /* flashblock info: what this build and this machine have. */
 #include "cli/commands.h"
-#include "cli/common_options.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 
 #include <flashblock/runtime.h>

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "bench/peers.h"
-#include "cli/word_list.h"
+#include "cli/options/word_list.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 #include "cli/bench/bench.h"
 
 #include "base/error.h"
-#include "cli/isa_choice.h"
+#include "cli/options/isa_choice.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 

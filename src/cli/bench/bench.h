@@ -5,10 +5,10 @@
 #include "base/error.h"
 #include "bench/limits.h"
 #include "bench/rounds.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/number_list.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/number_list.h"
+#include "cli/options/options.h"
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -5,7 +5,7 @@
 #include "bench/decode_run.h"
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
+#include "cli/options/common_options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 

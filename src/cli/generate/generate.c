@@ -1,13 +1,13 @@
 /* flashblock generate: text from a block-diffusion language model, dense or with FlashBlock. */
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
 #include "cli/generate/compare.h"
 #include "cli/generate/display.h"
 #include "cli/generate/generate_settings.h"
 #include "cli/generate/session.h"
 #include "cli/generate/summary.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 
 #include <stdio.h>

@@ -1,9 +1,9 @@
 #include "cli/generate/generate_settings.h"
 
 #include "base/error.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/selector_names.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/selector_names.h"
 
 #include <string.h>
 

@@ -5,7 +5,7 @@
 #define FB_CLI_GENERATE_GENERATE_SETTINGS_H
 
 #include "cli/generate/session.h"
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <flashblock/experimental/sparse.h>
 

@@ -3,7 +3,7 @@
 #define FB_CLI_GENERATE_SESSION_H
 
 #include "cli/generate/display.h"
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/model.h>

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/generate/generate_settings.h"
-#include "cli/number_list.h"
+#include "cli/options/number_list.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/trace/report_files.h"

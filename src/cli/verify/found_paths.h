@@ -2,7 +2,7 @@
 #ifndef FB_CLI_VERIFY_FOUND_PATHS_H
 #define FB_CLI_VERIFY_FOUND_PATHS_H
 
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <stdbool.h>
 

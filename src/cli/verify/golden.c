@@ -1,9 +1,9 @@
 /* flashblock golden: a scripted denoising sequence as a case file. */
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "oracle/script.h"

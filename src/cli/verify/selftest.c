@@ -2,9 +2,9 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 #include "oracle/hashes.h"
 

@@ -1,9 +1,9 @@
 /* flashblock calibrate: which heads of a video model may reuse, at which steps. */
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/video/calibration_plot.h"
@@ -29,7 +29,7 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings, model, "config.json and safetensors of a causal Wan model"),
+    FB_VIDEO_MODEL_OPTION(settings),
     {.kind = FB_OPTION_STRING,
      .name = "output",
      .letter = 'o',
@@ -50,15 +50,7 @@ static const fb_option options[] = {
      .argument = "FILE",
      TARGET(prompts),
      .help = "prompts, one a line (default: prompts.txt of the model)"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "frames",
-     .letter = 'n',
-     .argument = "N",
-     TARGET(frames),
-     .min = 1,
-     .max = 100000,
-     .otherwise = "21",
-     .help = "frames of a clip; blocks after the first count"},
+    FB_VIDEO_FRAMES_OPTION(settings, "frames of a clip; blocks after the first count"),
     FB_SEED_OPTION(settings, seed, "0", "of the noise"),
     {.kind = FB_OPTION_DOUBLE,
      .name = "similarity-threshold",
@@ -79,9 +71,7 @@ static const fb_option options[] = {
      TARGET(lse_threshold),
      .otherwise = "0.05",
      .help = "a head refreshes where its LSE changes by more than X on average"},
-    FB_COMPAT_OPTION(settings, compat,
-                     "\"paper\": what the paper means; \"released\": what its published code does"),
-    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    FB_VIDEO_COMPAT_OPTIONS(settings),
     {.kind = FB_OPTION_STRING,
      .name = "plot",
      .argument = "FILE",

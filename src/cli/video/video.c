@@ -2,9 +2,9 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "cli/common_options.h"
-#include "cli/isa_choice.h"
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/isa_choice.h"
+#include "cli/options/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/video/clip_set.h"
@@ -29,7 +29,7 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings, model, "config.json and safetensors of a causal Wan model"),
+    FB_VIDEO_MODEL_OPTION(settings),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -44,15 +44,7 @@ static const fb_option options[] = {
      .max = 256,
      .otherwise = "1",
      .help = "without --prompt: prompts from the model's prompts.txt, from line SEED + 1 on"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "frames",
-     .letter = 'n',
-     .argument = "N",
-     TARGET(frames),
-     .min = 1,
-     .max = 100000,
-     .otherwise = "21",
-     .help = "frames of a clip"},
+    FB_VIDEO_FRAMES_OPTION(settings, "frames of a clip"),
     FB_SEED_OPTION(settings, seed, "0", "of the noise; clip i has the seed N + i"),
     {.kind = FB_OPTION_STRING,
      .name = "reuse",
@@ -60,9 +52,7 @@ static const fb_option options[] = {
      TARGET(reuse),
      .help = "a calibration of this model (flashblock calibrate): the clips are made densely, and "
              "again with the heads reusing that it allows"},
-    FB_COMPAT_OPTION(settings, compat,
-                     "\"paper\": what the paper means; \"released\": what its published code does"),
-    FB_KV_DTYPE_OPTION(settings, kv_dtype),
+    FB_VIDEO_COMPAT_OPTIONS(settings),
     {.kind = FB_OPTION_STRING,
      .name = "output",
      .letter = 'o',

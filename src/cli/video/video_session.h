@@ -2,12 +2,29 @@
 #ifndef FB_CLI_VIDEO_VIDEO_SESSION_H
 #define FB_CLI_VIDEO_VIDEO_SESSION_H
 
-#include "cli/options.h"
+#include "cli/options/common_options.h"
+#include "cli/options/options.h"
 
 #include <flashblock/experimental/video.h>
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Options of both commands: table entries of a `structure` with the members model, frames, compat
+ * and kv_dtype. */
+#define FB_VIDEO_MODEL_OPTION(structure)                                                           \
+    FB_MODEL_OPTION(structure, model, "config.json and safetensors of a causal Wan model")
+#define FB_VIDEO_FRAMES_OPTION(structure, text)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "frames", .letter = 'n', .argument = "N",                  \
+        .target = offsetof(structure, frames), .min = 1, .max = 100000, .otherwise = "21",         \
+        .help = (text)                                                                             \
+    }
+#define FB_VIDEO_COMPAT_OPTIONS(structure)                                                         \
+    FB_COMPAT_OPTION(                                                                              \
+        structure, compat,                                                                         \
+        "\"paper\": what the paper means; \"released\": what its published code does"),            \
+        FB_KV_DTYPE_OPTION(structure, kv_dtype)
 
 typedef struct fb_video_session {
     fb_video_model *model;

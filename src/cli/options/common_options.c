@@ -1,4 +1,4 @@
-#include "cli/common_options.h"
+#include "cli/options/common_options.h"
 
 #include "base/error.h"
 

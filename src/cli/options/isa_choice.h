@@ -1,8 +1,8 @@
 /* --isa: one instruction set or, in the commands that check results, all that this machine has. */
-#ifndef FB_CLI_ISA_CHOICE_H
-#define FB_CLI_ISA_CHOICE_H
+#ifndef FB_CLI_OPTIONS_ISA_CHOICE_H
+#define FB_CLI_OPTIONS_ISA_CHOICE_H
 
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <flashblock/runtime.h>
 

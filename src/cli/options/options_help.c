@@ -1,4 +1,4 @@
-#include "cli/options_help.h"
+#include "cli/options/options_help.h"
 
 #include <stdio.h>
 #include <string.h>

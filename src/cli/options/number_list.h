@@ -1,6 +1,6 @@
 /* Lists of whole numbers on the command line: "4k,16k,1m" (k is 1024, m is 1024 k). */
-#ifndef FB_CLI_NUMBER_LIST_H
-#define FB_CLI_NUMBER_LIST_H
+#ifndef FB_CLI_OPTIONS_NUMBER_LIST_H
+#define FB_CLI_OPTIONS_NUMBER_LIST_H
 
 #include <flashblock/status.h>
 

@@ -1,4 +1,4 @@
-#include "cli/number_list.h"
+#include "cli/options/number_list.h"
 
 #include "base/error.h"
 

@@ -1,7 +1,7 @@
-#include "cli/selector_names.h"
+#include "cli/options/selector_names.h"
 
 #include "base/error.h"
-#include "cli/word_list.h"
+#include "cli/options/word_list.h"
 
 #include <flashblock/experimental/selector.h>
 

@@ -1,4 +1,4 @@
-#include "cli/isa_choice.h"
+#include "cli/options/isa_choice.h"
 
 #include "base/error.h"
 

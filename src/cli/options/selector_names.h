@@ -1,6 +1,6 @@
 /* Names of selectors on the command line. */
-#ifndef FB_CLI_SELECTOR_NAMES_H
-#define FB_CLI_SELECTOR_NAMES_H
+#ifndef FB_CLI_OPTIONS_SELECTOR_NAMES_H
+#define FB_CLI_OPTIONS_SELECTOR_NAMES_H
 
 #include <flashblock/status.h>
 

@@ -1,8 +1,8 @@
 /* The value of an option: text that becomes a variable. */
-#ifndef FB_CLI_OPTION_VALUES_H
-#define FB_CLI_OPTION_VALUES_H
+#ifndef FB_CLI_OPTIONS_OPTION_VALUES_H
+#define FB_CLI_OPTIONS_OPTION_VALUES_H
 
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <stdbool.h>
 

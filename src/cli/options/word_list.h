@@ -1,6 +1,6 @@
 /* Lists of words on the command line: "quest,mage". */
-#ifndef FB_CLI_WORD_LIST_H
-#define FB_CLI_WORD_LIST_H
+#ifndef FB_CLI_OPTIONS_WORD_LIST_H
+#define FB_CLI_OPTIONS_WORD_LIST_H
 
 #include <flashblock/status.h>
 

@@ -4,8 +4,8 @@
  * Accepted forms: --name VALUE, --name=VALUE, --flag, -n VALUE, -nVALUE. A value may begin with a
  * dash. Of an option given twice the last counts, except where its kind is a list. Other arguments
  * are errors, unless the table declares them; then "--" ends the options. */
-#ifndef FB_CLI_OPTIONS_H
-#define FB_CLI_OPTIONS_H
+#ifndef FB_CLI_OPTIONS_OPTIONS_H
+#define FB_CLI_OPTIONS_OPTIONS_H
 
 #include <flashblock/status.h>
 

@@ -1,10 +1,10 @@
 /* Options that several commands have: entries of a table, each for a `member` of the command's
  * `structure`. `text` is the part of --help that only the
  * command can say. */
-#ifndef FB_CLI_COMMON_OPTIONS_H
-#define FB_CLI_COMMON_OPTIONS_H
+#ifndef FB_CLI_OPTIONS_COMMON_OPTIONS_H
+#define FB_CLI_OPTIONS_COMMON_OPTIONS_H
 
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include <flashblock/status.h>
 

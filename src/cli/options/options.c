@@ -1,10 +1,10 @@
 /* The command line of a command, read into its structure. */
-#include "cli/options.h"
+#include "cli/options/options.h"
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "cli/option_values.h"
-#include "cli/options_help.h"
+#include "cli/options/option_values.h"
+#include "cli/options/options_help.h"
 #include "cli/output.h"
 #include "io/file.h"
 
