@@ -208,9 +208,23 @@ Test(regex, means_what_oniguruma_means) {
         {"\\S+", "a\u180eb c" NEL "d", "a\u180eb|c|d"},
         {"[^\\s]+", "a\u180eb c" NEL "d", "a\u180eb|c|d"},
         {"[\\S]+", "a\u180eb c" NEL "d", "a\u180eb|c|d"},
-        {"(?i:'s|'k)", "'s'S'\u017f'k'K'\u212a", "'s|'S|'k|'K"},
+        {"(?i:'s|'k)", "'s'S'\u017f'k'K'\u212a", "'s|'S|'\u017f|'k|'K|'\u212a"},
+        {"'(?i:[sdmt]|ll|ve|re)", "'S'\u017f'LL'Ve", "'S|'\u017f|'LL|'Ve"},
         {"(?i:[a-d])x", "axAxBxex", "ax|Ax|Bx"},
-        {"(?i:[^s])", "sSx", "x"},
+        {"(?i:[^s])", "sS\u017fx", "x"},
+        {"(?i:[a-z])", "\u017f\u212aK1", "\u017f|\u212a|K"},
+        {"(?i:\u00e9)\u00e9", "\u00c9\u00e9\u00e9\u00c9", "\u00c9\u00e9"},
+        {"(?i:\\u00e9)", "\u00c9\u00e9", "\u00c9|\u00e9"},
+        {"(?i:[\u03b1-\u03c9])", "\u03a3\u03c2", "\u03a3|\u03c2"},
+        {"(?i:\\p{Lu})", "aB\U0001e943", "B"}, /* properties are not folded */
+        {"(?i:i)", "iI\u0130\u0131", "i|I"},
+        {"(?i)a|b", "AB", "A|B"},
+        {"a(?i)b|c", "aBacAB", "aB|ac"}, /* it is a(?i:b|c) */
+        {"((?i)a)a", "AaaA", "Aa"},
+        {"(?i:a(?-i:b)c)", "AbCABC", "AbC"},
+        {"(?m:a.)b", "a\nb", "a\nb"},
+        {"(?mi:a.(?-m:.))", "A\nb", "A\nb"},
+        {"(?i:s+s)", "\u017fSs", "\u017fSs"},
         {"(?i:a(?:b))c", "ABcABC", "ABc"}, /* only within the group */
         {"\\p{L}+", "a\u00e9\u4e00 1\u0301b", "a\u00e9\u4e00|b"},
         {"\\p{L}", "\U0001e5d0\U000105c0\U00031350\U000323b0", /* Unicode 15 to 17 */
@@ -250,6 +264,17 @@ Test(regex, means_what_oniguruma_means) {
 Test(regex, refuses_what_it_cannot_do) {
     static const char *const patterns[] = {
         "[a-z&&[^aeiou]]",
+        "(?i:ss)", /* U+00DF, too */
+        "(?i:\u00df)",
+        "(?i:office)",
+        "(?i:[\u00c0-\u00ff])",
+        "(?i:[\\w])",
+        "(?i:[\\p{L}])",
+        "(?i:[[:alpha:]])",
+        "(?i:\\x{df})",
+        "(?x:a b)",
+        "(?#a)",
+        "(?~a)",
         "[a[b]]",
         "[\\W]",
         "\\p",

@@ -8,10 +8,15 @@
  *               left to PCRE2's version
  *   \d \w       decimal digits; letters, marks, digits, connectors
  *   \h          a hexadecimal digit
- *   (?i:...)    folds ASCII letters only
+ *   (?i:...)    folds letters of all alphabets: s also matches U+017F, k also U+212A. A text that
+ *               would match one of another length (ss and U+00DF) is FB_ERROR_UNSUPPORTED, and so
+ *               is a class with such a member
+ *   (?i)        holds to the end of its group, with all alternatives
+ *   (?m:...)    . matches LF
  *   {,n}        {0,n}
  *   ^ $         at lines
- * Class intersections, nested classes and a + after {m,n} are FB_ERROR_UNSUPPORTED. */
+ * Class intersections, nested classes, a + after {m,n} and groups of other kinds (comments,
+ * conditions, absence) are FB_ERROR_UNSUPPORTED. */
 #ifndef FB_IO_REGEX_H
 #define FB_IO_REGEX_H
 

@@ -1,8 +1,10 @@
+#define _POSIX_C_SOURCE 200809L /* strnlen */
 #include "base/error.h"
 #include "io/regex.h"
 #include "io/unicode.h"
 
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* As deep as PCRE2 nests parentheses. */
@@ -17,13 +19,23 @@ static const char not_white_space[] =
 static const char hexadecimal[] = "0-9A-Fa-f";
 static const char not_hexadecimal[] = "\\x{0}-/:-@G-`g-\\x{10ffff}";
 
+/* A group of the pattern that is open. */
+typedef struct group {
+    bool fold;       /* the state before it */
+    size_t switches; /* (?i) and the like in it: each is a group that ends with it */
+} group;
+
 /* `at` is the next character to read; NUL ends the pattern. */
 typedef struct translator {
     fb_buffer *out;
     const char *at;
-    bool fold; /* within (?i:...) */
-    bool saved_fold[MAX_GROUPS];
+    bool fold; /* letters match in either case */
+    /* The folded literals of this item of the pattern and of the one before it; 0: it is none, or
+     * it is repeated. */
+    uint32_t literal, previous;
+    group groups[MAX_GROUPS + 1]; /* the first is the whole pattern */
     size_t depth;
+    fb_fold_pairs pairs;
 } translator;
 
 static fb_status put(translator *t, const char *text) {
@@ -96,34 +108,66 @@ static fb_status put_property(translator *t, bool in_class) {
     bool negated = false;
     FB_TRY(read_property(t, name, &negated));
     const char *category = short_category(name);
+    /* Oniguruma does not fold properties. */
     if (!in_class)
-        FB_TRY(put(t, negated ? "[^" : "["));
+        FB_TRY(put(t, negated ? "(?-i:[^" : "(?-i:["));
     FB_TRY(put(t, in_class && negated ? "\\P{" : "\\p{"));
     FB_TRY(put(t, category));
     FB_TRY(put(t, "}"));
     /* A member cannot be taken out of a class again, so a \P in [...] is left to PCRE2. */
     if (!in_class || !negated)
         FB_TRY(fb_unicode_append_additions(t->out, category, strlen(category)));
-    return in_class ? FB_OK : put(t, "]");
+    return in_class ? FB_OK : put(t, "])");
+}
+
+/* A quantifier at `at` repeats the literal before it: that is then no part of a longer text. */
+static bool is_quantified(const char *at) {
+    return *at != '\0' && strchr("*+?{", *at);
+}
+
+/* Where case is folded, some characters match two or three others, such as U+00DF, which matches
+ * ss. Those are refused: for (?i:...) PCRE2 folds one character to one other. `next` follows the
+ * literal. */
+static fb_status check_literal(translator *t, uint32_t code_point, const char *next) {
+    if (!t->fold)
+        return FB_OK;
+    uint32_t folded = fb_unicode_fold(code_point);
+    bool repeated = is_quantified(next);
+    if (folded == 0 || (!repeated && fb_fold_pairs_have(&t->pairs, t->previous, folded)))
+        return unsupported("a text within (?i:...) that also matches a shorter or longer one");
+    t->literal = repeated ? 0 : folded;
+    return FB_OK;
 }
 
 /* \uHHHH */
-static fb_status put_code_point(translator *t) {
-    for (int i = 2; i < 6; i++)
-        if (!isxdigit((unsigned char)t->at[i]))
+static fb_status put_code_point(translator *t, bool in_class) {
+    char digits[5] = {0};
+    for (int i = 0; i < 4; i++) {
+        digits[i] = t->at[2 + i];
+        if (!isxdigit((unsigned char)digits[i]))
             return unsupported("\\u without four digits");
+    }
+    uint32_t value = (uint32_t)strtoul(digits, NULL, 16);
+    if (in_class && t->fold && value >= 0x80)
+        return unsupported("\\u above U+007F within (?i:[...])");
     t->at += 2;
     FB_TRY(put(t, "\\x{"));
     FB_TRY(copy(t, 4));
-    return put(t, "}");
+    FB_TRY(put(t, "}"));
+    return in_class ? FB_OK : check_literal(t, value, t->at);
 }
 
 /* \x{...}, \t, \., back references and the like are the same in both languages. */
 static fb_status copy_escape(translator *t) {
     if (t->at[1] == 'Q' || t->at[1] == '\0')
         return unsupported("a backslash that quotes nothing");
-    if (t->at[1] == 'x' && t->at[2] == '{')
+    if (t->at[1] == 'x' && t->at[2] == '{') {
+        /* PCRE2 refuses it unless it is a code point and } follows */
+        unsigned long value = strtoul(t->at + 3, NULL, 16);
+        if (t->fold && value >= 0x80)
+            return unsupported("\\x{...} above U+007F within (?i:...)");
         return copy(t, 2 + strcspn(t->at + 2, "}"));
+    }
     return copy(t, 2);
 }
 
@@ -146,7 +190,7 @@ static fb_status translate_escape(translator *t) {
     case 'P':
         return put_property(t, false);
     case 'u':
-        return put_code_point(t);
+        return put_code_point(t, false);
     default:
         return copy_escape(t);
     }
@@ -154,6 +198,9 @@ static fb_status translate_escape(translator *t) {
 
 static fb_status translate_class_escape(translator *t) {
     char escape = t->at[1];
+    /* U+00DF and the like are in these: see check_literal */
+    if (t->fold && escape != '\0' && strchr("wSHpP", escape))
+        return unsupported("\\w, \\S, \\H or \\p within (?i:[...])");
     switch (escape) {
     case 's':
     case 'h':
@@ -173,40 +220,28 @@ static fb_status translate_class_escape(translator *t) {
     case 'P':
         return put_property(t, true);
     case 'u':
-        return put_code_point(t);
+        return put_code_point(t, true);
     default:
         return copy_escape(t);
     }
 }
 
-static bool is_ascii_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
-/* Appends the other case of the ASCII letters in [first, last]. The range itself is in the class
- * already. */
-static fb_status put_other_cases(translator *t, char first, char last) {
-    for (int c = first; c <= last; c++) {
-        int other = c ^ 0x20;
-        if (is_ascii_letter((char)c) && (other < first || other > last)) {
-            char text[2] = {(char)other, '\0'};
-            FB_TRY(put(t, text));
-        }
-    }
-    return FB_OK;
+static fb_utf8_step step_at(const char *at) {
+    return fb_utf8_decode((const unsigned char *)at, strnlen(at, 4));
 }
 
 /* One member of a class: a character, or a range of two. */
 static fb_status translate_class_member(translator *t) {
-    char first = t->at[0], last = first;
-    if (t->at[1] == '-' && t->at[2] != ']' && t->at[2] != '\\' && t->at[2] != '[' &&
-        t->at[2] != '\0') {
-        last = t->at[2];
-        FB_TRY(copy(t, 2));
+    fb_utf8_step first = step_at(t->at), last = first;
+    size_t size = first.size;
+    const char *next = t->at + size;
+    if (next[0] == '-' && next[1] != '\0' && !strchr("]\\[", next[1])) {
+        last = step_at(next + 1);
+        size += 1 + last.size;
     }
-    FB_TRY(copy(t, 1)); /* the other bytes of a longer character follow as members */
-    bool ascii = (unsigned char)first < 0x80 && (unsigned char)last < 0x80;
-    return t->fold && ascii ? put_other_cases(t, first, last) : FB_OK;
+    if (t->fold && fb_unicode_folds_to_several(first.code_point, last.code_point))
+        return unsupported("a character within (?i:[...]) that also matches several");
+    return copy(t, size);
 }
 
 static fb_status translate_class(translator *t) {
@@ -222,7 +257,7 @@ static fb_status translate_class(translator *t) {
             return unsupported("&& within [...]");
         if (t->at[0] == '[') {
             const char *end = t->at[1] == ':' ? strstr(t->at, ":]") : NULL;
-            if (!end)
+            if (!end || t->fold)
                 return unsupported("[ within [...]");
             FB_TRY(copy(t, (size_t)(end - t->at) + 2));
         } else if (t->at[0] == '\\') {
@@ -234,24 +269,72 @@ static fb_status translate_class(translator *t) {
     return copy(t, 1);
 }
 
+/* What the letters between (? and : or ) switch. */
+typedef struct switches {
+    bool fold, dot_all; /* i, and m, which PCRE2 calls s */
+    bool no_dot_all;
+    const char *end; /* the : or ), NULL when these are no switches */
+} switches;
+
+static switches read_switches(const translator *t) {
+    switches s = {.fold = t->fold};
+    bool on = true;
+    const char *at = t->at + 2;
+    for (; *at != '\0' && strchr("im-", *at); at++) {
+        if (*at == '-')
+            on = false;
+        else if (*at == 'i')
+            s.fold = on;
+        else
+            *(on ? &s.dot_all : &s.no_dot_all) = true;
+    }
+    s.end = at > t->at + 2 && (*at == ':' || *at == ')') ? at : NULL;
+    return s;
+}
+
+/* (?i:...) is a group. (?i) holds to the end of the group it is in, with all its alternatives: in
+ * Oniguruma it is a group, too. */
+static fb_status open_switches(translator *t, const switches *s) {
+    if (*s->end == ')')
+        t->groups[t->depth].switches++;
+    else
+        t->groups[++t->depth] = (group){.fold = t->fold};
+    t->fold = s->fold;
+    t->at = s->end + 1;
+    FB_TRY(put(t, s->dot_all ? "(?s" : "(?"));
+    FB_TRY(put(t, s->fold ? "i" : ""));
+    FB_TRY(put(t, !s->fold || s->no_dot_all ? "-" : ""));
+    FB_TRY(put(t, s->fold ? "" : "i"));
+    return put(t, s->no_dot_all ? "s:" : ":");
+}
+
 static fb_status open_group(translator *t) {
     if (t->at[1] == '*')
         return unsupported("(* verbs");
     if (t->depth == MAX_GROUPS)
         return unsupported("groups are nested too deeply");
-    t->saved_fold[t->depth++] = t->fold;
-    if (strncmp(t->at, "(?i:", 4) == 0) {
-        t->fold = true;
-        t->at += 4;
-        return put(t, "(?:");
+    if (t->at[1] == '?') {
+        switches s = read_switches(t);
+        if (s.end)
+            return open_switches(t, &s);
+        if (t->at[2] == '\0' || !strchr(":=!><", t->at[2]))
+            return unsupported("a group of this kind");
     }
+    t->groups[++t->depth] = (group){.fold = t->fold};
     return copy(t, t->at[1] == '?' ? 2 : 1);
+}
+
+static fb_status end_switches(translator *t) {
+    for (; t->groups[t->depth].switches > 0; t->groups[t->depth].switches--)
+        FB_TRY(put(t, ")"));
+    return FB_OK;
 }
 
 static fb_status close_group(translator *t) {
     if (t->depth == 0)
         return unsupported(") without (");
-    t->fold = t->saved_fold[--t->depth];
+    FB_TRY(end_switches(t));
+    t->fold = t->groups[t->depth--].fold;
     return copy(t, 1);
 }
 
@@ -276,12 +359,11 @@ static fb_status translate_brace(translator *t) {
 }
 
 static fb_status translate_literal(translator *t) {
-    char c = t->at[0];
-    if (!t->fold || !is_ascii_letter(c))
+    fb_utf8_step step = step_at(t->at);
+    if (strchr(".^$|*+?", t->at[0]))
         return copy(t, 1);
-    t->at++;
-    char text[5] = {'[', c, (char)(c ^ 0x20), ']', '\0'};
-    return put(t, text);
+    FB_TRY(check_literal(t, step.code_point, t->at + step.size));
+    return copy(t, step.size);
 }
 
 static fb_status translate_one(translator *t) {
@@ -303,7 +385,10 @@ static fb_status translate_one(translator *t) {
 
 fb_status fb_regex_translate(fb_buffer *buffer, const char *pattern) {
     translator t = {.out = buffer, .at = pattern};
-    while (*t.at != '\0')
+    fb_fold_pairs_init(&t.pairs);
+    for (; *t.at != '\0'; t.previous = t.literal) {
+        t.literal = 0;
         FB_TRY(translate_one(&t));
-    return FB_OK;
+    }
+    return end_switches(&t);
 }

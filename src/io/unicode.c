@@ -185,3 +185,52 @@ fb_status fb_unicode_append_additions(fb_buffer *buffer, const char *category, s
     }
     return FB_OK;
 }
+
+/* All characters whose full folding is longer than one character are here. */
+static const struct {
+    uint32_t first, last;
+} long_foldings[] = {{0xdf, 0xdf},     {0x130, 0x130},  {0x149, 0x149}, {0x1f0, 0x1f0},
+                     {0x390, 0x390},   {0x3b0, 0x3b0},  {0x587, 0x587}, {0x1e96, 0x1e9e},
+                     {0x1f50, 0x1ffc}, {0xfb00, 0xfb17}};
+
+enum { MAX_FOLDING = 4 };
+
+/* The length of the full folding. */
+static size_t fold(uint32_t code_point, utf8proc_int32_t folded[MAX_FOLDING]) {
+    utf8proc_ssize_t count = utf8proc_decompose_char((utf8proc_int32_t)code_point, folded,
+                                                     MAX_FOLDING, UTF8PROC_CASEFOLD, NULL);
+    if (count < 1 || count > MAX_FOLDING)
+        folded[0] = (utf8proc_int32_t)code_point;
+    return count < 1 || count > MAX_FOLDING ? 1 : (size_t)count;
+}
+
+uint32_t fb_unicode_fold(uint32_t code_point) {
+    utf8proc_int32_t folded[MAX_FOLDING];
+    return fold(code_point, folded) == 1 ? (uint32_t)folded[0] : 0;
+}
+
+bool fb_unicode_folds_to_several(uint32_t first, uint32_t last) {
+    for (size_t i = 0; i < COUNT(long_foldings); i++)
+        for (uint32_t c = long_foldings[i].first; c <= long_foldings[i].last; c++)
+            if (c >= first && c <= last && fb_unicode_fold(c) == 0)
+                return true;
+    return false;
+}
+
+void fb_fold_pairs_init(fb_fold_pairs *pairs) {
+    utf8proc_int32_t folded[MAX_FOLDING];
+    pairs->count = 0;
+    for (size_t i = 0; i < COUNT(long_foldings); i++)
+        for (uint32_t c = long_foldings[i].first; c <= long_foldings[i].last; c++)
+            if (fold(c, folded) > 1 && pairs->count < COUNT(pairs->pairs)) {
+                pairs->pairs[pairs->count][0] = (uint32_t)folded[0];
+                pairs->pairs[pairs->count++][1] = (uint32_t)folded[1];
+            }
+}
+
+bool fb_fold_pairs_have(const fb_fold_pairs *pairs, uint32_t first, uint32_t second) {
+    for (size_t i = 0; i < pairs->count; i++)
+        if (pairs->pairs[i][0] == first && pairs->pairs[i][1] == second)
+            return true;
+    return false;
+}
