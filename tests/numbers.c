@@ -21,6 +21,10 @@ uint64_t test_seed(void) {
     return seed;
 }
 
+bool test_is_sample(void) {
+    return getenv("FLASHBLOCK_TEST_SAMPLE") != NULL;
+}
+
 random_stream random_named(uint32_t name) {
     return (random_stream){test_seed(), name, 0};
 }

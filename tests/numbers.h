@@ -3,11 +3,16 @@
 #ifndef FB_TESTS_NUMBERS_H
 #define FB_TESTS_NUMBERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* The seed of this run. The first call prints it. */
 uint64_t test_seed(void);
+
+/* Whether FLASHBLOCK_TEST_SAMPLE is set: a long test then runs a part of its cases. The complete
+ * run is a test of its own (tests/meson.build). */
+bool test_is_sample(void);
 
 /* A stream of random numbers, reproducible from the seed and its own name (a number). */
 typedef struct random_stream {

@@ -111,7 +111,7 @@ static fb_kv_cache *cached(const trial *t, fb_kv *kv) {
  * where they met). docs/contract.md C7. */
 Test(attend, one_answer_everywhere, .timeout = 900) {
     random_stream random = random_named(10);
-    for (int round = 0; round < 120; round++) {
+    for (int round = 0; round < (test_is_sample() ? 30 : 120); round++) {
         trial t = random_trial(&random);
         size_t rows = t.queries * t.heads;
         float *out = calloc(rows * t.dim, sizeof *out), *lse = calloc(rows, sizeof *lse);
@@ -160,7 +160,7 @@ Test(attend, threads_over_long_contexts) {
  * one by one. In some trials a mask, or a range that begins inside a group, prevents the former. */
 Test(attend, few_rows_over_many_chunks, .timeout = 900) {
     random_stream random = random_named(12);
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < (test_is_sample() ? 10 : 40); round++) {
         static const size_t dims[] = {16, 40, 64};
         size_t kv_heads = random_between(&random, 1, 2), group = random_between(&random, 1, 10);
         size_t queries = group < 4 ? random_between(&random, 1, 3) : 1, dim = dims[round % 3];
@@ -314,7 +314,7 @@ static void copy_pieces(const trial *t, const fb_range *pieces, size_t count, tr
 Test(attend, gathered_keys_are_a_copy_of_them, .timeout = 900) {
     random_stream random = random_named(70);
     static const size_t dims[] = {16, 24, 7, 64, 128};
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < (test_is_sample() ? 10 : 40); round++) {
         size_t kv_heads = random_between(&random, 1, 3), tokens = random_between(&random, 1, 3000);
         size_t heads = kv_heads * random_between(&random, 1, 4), dim = dims[round % 5];
         size_t queries = random_between(&random, 1, 9);
@@ -757,7 +757,7 @@ static fb_kv keys_as_values(const trial *t) {
  * storage, instruction set and number of threads. Asking for it changes nothing else. */
 Test(mean_key, is_the_output_whose_values_are_the_keys, .timeout = 900) {
     random_stream random = random_named(60);
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < (test_is_sample() ? 15 : 60); round++) {
         trial t = random_trial(&random);
         size_t rows = t.queries * t.heads, values = rows * t.dim;
         float *mean = calloc(values + 1, sizeof *mean), *out = calloc(values + 1, sizeof *out);

@@ -32,6 +32,11 @@ def case(function):
     return function
 
 
+def long_case(function):
+    """A case that a sample of the tests leaves out (tests/meson.build)."""
+    return function if os.environ.get("FLASHBLOCK_TEST_SAMPLE") else case(function)
+
+
 def run(*command):
     return subprocess.run(
         [*map(str, command)],
@@ -280,10 +285,10 @@ for peer in PEERS:
             check_peer(peer, *shape)
 
         check.__name__ = f"{peer}: {what}"
-        CASES.append(check)
+        long_case(check)
 
 
-@case
+@long_case
 def all_peers_leave_out_what_they_cannot_do():
     value = measured("attention", *TINY, *QUICK, "--context", 64, "--no-steps", "--peers",
                      "--dtype", "f16")
@@ -291,7 +296,7 @@ def all_peers_leave_out_what_they_cannot_do():
     expect("flashblock" in names and "openblas" not in names, names)
 
 
-@case
+@long_case
 def refresh_by_rows():
     value = measured("attention", *TINY, *QUICK, "--context", 300, "--row-refresh")
     rows = find(value, implementation="flashblock block, rows")
@@ -332,7 +337,7 @@ def video():
     expect_error(bench("video", "--calibration", "/no/such/file"), 1, "/no/such/file")
 
 
-@case
+@long_case
 def decoding_beyond_the_models_limit():
     value = measured("decode", "--model", f"{MODEL}/", "--context", "0,2k,100", "--tau", "0,2",
                      *QUICK)
@@ -347,7 +352,7 @@ def decoding_beyond_the_models_limit():
     find(value, name="decode-demo-model-b4-c100", implementation="flashblock, tau 2")
 
 
-@case
+@long_case
 def models_with_random_weights():
     with folder() as path:
         succeeded(run(sys.executable, SOURCE / "bench" / "random_model.py", path, "--like", "tiny"))
@@ -381,7 +386,7 @@ def tables():
         expect(word in text, f"{word!r} is not in {text!r}")
 
 
-@case
+@long_case
 def pictures():
     if not shutil.which("gnuplot"):
         raise Skipped("no gnuplot")

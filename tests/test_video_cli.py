@@ -7,6 +7,7 @@ more.
 """
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -31,6 +32,11 @@ class Skipped(Exception):
 def case(function):
     CASES.append(function)
     return function
+
+
+def long_case(function):
+    """A case that a sample of the tests leaves out (tests/meson.build)."""
+    return function if os.environ.get("FLASHBLOCK_TEST_SAMPLE") else case(function)
 
 
 def expect(condition, *what):
@@ -233,7 +239,7 @@ def files_of_clips():
         expect_equal(struct.unpack(">II", png[16:24]), expected, "size of the sheet")
 
 
-@case
+@long_case
 def the_same_pixels_everywhere():
     with folder() as where:
 
