@@ -99,6 +99,7 @@ static fb_status run_block(fb_decode_block *run) {
             data->refresh_rows[row] =
                 row >= script.first_row && row < script.first_row + script.num_rows;
         fb_forward forward = {
+            .struct_size = sizeof(fb_forward),
             .tokens = data->tokens,
             .num_tokens = data->block_size,
             .kv = data->kv,

@@ -88,8 +88,9 @@ int main(void) {
     const fb_selector_input input = {
         .queries = &queries, .kv = &kv, .context_length = KEYS, .density = 0.25};
     const fb_selector_ops ops = {.name = "by_mean_key", .select = by_mean_key};
-    const fb_selector_options options = fb_selector_defaults(1);
     fb_selector *mine, *sink_window, *quest;
+    fb_selector_options options;
+    fb_selector_options_init(&options), options.num_layers = 1;
     check(fb_selector_wrap(&ops, NULL, &mine));
     check(fb_selector_create("sink_window", &options, &sink_window));
     check(fb_selector_create("quest", &options, &quest));

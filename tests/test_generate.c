@@ -42,8 +42,13 @@ static void random_prompts(prompts *p, const size_t *lengths, size_t count, uint
     }
 }
 
+static const fb_generate_counts *counts_of(const fb_generation *generation) {
+    return fb_generation_stats(generation)->counts;
+}
+
 static fb_generate_options small_options(size_t tau) {
-    fb_generate_options options = fb_generate_options_default();
+    fb_generate_options options;
+    fb_generate_options_init(&options);
     options.reuse.tau = tau;
     options.max_tokens = 24;
     options.confidence_threshold = 0.5;
@@ -91,11 +96,12 @@ static void expect_dense(const char *name, fb_remasking remasking, double temper
         options.user = &hashes[tau];
         runs[tau] = generate(model, p.list, 3, &options);
     }
-    cr_assert_eq(runs[1]->counts.reuses, 0);
-    cr_assert_gt(runs[1]->counts.stores, 0);
-    cr_assert_eq(runs[0]->counts.stores, 0);
+    cr_assert_eq(counts_of(runs[1])->reuses, 0);
+    cr_assert_gt(counts_of(runs[1])->stores, 0);
+    cr_assert_eq(counts_of(runs[0])->stores, 0);
     for (size_t i = 0; i < 3; i++)
-        expect_same_results(name, &runs[0]->results[i], &runs[1]->results[i]);
+        expect_same_results(name, fb_generation_result(runs[0], i),
+                            fb_generation_result(runs[1], i));
     cr_assert_eq(hashes[0].hash, hashes[1].hash, "%s, %s: logits of tau 0 and tau 1 differ", name,
                  fb_remasking_name(remasking));
     fb_generation_destroy(runs[0]);
@@ -117,12 +123,13 @@ Test(generate, batch_does_not_change_decisions) {
     fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(3);
     fb_generation *together = generate(model, p.list, 3, &options);
-    cr_assert_gt(together->counts.reuses, 0);
+    cr_assert_gt(counts_of(together)->reuses, 0);
     for (size_t i = 0; i < 3; i++) {
         fb_generation *alone = generate(model, &p.list[i], 1, &options);
-        expect_same_results("alone", &together->results[i], &alone->results[0]);
-        cr_assert_eq(memcmp(&together->results[i].counts, &alone->results[0].counts,
-                            sizeof(fb_generate_counts)),
+        expect_same_results("alone", fb_generation_result(together, i),
+                            fb_generation_result(alone, 0));
+        cr_assert_eq(memcmp(fb_generation_result(together, i)->counts,
+                            fb_generation_result(alone, 0)->counts, sizeof(fb_generate_counts)),
                      0, "prompt %zu: counts", i);
         fb_generation_destroy(alone);
     }
@@ -142,10 +149,11 @@ Test(generate, rows_in_a_batch_and_rows_that_are_dense) {
         options.reuse.rows = true;
         options.reuse.correction = corrected;
         fb_generation *together = generate(model, p.list, 3, &options);
-        cr_assert_gt(together->counts.row_refreshes, 0);
+        cr_assert_gt(counts_of(together)->row_refreshes, 0);
         for (size_t i = 0; i < 3; i++) {
             fb_generation *alone = generate(model, &p.list[i], 1, &options);
-            expect_same_results("rows", &alone->results[0], &together->results[i]);
+            expect_same_results("rows", fb_generation_result(alone, 0),
+                                fb_generation_result(together, i));
             fb_generation_destroy(alone);
         }
         fb_generation_destroy(together);
@@ -154,9 +162,10 @@ Test(generate, rows_in_a_batch_and_rows_that_are_dense) {
         fb_generation *full = generate(model, p.list, 3, &options);
         options.reuse = (fb_reuse_policy){0};
         fb_generation *dense = generate(model, p.list, 3, &options);
-        cr_assert_eq(full->counts.external_rows, dense->counts.external_rows);
+        cr_assert_eq(counts_of(full)->external_rows, counts_of(dense)->external_rows);
         for (size_t i = 0; i < 3; i++)
-            expect_same_results("dense", &dense->results[i], &full->results[i]);
+            expect_same_results("dense", fb_generation_result(dense, i),
+                                fb_generation_result(full, i));
         fb_generation_destroy(full);
         fb_generation_destroy(dense);
     }
@@ -178,12 +187,14 @@ Test(generate, draws_depend_only_on_the_seed) {
         options.prefill_chunk = 5 * active;
         fb_generation *other = generate(model, p.list, 5, &options);
         for (size_t i = 0; i < 5; i++)
-            expect_same_results("other batch", &first->results[i], &other->results[i]);
+            expect_same_results("other batch", fb_generation_result(first, i),
+                                fb_generation_result(other, i));
         fb_generation_destroy(other);
     }
     options.seed++;
     fb_generation *other = generate(model, p.list, 5, &options);
-    cr_assert_neq(memcmp(first->results[0].tokens, other->results[0].tokens, 24 * sizeof(int32_t)),
+    cr_assert_neq(memcmp(fb_generation_result(first, 0)->tokens,
+                         fb_generation_result(other, 0)->tokens, 24 * sizeof(int32_t)),
                   0);
     fb_generation_destroy(other);
     fb_generation_destroy(first);
@@ -225,7 +236,7 @@ Test(generate, every_draw_has_its_own_number) {
     options.on_step = draw_again;
     options.user = &events;
     fb_generation *generation = generate(model, p.list, 2, &options);
-    cr_assert_eq(events, generation->counts.denoising_steps + generation->counts.commits);
+    cr_assert_eq(events, counts_of(generation)->denoising_steps + counts_of(generation)->commits);
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 }
@@ -267,12 +278,13 @@ Test(generate, engine_cuts_padding) {
     fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     fb_generation *paper = generate(model, p.list, 1, &options);
-    cr_assert_eq(paper->counts.prefill_tokens, 20);
+    cr_assert_eq(counts_of(paper)->prefill_tokens, 20);
     options.compat = FB_COMPAT_RELEASED;
     fb_generation *whole = generate(model, p.list, 1, &options);
     fb_generation *after = generate(model, &cut, 1, &options);
-    cr_assert_eq(whole->counts.prefill_tokens, 12);
-    expect_same_results("cut prompt", &whole->results[0], &after->results[0]);
+    cr_assert_eq(counts_of(whole)->prefill_tokens, 12);
+    expect_same_results("cut prompt", fb_generation_result(whole, 0),
+                        fb_generation_result(after, 0));
     fb_generation_destroy(paper);
     fb_generation_destroy(whole);
     fb_generation_destroy(after);
@@ -290,10 +302,10 @@ Test(generate, entropy_bound_is_obeyed) {
     options.remasking = FB_ENTROPY_BOUNDED;
     options.entropy_bound = 1e-9;
     fb_generation *slow = generate(model, p.list, 1, &options);
-    cr_assert_eq(slow->counts.denoising_steps, 24);
+    cr_assert_eq(counts_of(slow)->denoising_steps, 24);
     options.entropy_bound = 1e9;
     fb_generation *fast = generate(model, p.list, 1, &options);
-    cr_assert_eq(fast->counts.denoising_steps, 6);
+    cr_assert_eq(counts_of(fast)->denoising_steps, 6);
     fb_generation_destroy(slow);
     fb_generation_destroy(fast);
     fb_model_destroy(model);
@@ -340,13 +352,13 @@ Test(generate, prompts_of_every_length) {
             options.on_step = observe;
             options.user = &o;
             fb_generation *generation = generate(model, p.list, 1, &options);
-            const fb_generate_result *result = &generation->results[0];
+            const fb_generate_result *result = fb_generation_result(generation, 0);
             cr_assert_eq(result->num_tokens, max_tokens, "prompt of %zu: %zu tokens, not %zu",
                          length, result->num_tokens, max_tokens);
             cr_assert_eq(result->finish_reason, FB_FINISH_LENGTH);
             cr_assert_eq(o.new_tokens, max_tokens);
-            cr_assert_eq(result->counts.prefill_tokens, length - length % 4);
-            cr_assert_eq(o.reuses, result->counts.reuses);
+            cr_assert_eq(result->counts->prefill_tokens, length - length % 4);
+            cr_assert_eq(o.reuses, result->counts->reuses);
             cr_assert_eq(o.commits, (length % 4 + max_tokens + 3) / 4);
             fb_generation_destroy(generation);
         }
@@ -366,7 +378,7 @@ Test(generate, mask_token_in_the_prompt_is_not_denoised) {
     options.on_step = observe;
     options.user = &o;
     fb_generation *generation = generate(model, p.list, 1, &options);
-    cr_assert_eq(generation->counts.accepted_tokens, 25); /* 24, and one to fill the block */
+    cr_assert_eq(counts_of(generation)->accepted_tokens, 25); /* 24, and one to fill the block */
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 }
@@ -378,17 +390,17 @@ Test(generate, stops_at_a_stop_token) {
     fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     fb_generation *whole = generate(model, p.list, 1, &options);
-    int32_t stop = whole->results[0].tokens[9];
+    int32_t stop = fb_generation_result(whole, 0)->tokens[9];
     size_t first = 0;
-    while (whole->results[0].tokens[first] != stop)
+    while (fb_generation_result(whole, 0)->tokens[first] != stop)
         first++;
     options.stop_tokens = &stop;
     options.num_stop_tokens = 1;
     options.ignore_stop = false;
     fb_generation *stopped = generate(model, p.list, 1, &options);
-    cr_assert_eq(stopped->results[0].finish_reason, FB_FINISH_STOP);
-    cr_assert_eq(stopped->results[0].num_tokens, first + 1);
-    cr_assert_eq(stopped->results[0].tokens[first], stop);
+    cr_assert_eq(fb_generation_result(stopped, 0)->finish_reason, FB_FINISH_STOP);
+    cr_assert_eq(fb_generation_result(stopped, 0)->num_tokens, first + 1);
+    cr_assert_eq(fb_generation_result(stopped, 0)->tokens[first], stop);
     fb_generation_destroy(stopped);
     fb_generation_destroy(whole);
     fb_model_destroy(model);
@@ -410,11 +422,11 @@ Test(generate, cancelling_keeps_what_is_committed) {
         cr_assert_eq(o.events, stop_after);
         size_t tokens = 0;
         for (size_t i = 0; i < 4; i++) {
-            cr_assert_eq(generation->results[i].finish_reason, FB_FINISH_CANCELLED);
-            tokens += generation->results[i].num_tokens;
+            cr_assert_eq(fb_generation_result(generation, i)->finish_reason, FB_FINISH_CANCELLED);
+            tokens += fb_generation_result(generation, i)->num_tokens;
         }
         cr_assert_eq(tokens, o.new_tokens);
-        cr_assert_eq(generation->results[3].num_tokens, 0);
+        cr_assert_eq(fb_generation_result(generation, 3)->num_tokens, 0);
         fb_generation_destroy(generation);
     }
     fb_model_destroy(model);
@@ -449,19 +461,19 @@ Test(generate, ends_with_the_positions_of_the_model) {
     fb_generate_options options = small_options(2);
     options.kv_dtype = FB_BF16;
     fb_generation *generation = generate(model, p.list, 1, &options);
-    cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_CONTEXT);
-    cr_assert_eq(generation->results[0].num_tokens, 11);
+    cr_assert_eq(fb_generation_result(generation, 0)->finish_reason, FB_FINISH_CONTEXT);
+    cr_assert_eq(fb_generation_result(generation, 0)->num_tokens, 11);
     fb_generation_destroy(generation);
     options.max_tokens = 11;
     generation = generate(model, p.list, 1, &options);
-    cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_LENGTH);
+    cr_assert_eq(fb_generation_result(generation, 0)->finish_reason, FB_FINISH_LENGTH);
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 
     model = load_short(56); /* the block that the prompt begins just fits */
     generation = generate(model, p.list, 1, &options);
-    cr_assert_eq(generation->results[0].finish_reason, FB_FINISH_CONTEXT);
-    cr_assert_eq(generation->results[0].num_tokens, 3);
+    cr_assert_eq(fb_generation_result(generation, 0)->finish_reason, FB_FINISH_CONTEXT);
+    cr_assert_eq(fb_generation_result(generation, 0)->num_tokens, 3);
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 
@@ -478,13 +490,13 @@ Test(generate, counts_add_up) {
     fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(4);
     fb_generation *generation = generate(model, p.list, 3, &options);
-    const fb_generate_counts *sum = &generation->counts;
+    const fb_generate_counts *sum = counts_of(generation);
     fb_generate_counts parts = {0};
     for (size_t i = 0; i < 3; i++) {
-        const fb_generate_counts *counts = &generation->results[i].counts;
+        const fb_generate_counts *counts = fb_generation_result(generation, i)->counts;
         cr_assert_eq(counts->denoising_steps, counts->refreshes + counts->reuses);
         cr_assert_leq(counts->stores, counts->refreshes);
-        cr_assert_eq(counts->completion_tokens, generation->results[i].num_tokens);
+        cr_assert_eq(counts->completion_tokens, fb_generation_result(generation, i)->num_tokens);
         parts.denoising_steps += counts->denoising_steps;
         parts.commits += counts->commits;
         parts.prefill_tokens += counts->prefill_tokens;
@@ -495,12 +507,16 @@ Test(generate, counts_add_up) {
     cr_assert_eq(sum->prefill_tokens, parts.prefill_tokens);
     cr_assert_eq(sum->completion_tokens, 72);
     cr_assert_gt(sum->reuses, 0);
-    cr_assert_eq(generation->prefill_passes, 1);
-    cr_assert_geq(sum->denoising_steps + sum->commits, generation->decode_passes);
-    cr_assert_gt(generation->decode.attention, 0.0);
-    cr_assert_geq(generation->decode.total,
-                  generation->decode.attention + generation->decode.linear);
-    cr_assert_geq(generation->seconds, generation->prefill.total + generation->decode.total);
+    cr_assert_eq(fb_generation_stats(generation)->prefill_passes, 1);
+    cr_assert_geq(sum->denoising_steps + sum->commits,
+                  fb_generation_stats(generation)->decode_passes);
+    cr_assert_gt(fb_generation_stats(generation)->decode.attention, 0.0);
+    cr_assert_geq(fb_generation_stats(generation)->decode.total,
+                  fb_generation_stats(generation)->decode.attention +
+                      fb_generation_stats(generation)->decode.linear);
+    cr_assert_geq(fb_generation_stats(generation)->seconds,
+                  fb_generation_stats(generation)->prefill.total +
+                      fb_generation_stats(generation)->decode.total);
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 }
@@ -515,8 +531,8 @@ Test(generate, prompts_share_prefill_chunks) {
     options.max_tokens = 4;
     options.prefill_chunk = 11;
     fb_generation *generation = generate(model, p.list, 3, &options);
-    cr_assert_eq(generation->counts.prefill_tokens, 28);
-    cr_assert_eq(generation->prefill_passes, 4);
+    cr_assert_eq(counts_of(generation)->prefill_tokens, 28);
+    cr_assert_eq(fb_generation_stats(generation)->prefill_passes, 4);
     fb_generation_destroy(generation);
     fb_model_destroy(model);
 }
@@ -525,7 +541,7 @@ Test(generate, no_prompts_no_results) {
     fb_model *model = golden_model("model/m1");
     fb_generate_options options = small_options(2);
     fb_generation *generation = generate(model, NULL, 0, &options);
-    cr_assert_eq(generation->num_results, 0);
+    cr_assert_eq(fb_generation_num_results(generation), 0);
     fb_generation_destroy(generation);
     fb_generation_destroy(NULL);
     fb_model_destroy(model);
@@ -665,10 +681,11 @@ Test(generate, attention_is_shown_before_each_step) {
     options.on_step = watch_step;
     options.user = &seen;
     fb_generation *watched = generate(model, p.list, 3, &options);
-    cr_assert_eq(seen.passes, watched->counts.denoising_steps + watched->counts.commits);
-    cr_assert_gt(watched->counts.reuses, 0);
+    cr_assert_eq(seen.passes, counts_of(watched)->denoising_steps + counts_of(watched)->commits);
+    cr_assert_gt(counts_of(watched)->reuses, 0);
     for (size_t i = 0; i < 3; i++)
-        expect_same_results("watched", &watched->results[i], &plain->results[i]);
+        expect_same_results("watched", fb_generation_result(watched, i),
+                            fb_generation_result(plain, i));
     fb_generation_destroy(plain);
     fb_generation_destroy(watched);
     fb_model_destroy(model);

@@ -77,6 +77,26 @@ man_page() {
     [ -n "$page" ] && grep -q '^\.SH "flashblock generate"$' "$page"
 }
 
+# shorten HEADER STRUCT FROM: takes the members from the line that has FROM out of a struct.
+shorten() {
+    sed -i "/$3/,/^} $2;/{/^} $2;/!d}" "$1"
+}
+
+# A program runs that was compiled when three structs had fewer members than the library knows.
+older_program() {
+    include=$(dirname "$(find "$root" -path '*/include/flashblock' -not -path "$root/older/*")")
+    mkdir -p "$root/older" && cp -r "$include/flashblock" "$root/older/"
+    shorten "$root/older/flashblock/reuse.h" fb_block_call 'Experimental\. \*\/'
+    shorten "$root/older/flashblock/model.h" fb_forward 'Called after each layer'
+    shorten "$root/older/flashblock/generate.h" fb_generate_options 'Called for every layer'
+    build "$source/tests/older_program.c" older_program flashblock-lm "$@" "-I$root/older" &&
+        build "$source/tests/older_program.c" present_program flashblock-lm "$@" &&
+        LD_LIBRARY_PATH="$libdir" "$root/older_program" "$source/golden/demo-model" >"$root/older_sizes" &&
+        LD_LIBRARY_PATH="$libdir" "$root/present_program" "$source/golden/demo-model" >"$root/sizes" &&
+        paste -d ' ' "$root/older_sizes" "$root/sizes" | tee /dev/stderr |
+        awk '{ exit !($1 < $4 && $2 < $5 && $3 < $6) }'
+}
+
 needs_only_the_core() {
     readelf -d "$root/core" | grep -q 'NEEDED.*libflashblock\.so\.0' &&
         ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|jansson|pcre|utf8proc'
@@ -87,7 +107,7 @@ judge() {
     build "$source/tests/oracle_consumer.c" "$@" && LD_LIBRARY_PATH="$libdir" "$root/$1"
 }
 
-echo 1..11
+echo 1..12
 name="meson install"
 result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
@@ -106,6 +126,8 @@ name="a program with libflashblock-lm"
 result consumer lm flashblock-lm "$@"
 name="a program with libflashblock-oracle"
 result judge judge flashblock-oracle "$@" -Wall -Wextra -Werror
+name="a program that was compiled against older headers"
+result older_program "$@"
 name="the example of the README"
 result example "$@"
 name="the commands of the README"

@@ -56,8 +56,11 @@ static batch run_batch(fb_model *model, size_t first_name, size_t count, fb_reus
         size_t num_tokens = PROMPT + BLOCK * (first_name + i);
         for (size_t t = 0; t < num_tokens; t++)
             tokens[i][t] = token_of(&b, first_name + i, t);
-        forwards[i] = (fb_forward){
-            .tokens = tokens[i], .num_tokens = num_tokens, .kv = b.kv[i], .prefill_block = BLOCK};
+        forwards[i] = (fb_forward){.struct_size = sizeof(fb_forward),
+                                   .tokens = tokens[i],
+                                   .num_tokens = num_tokens,
+                                   .kv = b.kv[i],
+                                   .prefill_block = BLOCK};
     }
     EXPECT_OK(fb_model_forward(model, forwards, count, NULL));
     for (size_t i = 0; i < count; i++) {
@@ -159,7 +162,10 @@ Test(model, logits_of_some_sequences) {
     for (size_t mask = 1; mask < 8; mask++) {
         for (size_t i = 0; i < 3; i++) {
             memset(logits[i], 0, count * sizeof *logits[i]);
-            forwards[i] = (fb_forward){.tokens = tokens, .num_tokens = BLOCK, .kv = b.kv[i]};
+            forwards[i] = (fb_forward){.struct_size = sizeof(fb_forward),
+                                       .tokens = tokens,
+                                       .num_tokens = BLOCK,
+                                       .kv = b.kv[i]};
             forwards[i].action = FB_REFRESH_ONLY;
             forwards[i].logits = mask & (1u << i) ? logits[i] : NULL;
         }
@@ -191,13 +197,20 @@ Test(model, prefill_in_chunks) {
     float *whole = floats(PROMPT * vocab), *chunks = floats(PROMPT * vocab);
     fb_kv_cache *kv = NULL;
     EXPECT_OK(fb_model_new_kv_cache(model, FB_F32, &kv));
-    fb_forward all = {.tokens = tokens, .num_tokens = PROMPT, .kv = kv, .prefill_block = BLOCK};
+    fb_forward all = {.struct_size = sizeof(fb_forward),
+                      .tokens = tokens,
+                      .num_tokens = PROMPT,
+                      .kv = kv,
+                      .prefill_block = BLOCK};
     all.logits = whole;
     EXPECT_OK(fb_model_forward(model, &all, 1, NULL));
     for (size_t done = 0, size = BLOCK; done < PROMPT; done += size) {
         size = done % 3 ? 2 * BLOCK : BLOCK;
         size = size < PROMPT - done ? size : PROMPT - done;
-        fb_forward chunk = {.tokens = tokens + done, .num_tokens = size, .kv = kv};
+        fb_forward chunk = {.struct_size = sizeof(fb_forward),
+                            .tokens = tokens + done,
+                            .num_tokens = size,
+                            .kv = kv};
         chunk.prefill_block = BLOCK;
         chunk.logits = chunks + done * vocab;
         EXPECT_OK(fb_model_forward(model, &chunk, 1, NULL));
@@ -215,7 +228,8 @@ Test(model, times_add_up) {
     fb_model *model = load(tiny_model_write(&tiny_model_large));
     batch b = run_batch(model, 0, 1, FB_REFRESH_ONLY);
     int32_t tokens[BLOCK] = {1, 2, 3, 4};
-    fb_forward forward = {.tokens = tokens, .num_tokens = BLOCK, .kv = b.kv[0]};
+    fb_forward forward = {
+        .struct_size = sizeof(fb_forward), .tokens = tokens, .num_tokens = BLOCK, .kv = b.kv[0]};
     forward.action = FB_REFRESH_ONLY;
     fb_forward_times times = {1.0, 2.0, 3.0};
     EXPECT_OK(fb_model_forward(model, &forward, 1, &times));
@@ -246,7 +260,11 @@ Test(model, bad_arguments) {
     int32_t tokens[BLOCK] = {1, 2, 3, 4}, high[2] = {1, (int32_t)vocab}, low[2] = {1, -1};
     float *logits = floats(BLOCK * vocab);
     logits[0] = 42.0f;
-    fb_forward good = {.tokens = tokens, .num_tokens = BLOCK, .kv = b.kv[0], .logits = logits};
+    fb_forward good = {.struct_size = sizeof(fb_forward),
+                       .tokens = tokens,
+                       .num_tokens = BLOCK,
+                       .kv = b.kv[0],
+                       .logits = logits};
     good.action = FB_REFRESH_ONLY;
     fb_forward f = good;
     expect_failure(NULL, &f, 1, FB_ERROR_ARGUMENT, "model is NULL");
@@ -287,7 +305,11 @@ Test(model, stale_parts_and_foreign_caches) {
     fb_model *model = load(tiny_model_write(&tiny_model_small));
     batch b = run_batch(model, 0, 1, FB_REUSE);
     int32_t tokens[BLOCK] = {1, 2, 3, 4};
-    fb_forward f = {.tokens = tokens, .num_tokens = BLOCK, .kv = b.kv[0], .parts = b.parts[0]};
+    fb_forward f = {.struct_size = sizeof(fb_forward),
+                    .tokens = tokens,
+                    .num_tokens = BLOCK,
+                    .kv = b.kv[0],
+                    .parts = b.parts[0]};
     f.action = FB_REUSE;
     EXPECT_OK(fb_model_forward(model, &f, 1, NULL));
     EXPECT_OK(fb_kv_cache_commit(b.kv[0], BLOCK));

@@ -289,7 +289,11 @@ static float *logits_of(const tiny_model *tiny) {
     cr_assert_not_null(logits);
     fb_kv_cache *kv = NULL;
     EXPECT_OK(fb_model_new_kv_cache(model, FB_F32, &kv));
-    fb_forward forward = {.tokens = tokens, .num_tokens = 8, .kv = kv, .prefill_block = 4};
+    fb_forward forward = {.struct_size = sizeof(fb_forward),
+                          .tokens = tokens,
+                          .num_tokens = 8,
+                          .kv = kv,
+                          .prefill_block = 4};
     forward.logits = logits;
     EXPECT_OK(fb_model_forward(model, &forward, 1, NULL));
     fb_kv_cache_destroy(kv);

@@ -68,7 +68,9 @@ static fb_selector_input input_of(const problem *p, double density) {
 }
 
 static fb_selector_options options_of(const sizes *n) {
-    fb_selector_options options = fb_selector_defaults(2);
+    fb_selector_options options;
+    fb_selector_options_init(&options);
+    options.num_layers = 2;
     options.block_keys = n->block_keys;
     options.cluster_window = 48;
     options.cluster_keys = 5;
@@ -281,7 +283,9 @@ Test(selector, find_planted_keys) {
             for (size_t i = 0; i < 64; i += 2)
                 plant(&p, 3 * 64 + i, 0, 1.0f), plant(&p, 8 * 64 + i, 1, 1.0f);
         }
-        fb_selector_options options = fb_selector_defaults(1);
+        fb_selector_options options;
+        fb_selector_options_init(&options);
+        options.num_layers = 1;
         options.sink_blocks = options.local_blocks = 0;
         fb_selector_input input = input_of(&p, 0.2);
         select_once(names[name], &options, &input, &selection);
@@ -504,7 +508,9 @@ Test(selector, sparsed_scalings_differ) {
                                .prompt_length = KEYS,
                                .denoising_step = 1,
                                .density = 0.25};
-    fb_selector_options options = fb_selector_defaults(1);
+    fb_selector_options options;
+    fb_selector_options_init(&options);
+    options.num_layers = 1;
     options.block_keys = 16;
     select_once("sparsed", &options, &input, &paper);
     options.sparsed_scaling = FB_SPARSED_BY_NUM_HEADS;
@@ -566,7 +572,9 @@ Test(selector, given_lists) {
     }
     random_stream random = random_named(724);
     problem p = problem_new(&random, (sizes){1, 2, 2, 8, 64, 64, 64});
-    fb_selector_options options = fb_selector_defaults(2);
+    fb_selector_options options;
+    fb_selector_options_init(&options);
+    options.num_layers = 2;
     options.given = lists, options.num_given = 2;
     fb_selector *given = selector_new("given", &options);
     fb_selection_release(&lists[0]); /* they were copied */
@@ -834,7 +842,9 @@ Test(selector, of_the_callers_own) {
 
 Test(selector, creation_names_what_is_wrong) {
     fb_selector *selector = NULL;
-    fb_selector_options options = fb_selector_defaults(2);
+    fb_selector_options options;
+    fb_selector_options_init(&options);
+    options.num_layers = 2;
     cr_assert_eq(fb_selector_create("quests", &options, &selector), FB_ERROR_ARGUMENT);
     expect_message("quests");
     cr_assert_eq(fb_selector_create(NULL, &options, &selector), FB_ERROR_ARGUMENT);
@@ -853,8 +863,10 @@ Test(selector, creation_names_what_is_wrong) {
         const char *message;
         fb_selector_options options;
     } wrong[10];
-    for (size_t i = 0; i < 10; i++)
-        wrong[i].options = fb_selector_defaults(2);
+    for (size_t i = 0; i < 10; i++) {
+        fb_selector_options_init(&wrong[i].options);
+        wrong[i].options.num_layers = 2;
+    }
     wrong[0].message = "block_keys is 20", wrong[0].options.block_keys = 20;
     wrong[1].message = "block_keys is 0", wrong[1].options.block_keys = 0;
     wrong[2].message = "num_layers is 0", wrong[2].options.num_layers = 0;
@@ -937,7 +949,9 @@ Test(selector, names) {
     size_t count = 0;
     fb_selection list = {0};
     OK(fb_selection_begin(&list, 16, 16, 1));
-    fb_selector_options options = fb_selector_defaults(1);
+    fb_selector_options options;
+    fb_selector_options_init(&options);
+    options.num_layers = 1;
     options.given = &list, options.num_given = 1;
     for (; fb_selector_known_name(count); count++) {
         fb_selector *selector = selector_new(fb_selector_known_name(count), &options);

@@ -317,7 +317,8 @@ static fb_status run_step(const bench *b, fb_sparse *sparse, size_t step, fb_reu
 Test(sparse, a_changed_selection_refreshes) {
     random_stream random = random_named(85);
     bench b = bench_new(&random, 400, FB_F32);
-    fb_sparse_options options = fb_sparse_options_default();
+    fb_sparse_options options;
+    fb_sparse_options_init(&options);
     options.selector = "sink_window";
     options.choosing.block_keys = 16;
     options.density = 0.25;
@@ -361,7 +362,8 @@ Test(sparse, a_changed_selection_refreshes) {
 Test(sparse, a_refresh_selects_for_the_reuses_after_it) {
     random_stream random = random_named(87);
     bench b = bench_new(&random, 400, FB_F32);
-    fb_sparse_options options = fb_sparse_options_default();
+    fb_sparse_options options;
+    fb_sparse_options_init(&options);
     options.selector = "sparsed";
     options.choosing.block_keys = 16;
     outcome o, dense;
@@ -389,7 +391,8 @@ Test(sparse, a_refresh_selects_for_the_reuses_after_it) {
 Test(sparse, selecting_at_every_step_follows_the_queries) {
     random_stream random = random_named(88);
     bench b = bench_new(&random, 600, FB_F32);
-    fb_sparse_options options = fb_sparse_options_default();
+    fb_sparse_options options;
+    fb_sparse_options_init(&options);
     options.selector = "quest";
     options.choosing.block_keys = 16;
     options.residual = FB_RESIDUAL_CACHED;
@@ -415,7 +418,8 @@ Test(sparse, selecting_at_every_step_follows_the_queries) {
 Test(sparse, densities_that_round_to_nothing_and_to_everything) {
     random_stream random = random_named(86);
     bench b = bench_new(&random, 100, FB_F32); /* 7 blocks of 16 */
-    fb_sparse_options options = fb_sparse_options_default();
+    fb_sparse_options options;
+    fb_sparse_options_init(&options);
     options.selector = "sink_window";
     options.choosing.block_keys = 16;
     options.residual = FB_RESIDUAL_CACHED;
@@ -439,7 +443,8 @@ Test(sparse, densities_that_round_to_nothing_and_to_everything) {
 }
 
 Test(sparse, options_out_of_range) {
-    fb_sparse_options options = fb_sparse_options_default();
+    fb_sparse_options options;
+    fb_sparse_options_init(&options);
     fb_sparse *sparse = NULL;
     cr_assert_eq(fb_sparse_create(&options, 1, 4, 2, 8, &sparse), FB_ERROR_ARGUMENT, "no selector");
     options.selector = "nonesuch";

@@ -345,7 +345,11 @@ static void observe_step(fb_calibration *c, size_t layer, size_t step, fb_head_c
 }
 
 static fb_calibration *calibration_new(double lse_threshold) {
-    fb_calibration_config config = fb_calibration_config_default(2, 3, 3);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = 2;
+    config.num_heads = 3;
+    config.num_steps = 3;
     config.lse_threshold = lse_threshold;
     fb_calibration *c = NULL;
     cr_assert_eq(fb_calibration_create(&config, &c), FB_OK, "%s", fb_error_message());
@@ -375,7 +379,11 @@ Test(calibration, compares_with_what_reuse_would_hold) {
 }
 
 Test(calibration, released_rounds_lses_to_bf16) {
-    fb_calibration_config config = fb_calibration_config_default(1, 1, 2);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = 1;
+    config.num_steps = 2;
     for (fb_compat compat = FB_COMPAT_PAPER; compat <= FB_COMPAT_RELEASED; compat++) {
         fb_calibration *c = NULL;
         config.compat = compat;
@@ -415,17 +423,30 @@ Test(calibration, what_is_loaded_is_what_was_saved) {
 
 Test(calibration, thresholds_are_checked) {
     fb_calibration *c = NULL;
-    fb_calibration_config config = fb_calibration_config_default(1, 1, 5);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = 1;
+    config.num_steps = 5;
     config.similarity_threshold = 1.5;
     cr_expect_eq(fb_calibration_create(&config, &c), FB_ERROR_ARGUMENT);
-    config = fb_calibration_config_default(1, 1, 5);
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = 1;
+    config.num_steps = 5;
     config.step_thresholds[3] = -2.0;
     cr_expect_eq(fb_calibration_create(&config, &c), FB_ERROR_ARGUMENT);
     cr_expect(strstr(fb_error_message(), "step 3"), "%s", fb_error_message());
-    config = fb_calibration_config_default(1, 1, 5);
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = 1;
+    config.num_steps = 5;
     config.lse_threshold = -0.1;
     cr_expect_eq(fb_calibration_create(&config, &c), FB_ERROR_ARGUMENT);
-    config = fb_calibration_config_default(1, 1, 1);
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = 1;
+    config.num_steps = 1;
     cr_expect_eq(fb_calibration_create(&config, &c), FB_ERROR_ARGUMENT);
     cr_expect_null(c);
 }

@@ -52,7 +52,8 @@ static void studio_free(studio *s) {
 }
 
 static void generate(studio *s, size_t clip, size_t count, size_t frames, fb_video_stats *stats) {
-    fb_video_options options = fb_video_options_default();
+    fb_video_options options;
+    fb_video_options_init(&options);
     options.num_frames = frames;
     cr_assert_eq(fb_video_generate(s->model, s->clips + clip, count, &options, stats), FB_OK, "%s",
                  fb_error_message());
@@ -125,8 +126,11 @@ Test(video, forward_says_what_is_wrong) {
     cr_expect(strstr(fb_error_message(), "share"), "%s", fb_error_message());
 
     fb_calibration *calibration = NULL;
-    fb_calibration_config of =
-        fb_calibration_config_default(s.config->num_layers, s.config->num_heads, 4);
+    fb_calibration_config of;
+    fb_calibration_config_init(&of);
+    of.num_layers = s.config->num_layers;
+    of.num_heads = s.config->num_heads;
+    of.num_steps = 4;
     cr_assert_eq(fb_calibration_create(&of, &calibration), FB_OK);
     fb_video_plan plan = {.calibration = calibration};
     cr_expect_eq(fb_video_forward(s.model, &right, 1, &plan, NULL), FB_ERROR_ARGUMENT);

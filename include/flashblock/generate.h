@@ -7,12 +7,13 @@
  * commit, writes the finished block's keys and values, and the next block follows. (The paper's
  * engine: LLMEngine.generate_streaming and Scheduler.)
  *
- *     fb_generate_options options = fb_generate_options_default();
+ *     fb_generate_options options;
+ *     fb_generate_options_init(&options);
  *     fb_prompt prompt = {ids, num_ids};
  *     fb_generation *generation;
  *     if (fb_generate(model, &prompt, 1, &options, &generation) != FB_OK)
  *         ... fb_error_message() ...
- *     ... generation->results[0].tokens ...
+ *     ... fb_generation_result(generation, 0)->tokens ...
  *     fb_generation_destroy(generation);
  *
  * Everything here is token ids; tokenizer.h has the text.
@@ -20,7 +21,6 @@
 #ifndef FLASHBLOCK_GENERATE_H
 #define FLASHBLOCK_GENERATE_H
 
-#include <flashblock/experimental/sparse.h>
 #include <flashblock/kv_cache.h>
 #include <flashblock/model.h>
 #include <flashblock/reuse.h>
@@ -34,6 +34,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct fb_sparse;         /* experimental/sparse.h */
+struct fb_sparse_options; /* experimental/sparse.h */
 
 /* Which masked positions keep the token proposed for them. The step's budget is block_size /
  * denoising_steps, one more in the first block_size % denoising_steps steps.
@@ -89,18 +92,18 @@ typedef struct fb_step_event {
     size_t external_rows; /* rows whose block-external part this pass computed */
 
     size_t block_size;
-    const int32_t *before;      /* [block_size], mask tokens where still masked */
-    const int32_t *after;       /* [block_size]; after a commit the same as before */
-    const bool *masked_before;  /* [block_size] */
-    const bool *masked_after;   /* [block_size] */
-    const bool *accepted;       /* [block_size] */
-    const int32_t *proposed;    /* [block_size] sampled tokens; NULL at a commit */
-    const float *confidence;    /* [block_size] their probabilities; NULL at a commit */
-    const float *logits;        /* [block_size, vocab_size]; NULL at a commit */
-    const fb_kv_cache *kv;      /* the sequence's, after the pass */
-    const fb_part_cache *parts; /* its block-external cache; NULL when tau is 0 or keys are
-                                   selected */
-    const fb_sparse *sparse;    /* its sparse attention; NULL where every key is attended */
+    const int32_t *before;          /* [block_size], mask tokens where still masked */
+    const int32_t *after;           /* [block_size]; after a commit the same as before */
+    const bool *masked_before;      /* [block_size] */
+    const bool *masked_after;       /* [block_size] */
+    const bool *accepted;           /* [block_size] */
+    const int32_t *proposed;        /* [block_size] sampled tokens; NULL at a commit */
+    const float *confidence;        /* [block_size] their probabilities; NULL at a commit */
+    const float *logits;            /* [block_size, vocab_size]; NULL at a commit */
+    const fb_kv_cache *kv;          /* the sequence's, after the pass */
+    const fb_part_cache *parts;     /* its block-external cache; NULL when tau is 0 or keys are
+                                       selected */
+    const struct fb_sparse *sparse; /* its sparse attention; NULL where every key is attended */
 
     const int32_t *completion; /* [num_completion] committed tokens after the prompt */
     size_t num_completion;
@@ -121,8 +124,10 @@ typedef struct fb_generate_attention_event {
     const fb_attention_event *attention; /* layer, queries, KV cache, action, parts, result */
 } fb_generate_attention_event;
 
-/* Start from fb_generate_options_default(). "0: ..." says what zero stands for. */
+/* Begin with fb_generate_options_init, which sets struct_size and the defaults: the struct can
+ * grow. "0: ..." says what zero stands for. */
 typedef struct fb_generate_options {
+    size_t struct_size;
     size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */
     size_t block_size;      /* 0 (default): the model's; 4, as in the paper, if it names none */
     size_t denoising_steps; /* per block; 0 (default): block_size. With more than block_size (the
@@ -131,14 +136,15 @@ typedef struct fb_generate_options {
                                FB_COMPAT_RELEASED can reach */
     fb_reuse_policy reuse;  /* default tau 2 (the paper's evaluation script); 0: dense */
     fb_compat compat;       /* default FB_COMPAT_PAPER, see below */
-    const fb_sparse_options *sparse; /* borrowed; NULL (default): every key is attended. Otherwise a
-                                        denoising step or commit attends to what a selector chooses
-                                        (prefill to everything); `reuse` is the cached residual's,
-                                        and tau is 0 where there is none. FB_COMPAT_PAPER only */
-    bool overwrite_decided;          /* FB_COMPAT_RELEASED only: the engine's code path on the GPU
-                                        (TRADO_GPU_POST_SCHED_OPS) or with differing sampling parameters,
-                                        where a budget above the number of masks overwrites decided tokens,
-                                        those of the prompt included. Default false */
+    const struct fb_sparse_options
+        *sparse;            /* borrowed; NULL (default): every key is attended. Otherwise a
+                        denoising step or commit attends to what a selector chooses
+                        (prefill to everything); `reuse` is the cached residual's,
+                        and tau is 0 where there is none. FB_COMPAT_PAPER only */
+    bool overwrite_decided; /* FB_COMPAT_RELEASED only: the engine's code path on the GPU
+                               (TRADO_GPU_POST_SCHED_OPS) or with differing sampling parameters,
+                               where a budget above the number of masks overwrites decided tokens,
+                               those of the prompt included. Default false */
 
     fb_remasking remasking;      /* default low_confidence_dynamic */
     double confidence_threshold; /* default 0.9; exceeded, not reached */
@@ -186,7 +192,10 @@ typedef struct fb_generate_options {
  *   - a stop token right behind the max_tokens-th token, in its block, is still appended;
  *   - a new sequence finds in its block-external cache what the slot's previous one left. */
 
-FB_API fb_generate_options fb_generate_options_default(void);
+FB_API void fb_generate_options_init_sized(fb_generate_options *options, size_t size);
+static inline void fb_generate_options_init(fb_generate_options *options) {
+    fb_generate_options_init_sized(options, sizeof *options);
+}
 
 /* Counts of one sequence, or sums over all. */
 typedef struct fb_generate_counts {
@@ -203,25 +212,37 @@ typedef struct fb_generate_counts {
                              layer, for all heads) */
 } fb_generate_counts;
 
+/* The results, for reading through pointers that the functions below give: these structs can grow
+ * at their ends. Everything belongs to the generation. */
+typedef struct fb_generation fb_generation;
+
+/* What was written after one prompt. */
 typedef struct fb_generate_result {
-    int32_t *tokens;      /* [num_tokens] the completion, a stop token included */
-    int32_t *unmask_step; /* [num_tokens] the step of the sequence, from 1, that accepted it; 0:
-                             none did (a committed mask, FB_COMPAT_RELEASED only) */
+    const int32_t *tokens;      /* [num_tokens] the completion, a stop token included */
+    const int32_t *unmask_step; /* [num_tokens] the step of the sequence, from 1, that accepted it;
+                                   0: none did (a committed mask, FB_COMPAT_RELEASED only) */
     size_t num_tokens;
     fb_finish_reason finish_reason;
-    fb_generate_counts counts;
+    const fb_generate_counts *counts;
 } fb_generate_result;
 
-typedef struct fb_generation {
-    fb_generate_result *results; /* [num_results], in the order of the prompts */
-    size_t num_results;
-    fb_generate_counts counts; /* over all sequences */
-    size_t prefill_passes;     /* calls of fb_model_forward, each for a batch */
+/* Sums over all prompts. */
+typedef struct fb_generate_stats {
+    const fb_generate_counts *counts;
+    size_t prefill_passes; /* calls of fb_model_forward, each for a batch */
     size_t decode_passes;
-    fb_sparse_counts sparse;          /* zero where every key is attended */
     fb_forward_times prefill, decode; /* seconds inside fb_model_forward */
     double seconds;                   /* of the whole call */
-} fb_generation;
+} fb_generate_stats;
+
+/* As many as there were prompts. */
+FB_API size_t fb_generation_num_results(const fb_generation *generation);
+
+/* The result of prompt number `index`, from 0; NULL for a number that no prompt has. */
+FB_API const fb_generate_result *fb_generation_result(const fb_generation *generation,
+                                                      size_t index);
+
+FB_API const fb_generate_stats *fb_generation_stats(const fb_generation *generation);
 
 /* Generates after every prompt. Prompts wait for one of max_active slots; prefill goes before
  * denoising, as in the engine; each sequence has its own KV cache, block-external cache and reuse

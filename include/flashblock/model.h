@@ -78,7 +78,7 @@ FB_API size_t fb_model_num_parameters(const fb_model *model);
 FB_API size_t fb_model_num_bytes(const fb_model *model);
 
 /* One layer's attention of one sequence's block, as an observer sees it, right after
- * fb_block_attend or fb_sparse_block_attend. Pointers are valid during the call; nothing may be
+ * fb_block_attend. Pointers are valid during the call; nothing may be
  * changed. */
 typedef struct fb_attention_event {
     size_t sequence; /* index in the call's `sequences` */
@@ -90,8 +90,11 @@ typedef struct fb_attention_event {
     const fb_part *result;      /* what goes on to o_proj: rows as in queries */
 } fb_attention_event;
 
-/* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. */
+/* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. The struct
+ * can grow: begin with fb_forward_init, which sets struct_size and makes everything else 0 and
+ * NULL. */
 typedef struct fb_forward {
+    size_t struct_size;
     const int32_t *tokens; /* [num_tokens], each in [0, vocab_size) */
     size_t num_tokens;     /* at least 1 */
     fb_kv_cache *kv;       /* keys and values are written at length .. length + num_tokens - 1;
@@ -100,33 +103,39 @@ typedef struct fb_forward {
                               else a prefill under the block-causal mask of that block size, of
                               which the cache's length must be a multiple */
     fb_reuse_action action;
-    const bool
-        *refresh_rows; /* [num_tokens] FB_REFRESH_ROWS, see fb_block_attend_rows; else NULL */
     fb_compat compat;
-    fb_part_cache *parts;     /* see fb_block_attend; not looked at with `sparse` */
-    struct fb_sparse *sparse; /* NULL: every key is attended. Otherwise fb_sparse_block_attend
-                          instead of fb_block_attend, after the caller's fb_sparse_begin */
-    float *logits;            /* [num_tokens, vocab_size], or NULL when not wanted: the head is then
-                                 left out */
+    fb_part_cache *parts; /* action, compat, parts, refresh_rows: see fb_block_call. A prefill */
+    const bool *refresh_rows; /* does not look at them */
+    struct fb_sparse *sparse; /* experimental: NULL: every key is attended. Else as
+                                 fb_block_call.sparse, after the caller's fb_sparse_begin; `parts`
+                                 is then not looked at */
+    float *logits;            /* [num_tokens, vocab_size], or NULL when they are not wanted: the
+                                 head is then left out */
     float *hidden;            /* [num_hidden_layers + 1, num_tokens, hidden_size]: the input of each
                                  layer, then the final norm's output; or NULL */
 
     /* Called after each layer's fb_block_attend, in the order of layers, from the calling thread;
-     * not at a prefill. NULL: none, and no cost. The time it takes is no attention time, but
+     * not at a prefill. NULL: no call, and no cost. Its time does not count as attention, but
      * counts in fb_forward_times.total. */
     void (*on_attention)(void *user, const fb_attention_event *event);
     void *user;
 } fb_forward;
 
-/* Time spent, in seconds, summed over forward passes. */
+FB_API void fb_forward_init_sized(fb_forward *forward, size_t size);
+static inline void fb_forward_init(fb_forward *forward) {
+    fb_forward_init_sized(forward, sizeof *forward);
+}
+
+/* Time spent, in seconds, summed over forward passes. The struct never grows. */
 typedef struct fb_forward_times {
-    double attention; /* fb_attend, fb_merge, fb_block_attend */
+    double attention; /* fb_attend, fb_block_attend */
     double linear;    /* matrix products, the head's included */
     double total;
 } fb_forward_times;
 
 /* Runs `count` sequences in one batch: their rows share the linear layers, attention is done for
- * each on its own. Sequences must not share caches. `times` may be NULL; it is added to.
+ * each on its own. Sequences must not share caches; all have the same struct_size. `times` may be
+ * NULL; it is added to.
  * max_position_embeddings is not enforced: longer sequences are the caller's decision.
  *
  * On error the caches' uncommitted tokens, part caches that a sequence stores to, and `hidden` are

@@ -4,6 +4,15 @@
 
 #include <string.h>
 
+fb_status fb_sized_same(size_t struct_size, size_t known, const char *name) {
+    if (struct_size != known)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "%s.struct_size is %zu, expected %zu: its init function sets it, and a "
+                       "program is compiled anew for another version of an experimental struct",
+                       name, struct_size, known);
+    return FB_OK;
+}
+
 void fb_sized_init(void *given, size_t size, const void *defaults, size_t known) {
     if (size < sizeof size)
         return;

@@ -19,4 +19,8 @@ FB_API void fb_sized_init(void *given, size_t size, const void *defaults, size_t
  * no member. */
 FB_API fb_status fb_sized_read(void *own, size_t known, const void *given, const char *name);
 
+/* For experimental structs: FB_ERROR_ARGUMENT unless struct_size is `known`, as their layout may
+ * change from one release to the next. */
+FB_API fb_status fb_sized_same(size_t struct_size, size_t known, const char *name);
+
 #endif

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/memory.h"
+#include "base/sized.h"
 #include "cache/calibration_state.h"
 
 #include <math.h>
@@ -10,21 +11,17 @@
 
 /* --- creation --------------------------------------------------------------------------------- */
 
-fb_calibration_config fb_calibration_config_default(size_t num_layers, size_t num_heads,
-                                                    size_t num_steps) {
-    fb_calibration_config config = {.num_layers = num_layers,
-                                    .num_heads = num_heads,
-                                    .num_steps = num_steps,
-                                    .similarity_threshold = 0.85,
-                                    .lse_threshold = 0.05};
+void fb_calibration_config_init_sized(fb_calibration_config *config, size_t size) {
+    fb_calibration_config defaults = {.similarity_threshold = 0.85, .lse_threshold = 0.05};
     for (size_t step = 0; step < FB_CALIBRATION_MAX_STEPS; step++)
-        config.step_thresholds[step] = (double)NAN;
-    return config;
+        defaults.step_thresholds[step] = (double)NAN;
+    fb_sized_init(config, size, &defaults, sizeof defaults);
 }
 
 static fb_status check_config(const fb_calibration_config *config) {
     if (!config)
         return fb_fail(FB_ERROR_ARGUMENT, "config is NULL");
+    FB_TRY(fb_sized_same(config->struct_size, sizeof *config, "config"));
     if (config->num_layers == 0 || config->num_heads == 0)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "config has %zu layers of %zu heads, expected at least 1 of each",

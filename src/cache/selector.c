@@ -2,6 +2,7 @@
 #include "attention/check.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/sized.h"
 #include "cache/selector_family.h"
 
 #include <string.h>
@@ -62,10 +63,9 @@ fb_status fb_selector_wrap(const fb_selector_ops *ops, void *state, fb_selector 
     return FB_OK;
 }
 
-fb_selector_options fb_selector_defaults(size_t num_layers) {
-    return (fb_selector_options){
+void fb_selector_options_init_sized(fb_selector_options *options, size_t size) {
+    const fb_selector_options defaults = {
         .block_keys = 64,
-        .num_layers = num_layers,
         .sink_blocks = 1,
         .local_blocks = 1,
         .dense_share = 0.2,
@@ -74,11 +74,13 @@ fb_selector_options fb_selector_defaults(size_t num_layers) {
         .cluster_keys = 16,
         .kmeans_iterations = 10,
     };
+    fb_sized_init(options, size, &defaults, sizeof defaults);
 }
 
 static fb_status check_options(const fb_selector_options *options) {
     if (!options)
         return fb_fail(FB_ERROR_ARGUMENT, "options is NULL");
+    FB_TRY(fb_sized_same(options->struct_size, sizeof *options, "options"));
     if (options->block_keys == 0 || options->block_keys % 16 != 0)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "options.block_keys is %zu, expected a multiple of 16, at least 16",

@@ -1,6 +1,7 @@
 /* A sequence's sparse attention: when the selector is asked, and where the residual comes from. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/sized.h"
 #include "cache/block.h"
 
 #include <stdint.h>
@@ -49,13 +50,16 @@ fb_status fb_residual_parse(const char *name, fb_residual *residual) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-fb_sparse_options fb_sparse_options_default(void) {
-    return (fb_sparse_options){.choosing = fb_selector_defaults(1), .density = 0.2};
+void fb_sparse_options_init_sized(fb_sparse_options *options, size_t size) {
+    fb_sparse_options defaults = {.density = 0.2};
+    fb_selector_options_init(&defaults.choosing);
+    fb_sized_init(options, size, &defaults, sizeof defaults);
 }
 
 static fb_status check_options(const fb_sparse_options *options) {
     if (!options)
         return fb_fail(FB_ERROR_ARGUMENT, "options is NULL");
+    FB_TRY(fb_sized_same(options->struct_size, sizeof *options, "options"));
     if (!options->selector)
         return fb_fail(FB_ERROR_ARGUMENT, "options.selector is NULL");
     if (!(options->density >= 0.0 && options->density <= 1.0))

@@ -3,7 +3,9 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/sized.h"
 #include "decode/generate_options.h"
+#include "decode/generation.h"
 #include "decode/sampler.h"
 #include "decode/schedule.h"
 #include "decode/slots.h"
@@ -108,6 +110,7 @@ static fb_status prefill_pass(generator *g, bool *done) {
             continue;
         size_t num_tokens = left < room ? left : room;
         g->forwards[count++] = (fb_forward){
+            .struct_size = sizeof(fb_forward),
             .tokens = slot->sequence->tokens + slot->sequence->num_tokens,
             .num_tokens = num_tokens,
             .kv = slot->kv,
@@ -120,8 +123,8 @@ static fb_status prefill_pass(generator *g, bool *done) {
     *done = count == 0;
     if (count == 0)
         return FB_OK;
-    FB_TRY(fb_model_forward(g->model, g->forwards, count, &g->generation->prefill));
-    g->generation->prefill_passes++;
+    FB_TRY(fb_model_forward(g->model, g->forwards, count, &g->generation->stats.prefill));
+    g->generation->stats.prefill_passes++;
     for (size_t i = 0, pass = 0; pass < count; i++) {
         fb_slot *slot = &g->slots.slots[i];
         if (fb_sequence_prefill_left(slot->sequence) == 0)
@@ -259,6 +262,7 @@ static void plan_pass(generator *g, size_t index) {
         fb_sparse_begin(slot->sparse, &step);
     }
     g->forwards[index] = (fb_forward){
+        .struct_size = sizeof(fb_forward),
         .tokens = slot->sequence->block,
         .num_tokens = g->options.block_size,
         .kv = slot->kv,
@@ -277,8 +281,9 @@ static void plan_pass(generator *g, size_t index) {
 static fb_status decode_pass(generator *g) {
     for (size_t i = 0; i < g->slots.num_active; i++)
         plan_pass(g, i);
-    FB_TRY(fb_model_forward(g->model, g->forwards, g->slots.num_active, &g->generation->decode));
-    g->generation->decode_passes++;
+    FB_TRY(
+        fb_model_forward(g->model, g->forwards, g->slots.num_active, &g->generation->stats.decode));
+    g->generation->stats.decode_passes++;
     for (size_t i = 0; i < g->slots.num_active && !g->cancelled; i++) {
         if (g->slots.slots[i].sequence->status == FB_SEQUENCE_COMMIT)
             FB_TRY(finish_commit(g, i));
@@ -288,34 +293,6 @@ static fb_status decode_pass(generator *g) {
     return FB_OK;
 }
 
-static void add_counts(fb_generate_counts *sum, const fb_generate_counts *counts) {
-    sum->prefill_tokens += counts->prefill_tokens;
-    sum->denoising_steps += counts->denoising_steps;
-    sum->refreshes += counts->refreshes;
-    sum->stores += counts->stores;
-    sum->reuses += counts->reuses;
-    sum->commits += counts->commits;
-    sum->accepted_tokens += counts->accepted_tokens;
-    sum->completion_tokens += counts->completion_tokens;
-    sum->row_refreshes += counts->row_refreshes;
-    sum->external_rows += counts->external_rows;
-}
-
-static void add_sparse_counts(generator *g) {
-    fb_sparse_counts *sum = &g->generation->sparse;
-    for (size_t i = 0; i < g->slots.num_slots; i++) {
-        if (g->slots.slots[i].sparse == NULL)
-            continue;
-        fb_sparse_counts counts = fb_sparse_counts_of(g->slots.slots[i].sparse);
-        sum->layers += counts.layers;
-        sum->selections += counts.selections;
-        sum->forced_refreshes += counts.forced_refreshes;
-        sum->keys_selected += counts.keys_selected;
-        sum->keys_residual += counts.keys_residual;
-        sum->keys += counts.keys;
-    }
-}
-
 /* The results of finished sequences. */
 static fb_status collect(generator *g) {
     for (size_t i = 0; i < g->slots.num_active; i++) {
@@ -323,17 +300,10 @@ static fb_status collect(generator *g) {
         const fb_sequence *sequence = slot->sequence;
         if (sequence->status != FB_SEQUENCE_FINISHED)
             continue;
-        fb_generate_result *result = &g->generation->results[slot->prompt];
-        size_t count = fb_sequence_num_completion(sequence);
-        FB_TRY(fb_alloc(count, sizeof *result->tokens, "completion", &result->tokens));
-        FB_TRY(fb_alloc(count, sizeof *result->tokens, "completion", &result->unmask_step));
-        memcpy(result->tokens, sequence->tokens + sequence->num_prompt_tokens,
-               count * sizeof *result->tokens);
-        memcpy(result->unmask_step, sequence->unmask_step, count * sizeof *result->unmask_step);
-        result->num_tokens = count;
-        result->finish_reason = sequence->finish_reason;
-        result->counts = sequence->counts;
-        add_counts(&g->generation->counts, &result->counts);
+        FB_TRY(fb_generation_take(g->generation, slot->prompt,
+                                  sequence->tokens + sequence->num_prompt_tokens,
+                                  sequence->unmask_step, fb_sequence_num_completion(sequence),
+                                  sequence->finish_reason, &sequence->counts));
     }
     return FB_OK;
 }
@@ -362,24 +332,9 @@ static fb_status run(generator *g, const fb_prompt *prompts, size_t num_prompts)
     }
 }
 
-static fb_status new_generation(size_t num_prompts, fb_generation **generation) {
-    fb_generation *new;
-    FB_TRY(fb_alloc_zeroed(1, sizeof *new, "generation", &new));
-    fb_status status = fb_alloc_zeroed(num_prompts, sizeof *new->results, "results", &new->results);
-    if (status != FB_OK) {
-        fb_free(new);
-        return status;
-    }
-    new->num_results = num_prompts;
-    for (size_t i = 0; i < num_prompts; i++)
-        new->results[i].finish_reason = FB_FINISH_CANCELLED;
-    *generation = new;
-    return FB_OK;
-}
-
 static fb_status generate(generator *g, const fb_prompt *prompts, size_t num_prompts) {
     size_t max_active = g->options.max_active;
-    FB_TRY(new_generation(num_prompts, &g->generation));
+    FB_TRY(fb_generation_create(num_prompts, &g->generation));
     FB_TRY(allocate_buffers(g, max_active < num_prompts ? max_active : num_prompts));
     return run(g, prompts, num_prompts);
 }
@@ -393,33 +348,27 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
                                          : "generation");
     double start = fb_seconds();
     const fb_model_config *config = fb_model_config_of(model);
-    generator g = {.model = model, .vocab_size = config->vocab_size, .options = *options};
+    generator g = {.model = model, .vocab_size = config->vocab_size};
+    fb_generate_options_init(&g.options);
+    FB_TRY(fb_sized_read(&g.options, sizeof g.options, options, "options"));
     FB_TRY(fb_generate_options_resolve(config, &g.options));
     fb_prompt *checked;
     FB_TRY(fb_generate_prompts(config, &g.options, prompts, num_prompts, &checked));
     g.schedule = fb_generate_schedule(config, &g.options);
     g.sampler = fb_generate_sampler(&g.options);
     fb_status status = generate(&g, checked, num_prompts);
-    if (status == FB_OK)
-        add_sparse_counts(&g);
+    for (size_t i = 0; i < g.slots.num_slots && status == FB_OK; i++)
+        if (g.slots.slots[i].sparse != NULL) {
+            fb_sparse_counts counts = fb_sparse_counts_of(g.slots.slots[i].sparse);
+            fb_generation_add_sparse(g.generation, &counts);
+        }
     free_buffers(&g);
     fb_free(checked);
     if (status != FB_OK) {
         fb_generation_destroy(g.generation);
         return status;
     }
-    g.generation->seconds = fb_seconds() - start;
+    g.generation->stats.seconds = fb_seconds() - start;
     *generation = g.generation;
     return FB_OK;
-}
-
-void fb_generation_destroy(fb_generation *generation) {
-    if (generation == NULL)
-        return;
-    for (size_t i = 0; i < generation->num_results; i++) {
-        fb_free(generation->results[i].tokens);
-        fb_free(generation->results[i].unmask_step);
-    }
-    fb_free(generation->results);
-    fb_free(generation);
 }

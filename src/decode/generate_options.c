@@ -2,6 +2,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/sized.h"
+
+#include <flashblock/experimental/sparse.h>
 
 #include <math.h>
 #include <stdint.h>
@@ -51,8 +54,8 @@ const char *fb_finish_reason_name(fb_finish_reason reason) {
     return "unknown";
 }
 
-fb_generate_options fb_generate_options_default(void) {
-    return (fb_generate_options){
+void fb_generate_options_init_sized(fb_generate_options *options, size_t size) {
+    const fb_generate_options defaults = {
         .max_tokens = 128,
         .reuse = {.tau = 2},
         .compat = FB_COMPAT_PAPER,
@@ -63,6 +66,7 @@ fb_generate_options fb_generate_options_default(void) {
         .mask_token_id = -1,
         .kv_dtype = FB_F32,
     };
+    fb_sized_init(options, size, &defaults, sizeof defaults);
 }
 
 static fb_status check_enums(const fb_generate_options *options) {

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/sized.h"
 #include "decode/flow_schedule.h"
 
 #include <flashblock/experimental/video.h>
@@ -37,8 +38,8 @@ typedef struct block {
     size_t index, first_frame, num_frames, values;
 } block;
 
-fb_video_options fb_video_options_default(void) {
-    return (fb_video_options){.num_frames = 21};
+void fb_video_options_init_sized(fb_video_options *options, size_t size) {
+    fb_sized_init(options, size, &(fb_video_options){.num_frames = 21}, sizeof *options);
 }
 
 /* --- noise ------------------------------------------------------------------------------------ */
@@ -191,6 +192,7 @@ static fb_status make_block(generation *g, const block *b) {
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static fb_status check(const generation *g) {
+    FB_TRY(fb_sized_same(g->options->struct_size, sizeof *g->options, "options"));
     if (g->options->num_frames == 0 || g->options->num_frames > 1 << 20)
         return fb_fail(FB_ERROR_ARGUMENT, "num_frames is %zu, expected 1 to %d",
                        g->options->num_frames, 1 << 20);

@@ -136,7 +136,10 @@ static fb_status read_config(const json_t *root, const char *where, fb_calibrati
     FB_TRY(fb_json_get_size(root, where, "num_layers", 1, MAX_LAYERS, &layers));
     FB_TRY(fb_json_get_size(root, where, "num_heads", 1, MAX_HEADS, &heads));
     FB_TRY(fb_json_get_size(root, where, "num_steps", 2, FB_CALIBRATION_MAX_STEPS, &steps));
-    *config = fb_calibration_config_default(layers, heads, steps);
+    fb_calibration_config_init(config);
+    config->num_layers = layers;
+    config->num_heads = heads;
+    config->num_steps = steps;
     FB_TRY(fb_json_get_string(root, where, "compat", &compat));
     if (strcmp(compat, "paper") != 0 && strcmp(compat, "released") != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: compat is '%s', expected paper or released", where,

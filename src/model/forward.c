@@ -1,6 +1,9 @@
 /* The forward pass, in the order in which it happens. */
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/memory.h"
+#include "base/scratch.h"
+#include "base/sized.h"
 #include "model/layers.h"
 #include "model/model_state.h"
 #include "model/rope.h"
@@ -351,12 +354,26 @@ static fb_status run(pass *p) {
     return FB_OK;
 }
 
-fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t count,
-                           fb_forward_times *times) {
-    if (!model || (!sequences && count > 0))
-        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", model ? "sequences" : "model");
-    if (count == 0)
-        return FB_OK;
+void fb_forward_init_sized(fb_forward *forward, size_t size) {
+    fb_sized_init(forward, size, &(fb_forward){0}, sizeof *forward);
+}
+
+/* The caller's array has the caller's struct_size between its elements. */
+static fb_status read_sequences(const fb_forward *given, size_t count, fb_forward *own) {
+    size_t size = given->struct_size;
+    for (size_t i = 0; i < count; i++) {
+        const void *from = (const char *)given + i * size;
+        own[i] = (fb_forward){0};
+        FB_TRY(fb_sized_read(&own[i], sizeof *own, from, "sequence"));
+        if (((const fb_forward *)from)->struct_size != size)
+            return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu has struct_size %zu, the first %zu", i,
+                           ((const fb_forward *)from)->struct_size, size);
+    }
+    return FB_OK;
+}
+
+static fb_status forward(fb_model *model, const fb_forward *sequences, size_t count,
+                         fb_forward_times *times) {
     const fb_model_config *config = &model->config;
     pass p = {
         .model = model,
@@ -375,4 +392,22 @@ fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t 
         times->total += fb_seconds() - start;
     }
     return FB_OK;
+}
+
+fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t count,
+                           fb_forward_times *times) {
+    if (!model || (!sequences && count > 0))
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", model ? "sequences" : "model");
+    if (count == 0)
+        return FB_OK;
+    size_t bytes = 0;
+    if (!fb_size_mul(count, sizeof *sequences, &bytes))
+        return fb_fail(FB_ERROR_ARGUMENT, "count is %zu, more than fits memory", count);
+    void *memory = NULL;
+    FB_TRY(fb_scratch_acquire(bytes, &memory));
+    fb_status status = read_sequences(sequences, count, memory);
+    if (status == FB_OK)
+        status = forward(model, memory, count, times);
+    fb_scratch_release(memory);
+    return status;
 }

@@ -31,7 +31,7 @@ static fb_status read_options(generation_run *r) {
     json_t *name = NULL;
     size_t mask = 0;
     fb_generate_options *o = &r->options;
-    *o = fb_generate_options_default();
+    fb_generate_options_init(o);
     o->compat = FB_COMPAT_RELEASED;
     o->greedy = true; /* the engine's multinomial was replaced by argmax */
     o->block_size = r->trace.block;
@@ -184,7 +184,7 @@ static fb_status make_claims(generation_run *r, const fb_generation *generation)
     FB_TRY(fb_report_decisions(r->report, "passes", FB_DIMS(1), &ours, &file));
     FB_TRY(fb_engine_trace_report(t, r->report, unknown));
     for (size_t i = 0; i < t->num_prompts; i++) {
-        const fb_generate_result *result = &generation->results[i];
+        const fb_generate_result *result = fb_generation_result(generation, i);
         FB_TRY(fb_engine_trace_report_output(t, r->report, i, result->tokens, result->unmask_step,
                                              result->num_tokens));
     }

@@ -37,7 +37,8 @@ static fb_status forward(logits_run *r, const char *tokens_name, size_t num_toke
     float *logits = NULL;
     FB_TRY(fb_case_i32(r->c, &tokens, FB_DIMS(1, num_tokens), "%s", tokens_name));
     FB_TRY(fb_case_alloc(r->c, num_tokens * r->config->vocab_size, sizeof *logits, &logits));
-    fb_forward pass = {.tokens = tokens,
+    fb_forward pass = {.struct_size = sizeof(fb_forward),
+                       .tokens = tokens,
                        .num_tokens = num_tokens,
                        .kv = r->kv,
                        .prefill_block = prefill ? r->block : 0,

@@ -108,8 +108,11 @@ static fb_status set_up(pipeline *p) {
                                fb_case_path(p->weights), &p->model));
     p->frame_values = p->config.in_dim * p->config.frame_height * p->config.frame_width;
     p->block_values = p->config.block_frames * p->frame_values;
-    fb_calibration_config config = fb_calibration_config_default(
-        p->config.num_layers, p->config.num_heads, p->config.num_denoising_steps + 1);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = p->config.num_layers;
+    config.num_heads = p->config.num_heads;
+    config.num_steps = p->config.num_denoising_steps + 1;
     FB_TRY(fb_case_real(p->c, "th", &config.similarity_threshold));
     FB_TRY(fb_case_real(p->c, "lth", &config.lse_threshold));
     return fb_calibration_create(&config, &p->calibration);
@@ -187,7 +190,8 @@ static fb_status claim_schedule(pipeline *p) {
 /* --- runs ------------------------------------------------------------------------------------- */
 
 static fb_video_options options_of(pipeline *p, size_t frames, fb_calibration *calibration) {
-    fb_video_options options = fb_video_options_default();
+    fb_video_options options;
+    fb_video_options_init(&options);
     options.num_frames = frames;
     options.calibration = calibration;
     options.compat = FB_COMPAT_RELEASED;

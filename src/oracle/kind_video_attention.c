@@ -132,7 +132,11 @@ static fb_status check_steps(video_layer *l) {
 
 /* head_sim_th, head_sim_th_by_step {"1": 0.98}, head_lse_th */
 static fb_status read_thresholds(video_layer *l) {
-    fb_calibration_config config = fb_calibration_config_default(1, l->heads, l->steps);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = 1;
+    config.num_heads = l->heads;
+    config.num_steps = l->steps;
     FB_TRY(fb_case_real(l->c, "head_sim_th", &config.similarity_threshold));
     FB_TRY(fb_case_real(l->c, "head_lse_th", &config.lse_threshold));
     json_t *by_step = NULL;

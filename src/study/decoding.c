@@ -34,6 +34,7 @@ fb_status fb_decoding_read(fb_decoding *d, const int32_t *tokens, size_t num_tok
     for (size_t done = 0; done < num_tokens;) {
         size_t left = num_tokens - done, now = left < chunk ? left : chunk;
         fb_forward forward = {
+            .struct_size = sizeof(fb_forward),
             .tokens = tokens + done,
             .num_tokens = now,
             .kv = d->kv,

@@ -185,7 +185,8 @@ static fb_status predict_densely(evaluator *e, const int32_t *block, const float
     *logits = to;
     if (index < e->num_seen)
         return FB_OK;
-    fb_forward forward = {.tokens = block,
+    fb_forward forward = {.struct_size = sizeof(fb_forward),
+                          .tokens = block,
                           .num_tokens = size,
                           .kv = e->decoding.kv,
                           .action = FB_REFRESH_ONLY,
@@ -227,7 +228,8 @@ static void begin_sparse(const evaluator *e, const runner *r, const fb_sequence 
 static fb_status denoising_step(evaluator *e, runner *r, fb_sequence *sequence) {
     fb_plan plan = fb_sequence_plan(sequence);
     observation seen = {.e = e, .result = r->result};
-    fb_forward forward = {.tokens = sequence->block,
+    fb_forward forward = {.struct_size = sizeof(fb_forward),
+                          .tokens = sequence->block,
                           .num_tokens = e->block_size,
                           .kv = e->decoding.kv,
                           .action = plan.action,

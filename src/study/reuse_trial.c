@@ -57,6 +57,7 @@ static fb_status run_pass(fb_reuse_trial *trial, const fb_sequence *sequence, co
                           fb_part_cache *parts, fb_reuse_trial_score *score) {
     const fb_decoding *d = &trial->decoding;
     fb_forward forward = {
+        .struct_size = sizeof(fb_forward),
         .tokens = sequence->block,
         .num_tokens = d->options.block_size,
         .kv = d->kv,

@@ -42,7 +42,9 @@ extern "C" {
 /* Passes over a block, at most. */
 enum { FB_CALIBRATION_MAX_STEPS = 64 };
 
+/* Begin with fb_calibration_config_init. */
 typedef struct fb_calibration_config {
+    size_t struct_size;
     size_t num_layers, num_heads;
     size_t num_steps;            /* passes over a block, the one over its clean frames included */
     double similarity_threshold; /* in [-1, 1] */
@@ -51,9 +53,12 @@ typedef struct fb_calibration_config {
     fb_compat compat;
 } fb_calibration_config;
 
-/* The paper's thresholds, 0.85 and 0.05, for all steps; FB_COMPAT_PAPER. */
-FB_API fb_calibration_config fb_calibration_config_default(size_t num_layers, size_t num_heads,
-                                                           size_t num_steps);
+/* The paper's thresholds, 0.85 and 0.05, for all steps; FB_COMPAT_PAPER. The caller sets
+ * num_layers, num_heads and num_steps. */
+FB_API void fb_calibration_config_init_sized(fb_calibration_config *config, size_t size);
+static inline void fb_calibration_config_init(fb_calibration_config *config) {
+    fb_calibration_config_init_sized(config, sizeof *config);
+}
 
 typedef struct fb_calibration fb_calibration;
 

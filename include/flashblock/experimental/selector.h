@@ -181,9 +181,10 @@ typedef enum fb_sparsed_scaling {
     FB_SPARSED_BY_NUM_HEADS,    /* 1/sqrt(num_heads): its released code */
 } fb_sparsed_scaling;
 
-/* Every selector reads the fields that concern it. fb_selector_defaults gives the defaults, in
- * parentheses. */
+/* Every selector reads the fields that concern it. Begin with fb_selector_options_init, which
+ * sets the defaults, in parentheses. */
 typedef struct fb_selector_options {
+    size_t struct_size;
     size_t block_keys;   /* tokens of a key block, a multiple of 16 (64) */
     size_t num_layers;   /* layers that the selector will see; at least 1 (no default) */
     size_t dense_layers; /* layers below this number select every block (0; Quest's paper: 2) */
@@ -213,7 +214,10 @@ typedef struct fb_selector_options {
     size_t num_given;
 } fb_selector_options;
 
-FB_API fb_selector_options fb_selector_defaults(size_t num_layers);
+FB_API void fb_selector_options_init_sized(fb_selector_options *options, size_t size);
+static inline void fb_selector_options_init(fb_selector_options *options) {
+    fb_selector_options_init_sized(options, sizeof *options);
+}
 
 /* The selector of that name. FB_ERROR_ARGUMENT for an unknown name or an option that is out of its
  * range. The caller owns *selector. */

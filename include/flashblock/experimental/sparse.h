@@ -70,14 +70,16 @@ FB_API fb_status fb_residual_parse(const char *name, fb_residual *residual);
 FB_API bool fb_residual_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
                                  const fb_selection *selection);
 
-struct fb_model; /* model.h */
+struct fb_model;      /* model.h */
+struct fb_generation; /* generate.h */
 
 /* --- a sequence ------------------------------------------------------------------------------- */
 
-/* Start from fb_sparse_options_default(). */
+/* Begin with fb_sparse_options_init. */
 typedef struct fb_sparse_options {
+    size_t struct_size;
     const char *selector;         /* a name of selector.h; no default */
-    fb_selector_options choosing; /* fb_selector_defaults; num_layers is filled in by who creates */
+    fb_selector_options choosing; /* its defaults; fb_sparse_create sets num_layers */
     double density;               /* share of the key blocks to select, 0 to 1; default 0.2 */
     fb_residual residual;         /* default FB_RESIDUAL_NONE */
 
@@ -88,7 +90,10 @@ typedef struct fb_sparse_options {
     bool select_every_step;
 } fb_sparse_options;
 
-FB_API fb_sparse_options fb_sparse_options_default(void);
+FB_API void fb_sparse_options_init_sized(fb_sparse_options *options, size_t size);
+static inline void fb_sparse_options_init(fb_sparse_options *options) {
+    fb_sparse_options_init_sized(options, sizeof *options);
+}
 
 /* The selector, its latest selections, and the residuals of one sequence. */
 typedef struct fb_sparse fb_sparse;
@@ -136,6 +141,10 @@ typedef struct fb_sparse_counts {
 } fb_sparse_counts;
 
 FB_API fb_sparse_counts fb_sparse_counts_of(const fb_sparse *sparse);
+
+/* Sums over the sequences of a generation (library flashblock-lm); zero where every key was
+ * attended. Owned by the generation. */
+FB_API const fb_sparse_counts *fb_generation_sparse_counts(const struct fb_generation *generation);
 
 #ifdef __cplusplus
 }

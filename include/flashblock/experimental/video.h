@@ -44,7 +44,9 @@ typedef struct fb_video_pass_event {
     const float *flow;  /* what the model said about it */
 } fb_video_pass_event;
 
+/* Begin with fb_video_options_init. */
 typedef struct fb_video_options {
+    size_t struct_size;
     size_t num_frames;           /* at least 1; the last block may be shorter than the others */
     fb_calibration *calibration; /* which heads reuse; NULL: dense. Of this model */
     fb_dtype kv_dtype;
@@ -56,7 +58,10 @@ typedef struct fb_video_options {
 } fb_video_options;
 
 /* 21 frames, dense, float32, FB_COMPAT_PAPER. */
-FB_API fb_video_options fb_video_options_default(void);
+FB_API void fb_video_options_init_sized(fb_video_options *options, size_t size);
+static inline void fb_video_options_init(fb_video_options *options) {
+    fb_video_options_init_sized(options, sizeof *options);
+}
 
 /* What was done, over all clips. */
 typedef struct fb_video_stats {

@@ -266,7 +266,8 @@ static fb_status finish_cell(evaluation *e, size_t cell) {
 
 static fb_status run_block_size(evaluation *e, size_t block_size) {
     const settings *chosen = e->chosen;
-    fb_generate_options decoding = fb_generate_options_default();
+    fb_generate_options decoding;
+    fb_generate_options_init(&decoding);
     decoding.block_size = block_size;
     decoding.denoising_steps = chosen->steps;
     decoding.remasking = chosen->remasking;

@@ -176,7 +176,7 @@ static method *add_method(evaluation *e, const char *selector, size_t percent, s
 static void add_sparse(evaluation *e, const char *selector, size_t percent, size_t tau,
                        fb_residual residual) {
     method *m = add_method(e, selector, percent, tau);
-    m->sparse = fb_sparse_options_default();
+    fb_sparse_options_init(&m->sparse);
     m->sparse.selector = selector;
     m->sparse.choosing.block_keys = e->given->key_block;
     m->sparse.density = (double)percent / 100.0;
@@ -185,7 +185,9 @@ static void add_sparse(evaluation *e, const char *selector, size_t percent, size
 }
 
 static bool has_centroids(const evaluation *e, const char *selector) {
-    fb_selector_options choosing = fb_selector_defaults(e->num_layers);
+    fb_selector_options choosing;
+    fb_selector_options_init(&choosing);
+    choosing.num_layers = e->num_layers;
     choosing.block_keys = e->given->key_block;
     fb_selector *made = NULL;
     bool has = fb_selector_create(selector, &choosing, &made) == FB_OK &&
@@ -354,7 +356,7 @@ static fb_status prepare(evaluation *e) {
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(&e->session, given->model));
     e->num_layers = fb_model_config_of(e->session.model)->num_hidden_layers;
-    e->session.options = fb_generate_options_default();
+    fb_generate_options_init(&e->session.options);
     e->session.options.block_size = given->block_size;
     e->session.options.denoising_steps = given->denoising_steps;
     e->session.options.remasking = given->remasking;

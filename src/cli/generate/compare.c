@@ -34,9 +34,10 @@ static fb_status trial_run(trial *of, const fb_session *session, size_t repeat, 
                of->tau, of->tau > 0 && reuse->correction ? ", corrected" : "");
     fb_generation *generation = NULL;
     FB_TRY(fb_session_generate(session, kind, of->tau, &generation));
-    fb_status status = fb_samples_add(&of->attention, generation->decode.attention);
+    fb_status status =
+        fb_samples_add(&of->attention, fb_generation_stats(generation)->decode.attention);
     if (status == FB_OK)
-        status = fb_samples_add(&of->decode, generation->decode.total);
+        status = fb_samples_add(&of->decode, fb_generation_stats(generation)->decode.total);
     if (kind == FB_DISPLAY_TEXT)
         putchar('\n');
     if (repeat == 0)
@@ -79,9 +80,9 @@ static comparison compare_trials(const trial *dense, const trial *flashblock) {
         .dense_decode = fb_samples_median(&dense->decode, 0),
         .flashblock_decode = fb_samples_median(&flashblock->decode, 0),
     };
-    for (size_t i = 0; i < dense->generation->num_results; i++)
-        compare_tokens(&result, &dense->generation->results[i],
-                       &flashblock->generation->results[i]);
+    for (size_t i = 0; i < fb_generation_num_results(dense->generation); i++)
+        compare_tokens(&result, fb_generation_result(dense->generation, i),
+                       fb_generation_result(flashblock->generation, i));
     return result;
 }
 
@@ -100,12 +101,12 @@ static void print_seconds(const char *what, double dense, double flashblock) {
 
 static void print_comparison(const comparison *result, const trial *dense, const trial *flashblock,
                              size_t repeats) {
-    const fb_generate_counts *a = &dense->generation->counts;
-    const fb_generate_counts *b = &flashblock->generation->counts;
+    const fb_generate_counts *a = fb_generation_stats(dense->generation)->counts;
+    const fb_generate_counts *b = fb_generation_stats(flashblock->generation)->counts;
     printf("%-28s%12s%12s%10s\n", "", "dense", "FlashBlock", "ratio");
     print_row("tokens written", a->completion_tokens, b->completion_tokens);
-    print_row("decode passes", dense->generation->decode_passes,
-              flashblock->generation->decode_passes);
+    print_row("decode passes", fb_generation_stats(dense->generation)->decode_passes,
+              fb_generation_stats(flashblock->generation)->decode_passes);
     print_row("  steps with a refresh", a->refreshes, b->refreshes);
     if (b->row_refreshes > 0)
         print_row("  steps that refresh rows", a->row_refreshes, b->row_refreshes);

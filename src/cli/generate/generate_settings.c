@@ -236,10 +236,10 @@ const char *fb_generate_settings_wrong(const fb_generate_settings *given) {
 /* --- use -------------------------------------------------------------------------------------- */
 
 fb_generate_settings fb_generate_settings_default(void) {
-    return (fb_generate_settings){.options = fb_generate_options_default(),
-                                  .tau = NO_TAU,
-                                  .sparse = fb_sparse_options_default(),
-                                  .isa = FB_ISA_CHOICE_CURRENT};
+    fb_generate_settings settings = {.tau = NO_TAU, .isa = FB_ISA_CHOICE_CURRENT};
+    fb_generate_options_init(&settings.options);
+    fb_sparse_options_init(&settings.sparse);
+    return settings;
 }
 
 /* --sparse and the options that belong to it. */

@@ -18,33 +18,35 @@ static size_t prompt_tokens(const fb_session *session) {
 
 /* Tokens written, per second of everything but the prompt's passes. */
 static double tokens_per_second(const fb_generation *generation) {
-    return fb_measure_ratio((double)generation->counts.completion_tokens,
-                            generation->seconds - generation->prefill.total);
+    const fb_generate_stats *stats = fb_generation_stats(generation);
+    return fb_measure_ratio((double)stats->counts->completion_tokens,
+                            stats->seconds - stats->prefill.total);
 }
 
 /* Why fewer tokens were written than asked for, if it is not the model's own end of text. */
 static const char *shortfall(const fb_generation *generation) {
-    for (size_t i = 0; i < generation->num_results; i++)
-        if (generation->results[i].finish_reason == FB_FINISH_CONTEXT)
+    for (size_t i = 0; i < fb_generation_num_results(generation); i++)
+        if (fb_generation_result(generation, i)->finish_reason == FB_FINISH_CONTEXT)
             return " until the model's context was full";
     return "";
 }
 
 void fb_summary_print(const fb_session *session, const fb_generation *generation) {
-    const fb_generate_counts *counts = &generation->counts;
-    const fb_forward_times *decode = &generation->decode;
+    const fb_generate_stats *stats = fb_generation_stats(generation);
+    const fb_generate_counts *counts = stats->counts;
+    const fb_forward_times *decode = &stats->decode;
     fprintf(stderr, "tokens     %zu written%s, %.1f/s; %zu of the prompt read in %.3f s\n",
             counts->completion_tokens, shortfall(generation), tokens_per_second(generation),
-            prompt_tokens(session), generation->prefill.total);
+            prompt_tokens(session), stats->prefill.total);
     char rows[48] = "";
     if (counts->row_refreshes > 0)
         snprintf(rows, sizeof rows, "%zu refresh rows, ", counts->row_refreshes);
     fprintf(
         stderr,
         "passes     %zu: %zu prefill, %zu decode (steps: %zu refresh, %s%zu reuse; %zu commit)\n",
-        generation->prefill_passes + generation->decode_passes, generation->prefill_passes,
-        generation->decode_passes, counts->refreshes, rows, counts->reuses, counts->commits);
-    const fb_sparse_counts *sparse = &generation->sparse;
+        stats->prefill_passes + stats->decode_passes, stats->prefill_passes, stats->decode_passes,
+        counts->refreshes, rows, counts->reuses, counts->commits);
+    const fb_sparse_counts *sparse = fb_generation_sparse_counts(generation);
     if (sparse->layers > 0)
         fprintf(stderr,
                 "sparse     %.1f %% of earlier keys attended as selected, %.1f %% for residuals\n",
@@ -161,20 +163,21 @@ static json_t *result_json(const fb_session *session, const fb_generate_result *
                      ids_json(result->tokens, result->num_tokens), "unmask_step",
                      ids_json(result->unmask_step, result->num_tokens), "finish_reason",
                      fb_finish_reason_name(result->finish_reason), "counts",
-                     counts_json(&result->counts));
+                     counts_json(result->counts));
 }
 
 json_t *fb_summary_generation_json(const fb_session *session, const fb_generation *generation) {
+    const fb_generate_stats *stats = fb_generation_stats(generation);
     json_t *results = json_array();
-    for (size_t i = 0; i < generation->num_results; i++)
-        json_array_append_new(results,
-                              result_json(session, &generation->results[i], &session->prompts[i]));
-    return json_pack(
-        "{s:o, s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results, "sparse",
-        attended_json(&generation->sparse), "counts", counts_json(&generation->counts),
-        "prefill_passes", (json_int_t)generation->prefill_passes, "decode_passes",
-        (json_int_t)generation->decode_passes, "seconds", "total", generation->seconds, "prefill",
-        times_json(&generation->prefill), "decode", times_json(&generation->decode),
-        "tokens_per_second", tokens_per_second(generation), "attention_share",
-        fb_measure_ratio(generation->decode.attention, generation->decode.total));
+    for (size_t i = 0; i < fb_generation_num_results(generation); i++)
+        json_array_append_new(results, result_json(session, fb_generation_result(generation, i),
+                                                   &session->prompts[i]));
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results,
+                     "sparse", attended_json(fb_generation_sparse_counts(generation)), "counts",
+                     counts_json(stats->counts), "prefill_passes",
+                     (json_int_t)stats->prefill_passes, "decode_passes",
+                     (json_int_t)stats->decode_passes, "seconds", "total", stats->seconds,
+                     "prefill", times_json(&stats->prefill), "decode", times_json(&stats->decode),
+                     "tokens_per_second", tokens_per_second(generation), "attention_share",
+                     fb_measure_ratio(stats->decode.attention, stats->decode.total));
 }

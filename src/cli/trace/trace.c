@@ -133,7 +133,7 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
         return status;
     }
     fprintf(stderr, "tau %zu: %zu tokens, %zu steps recorded\n", tau,
-            result->counts.completion_tokens, trace->num_steps);
+            fb_generation_stats(result)->counts->completion_tokens, trace->num_steps);
     *generation = result;
     return FB_OK;
 }

@@ -110,8 +110,11 @@ static fb_status read_step_threshold(const char *text, fb_calibration_config *co
 
 static fb_status make_calibration(const settings *given, const fb_video_config *model,
                                   fb_calibration **calibration) {
-    fb_calibration_config config = fb_calibration_config_default(
-        model->num_layers, model->num_heads, model->num_denoising_steps + 1);
+    fb_calibration_config config;
+    fb_calibration_config_init(&config);
+    config.num_layers = model->num_layers;
+    config.num_heads = model->num_heads;
+    config.num_steps = model->num_denoising_steps + 1;
     config.similarity_threshold = given->similarity_threshold;
     config.lse_threshold = given->lse_threshold;
     config.compat = given->compat;
@@ -173,10 +176,12 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
     FB_TRY(
         fb_video_session_prompts(session, given->model, NULL, given->prompts, 0, given->samples));
     FB_TRY(fb_video_session_clips(session, given->frames, given->seed));
-    fb_video_options how = {.num_frames = given->frames,
-                            .kv_dtype = given->kv_dtype,
-                            .compat = given->compat,
-                            .on_pass = fb_video_session_show_pass};
+    fb_video_options how;
+    fb_video_options_init(&how);
+    how.num_frames = given->frames;
+    how.kv_dtype = given->kv_dtype;
+    how.compat = given->compat;
+    how.on_pass = fb_video_session_show_pass;
     FB_TRY(fb_video_calibrate(session->model, session->clips, session->num_clips, &how,
                               *calibration, NULL));
     fb_progress_end();

@@ -104,11 +104,13 @@ typedef struct comparison {
 } comparison;
 
 static fb_status generate(comparison *c, fb_calibration *calibration, fb_video_stats *stats) {
-    fb_video_options how = {.num_frames = c->given->frames,
-                            .calibration = calibration,
-                            .kv_dtype = c->given->kv_dtype,
-                            .compat = c->given->compat,
-                            .on_pass = fb_video_session_show_pass};
+    fb_video_options how;
+    fb_video_options_init(&how);
+    how.num_frames = c->given->frames;
+    how.calibration = calibration;
+    how.kv_dtype = c->given->kv_dtype;
+    how.compat = c->given->compat;
+    how.on_pass = fb_video_session_show_pass;
     fb_status status =
         fb_video_generate(c->session.model, c->session.clips, c->session.num_clips, &how, stats);
     fb_progress_end();
