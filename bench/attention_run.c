@@ -9,8 +9,8 @@
 
 #include <string.h>
 
-/* Random numbers are made once, POOL_TOKENS tokens of them, and used again and again from other
- * places: the time of attention does not depend on what the keys are. */
+/* POOL_TOKENS tokens of random numbers are made once. Every chunk takes them from another place.
+ * The time of attention does not depend on the values of the keys. */
 enum { POOL_TOKENS = 4 * FB_CHUNK_KEYS, STRIDE_TOKENS = 977, SEED = 1 };
 
 static size_t token_values(const fb_bench_shape *shape) {
@@ -160,7 +160,7 @@ fb_status fb_attention_run_block(void *context) {
 
 enum { SELECTED_BLOCK_KEYS = 64 };
 
-/* The blocks of the largest of random numbers. */
+/* Selects the blocks with the largest of some random numbers. */
 static fb_status draw_lists(fb_selection *selection, double *scores, float *numbers, double share) {
     size_t blocks = selection->num_blocks, count = fb_selection_budget(blocks, share);
     for (size_t list = 0; list < selection->num_lists; list++) {

@@ -21,7 +21,7 @@ typedef struct fb_attention_run {
     fb_part_cache *parts, *corrected;
     bool *refresh_rows; /* [num_queries] scratch */
     float *q;           /* [num_queries, num_heads, head_dim] */
-    float *out, *lse;   /* a result, of whichever run was the last */
+    float *out, *lse;   /* the result of the last run */
     float *rows;        /* random keys and values, see fb_attention_run_kv */
 } fb_attention_run;
 
@@ -34,13 +34,12 @@ void fb_attention_run_free(fb_attention_run *data);
 void fb_attention_run_kv(const fb_attention_run *data, size_t first, const float **k,
                          const float **v);
 
-/* What is timed. Each takes an fb_attention_run. */
+/* The runs that are timed. Each takes an fb_attention_run. */
 fb_status fb_attention_run_external(void *data);   /* the context's keys only, as peers do */
 fb_status fb_attention_run_internal(void *data);   /* the block's keys only */
 fb_status fb_attention_run_dense_step(void *data); /* both, nothing kept */
 fb_status fb_attention_run_refresh(void *data);    /* both, the context's part kept */
-fb_status
-fb_attention_run_reuse(void *data); /* the block's keys, merged with what a refresh kept */
+fb_status fb_attention_run_reuse(void *data);      /* the block's keys, merged with the kept part */
 
 fb_status fb_attention_run_refresh_corrected(void *data); /* a refresh that keeps mean keys, too */
 fb_status fb_attention_run_reuse_corrected(void *data);   /* a reuse with corrected LSEs */
@@ -56,7 +55,7 @@ typedef struct fb_attention_block {
 
 fb_status fb_attention_run_block(void *block_run);
 
-/* Attention to a share of the context: key blocks of 64 tokens, drawn for each KV head on its own.
+/* Attention to a share of the context: key blocks of 64 tokens, drawn separately for each KV head.
  * Starts as {0}. */
 typedef struct fb_attention_selected {
     const fb_attention_run *data;

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Scores of a block of rows take at most this much: products of many rows are faster, and of the
- * blocks tried on the video shape, from 2 MB to all rows at once, these were the fastest. */
+/* The scores of a block of rows take at most this much. Products of many rows are faster; of the
+ * sizes tried on the video shape, from 2 MB to all rows at once, this one was the fastest. */
 enum { SCORES_BYTES = 32 << 20 };
 
 const fb_softmax_kernels *fb_softmax_kernels_widest(void) {
@@ -138,7 +138,7 @@ static fb_status prepare_thread(const fb_composed *c, fb_composed_thread *thread
     return fb_alloc(c->block_rows, sizeof(float), "row sums", &thread->sums);
 }
 
-/* As many rows as give the threads something each, and leave the scores in the cache. */
+/* So few rows that every thread has some, and that the scores stay in the cache. */
 static size_t choose_rows(const fb_composed_matrices *m, size_t num_threads) {
     size_t most = SCORES_BYTES / sizeof(float) / m->data->shape.context;
     size_t blocks = most ? (m->rows + most - 1) / most : m->rows;
@@ -305,7 +305,7 @@ static fb_status compare_some(const fb_composed *c, size_t first, size_t count,
                               const float *expected) {
     const fb_bench_shape *shape = &c->matrices->data->shape;
     size_t group = shape->num_heads / shape->num_kv_heads, head_dim = shape->head_dim;
-    /* Of float32 products; of those with 11 or 8 bits, queries and P included. */
+    /* For float32 products, and for products with 11 or 8 bits, queries and P included. */
     float tolerance = shape->dtype == FB_F32 ? 1e-5f : shape->dtype == FB_F16 ? 1e-3f : 1e-2f;
     for (size_t row = 0; row < count * shape->num_heads; row++) {
         size_t query = first + row / shape->num_heads, head = row % shape->num_heads;

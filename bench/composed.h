@@ -16,13 +16,13 @@
 
 #include <flashblock/status.h>
 
-/* What all peers share for a shape: folded queries, keys and values as matrices. Starts as {0}. */
+/* The matrices of a shape, for all peers: folded queries, keys and values. Starts as {0}. */
 typedef struct fb_composed_matrices {
     const fb_attention_run *data;
     size_t rows;        /* of a KV head: num_queries * num_heads / num_kv_heads */
     void *q;            /* [num_kv_heads, rows, head_dim] in the shape's dtype */
     void *k, *v;        /* [num_kv_heads, context, head_dim], likewise */
-    void *k_transposed; /* [num_kv_heads, head_dim, context]: some products like it better */
+    void *k_transposed; /* [num_kv_heads, head_dim, context]: some products are faster with it */
 } fb_composed_matrices;
 
 /* `data` must outlive it. */
@@ -55,13 +55,13 @@ fb_status fb_composed_prepare(fb_composed *composed, const fb_peer *peer,
                               const fb_composed_matrices *matrices, size_t num_threads);
 void fb_composed_free(fb_composed *composed);
 
-/* What is timed: takes an fb_composed. */
+/* The run that is timed: takes an fb_composed. */
 fb_status fb_composed_run(void *composed);
 
 /* The part of the time that the softmax took, over all runs so far. */
 double fb_composed_softmax_share(const fb_composed *composed);
 
-/* Whether the first and the last queries of the last run came out as the library has them:
+/* Compares the first and the last queries of the last run with the library's results:
  * FB_ERROR_FORMAT when they differ by more than the roundings of such products can explain. */
 fb_status fb_composed_check(const fb_composed *composed);
 

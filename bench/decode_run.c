@@ -75,7 +75,7 @@ fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
     return FB_OK;
 }
 
-/* What follows a denoising step: a proposal for each position. */
+/* The work after a denoising step: a proposal for each position. */
 static fb_status propose(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
     const fb_sampler greedy = {.top_p = 1, .banned_token = config->mask_token_id};

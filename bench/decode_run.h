@@ -1,6 +1,6 @@
 /* Decoding of one block after a context, ready to be timed: forward passes of a real model over a
- * KV cache of random keys and values. What a pass costs does not depend on what the context says,
- * so that contexts of any length cost no prefill. */
+ * KV cache of random keys and values. The time of a pass does not depend on the text of the
+ * context, so that contexts of any length need no prefill. */
 #ifndef FB_BENCH_DECODE_RUN_H
 #define FB_BENCH_DECODE_RUN_H
 
@@ -22,7 +22,8 @@ typedef struct fb_decode_run {
     float *rows; /* random keys and values */
 } fb_decode_run;
 
-/* block_size and steps as in fb_generate_options: 0 is the model's, and one a token. */
+/* block_size and steps as in fb_generate_options: 0 is the model's block size, and one step for
+ * each token. */
 fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_dtype kv_dtype,
                                 size_t block_size, size_t steps);
 void fb_decode_run_free(fb_decode_run *data);

@@ -2,7 +2,7 @@
  *   VECTOR_BYTES  size of a register
  *   CHAINS        accumulators; the registers of the set but two, and at least latency x
  *                 instructions a cycle (8 on most x86 cores, 16 on large Arm ones)
- *   TABLE, NAME   the table and what it is called
+ *   TABLE, NAME   the table and its name
  * Vectors are gcc's and clang's vector extension, and -ffp-contract=fast makes a * x + y one
  * instruction wherever the set has it. */
 #include "bench/limit_kernels.h"

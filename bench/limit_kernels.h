@@ -1,4 +1,4 @@
-/* The loops that a machine's limits are measured with, one table an instruction set.
+/* The loops that measure a machine's limits, one table for each instruction set.
  *
  * All tables come from limit_kernels.c, compiled once for each set: with vectors as wide as its
  * registers, and as many chains as hide the latency of its arithmetic. */
@@ -13,7 +13,7 @@ typedef struct fb_limit_kernels {
     size_t flops; /* of one iteration of `fma`; a multiply-add counts as two */
 
     /* Nothing but independent multiply-adds in registers. x = {0.5, 1} keeps every number normal.
-     * What comes back depends on all of them. */
+     * The result depends on all of them. */
     float (*fma)(size_t iterations, const float x[2]);
 
     /* Reads every byte once: `streams` parts side by side, each of a multiple of 512 bytes, as a

@@ -179,7 +179,8 @@ fb_status fb_limits_measure(fb_limits *limits, size_t rounds) {
 
 fb_status fb_limits_sample_fma(fb_limits *limits, size_t threads) {
     fb_limit *limit = &limits->limits[index_of(limits, threads)];
-    /* After anything but multiply-adds a core takes a millisecond to reach its speed (Zen 3). */
+    /* After other work, a core takes a millisecond to reach its full speed of multiply-adds (Zen
+     * 3). */
     sample_fma(limits, threads);
     return fb_samples_add(&limit->fma, sample_fma(limits, threads));
 }

@@ -1,6 +1,6 @@
-/* What this machine can do at best: multiply-adds of float32, and reading from memory and from each
- * cache. Measured for several numbers of threads, each on its core, in turn with whatever is
- * compared with them: a clock that drifts slows both. */
+/* The best that this machine can do: multiply-adds of float32, and reading from memory and from
+ * each cache. Limits are measured for several numbers of threads, each on its core, in turn with
+ * the runs that are compared with them: a clock that drifts then slows both. */
 #ifndef FB_BENCH_LIMITS_H
 #define FB_BENCH_LIMITS_H
 
@@ -38,8 +38,8 @@ fb_status fb_limits_create(fb_limits *limits, const fb_machine *machine, const s
                            size_t count);
 void fb_limits_free(fb_limits *limits);
 
-/* Everything, for every number of threads, `rounds` times in turn. Its first call, before any of
- * the following ones, finds how memory is read fastest. */
+/* Measures all limits for every number of threads, `rounds` times in turn. The first call finds how
+ * memory is read fastest; it comes before calls of the functions below. */
 fb_status fb_limits_measure(fb_limits *limits, size_t rounds);
 
 /* One more sample of multiply-adds, some 4 ms, or of memory, some 20 ms, for one number of threads;
@@ -47,7 +47,7 @@ fb_status fb_limits_measure(fb_limits *limits, size_t rounds);
 fb_status fb_limits_sample_fma(fb_limits *limits, size_t threads);
 fb_status fb_limits_sample_memory(fb_limits *limits, size_t threads);
 
-/* What follows is compared with samples from here on. */
+/* Begins a period: cases that follow are compared with its samples only. */
 void fb_limits_begin_period(fb_limits *limits);
 
 /* Medians: of the current period where that has samples, of all otherwise. GFLOP/s, GB/s; `threads`

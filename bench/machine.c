@@ -48,7 +48,7 @@ static void read_name(char *name, size_t size) {
     fclose(file);
 }
 
-/* Whether `cpu` is the first one of its core: of hyper-threads one is enough. */
+/* Whether `cpu` is the first one of its core: one of its hyper-threads is enough. */
 static bool is_first_of_core(int cpu) {
     char path[96], line[256];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);

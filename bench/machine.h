@@ -29,10 +29,10 @@ void fb_machine_read(fb_machine *machine);
 size_t fb_machine_last_cache(const fb_machine *machine);
 
 /* Lets the library use num_threads threads, and puts OpenMP's thread i on core i. To be called
- * before everything that is timed: a thread that OpenMP starts anew sits where its parent does. */
+ * before everything that is timed: a thread that OpenMP starts anew runs on its parent's core. */
 fb_status fb_machine_use_threads(const fb_machine *machine, size_t num_threads);
 
-/* Memory whose pages are huge where the system gives such: free(). */
+/* Memory with huge pages where the system has them. Freed by free(). */
 fb_status fb_huge_alloc(size_t bytes, const char *what, void *result);
 
 #endif

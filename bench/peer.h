@@ -23,10 +23,10 @@ typedef struct fb_peer {
     const char *name;
     void (*version)(char *text, size_t size);
 
-    /* Whether the library can do it, and does it with more than a reference implementation. */
+    /* Whether the library can do it with an optimized implementation. */
     bool (*supports)(const fb_product *product);
 
-    /* What one thread needs to do a product again and again; false when it cannot be done. */
+    /* Makes what a thread needs for many products of this kind; false when that fails. */
     bool (*plan)(const fb_product *product, void **plan);
     void (*destroy)(void *plan);
 

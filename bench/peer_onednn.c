@@ -1,5 +1,5 @@
 /* oneDNN: its matmul primitive, version 2 of the C interface. It uses as many threads as OpenMP
- * gives it, also in a parallel region of one thread: it is given one. */
+ * allows, also inside a parallel region; so a call is allowed one. */
 #include "bench/peer_module.h"
 
 #include <dnnl.h>

@@ -13,8 +13,8 @@ enum { FB_NUM_PEERS = 3 };
 /* "openblas", "blis", "onednn". */
 const char *fb_peer_name(size_t index);
 
-/* FB_ERROR_ARGUMENT, with the names that there are, for any other name; FB_ERROR_UNSUPPORTED when
- * the build was without it, or its library cannot be opened. */
+/* FB_ERROR_ARGUMENT for an unknown name; the message lists the known ones. FB_ERROR_UNSUPPORTED
+ * when this build does not have the peer, or when its library cannot be opened. */
 fb_status fb_peer_open(const char *name, const fb_peer **peer);
 
 #endif

@@ -30,7 +30,7 @@ static fb_status time_first(fb_limits *limits, fb_trial *trial) {
     return FB_OK;
 }
 
-/* Twice, as the very first run finds neither memory nor threads. */
+/* Twice: the very first run has to create threads and map memory. */
 static fb_status calibrate(const fb_rounds *rounds, fb_limits *limits, fb_trial *trial) {
     FB_TRY(time_first(limits, trial));
     if (trial->first < long_seconds)

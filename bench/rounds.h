@@ -1,5 +1,5 @@
-/* Several ways to do a thing, timed in turn: round after round, each once, so that a clock that
- * drifts and neighbours that come and go treat all alike. */
+/* Several trials, timed in turn: in every round each of them once. So a clock that drifts and other
+ * programs on the machine disturb all of them alike. */
 #ifndef FB_BENCH_ROUNDS_H
 #define FB_BENCH_ROUNDS_H
 
@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 typedef struct fb_trial {
-    fb_status (*run)(void *context); /* what is timed */
+    fb_status (*run)(void *context); /* the run that is timed */
     void *context;
     size_t threads;
     fb_samples seconds; /* of one run */
@@ -25,9 +25,9 @@ typedef struct fb_rounds {
     void *user;
 } fb_rounds;
 
-/* Every round takes one sample of memory's bandwidth for each number of threads that a trial has,
- * and of each trial, directly after one of the multiply-adds that its threads can do. A warm sample
- * is 10 ms of runs, at least one, after as much of the same that is not timed. */
+/* Every round takes a sample of memory's bandwidth for each number of threads that a trial has, and
+ * a sample of each trial, directly after a sample of the multiply-adds that its threads can do. A
+ * warm sample is 10 ms of runs, at least one run, after as much that is not timed. */
 fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *trials, size_t count);
 
 #endif

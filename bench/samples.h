@@ -1,4 +1,4 @@
-/* What was measured again and again, and its median. */
+/* Repeated measurements of one value, and their median. */
 #ifndef FB_BENCH_SAMPLES_H
 #define FB_BENCH_SAMPLES_H
 

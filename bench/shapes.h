@@ -23,10 +23,10 @@ typedef struct fb_bench_preset {
     size_t num_families;
 } fb_bench_preset;
 
-/* FB_ERROR_ARGUMENT, with the names that there are, for any other name. */
+/* FB_ERROR_ARGUMENT for an unknown name; the message lists the known ones. */
 fb_status fb_bench_preset_find(const char *name, const fb_bench_preset **preset);
 
-/* One of them, with keys and values stored in one way. */
+/* A family with one context and one storage of keys and values. */
 typedef struct fb_bench_shape {
     char name[64];
     size_t num_heads, num_kv_heads, head_dim, num_queries, context;

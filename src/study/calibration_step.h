@@ -1,4 +1,4 @@
-/* What a calibration found out about one step, over all layers and heads. */
+/* Summary of one step of a calibration, over all layers and heads. */
 #ifndef FB_STUDY_CALIBRATION_STEP_H
 #define FB_STUDY_CALIBRATION_STEP_H
 

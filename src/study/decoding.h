@@ -1,5 +1,5 @@
-/* One block at a time, denoised after what is committed: the KV cache and the buffers that studies
- * of decoding have in common. */
+/* Denoising of one block at a time after the committed tokens: the KV cache and the buffers that
+ * studies of decoding share. */
 #ifndef FB_STUDY_DECODING_H
 #define FB_STUDY_DECODING_H
 
@@ -36,8 +36,8 @@ void fb_decoding_free(fb_decoding *decoding);
  * their keys and values. */
 fb_status fb_decoding_read(fb_decoding *decoding, const int32_t *tokens, size_t num_tokens);
 
-/* What the sampler proposes for each position of the block: sets proposed, confidence and entropy
- * from logits [block_size, vocab_size]. */
+/* Lets the sampler propose a token for each position of the block: sets proposed, confidence and
+ * entropy from logits [block_size, vocab_size]. */
 fb_status fb_decoding_propose(fb_decoding *decoding, const float *logits);
 
 #endif

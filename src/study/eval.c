@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-/* A policy with what it keeps of the text. */
+/* A policy with its caches. */
 typedef struct runner {
     const fb_eval_policy *policy;
     fb_eval_result *result;
@@ -29,7 +29,7 @@ typedef struct evaluator {
     runner *runners; /* [1 + num_policies], the first is dense */
     size_t num_runners;
     /* Dense predictions for contents of the current block, as far as there is room: many policies
-     * come by the same ones. */
+     * reach the same contents. */
     int32_t *seen_blocks; /* [SEEN_BLOCKS, block_size] */
     float *seen_logits;   /* [SEEN_BLOCKS + 1, block_size, vocab_size] */
     size_t num_seen;
@@ -46,7 +46,7 @@ static size_t window_tokens(const fb_eval_options *options) {
     return options->context + options->blocks * options->generate.block_size;
 }
 
-/* The nearest that windows may be: no block is denoised twice. */
+/* The smallest distance of windows: no block is denoised twice. */
 static size_t window_step(const fb_eval_options *options) {
     return options->blocks * options->generate.block_size;
 }
@@ -133,7 +133,7 @@ static void clean_up(evaluator *e) {
 
 /* --- comparison with dense -------------------------------------------------------------------- */
 
-/* What on_attention needs; the first error stays. */
+/* The data of on_attention; the first error stays. */
 typedef struct observation {
     evaluator *e;
     fb_eval_result *result;
@@ -157,7 +157,7 @@ static double relative_error(const fb_part *a, const float *b, const fb_queries 
     return norm > 0.0 ? sqrt(difference / norm) : 0.0;
 }
 
-/* Dense attention with the same queries and keys, beside what the policy made of them. */
+/* Computes dense attention with the same queries and keys, and compares the policy's with it. */
 static void compare_layer(void *user, const fb_attention_event *event) {
     observation *o = user;
     const fb_queries *queries = event->queries;
@@ -197,7 +197,7 @@ static fb_status predict_densely(evaluator *e, const int32_t *block, const float
     return FB_OK;
 }
 
-/* The same tokens densely: predictions of positions that are masked. */
+/* Predicts the same tokens densely, and compares the predictions of masked positions. */
 static fb_status compare_predictions(evaluator *e, const fb_sequence *sequence,
                                      fb_eval_result *result) {
     const float *dense = NULL;

@@ -30,7 +30,7 @@ typedef struct fb_eval_options {
     size_t context;               /* tokens before a window's first block, a multiple of a block */
     size_t blocks;                /* of a window */
     size_t windows;               /* at most; 0: as many as the text has */
-    /* Called after every block of a window; NULL: nobody is told. */
+    /* Called after every block of a window; may be NULL. */
     void (*progress)(void *user, size_t blocks_done, size_t blocks);
     void *user;
 } fb_eval_options;
@@ -45,7 +45,7 @@ typedef struct fb_eval_result {
     double divergence;       /* KL(dense || policy) in nats, over these */
     double keys, dense_keys; /* external keys attended by steps, a head's average */
     double *layer_errors;    /* [num_layers] |O - O_dense| / |O_dense| of attention, over steps */
-    size_t forced_refreshes; /* layers' reuses that a changed selection made refreshes */
+    size_t forced_refreshes; /* reuses of layers that a changed selection turned into refreshes */
 } fb_eval_result;
 
 /* Measures every policy.

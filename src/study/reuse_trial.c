@@ -51,8 +51,8 @@ fb_status fb_reuse_trial_prefill(fb_reuse_trial *trial, const int32_t *tokens, s
 
 /* --- one trial -------------------------------------------------------------------------------- */
 
-/* The policy's pass; then, unless it is a commit, the dense one: it leaves the block's keys and
- * values as dense attention has them, which the next pass writes anew. */
+/* The policy's pass; then, unless it is a commit, the dense one. The dense pass overwrites the
+ * block's keys and values, and the next pass overwrites them again. */
 static fb_status run_pass(fb_reuse_trial *trial, const fb_sequence *sequence, const fb_plan *plan,
                           fb_part_cache *parts, fb_reuse_trial_score *score) {
     const fb_decoding *d = &trial->decoding;

@@ -49,8 +49,8 @@ typedef struct fb_reuse_trial_result {
 fb_reuse_trial_result fb_reuse_trial_result_of(const fb_reuse_trial_score *score,
                                                const fb_reuse_trial_score *dense);
 
-/* `options`: block_size, denoising_steps, remasking and its numbers, kv_dtype; the rest is set
- * here. */
+/* Takes block_size, denoising_steps, remasking with its numbers, and kv_dtype from `options`, and
+ * sets the rest. */
 fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *options,
                                 fb_reuse_trial *trial);
 void fb_reuse_trial_free(fb_reuse_trial *trial);

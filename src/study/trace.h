@@ -47,7 +47,7 @@ typedef struct fb_trace_parts {
     float *external_out, *external_lse, *internal_out, *internal_lse;
 } fb_trace_parts;
 
-/* What is known of a sequence between two callbacks. */
+/* The state of a sequence between two callbacks. */
 typedef struct fb_trace_sequence {
     fb_trace_parts parts[2]; /* of this step and the one before, in turn */
     size_t current;          /* which is which */

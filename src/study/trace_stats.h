@@ -46,7 +46,7 @@ fb_status fb_trace_summarize(const fb_trace *trace, fb_trace_value value,
 size_t fb_trace_last_step(const fb_trace *trace);
 size_t fb_trace_longest_context(const fb_trace *trace);
 
-/* Decoding with one tau: what its reuse did. */
+/* Decoding with one tau: the errors of its reuse. */
 typedef struct fb_trace_tau {
     size_t tau, steps, reuses;
     fb_trace_spread error; /* of fb_trace_head.error over the steps that reuse */

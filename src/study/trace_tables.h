@@ -1,4 +1,4 @@
-/* Numbers of a trace, arranged in rows: what its pictures and the program's tables show. */
+/* Numbers of a trace, arranged in rows, for its pictures and for the program's tables. */
 #ifndef FB_STUDY_TRACE_TABLES_H
 #define FB_STUDY_TRACE_TABLES_H
 

@@ -214,7 +214,7 @@ static fb_options_result check_required(const fb_option_table *table, const void
     return FB_OPTIONS_READY;
 }
 
-/* Says now what would otherwise be said after minutes. Of a pipe only the reader would notice. */
+/* Fails now instead of after minutes of work. A pipe is not opened: its reader would notice. */
 static fb_status check_writable(const char *path) {
     fb_file_writer *writer = NULL;
     struct stat found;
