@@ -6,7 +6,7 @@ fused multiply-adds and the unrolled blocks of the loops around them, and prints
 instructions, multiply-adds, loads, stores, and the accesses to the stack among them, those for vectors
 and those for pointers and counters. They are what a compiler adds when it has run out of registers,
 or when it left an array of accumulators in memory. Exit status: 0 none, or only those that ALLOWED
-gives a reason for; 1 others, or no such loop at all; 2 wrong usage; 77 no objdump.
+gives a reason for; 1 others, or no such loop in any library; 2 wrong usage; 77 no objdump.
 """
 import argparse
 import collections
@@ -21,12 +21,12 @@ ALLOWED = {
     ("avx2", r"softmax"): (2, "its array of what the maxima change by, one value a row"),
     ("avx2", r"(scores|values)_\w+_[123]"): (
         5,
-        "clang 14, tiles of one or two rows, beside which memory is what takes time: pointers; and, in "
-        "products that are no multiple of 16 long, two accumulators, at most once a range",
+        "clang 14, tiles of one or two rows, where memory takes the time: pointers; and, in products whose "
+        "length is not a multiple of 16, two accumulators, at most once a range",
     ),
     ("avx2", r"scores_bf16_short_[56]s"): (
         1,
-        "clang 14: a pointer, once a line, where head_dim is no multiple of 16",
+        "clang 14: a pointer, once a line, where head_dim is not a multiple of 16",
     ),
 }
 
@@ -49,7 +49,7 @@ class X86:
 
     @staticmethod
     def ends(instruction):
-        """The flow does not go on behind it."""
+        """The flow does not go on after it."""
         return instruction.name.split()[-1] in ("jmp", "ret", "ud2")
 
     @staticmethod
@@ -362,7 +362,7 @@ def verdict(library, function, part):
 
 
 def report(library, disassembly):
-    """Prints the table of a library; whether nothing is wrong."""
+    """Prints the table of a library. Whether it has such loops, and whether nothing is wrong."""
     architecture, functions = parse(disassembly)
     print(library)
     print(f"  {'function':20} {'':5} {'from..to':>13} instr.  fma loads stores vector  other")
@@ -379,7 +379,7 @@ def report(library, disassembly):
             found, fine = True, fine and may_be
     if not found:
         print("  no loop with fused multiply-adds")
-    return found and fine
+    return found, fine
 
 
 def main():
@@ -390,8 +390,8 @@ def main():
     if not shutil.which(options.objdump):
         print(f"{options.objdump} is not here")
         return 77
-    fine = [report(each, disassemble(options.objdump, each)) for each in options.libraries]
-    return 0 if all(fine) else 1
+    reports = [report(each, disassemble(options.objdump, each)) for each in options.libraries]
+    return 0 if any(found for found, _ in reports) and all(fine for _, fine in reports) else 1
 
 
 if __name__ == "__main__":
