@@ -84,8 +84,8 @@ fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *tr
             if (!is_done(rounds, &trials[i]))
                 FB_TRY(sample(rounds, limits, &trials[i]));
         passed = fb_seconds() - start;
-        if (rounds->progress)
-            rounds->progress(rounds->user, round + 1, passed);
+        if (rounds->on_round)
+            rounds->on_round(rounds->user, round + 1, passed);
     }
     return FB_OK;
 }

@@ -21,7 +21,7 @@ typedef struct fb_rounds {
     size_t min_rounds;
     double min_seconds; /* go on until this much time has passed */
     bool cold;          /* flush the caches before every sample, which is then one run */
-    void (*progress)(void *user, size_t round, double seconds); /* may be NULL */
+    void (*on_round)(void *user, size_t round, double seconds); /* may be NULL */
     void *user;
 } fb_rounds;
 

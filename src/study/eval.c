@@ -298,8 +298,8 @@ static fb_status run_window(evaluator *e, const int32_t *tokens, size_t window, 
         for (size_t i = 0; i < e->num_runners; i++)
             FB_TRY(denoise(e, &e->runners[i], truth));
         FB_TRY(fb_decoding_read(&e->decoding, truth, e->block_size));
-        if (options->progress)
-            options->progress(options->user, window * options->blocks + e->block + 1,
+        if (options->on_block)
+            options->on_block(options->user, window * options->blocks + e->block + 1,
                               windows * options->blocks);
     }
     return FB_OK;

@@ -31,7 +31,7 @@ typedef struct fb_eval_options {
     size_t blocks;                /* of a window */
     size_t windows;               /* at most; 0: as many as the text has */
     /* Called after every block of a window; may be NULL. */
-    void (*progress)(void *user, size_t blocks_done, size_t blocks);
+    void (*on_block)(void *user, size_t blocks_done, size_t blocks);
     void *user;
 } fb_eval_options;
 

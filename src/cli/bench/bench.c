@@ -26,7 +26,7 @@ fb_rounds fb_bench_rounds(const fb_bench *bench, const char *what) {
         .min_rounds = bench->settings->repeats,
         .min_seconds = bench->settings->min_seconds,
         .cold = bench->settings->cold,
-        .progress = show_round,
+        .on_round = show_round,
         .user = title.user,
     };
 }

@@ -367,7 +367,7 @@ static fb_status prepare(evaluation *e) {
                                    .context = given->context,
                                    .blocks = given->blocks,
                                    .windows = given->windows,
-                                   .progress = show_progress,
+                                   .on_block = show_progress,
                                    .user = e};
     return FB_OK;
 }
