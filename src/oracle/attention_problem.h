@@ -1,5 +1,5 @@
 /* One attention problem of a case, batched, and everything that is asked of it: this build's
- * answer, the truth, the results of a plain implementation, the results of known mistakes.
+ * answer, the truth, the truth of variations, the results of a plain implementation.
  *
  *   q        [batch, queries, heads, head_dim]       lse  [batch, heads, queries]
  *   k, v     [batch, keys, kv_heads, head_dim]       out  [batch, queries, heads, head_dim]
@@ -7,8 +7,7 @@
 #ifndef FB_ORACLE_ATTENTION_PROBLEM_H
 #define FB_ORACLE_ATTENTION_PROBLEM_H
 
-#include "oracle/claim.h"
-#include "oracle/report.h"
+#include "oracle/case.h"
 
 #include <flashblock/attention.h>
 
@@ -29,25 +28,32 @@ fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem);
 size_t fb_attention_problem_rows(const fb_attention_problem *problem); /* batch x queries x heads */
 size_t fb_attention_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
 
+/* The index of a row's LSE. */
+size_t fb_attention_problem_lse(const fb_attention_problem *problem, size_t b, size_t query,
+                                size_t head);
+
 /* This build's answer; the truth in double precision. */
 fb_status fb_attention_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
 fb_status fb_attention_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
 
-/* The largest error of a plain float32 implementation's outputs against `truth`. */
+/* The truth of another problem: attention with something wrong about it. */
+typedef struct fb_attention_variation {
+    double scale;
+    bool wrong_heads; /* query head h reads KV head h mod num_kv_heads */
+    fb_mask mask;     /* causal: block_size 1 */
+    size_t last_key;  /* the keys after it are not seen */
+} fb_attention_variation;
+
+/* The variation that changes nothing. */
+fb_attention_variation fb_attention_problem_right(const fb_attention_problem *problem);
+fb_status fb_attention_problem_vary(const fb_attention_problem *problem,
+                                    const fb_attention_variation *variation, double *out,
+                                    double *lse);
+
+/* A plain implementation in `precision`; the largest error of its outputs in float32. */
+fb_status fb_attention_problem_plain(const fb_attention_problem *problem, fb_dtype precision,
+                                     float *out, float *lse);
 fb_status fb_attention_problem_plain_error(const fb_attention_problem *problem, const double *truth,
                                            double *error);
-
-/* Claims on `out` and `lse`, under these names. file_* may be NULL. truth_* are what the file
- * states as the truth, or NULL: the call fails if that is not the truth. */
-typedef struct fb_attention_claims {
-    const char *out_name, *lse_name;
-    const char *path; /* of the file, for messages; with truth_* */
-    const float *file_out, *file_lse;
-    fb_dtype file_precision; /* of the file's computation: what it stores `out` in */
-    const double *truth_out, *truth_lse;
-} fb_attention_claims;
-
-fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *problem,
-                             const fb_attention_claims *claims);
 
 #endif

@@ -11,7 +11,7 @@
 
 enum { MAX_NAME = 256, MAX_PATH = 4096 };
 
-/* What goes with the case: memory, JSON values, other cases. */
+/* Something that is freed with the case: memory, a JSON value, another case. */
 typedef struct belonging {
     struct belonging *next;
     void *memory;
@@ -42,7 +42,7 @@ static fb_status keep(fb_case *c, belonging item) {
     return FB_OK;
 }
 
-/* The metadata `case`, else the file's name without folder and ending. */
+/* The name: the metadata `case`, or the file's name without folder and ending. */
 static void set_name(fb_case *c) {
     const char *given = fb_safetensors_metadata(c->file, "case");
     const char *slash = strrchr(c->path, '/');

@@ -1,10 +1,10 @@
-/* A case file: inputs and results of one computation, for an implementation to be checked against.
- * The format is specified in docs/case-files.md: safetensors, with metadata that says the kind, the
- * parameters, the layout of each tensor and what produced it.
+/* A case file: inputs and results of one computation. An implementation is checked against it.
+ * docs/case-files.md specifies the format: safetensors, with metadata that says the kind, the
+ * parameters, the layout of each tensor, and the producer.
  *
- * Files are hostile: a kind asks for each tensor with the shape that its parameters imply, and for
- * each parameter with its range. Everything that a case hands out, and all memory taken through
- * it, belongs to the case and goes with it.
+ * Files are hostile. A kind therefore asks for each tensor with the shape that its parameters
+ * imply, and for each parameter with its range. Everything that a case hands out, and all memory
+ * that is taken from it, belongs to the case and is freed with it.
  */
 #ifndef FB_ORACLE_CASE_H
 #define FB_ORACLE_CASE_H

@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/sized.h"
-#include "oracle/attention_problem.h"
+#include "oracle/attention_claims.h"
 
 #include <flashblock/runtime.h>
 

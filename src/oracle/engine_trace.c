@@ -100,7 +100,7 @@ fb_status fb_engine_trace_report(const fb_engine_trace *trace, fb_report *report
     return FB_OK;
 }
 
-/* A result of another length differs as a whole: its length is the decision. */
+/* If the lengths differ, the length is the decision that differs. */
 fb_status fb_engine_trace_report_output(const fb_engine_trace *trace, fb_report *report,
                                         size_t prompt, const int32_t *tokens,
                                         const int32_t *unmask_step, size_t count) {

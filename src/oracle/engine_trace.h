@@ -1,5 +1,6 @@
-/* Traces of the engine, step by step: what a file recorded, and what this build decides in its
- * place. Fields are [T, Bmax] or [T, Bmax, L] whole numbers, -1 where a row holds no sequence. */
+/* Traces of the paper's engine, step by step: the decisions that a file recorded, and the decisions
+ * that this build makes in its place. A field is [T, Bmax] or [T, Bmax, L] whole numbers; -1 for a
+ * row that holds no sequence. */
 #ifndef FB_ORACLE_ENGINE_TRACE_H
 #define FB_ORACLE_ENGINE_TRACE_H
 
@@ -47,21 +48,21 @@ typedef struct fb_engine_trace {
 /* Reads the fields, the prompts and the stop tokens; params block_length and n_prompts. */
 fb_status fb_engine_trace_open(fb_case *c, fb_engine_trace *trace);
 
-/* What this build decided at step t, row r: a number, or L of them. */
+/* Sets the decision of this build at step t, row r: one number, or L numbers. */
 void fb_engine_trace_set(fb_engine_trace *trace, fb_engine_trace_field field, size_t t, size_t row,
                          size_t value);
 void fb_engine_trace_set_block(fb_engine_trace *trace, fb_engine_trace_field field, size_t t,
                                size_t row, const int32_t *values);
 
-/* L recorded numbers of step t, row r. */
+/* The L recorded numbers of step t, row r. */
 const int32_t *fb_engine_trace_block(const fb_engine_trace *trace, fb_engine_trace_field field,
                                      size_t t, size_t row);
 
-/* Decisions on every field but those in `left_out` (a bit for each field). */
+/* Reports the decisions of every field, except the fields in `left_out` (a bit for each). */
 fb_status fb_engine_trace_report(const fb_engine_trace *trace, fb_report *report,
                                  unsigned left_out);
 
-/* Decisions on output.I and unmask_step.I: what prompt I became. */
+/* Reports the decisions of output.I and unmask_step.I: the result of prompt I. */
 fb_status fb_engine_trace_report_output(const fb_engine_trace *trace, fb_report *report,
                                         size_t prompt, const int32_t *tokens,
                                         const int32_t *unmask_step, size_t count);

@@ -34,7 +34,7 @@ static void free_inputs(attend_inputs *in) {
     fb_kv_cache_destroy(in->cache);
 }
 
-/* What queries and keys, and values, are multiplied by. */
+/* The factor of queries and keys; that of values. */
 static float qk_scale(const fb_hash_case *c) {
     switch (c->content) {
     case FB_HASH_LARGE:
@@ -66,7 +66,7 @@ static void set_first_of_keys(const fb_hash_case *c, float *k, size_t begin, siz
         k[row * c->head_dim] = value;
 }
 
-/* What is unusual beyond a factor. */
+/* Makes the inputs unusual where a factor is not enough. */
 static void set_special(const fb_hash_case *c, attend_inputs *in) {
     const float nan = fb_bits_to_f32(0x7fc00000u), inf = INFINITY;
     size_t middle = c->keys / 2;
@@ -217,7 +217,7 @@ static fb_status compute_merge(const fb_hash_case *c, fb_hash_result *result) {
 
 /* --- denoising sequences ---------------------------------------------------------------------- */
 
-/* Pass by pass: the result, and behind it the external part where it was stored. */
+/* For each pass: the result, and after it the external part, if the pass stored it. */
 static fb_status gather(const fb_script *s, fb_hash_result *result) {
     size_t values = fb_script_values(s), rows = fb_script_rows(s), parts = 0;
     for (size_t i = 0; i < s->num_passes; i++)

@@ -47,7 +47,7 @@ static fb_status read_line(const char *line, const char *where, size_t number, f
                                          strncmp(fb_hash_cases[index].name, name, length) != 0))
         index++;
     if (index == fb_num_hash_cases)
-        return fb_fail(FB_ERROR_FORMAT, "%s: line %zu: '%.*s' is no case of this build", where,
+        return fb_fail(FB_ERROR_FORMAT, "%s: line %zu: '%.*s' is not a case of this build", where,
                        number, length < 80 ? (int)length : 80, name);
     if (!take_hash(&rest, hashes.out) || !take_hash(&rest, hashes.lse) ||
         next_word(&rest, &end) != 0)

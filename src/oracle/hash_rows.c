@@ -32,7 +32,8 @@ static void free_case(rows_case *r) {
     fb_free(r->refresh);
 }
 
-/* Keys and values of `count` tokens behind the committed ones, from the streams of these names. */
+/* Writes keys and values of `count` tokens after the committed ones, from the streams of these
+ * names. */
 static fb_status write_tokens(rows_case *r, size_t count, const char *k, const char *v) {
     size_t values = count * r->c->kv_heads * r->c->head_dim;
     fb_input_normals(r->seed, k, 1.0f, r->k, values);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What is judged, and how far it may be from the truth. */
+/* A result that is judged, and how far it may be from the truth. */
 typedef struct judgement {
     const fb_claim *claim;
     size_t count;
@@ -36,9 +36,9 @@ static fb_status plain_error(const fb_claim *claim, fb_dtype precision, size_t c
     return status;
 }
 
-/* Whether the values are what a mistake gives, `wrong`: near it, as an implementation of that
- * mistake would be, whose numbers may be larger than the right ones; and much nearer than to the
- * truth. *error: how near, to compare explanations by. */
+/* Whether the values are the results of a mistake, `wrong`. They must be as near to them as an
+ * implementation of that mistake is (its numbers may be larger than the right ones), and much
+ * nearer than to the truth. *error is the distance, by which explanations are compared. */
 static bool agrees(const judgement *j, const float *values, const double *wrong, double *error) {
     double larger = j->largest > 0.0 ? fb_largest_finite(wrong, j->count) / j->largest : 1.0;
     *error = fb_errors_measure(values, wrong, j->count).max_abs;
@@ -51,7 +51,7 @@ static bool has_layout(const fb_claim *claim) {
     return a + 1 == b || b + 1 == a;
 }
 
-/* Values whose axes of tokens and heads are swapped, put right. */
+/* Swaps the axes of tokens and heads back. */
 static void transpose(const fb_claim *claim, const float *from, float *to) {
     const size_t *sizes = claim->shape.sizes;
     size_t first = claim->token_axis < claim->head_axis ? claim->token_axis : claim->head_axis;
@@ -68,7 +68,7 @@ static void transpose(const fb_claim *claim, const float *from, float *to) {
 
 static const double log2_of_e = 1.4426950408889634;
 
-/* The layout, and an LSE's base: each combination of the two is tried. */
+/* Tries a wrong layout, for an LSE also base 2, and both together. */
 static fb_status explain_layout(const judgement *j, char *note, size_t size, bool *found) {
     float *turned = NULL;
     double error;
@@ -98,7 +98,7 @@ static fb_status explain_layout(const judgement *j, char *note, size_t size, boo
     return FB_OK;
 }
 
-/* Infinities of an LSE in the wrong place say more than any error. */
+/* An LSE whose infinities are in the wrong place: that says more than any error. */
 static bool explain_infinities(const judgement *j, char *note, size_t size) {
     size_t plus = 0, lost = 0, gained = 0;
     for (size_t i = 0; i < j->count; i++) {
@@ -135,7 +135,7 @@ static bool explain_nan(const judgement *j, char *note, size_t size) {
     return nan > 0;
 }
 
-/* The known mistake that the values are nearest to; of several equal ones the first. */
+/* The known mistake that the values are nearest to. If several are, the first of them. */
 static fb_status explain_mistakes(const judgement *j, char *note, size_t size, bool *found) {
     const fb_claim *claim = j->claim;
     double nearest = INFINITY;
@@ -167,7 +167,7 @@ static fb_status explain(const judgement *j, char *note, size_t size) {
     return FB_OK;
 }
 
-/* What an LSE that is right is, in words. */
+/* A right LSE: its base and layout in words. */
 static void confirm_lse(const fb_claim *claim, char *note, size_t size) {
     snprintf(note, size, "base e%s",
              !has_layout(claim)                     ? ""
@@ -175,9 +175,9 @@ static void confirm_lse(const fb_claim *claim, char *note, size_t size) {
                                                     : ", [heads, rows]");
 }
 
-/* Twice the plain error; where there is no plain implementation, eight times this build's. Nobody
- * is asked for more than the last place of the largest value holds; and as the plain error is one
- * draw among many, in float32 two such places are added. */
+/* Twice the error of the plain implementation; if there is none, eight times this build's. Nobody
+ * is asked for more than the spacing of the precision at the largest value. The plain error is one
+ * draw among many, so in float32 two such spacings are added. */
 static double allowed_error(const judgement *j, const fb_finding *finding) {
     const fb_claim *claim = j->claim;
     double spacing = 2.0 * fb_plain_roundoff(finding->precision) * j->largest;

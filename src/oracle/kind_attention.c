@@ -1,5 +1,5 @@
 /* attention: q, k, v -> out, lse. current_block: a block's attention to itself. */
-#include "oracle/attention_problem.h"
+#include "oracle/attention_claims.h"
 #include "oracle/kinds.h"
 
 enum { MAX_SIZE = 1 << 24 };

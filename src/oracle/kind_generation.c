@@ -1,5 +1,5 @@
-/* generation: a recorded run of the paper's engine, repeated with a model and compat = released:
- * decisions and tokens exactly, logits and cached parts within their tolerances. */
+/* generation: a recorded run of the paper's engine, repeated with a model and compat = released.
+ * Decisions and tokens must be equal; logits and cached parts have tolerances. */
 #include "decode/remask.h"
 #include "oracle/case_model.h"
 #include "oracle/engine_trace.h"
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Of tiny-model logits (their standard deviation is 4.5), of attention, of probabilities. */
+/* For the logits of tiny-model (standard deviation 4.5), for attention, for probabilities. */
 static const double logits_tolerance = 3e-4, history_tolerance = 5e-5, confidence_tolerance = 1e-4;
 
 typedef struct generation_run {
@@ -20,10 +20,10 @@ typedef struct generation_run {
     fb_model *model;
     const fb_model_config *config;
     fb_generate_options options;
-    size_t steps_seen, t; /* t: of the event at hand */
+    size_t steps_seen, t; /* t: the step of the current event */
     fb_status status;     /* of an event */
     const float *file_conf, *file_logits, *file_out, *file_lse;
-    float *conf, *logits, *out, *lse; /* what was recorded, replaced by this build's */
+    float *conf, *logits, *out, *lse; /* the recorded values, then this build's in their place */
 } generation_run;
 
 static fb_status read_options(generation_run *r) {
@@ -51,7 +51,8 @@ static fb_status read_options(generation_run *r) {
     return fb_remasking_parse(json_string_value(name), &o->remasking);
 }
 
-/* A recorded tensor and a copy of it, in which this build's numbers replace what it computes. */
+/* A recorded tensor, and a copy of it. This build writes the numbers that it computes into the
+ * copy. */
 static fb_status read_copy(fb_case *c, const char *name, fb_dims shape, const float **file,
                            float **copy) {
     FB_TRY(fb_case_f32(c, file, shape, "%s", name));
@@ -86,8 +87,8 @@ static fb_status read_recorded(generation_run *r) {
 
 /* --- events ----------------------------------------------------------------------------------- */
 
-/* Of positions that were not accepted the most probable token has no guaranteed margin: there the
- * recorded one stands. */
+/* At a position that was not accepted, another token may be almost as probable as the best one. The
+ * recorded token is taken there. */
 static void take_proposals(generation_run *r, const fb_step_event *event, size_t row) {
     size_t at = (r->t * r->trace.rows + row) * r->trace.block;
     const int32_t *recorded = fb_engine_trace_block(&r->trace, FB_ENGINE_TRACE_X0, r->t, row);
@@ -144,7 +145,7 @@ static fb_status take_history(generation_run *r, const fb_step_event *event, siz
     return FB_OK;
 }
 
-/* false ends the run: an error, or more passes than were recorded. */
+/* Returns false to end the run: after an error, or if there are more passes than were recorded. */
 static bool take_event(void *user, const fb_step_event *event) {
     generation_run *r = user;
     size_t row = event->slot, values = r->trace.block * r->config->vocab_size;
@@ -177,7 +178,7 @@ static fb_status claim(generation_run *r, const char *tensor, fb_dims shape, con
 static fb_status make_claims(generation_run *r, const fb_generation *generation) {
     const fb_engine_trace *t = &r->trace;
     int32_t ours = (int32_t)r->steps_seen, file = (int32_t)t->steps;
-    /* what events do not show */
+    /* the fields that events do not have */
     unsigned unknown = 1u << FB_ENGINE_TRACE_CTX_KERNEL | 1u << FB_ENGINE_TRACE_DMASK |
                        1u << FB_ENGINE_TRACE_DMASK_AFTER | 1u << FB_ENGINE_TRACE_NTR |
                        1u << FB_ENGINE_TRACE_NTOK_AFTER;

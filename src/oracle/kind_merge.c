@@ -1,6 +1,6 @@
 /* Kinds about merging two parts: split_merge (attention over past and current keys, and their
  * merge), fused_merge (the engine's store / refresh / reuse rows), head_masked_merge (video). */
-#include "oracle/attention_problem.h"
+#include "oracle/attention_claims.h"
 #include "oracle/kinds.h"
 #include "oracle/merge_problem.h"
 
@@ -95,7 +95,7 @@ static fb_status part_rows(fb_case *c, const fb_attention_problem *p, const floa
     return turned(c, part_lse, p->batch, p->heads, p->queries, 1, (fb_range){0, p->queries}, lse);
 }
 
-/* The truth over all keys; what the file states of it must agree. truth: out, then lse */
+/* The truth over all keys, which a stated truth must agree with. truth: out, then lse */
 static fb_status full_truth(fb_case *c, const fb_attention_problem *full, double **truth) {
     size_t rows = fb_attention_problem_rows(full), values = fb_attention_problem_values(full);
     const double *stated = NULL;
@@ -145,8 +145,8 @@ static fb_status claim_merges(fb_case *c, fb_report *report, const split *s, con
     return FB_OK;
 }
 
-/* params B, H, Hk, L, P, D, softmax_scale. With P = 0 the paper's past part is empty with an LSE
- * of +inf, and is not compared (ours has -inf); the merges are. */
+/* params B, H, Hk, L, P, D, softmax_scale. With P = 0 the past part is empty. The paper gives it an
+ * LSE of +inf, this library -inf: it is not compared, the merges are. */
 fb_status fb_recompute_split_merge(fb_case *c, fb_report *report) {
     split s = {0};
     double *truth = NULL;
@@ -216,7 +216,7 @@ static fb_status turn_masks(fb_case *c, engine_rows *e) {
     return FB_OK;
 }
 
-/* Per row `yes` where the flag is set, `no` elsewhere. */
+/* A row takes `yes` if its flag is set, otherwise `no`. */
 static fb_status choose(fb_case *c, const engine_rows *e, const unsigned char *flags, size_t width,
                         const float *yes, const float *no, const float **chosen) {
     float *copy = NULL;
@@ -246,8 +246,8 @@ static fb_status engine_merge(fb_case *c, const engine_rows *e, fb_merge_problem
     return choose(c, e, e->stores, e->dim, e->cur, e->full_or_cur, &m->out_b);
 }
 
-/* What the kernel PREFIX gives: its output, its LSE, and the cache after it, as far as the file has
- * them. */
+/* Claims on the kernel PREFIX: its output, its LSE, and the cache after it, if the file has them.
+ */
 static fb_status claim_kernel(fb_case *c, fb_report *report, const engine_rows *e,
                               const fb_merge_problem *m, const char *const names[4]) {
     size_t rows = e->batch * e->block * e->heads;
@@ -280,7 +280,7 @@ fb_status fb_recompute_fused_merge(fb_case *c, fb_report *report) {
     FB_TRY(turn_masks(c, &e));
     FB_TRY(engine_merge(c, &e, &m));
     FB_TRY(claim_kernel(c, report, &e, &m, engine));
-    /* The other kernel passes every row that refreshes through. */
+    /* The other kernel passes through every row that refreshes. */
     m.passes_b = e.refreshes;
     m.out_b = e.full_or_cur;
     return claim_kernel(c, report, &e, &m, fused);
@@ -333,7 +333,7 @@ static fb_status read_head_rows(fb_case *c, head_rows *r, fb_merge_problem *m) {
     return FB_OK;
 }
 
-/* The cache after it, as far as the file has it. */
+/* The cache after the merge, if the file has it. */
 static fb_status claim_head_cache(fb_case *c, fb_report *report, const head_rows *r,
                                   const fb_merge_problem *m) {
     bool found;
@@ -360,8 +360,8 @@ static fb_status claim_head_cache(fb_case *c, fb_report *report, const head_rows
                  : FB_OK;
 }
 
-/* Heads of the mask take `o` and store the fresh history; the others merge what is cached. LSEs
- * are [H, B x Lq]; no mask means no head of it. */
+/* Heads in the mask take `o` and store the fresh history; the others merge the cached part. LSEs
+ * are [H, B x Lq]. Without a mask no head is in it. */
 fb_status fb_recompute_head_masked_merge(fb_case *c, fb_report *report) {
     head_rows r = {0};
     fb_merge_problem m;

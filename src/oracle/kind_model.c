@@ -1,4 +1,5 @@
-/* model_logits: a model's prefill, one block's steps (dense, refreshed, reused), its commit. */
+/* model_logits: the prefill of a model, the steps of one block (dense, refreshed, reused), and its
+ * commit. */
 #include "oracle/case_model.h"
 #include "oracle/kinds.h"
 
@@ -82,7 +83,7 @@ static fb_status check_parts(logits_run *r) {
     return claim(r, "hist_lse", FB_DIMS(layers, 1, r->block, heads, 1), lse, hidden_tolerance);
 }
 
-/* A step dense, then refreshed (the first) or reused. */
+/* A step: dense first, then with a refresh (the first step) or a reuse. */
 static fb_status check_step(logits_run *r, size_t step) {
     char tokens[64], name[64];
     snprintf(tokens, sizeof tokens, "step%zu.tokens", step);

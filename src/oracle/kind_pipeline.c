@@ -1,6 +1,6 @@
-/* pipeline: a small video model through the paper's whole pipeline: a calibration over a batch of
- * prompts, then one clip densely and with head-wise reuse. Weights and text are in the file that
- * the metadata `weights_file` names, beside this one. */
+/* pipeline: the paper's whole pipeline with a small video model: a calibration over a batch of
+ * prompts, then one clip, once densely and once with head-wise reuse. Weights and text are in the
+ * file that the metadata `weights_file` names, beside this one. */
 #include "decode/flow_schedule.h"
 #include "model/video_state.h"
 #include "oracle/kinds.h"
@@ -27,7 +27,7 @@ typedef struct pipeline {
     fb_calibration *calibration;
     size_t frames, calib_frames, batch;
     size_t frame_values, block_values;
-    const char *prefix;    /* of the run's recorded passes: "reuse", "dense"; NULL: none */
+    const char *prefix;    /* of the recorded passes: "reuse", "dense"; NULL: none were recorded */
     fb_status pass_status; /* of a claim made after a pass */
 } pipeline;
 
@@ -87,7 +87,7 @@ static fb_status read_config(pipeline *p) {
     config->out_dim = config->in_dim;
     config->warp_denoising_steps = true;
     if (p->frames % config->block_frames != 0 || p->calib_frames % config->block_frames != 0)
-        return fb_fail(FB_ERROR_FORMAT, "%s: frames are no whole blocks", fb_case_path(p->c));
+        return fb_fail(FB_ERROR_FORMAT, "%s: the frames are not whole blocks", fb_case_path(p->c));
     return read_steps(p);
 }
 

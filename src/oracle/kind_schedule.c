@@ -1,5 +1,5 @@
-/* scheduler_trace: the engine's scheduler without a model. Proposed tokens, their confidences and
- * the probabilities are inputs; every decision is this build's, with compat = released. */
+/* scheduler_trace: the engine's scheduler without a model. The proposed tokens, their confidences
+ * and probabilities are inputs; this build makes every decision, with compat = released. */
 #include "decode/remask.h"
 #include "decode/schedule.h"
 #include "decode/slots.h"
@@ -192,7 +192,7 @@ static fb_status denoise(replay *r, fb_sequence *sequence, size_t t, size_t row)
     size_t budget = fb_remask_budget(s->block_size, s->denoising_steps, sequence->denoising_step);
     size_t count = fb_sequence_accept(sequence, x0, conf, r->entropy, r->accepted);
     set_accepted(r, t, row, before, x0);
-    /* num_to_transfer: the budget, unless the strategy replaces it by what it took */
+    /* num_to_transfer: the budget, or the number that the strategy took instead */
     bool counted = (s->remasking == FB_LOW_CONFIDENCE_DYNAMIC && count > 0) ||
                    s->remasking == FB_ENTROPY_BOUNDED;
     fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_NTR, t, row, counted ? count : budget);
@@ -200,7 +200,7 @@ static fb_status denoise(replay *r, fb_sequence *sequence, size_t t, size_t row)
     return FB_OK;
 }
 
-/* After a commit the trace shows the next block; nothing, when there is none. acc is 0. */
+/* After a commit the trace shows the next block, or nothing if the sequence ended. acc is 0. */
 static void commit(replay *r, fb_sequence *sequence, size_t t, size_t row) {
     fb_sequence_commit(sequence);
     fb_engine_trace_set(&r->trace, FB_ENGINE_TRACE_NTR, t, row, 0);
@@ -247,7 +247,7 @@ static fb_status replay_step(replay *r, size_t t) {
     return FB_OK;
 }
 
-/* A number of this build against one of the metadata. */
+/* Compares a number of this build with one of the metadata. */
 static fb_status check_number(replay *r, const char *key, size_t value) {
     json_t *recorded = NULL;
     if (!fb_case_text(r->c, key))

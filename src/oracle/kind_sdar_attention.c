@@ -2,8 +2,8 @@
  * positions, KV cache, refreshes and reuses, output projection. Weights and hidden states are in
  * the file that the metadata `inputs_file` names, beside this one.
  *
- * The class decides for the whole batch by its first row and forgets its history part after one
- * reuse; the files were made by putting it back, as the engine does. */
+ * The class decides for the whole batch by its first row, and it forgets its history part after one
+ * reuse. The program that made the files put the part back, as the engine does. */
 #include "model/layers.h"
 #include "model/linear.h"
 #include "model/rope.h"
@@ -188,8 +188,8 @@ static fb_status claim(layer *l, const char *tensor, fb_dims shape, const float 
     return fb_report_claim(l->report, &claim);
 }
 
-/* callNN.past_out, callNN.past_lse: what a refresh keeps. The class has an LSE of +inf where there
- * is no history: those are left out. */
+/* callNN.past_out, callNN.past_lse: the part that a refresh keeps. Without a history the LSE of the
+ * class is +inf: such a part is left out. */
 static fb_status claim_part(layer *l, const layer_call *call) {
     char name[64];
     snprintf(name, sizeof name, "call%02zu.past_out", call->index);
@@ -248,7 +248,7 @@ static fb_status hidden_of(layer *l, const int32_t *line, const layer_call *call
                        (int)line[STEP]);
 }
 
-/* Decides as the rule says, writes down what the class should have decided, counts dirty tokens. */
+/* Decides by the rule, notes the decision that the class should have made, counts dirty tokens. */
 static fb_status decide(layer *l, const int32_t *line, int32_t *decided, fb_reuse_action *action) {
     memcpy(decided, line, LINE * sizeof *decided);
     *action = FB_REFRESH_ONLY;

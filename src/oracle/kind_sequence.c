@@ -1,4 +1,4 @@
-/* denoising_sequence: everything that script.h lists, recomputed from the file's inputs. */
+/* denoising_sequence: everything that script.h lists is recomputed from the file's inputs. */
 #include "base/memory.h"
 #include "oracle/kinds.h"
 #include "oracle/script_mistakes.h"
@@ -9,7 +9,7 @@
 
 enum { MAX_SIZE = 1 << 24 };
 
-/* The file's own tensors of a pass; those of an external part only where the file has them. */
+/* The file's own tensors of a pass. An external part may be missing. */
 typedef struct file_pass {
     const float *out, *lse, *external_out, *external_lse;
     const double *out64, *lse64, *external_out64, *external_lse64;
@@ -47,7 +47,7 @@ static fb_status read_config(fb_case *c, fb_script_config *config) {
     return FB_OK;
 }
 
-/* Keys or values: stored as the params say, so that narrowing them again changes nothing. */
+/* Keys or values. They are stored in the dtype of the params, so narrowing them changes nothing. */
 static fb_status read_kv(fb_case *c, const fb_script_config *config, size_t tokens,
                          const char *name, const float **values) {
     fb_dims shape = FB_DIMS(tokens, config->num_kv_heads, config->head_dim);
@@ -99,7 +99,7 @@ static void set_inputs(const file_inputs *in, fb_script *s) {
 
 /* --- results ---------------------------------------------------------------------------------- */
 
-/* External parts may be missing from files of others. */
+/* Files of other programs may lack external parts. */
 static fb_status read_pass(fb_case *c, const fb_script *s, size_t index, bool own,
                            file_pass *file) {
     const fb_script_config *config = &s->config;
@@ -128,7 +128,7 @@ static fb_status read_pass(fb_case *c, const fb_script *s, size_t index, bool ow
     return FB_OK;
 }
 
-/* NULL where the file states none. */
+/* `stated` is NULL if the file states no truth. */
 static fb_status check_truth(fb_case *c, size_t index, const char *name, const double *stated,
                              const double *truth, size_t count) {
     char tensor[64];
@@ -160,9 +160,9 @@ static bool states_truths(const fb_script *s, const file_pass *files) {
     return true;
 }
 
-/* A file's own results are judged by the truth that its inputs have, and its stated truths with
- * them. A candidate is judged by the stated ones, if they are all there: at the sizes of videos it
- * takes minutes to compute them. */
+/* The file's own results and the truths that it states are judged by the truth of its inputs. A
+ * candidate is judged by the stated truths if they are all there: at the sizes of videos it takes
+ * minutes to compute them. */
 static fb_status find_truths(fb_case *c, fb_script *s, const file_pass *files, bool candidate) {
     if (!candidate || !states_truths(s, files)) {
         FB_TRY(fb_script_find_truth(s, NULL, NULL));
@@ -186,8 +186,8 @@ static double output_effect(const fb_script *s, const fb_script_pass *pass) {
                 fb_score_effect(pass->true_lse, rows, pass->v, fb_script_kv_values(s)));
 }
 
-/* An LSE of merged parts is rounded twice, in the part and in the merge, and its parts' are as
- * large: whoever merges in float32 is allowed two ulps. */
+/* An LSE of merged parts is rounded twice: in the part, which is as large, and in the merge. A
+ * merge in float32 is therefore allowed two ulps. */
 static double lse_effect(const fb_script *s, const fb_script_pass *pass) {
     return 2.0 * fb_spacing_at(fb_largest_finite(pass->true_lse, fb_script_rows(s)));
 }
@@ -271,8 +271,8 @@ static fb_status recompute(fb_case *c, fb_report *report, const file_inputs *in,
     return FB_OK;
 }
 
-/* Results of files that this program wrote must have the same bits; others may be off by what the
- * file's own are. */
+/* If this program wrote the file, its results must have the same bits. Otherwise they may be as far
+ * off as the file's own. */
 fb_status fb_recompute_denoising_sequence(fb_case *c, fb_report *report) {
     file_inputs in = {0};
     fb_script *s = NULL;

@@ -1,7 +1,7 @@
-/* video_attention: the paper's video self-attention over several blocks and steps: a calibration
- * on clips of its own, then a dense run and a run with head-wise reuse; outputs, similarities, LSE
- * changes, head masks, kept parts, the cache and its bookkeeping. Weights and inputs are in the
- * file that the metadata `inputs_file` names, beside this one. */
+/* video_attention: the paper's video self-attention over several blocks and steps: a calibration on
+ * its own clips, then a dense run and a run with head-wise reuse. Outputs, similarities, changes of
+ * LSEs, head masks, kept parts, the cache and its bookkeeping are checked. Weights and inputs are
+ * in the file that the metadata `inputs_file` names, beside this one. */
 #include "model/video_attention.h"
 #include "oracle/kinds.h"
 
@@ -340,7 +340,7 @@ static fb_status calibrate(video_layer *l) {
 
 /* --- runs ------------------------------------------------------------------------------------- */
 
-/* What the paper's code writes down about the cache at a pass. */
+/* What the paper's code records about the cache in a pass. */
 static void describe(const fb_video_placement *p, size_t block, size_t step, int32_t *line) {
     const size_t fields[STEP_FIELDS] = {
         block,       step,      p->rolled,     p->recomputes, p->end_before, p->held_before,
@@ -350,7 +350,8 @@ static void describe(const fb_video_placement *p, size_t block, size_t step, int
         line[i] = (int32_t)fields[i];
 }
 
-/* hist_out.b.s [1, tokens, heads, head_dim], hist_lse.b.s [heads, tokens]: what the heads keep. */
+/* hist_out.b.s [1, tokens, heads, head_dim], hist_lse.b.s [heads, tokens]: the parts that are kept.
+ */
 static fb_status claim_kept(video_layer *l, size_t block, size_t step) {
     char name[64];
     snprintf(name, sizeof name, "hist_out.b%zus%zu", block, step);
@@ -375,7 +376,7 @@ static fb_status claim_kept(video_layer *l, size_t block, size_t step) {
     return claim(l, name, FB_DIMS(l->heads, l->block_tokens), lse);
 }
 
-/* kv.k.b, kv.v.b  [1, kv_cache_tokens, heads, head_dim]: places not filled yet are zero. */
+/* kv.k.b, kv.v.b  [1, kv_cache_tokens, heads, head_dim]: unused places are zero. */
 static fb_status claim_cache(video_layer *l, size_t block) {
     size_t tokens = l->cache_config.window_frames * l->cache_config.frame_tokens;
     fb_dims shape = FB_DIMS(1, tokens, l->heads, l->head_dim);

@@ -200,8 +200,8 @@ fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
         ours_warped[i] = (float)fb_flow_warp(schedule, steps[i]);
         fill_row(schedule, &f, i, (double)ours_warped[i], (double)steps[i]);
     }
-    /* PyTorch's 1 - i/1000 is up to an ulp off, in ways that depend on the vector width; three
-     * roundings follow, and one more for timesteps. Numbers are up to 1, and up to 1000. */
+    /* PyTorch's 1 - i/1000 is up to an ulp off, depending on the vector width. Three roundings
+     * follow, and one more for timesteps. The numbers are at most 1, and at most 1000. */
     FB_TRY(claim(report, "sigmas", all, schedule->sigmas, sigmas, 0x1p-22));
     FB_TRY(claim(report, "timesteps", all, schedule->timesteps, timesteps, 0x1p-12));
     FB_TRY(claim(report, "warped", FB_DIMS(4), ours_warped, warped, 0x1p-12));

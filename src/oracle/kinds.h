@@ -1,16 +1,16 @@
-/* The kinds of cases: each recomputes a file and says what it should hold. */
+/* The kinds of cases. A kind recomputes a file and says what the file should hold. */
 #ifndef FB_ORACLE_KINDS_H
 #define FB_ORACLE_KINDS_H
 
 #include "oracle/report.h"
 
-/* Recomputes the case with the instruction set and threads that are current, and makes its claims.
- * An error is the file's fault, or this machine's (memory). */
+/* Recomputes the case with the current instruction set and threads, and makes its claims. It fails
+ * if the file is wrong, or if memory is short. */
 typedef fb_status fb_recompute_fn(fb_case *c, fb_report *report);
 
 typedef struct fb_kind {
     const char *name;
-    fb_recompute_fn *recompute; /* NULL: inputs of other cases, nothing to check alone */
+    fb_recompute_fn *recompute; /* NULL: inputs of other cases; there is nothing to check in them */
 } fb_kind;
 
 extern const fb_kind fb_kinds[];

@@ -82,7 +82,7 @@ static fb_status plain(const void *context, fb_dtype precision, float *result) {
 
 /* --- the truth, and mistakes ------------------------------------------------------------------ */
 
-/* What is done to the inputs, and to the rule, of a merge in double precision. */
+/* A merge in double precision, with changed inputs or a changed rule. */
 typedef struct variation {
     double lse_factor_a, lse_factor_b; /* of the LSEs before the merge; 0 stands for 1 */
     bool swapped;                      /* each output takes the other one's weight */
@@ -166,7 +166,7 @@ static fb_status varied(const merge_context *context, const variation *v, double
     return FB_OK;
 }
 
-/* One mistake: where it can be made, and the variation that it is. */
+/* One mistake: when it can be made, and which variation it is. */
 #define MISTAKE(name, possible, ...)                                                               \
     static fb_status name(const void *context, double *result, size_t count) {                     \
         const merge_context *c = context;                                                          \
@@ -278,7 +278,7 @@ fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *
     return fb_report_claim(report, &claim);
 }
 
-/* --- what is in the cache afterwards ---------------------------------------------------------- */
+/* --- the cache after the merge ---------------------------------------------------------------- */
 
 typedef enum cache_rule { RIGHT, NOT_STORED, ALWAYS_STORED, DIRTY_KEPT, DIRTY_ZEROED } cache_rule;
 

@@ -1,5 +1,5 @@
-/* The merge of two parts, with everything that is asked of it: this build's answer, the truth, what
- * a plain implementation gives, what known mistakes give. Rows are [tokens, heads].
+/* The merge of two parts, and everything that is asked of it: this build's answer, the truth, the
+ * results of a plain implementation, the results of known mistakes. Rows are [tokens, heads].
  *
  *   a  the external part (history), fresh or cached      b  the internal part (current block)
  */
@@ -17,8 +17,8 @@ typedef struct fb_merge_problem {
     const unsigned char *passes_lse_b; /* the LSE is b's as it is */
     const unsigned char *stores;       /* a is fresh and is kept; otherwise it is a cached one */
     const unsigned char *dirty;        /* the row's token changed since the cached one was made */
-    /* What a mistaken port takes for a: the cached part of rows that store, the fresh part of
-     * others. NULL: nothing. */
+    /* The part that a wrong port takes instead of a: the cached part for rows that store, the fresh
+     * part for others. NULL: none. */
     const float *other_a, *other_lse_a;
 } fb_merge_problem;
 
@@ -36,8 +36,8 @@ typedef struct fb_merge_claim {
 fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *problem,
                          const fb_merge_claim *claim);
 
-/* The claim on what a cache holds after it: rows that store have the fresh part, others what they
- * had, bit for bit. `width`: head_dim for outputs, 1 for LSEs. All [tokens, heads, width]. */
+/* The cache after the merge: a row that stores has the fresh part, any other row what it had
+ * before, bit for bit. `width`: head_dim for outputs, 1 for LSEs. All [tokens, heads, width]. */
 typedef struct fb_cache_problem {
     size_t rows, width;
     const float *before, *fresh;

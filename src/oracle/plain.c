@@ -40,66 +40,87 @@ bool fb_plain_sees(const fb_mask *mask, size_t query, size_t key) {
                (mask->first_query + query) / mask->block_size;
 }
 
-/* scratch: p [keys], row [head_dim], q_row [head_dim] */
-static void plain_row(const fb_view *view, const fb_mask *mask, const float *q, size_t query,
-                      size_t kv_head, float scale, fb_dtype precision, size_t keys, float *scratch,
-                      float *out, float *lse) {
-    const fb_kv *kv = view->kv;
-    float *p = scratch, *row = p + keys, *q_row = row + kv->head_dim;
-    float max = -INFINITY, sum = 0.0f;
+/* One call, and its memory. */
+typedef struct plain_call {
+    const fb_view *view;
+    const fb_mask *mask;
+    float scale;
+    fb_dtype precision;
+    float *p;     /* [keys] scores, then weights */
+    float *row;   /* [head_dim] a key or value row */
+    float *q_row; /* [head_dim] */
+} plain_call;
+
+/* Fills in the scores of a query row; returns their maximum. */
+static float score_keys(const plain_call *c, const float *q, size_t query, size_t kv_head) {
+    const fb_kv *kv = c->view->kv;
+    float max = -INFINITY;
     size_t key = 0;
     for (size_t d = 0; d < kv->head_dim; d++)
-        q_row[d] = rounded(precision, q[d]);
-    for (size_t r = 0; r < view->num_ranges; r++)
-        for (size_t t = view->ranges[r].begin; t < view->ranges[r].end; t++, key++) {
+        c->q_row[d] = rounded(c->precision, q[d]);
+    for (size_t r = 0; r < c->view->num_ranges; r++)
+        for (size_t t = c->view->ranges[r].begin; t < c->view->ranges[r].end; t++, key++) {
             float dot = 0.0f;
             read_row(kv, kv->k,
                      (ptrdiff_t)t * kv->k_token_stride + (ptrdiff_t)kv_head * kv->k_head_stride,
-                     row);
+                     c->row);
             for (size_t d = 0; d < kv->head_dim; d++)
-                dot += q_row[d] * rounded(precision, row[d]);
-            p[key] = fb_plain_sees(mask, query, key) ? rounded(precision, dot * scale) : -INFINITY;
-            max = p[key] > max ? p[key] : max;
+                dot += c->q_row[d] * rounded(c->precision, c->row[d]);
+            c->p[key] = fb_plain_sees(c->mask, query, key) ? rounded(c->precision, dot * c->scale)
+                                                           : -INFINITY;
+            max = c->p[key] > max ? c->p[key] : max;
         }
-    for (size_t i = 0; i < keys; i++)
-        sum += p[i] = max == -INFINITY ? 0.0f : expf(p[i] - max);
+    return max;
+}
+
+/* out = the sum of the weighted value rows; `sum` is that of the exponentials in p. */
+static void add_values(const plain_call *c, size_t query, size_t kv_head, float sum, float *out) {
+    const fb_kv *kv = c->view->kv;
+    size_t key = 0;
     memset(out, 0, kv->head_dim * sizeof *out);
-    key = 0;
-    for (size_t r = 0; r < view->num_ranges; r++)
-        for (size_t t = view->ranges[r].begin; t < view->ranges[r].end; t++, key++) {
-            if (!fb_plain_sees(mask, query, key))
+    for (size_t r = 0; r < c->view->num_ranges; r++)
+        for (size_t t = c->view->ranges[r].begin; t < c->view->ranges[r].end; t++, key++) {
+            if (!fb_plain_sees(c->mask, query, key))
                 continue;
-            float weight = rounded(precision, p[key] / sum);
+            float weight = rounded(c->precision, c->p[key] / sum);
             read_row(kv, kv->v,
                      (ptrdiff_t)t * kv->v_token_stride + (ptrdiff_t)kv_head * kv->v_head_stride,
-                     row);
+                     c->row);
             for (size_t d = 0; d < kv->head_dim; d++)
-                out[d] += weight * rounded(precision, row[d]);
+                out[d] += weight * rounded(c->precision, c->row[d]);
         }
+}
+
+static void plain_row(const plain_call *c, const float *q, size_t query, size_t kv_head,
+                      size_t keys, float *out, float *lse) {
+    float max = score_keys(c, q, query, kv_head), sum = 0.0f;
+    for (size_t i = 0; i < keys; i++)
+        sum += c->p[i] = max == -INFINITY ? 0.0f : expf(c->p[i] - max);
+    add_values(c, query, kv_head, sum, out);
     *lse = sum > 0.0f ? max + logf(sum) : -INFINITY;
-    for (size_t d = 0; d < kv->head_dim; d++)
-        out[d] = sum > 0.0f ? rounded(precision, out[d]) : 0.0f;
+    for (size_t d = 0; d < c->view->kv->head_dim; d++)
+        out[d] = sum > 0.0f ? rounded(c->precision, out[d]) : 0.0f;
 }
 
 fb_status fb_plain_attention(const fb_queries *queries, const fb_view *view, const fb_mask *mask,
                              float scale, fb_dtype precision, float *out, float *lse) {
     const fb_kv *kv = view->kv;
-    size_t keys = 0;
+    plain_call c = {.view = view, .mask = mask, .scale = scale, .precision = precision};
+    size_t keys = 0, group = queries->num_heads / kv->num_kv_heads;
     for (size_t r = 0; r < view->num_ranges; r++)
         keys += view->ranges[r].end - view->ranges[r].begin;
-    float *scratch = NULL;
-    FB_TRY(fb_alloc(keys + 2 * kv->head_dim, sizeof *scratch, "plain attention", &scratch));
+    FB_TRY(fb_alloc(keys + 2 * kv->head_dim, sizeof *c.p, "plain attention", &c.p));
+    c.row = c.p + keys;
+    c.q_row = c.row + kv->head_dim;
     if (scale == 0.0f)
-        scale = (float)(1.0 / sqrt((double)kv->head_dim));
-    size_t group = queries->num_heads / kv->num_kv_heads;
+        c.scale = (float)(1.0 / sqrt((double)kv->head_dim));
     for (size_t i = 0; i < queries->num_queries; i++)
         for (size_t h = 0; h < queries->num_heads; h++) {
             const float *q = queries->q + (ptrdiff_t)i * queries->token_stride +
                              (ptrdiff_t)h * queries->head_stride;
             size_t row = i * queries->num_heads + h;
-            plain_row(view, mask, q, i, h / group, scale, precision, keys, scratch,
-                      out + row * kv->head_dim, lse + row);
+            plain_row(&c, q, i, h / group, keys, out + row * kv->head_dim, lse + row);
         }
-    fb_free(scratch);
+    fb_free(c.p);
     return FB_OK;
 }

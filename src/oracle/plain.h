@@ -1,5 +1,5 @@
-/* What an implementation without FlashBlock's order or care computes: softmax(q k^T) v in one pass,
- * in a given precision. The yardstick for candidates in bf16 and f16. */
+/* A plain implementation in a given precision: softmax(q k^T) v in one pass, without the library's
+ * order of operations. Its error is the yardstick for candidates. */
 #ifndef FB_ORACLE_PLAIN_H
 #define FB_ORACLE_PLAIN_H
 
@@ -10,10 +10,10 @@
 /* Half the spacing of `precision` at 1: its relative rounding error. */
 double fb_plain_roundoff(fb_dtype precision);
 
-/* Rounds in place to what `precision` stores. */
+/* Rounds the values in place to numbers that `precision` holds. */
 void fb_plain_round(fb_dtype precision, float *values, size_t count);
 
-/* Whether the view's key `key` is seen by the query row `query`; `mask` may be NULL. */
+/* Whether the query row `query` sees the view's key `key`. `mask` may be NULL. */
 bool fb_plain_sees(const fb_mask *mask, size_t query, size_t key);
 
 /* Inputs, scores, weights and outputs are rounded to `precision`; sums are float32, as GPU matrix

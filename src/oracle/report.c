@@ -75,8 +75,8 @@ static void judge_ours(const fb_claim *claim, const double *truth, size_t count,
         finding->value = (double)claim->ours[finding->errors.worst];
 }
 
-/* A file's result may be right by luck where scores are large, or few: nobody has to be closer to
- * the truth than a plain implementation in float32, give or take two ulps. */
+/* If scores are large, or few, a file's result may be right by luck. Nobody has to be closer to the
+ * truth than a plain implementation in float32 plus two ulps. */
 static void grant_plain_error(const fb_claim *claim, size_t count, fb_finding *finding) {
     if (claim->rule != FB_BOUND_FILE || !claim->plain || finding->precision != FB_F32)
         return;
@@ -85,7 +85,7 @@ static void grant_plain_error(const fb_claim *claim, size_t count, fb_finding *f
     finding->passed = finding->errors.max_abs <= finding->bound;
 }
 
-/* The file's own result must be right, too: its error widens the bound of ours. */
+/* The file's own result must be right, because its error widens the bound of ours. */
 static fb_status judge_file(const fb_claim *claim, fb_finding *finding) {
     fb_finding judged = {.precision = claim->file_precision};
     FB_TRY(fb_judge_values(claim, claim->file, &judged));

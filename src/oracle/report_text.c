@@ -164,7 +164,7 @@ static void put_judged(FILE *file, const fb_report_style *style, const fb_findin
         put_detail(file, finding);
 }
 
-/* What is judged, and by what. */
+/* The line on the case and the candidate. */
 static void put_subject(FILE *file, const fb_report *report) {
     if (report->path[0])
         fprintf(file, "case %s (", report->path);

@@ -14,7 +14,7 @@
 #include <string.h>
 
 /* trado-8b, sdar-8b: Qwen3-8B's attention; sdar-1.7b: Qwen3-1.7B's; longlive-1.3b: Wan2.1-1.3B's,
- * a block of 3 latent frames of 1560 tokens behind 9 such frames. */
+ * a block of 3 latent frames of 1560 tokens after 9 such frames. */
 const fb_script_config fb_script_presets[] = {
     {"trado-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
     {"sdar-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
@@ -42,7 +42,7 @@ struct fb_script_memory {
     void *block;
 };
 
-/* Zeroed memory that goes with the sequence. */
+/* Zeroed memory that is freed with the sequence. */
 static fb_status take(fb_script *s, size_t count, size_t size, void *result) {
     struct fb_script_memory *item = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *item, "denoising sequence", &item));
@@ -84,8 +84,8 @@ size_t fb_script_kv_values(const fb_script *s) {
 static fb_status check_config(const fb_script_config *c) {
     size_t product = 0;
     if (c->num_kv_heads == 0 || c->num_heads == 0 || c->num_heads % c->num_kv_heads != 0)
-        return fb_fail(FB_ERROR_ARGUMENT, "%zu heads are no multiple of %zu KV heads", c->num_heads,
-                       c->num_kv_heads);
+        return fb_fail(FB_ERROR_ARGUMENT, "%zu heads are not a multiple of %zu KV heads",
+                       c->num_heads, c->num_kv_heads);
     if (c->steps == 0 || c->steps > FB_SCRIPT_MAX_STEPS || c->steps > c->block_size)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "steps is %zu: a block of %zu tokens, each step accepting at least one, "
@@ -99,7 +99,7 @@ static fb_status check_config(const fb_script_config *c) {
         !fb_size_mul(c->context_length, c->num_kv_heads, &product) ||
         !fb_size_mul(product, c->head_dim, &product))
         return fb_fail(FB_ERROR_ARGUMENT,
-                       "%zu tokens behind %zu of %zu heads of %zu values overflow", c->block_size,
+                       "%zu tokens after %zu of %zu heads of %zu values overflow", c->block_size,
                        c->context_length, c->num_heads, c->head_dim);
     return FB_OK;
 }
@@ -133,8 +133,8 @@ fb_status fb_script_create(const fb_script_config *config, fb_script **sequence)
 
 /* --- the script ------------------------------------------------------------------------------- */
 
-/* How many of `masked` positions step `step` accepts: at least one, about an even share on
- * average, and enough left for the steps that follow. The last takes all. */
+/* The number of the `masked` positions that step `step` accepts: at least one, about an even share
+ * on average. Enough are left for the steps that follow. The last step takes all. */
 static size_t accepted_count(const fb_script_config *c, size_t step, size_t masked) {
     size_t left = c->steps - step, spare = masked - (left - 1), share = 2 * masked / left;
     if (left == 1)
@@ -186,8 +186,8 @@ static fb_status generate_script(fb_script *s) {
 /* How far a tensor drifts in one pass, in units of its own size. */
 #define DRIFT 0.05f
 
-/* One token's row of one tensor at one pass: scale * (start + pass * DRIFT * direction), where the
- * start is another one once the token is accepted. `name` is q, k or v. */
+/* The row of one token in one tensor at one pass: scale * (start + pass * DRIFT * direction). Once
+ * the token is accepted it has another start. `name` is q, k or v. */
 static void generate_row(const fb_script_config *c, const char *name, size_t pass, size_t token,
                          bool accepted, float scale, float *row, size_t size) {
     char text[32];
@@ -204,7 +204,7 @@ static void generate_row(const fb_script_config *c, const char *name, size_t pas
     }
 }
 
-/* Rounds to what `dtype` holds. */
+/* Rounds to numbers that `dtype` holds. */
 static fb_status round_to(fb_script *s, float *values, size_t count) {
     uint16_t *stored = NULL;
     if (s->config.dtype == FB_F32 || count == 0)
@@ -242,8 +242,8 @@ static fb_status generate_context(fb_script *s, const char *name, const float **
     return round_to(s, values, count);
 }
 
-/* Queries and the block's keys are larger than the context's keys: a block attends to itself more
- * than to any other four tokens, and neither part drowns in the other. */
+/* Queries and the block's keys are larger than the context's keys. A block thus attends to itself
+ * more than to any other four tokens, and neither part is lost in the other. */
 #define QUERY_SCALE     1.5f
 #define BLOCK_KEY_SCALE 2.0f
 
@@ -268,14 +268,14 @@ fb_status fb_script_generate(fb_script *s) {
 
 /* --- this build's results --------------------------------------------------------------------- */
 
-/* What the rule keeps from pass to pass. */
+/* The state of the reuse rule, from pass to pass. */
 typedef struct rule_state {
     size_t dirty, masked, stored; /* stored: the pass that last kept a part, or rows of it */
     bool *dirty_rows;             /* [B] accepted since they were computed */
     const float *cached_q;        /* [B, H, D] what the cached part is of */
 } rule_state;
 
-/* The queries that the pass's external part is of: its own, the cached part's, or some of each. */
+/* The queries of the pass's external part: its own, those of the cached part, or some of each. */
 static fb_status find_external_q(fb_script *s, fb_script_pass *pass, rule_state *now) {
     size_t tokens = s->config.block_size, size = s->config.num_heads * s->config.head_dim;
     pass->external_q = pass->action == FB_REUSE ? now->cached_q : pass->q;
@@ -296,7 +296,7 @@ static fb_status find_external_q(fb_script *s, fb_script_pass *pass, rule_state 
     return FB_OK;
 }
 
-/* Tokens that the pass accepts are dirty from then on. */
+/* From this pass on, the tokens that it accepts are dirty. */
 static size_t mark_dirty(const fb_script *s, const fb_script_pass *pass, rule_state *now) {
     size_t count = 0;
     for (size_t i = 0; i < s->config.block_size; i++) {
@@ -332,7 +332,7 @@ static fb_status decide(fb_script *s, size_t index, rule_state *now) {
     return FB_OK;
 }
 
-/* The stored part, as the cache gives it out. */
+/* Copies the stored part from the cache. */
 static fb_status keep_external(fb_script *s, fb_script_pass *pass, const fb_part_cache *parts,
                                const fb_kv_cache *kv) {
     fb_part part;
@@ -396,7 +396,7 @@ fb_status fb_script_run(fb_script *s) {
 
 /* --- truth ------------------------------------------------------------------------------------ */
 
-/* A pass' attention to its own block. */
+/* The attention of a pass to its own block. */
 static fb_truth_problem truth_problem(const fb_script_config *c, const fb_script_pass *pass) {
     return (fb_truth_problem){.q = pass->q,
                               .k = pass->k,
@@ -453,7 +453,7 @@ fb_status fb_script_corrections(const fb_script *s, const float *q, const float 
     return status;
 }
 
-/* The external LSEs of a pass as they are merged. */
+/* The external LSEs of a pass, corrected as for the merge. */
 static fb_status true_merged_lse(const fb_script *s, const fb_script_pass *pass,
                                  const fb_script_pass *source, double *lse) {
     FB_TRY(fb_script_corrections(s, pass->q, source->external_q, lse));

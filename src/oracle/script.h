@@ -1,24 +1,25 @@
-/* A scripted denoising sequence: one block of a block-diffusion model over its context, one layer,
- * pass by pass, as case kind "denoising_sequence". The script stands for the model: which positions
- * each step accepts, and how queries, keys and values change. The library does the rest, used as
- * anyone would use it: KV cache, part cache, reuse decision, fb_block_attend.
+/* A scripted denoising sequence: one layer of a block-diffusion model denoises one block over its
+ * context, pass by pass. It is the case kind "denoising_sequence". The script stands for the model:
+ * it says which positions each step accepts, and how queries, keys and values change. Everything
+ * else is done by the library as any program would use it: KV cache, part cache, reuse decision,
+ * fb_block_attend.
  *
  *   passes   `steps` denoising steps, then the commit pass over the finished block
- *   script   every step accepts at least one position, the last step all that are left. The
- * queries, keys and values of a token drift a little from pass to pass, and jump once it is
- *            accepted: from the pass after its step on they are another token's
- *   rule     fb_reuse_decide with a budget of 1 (what every step accepts at least)
+ *   script   every step accepts at least one position; the last step accepts all that are left. The
+ *            queries, keys and values of a token drift a little from pass to pass. They jump when
+ *            the token is accepted: from the next pass on they are another token's
+ *   rule     fb_reuse_decide with a budget of 1 (every step accepts at least one token)
  *
  * The file (safetensors; H heads, Hk KV heads, D head_dim, B block_size, C context_length):
  *
- *   k_context, v_context   [C, Hk, D]  dtype   the committed tokens; scores need no more than this,
- *                                              positions are already applied
+ *   k_context, v_context   [C, Hk, D]  dtype   the committed tokens; positions are applied
+ *                                              already, so scores need nothing more
  *   accepted               [passes, B] bool    positions that each pass accepts
  *   action                 [passes]    i32     0 refresh and store, 1 refresh, 2 reuse, 3 refresh
- *                                              rows: those whose token was accepted since they
- *                                              were computed
- *   dirty                  [passes]    i32     tokens accepted since, and including, the last
- *                                              refresh, when the pass begins
+ *                                              rows: the rows whose token was accepted since
+ *                                              they were computed
+ *   dirty                  [passes]    i32     when the pass begins: tokens accepted by the
+ *                                              pass of the last refresh and since
  *   stepNN.q               [B, H, D]   f32     NN = 00, 01, ...; the last one is the commit
  *   stepNN.k, stepNN.v     [B, Hk, D]  dtype   the block's own keys and values in this pass
  *   stepNN.out, .lse       [B, H, D], [B, H] f32   this library's result: external and internal
@@ -29,9 +30,9 @@
  *                                              rows; LSEs as they were computed)
  *
  * Metadata: kind, case, seed, produced_by, params, layout, notes. params: preset, num_heads,
- * num_kv_heads, head_dim, block_size, context_length, tau, steps, dtype, softmax_scale; and where
- * they are true, rows (refresh by rows) and correction (the first-order correction of the LSEs of
- * rows that are taken from the cache), see reuse.h. */
+ * num_kv_heads, head_dim, block_size, context_length, tau, steps, dtype, softmax_scale; and if they
+ * are true, rows (refresh by rows) and correction (the first-order correction of the LSEs of rows
+ * that are taken from the cache). */
 #ifndef FB_ORACLE_SCRIPT_H
 #define FB_ORACLE_SCRIPT_H
 
@@ -52,18 +53,18 @@ typedef struct fb_script_config {
     fb_dtype dtype;                    /* of keys and values */
     double scale;                      /* of the scores; 1/sqrt(head_dim) unless a file says else */
     uint64_t seed;
-    bool rows, correction; /* see reuse.h */
+    bool rows, correction; /* as above */
 } fb_script_config;
 
 /* The shapes of published models, and one for quick tests. */
 extern const fb_script_config fb_script_presets[];
 extern const size_t fb_num_script_presets;
 
-/* FB_ERROR_ARGUMENT, naming those there are, for any other name. */
+/* FB_ERROR_ARGUMENT for an unknown name; the message lists the known ones. */
 fb_status fb_script_preset(const char *name, fb_script_config *config);
 
-/* One pass. Inputs are set by fb_script_generate or by the caller; results, allocated with the
- * sequence, by fb_script_run and fb_script_find_truth. */
+/* One pass. fb_script_generate or the caller sets the inputs. fb_script_run and
+ * fb_script_find_truth fill in the results, whose memory comes with the sequence. */
 typedef struct fb_script_pass {
     const float *q;          /* [B, H, D] */
     const float *k, *v;      /* [B, Hk, D]; values that `dtype` holds */
@@ -72,7 +73,7 @@ typedef struct fb_script_pass {
     int32_t dirty, action;   /* action is an fb_reuse_action */
     size_t source;           /* the pass that computed the external part, or rows of it */
     const float *external_q; /* [B, H, D] the queries that the external part is of */
-    float *composed_q;       /* external_q, where it is of several passes */
+    float *composed_q;       /* external_q, if its rows are of several passes */
     bool *refresh_rows;      /* [B] rows that a pass of FB_REFRESH_ROWS computes */
     float *out, *lse;        /* [B, H, D], [B, H] */
     float *external_out, *external_lse; /* of a pass that stores */
@@ -93,8 +94,9 @@ static inline bool fb_script_stores(const fb_script_pass *pass) {
     return pass->action == FB_REFRESH_AND_STORE || pass->action == FB_REFRESH_ROWS;
 }
 
-/* What the first-order correction adds to the external LSEs of the queries q0 where the queries are
- * q: change [B, H] = scale (q - q0) . mean key of q0, in double precision. 0 without correction. */
+/* The first-order correction: what is added to the external LSEs of the queries q0 when the queries
+ * are q. change [B, H] = scale (q - q0) . mean key of q0, in double precision; 0 without
+ * correction. */
 fb_status fb_script_corrections(const fb_script *s, const float *q, const float *q0,
                                 double *change);
 
@@ -110,24 +112,24 @@ void fb_script_free(fb_script *s); /* NULL is allowed */
 /* Makes the inputs from config.seed: the same bits everywhere. */
 fb_status fb_script_generate(fb_script *s);
 
-/* Fills dirty, action, source, out, lse, external_*: inputs must be there. */
+/* Fills in dirty, action, source, out, lse, external_*. The inputs must be set. */
 fb_status fb_script_run(fb_script *s);
 
-/* Fills true_*; fb_script_run must have been. `progress` may be NULL: told after each of
- * num_passes passes. Refreshes take 2 B H D C multiplications and additions each. */
+/* Fills in true_*, after fb_script_run. `progress` is called after each of num_passes passes; it
+ * may be NULL. A refresh takes 2 B H D C multiplications and as many additions. */
 typedef void fb_script_progress(void *context, size_t done, size_t total);
 fb_status fb_script_find_truth(fb_script *s, fb_script_progress *progress, void *context);
 
-/* Takes truths that are known, of the shapes above, instead: copies them. External ones may be NULL
- * where the pass does not store. */
+/* Copies known truths instead, of the shapes above. The external ones may be NULL if the pass does
+ * not store. */
 fb_status fb_script_set_truth(fb_script *s, size_t pass, const double *out, const double *lse,
                               const double *external_out, const double *external_lse);
 
-/* Writes the case file: equal sequences give equal bytes. Truths must be there. */
+/* Writes the case file. Equal sequences give equal bytes. The truths must be set. */
 fb_status fb_script_write(const fb_script *s, const char *path);
 
-/* What `produced_by` begins with in files of fb_script_write: their results can be expected to
- * have the same bits as a recomputation, whatever the machine. */
+/* In files of fb_script_write, `produced_by` begins with this. A recomputation of their results
+ * must have the same bits on every machine. */
 #define FB_SCRIPT_PRODUCER "flashblock golden"
 
 #endif

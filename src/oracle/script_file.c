@@ -33,7 +33,8 @@ static void list_free(tensor_list *list) {
     fb_free(list->converted);
 }
 
-/* pass < 0: `name` as it is, else stepNN.name. Sizes of 0 end the shape, except the first. */
+/* pass < 0: the tensor is called `name`; otherwise stepNN.name. A size of 0 ends the shape, except
+ * the first. */
 static void add(tensor_list *list, int pass, const char *name, fb_tensor_dtype dtype,
                 const void *data, size_t a, size_t b, size_t c) {
     fb_tensor_view *view = &list->views[list->count];
@@ -82,7 +83,7 @@ static fb_status add_pass(tensor_list *list, const fb_script *s, int index) {
     return FB_OK;
 }
 
-/* accepted, action, dirty of all passes. They lie in `converted` of their tensors. */
+/* accepted, action, dirty of all passes. Their data lie in `converted`. */
 static fb_status add_decisions(tensor_list *list, const fb_script *s) {
     size_t passes = s->num_passes, tokens = s->config.block_size;
     uint8_t *accepted = NULL;
@@ -105,7 +106,7 @@ static fb_status add_decisions(tensor_list *list, const fb_script *s) {
     return FB_OK;
 }
 
-/* Wide elements first, so that every tensor lies aligned in the file. */
+/* Tensors of wide elements come first, so that every tensor is aligned in the file. */
 static fb_status sort(tensor_list *list) {
     fb_tensor_view *sorted = NULL;
     size_t used = 0;

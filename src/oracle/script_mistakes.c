@@ -16,16 +16,16 @@ typedef struct part {
     double *out, *lse;
 } part;
 
-/* The parts of a pass as an implementation that is wrong has them. */
+/* The parts of a pass in a wrong implementation. */
 typedef struct attempt {
     const fb_script *s;
     size_t pass, rows, values;
     part external, internal, result;
-    bool as_kept; /* the external part itself is asked for: its LSEs are not corrected */
+    bool as_kept; /* the result is the external part: its LSEs are not corrected */
     double *memory;
 } attempt;
 
-/* How attention is computed: right, but for these. */
+/* How attention is computed; `right` says how it should be. */
 typedef struct variation {
     double scale;
     bool wrong_heads;
@@ -66,7 +66,7 @@ static fb_status attend(const fb_script *s, const float *q, const float *k, cons
     return fb_truth_attend(&problem, result->out, result->lse);
 }
 
-/* The external part that `pass` keeps, or of its queries if it keeps none. */
+/* The external part that `pass` keeps. If it keeps none: the one of its queries. */
 static fb_status external_of(attempt *a, size_t pass, variation how) {
     const fb_script *s = a->s;
     const fb_script_pass *of = &s->passes[pass];
@@ -93,7 +93,7 @@ static void merge(attempt *a) {
                    a->s->config.head_dim, a->result.out, a->result.lse);
 }
 
-/* Hands out the tensor that was asked for, and ends the attempt. */
+/* Copies the tensor that is wanted, and frees the attempt. */
 static fb_status attempt_end(attempt *a, const fb_script_result *r, fb_status status,
                              double *result, size_t count) {
     if (status == FB_OK)
@@ -102,7 +102,7 @@ static fb_status attempt_end(attempt *a, const fb_script_result *r, fb_status st
     return status;
 }
 
-/* A mistake fills `result` of the attempt; FB_ERROR_UNSUPPORTED where it cannot be made. */
+/* A mistake fills in `result` of the attempt. FB_ERROR_UNSUPPORTED: it cannot be made here. */
 typedef fb_status try_fn(attempt *a, const fb_script_result *r);
 
 static fb_status compute(try_fn *try_it, const void *context, double *result, size_t count) {
@@ -122,7 +122,7 @@ static size_t source(const attempt *a) {
     return a->s->passes[a->pass].source;
 }
 
-/* The last pass before `pass` that stored a part; false when there is none. */
+/* The last pass before `pass` that stored a part; false if none did. */
 static bool stored_before(const fb_script *s, size_t pass, size_t *stored) {
     for (size_t i = pass; i-- > 0;)
         if (fb_script_stores(&s->passes[i])) {
@@ -208,7 +208,7 @@ static fb_status dirty_recomputed(attempt *a, const fb_script_result *r) {
     return merge_mixed(a, source(a), a->pass);
 }
 
-/* Dirty rows' cached output becomes 0, its weight stays; or the weight goes too. */
+/* The cached output of dirty rows becomes 0. Its weight stays, or becomes 0 too. */
 static fb_status drop_dirty(attempt *a, const fb_script_result *r, bool weight) {
     const fb_script *s = a->s;
     size_t heads = s->config.num_heads, dim = s->config.head_dim;
@@ -305,7 +305,7 @@ static fb_status wrong_heads(attempt *a, const fb_script_result *r) {
 
 static const double log2_of_e = 0x1.71547652b82fep+0;
 
-/* Merges with LSEs that were multiplied by these factors before, and the result's after. */
+/* Merges parts whose LSEs were multiplied by these factors; then multiplies the result's LSE. */
 static fb_status merge_scaled(attempt *a, const fb_script_result *r, double external,
                               double internal, double result) {
     if (r->external)
@@ -385,7 +385,7 @@ MISTAKE(exp2_of_natural)
 MISTAKE(weights_swapped)
 MISTAKE(weights_equal)
 
-/* Where two agree with a candidate, the first is named. */
+/* If two agree with a candidate, the first is named. */
 const fb_mistake fb_script_mistakes[] = {
     {"the external part is not refreshed: it is the one that an earlier refresh stored",
      compute_not_refreshed},

@@ -18,7 +18,7 @@ static const double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730
 
 /* x = 2^n m, m in [sqrt(1/2), sqrt(2)): ln m = 2 (s + s^3/3 + s^5/5 + ...), s = (m - 1) / (m + 1);
  * |s| < 0.1716, where s^25 / 25 is below 3e-21. */
-double fb_portable_log(double x) {
+double fb_truth_log(double x) {
     if (!(x < (double)INFINITY)) /* NaN too */
         return x;
     uint64_t bits;
@@ -104,7 +104,7 @@ static double softmax(const fb_truth_problem *p, double *scores, double *lse) {
         scores[j] = fb_exp_double(scores[j] - subtract);
         sum += scores[j];
     }
-    *lse = sum == 0.0 ? max : max + fb_portable_log(sum);
+    *lse = sum == 0.0 ? max : max + fb_truth_log(sum);
     return sum;
 }
 
@@ -188,6 +188,6 @@ void fb_truth_merge(const double *out_a, const double *lse_a, const double *out_
         double weight_b = empty ? 0.0 : fb_exp_double(b - max), total = weight_a + weight_b;
         for (size_t i = row * head_dim; i < (row + 1) * head_dim; i++)
             out[i] = empty ? 0.0 : (weight_a * out_a[i] + weight_b * out_b[i]) / total;
-        lse[row] = empty ? max : max + fb_portable_log(total);
+        lse[row] = empty ? max : max + fb_truth_log(total);
     }
 }

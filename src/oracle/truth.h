@@ -1,9 +1,10 @@
-/* Attention in double precision from exactly rounded operations alone (+ - * / sqrt, and exp and
- * log made of them): its results have the same bits on every machine, where libm's exp differs
- * from one C library to the next. It is what generated cases state as their truth.
+/* Attention in double precision, made of nothing but exactly rounded operations (+ - * / sqrt, and
+ * exp and log that are made of them). Its results have the same bits on every machine; with libm
+ * they would not, because exp differs from one C library to the next. Generated cases state these
+ * results as their truth.
  *
- * The readable truth is fb_attend_reference; the two agree to some 1e-15, which a test checks.
- * This one also takes threads, and variations: what known mistakes would give. */
+ * The readable truth is fb_attend_reference. A test checks that the two agree to some 1e-15. This
+ * one uses threads, and it can make a known mistake. */
 #ifndef FB_ORACLE_TRUTH_H
 #define FB_ORACLE_TRUTH_H
 
@@ -13,7 +14,7 @@
 #include <stddef.h>
 
 /* ln x, a few 1e-16 relative from the exact value: x > 0 and normal, +inf, NaN. */
-double fb_portable_log(double x);
+double fb_truth_log(double x);
 
 typedef struct fb_truth_problem {
     const float *q;     /* [queries, heads, head_dim] */

@@ -51,7 +51,7 @@ static fb_status verify(const char *path, fb_report *report) {
     return status;
 }
 
-/* What is known before the file is opened. */
+/* Fills in all that is known before the file is opened. */
 static fb_status begin(const char *path, const fb_verify_options *options, fb_report *report) {
     fb_isa isa;
     FB_TRY(fb_isa_current(&isa));

@@ -20,7 +20,9 @@
  *              implementation in the same precision. The plain one computes softmax(q k^T) v in one
  *              pass; it rounds inputs, scores, weights and outputs to that precision, and sums in
  *              float32. Nobody is asked for more than the spacing of the precision at the largest
- *              true value; in float32, two such spacings are added to the bound.
+ *              true value; in float32, two such spacings are added to the bound. With scores of 16
+ *              and more, the bound of outputs is at least what the rounding of one score moves
+ *              an output by.
  *   an LSE     is a natural logarithm, and -inf for a row that sees no key. Its output is then 0.
  *   errors     A call that fails leaves its results untouched and says why in fb_error_message. A
  *              wrong result is not an error: the call returns FB_OK and a report that says so.
