@@ -105,7 +105,7 @@ static fb_status run_block(fb_decode_block *run) {
             .kv = data->kv,
             .action = action,
             .compat = FB_COMPAT_PAPER,
-            .refresh_rows = data->refresh_rows,
+            .refresh_rows = action == FB_REFRESH_ROWS ? data->refresh_rows : NULL,
             .parts = run->corrected ? data->corrected : data->parts,
             .logits = commit ? NULL : data->logits,
         };
