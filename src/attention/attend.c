@@ -10,7 +10,7 @@
  * all keys of the view. Only the functions that read a key ask for the token (token_at).
  *
  * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
- * order afterwards. The cut into chunks is the view's alone, so no bit depends on who did what.
+ * order afterwards. Only the view decides where chunks are cut, so no bit depends on who did what.
  */
 #include "attention/check.h"
 #include "attention/chunk.h"
@@ -63,9 +63,9 @@ static void round_lses(fb_row_unit unit, const fb_unit_part *part) {
         part->lse[row] = (double)fb_round_lse(part->lse[row]);
 }
 
-/* Adds a chunk's part to its range, and a range that is complete to the total: LSEs are rounded
- * there and only there. Merging into the empty part changes no bit, so that the first chunk and
- * the first range need no case of their own. */
+/* Merges a chunk's part into its range and, when the range is complete, the range into the total.
+ * LSEs are rounded when a range is complete, and only then. A merge into the empty part changes no
+ * bit, so the first chunk and the first range need no case of their own. */
 static void fold_chunk(const fb_attend_problem *problem, fb_row_unit unit,
                        const fb_key_chunk *chunk, const fb_unit_part *part,
                        const fb_unit_part *range, const fb_unit_part *total) {
@@ -78,7 +78,7 @@ static void fold_chunk(const fb_attend_problem *problem, fb_row_unit unit,
     fb_empty_lses(unit, range);
 }
 
-/* The state of a unit before its first chunk; without any chunk, its result. */
+/* The state of a unit before its first chunk. If there are no chunks, it is the unit's result. */
 static void begin_merges(const fb_attend_problem *problem, fb_row_unit unit,
                          const fb_unit_part *range, const fb_unit_part *total) {
     fb_empty_lses(unit, range);
@@ -105,7 +105,7 @@ static void write_result(const fb_attend_problem *problem, fb_row_unit unit,
     }
 }
 
-/* Folds what fb_next_parts made of `count` chunks. */
+/* Folds the parts of `count` chunks, as fb_next_parts has written them. */
 static void fold_parts(const fb_attend_problem *problem, fb_row_unit unit,
                        const fb_key_chunk *chunks, size_t count, const fb_unit_part *parts,
                        const fb_unit_part *range, const fb_unit_part *total) {
@@ -115,7 +115,7 @@ static void fold_parts(const fb_attend_problem *problem, fb_row_unit unit,
     }
 }
 
-/* A whole unit by one thread. */
+/* One thread computes a whole unit. */
 static void attend_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w) {
     fb_begin_unit(problem, unit, w);
     begin_merges(problem, unit, &w->range, &w->total);
@@ -128,7 +128,7 @@ static void attend_unit(const fb_attend_problem *problem, fb_row_unit unit, cons
     write_result(problem, unit, &w->total);
 }
 
-/* The fb_workspace of the calling thread; `scratch` holds one for each. */
+/* The calling thread's fb_workspace; `scratch` holds one for each thread. */
 static fb_workspace own_workspace(const fb_attend_problem *problem, float *scratch) {
     size_t floats = fb_workspace_floats(problem->head_dim);
     return fb_workspace_at(scratch + (size_t)omp_get_thread_num() * floats, problem->head_dim);
@@ -142,7 +142,8 @@ static void attend_by_units(const fb_attend_problem *problem, int threads, float
     }
 }
 
-/* Parts of attend_by_chunks, [num_units][2 + wave]: a unit's range and total, then its wave. */
+/* The parts of attend_by_chunks, [num_units][2 + wave]: a unit's range, its total, then its wave.
+ */
 enum { RANGE = 0, TOTAL, FIRST_OF_WAVE };
 
 static fb_unit_part wave_part(const fb_attend_problem *problem, float *parts, size_t wave,
@@ -151,12 +152,12 @@ static fb_unit_part wave_part(const fb_attend_problem *problem, float *parts, si
     return fb_part_at(parts + (unit * (FIRST_OF_WAVE + wave) + index) * floats, problem->head_dim);
 }
 
-/* How many chunks of a wave are one thread's task. */
+/* The number of chunks of a wave that one thread takes as one task. */
 static size_t chunks_of_task(const fb_attend_problem *problem) {
     return problem->num_rows <= FB_STREAM_ROWS ? FB_STREAMS : 1;
 }
 
-/* One task of a wave: the parts of chunks first .. end - 1 of it. */
+/* One task of a wave: computes the parts of its chunks first .. end - 1. */
 static void attend_task(const fb_attend_problem *problem, size_t u, const fb_key_chunk *chunks,
                         size_t first, size_t end, const fb_workspace *w, float *parts,
                         size_t wave) {
@@ -168,7 +169,7 @@ static void attend_task(const fb_attend_problem *problem, size_t u, const fb_key
     }
 }
 
-/* Folds them. */
+/* Folds the parts of one task. */
 static void fold_task(const fb_attend_problem *problem, size_t u, const fb_key_chunk *chunks,
                       size_t first, size_t end, float *parts, size_t wave) {
     fb_row_unit unit = unit_at(problem, u);
@@ -181,7 +182,7 @@ static void fold_task(const fb_attend_problem *problem, size_t u, const fb_key_c
     }
 }
 
-/* Few units: the chunks of a wave are computed by all threads, then folded in order. */
+/* For few units: all threads compute the chunks of a wave, then the wave is folded in order. */
 static void attend_by_chunks(const fb_attend_problem *problem, int threads, float *scratch,
                              float *parts, size_t wave) {
     for (size_t u = 0; u < problem->num_units; u++) {
@@ -214,8 +215,8 @@ static void attend_by_chunks(const fb_attend_problem *problem, int threads, floa
     }
 }
 
-/* The runs of places that merge: the view's ranges or, of a gathered view, all its keys. Returns
- * their number. */
+/* The number of runs of places. The parts of runs merge; a run is a range of the view or, in a
+ * gathered view, all its keys. */
 static size_t num_runs(const fb_view *view, bool gathered) {
     return gathered ? 1 : view->num_ranges;
 }
@@ -224,7 +225,7 @@ static fb_range run_at(const fb_view *view, bool gathered, size_t num_keys, size
     return gathered ? (fb_range){0, num_keys} : view->ranges[index];
 }
 
-/* The view cut into chunks; *chunks is to be freed with fb_scratch_release. */
+/* Cuts the view into chunks. Free *chunks with fb_scratch_release. */
 static fb_status cut_into_chunks(const fb_view *view, bool gathered, size_t num_keys,
                                  fb_key_chunk **chunks, size_t *num_chunks) {
     size_t count = 0, runs = num_runs(view, gathered);
@@ -254,7 +255,7 @@ static fb_status cut_into_chunks(const fb_view *view, bool gathered, size_t num_
     return FB_OK;
 }
 
-/* Whether groups of 16 keys of the sequence that the ranges make are groups of a KV cache. */
+/* Whether the ranges, put together, have whole groups of a KV cache as their groups of 16 keys. */
 static bool groups_stay_whole(const fb_view *view) {
     if (!view->kv->pages)
         return false;
@@ -270,7 +271,7 @@ static bool groups_stay_whole(const fb_view *view) {
     return true;
 }
 
-/* The tokens of a gathered view's places; *tokens is to be freed with fb_scratch_release. */
+/* Lists the tokens of a gathered view's places. Free *tokens with fb_scratch_release. */
 static fb_status place_tokens(const fb_view *view, size_t num_keys, fb_attend_problem *problem,
                               size_t **tokens) {
     size_t step = groups_stay_whole(view) ? FB_GROUP_KEYS : 1, bytes = 0;
@@ -288,7 +289,7 @@ static fb_status place_tokens(const fb_view *view, size_t num_keys, fb_attend_pr
     return FB_OK;
 }
 
-/* A call from inside a parallel region is one thread's work. */
+/* A call from inside a parallel region uses one thread. */
 static int useful_threads(const fb_attend_problem *problem) {
     if (omp_in_parallel())
         return 1;
@@ -298,7 +299,7 @@ static int useful_threads(const fb_attend_problem *problem) {
     return fmas < (double)PARALLEL_FMAS ? 1 : fb_num_threads();
 }
 
-/* Memory, then the work: nothing can fail once threads run. */
+/* Takes the memory first: nothing can fail once threads run. */
 static fb_status run_problem(const fb_attend_problem *problem) {
     int threads = useful_threads(problem);
     size_t workspaces = (size_t)threads * fb_workspace_floats(problem->head_dim);

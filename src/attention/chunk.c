@@ -1,5 +1,5 @@
-/* The part of a chunk of keys: what one thread does with a unit's rows and up to 1024 keys, tile by
- * tile (chunk.h). */
+/* The part of a chunk of keys (chunk.h): the work of one thread on a unit's rows and up to 1024
+ * keys, tile by tile. */
 #include "attention/chunk.h"
 
 #include "attention/kv_access.h"
@@ -29,7 +29,7 @@ fb_unit_part fb_part_at(float *base, size_t head_dim) {
     };
 }
 
-/* Of a fb_workspace, in floats. */
+/* Sizes of an fb_workspace's arrays, in floats. */
 enum {
     VISIBLE_FLOATS = FB_UNIT_ROWS * sizeof(size_t) / sizeof(float),
     RUN_SCORES = FB_RUN_ROWS * FB_SCORE_STRIDE, /* of one tile in each stream */
@@ -87,7 +87,8 @@ static void gather_queries(const fb_attend_problem *problem, fb_row_unit unit, f
     }
 }
 
-/* How many of the view's keys a query sees: always the first ones, so a mask is a number. */
+/* How many of the view's keys a query sees. They are always the first keys, so a mask is a number.
+ */
 static size_t visible_keys(const fb_attend_problem *problem, size_t query) {
     const fb_mask *mask = problem->mask;
     if (!mask || mask->kind == FB_MASK_NONE)
@@ -109,8 +110,8 @@ void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_
         w->visible[row] = visible_keys(problem, fb_row_query(problem, unit, row));
 }
 
-/* Of the `tile_keys` keys from the view's key number `ordinal` on, how many each row sees. Counts
- * never fall from a row to the next, as rows are in the order of their queries. */
+/* Counts how many of `tile_keys` keys each row sees, from the view's key number `ordinal` on. Rows
+ * are in the order of their queries, so counts never fall from a row to the next. */
 static void count_visible(const fb_workspace *w, size_t rows, size_t ordinal, size_t tile_keys,
                           size_t *counts) {
     for (size_t row = 0; row < rows; row++) {
@@ -147,7 +148,7 @@ typedef struct tile_groups {
     fb_dtype dtype;
 } tile_groups;
 
-/* A key, wherever it is, widened: to [D]. */
+/* Reads a key from rows or pages, and widens it: to [D]. */
 static void read_key(const fb_attend_problem *problem, size_t kv_head, size_t token, float *to) {
     const fb_kv *kv = problem->kv;
     const char *key = fb_key(kv, kv_head, token);
@@ -159,7 +160,7 @@ static void read_key(const fb_attend_problem *problem, size_t kv_head, size_t to
         widen(problem, key + fb_key_index(kv, d) * fb_dtype_size(kv->dtype), to + d, 1);
 }
 
-/* Up to 16 keys from a place on, packed: to [D][16], absent keys 0. */
+/* Packs up to 16 keys, from a place on: to [D][16], absent keys 0. */
 static void pack_keys(const fb_attend_problem *problem, size_t kv_head, size_t place, size_t keys,
                       float *row, float *to) {
     memset(to, 0, problem->head_dim * FB_GROUP_KEYS * sizeof *to);
@@ -170,7 +171,7 @@ static void pack_keys(const fb_attend_problem *problem, size_t kv_head, size_t p
     }
 }
 
-/* Up to 16 values from a place on, packed: to [panels][16][16]. */
+/* Packs up to 16 values, from a place on: to [panels][16][16]. */
 static void pack_values(const fb_attend_problem *problem, size_t kv_head, size_t place, size_t keys,
                         float *to) {
     const fb_kv *kv = problem->kv;
@@ -188,7 +189,7 @@ static void pack_values(const fb_attend_problem *problem, size_t kv_head, size_t
 }
 
 /* The keys of the places begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
- * tile begins in them: returns how many keys of the first one come before the tile. */
+ * tile begins in them. Returns how many keys of the first group come before the tile. */
 static size_t tile_keys(const fb_attend_problem *problem, size_t kv_head, size_t begin, size_t end,
                         const fb_workspace *w, tile_groups *keys) {
     const fb_kv *kv = problem->kv;
@@ -232,8 +233,8 @@ static const void *read_after(const fb_attend_problem *problem, size_t kv_head,
     return fb_key_group(problem->kv, kv_head, token_at(problem, place));
 }
 
-/* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees none
- * has alpha = 1 and stays. */
+/* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees no key
+ * has alpha = 1 and does not change. */
 static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const size_t *counts,
                        const tile_groups *v, const void *next, const fb_workspace *w, float *out) {
     for (size_t row = 0, same = 0; row < unit.rows; row += same) {
@@ -302,8 +303,8 @@ static void weigh_tile(const fb_attend_problem *problem, size_t rows, const floa
     });
 }
 
-/* One tile: the places begin .. begin + keys - 1. `following` is the first place of the tile that
- * comes after it, SIZE_MAX if none does. */
+/* One tile: the places begin .. begin + keys - 1. `following` is the first place of the next tile;
+ * SIZE_MAX: none. */
 static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size_t begin,
                         size_t keys, size_t following, const size_t *counts, const fb_workspace *w,
                         const fb_unit_part *part) {
@@ -340,7 +341,7 @@ static float fold_sums(const float *sums) {
     return folded[0];
 }
 
-/* O / l; 0 where no key was seen. The mean key alike. */
+/* O / l; 0 if the row has seen no key. The mean key is finished in the same way. */
 static void finish_output(const fb_attend_problem *problem, float sum, float *out) {
     if (sum == 0.0f)
         memset(out, 0, problem->head_dim * sizeof *out);
@@ -377,7 +378,7 @@ void fb_empty_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_
     fb_empty_lses(unit, part);
 }
 
-/* The online softmax of a part before its first key. */
+/* The state of the online softmax before a part's first key. */
 static void begin_part(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w,
                        const fb_unit_part *part) {
     fb_empty_part(problem, unit, part);
@@ -478,8 +479,8 @@ static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
     }
 }
 
-/* The parts of `count` chunks side by side: part's rows are the first chunk's, then the next one's.
- */
+/* The parts of `count` chunks side by side. The rows of `part` are those of the first chunk, then
+ * those of the second, and so on. */
 static void side_by_side_part(const fb_attend_problem *problem, fb_row_unit unit,
                               const fb_key_chunk *chunks, size_t count, const fb_workspace *w,
                               const fb_unit_part *part) {

@@ -22,14 +22,14 @@ float fb_round_lse(double lse) {
     return isnan(lse) ? fb_bits_to_f32(FB_NAN_BITS) : (float)lse;
 }
 
-/* An LSE that stands for no set of finite scores: NaN or +inf. */
+/* Whether no set of finite scores has this LSE: NaN or +inf. */
 static bool is_invalid(double lse) {
     return !(lse < (double)INFINITY);
 }
 
 void fb_merge_weights(const fb_kernels *kernels, const double *lse_a, const double *lse_b,
                       size_t rows, float *weights, double *lse) {
-    float differences[FB_MAX_ROWS] = {0}; /* of the smaller LSE to the larger one */
+    float differences[FB_MAX_ROWS] = {0}; /* the smaller LSE minus the larger */
     for (size_t row = 0; row < rows; row++) {
         double difference = -fabs(lse_a[row] - lse_b[row]); /* NaN of two infinities: not used */
         differences[row] = (float)difference;

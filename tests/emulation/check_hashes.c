@@ -1,6 +1,6 @@
-/* check_hashes ISA: every golden hash, recomputed with one instruction set. What `flashblock
- * selftest` does, as a program that needs no file and no library beside libc, for an emulator
- * without an operating system; it prints in the format of the Test Anything Protocol. Exit status:
+/* check_hashes ISA: recomputes every golden hash with one instruction set. It does the same as
+ * `flashblock selftest`, but needs no file and no library other than libc: it is for an emulator
+ * without an operating system. It prints in the format of the Test Anything Protocol. Exit status:
  * 0 no difference, 1 differences or errors, 2 wrong usage, 77 the instruction set is not in this
  * build or not in this CPU. */
 #include "base/error.h"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # check_isa.sh ISA BUILD_DIR DIR: runs BUILD_DIR's static programs with an instruction set of x86-64 on
 # the machine of Bochs: checkasm into DIR/ISA-checkasm.log, the golden hashes into DIR/ISA-hashes.log,
-# with their exit status in the same names with .status. Why nothing can be run here is in
-# DIR/ISA-reason, and the exit status is 77 then.
+# their exit status into files of the same names with .status. If nothing can be run here, the exit
+# status is 77 and DIR/ISA-reason says why.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 isa=$1

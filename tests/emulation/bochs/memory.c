@@ -4,10 +4,10 @@
 #include <asm/errno.h>
 #include <linux/mman.h>
 
-enum { PRESENT = 1, WRITABLE = 2, RESERVED = 0x200 /* a bit for software: somebody's */ };
+enum { PRESENT = 1, WRITABLE = 2, RESERVED = 0x200 /* a bit for software: in use */ };
 enum { TABLE_ENTRIES = 512, NUM_PAGES = (int)(MEMORY_END / PAGE_BYTES) };
 
-/* The entry of every page, 512 tables of 512 one behind the other; behind them their directory. */
+/* The entry of every page: 512 tables of 512 entries in a row. Their directory comes after them. */
 static uint64_t *const pages = (uint64_t *)PAGE_TABLES;
 static uint64_t *const directory = (uint64_t *)PAGE_TABLES + NUM_PAGES;
 
@@ -45,7 +45,7 @@ static void take_pages(uint64_t begin, uint64_t end) {
         set_page(page, 0);
 }
 
-/* boot.S has left the first table, of 512 GiB, at 0x10000, and the one of each GiB behind it. */
+/* boot.S has left the first table, of 512 GiB, at 0x10000, and the table of each GiB after it. */
 void memory_begin(void) {
     uint64_t *gibibytes = (uint64_t *)0x11000;
     for (uint64_t page = 0; page < NUM_PAGES; page++) {
@@ -64,14 +64,14 @@ void memory_begin(void) {
     __asm__ volatile("mov %0, %%cr0" : : "r"(cr0 | 0x10000) : "memory");
 }
 
-static uint64_t page_behind(uint64_t address) {
+static uint64_t pages_up_to(uint64_t address) {
     return (address + PAGE_BYTES - 1) / PAGE_BYTES;
 }
 
 uint64_t memory_brk(uint64_t end) {
     if (end < HEAP || end > STACK)
         return heap_end;
-    uint64_t old = page_behind(heap_end), new = page_behind(end);
+    uint64_t old = pages_up_to(heap_end), new = pages_up_to(end);
     for (uint64_t page = old; page < new; page++)
         if (pages[page] & RESERVED)
             return heap_end;
@@ -83,7 +83,7 @@ uint64_t memory_brk(uint64_t end) {
     return heap_end;
 }
 
-/* The highest place of so many pages that are nobody's; 0: none. */
+/* The highest place of `count` free pages in a row; 0: none. */
 static uint64_t find_place(uint64_t count) {
     uint64_t found = 0;
     for (uint64_t page = STACK / PAGE_BYTES; page-- > HEAP / PAGE_BYTES;) {
@@ -97,7 +97,7 @@ static uint64_t find_place(uint64_t count) {
 uint64_t memory_map(uint64_t bytes, uint64_t protection) {
     if (bytes == 0 || bytes > STACK - HEAP)
         return failure(bytes ? ENOMEM : EINVAL);
-    uint64_t count = page_behind(bytes), first = find_place(count);
+    uint64_t count = pages_up_to(bytes), first = find_place(count);
     if (!first)
         return failure(ENOMEM);
     give_pages(first, first + count, protection);
@@ -113,7 +113,7 @@ static bool is_range(uint64_t begin, uint64_t bytes) {
 uint64_t memory_unmap(uint64_t begin, uint64_t bytes) {
     if (!is_range(begin, bytes))
         return failure(EINVAL);
-    take_pages(begin / PAGE_BYTES, page_behind(begin + bytes));
+    take_pages(begin / PAGE_BYTES, pages_up_to(begin + bytes));
     return 0;
 }
 
@@ -124,7 +124,7 @@ uint64_t memory_protect(uint64_t begin, uint64_t bytes, uint64_t protection) {
         return 0;
     if (!is_range(begin, bytes))
         return failure(EINVAL);
-    uint64_t end = page_behind(begin + bytes);
+    uint64_t end = pages_up_to(begin + bytes);
     for (uint64_t page = begin / PAGE_BYTES; page < end; page++)
         if (!(pages[page] & RESERVED))
             return failure(ENOMEM);

@@ -24,9 +24,9 @@ static const Elf64_Phdr *segment(int index) {
 static void check_file(void) {
     for (int i = 0; i < SELFMAG; i++)
         if (elf->e_ident[i] != (uint8_t)ELFMAG[i])
-            reject("is no ELF file");
+            reject("is not an ELF file");
     if (elf->e_machine != EM_X86_64 || elf->e_type != ET_EXEC)
-        reject("is not a static one for x86-64 at fixed addresses");
+        reject("is not a static program for x86-64 at fixed addresses");
     for (int i = 0; i < elf->e_phnum; i++)
         if (segment(i)->p_type == PT_INTERP)
             reject("is not static");
@@ -44,7 +44,7 @@ static void load_segments(void) {
     }
 }
 
-/* Where the program headers are in the loaded program. */
+/* The address of the program headers in the loaded program. */
 static uint64_t loaded_headers(void) {
     for (int i = 0; i < elf->e_phnum; i++) {
         const Elf64_Phdr *s = segment(i);
@@ -55,7 +55,7 @@ static uint64_t loaded_headers(void) {
     return 0;
 }
 
-/* Pointers to `count` strings from *text on, and a NULL; *text is then behind them. */
+/* Pointers to `count` strings from *text on, and a NULL. *text then points after the strings. */
 static uint64_t *put_strings(uint64_t *to, uint64_t count, const char **text) {
     for (uint64_t i = 0; i < count; i++) {
         *to++ = (uint64_t)*text;

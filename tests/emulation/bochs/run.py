@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """run.py --build DIR [--timeout SECONDS] PROGRAM [ARGUMENT...] | --probe
 
-Runs a static, single-threaded program on the bare machine of Bochs, with a CPU that has AVX-512. What
-the program writes goes to standard output; its exit status is this one's: 128 and the signal's number
-when it died of a signal, 125 when the emulator failed or the time was up. DIR holds what build.sh has
-made.
+Runs a static, single-threaded program on the bare machine of Bochs, with a CPU that has AVX-512. The
+program's output goes to standard output, and its exit status is that of run.py: 128 and the signal's
+number if it died of a signal, 125 if the emulator failed or the time was up. build.sh makes DIR.
 
-The emulator's display would listen on a network port: it runs in a network of its own. --probe: can
-it have one here?
+The emulator's display would listen on a network port, so it runs in a network of its own. --probe
+asks whether that is possible here.
 """
 import argparse
 import os

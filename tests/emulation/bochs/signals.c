@@ -15,8 +15,8 @@ typedef struct action {
 
 static action actions[NUM_SIGNALS];
 
-/* What a handler gets beside the signal's number: siginfo_t, of which si_signo and si_addr are set,
- * and an empty ucontext_t. */
+/* The arguments of a handler after the signal's number: siginfo_t, of which si_signo and si_addr
+ * are set, and an empty ucontext_t. */
 static struct {
     int32_t signal, error, code, padding;
     uint64_t address;

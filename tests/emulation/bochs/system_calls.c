@@ -1,4 +1,4 @@
-/* What a static, single-threaded glibc program asks of Linux. */
+/* The system calls of Linux that a static, single-threaded glibc program makes. */
 #include "supervisor.h"
 
 #include <asm/errno.h>
