@@ -242,6 +242,30 @@ Test(check, arguments_are_checked) {
     cr_expect_null(report);
 }
 
+/* A program that was compiled with another version of the header: a shorter struct is enough, a
+ * longer one may not ask for anything that this library does not know. */
+Test(check, struct_may_be_of_another_version) {
+    struct {
+        fb_attention_check known;
+        size_t later;
+    } longer;
+    fb_report *report = NULL;
+    fb_attention_check check = made();
+    fill();
+    attend(&check);
+    check.struct_size = offsetof(fb_attention_check, lse_by_token);
+    check.lse_by_token = true; /* beyond the struct: not read */
+    expect_passed(&check, "a shorter struct");
+    fb_attention_check_init_sized(&longer.known, sizeof longer);
+    cr_expect_eq(longer.later, 0);
+    longer.known = made();
+    longer.known.struct_size = sizeof longer;
+    expect_passed(&longer.known, "a longer struct");
+    longer.later = 1;
+    cr_expect_eq(fb_check_attention(&longer.known, &report), FB_ERROR_ARGUMENT);
+    cr_expect_null(report);
+}
+
 /* --- reports ---------------------------------------------------------------------------------- */
 
 Test(check, reports_are_told_as_text_and_json) {
@@ -255,7 +279,10 @@ Test(check, reports_are_told_as_text_and_json) {
     cr_assert_eq(fb_report_num_findings(report), 2);
     cr_expect_null(fb_report_finding(report, 2));
     cr_expect_str_eq(fb_report_kind(report), "attention");
+    cr_expect_str_eq(fb_report_name(report), "check");
     cr_expect_str_eq(fb_report_path(report), "");
+    cr_expect(strstr(fb_finding_verdict(finding), "is allowed, worst at [0,0,0,7]: "), "%s",
+              fb_finding_verdict(finding));
     cr_expect_str_eq(fb_report_reason(report), "");
     cr_expect_str_eq(fb_outcome_name(fb_report_outcome(report)), "failed");
     cr_expect_eq(fb_finding_ndim(finding), 4);

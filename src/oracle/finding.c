@@ -36,8 +36,10 @@ static void write_verdict(FILE *file, const fb_finding *f) {
         fprintf(file, "%s", f->passed ? "the same bits" : "other bits");
     else
         fprintf(file, "error %.3g, at most %.3g is allowed", f->errors.max_abs, f->bound);
-    if (!f->passed && !f->file_failed)
+    if (!f->passed && !f->file_failed) {
+        fputs(f->decisions ? "" : ", worst", file);
         fb_finding_write_worst(file, f);
+    }
     if (f->note[0]) {
         fprintf(file, ": ");
         fb_finding_write_text(file, f->note);

@@ -28,8 +28,7 @@
  *              wrong result is not an error: the call returns FB_OK and a report that says so.
  *   threads    Calls may run concurrently on different objects. One object must not be used by two
  *              threads at once.
- *   ownership  Text and pointers that an accessor returns belong to the object that it was asked
- * of.
+ *   ownership  Text and pointers that an accessor returns belong to the object that it was given.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_ORACLE_H
 #define FLASHBLOCK_EXPERIMENTAL_ORACLE_H
@@ -45,8 +44,7 @@
 extern "C" {
 #endif
 
-/* --- reports -----------------------------------------------------------------------------------
- */
+/* --- reports --------------------------------------------------------------------------------- */
 
 typedef enum fb_outcome {
     FB_PASSED = 0,
@@ -133,8 +131,7 @@ FB_API double fb_finding_truth(const fb_finding *finding);
 /* The precision that the result was judged in. */
 FB_API fb_dtype fb_finding_precision(const fb_finding *finding);
 
-/* --- one attention result in memory ------------------------------------------------------------
- */
+/* --- one attention result in memory ---------------------------------------------------------- */
 
 /* A tensor in memory. Strides are in elements; the last axis (head_dim) is contiguous. All three
  * strides 0: the tensor is dense in the order that fb_attention_check gives. Never grows. */
@@ -183,8 +180,7 @@ static inline void fb_attention_check_init(fb_attention_check *check) {
  * 65536), no data, an unknown dtype. FB_ERROR_MEMORY. */
 FB_API fb_status fb_check_attention(const fb_attention_check *check, fb_report **report);
 
-/* --- case files and candidates -----------------------------------------------------------------
- */
+/* --- case files and candidates --------------------------------------------------------------- */
 
 /* The results of another implementation: tensors with the names of a case's results. */
 typedef struct fb_candidate fb_candidate;
@@ -228,8 +224,7 @@ static inline void fb_verify_options_init(fb_verify_options *options) {
 FB_API fb_status fb_verify_file(const char *path, const fb_verify_options *options,
                                 fb_report **report);
 
-/* --- golden hashes -----------------------------------------------------------------------------
- */
+/* --- golden hashes --------------------------------------------------------------------------- */
 
 /* Golden hashes are XXH3-128 hashes of results of generated cases. The results are the same to the
  * bit on every instruction set and with any number of threads. Cases have indices from 0. */
