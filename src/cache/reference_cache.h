@@ -1,7 +1,7 @@
 /* FlashBlock's cache in double precision, for one layer and as plainly as it can be written: the
  * attention of the current block to all that is before it, kept from step to step, and the rule
  * that says when it is computed anew. Second of three files to read: attention/reference.c,
- * cache/reference.c, decode/reference.c. Tests compare reuse.c and part_cache.c with it. */
+ * cache/reference.c, decode/reference.c. Tests compare reuse.c and block_plain.c with it. */
 #ifndef FB_CACHE_REFERENCE_CACHE_H
 #define FB_CACHE_REFERENCE_CACHE_H
 
