@@ -170,7 +170,7 @@ Test(selection, errors_name_the_value) {
     cr_assert_eq(fb_selection_set(&s, 0, behind, 1), FB_ERROR_ARGUMENT);
     expect_message("blocks[0] is 4, expected below 4");
     cr_assert_eq(fb_selection_set(&s, 0, falling, 2), FB_ERROR_ARGUMENT);
-    expect_message("blocks[1] is 1 behind 2");
+    expect_message("blocks[1] is 1 after 2");
     cr_assert_eq(fb_selection_set(&s, 0, twice, 2), FB_ERROR_ARGUMENT);
     cr_assert_eq(fb_selection_set(&s, 0, five, 5), FB_ERROR_ARGUMENT);
     expect_message("count is 5");

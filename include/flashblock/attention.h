@@ -67,8 +67,8 @@ typedef struct fb_kv {
 FB_API fb_kv fb_kv_rows(fb_dtype dtype, const void *k, const void *v, size_t num_tokens,
                         size_t num_kv_heads, size_t head_dim);
 
-/* KV heads first .. first + count - 1 of `kv` alone: rows or pages, nothing is copied. The caller
- * sees to it that they are there. */
+/* Only the KV heads first .. first + count - 1 of `kv`, rows or pages. Nothing is copied. The
+ * caller sees to it that they are there. */
 FB_API fb_kv fb_kv_heads(const fb_kv *kv, size_t first, size_t count);
 
 /* Tokens begin <= t < end. */
@@ -123,7 +123,7 @@ typedef enum fb_mask_kind {
 } fb_mask_kind;
 
 /* Positions: query row i is at first_query + i; the view's j-th key, counted over its ranges in
- * order, is at first_key + j. {0} is no mask. */
+ * order, is at first_key + j. {0} means no mask. */
 typedef struct fb_mask {
     fb_mask_kind kind;
     size_t block_size; /* at least 1 */

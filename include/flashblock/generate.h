@@ -189,7 +189,7 @@ typedef struct fb_generate_options {
  *   - a prompt that holds the model's pad token is cut to what follows its first one;
  *   - mask tokens that are left when denoising_steps run out are committed;
  *   - entropy_bounded has no minimum but one;
- *   - a stop token right behind the max_tokens-th token, in its block, is still appended;
+ *   - a stop token right after the max_tokens-th token, in its block, is still appended;
  *   - a new sequence finds in its block-external cache what the slot's previous one left. */
 
 FB_API void fb_generate_options_init_sized(fb_generate_options *options, size_t size);

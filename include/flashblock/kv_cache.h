@@ -9,8 +9,8 @@
  * Every change of committed content (commit, truncate, a write below `length`) gives the cache a
  * new *epoch*: parts computed before it are stale afterwards, see reuse.h.
  *
- * Layout: pages of 256 tokens, each in groups of 16 tokens, packed so that no step transposes
- * anything and every read is of whole cache lines in order: keys as
+ * Layout: pages of 256 tokens, cut into groups of 16 tokens. The order within a group lets
+ * attention read whole cache lines in order, and no step transposes anything: keys are
  * [kv_head][group][head_dim][16 tokens], values as [kv_head][group][head_dim / 16][16 tokens][16],
  * the last 16 dimensions padded with zeros.
  *
@@ -32,6 +32,7 @@ extern "C" {
 
 typedef struct fb_kv_cache fb_kv_cache;
 
+/* The struct never grows. */
 typedef struct fb_kv_cache_config {
     size_t num_layers, num_kv_heads, head_dim; /* each at least 1 */
     fb_dtype dtype;                            /* how keys and values are stored */
@@ -43,6 +44,7 @@ FB_API fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cach
 /* NULL is allowed. */
 FB_API void fb_kv_cache_destroy(fb_kv_cache *cache);
 
+/* Owned by the cache. */
 FB_API const fb_kv_cache_config *fb_kv_cache_config_of(const fb_kv_cache *cache);
 
 /* Writes the keys and values of one layer at positions first .. first + num_tokens - 1:
@@ -54,7 +56,7 @@ FB_API fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t firs
 /* Makes the next num_tokens positions committed. Every layer must have been written up to there. */
 FB_API fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens);
 
-/* Forgets committed tokens from `length` on (and everything behind them). */
+/* Forgets committed tokens from `length` on, and the current block. */
 FB_API fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length);
 
 /* Committed tokens; the epoch, a number from 1 on that no other state of any KV cache of the
@@ -63,10 +65,10 @@ FB_API size_t fb_kv_cache_length(const fb_kv_cache *cache);
 FB_API uint64_t fb_kv_cache_epoch(const fb_kv_cache *cache);
 FB_API size_t fb_kv_cache_bytes(const fb_kv_cache *cache);
 
-/* A number, unique in the process, that stays while the cache only grows, and changes with whatever
- * else happens to committed content (truncate, a write below `length`): of two states of one
- * history, the shorter is the beginning of the longer. What was derived from committed tokens
- * remains right for as long as the history is the same. */
+/* A number, unique in the process. It stays the same while the cache only grows, and changes with
+ * every other change of committed content (truncate, a write below `length`). So of two states with
+ * the same history, the shorter is the beginning of the longer, and what was derived from its
+ * tokens still holds. */
 FB_API uint64_t fb_kv_cache_history(const fb_kv_cache *cache);
 
 /* The keys and values of one layer as fb_attend takes them; kv->num_tokens counts the current

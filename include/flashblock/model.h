@@ -37,9 +37,10 @@ extern "C" {
 
 struct fb_sparse; /* experimental/sparse.h */
 
-/* What the files of a model's directory say. Token ids are -1 when no file names them. Where
- * several files speak of the same thing, generation_config.json goes before config.json, and the
- * tokenizer's mask token before both; an option of the caller goes before all (see generate.h). */
+/* The configuration of a model, from the files of its directory. A token id is -1 when no file
+ * names it. Where several files name the same thing, generation_config.json goes before
+ * config.json, the tokenizer's mask token before both, and an option of the caller before all (see
+ * generate.h). The struct can grow at its end. */
 typedef struct fb_model_config {
     size_t hidden_size, intermediate_size, num_hidden_layers;
     size_t num_attention_heads, num_key_value_heads, head_dim;
@@ -84,7 +85,7 @@ typedef struct fb_attention_event {
     size_t sequence; /* index in the call's `sequences` */
     size_t layer;
     const fb_queries *queries; /* [num_tokens, num_attention_heads, head_dim], with positions */
-    const fb_kv_cache *kv;     /* committed tokens, and behind them the block's, of this layer */
+    const fb_kv_cache *kv;     /* this layer's committed tokens, then the block's */
     fb_reuse_action action;
     const fb_part_cache *parts; /* after the call: what a refresh stored is there; may be NULL */
     const fb_part *result;      /* what goes on to o_proj: rows as in queries */

@@ -132,8 +132,8 @@ struct fb_block_heads; /* experimental/head_reuse.h */
 typedef struct fb_block_call {
     size_t struct_size;
     const fb_queries *queries; /* q [rows, num_heads, head_dim] */
-    const fb_kv_cache *kv;     /* holds the block's keys and values already, at positions length ..
-                                  length + rows - 1; NULL with `heads` */
+    const fb_kv_cache *kv;     /* holds the block's keys and values already, from position `length`
+                                  on; NULL with `heads` */
     size_t layer;
     fb_reuse_action action; /* from fb_reuse_decide */
     fb_compat compat;       /* FB_COMPAT_RELEASED: a reuse takes a stale slot, too */

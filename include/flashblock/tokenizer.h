@@ -56,7 +56,7 @@ FB_API void fb_tokenizer_destroy(fb_tokenizer *tokenizer);
 
 /* What becomes of text that spells an added token, such as "<|MASK|>". */
 typedef enum fb_added_tokens {
-    FB_ADDED_PARSED = 0,      /* it is that token. For text of one's own: chat templates, say */
+    FB_ADDED_PARSED = 0,      /* it is that token. For your own text: chat templates, say */
     FB_ADDED_SPECIAL_AS_TEXT, /* special tokens are plain text, others (<think>, ...) are tokens.
                                  For text of others: it cannot smuggle in a mask or an end of
                                  text. Hugging Face calls it split_special_tokens */

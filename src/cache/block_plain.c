@@ -48,9 +48,9 @@ static double moved_score(const float *q, const float *q0, const float *k, size_
     return sums[0];
 }
 
-/* pass->lse := the slot's LSEs, those of rows that were not computed now as L(q0) + scale (q - q0)
- * . k. An infinite key can make a mean key NaN whose weight is 0, and then there is no correction.
- */
+/* pass->lse := the slot's LSEs, those of rows that were not computed now as
+ * L(q0) + scale (q - q0) . k. An infinite key of weight 0 makes a mean key NaN; the row is then not
+ * corrected. */
 static void correct_lses(const plain_pass *pass, const float *q0, const fb_part *slot) {
     const bool *fresh = pass->call->refresh_rows;
     size_t heads = pass->queries->num_heads, dim = pass->queries->head_dim;

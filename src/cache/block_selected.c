@@ -145,7 +145,7 @@ static fb_status cached_residual(const selected_pass *pass, const fb_part *scrat
 }
 
 /* selected := part(selected), merged with the residual if there is one. */
-static fb_status external_part(const selected_pass *pass, const fb_part *scratch,
+static fb_status selected_part(const selected_pass *pass, const fb_part *scratch,
                                const fb_part *selected) {
     const fb_block_call *call = pass->call;
     fb_part residual = *scratch;
@@ -183,7 +183,7 @@ fb_status fb_block_attend_selected(const fb_block_call *call, fb_approximate_fn 
     fb_part scratch[3]; /* selected, residual, internal */
     void *memory = NULL;
     FB_TRY(fb_block_scratch(queries, 3, scratch, &memory));
-    fb_status status = external_part(&pass, &scratch[1], &scratch[0]);
+    fb_status status = selected_part(&pass, &scratch[1], &scratch[0]);
     if (status == FB_OK)
         status = fb_block_attend_range(queries, &pass.keys.kv, pass.keys.length,
                                        pass.keys.length + queries->num_queries, call->scale,

@@ -246,7 +246,7 @@ fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens) {
     for (size_t layer = 0; layer < cache->config.num_layers; layer++)
         if (cache->layers[layer].num_tokens < length)
             return fb_fail(FB_ERROR_ARGUMENT,
-                           "num_tokens is %zu, but layer %zu holds %zu tokens behind the %zu "
+                           "num_tokens is %zu, but layer %zu holds %zu tokens after the %zu "
                            "committed ones",
                            num_tokens, layer, cache->layers[layer].num_tokens - cache->length,
                            cache->length);

@@ -5,10 +5,10 @@
 
 #include <string.h>
 
-/* The first step of a block must refresh: its queries are new, and so is the context behind which
- * they stand. The commit refreshes because its keys and values are there to stay. In between, each
- * accepted token changes the queries, and so what they would find in the context: tau says how many
- * of these changes are let pass. A part that no later step could use is not kept. */
+/* The first step of a block must refresh: the queries and the context are new. The commit refreshes
+ * because its keys and values stay. Between them each accepted token changes the queries, and so
+ * their attention to the context; below tau such changes the kept part is still used. A part that
+ * no later step could use is not kept. */
 fb_reuse_action fb_reuse_decide_reference(const fb_reference_cache *cache,
                                           const fb_reference_step *step) {
     if (cache->tau == 0)
@@ -54,7 +54,7 @@ fb_status fb_block_attend_reference(fb_reference_cache *cache, fb_reuse_action a
     return status;
 }
 
-/* What the refreshing step itself accepts counts: its queries were made before. */
+/* The tokens that a refreshing step accepts count, too: its queries are older than they. */
 void fb_reference_cache_accept(fb_reference_cache *cache, fb_reuse_action action, size_t count) {
     if (action != FB_REUSE)
         cache->dirty = 0;

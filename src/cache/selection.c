@@ -70,8 +70,8 @@ fb_status fb_selection_set(fb_selection *selection, size_t list, const size_t *b
             return fb_fail(FB_ERROR_ARGUMENT, "blocks[%zu] is %zu, expected below %zu", i,
                            blocks[i], selection->num_blocks);
         if (i > 0 && blocks[i] <= blocks[i - 1])
-            return fb_fail(FB_ERROR_ARGUMENT, "blocks[%zu] is %zu behind %zu, expected ascending",
-                           i, blocks[i], blocks[i - 1]);
+            return fb_fail(FB_ERROR_ARGUMENT, "blocks[%zu] is %zu after %zu, expected ascending", i,
+                           blocks[i], blocks[i - 1]);
     }
     if (count > 0)
         memmove(selection->blocks + list * selection->num_blocks, blocks, count * sizeof *blocks);
@@ -90,14 +90,14 @@ fb_status fb_selection_set_all(fb_selection *selection, size_t list) {
 
 /* --- the largest scores ----------------------------------------------------------------------- */
 
-/* Whether block a stands before block b: larger score, then lower index; NaN is -inf. */
+/* Whether block a ranks before block b: larger score, then lower index; NaN is -inf. */
 static bool before(const double *scores, size_t a, size_t b) {
     double score_a = isnan(scores[a]) ? (double)-INFINITY : scores[a];
     double score_b = isnan(scores[b]) ? (double)-INFINITY : scores[b];
     return score_a != score_b ? score_a > score_b : a < b;
 }
 
-/* A heap whose root is the block that stands last: blocks[parent] stands behind its children. */
+/* A heap whose root is the block of the last rank: a parent ranks after its children. */
 static void sift_down(const double *scores, size_t *heap, size_t count, size_t parent) {
     for (;;) {
         size_t child = 2 * parent + 1;

@@ -13,7 +13,7 @@
  *
  * From the code:
  *   - skip 0.2; select 0.3 (block size 128, long prompts) or 0.5 (32, short ones);
- *   - key blocks that begin at or behind the prompt's end are chosen in a pass of their own, whose
+ *   - key blocks that begin at or after the prompt's end are chosen in a pass of their own, whose
  *     softmax is over the keys from the first of them on;
  *   - tiles are padded with zeros, so that a partial block ranks by its mass, not by the mean over
  *     the keys that it has;

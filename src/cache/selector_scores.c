@@ -124,7 +124,7 @@ void fb_tile_dots(const double *vector, const double *tile, size_t head_dim, dou
     memcpy(dots, sums, sizeof sums);
 }
 
-/* The same for DOT_ROWS vectors, each head_dim behind the one before; results at stride
+/* The same for DOT_ROWS vectors at a stride of head_dim; results at stride
  * dots_stride. A register tile of rows x lanes: a load of the tile serves all rows. */
 enum { DOT_ROWS = 4, DOT_LANES = 4 };
 
@@ -184,7 +184,7 @@ static mass_scratch scratch_at(double *memory, const fb_selector_shape *shape) {
     return s;
 }
 
-/* scores [rows, block_keys] of one key block; what lies behind its last key is not set */
+/* scores [rows, block_keys] of one key block; what comes after its last key is not set */
 static void score_block(const fb_selector_input *input, const fb_selector_shape *shape,
                         size_t kv_head, size_t block, double scale, const mass_scratch *s) {
     size_t rows = shape->group * shape->num_queries, keys = fb_block_size_of(shape, block);

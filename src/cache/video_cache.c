@@ -233,7 +233,7 @@ static fb_status check_block(const fb_video_cache *cache, size_t first_frame, si
                        "frames %zu to %zu neither follow the %zu frames of the clip nor are among "
                        "them",
                        first_frame, end_frame - 1, now->end / frame);
-    size_t evicted = now->end - now->held; /* altogether, from behind the sink */
+    size_t evicted = now->end - now->held; /* altogether; they came after the sink */
     if (*end <= now->end && evicted > 0 && *begin < cache->sink + evicted)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "frames %zu to %zu cannot be computed again: the window begins at frame %zu",
@@ -285,7 +285,7 @@ fb_status fb_video_cache_begin(fb_video_cache *cache, size_t first_frame, size_t
         if (before.held + tokens > cache->capacity) {
             now.rolled = true;
             now.evicted = before.held + tokens - cache->capacity;
-            now.kept_behind_sink = before.held - now.evicted - cache->sink;
+            now.kept_after_sink = before.held - now.evicted - cache->sink;
             evict(cache, cache->sink, now.evicted);
         }
         cache->pieces[cache->num_pieces++] = (piece){free_slot(cache), tokens};

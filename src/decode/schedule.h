@@ -49,7 +49,7 @@ typedef struct fb_sequence {
     fb_sequence_status status;
     fb_finish_reason finish_reason; /* when FINISHED */
 
-    int32_t *tokens;   /* [capacity] the prompt, and behind it the completion */
+    int32_t *tokens;   /* [capacity] the prompt, then the completion */
     size_t num_tokens; /* committed of them: the position of the current block's first token */
     size_t num_prompt_tokens;
     int32_t *unmask_step; /* [capacity] of each completion token, see generate.h */

@@ -39,8 +39,8 @@ fb_status fb_slots_admit(fb_slots *slots, const fb_schedule *schedule, const fb_
 
 static void move_to_end(fb_slots *slots, size_t index) {
     fb_slot moving = slots->slots[index];
-    size_t behind = slots->num_slots - 1 - index;
-    memmove(&slots->slots[index], &slots->slots[index + 1], behind * sizeof moving);
+    size_t after = slots->num_slots - 1 - index;
+    memmove(&slots->slots[index], &slots->slots[index + 1], after * sizeof moving);
     slots->slots[slots->num_slots - 1] = moving;
 }
 

@@ -1,7 +1,7 @@
 /* The batch: max_active slots, each with the caches of one sequence at a time. Active sequences are
  * in the first `num_active` slots, and waiting prompts take the free ones in order.
  *
- * When sequences finish, their slots move behind all others, caches included, as in the engine
+ * When sequences finish, their slots move after all others, caches included, as in the engine
  * (LLMEngine.generate_streaming, move_to_end_torch): which slot a later sequence takes decides,
  * with FB_COMPAT_RELEASED, whose block-external part it finds there. */
 #ifndef FB_DECODE_SLOTS_H

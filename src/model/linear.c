@@ -184,7 +184,7 @@ static size_t feature_at(const unit *u, const place *at, size_t index) {
     return u->first_feature + at->group + index * u->num_groups;
 }
 
-/* Where there is no feature its place is the last one's; nobody looks at the sums. */
+/* A place beyond the last feature reads the last feature's weights; its sums are not used. */
 static size_t feature_or_last(const unit *u, const place *at, size_t index) {
     size_t feature = feature_at(u, at, index);
     return feature < u->end ? feature : u->end - 1;
@@ -249,7 +249,8 @@ static void give_chunk(const unit *u, size_t begin, size_t end) {
     }
 }
 
-/* What follows a place in the chunk of groups begin .. end-1, or the first place behind it. */
+/* The place after a place in the chunk of groups begin .. end-1; at the end, the first place after
+ * the chunk. */
 static place place_after(const unit *u, place at, size_t begin, size_t end) {
     if (u->call->row_by_row) {
         if (++at.segment < u->call->num_segments)

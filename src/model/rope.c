@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-/* ln 2; POSIX alone does not promise M_LN2. */
+/* ln 2; POSIX does not promise M_LN2 without its XSI option. */
 static const double ln2 = 0x1.62e42fefa39efp-1;
 
 /* theta^exponent as the vectorised power of PyTorch (that of the SLEEF library) rounds it. Its

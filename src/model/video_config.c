@@ -143,7 +143,7 @@ static fb_status read_words(const json_t *root, const char *where, fb_video_conf
     for (size_t i = 0; i < count; i++) {
         const char *text = json_string_value(json_array_get(list, i));
         if (!text || !*text || strpbrk(text, " ,\t\n"))
-            return fb_fail(FB_ERROR_FORMAT, "%s: words[%zu] is no word", where, i);
+            return fb_fail(FB_ERROR_FORMAT, "%s: words[%zu] is not a word", where, i);
         size_t size = strlen(text) + 1;
         FB_TRY(fb_alloc(size, 1, "word", &(*words)[i]));
         memcpy((*words)[i], text, size);

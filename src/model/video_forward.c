@@ -215,7 +215,7 @@ static fb_status feed_forward(video_pass *p, clip_pass *clip, const fb_video_lay
 }
 
 /* The calibration looks at a layer of all clips at once. */
-static fb_status observe(video_pass *p, size_t layer) {
+static fb_status calibrate_layer(video_pass *p, size_t layer) {
     if (!p->plan->observes || !fb_video_cache_has_history(p->clips[0].call->cache))
         return FB_OK;
     for (size_t i = 0; i < p->count; i++) {
@@ -233,7 +233,7 @@ static fb_status run_layer(video_pass *p, size_t index) {
         FB_TRY(cross_attention(p, &p->clips[i], &p->model->layers[index]));
         FB_TRY(feed_forward(p, &p->clips[i], &p->model->layers[index]));
     }
-    return observe(p, index);
+    return calibrate_layer(p, index);
 }
 
 /* --- results ---------------------------------------------------------------------------------- */

@@ -41,8 +41,8 @@ static fb_status vector(binder *b, const char *name, size_t ndim, const size_t *
 }
 
 /* `name`.weight, of any shape with `rows` and `columns` elements in it, and `name`.bias. */
-static fb_status linear(binder *b, const char *name, size_t ndim, const size_t *shape,
-                        fb_matrix *matrix) {
+static fb_status bind_linear(binder *b, const char *name, size_t ndim, const size_t *shape,
+                             fb_matrix *matrix) {
     char full[MAX_NAME / 2];
     const fb_tensor_view *tensor = NULL;
     const float *bias = NULL;
@@ -61,7 +61,7 @@ static fb_status square(binder *b, const char *part, const char *name, fb_matrix
     char full[MAX_NAME / 2];
     size_t dim = b->model->config.dim;
     snprintf(full, sizeof full, "%s.%s", part, name);
-    return linear(b, full, 2, (size_t[]){dim, dim}, matrix);
+    return bind_linear(b, full, 2, (size_t[]){dim, dim}, matrix);
 }
 
 static fb_status bind_attention(binder *b, const char *part, fb_video_attention *attention) {
@@ -92,28 +92,28 @@ static fb_status bind_layer(binder *b, fb_video_layer *layer) {
         FB_TRY(vector(b, "norm3.weight", 1, &dim, &layer->norm3_weight));
         FB_TRY(vector(b, "norm3.bias", 1, &dim, &layer->norm3_bias));
     }
-    FB_TRY(linear(b, "ffn.0", 2, (size_t[]){middle, dim}, &layer->ffn_in));
-    return linear(b, "ffn.2", 2, (size_t[]){dim, middle}, &layer->ffn_out);
+    FB_TRY(bind_linear(b, "ffn.0", 2, (size_t[]){middle, dim}, &layer->ffn_in));
+    return bind_linear(b, "ffn.2", 2, (size_t[]){dim, middle}, &layer->ffn_out);
 }
 
 static fb_status bind_all(binder *b) {
     fb_video_model *m = b->model;
     const fb_video_config *c = &m->config;
     size_t dim = c->dim, values = c->out_dim * c->patch_height * c->patch_width;
-    FB_TRY(linear(b, "patch_embedding", 5,
-                  (size_t[]){dim, c->in_dim, 1, c->patch_height, c->patch_width}, &m->patch));
-    FB_TRY(linear(b, "text_embedding.0", 2, (size_t[]){dim, c->text_dim}, &m->text_in));
-    FB_TRY(linear(b, "text_embedding.2", 2, (size_t[]){dim, dim}, &m->text_out));
-    FB_TRY(linear(b, "time_embedding.0", 2, (size_t[]){dim, c->freq_dim}, &m->time_in));
-    FB_TRY(linear(b, "time_embedding.2", 2, (size_t[]){dim, dim}, &m->time_out));
-    FB_TRY(linear(b, "time_projection.1", 2, (size_t[]){6 * dim, dim}, &m->time_projection));
+    FB_TRY(bind_linear(b, "patch_embedding", 5,
+                       (size_t[]){dim, c->in_dim, 1, c->patch_height, c->patch_width}, &m->patch));
+    FB_TRY(bind_linear(b, "text_embedding.0", 2, (size_t[]){dim, c->text_dim}, &m->text_in));
+    FB_TRY(bind_linear(b, "text_embedding.2", 2, (size_t[]){dim, dim}, &m->text_out));
+    FB_TRY(bind_linear(b, "time_embedding.0", 2, (size_t[]){dim, c->freq_dim}, &m->time_in));
+    FB_TRY(bind_linear(b, "time_embedding.2", 2, (size_t[]){dim, dim}, &m->time_out));
+    FB_TRY(bind_linear(b, "time_projection.1", 2, (size_t[]){6 * dim, dim}, &m->time_projection));
     for (size_t i = 0; i < c->num_layers; i++) {
         snprintf(b->prefix, sizeof b->prefix, "blocks.%zu.", i);
         FB_TRY(bind_layer(b, &m->layers[i]));
     }
     b->prefix[0] = '\0';
     FB_TRY(vector(b, "head.modulation", 3, (size_t[]){1, 2, dim}, &m->head_modulation));
-    return linear(b, "head.head", 2, (size_t[]){values, dim}, &m->head);
+    return bind_linear(b, "head.head", 2, (size_t[]){values, dim}, &m->head);
 }
 
 static fb_status bind(fb_video_model *model, fb_video_find *find_tensor, const void *source) {

@@ -344,7 +344,7 @@ static fb_status calibrate(video_layer *l) {
 static void describe(const fb_video_placement *p, size_t block, size_t step, int32_t *line) {
     const size_t fields[STEP_FIELDS] = {
         block,       step,      p->rolled,     p->recomputes, p->end_before, p->held_before,
-        p->begin_at, p->end_at, p->write_from, p->end_at,     p->evicted,    p->kept_behind_sink,
+        p->begin_at, p->end_at, p->write_from, p->end_at,     p->evicted,    p->kept_after_sink,
         p->end,      p->held};
     for (size_t i = 0; i < STEP_FIELDS; i++)
         line[i] = (int32_t)fields[i];

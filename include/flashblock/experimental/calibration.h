@@ -99,7 +99,7 @@ FB_API size_t fb_calibration_blocks(const fb_calibration *calibration);
 
 /* The heads that refresh: [num_heads], owned by the calibration, up to date until the
  * next observation. Step 0 refreshes all; so does what was never observed. NULL for a layer or
- * step that there is none of. */
+ * step out of range. */
 FB_API const bool *fb_calibration_refresh(fb_calibration *calibration, size_t layer, size_t step);
 
 /* The share of (step, layer, head) that reuses, over steps 1 .. num_steps - 1. */

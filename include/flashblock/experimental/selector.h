@@ -21,7 +21,7 @@
  * q . k, and p the softmax of a query's s over the external context, key block B ranks by
  *
  *   sparsed      the mean of p over the queries and B's keys, tiles padded with zeros; exactly one
- *                pass a query block. Key blocks that begin at or behind prompt_length rank among
+ *                pass a query block. Key blocks that begin at or after prompt_length rank among
  *                themselves, with p over the keys from the first of them on, and by a budget of
  *                their own (at least 1 block unless the density is 0), the others by theirs
  *   mage         the sum of p over queries, heads and B's keys, at the query block's first step
@@ -36,8 +36,8 @@
  *                is the key's cluster, N_j the sizes and s_j the scores of the centroids
  *   sink_window  sinks, then the latest blocks
  *
- * What of this is from the papers, what from their code and what is different here is said at the
- * head of each selector's source (src/cache/selector_*.c) and, shorter, in the README.
+ * These are the papers' methods as this library implements them. Where a method differs from its
+ * paper or from the paper's code, the project's page on selectors says how.
  *
  * Rules that all of them keep
  *   budget    fb_selection_budget(num_blocks, density) key blocks a list: density x num_blocks,
@@ -68,8 +68,8 @@ extern "C" {
 
 /* Key block b holds tokens b * block_keys <= t < min((b + 1) * block_keys, num_keys).
  * Query head h of num_heads follows list h / (num_heads / num_lists).
- * Readable by everybody; changed by the functions below alone. {0} is an empty selection of no
- * lists, ready for use. */
+ * Programs may read it; only the functions below change it. {0} is an empty selection of no lists,
+ * ready for use. */
 typedef struct fb_selection {
     size_t block_keys; /* a multiple of 16 */
     size_t num_keys;   /* tokens of the external context */
@@ -135,12 +135,13 @@ typedef struct fb_selector_input {
     const fb_queries *queries; /* the query block, q [num_queries, num_heads, head_dim], positions
                                   applied; at least one query */
     const fb_kv *kv;           /* the layer's keys and values; rows or pages of a KV cache. Tokens
-                                  behind the context (the block's own) may be there */
+                                  after the context (the block's own) may be there */
     size_t context_length;     /* external tokens, at most kv->num_tokens */
     uint64_t history;          /* fb_kv_cache_history: two calls of one history see the same tokens,
                                   but for those that the longer context has more. 0: unknown, then
                                   statistics of keys are made anew at every call, and a kept
-                                  selection is told by its query block and context length alone */
+                                  selection is recognised only by its query block and context
+                                  length */
     size_t prompt_length;      /* tokens from here on were generated */
     size_t block;              /* number of the query block in the generation, from 0 */
     size_t denoising_step;     /* of the block, from 0 */
@@ -200,7 +201,7 @@ typedef struct fb_selector_options {
     fb_sparsed_scaling sparsed_scaling;
 
     /* bfla, ba_att: the fewest blocks whose softmax mass reaches this share of the whole (0.99),
-     * above 0 and at most 1; but no more than the budget. 1: the budget alone. */
+     * above 0 and at most 1; but no more than the budget. 1: only the budget counts. */
     double mass_threshold;
 
     /* multipole: the context is cut into windows of this many keys, a multiple of 16 (512), each
@@ -208,7 +209,7 @@ typedef struct fb_selector_options {
      * (10). */
     size_t cluster_window, cluster_keys, kmeans_iterations;
 
-    /* given: one selection for each layer, or one for all (num_given = 1); copied. Blocks behind
+    /* given: one selection for each layer, or one for all (num_given = 1); copied. Blocks after
      * the end of the context are left out, so that one list serves a context that grows. */
     const fb_selection *given;
     size_t num_given;
@@ -232,7 +233,7 @@ FB_API void fb_selector_reset(fb_selector *selector);
 
 FB_API const char *fb_selector_name(const fb_selector *selector);
 
-/* The names that fb_selector_create knows, from 0 on, and what each does, in one line; NULL behind
+/* The names that fb_selector_create knows, from 0 on, and what each does, in one line; NULL after
  * the last. */
 FB_API const char *fb_selector_known_name(size_t index);
 FB_API const char *fb_selector_known_summary(size_t index);

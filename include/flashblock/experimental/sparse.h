@@ -48,7 +48,7 @@ FB_API fb_status fb_selection_attend(const fb_queries *queries, const fb_kv *kv,
                                      const fb_part *result);
 
 typedef enum fb_residual {
-    FB_RESIDUAL_NONE = 0, /* the selector alone */
+    FB_RESIDUAL_NONE = 0, /* unselected keys are not attended */
     FB_RESIDUAL_CACHED,
     FB_RESIDUAL_CENTROIDS, /* of a selector that can approximate */
 } fb_residual;
@@ -116,7 +116,7 @@ FB_API void fb_sparse_reset(fb_sparse *sparse);
 typedef struct fb_sparse_step {
     size_t prompt_length;   /* tokens from here on were generated */
     size_t block;           /* number of the block in its sequence, from 0 */
-    size_t denoising_step;  /* from 0; the commit pass has the number behind the last step's */
+    size_t denoising_step;  /* from 0; the commit pass has the number after the last step's */
     size_t denoising_steps; /* of the block at most */
 } fb_sparse_step;
 

@@ -9,8 +9,8 @@
  * Of a model with coordinate channels they follow the clip's own in each input: from -1 at the left
  * to 1 at the right edge, and from -1 at the top to 1 at the bottom.
  *
- * Noise is drawn by counting (Philox, Box-Muller): it depends on seed, clip, block, step and place
- * alone.
+ * Noise comes from a counter-based generator (Philox, Box-Muller): it depends only on seed, clip,
+ * block, step and place.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_VIDEO_H
 #define FLASHBLOCK_EXPERIMENTAL_VIDEO_H

@@ -66,14 +66,15 @@ FB_API void fb_video_cache_reset(fb_video_cache *cache);
 
 /* What fb_video_cache_begin did, in tokens. */
 typedef struct fb_video_placement {
-    bool rolled;              /* tokens behind the sink were evicted to make room */
-    bool recomputes;          /* the block was there already (never said of the clip's first) */
+    bool rolled;              /* the oldest tokens after the sink were evicted to make room */
+    bool recomputes;          /* the cache holds an earlier pass over this block; false for the
+                                 first block of a clip, which starts at token 0 */
     size_t end_before, end;   /* tokens of the clip so far, before and now */
     size_t held_before, held; /* tokens in the cache */
     size_t begin_at, end_at;  /* the block's logical places */
     size_t write_from;        /* where writing begins; >= end_at: nothing is written */
     size_t evicted;           /* if it rolled */
-    size_t kept_behind_sink;  /* if it rolled: tokens behind the sink that were not evicted */
+    size_t kept_after_sink;   /* if it rolled: tokens after the sink that were not evicted */
 } fb_video_placement;
 
 /* The coming pass is over frames first_frame .. first_frame + num_frames - 1: the next ones of the

@@ -50,7 +50,7 @@ typedef struct fb_video_config {
     size_t denoising_steps[FB_VIDEO_MAX_STEPS]; /* falling, 1000 at most */
     bool warp_denoising_steps;
     double timestep_shift, context_noise;
-    size_t num_words; /* 0: the model takes vectors alone */
+    size_t num_words; /* 0: the model takes only vectors */
 } fb_video_config;
 
 typedef struct fb_video_model fb_video_model;
