@@ -4,7 +4,7 @@
 #ifndef FB_CLI_OPTIONS_COMMON_OPTIONS_H
 #define FB_CLI_OPTIONS_COMMON_OPTIONS_H
 
-#include "cli/options/options.h"
+#include "cli/options/option_table.h"
 
 #include <flashblock/status.h>
 

@@ -2,7 +2,7 @@
 #ifndef FB_CLI_OPTIONS_ISA_CHOICE_H
 #define FB_CLI_OPTIONS_ISA_CHOICE_H
 
-#include "cli/options/options.h"
+#include "cli/options/option_table.h"
 
 #include <flashblock/runtime.h>
 

@@ -9,11 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The list has room for every argument there can be: fb_options_parse saw to that. */
-void fb_option_list_add(fb_option_list *list, const fb_option *option, const char *text) {
-    list->values[list->count++] = (fb_option_value){option, text};
-}
-
 static bool parse_uint64(const char *text, uint64_t *value) {
     if (text[0] < '0' || text[0] > '9') /* strtoull would take spaces and signs */
         return false;

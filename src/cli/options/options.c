@@ -18,11 +18,6 @@ typedef enum fb_options_result {
     FB_OPTIONS_WRONG, /* one line has been printed to standard error */
 } fb_options_result;
 
-void fb_option_list_free(fb_option_list *list) {
-    fb_free(list->values);
-    *list = (fb_option_list){0};
-}
-
 /* One argument that begins with a dash, taken apart. */
 typedef struct spelling {
     const char *name; /* after the dashes */
@@ -52,15 +47,6 @@ static bool is_named(const spelling *given, const char *name, char letter) {
     if (given->letter)
         return given->letter == letter;
     return strlen(name) == given->length && strncmp(name, given->name, given->length) == 0;
-}
-
-size_t fb_option_table_count(const fb_option_table *table) {
-    return table->num_options + (table->shared ? table->shared->num_options : 0);
-}
-
-const fb_option *fb_option_table_at(const fb_option_table *table, size_t i) {
-    size_t num_shared = fb_option_table_count(table) - table->num_options;
-    return i < num_shared ? &table->shared->options[i] : &table->options[i - num_shared];
 }
 
 static const fb_option *find(const fb_option_table *table, const spelling *given) {
