@@ -66,7 +66,7 @@ def expect_named(path, tensors, *words):
 
 @case
 def right_candidates_of_each_precision():
-    for prefix in ("attn/attn_06", "attn/attn_12", "attn/attn_27", "attn/attn_09", "attn/attn_19"):
+    for prefix in ("attn/attn_06", "attn/attn_14", "attn/attn_27", "attn/attn_09", "attn/attn_19"):
         path, _, tensors = open_attention(prefix)
         for dtype in ("F32", "BF16", "F16"):
             # float16 has no 3e4^2; its truth is finite, but its LSE has 1/32 of an ulp of it
@@ -224,7 +224,7 @@ for mistake_words, mistake_arguments in ATTENTION_MISTAKES.items():
 
 @case
 def a_last_tile_left_out():
-    path, attention, tensors = open_attention("attn/attn_00")
+    path, attention, tensors = open_attention("attn/attn_25")
     out, _ = attention.compute(sees=lambda i, j: j < 256)
     # 257 keys: the last tile is the last key
     expect_named(path, {"out": ("F32", tensors["out"][1], out)}, "the last key is left out")
@@ -351,7 +351,7 @@ def an_lse_of_the_cache_in_base_2_is_named():
 
 @case
 def mistakes_of_a_split_are_named():
-    path = golden("split/split_00")
+    path = golden("split/split_07")
     metadata, tensors = read(path)
     params = json.loads(metadata["params"])
     heads, length, dim = params["H"], params["L"], params["D"]

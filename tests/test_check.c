@@ -314,7 +314,7 @@ static const char *case_path(const char *name) {
 
 /* A case passes, and so does its own file as a candidate; what is not a result is not judged. */
 Test(check, a_case_file_and_a_candidate) {
-    const char *path = case_path("attn_10_normal_q4_k1_h4-4_d64.safetensors"), *text = NULL;
+    const char *path = case_path("attn_19_hugepos_q4_k64_h4-1_d64.safetensors"), *text = NULL;
     fb_verify_options options;
     fb_report *report = NULL;
     cr_assert_eq(fb_verify_file(path, NULL, &report), FB_OK);
@@ -340,7 +340,7 @@ Test(check, a_case_file_and_a_candidate) {
 }
 
 Test(check, a_candidate_in_memory) {
-    const char *path = case_path("attn_10_normal_q4_k1_h4-4_d64.safetensors");
+    const char *path = case_path("attn_19_hugepos_q4_k64_h4-1_d64.safetensors");
     static const float zeros[4 * 4 * 64];
     const size_t shape[4] = {1, 4, 4, 64};
     fb_verify_options options;
