@@ -8,13 +8,11 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_SIZE = 1 << 24 };
-
 fb_status fb_attention_problem_sizes(fb_case *c, fb_attention_problem *problem) {
-    FB_TRY(fb_case_size(c, "B", 1, MAX_SIZE, &problem->batch));
-    FB_TRY(fb_case_size(c, "H", 1, MAX_SIZE, &problem->heads));
-    FB_TRY(fb_case_size(c, "Hk", 1, MAX_SIZE, &problem->kv_heads));
-    FB_TRY(fb_case_size(c, "D", 1, 65536, &problem->head_dim));
+    FB_TRY(fb_case_size(c, "B", 1, FB_ATTENTION_MAX_SIZE, &problem->batch));
+    FB_TRY(fb_case_size(c, "H", 1, FB_ATTENTION_MAX_SIZE, &problem->heads));
+    FB_TRY(fb_case_size(c, "Hk", 1, FB_ATTENTION_MAX_SIZE, &problem->kv_heads));
+    FB_TRY(fb_case_size(c, "D", 1, FB_ATTENTION_MAX_HEAD_DIM, &problem->head_dim));
     if (problem->heads % problem->kv_heads != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: %zu heads are not a multiple of %zu KV heads",
                        fb_case_path(c), problem->heads, problem->kv_heads);

@@ -11,6 +11,9 @@
 
 #include <flashblock/attention.h>
 
+/* The largest sizes that are accepted. */
+enum { FB_ATTENTION_MAX_SIZE = 1 << 24, FB_ATTENTION_MAX_HEAD_DIM = 65536 };
+
 typedef struct fb_attention_problem {
     size_t batch, queries, keys, heads, kv_heads, head_dim;
     double scale; /* never 0 */

@@ -10,8 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_SIZE = 1 << 24, MAX_HEAD_DIM = 65536 };
-
 void fb_attention_check_init_sized(fb_attention_check *check, size_t struct_size) {
     const fb_attention_check defaults = {.batch = 1};
     fb_sized_init(check, struct_size, &defaults, sizeof defaults);
@@ -26,12 +24,12 @@ static fb_status check_size(const char *name, size_t value, size_t min, size_t m
 }
 
 static fb_status check_sizes(const fb_attention_check *c) {
-    FB_TRY(check_size("batch", c->batch, 1, MAX_SIZE));
-    FB_TRY(check_size("num_queries", c->num_queries, 0, MAX_SIZE));
-    FB_TRY(check_size("num_keys", c->num_keys, 0, MAX_SIZE));
-    FB_TRY(check_size("num_heads", c->num_heads, 1, MAX_SIZE));
-    FB_TRY(check_size("num_kv_heads", c->num_kv_heads, 1, MAX_SIZE));
-    FB_TRY(check_size("head_dim", c->head_dim, 1, MAX_HEAD_DIM));
+    FB_TRY(check_size("batch", c->batch, 1, FB_ATTENTION_MAX_SIZE));
+    FB_TRY(check_size("num_queries", c->num_queries, 0, FB_ATTENTION_MAX_SIZE));
+    FB_TRY(check_size("num_keys", c->num_keys, 0, FB_ATTENTION_MAX_SIZE));
+    FB_TRY(check_size("num_heads", c->num_heads, 1, FB_ATTENTION_MAX_SIZE));
+    FB_TRY(check_size("num_kv_heads", c->num_kv_heads, 1, FB_ATTENTION_MAX_SIZE));
+    FB_TRY(check_size("head_dim", c->head_dim, 1, FB_ATTENTION_MAX_HEAD_DIM));
     if (c->num_heads % c->num_kv_heads != 0)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "num_heads is %zu, expected a multiple of num_kv_heads, %zu", c->num_heads,
@@ -44,7 +42,7 @@ static fb_status check_mask(const fb_mask *mask) {
         return FB_OK;
     if (mask->kind != FB_MASK_BLOCK_CAUSAL)
         return fb_fail(FB_ERROR_ARGUMENT, "mask.kind is %d", (int)mask->kind);
-    return check_size("mask.block_size", mask->block_size, 1, MAX_SIZE);
+    return check_size("mask.block_size", mask->block_size, 1, FB_ATTENTION_MAX_SIZE);
 }
 
 static fb_status check_arguments(const fb_attention_check *c) {

@@ -2,8 +2,6 @@
 #include "oracle/attention_claims.h"
 #include "oracle/kinds.h"
 
-enum { MAX_SIZE = 1 << 24 };
-
 /* params mask_block_size (no mask where it is missing), first_query, first_key: the block-causal
  * mask of attention.h. FlashBlock has no mask
  * that is causal token by token (`causal`). */
@@ -15,9 +13,9 @@ static fb_status read_mask(fb_case *c, fb_mask *mask) {
                        "%s: params.causal is true; only block-causal masks "
                        "(mask_block_size) are supported",
                        fb_case_path(c));
-    FB_TRY(fb_case_size_or(c, "mask_block_size", 1, MAX_SIZE, 0, &mask->block_size));
-    FB_TRY(fb_case_size_or(c, "first_query", 0, MAX_SIZE, 0, &mask->first_query));
-    FB_TRY(fb_case_size_or(c, "first_key", 0, MAX_SIZE, 0, &mask->first_key));
+    FB_TRY(fb_case_size_or(c, "mask_block_size", 1, FB_ATTENTION_MAX_SIZE, 0, &mask->block_size));
+    FB_TRY(fb_case_size_or(c, "first_query", 0, FB_ATTENTION_MAX_SIZE, 0, &mask->first_query));
+    FB_TRY(fb_case_size_or(c, "first_key", 0, FB_ATTENTION_MAX_SIZE, 0, &mask->first_key));
     mask->kind = mask->block_size ? FB_MASK_BLOCK_CAUSAL : FB_MASK_NONE;
     return FB_OK;
 }
@@ -34,8 +32,8 @@ fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     };
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
-    FB_TRY(fb_case_size(c, "Sq", 0, MAX_SIZE, &p.queries));
-    FB_TRY(fb_case_size(c, "Sk", 0, MAX_SIZE, &p.keys));
+    FB_TRY(fb_case_size(c, "Sq", 0, FB_ATTENTION_MAX_SIZE, &p.queries));
+    FB_TRY(fb_case_size(c, "Sk", 0, FB_ATTENTION_MAX_SIZE, &p.keys));
     FB_TRY(read_mask(c, &p.mask));
     fb_dims kv = FB_DIMS(p.batch, p.keys, p.kv_heads, p.head_dim);
     fb_dims out = FB_DIMS(p.batch, p.queries, p.heads, p.head_dim);
@@ -63,7 +61,7 @@ fb_status fb_recompute_current_block(fb_case *c, fb_report *report) {
     };
     FB_TRY(fb_attention_problem_sizes(c, &p));
     FB_TRY(fb_attention_problem_scale(c, &p));
-    FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &p.queries));
+    FB_TRY(fb_case_size(c, "L", 1, FB_ATTENTION_MAX_SIZE, &p.queries));
     p.keys = p.queries;
     fb_dims kv = FB_DIMS(p.batch, p.keys, p.kv_heads, p.head_dim);
     fb_dims out = FB_DIMS(p.batch, p.queries, p.heads, p.head_dim);

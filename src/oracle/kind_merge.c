@@ -7,8 +7,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_SIZE = 1 << 24 };
-
 /* The tensor as a claim's `file`, if the file has it. */
 static fb_status read_result(fb_case *c, fb_merge_claim *claim, bool *found) {
     *found = fb_case_has(c, "%s", claim->tensor);
@@ -46,8 +44,8 @@ static fb_status read_split(fb_case *c, split *s) {
     size_t own = 0;
     const float *q = NULL, *k = NULL, *v = NULL;
     FB_TRY(fb_attention_problem_sizes(c, p));
-    FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &own));
-    FB_TRY(fb_case_size(c, "P", 0, MAX_SIZE, &p->keys));
+    FB_TRY(fb_case_size(c, "L", 1, FB_ATTENTION_MAX_SIZE, &own));
+    FB_TRY(fb_case_size(c, "P", 0, FB_ATTENTION_MAX_SIZE, &p->keys));
     FB_TRY(fb_attention_problem_scale(c, p));
     p->queries = own;
     size_t tokens = p->keys + own;
@@ -174,9 +172,9 @@ typedef struct engine_rows {
 } engine_rows;
 
 static fb_status read_engine_sizes(fb_case *c, engine_rows *e) {
-    FB_TRY(fb_case_size(c, "B", 1, MAX_SIZE, &e->batch));
-    FB_TRY(fb_case_size(c, "L", 1, MAX_SIZE, &e->block));
-    FB_TRY(fb_case_size(c, "H", 1, MAX_SIZE, &e->heads));
+    FB_TRY(fb_case_size(c, "B", 1, FB_ATTENTION_MAX_SIZE, &e->batch));
+    FB_TRY(fb_case_size(c, "L", 1, FB_ATTENTION_MAX_SIZE, &e->block));
+    FB_TRY(fb_case_size(c, "H", 1, FB_ATTENTION_MAX_SIZE, &e->heads));
     return fb_case_size(c, "D", 1, 65536, &e->dim);
 }
 
@@ -310,9 +308,9 @@ static fb_status read_head_mask(fb_case *c, head_rows *r) {
 }
 
 static fb_status read_head_rows(fb_case *c, head_rows *r, fb_merge_problem *m) {
-    FB_TRY(fb_case_size(c, "B", 1, MAX_SIZE, &r->batch));
-    FB_TRY(fb_case_size(c, "Lq", 1, MAX_SIZE, &r->length));
-    FB_TRY(fb_case_size(c, "H", 1, MAX_SIZE, &r->heads));
+    FB_TRY(fb_case_size(c, "B", 1, FB_ATTENTION_MAX_SIZE, &r->batch));
+    FB_TRY(fb_case_size(c, "Lq", 1, FB_ATTENTION_MAX_SIZE, &r->length));
+    FB_TRY(fb_case_size(c, "H", 1, FB_ATTENTION_MAX_SIZE, &r->heads));
     FB_TRY(fb_case_size(c, "D", 1, 65536, &r->dim));
     size_t tokens = r->batch * r->length;
     fb_dims out = FB_DIMS(tokens, r->heads, r->dim), lse = FB_DIMS(r->heads, tokens);
