@@ -53,6 +53,19 @@ static fb_status read_steps(pipeline *p) {
     return FB_OK;
 }
 
+static fb_status read_patch(pipeline *p) {
+    json_t *patch = NULL;
+    FB_TRY(fb_case_param(p->c, "patch_size", &patch));
+    for (size_t i = 0; i < 3; i++) {
+        json_int_t size = json_integer_value(json_array_get(patch, i));
+        if (size < 1 || size > 64 || (i == 0 && size != 1))
+            return fb_fail(FB_ERROR_FORMAT, "%s: patch_size[%zu] is %lld", fb_case_path(p->c), i,
+                           (long long)size);
+        *(i == 1 ? &p->config.patch_height : &p->config.patch_width) = (size_t)size;
+    }
+    return FB_OK;
+}
+
 static fb_status read_config(pipeline *p) {
     fb_video_config *config = &p->config;
     const struct {
@@ -70,15 +83,7 @@ static fb_status read_config(pipeline *p) {
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         FB_TRY(fb_case_size(p->c, fields[i].key, fields[i].min, fields[i].max, fields[i].value));
-    json_t *patch = NULL;
-    FB_TRY(fb_case_param(p->c, "patch_size", &patch));
-    for (size_t i = 0; i < 3; i++) {
-        json_int_t size = json_integer_value(json_array_get(patch, i));
-        if (size < 1 || size > 64 || (i == 0 && size != 1))
-            return fb_fail(FB_ERROR_FORMAT, "%s: patch_size[%zu] is %lld", fb_case_path(p->c), i,
-                           (long long)size);
-        *(i == 1 ? &config->patch_height : &config->patch_width) = (size_t)size;
-    }
+    FB_TRY(read_patch(p));
     FB_TRY(fb_case_real(p->c, "eps", &config->eps));
     FB_TRY(fb_case_real(p->c, "timestep_shift", &config->timestep_shift));
     FB_TRY(fb_case_real(p->c, "context_noise", &config->context_noise));

@@ -80,29 +80,21 @@ static fb_status read_weights(video_layer *l) {
     return fb_case_real(l->c, "eps", &l->attention.eps);
 }
 
-static fb_status read_sizes(video_layer *l) {
-    fb_case *c = l->c;
-    size_t frame = 0, window = 0, attended = 0;
+static fb_status read_dtype(video_layer *l) {
+    json_t *dtype = NULL;
+    FB_TRY(fb_case_param(l->c, "dtype", &dtype));
+    const char *name = json_string_value(dtype);
+    l->activations = name && strcmp(name, "torch.bfloat16") == 0 ? FB_BF16 : FB_F32;
+    return FB_OK;
+}
+
+/* window, attended: in tokens */
+static fb_status set_cache(video_layer *l, size_t window, size_t attended) {
     fb_video_cache_config *cache = &l->cache_config;
-    FB_TRY(fb_case_size(c, "num_heads", 1, 4096, &l->heads));
-    FB_TRY(fb_case_size(c, "head_dim", 2, 4096, &l->head_dim));
-    FB_TRY(fb_case_size(c, "frames_per_block", 1, 256, &l->grid.frames));
-    FB_TRY(fb_case_size(c, "h", 1, 512, &l->grid.rows));
-    FB_TRY(fb_case_size(c, "w", 1, 512, &l->grid.columns));
-    frame = l->grid.rows * l->grid.columns;
-    FB_TRY(fb_case_size(c, "kv_cache_tokens", 1, 1 << 24, &window));
-    FB_TRY(fb_case_size(c, "max_attention_size", 1, 1 << 24, &attended));
-    FB_TRY(fb_case_size(c, "sink_size", 0, 1 << 16, &cache->sink_frames));
-    FB_TRY(fb_case_size(c, "blocks", 1, MAX_BLOCKS, &l->blocks));
-    FB_TRY(fb_case_size(c, "calib_blocks", 0, MAX_BLOCKS, &l->calib_blocks));
-    FB_TRY(fb_case_size(c, "calib_batch", 1, MAX_BATCH, &l->batch));
-    FB_TRY(fb_case_size(c, "denoise_steps", 1, MAX_STEPS - 1, &l->steps));
-    l->steps++; /* the pass over the clean frames */
-    l->dim = l->heads * l->head_dim;
-    l->block_tokens = l->grid.frames * frame;
+    size_t frame = l->grid.rows * l->grid.columns;
     if (l->head_dim % 2 != 0 || l->dim > MAX_SIZE || window % frame != 0 || attended % frame != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: %zu heads of %zu, frames of %zu tokens, %zu held",
-                       fb_case_path(c), l->heads, l->head_dim, frame, window);
+                       fb_case_path(l->c), l->heads, l->head_dim, frame, window);
     cache->num_layers = 1;
     cache->num_heads = l->heads;
     cache->head_dim = l->head_dim;
@@ -111,11 +103,29 @@ static fb_status read_sizes(video_layer *l) {
     cache->window_frames = window / frame;
     cache->attended_frames = attended / frame;
     cache->compat = FB_COMPAT_RELEASED;
-    json_t *dtype = NULL;
-    FB_TRY(fb_case_param(c, "dtype", &dtype));
-    const char *name = json_string_value(dtype);
-    l->activations = name && strcmp(name, "torch.bfloat16") == 0 ? FB_BF16 : FB_F32;
     return FB_OK;
+}
+
+static fb_status read_sizes(video_layer *l) {
+    fb_case *c = l->c;
+    size_t window = 0, attended = 0;
+    FB_TRY(fb_case_size(c, "num_heads", 1, 4096, &l->heads));
+    FB_TRY(fb_case_size(c, "head_dim", 2, 4096, &l->head_dim));
+    FB_TRY(fb_case_size(c, "frames_per_block", 1, 256, &l->grid.frames));
+    FB_TRY(fb_case_size(c, "h", 1, 512, &l->grid.rows));
+    FB_TRY(fb_case_size(c, "w", 1, 512, &l->grid.columns));
+    FB_TRY(fb_case_size(c, "kv_cache_tokens", 1, 1 << 24, &window));
+    FB_TRY(fb_case_size(c, "max_attention_size", 1, 1 << 24, &attended));
+    FB_TRY(fb_case_size(c, "sink_size", 0, 1 << 16, &l->cache_config.sink_frames));
+    FB_TRY(fb_case_size(c, "blocks", 1, MAX_BLOCKS, &l->blocks));
+    FB_TRY(fb_case_size(c, "calib_blocks", 0, MAX_BLOCKS, &l->calib_blocks));
+    FB_TRY(fb_case_size(c, "calib_batch", 1, MAX_BATCH, &l->batch));
+    FB_TRY(fb_case_size(c, "denoise_steps", 1, MAX_STEPS - 1, &l->steps));
+    l->steps++; /* the pass over the clean frames */
+    l->dim = l->heads * l->head_dim;
+    l->block_tokens = l->grid.frames * l->grid.rows * l->grid.columns;
+    FB_TRY(set_cache(l, window, attended));
+    return read_dtype(l);
 }
 
 /* sparsity_steps: every step after the first; other rules are not known here. */

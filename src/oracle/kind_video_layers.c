@@ -157,7 +157,8 @@ fb_status fb_recompute_video_norm(fb_case *c, fb_report *report) {
 
 /* One row of a denoising-step list: how its clip is made noisy, and clean again. */
 typedef struct flow_rows {
-    const float *x0, *noise, *flow, *noisy; /* [4, row] */
+    const float *x0, *noise, *flow;   /* [4, row] */
+    const float *noisy, *raw, *clean; /* the file's results */
     float *ours_noisy, *ours_raw, *ours_clean;
     size_t row;
 } flow_rows;
@@ -171,30 +172,40 @@ static void fill_row(const fb_flow_schedule *schedule, const flow_rows *f, size_
     fb_flow_clean(f->noisy + at, f->flow + at, sigma, f->row, f->ours_clean + at);
 }
 
-fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
-    static const size_t steps[4] = {1000, 750, 500, 250};
+static fb_status read_rows(fb_case *c, fb_dims shape, flow_rows *f) {
+    f->row = fb_dims_count(&shape) / 4;
+    FB_TRY(fb_case_f32(c, &f->x0, shape, "x0"));
+    FB_TRY(fb_case_f32(c, &f->noise, shape, "noise"));
+    FB_TRY(fb_case_f32(c, &f->flow, shape, "flow"));
+    FB_TRY(fb_case_f32(c, &f->noisy, shape, "noisy"));
+    FB_TRY(fb_case_f32(c, &f->raw, shape, "raw_list_noisy"));
+    FB_TRY(fb_case_f32(c, &f->clean, shape, "x0_pred"));
+    FB_TRY(fb_case_alloc(c, 4 * f->row, sizeof(float), &f->ours_noisy));
+    FB_TRY(fb_case_alloc(c, 4 * f->row, sizeof(float), &f->ours_raw));
+    return fb_case_alloc(c, 4 * f->row, sizeof(float), &f->ours_clean);
+}
+
+static fb_status make_schedule(fb_case *c, fb_flow_schedule **schedule) {
     double shift = 0.0;
     FB_TRY(fb_case_real(c, "shift", &shift));
     if (!(shift > 0.0))
         return fb_fail(FB_ERROR_FORMAT, "%s: shift is %g", fb_case_path(c), shift);
-    fb_flow_schedule *schedule = NULL;
-    FB_TRY(fb_case_alloc(c, 1, sizeof *schedule, &schedule));
-    fb_flow_schedule_make(shift, schedule);
-    const float *sigmas = NULL, *timesteps = NULL, *warped = NULL, *raw = NULL, *clean = NULL;
+    FB_TRY(fb_case_alloc(c, 1, sizeof **schedule, schedule));
+    fb_flow_schedule_make(shift, *schedule);
+    return FB_OK;
+}
+
+fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
+    static const size_t steps[4] = {1000, 750, 500, 250};
+    const float *sigmas = NULL, *timesteps = NULL, *warped = NULL;
     fb_dims all = FB_DIMS(FB_FLOW_STEPS), row = FB_DIMS(4, 3, 4, 5);
-    flow_rows f = {.row = 3 * 4 * 5};
+    fb_flow_schedule *schedule = NULL;
+    flow_rows f = {0};
+    FB_TRY(make_schedule(c, &schedule));
     FB_TRY(fb_case_f32(c, &sigmas, all, "sigmas"));
     FB_TRY(fb_case_f32(c, &timesteps, all, "timesteps"));
     FB_TRY(fb_case_f32(c, &warped, FB_DIMS(4), "warped"));
-    FB_TRY(fb_case_f32(c, &f.x0, row, "x0"));
-    FB_TRY(fb_case_f32(c, &f.noise, row, "noise"));
-    FB_TRY(fb_case_f32(c, &f.flow, row, "flow"));
-    FB_TRY(fb_case_f32(c, &f.noisy, row, "noisy"));
-    FB_TRY(fb_case_f32(c, &raw, row, "raw_list_noisy"));
-    FB_TRY(fb_case_f32(c, &clean, row, "x0_pred"));
-    FB_TRY(fb_case_alloc(c, 4 * f.row, sizeof(float), &f.ours_noisy));
-    FB_TRY(fb_case_alloc(c, 4 * f.row, sizeof(float), &f.ours_raw));
-    FB_TRY(fb_case_alloc(c, 4 * f.row, sizeof(float), &f.ours_clean));
+    FB_TRY(read_rows(c, row, &f));
     float ours_warped[4];
     for (size_t i = 0; i < 4; i++) {
         ours_warped[i] = (float)fb_flow_warp(schedule, steps[i]);
@@ -206,6 +217,6 @@ fb_status fb_recompute_flow_scheduler(fb_case *c, fb_report *report) {
     FB_TRY(claim(report, "timesteps", all, schedule->timesteps, timesteps, 0x1p-12));
     FB_TRY(claim(report, "warped", FB_DIMS(4), ours_warped, warped, 0x1p-12));
     FB_TRY(claim(report, "noisy", row, f.ours_noisy, f.noisy, 1e-6));
-    FB_TRY(claim(report, "raw_list_noisy", row, f.ours_raw, raw, 1e-6));
-    return claim(report, "x0_pred", row, f.ours_clean, clean, 1e-6);
+    FB_TRY(claim(report, "raw_list_noisy", row, f.ours_raw, f.raw, 1e-6));
+    return claim(report, "x0_pred", row, f.ours_clean, f.clean, 1e-6);
 }
