@@ -18,10 +18,10 @@ typedef struct fb_command {
 /* Commands that begin with the same words. */
 typedef struct fb_command_group {
     const char *words;       /* these words: "flashblock bench" */
-    const char *noun;        /* what messages call one of the commands: "benchmark" */
-    const char *description; /* these two are parts of --help: lines above the commands, */
-    const char *closing;     /* and lines below the options; NULL: none */
-    const char *options;     /* lines of --help about options other than --help; NULL: none */
+    const char *noun;        /* a command of the group in messages: "benchmark" */
+    const char *description; /* the line of --help above the commands */
+    const char *options;     /* lines of --help for other options than --help; NULL: none */
+    const char *closing;     /* lines of --help below the options; NULL: none */
     const fb_command *commands;
     size_t num_commands;
 } fb_command_group;
