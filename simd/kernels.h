@@ -171,7 +171,7 @@ typedef void fb_divide_row_fn(float sum, size_t head_dim, float *o);
 typedef void fb_widen_fn(const uint16_t *from, float *to, size_t count);
 
 /* out = exp(x) for x <= 0 and NaN (contract C5.1): the exponential that the softmax kernel uses. */
-typedef void fb_exp_fn(const float *x, float *out, size_t count);
+typedef void fb_exp_values_fn(const float *x, float *out, size_t count);
 
 /* The kernels of an instruction set. Arrays are by storage type: of keys and values, of weights. */
 typedef struct fb_kernels {
@@ -185,7 +185,7 @@ typedef struct fb_kernels {
     fb_divide_row_fn *divide_row;
     fb_widen_fn *widen_bf16;
     fb_widen_fn *widen_f16;
-    fb_exp_fn *exp;
+    fb_exp_values_fn *exp;
 } fb_kernels;
 
 /* The table of an instruction set: the scalar entries, overridden by those of the sets that it

@@ -49,11 +49,12 @@ static void merge_unit(const fb_attend_problem *problem, fb_row_unit unit, const
     fb_merge_weights(problem->kernels, to->lse, part->lse, unit.rows, weights, lse);
     for (size_t row = 0; row < unit.rows; row++) {
         size_t at = row * problem->padded_dim;
-        fb_merge_row(problem->kernels, to->out + at, to->lse[row], part->out + at, part->lse[row],
-                     weights[row], problem->head_dim, to->out + at);
+        fb_merge_output_row(problem->kernels, to->out + at, to->lse[row], part->out + at,
+                            part->lse[row], weights[row], problem->head_dim, to->out + at);
         if (problem->result->mean_key)
-            fb_merge_row(problem->kernels, to->mean_key + at, to->lse[row], part->mean_key + at,
-                         part->lse[row], weights[row], problem->head_dim, to->mean_key + at);
+            fb_merge_output_row(problem->kernels, to->mean_key + at, to->lse[row],
+                                part->mean_key + at, part->lse[row], weights[row],
+                                problem->head_dim, to->mean_key + at);
     }
     memcpy(to->lse, lse, unit.rows * sizeof *lse);
 }

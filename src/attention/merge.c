@@ -46,8 +46,9 @@ void fb_merge_weights(const fb_kernels *kernels, const double *lse_a, const doub
     }
 }
 
-void fb_merge_row(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
-                  double lse_b, float weight, size_t head_dim, float *out) {
+void fb_merge_output_row(const fb_kernels *kernels, const float *out_a, double lse_a,
+                         const float *out_b, double lse_b, float weight, size_t head_dim,
+                         float *out) {
     if (is_invalid(lse_a) || is_invalid(lse_b)) {
         fill(out, head_dim, fb_bits_to_f32(FB_NAN_BITS));
         return;
@@ -97,10 +98,10 @@ static void merge_batch(const fb_kernels *kernels, const fb_part *a, const fb_pa
         ptrdiff_t t = (ptrdiff_t)((rows.first + i) / rows.num_heads);
         ptrdiff_t h = (ptrdiff_t)((rows.first + i) % rows.num_heads);
         if (result->mean_key)
-            fb_merge_row(kernels, mean_key_row(a, t, h), lse_a[i], mean_key_row(b, t, h), lse_b[i],
-                         weights[i], rows.head_dim, mean_key_row(result, t, h));
-        fb_merge_row(kernels, out_row(a, t, h), lse_a[i], out_row(b, t, h), lse_b[i], weights[i],
-                     rows.head_dim, out_row(result, t, h));
+            fb_merge_output_row(kernels, mean_key_row(a, t, h), lse_a[i], mean_key_row(b, t, h),
+                                lse_b[i], weights[i], rows.head_dim, mean_key_row(result, t, h));
+        fb_merge_output_row(kernels, out_row(a, t, h), lse_a[i], out_row(b, t, h), lse_b[i],
+                            weights[i], rows.head_dim, out_row(result, t, h));
         *lse_row(result, t, h) = fb_round_lse(lse[i]);
     }
 }

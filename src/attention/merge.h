@@ -13,8 +13,9 @@ void fb_merge_weights(const fb_kernels *kernels, const double *lse_a, const doub
 
 /* Merges one row of outputs (or mean keys), by its weight and the LSEs of both parts. `out` may be
  * out_a or out_b. The output of a part with an LSE of -inf is not read. */
-void fb_merge_row(const fb_kernels *kernels, const float *out_a, double lse_a, const float *out_b,
-                  double lse_b, float weight, size_t head_dim, float *out);
+void fb_merge_output_row(const fb_kernels *kernels, const float *out_a, double lse_a,
+                         const float *out_b, double lse_b, float weight, size_t head_dim,
+                         float *out);
 
 /* Rounds to float32. Each NaN becomes the library's, FB_NAN_BITS. */
 float fb_round_lse(double lse);
