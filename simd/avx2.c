@@ -636,26 +636,25 @@ static __attribute__((noinline)) void weigh_short_row(const float *s, size_t cou
  * each step would wait for the step before, and the multipliers would be idle. */
 static void softmax(const fb_softmax_call *call) {
     float subtract[FB_MAX_ROWS], change[FB_MAX_ROWS + LANES];
-    const size_t rows = call->rows, *counts = call->counts;
-    const float *s = call->s;
-    float *max = call->max, *sums = call->sums, *p = call->p, *alpha = call->alpha;
+    const size_t rows = call->rows;
     for (size_t row = 0; row < rows; row++) {
-        float new_max = raised_max(s + row * FB_SCORE_STRIDE, counts[row], max[row]);
+        float *max = call->max + row;
+        float new_max = raised_max(call->s + row * FB_SCORE_STRIDE, call->counts[row], *max);
         subtract[row] = new_max == -INFINITY ? 0.0f : new_max;
         /* exp(0) is exactly 1 */
-        change[row] = new_max == max[row] ? 0.0f : max[row] - subtract[row];
-        max[row] = new_max;
+        change[row] = new_max == *max ? 0.0f : *max - subtract[row];
+        *max = new_max;
     }
     for (size_t row = 0; row < rows; row += LANES)
         _mm256_storeu_ps(change + row, exp_x8(_mm256_loadu_ps(change + row)));
-    memcpy(alpha, change, rows * sizeof *alpha);
+    memcpy(call->alpha, change, rows * sizeof *change);
     for (size_t row = 0; row < rows; row++) {
-        const float *row_s = s + row * FB_SCORE_STRIDE;
-        float *row_sums = sums + row * FB_GROUP_KEYS, *row_p = p + row * FB_SEGMENT;
-        if (counts[row] == FB_TILE_KEYS)
-            weigh_whole_row(row_s, subtract[row], alpha[row], row_sums, row_p);
+        const float *s = call->s + row * FB_SCORE_STRIDE;
+        float *sums = call->sums + row * FB_GROUP_KEYS, *p = call->p + row * FB_SEGMENT;
+        if (call->counts[row] == FB_TILE_KEYS)
+            weigh_whole_row(s, subtract[row], change[row], sums, p);
         else
-            weigh_short_row(row_s, counts[row], subtract[row], alpha[row], row_sums, row_p);
+            weigh_short_row(s, call->counts[row], subtract[row], change[row], sums, p);
     }
 }
 
