@@ -162,7 +162,8 @@ static void values(fb_dtype dtype, const fb_values_call *call) {
     for (; job.first_panel < panels; job.first_panel += job.num_panels) {
         job.num_panels = panels_at_once(call->streams * call->rows, panels - job.first_panel);
         sum_values(dtype, &job);
-        add_sums(&job);
+        const values_job summed = job; /* no address inside `job` leaves, as above */
+        add_sums(&summed);
     }
 }
 
