@@ -295,10 +295,10 @@ Test(file, says_that_a_link_leads_to_nothing) {
     cr_assert_eq(symlink("link", chain), 0);
     cr_expect(fb_file_exists(link), "opening it is what says that it leads to nothing");
     cr_expect_eq(fb_file_map_open(link, &map), FB_ERROR_IO);
-    cr_expect(strstr(fb_error_message(), "link is a link to ../blobs/1234, and nothing is there"),
+    cr_expect(strstr(fb_error_message(), "link: is a link to ../blobs/1234, and nothing is there"),
               "%s", fb_error_message());
     cr_expect_eq(fb_file_read(chain, 9, &data, &size), FB_ERROR_IO);
-    cr_expect(strstr(fb_error_message(), "chain is a link to link, and nothing is there"), "%s",
+    cr_expect(strstr(fb_error_message(), "chain: is a link to link, and nothing is there"), "%s",
               fb_error_message());
     cr_expect_eq(fb_file_read(temporary_path("link/config.json"), 9, &data, &size), FB_ERROR_IO);
     cr_expect(strstr(fb_error_message(), "/link is a link to ../blobs/1234"), "%s",

@@ -209,6 +209,8 @@ Test(regex, means_what_oniguruma_means) {
         {"[^\\s]+", "a\u180eb c" NEL "d", "a\u180eb|c|d"},
         {"[\\S]+", "a\u180eb c" NEL "d", "a\u180eb|c|d"},
         {"(?i:'s|'k)", "'s'S'\u017f'k'K'\u212a", "'s|'S|'\u017f|'k|'K|'\u212a"},
+        {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "it'\u017fx",
+         "it|'\u017f|x"},
         {"'(?i:[sdmt]|ll|ve|re)", "'S'\u017f'LL'Ve", "'S|'\u017f|'LL|'Ve"},
         {"(?i:[a-d])x", "axAxBxex", "ax|Ax|Bx"},
         {"(?i:[^s])", "sS\u017fx", "x"},

@@ -48,6 +48,8 @@ static fb_status fail_to_open(const char *path) {
     errno = code;
     if (length == 0)
         return fail_with_errno(path, "cannot open");
+    if (path[length] == '\0')
+        return fb_fail(FB_ERROR_IO, "%s: is a link to %s, and nothing is there", path, target);
     return fb_fail(FB_ERROR_IO, "%s: cannot open: %.*s is a link to %s, and nothing is there", path,
                    (int)length, path, target);
 }

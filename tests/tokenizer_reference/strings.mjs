@@ -97,6 +97,10 @@ function pieceMakers(random, addedTokens) {
   ];
 }
 
+// The reference folds ASCII letters only. Oniguruma, which transformers uses, takes U+017F for an s,
+// so that 'ſ is a contraction there, and here.
+export const longContraction = /'\u017f/;
+
 /** `count` strings, as Buffers. */
 export function makeStrings(count, seed, addedTokens) {
   const random = randomNumbers(seed);
