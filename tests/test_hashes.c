@@ -203,7 +203,7 @@ Test(hashes, malformed_lists) {
     static const struct {
         const char *text, *word;
     } lists[] = {
-        {"nonsense " HASH " " HASH "\n", "'nonsense' is no case"},
+        {"nonsense " HASH " " HASH "\n", "'nonsense' is not a case"},
         {"# comment\nkeys_1 " HASH "\n", "line 2"},
         {"keys_1 " HASH "\n" HASH, "line 1"},
         {"keys_1 " HASH " " HASH " " HASH "\n", "32 hexadecimal"},
