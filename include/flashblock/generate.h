@@ -1,11 +1,12 @@
 /* Generating text with a block-diffusion model, dense or with FlashBlock.
  *
- * Tokens are written block by block. A block starts as mask tokens (the first one with what the
- * prompt has beyond a multiple of block_size) and is denoised in steps: a forward pass of the
- * block, one proposed token and its confidence per position, and a remasking strategy that says
- * which masked positions keep their proposal. When no mask is left, one more forward pass, the
- * commit, writes the finished block's keys and values, and the next block follows. (The paper's
- * engine: LLMEngine.generate_streaming and Scheduler.)
+ * Tokens are written block by block. A block starts as mask tokens; the first block also holds the
+ * prompt's last tokens, where the prompt's length is not a multiple of block_size. The block is
+ * denoised in steps. A step is a forward pass of the block, which proposes a token for each
+ * position with its confidence; a remasking strategy then says which masked positions keep their
+ * proposal. When no mask is left, one more forward pass, the commit, writes the finished block's
+ * keys and values, and the next block follows. (The paper's engine: LLMEngine.generate_streaming
+ * and Scheduler.)
  *
  *     fb_generate_options options;
  *     fb_generate_options_init(&options);
@@ -70,14 +71,15 @@ typedef enum fb_finish_reason {
 /* "stop", "length", "context", "cancelled"; "unknown" otherwise. Never NULL. */
 FB_API const char *fb_finish_reason_name(fb_finish_reason reason);
 
-/* Token ids of a prompt, in [0, vocab_size). May be empty: the model then writes without one. */
+/* Token ids of a prompt, in [0, vocab_size). May be empty: the model then writes without a prompt.
+ * The struct never grows. */
 typedef struct fb_prompt {
     const int32_t *tokens; /* [num_tokens]; borrowed; may be NULL when num_tokens is 0 */
     size_t num_tokens;
 } fb_prompt;
 
 /* One pass over one sequence's block, as on_step sees it: after a denoising step, or after a
- * commit. Pointers are valid during the call. */
+ * commit. Pointers are valid during the call. The struct can grow at its end. */
 typedef struct fb_step_event {
     size_t sequence;       /* index of the prompt */
     size_t slot;           /* place in the batch, below max_active */
@@ -87,7 +89,8 @@ typedef struct fb_step_event {
     size_t denoising_step; /* in the block, from 0 */
     size_t sequence_step;  /* denoising steps of the sequence before this pass */
     fb_reuse_action action;
-    size_t dirty_before, dirty_after; /* dirty tokens: accepted since the last refresh */
+    size_t dirty_before, dirty_after; /* dirty tokens: accepted since, and including, the last
+                                         refresh */
     size_t num_accepted;
     size_t external_rows; /* rows whose block-external part this pass computed */
 
@@ -107,13 +110,14 @@ typedef struct fb_step_event {
 
     const int32_t *completion; /* [num_completion] committed tokens after the prompt */
     size_t num_completion;
-    size_t num_new; /* how many of them, the last ones, this commit added */
-    bool finished;  /* this was the sequence's last pass, because of ... */
-    fb_finish_reason finish_reason;
+    size_t num_new;                 /* how many of them, the last ones, this commit added */
+    bool finished;                  /* this was the sequence's last pass */
+    fb_finish_reason finish_reason; /* if finished: why */
 } fb_step_event;
 
 /* One layer's attention of one sequence's block, as on_attention sees it: during a pass, before
- * on_step sees what came of it. Pointers are valid during the call; nothing may be changed. */
+ * on_step sees the pass's result. Pointers are valid during the call; nothing may be changed. The
+ * struct can grow at its end. */
 typedef struct fb_generate_attention_event {
     size_t sequence;                     /* index of the prompt */
     size_t slot;                         /* place in the batch, below max_active */
@@ -197,12 +201,12 @@ static inline void fb_generate_options_init(fb_generate_options *options) {
     fb_generate_options_init_sized(options, sizeof *options);
 }
 
-/* Counts of one sequence, or sums over all. */
+/* Counts of one sequence, or sums over all. The struct can grow at its end. */
 typedef struct fb_generate_counts {
     size_t prefill_tokens;  /* prompt tokens in whole blocks */
     size_t denoising_steps; /* = refreshes + row_refreshes + reuses */
     size_t refreshes;       /* denoising steps that computed all of the block-external part */
-    size_t stores;          /* those of them that kept it */
+    size_t stores;          /* refreshes that kept it */
     size_t reuses;          /* denoising steps that took it from the cache */
     size_t commits;         /* passes over finished blocks */
     size_t accepted_tokens; /* masks replaced */
@@ -212,11 +216,11 @@ typedef struct fb_generate_counts {
                              layer, for all heads) */
 } fb_generate_counts;
 
-/* The results, for reading through pointers that the functions below give: these structs can grow
- * at their ends. Everything belongs to the generation. */
+/* The results of one call. The functions below give pointers to structs that belong to it, and that
+ * can grow at their ends: read them through these pointers, do not copy them or index them. */
 typedef struct fb_generation fb_generation;
 
-/* What was written after one prompt. */
+/* The text after one prompt. */
 typedef struct fb_generate_result {
     const int32_t *tokens;      /* [num_tokens] the completion, a stop token included */
     const int32_t *unmask_step; /* [num_tokens] the step of the sequence, from 1, that accepted it;
@@ -242,11 +246,12 @@ FB_API size_t fb_generation_num_results(const fb_generation *generation);
 FB_API const fb_generate_result *fb_generation_result(const fb_generation *generation,
                                                       size_t index);
 
+/* Counts and times of the whole call. */
 FB_API const fb_generate_stats *fb_generation_stats(const fb_generation *generation);
 
-/* Generates after every prompt. Prompts wait for one of max_active slots; prefill goes before
- * denoising, as in the engine; each sequence has its own KV cache, block-external cache and reuse
- * decisions. The caller owns *generation.
+/* Generates a completion after every prompt. Prompts wait for one of max_active slots; prefill goes
+ * before denoising, as in the engine; each sequence has its own KV cache, block-external cache and
+ * reuse decisions. The caller owns *generation.
  *
  * FB_ERROR_ARGUMENT: an option out of range, a token that is not in the vocabulary, a prompt that
  * leaves no room for a block in max_position_embeddings, a model without a mask token where none

@@ -1,5 +1,5 @@
 /* The KV cache of one sequence: keys (with their positions already applied) and values of every
- * layer, in pages, growing by committed blocks.
+ * layer. It grows by committed blocks.
  *
  * Tokens 0 .. length-1 are *committed*: the block-external context. Writes at positions from
  * `length` on are the *current block*: a denoising step writes its keys and values there, the
@@ -9,10 +9,10 @@
  * Every change of committed content (commit, truncate, a write below `length`) gives the cache a
  * new *epoch*: parts computed before it are stale afterwards, see reuse.h.
  *
- * Layout: pages of 256 tokens, cut into groups of 16 tokens. The order within a group lets
- * attention read whole cache lines in order, and no step transposes anything: keys are
- * [kv_head][group][head_dim][16 tokens], values as [kv_head][group][head_dim / 16][16 tokens][16],
- * the last 16 dimensions padded with zeros.
+ * Layout: pages of 256 tokens, cut into groups of 16 tokens. A page holds keys as
+ * [kv_head][group][head_dim][16 tokens] and values as
+ * [kv_head][group][head_dim / 16][16 tokens][16], the last 16 dimensions padded with zeros. So
+ * attention reads whole cache lines in order, and no step transposes anything.
  *
  * Threads: writes need the cache to themselves; reads may be concurrent.
  */

@@ -5,20 +5,20 @@
  * keys are normalised per head before rotary positions (rotate-half: pairs i, i + head_dim/2; the
  * angle is float32(position) * float32(inv_freq) rounded to float32, as the paper's code has it).
  *
- * Weights stay as they are stored (f32, bf16 or f16), memory-mapped; a linear layer multiplies by
- * them where they are, and a 16-bit weight is widened in a register. Activations are float32.
- * Memory beside the mapped files grows with the tokens of one call, not with the model.
+ * Weights stay as they are stored (f32, bf16 or f16) in memory-mapped files. A linear layer
+ * multiplies by them where they are, and widens a 16-bit weight in a register. Activations are
+ * float32. All other memory grows with the tokens of one call, not with the model.
  *
  * A sequence's results are the same bits for any number of threads, on any instruction set, and
- * whatever else is in its batch. Every element of a linear layer is a sum of its own in one order
- * (fb_dots_fn in simd/kernels.h), so the other tokens of a call do not matter to it either. With
- * the cut of a prefill into calls results can differ in the last bits, as attention's order does;
- * between C libraries, as the sines and cosines of rotary positions do.
+ * whatever else is in its batch (contract C9.6): every element of a linear layer is a sum of its
+ * own in one order (C9.1). Results can differ in their last bits where a prefill is cut into other
+ * calls, because the order of attention's sums follows the cuts; and between C libraries, because
+ * the sines and cosines of rotary positions differ (C10.1).
  *
- * Threads: one fb_model_forward at a time on a model; different models may run concurrently. Layers
- * too small to be worth waking threads run in the calling one. Where other programs keep the CPUs
- * busy, set OMP_WAIT_POLICY=passive: GNU's OpenMP threads otherwise spin between two layers, in
- * time that the thread that everybody waits for may need.
+ * Threads: one fb_model_forward at a time on a model; different models may run concurrently. Small
+ * layers run in the calling thread only. Where other programs keep the CPUs busy, set
+ * OMP_WAIT_POLICY=passive. Otherwise GNU's OpenMP threads spin between two layers, and take time
+ * from the one thread that the others wait for.
  */
 #ifndef FLASHBLOCK_MODEL_H
 #define FLASHBLOCK_MODEL_H

@@ -136,8 +136,8 @@ const fb_selection *fb_sparse_selection(const fb_sparse *sparse, size_t layer) {
     return there ? &sparse->layers[layer].selection : NULL;
 }
 
-fb_sparse_counts fb_sparse_counts_of(const fb_sparse *sparse) {
-    return sparse->counts;
+const fb_sparse_counts *fb_sparse_counts_of(const fb_sparse *sparse) {
+    return &sparse->counts;
 }
 
 /* --- selecting -------------------------------------------------------------------------------- */

@@ -359,8 +359,7 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
     fb_status status = generate(&g, checked, num_prompts);
     for (size_t i = 0; i < g.slots.num_slots && status == FB_OK; i++)
         if (g.slots.slots[i].sparse != NULL) {
-            fb_sparse_counts counts = fb_sparse_counts_of(g.slots.slots[i].sparse);
-            fb_generation_add_sparse(g.generation, &counts);
+            fb_generation_add_sparse(g.generation, fb_sparse_counts_of(g.slots.slots[i].sparse));
         }
     free_buffers(&g);
     fb_free(checked);

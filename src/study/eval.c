@@ -315,7 +315,7 @@ static void finish(evaluator *e) {
             result->layer_errors[layer] /= (double)result->steps;
         if (!e->runners[i].sparse)
             continue;
-        fb_sparse_counts counts = fb_sparse_counts_of(e->runners[i].sparse);
+        fb_sparse_counts counts = *fb_sparse_counts_of(e->runners[i].sparse);
         result->keys = (counts.keys_selected + counts.keys_residual) / (double)e->num_layers;
         result->forced_refreshes = counts.forced_refreshes;
     }

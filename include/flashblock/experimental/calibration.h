@@ -68,7 +68,8 @@ FB_API fb_status fb_calibration_create(const fb_calibration_config *config,
 FB_API void fb_calibration_destroy(fb_calibration *calibration); /* NULL is allowed */
 FB_API const fb_calibration_config *fb_calibration_config_of(const fb_calibration *calibration);
 
-/* What one observation said, [num_heads] each; any pointer may be NULL. Untouched at step 0. */
+/* The numbers of one observation, [num_heads] each; any pointer may be NULL. Untouched at step 0.
+ */
 typedef struct fb_head_changes {
     double *similarity, *lse_change, *internal_similarity;
     bool *refresh;
@@ -98,15 +99,16 @@ FB_API double fb_calibration_internal_similarity(const fb_calibration *calibrati
 FB_API size_t fb_calibration_blocks(const fb_calibration *calibration);
 
 /* The heads that refresh: [num_heads], owned by the calibration, up to date until the
- * next observation. Step 0 refreshes all; so does what was never observed. NULL for a layer or
+ * next observation. At step 0 all heads refresh; so do heads that were
+ * never observed. NULL for a layer or
  * step out of range. */
 FB_API const bool *fb_calibration_refresh(fb_calibration *calibration, size_t layer, size_t step);
 
 /* The share of (step, layer, head) that reuses, over steps 1 .. num_steps - 1. */
 FB_API double fb_calibration_reused_share(fb_calibration *calibration);
 
-/* Files (library flashblock-lm). Saving takes a calibration with at least one block; a file appears
- * whole or not at all, and what was loaded is what was saved, to the bit. */
+/* Files (library flashblock-lm). Saving needs at least one observed block. A file appears whole
+ * or not at all, and a loaded calibration equals the saved one, to the bit. */
 FB_API fb_status fb_calibration_save(fb_calibration *calibration, const char *path);
 FB_API fb_status fb_calibration_load(const char *path, fb_calibration **calibration);
 

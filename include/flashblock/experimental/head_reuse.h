@@ -1,8 +1,9 @@
 /* Head-wise reuse: at each step some heads of a layer compute their block-external part anew and
- * keep it, the others merge the one that they kept. One call does a layer; a head that reuses reads
- * no external key. Which heads refresh at which step is what calibration.h finds out.
+ * keep it, and the others merge the part that they kept. One call does a layer. A head that reuses
+ * reads no external key. calibration.h finds out which heads refresh at which step.
  *
- * A head that refreshes is bitwise dense attention over its external, then its internal keys.
+ * The result of a head that refreshes is bitwise dense attention over its external keys, then its
+ * internal keys.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_HEAD_REUSE_H
 #define FLASHBLOCK_EXPERIMENTAL_HEAD_REUSE_H
@@ -19,7 +20,7 @@
 extern "C" {
 #endif
 
-/* What the heads of a block see, and what they do: fb_block_call.heads.
+/* The keys that the heads of a block see, and what each head does: fb_block_call.heads.
  *
  *   action                context and parts   refresh      the external part of a head is
  *   FB_REFRESH_ONLY       not looked at       NULL         computed
@@ -36,14 +37,14 @@ typedef struct fb_block_heads {
      * head of any other fb_kv. */
     const fb_view *external, *internal; /* [num_kv_heads] */
     size_t num_kv_heads;
-    uint64_t context;             /* what is external to the block, as a number of at least 1
-                                     (fb_video_cache_context) */
+    uint64_t context;             /* a number, at least 1, that stands for the external keys: parts
+                                     of another context are stale (fb_video_cache_context) */
     const bool *refresh;          /* [num_heads] */
     const fb_part *internal_part; /* where the internal parts of all heads are written, too; or
                                      NULL */
 } fb_block_heads;
 
-/* What the heads of a layer hold, stale or not: out [block_size, num_heads, head_dim], lse
+/* The slot of `layer`, stale or not: out [block_size, num_heads, head_dim], lse
  * [block_size, num_heads]. It may be written to. */
 FB_API fb_status fb_part_cache_layer(fb_part_cache *cache, size_t layer, fb_part *part);
 

@@ -4,7 +4,7 @@
  * tokens (the last may be partial). A *selection* names, for one layer and the current query
  * block, the key blocks to attend to: an ascending list for each KV head, or for each query head.
  * The query block's own keys are always attended and never part of a selection. A *selector* makes
- * selections; it may keep what it has seen, layer by layer, until it is reset.
+ * selections. It may keep statistics and selections, layer by layer, until it is reset.
  *
  *   name         paper                                   one list per
  *   sparsed      SparseD, arXiv 2509.24014               query head
@@ -137,8 +137,8 @@ typedef struct fb_selector_input {
     const fb_kv *kv;           /* the layer's keys and values; rows or pages of a KV cache. Tokens
                                   after the context (the block's own) may be there */
     size_t context_length;     /* external tokens, at most kv->num_tokens */
-    uint64_t history;          /* fb_kv_cache_history: two calls of one history see the same tokens,
-                                  but for those that the longer context has more. 0: unknown, then
+    uint64_t history;          /* fb_kv_cache_history: of two calls with the same history, the
+                                  shorter context is the beginning of the longer. 0: unknown; then
                                   statistics of keys are made anew at every call, and a kept
                                   selection is recognised only by its query block and context
                                   length */
@@ -154,7 +154,8 @@ typedef struct fb_selector_input {
 
 typedef struct fb_selector fb_selector;
 
-/* What a selector does. Everybody may write one: fb_selector_wrap makes a fb_selector of it. */
+/* A selector's functions. Programs can write their own: fb_selector_wrap makes a fb_selector of
+ * them. */
 typedef struct fb_selector_ops {
     const char *name;
 

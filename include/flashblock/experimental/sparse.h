@@ -1,9 +1,9 @@
 /* Sparse attention of a block, and residual reuse (FlashBlock, arXiv 2602.05305, section on sparse
  * attention).
  *
- * A query block attends to the key blocks that a selector chose (selector.h), and to itself. What
- * the other, unselected keys would have contributed is the *residual*. Residual reuse keeps it from
- * an earlier step and merges it:
+ * A query block attends to the key blocks that a selector chose (selector.h), and to itself. The
+ * *residual* is the part over the other, unselected keys. Residual reuse keeps it from an earlier
+ * step and merges it:
  *
  *     dense     merge(part(external), part(internal))
  *     sparse    merge(part(selected), part(internal))
@@ -11,15 +11,15 @@
  *
  *   selected  fresh at every step, one gathered view for each list (fb_attend_gathered)
  *   residual  FB_RESIDUAL_CACHED: part(unselected), computed and kept at a refresh, taken from the
- *             cache at a reuse. FB_RESIDUAL_CENTROIDS: what the selector approximates, at every
- *             step (Multipole Attention)
+ *             cache at a reuse. FB_RESIDUAL_CENTROIDS: approximated by the selector at every step
+ *             (Multipole Attention)
  *
- * Identities, bit for bit, as (0, -inf) is the identity of fb_merge: with everything selected each
- * of them is dense attention; with nothing selected the cached residual is FlashBlock. A refresh
- * attends to every key; its result is dense attention but for the rounding of one merge more.
+ * Two identities hold bit for bit (contract C8.7): with everything selected each of them is dense
+ * attention; with nothing selected the cached residual is FlashBlock. A refresh attends to every
+ * key, and its result is dense attention except for the rounding of one more merge.
  *
- * A cached residual belongs to one selection, one state of the KV cache (its epoch, and so to one
- * block, which every commit ends), and to the block's rows. Anything else is FB_ERROR_STALE.
+ * A cached residual belongs to one selection, to one epoch of the KV cache (and so to one block: a
+ * commit begins a new epoch), and to the block's rows. Anything else is FB_ERROR_STALE.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_SPARSE_H
 #define FLASHBLOCK_EXPERIMENTAL_SPARSE_H
@@ -62,11 +62,12 @@ FB_API fb_status fb_residual_parse(const char *name, fb_residual *residual);
 /* --- one layer, one selection ----------------------------------------------------------------- */
 
 /* fb_block_attend with fb_block_call.selection attends to a selection of the committed tokens:
- * selection->num_keys is their number. With fb_block_call.parts there is a residual, which the
- * action computes (FB_REFRESH_ONLY), keeps as well (FB_REFRESH_AND_STORE) or takes (FB_REUSE).
+ * selection->num_keys is their number. With fb_block_call.parts there is a residual.
+ * FB_REFRESH_ONLY computes it, FB_REFRESH_AND_STORE computes and keeps it, FB_REUSE takes it from
+ * `parts`.
  *
- * This says whether the cache holds the residual of `layer` for this state of `kv` and this
- * selection. */
+ * fb_residual_is_fresh says whether the cache holds the residual of `layer` for this state of `kv`
+ * and this selection. */
 FB_API bool fb_residual_is_fresh(const fb_part_cache *cache, size_t layer, const fb_kv_cache *kv,
                                  const fb_selection *selection);
 
@@ -121,26 +122,27 @@ typedef struct fb_sparse_step {
 } fb_sparse_step;
 
 /* Says which pass the calls that follow belong to: one call of fb_block_attend for each layer, with
- * fb_block_call.sparse. It selects, and attends as with fb_block_call.selection. The action is that
- * of the cached residual, and is not looked at without one. At a refresh with a cached residual
- * every key is attended, whatever is selected: where the selector wants a dense step, the selection
- * is the one that it gives for the next step, so that reuses are sparse. */
+ * fb_block_call.sparse. It selects, and attends as with fb_block_call.selection. The action is
+ * about the cached residual; without one it is not looked at. A refresh of a cached residual
+ * attends to every key, whatever is selected. Where the selector wants a dense step there, it is
+ * asked for the next step's selection instead, so that reuses are sparse. */
 FB_API void fb_sparse_begin(fb_sparse *sparse, const fb_sparse_step *step);
 
 /* The selection that the last pass used in a layer; NULL before the first. Owned by `sparse`. */
 FB_API const fb_selection *fb_sparse_selection(const fb_sparse *sparse, size_t layer);
 
-/* What was done, over layers and passes; keys are external ones, a query head's average. */
+/* Sums over layers and passes. Keys are external keys, averaged over query heads. */
 typedef struct fb_sparse_counts {
     size_t layers;           /* calls of fb_block_attend */
     size_t selections;       /* selections that were made */
-    size_t forced_refreshes; /* reuses that a changed selection made refreshes */
+    size_t forced_refreshes; /* reuses that became refreshes, as the selection had changed */
     double keys_selected;    /* attended as selected */
     double keys_residual;    /* attended to compute a residual */
-    double keys;             /* there */
+    double keys;             /* all that there were */
 } fb_sparse_counts;
 
-FB_API fb_sparse_counts fb_sparse_counts_of(const fb_sparse *sparse);
+/* Owned by `sparse`. */
+FB_API const fb_sparse_counts *fb_sparse_counts_of(const fb_sparse *sparse);
 
 /* Sums over the sequences of a generation (library flashblock-lm); zero where every key was
  * attended. Owned by the generation. */

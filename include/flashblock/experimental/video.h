@@ -6,8 +6,8 @@
  * (CausalInferencePipeline.inference.) A block's passes are steps 0 .. num_denoising_steps; the
  * pass over the clean frames is the last and may reuse as any other.
  *
- * Of a model with coordinate channels they follow the clip's own in each input: from -1 at the left
- * to 1 at the right edge, and from -1 at the top to 1 at the bottom.
+ * If the model has coordinate channels, they follow the clip's own channels in each input: from -1
+ * at the left to 1 at the right edge, and from -1 at the top to 1 at the bottom.
  *
  * Noise comes from a counter-based generator (Philox, Box-Muller): it depends only on seed, clip,
  * block, step and place.
@@ -36,12 +36,12 @@ typedef struct fb_video_clip {
     float *frames;        /* [num_frames] frames: the result; belongs to the caller */
 } fb_video_clip;
 
-/* A pass that has been made. */
+/* A pass over a block of one clip, after it was made. The struct can grow at its end. */
 typedef struct fb_video_pass_event {
     size_t block, step, num_blocks, num_steps;
     size_t clip;        /* of those of the call */
     const float *input; /* frames of the block, without coordinates */
-    const float *flow;  /* what the model said about it */
+    const float *flow;  /* the model's prediction for it */
 } fb_video_pass_event;
 
 /* Begin with fb_video_options_init. */
@@ -57,13 +57,13 @@ typedef struct fb_video_options {
     void *user;
 } fb_video_options;
 
-/* 21 frames, dense, float32, FB_COMPAT_PAPER. */
+/* The defaults: 21 frames, dense, float32, FB_COMPAT_PAPER. */
 FB_API void fb_video_options_init_sized(fb_video_options *options, size_t size);
 static inline void fb_video_options_init(fb_video_options *options) {
     fb_video_options_init_sized(options, sizeof *options);
 }
 
-/* What was done, over all clips. */
+/* Sums over all clips. */
 typedef struct fb_video_stats {
     fb_video_times times;
     size_t passes;

@@ -5,23 +5,23 @@
  *     fb_video_cache_write   keys and values of the block, layer by layer
  *     fb_video_cache_views   what its queries see: block-external and block-internal keys
  *
- * Every pass over a block, each denoising step and the pass over the clean frames at its end,
- * writes its keys and values over those of the pass before: the last one counts. The paper's code
- * (CausalWanSelfAttention, CausalWanModel._apply_cache_updates) does the same.
+ * Every pass over a block, each denoising step and at the end the pass over the clean frames,
+ * writes its keys and values over those of the pass before, so that those of the last pass stay.
+ * The paper's code (CausalWanSelfAttention, CausalWanModel._apply_cache_updates) does the same.
  *
  * Tokens have logical places 0 .. held-1: sink, then window, oldest first. A block stays where it
- * was written; evicting frames only shortens the list of pieces. So a view is a list of token
- * ranges, and nothing is ever copied. Blocks start at multiples of 64 tokens in memory.
+ * was written. Evicting frames only shortens the list of pieces, so a view is a list of token
+ * ranges and nothing is ever copied. Blocks start at multiples of 64 tokens in memory.
  *
  * A block may be computed again, the last one or an earlier one that is still in the window.
  *
  * FB_COMPAT_RELEASED follows the paper's code where the two differ:
- *   - a sink longer than a block: until the sink is full its empty places are seen as keys and
- *     values of zero, and the last keys of that list, not the block, count as block-internal;
- *     passes over a block after its first leave the sink as it is, and so with the noisy keys of
- *     that first pass;
+ *   - a sink longer than a block: until the sink is full, its empty places are attended as keys and
+ *     values of zero, and the last keys of that list count as block-internal instead of the block;
+ *     only the first pass over a block writes to the sink, which so keeps that pass's noisy keys;
  *   - no sink: nothing is block-external, FlashBlock is off.
- * FB_COMPAT_PAPER sees what is there, and rewrites the block wherever it is.
+ * FB_COMPAT_PAPER attends only to tokens that are held, and every pass rewrites the block wherever
+ * it is.
  *
  * Threads: begin, write and reset need the cache to themselves; reads may be concurrent.
  */
@@ -64,7 +64,7 @@ FB_API const fb_video_cache_config *fb_video_cache_config_of(const fb_video_cach
 /* Forgets the clip. The memory stays. */
 FB_API void fb_video_cache_reset(fb_video_cache *cache);
 
-/* What fb_video_cache_begin did, in tokens. */
+/* How fb_video_cache_begin placed a block; numbers are tokens. */
 typedef struct fb_video_placement {
     bool rolled;              /* the oldest tokens after the sink were evicted to make room */
     bool recomputes;          /* the cache holds an earlier pass over this block; false for the
@@ -84,11 +84,12 @@ FB_API fb_status fb_video_cache_begin(fb_video_cache *cache, size_t first_frame,
 /* Of the last fb_video_cache_begin. */
 FB_API const fb_video_placement *fb_video_cache_placement(const fb_video_cache *cache);
 
-/* A number for what is block-external to the current block: parts that were computed under another
- * number are stale. Passes over the same block share it. Never 0; 0 before the first begin. */
+/* A number that stands for the block-external tokens of the current block: parts that were computed
+ * under another number are stale. Passes over the same block share it. 0 before the first
+ * fb_video_cache_begin, never 0 after it. */
 FB_API uint64_t fb_video_cache_context(const fb_video_cache *cache);
 
-/* Whether the current block sees anything but itself that may be reused. */
+/* Whether the current block has block-external keys, whose part can be reused. */
 FB_API bool fb_video_cache_has_history(const fb_video_cache *cache);
 
 /* Keys of other blocks, and of itself, that a query of the current block sees. */
@@ -100,7 +101,7 @@ FB_API size_t fb_video_cache_num_internal(const fb_video_cache *cache);
 FB_API fb_status fb_video_cache_write(fb_video_cache *cache, size_t layer, const float *k,
                                       const float *v);
 
-/* What the current block sees in one layer, head by head. Each head is a KV of its own:
+/* The keys that the current block sees in one layer, head by head. Each head is a KV of its own:
  *   kvs, external, internal  [num_heads], filled in; the views point into kvs and the cache
  * Valid until the next begin, write, reset or destroy. */
 FB_API fb_status fb_video_cache_views(const fb_video_cache *cache, size_t layer, fb_kv *kvs,

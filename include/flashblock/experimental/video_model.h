@@ -6,15 +6,15 @@
  *   x += cross_attention(norm3(x), text)
  *   x += gate' * ffn(norm(x) * (1 + scale') + shift')             GELU, tanh form
  * Patches of one frame are embedded and read out by linear layers. The model predicts the flow,
- * noise - clip. Text comes as vectors: the hidden states of a text encoder or, where config.json
+ * noise - clip. Text is given as vectors: the hidden states of a text encoder or, where config.json
  * lists `words`, sums of unit vectors (fb_video_prompt).
  *
  * Activations are float32, weights stay as stored. Results do not depend on threads, instruction
  * set or batch; between C libraries their last bits can differ, as sines and exponentials do.
  *
- * config.json: the fields of the published class (dim, ffn_dim, freq_dim, in_dim, out_dim,
+ * config.json has the fields of the published class (dim, ffn_dim, freq_dim, in_dim, out_dim,
  * num_heads, num_layers, text_len, text_dim, eps, patch_size [1, h, w], qk_norm, cross_attn_norm),
- * and what the published pipeline has in its own configuration: frame_height, frame_width (of
+ * and those of the published pipeline's own configuration: frame_height, frame_width (of
  * latents), num_frame_per_block, local_attn_size and sink_size (frames), denoising_step_list,
  * warp_denoising_step, timestep_shift, context_noise; optionally words, and coordinate_channels
  * (0).
@@ -93,7 +93,7 @@ typedef struct fb_video_times {
     double total;
 } fb_video_times;
 
-/* What the heads of a pass do. */
+/* Which heads of a pass refresh, and which reuse. */
 typedef struct fb_video_plan {
     fb_calibration *calibration; /* NULL: dense, parts are kept if there are any */
     size_t step;                 /* of the block's passes, the clean one is the last */
