@@ -37,14 +37,14 @@ size_t fb_attention_problem_values(const fb_attention_problem *problem) {
 }
 
 /* The problem of one batch entry as the library's types; `all` outlives the view. */
-typedef struct entry {
+typedef struct batch_entry {
     fb_queries queries;
     fb_kv kv;
     fb_range all;
     fb_view view;
-} entry;
+} batch_entry;
 
-static void entry_of(const fb_attention_problem *p, size_t b, entry *e) {
+static void entry_of(const fb_attention_problem *p, size_t b, batch_entry *e) {
     size_t q_size = p->queries * p->heads * p->head_dim, kv_size = p->kv_heads * p->head_dim;
     e->queries = fb_queries_rows(p->q + b * q_size, p->queries, p->heads, p->head_dim);
     e->kv = fb_kv_rows(FB_F32, p->k + b * p->keys * kv_size, p->v + b * p->keys * kv_size, p->keys,
@@ -56,7 +56,7 @@ static void entry_of(const fb_attention_problem *p, size_t b, entry *e) {
 fb_status fb_attention_problem_attend(const fb_attention_problem *p, float *out, float *lse) {
     size_t rows = p->queries * p->heads;
     for (size_t b = 0; b < p->batch; b++) {
-        entry e;
+        batch_entry e;
         entry_of(p, b, &e);
         fb_part part =
             fb_part_rows(out + b * rows * p->head_dim, lse + b * rows, p->heads, p->head_dim);
@@ -95,7 +95,7 @@ static fb_status vary_entry(const fb_attention_problem *p, size_t b,
                             double *lse) {
     size_t rows = p->queries * p->heads, group = p->heads / p->kv_heads;
     double *entry_out = scratch, *entry_lse = scratch + rows * p->head_dim;
-    entry e;
+    batch_entry e;
     entry_of(p, b, &e);
     e.all = (fb_range){0, v->last_key};
     if (v->wrong_heads) {
@@ -139,7 +139,7 @@ fb_status fb_attention_problem_plain(const fb_attention_problem *p, fb_dtype pre
     fb_status status = FB_OK;
     FB_TRY(fb_alloc(rows, sizeof *entry_lse, "plain attention", &entry_lse));
     for (size_t b = 0; b < p->batch && status == FB_OK; b++) {
-        entry e;
+        batch_entry e;
         entry_of(p, b, &e);
         status = fb_plain_attention(&e.queries, &e.view, &p->mask, (float)p->scale, precision,
                                     out + b * rows * p->head_dim, entry_lse);
