@@ -571,6 +571,7 @@ Test(generate, bad_options_are_named) {
         options_.field = value;                                                                    \
         expect_error(model, &prompt, 1, &options_, named);                                         \
     } while (0)
+    EXPECT_BAD(struct_size, 0, "options.struct_size is 0");
     EXPECT_BAD(max_tokens, 0, "max_tokens");
     EXPECT_BAD(block_size, 5000, "block_size");
     EXPECT_BAD(compat, (fb_compat)7, "compat");

@@ -77,6 +77,16 @@ man_page() {
     [ -n "$page" ] && grep -q '^\.SH "flashblock generate"$' "$page"
 }
 
+# Each header is complete by itself, in C and, where there is a compiler, in C++.
+headers() {
+    include=$(dirname "$(find "$root" -path '*/include/flashblock' -not -path "$root/older/*")")
+    for header in "$include"/flashblock/*.h "$include"/flashblock/experimental/*.h; do
+        warnings="-Wall -Wextra -Wpedantic -Werror -fsyntax-only -I$include"
+        "$@" -std=c11 $warnings -x c "$header" || return 1
+        ! command -v c++ >/dev/null || c++ -std=c++11 $warnings -x c++ "$header" || return 1
+    done
+}
+
 # shorten HEADER STRUCT FROM: takes the members from the line that has FROM out of a struct.
 shorten() {
     sed -i "/$3/,/^} $2;/{/^} $2;/!d}" "$1"
@@ -107,13 +117,15 @@ judge() {
     build "$source/tests/oracle_consumer.c" "$@" && LD_LIBRARY_PATH="$libdir" "$root/$1"
 }
 
-echo 1..12
+echo 1..13
 name="meson install"
 result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
 libdir=$(dirname "$pkgconfig")
 sed -i "s|^prefix=|prefix=$root|" "$pkgconfig"/*.pc
 export PKG_CONFIG_PATH="$pkgconfig"
+name="each header by itself"
+result headers "$@"
 name="the installed program runs"
 result env LD_LIBRARY_PATH="$libdir" "$(find "$root" -path '*/bin/flashblock')" --version
 name="the man page"

@@ -294,6 +294,11 @@ Test(model, bad_arguments) {
     expect_failure(model, &f, 1, FB_ERROR_ARGUMENT, "inside a block of 5");
     fb_forward twice[2] = {good, good};
     expect_failure(model, twice, 2, FB_ERROR_ARGUMENT, "share a cache");
+    twice[1].struct_size -= sizeof(void *);
+    expect_failure(model, twice, 2, FB_ERROR_ARGUMENT, "sequence 1 has struct_size");
+    f = good;
+    f.struct_size = 0;
+    expect_failure(model, &f, 1, FB_ERROR_ARGUMENT, "sequence.struct_size is 0");
     EXPECT_OK(fb_model_forward(model, NULL, 0, NULL));
     free(logits);
     free_batch(&b);

@@ -438,6 +438,7 @@ enum {
     HEAD_VIEWS = 32,
     RELEASED = 64,
     NOTHING_SET = 128, /* struct_size is 0 */
+    CORRECTS = 256,    /* parts with correction */
 };
 
 /* A call of all zeros but these members, none of which is looked at before it is refused. */
@@ -448,6 +449,8 @@ static void expect_refused(unsigned members, fb_reuse_action action, const char 
     fb_part_cache *parts = NULL;
     fb_kv_cache *kv = cache_new(FB_F32);
     cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &parts), FB_OK);
+    if (members & CORRECTS)
+        cr_assert_eq(fb_part_cache_enable_correction(parts), FB_OK);
     fb_block_heads views = {0};
     fb_selection selection = {0};
     fb_block_call call;
@@ -489,6 +492,7 @@ Test(reuse, a_call_does_not_contradict_itself) {
     expect_refused(KV | PARTS | ROWS | SELECTION, FB_REFRESH_ROWS, "keys are selected");
     expect_refused(KV | PARTS | ROWS | RELEASED, FB_REFRESH_ROWS, "compat is released");
     expect_refused(KV | PARTS | SELECTION | RELEASED, FB_REUSE, "compat is released");
+    expect_refused(KV | PARTS | SELECTION | CORRECTS, FB_REUSE, "parts corrects LSEs");
 }
 
 /* A longer struct, of a later version, is taken where all that this one does not know is zero. */

@@ -301,6 +301,24 @@ Test(sparse, a_residual_belongs_to_selection_epoch_and_block) {
     bench_free(&b);
 }
 
+/* One cache can hold either; it knows which. */
+Test(sparse, a_residual_is_not_an_external_part) {
+    random_stream random = random_named(89);
+    bench b = bench_new(&random, 300, FB_F32);
+    choose(&b, &random, KV_HEADS, 0.5);
+    outcome o;
+    fb_part part = fb_part_rows(o.out, o.lse, HEADS, DIM);
+    fb_block_call reuse = call_of(&b, FB_REUSE, b.parts);
+    attend_well(&b, FB_REFRESH_AND_STORE, b.parts, &o);
+    cr_assert_eq(fb_block_attend(&reuse, &part), FB_ERROR_STALE);
+    cr_assert(strstr(fb_error_message(), "is a residual"), "%s", fb_error_message());
+    cr_assert_not(fb_part_cache_is_fresh(b.parts, 1, b.kv));
+    attend_dense(&b, FB_REFRESH_AND_STORE, &o);
+    cr_assert_eq(attend(&b, FB_REUSE, b.parts, &o), FB_ERROR_STALE);
+    cr_assert_not(fb_residual_is_fresh(b.parts, 1, b.kv, &b.selection));
+    bench_free(&b);
+}
+
 /* --- a sequence ------------------------------------------------------------------------------- */
 
 static fb_status run_step(const bench *b, fb_sparse *sparse, size_t step, fb_reuse_action action,
