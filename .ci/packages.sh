@@ -5,10 +5,11 @@
 # their names only.
 set -eu
 
-build="meson ninja-build gcc libc6-dev pkgconf python3 libopenblas-dev libxxhash-dev libjansson-dev
+build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libjansson-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
-bench="libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libomp-dev libcriterion-dev gnuplot-nox doxygen groff-base"
+bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
+check="binutils clang clang-format libomp-dev libcriterion-dev libopenblas-dev gnuplot-nox doxygen
+    groff-base"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
 case "${1:-}" in

@@ -1,8 +1,8 @@
 /* Libraries of matrix products that a user would otherwise compose attention of.
  *
- * Each is one file, peer_NAME.c, which gives one fb_peer. OpenBLAS, which the program needs anyway,
- * is linked. The others are modules that the program opens when it has to measure them: it starts
- * without them, and their BLAS symbols do not meet OpenBLAS's. */
+ * Each is one file, peer_NAME.c, which gives one fb_peer. They are modules that the program opens
+ * when it has to measure them: it starts without them, their threads and memory are not there in
+ * other commands, and the BLAS symbols of one do not meet those of another. */
 #ifndef FB_BENCH_PEER_H
 #define FB_BENCH_PEER_H
 

@@ -1,9 +1,9 @@
 /* OpenBLAS: cblas_sgemm, told to use only the calling thread. */
-#include "base/memory.h"
-#include "bench/peers.h"
+#include "bench/peer_module.h"
 
 #include <cblas.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static void version(char *text, size_t size) {
     snprintf(text, size, "%s, %s", openblas_get_config(), openblas_get_corename());
@@ -14,8 +14,8 @@ static bool supports(const fb_product *product) {
 }
 
 static bool plan(const fb_product *product, void **result) {
-    fb_product *copy = NULL;
-    if (fb_alloc(1, sizeof *copy, "plan", &copy) != FB_OK)
+    fb_product *copy = malloc(sizeof *copy);
+    if (!copy)
         return false;
     openblas_set_num_threads(1);
     *copy = *product;
@@ -31,11 +31,11 @@ static bool multiply(void *plan_of, const void *a, const void *b, float *c) {
     return true;
 }
 
-const fb_peer fb_peer_openblas = {
+const fb_peer fb_peer_module = {
     .name = "openblas",
     .version = version,
     .supports = supports,
     .plan = plan,
-    .destroy = fb_free,
+    .destroy = free,
     .multiply = multiply,
 };

@@ -28,12 +28,8 @@ static fb_status open_module(const char *name, const fb_peer **peer) {
 fb_status fb_peer_open(const char *name, const fb_peer **peer) {
     char all[64] = "";
     for (size_t i = 0; i < FB_NUM_PEERS; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            if (i > 0)
-                return open_module(name, peer);
-            *peer = &fb_peer_openblas;
-            return FB_OK;
-        }
+        if (strcmp(name, names[i]) == 0)
+            return open_module(name, peer);
         size_t used = strlen(all);
         snprintf(all + used, sizeof all - used, "%s%s", i ? ", " : "", names[i]);
     }

@@ -6,8 +6,6 @@
 
 #include <flashblock/status.h>
 
-extern const fb_peer fb_peer_openblas;
-
 enum { FB_NUM_PEERS = 3 };
 
 /* "openblas", "blis", "onednn". */

@@ -371,7 +371,7 @@ def write_evaluation(path):
 
 
 def write_results(path):
-    succeeded(bench("attention", *TINY, *QUICK, "--context", "64,128", "--peer", "openblas",
+    succeeded(bench("attention", *TINY, *QUICK, "--context", "64,128", "--peers",
                     "--json", path / "attention.json"))
     succeeded(bench("decode", "--model", MODEL, "--context", "16,64", *QUICK, "--json",
                     path / "decode.json"))

@@ -27,10 +27,9 @@ result() {
     fi
 }
 
-# flags PACKAGE...: what pkg-config says. A static OpenBLAS wants Fortran's library, which is a
-# package of its own; its shared library, which is linked here, brings its own.
+# flags PACKAGE...: what pkg-config says.
 flags() {
-    pkg-config --cflags --libs "$@" | sed 's/-lgfortran//g'
+    pkg-config --cflags --libs "$@"
 }
 
 # build FILE.c NAME PKG_CONFIG_ARGUMENTS COMPILER...

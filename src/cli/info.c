@@ -7,7 +7,6 @@
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
 
-#include <cblas.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -21,10 +20,8 @@ static const fb_option options[] = {
 
 static const fb_option_table table = {
     .usage = "info [OPTION]...",
-    .summary =
-        "Prints the version, the instruction sets of this build and this CPU, the one that\n"
-        "is used (FLASHBLOCK_ISA overrides it), threads (OMP_NUM_THREADS), and the BLAS that\n"
-        "`flashblock bench` compares with.",
+    .summary = "Prints the version, the instruction sets of this build and this CPU, the one that\n"
+               "is used (FLASHBLOCK_ISA overrides it), and threads (OMP_NUM_THREADS).",
     FB_TABLE_OPTIONS(options),
 };
 
@@ -48,11 +45,10 @@ static const char *compiler(void) {
 }
 
 static json_t *gather(fb_isa chosen) {
-    return json_pack("{s:s, s:o, s:s, s:i, s:{s:s, s:s, s:i}, s:I, s:s}", "version", fb_version(),
-                     "instruction_sets", instruction_sets(), "instruction_set", fb_isa_name(chosen),
-                     "threads", fb_num_threads(), "blas", "config", openblas_get_config(), "core",
-                     openblas_get_corename(), "threads", openblas_get_num_threads(), "page_size",
-                     (json_int_t)sysconf(_SC_PAGESIZE), "compiler", compiler());
+    return json_pack("{s:s, s:o, s:s, s:i, s:I, s:s}", "version", fb_version(), "instruction_sets",
+                     instruction_sets(), "instruction_set", fb_isa_name(chosen), "threads",
+                     fb_num_threads(), "page_size", (json_int_t)sysconf(_SC_PAGESIZE), "compiler",
+                     compiler());
 }
 
 static void print(fb_isa chosen) {
@@ -63,7 +59,6 @@ static void print(fb_isa chosen) {
                fb_isa_supported((fb_isa)isa) ? "supported" : "not supported by this CPU",
                isa == (int)chosen ? ", used" : "");
     printf("%-18s%d\n", "threads", fb_num_threads());
-    printf("%-18s%s\n", "BLAS", openblas_get_config());
     printf("%-18s%ld bytes\n", "page size", sysconf(_SC_PAGESIZE));
     printf("%-18s%s\n", "compiler", compiler());
 }

@@ -4,9 +4,9 @@
 # packages already stays as it is.
 set -eu
 
-# The libraries that the build takes here, clang's OpenMP apart, and what the compiler brings here.
+# The libraries that the build takes here, clang's OpenMP and the benchmark's BLAS apart, and what the compiler brings here.
 packages=$("$(dirname "$(readlink -f "$0")")/../../../.ci/packages.sh" check --list |
-    grep '^lib.*-dev$' | grep -v '^libomp' | sort | tr '\n' ',')libgcc-12-dev,libgomp1
+    grep '^lib.*-dev$' | grep -v -e '^libomp' -e '^libopenblas' | sort | tr '\n' ',')libgcc-12-dev,libgomp1
 
 directory=$1
 stamp=$directory/.packages # written last

@@ -31,7 +31,7 @@ fi
 ninja -C build || exit 1
 
 # Threads that wait for work would take the time of those that have it.
-export OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1
+export OMP_WAIT_POLICY=passive
 
 # Under Criterion, tests start programs: meson runs as a whole where aarch64 programs can be started.
 # Elsewhere the cross file's exe_wrapper starts each test, which may start nothing.
