@@ -1,8 +1,9 @@
 #!/bin/sh
 # packages.sh build|check|bench|emulation [--list]: installs the Debian packages that building takes,
 # building and testing, building with every peer of `flashblock bench` and plotting what it measured, or
-# testing instruction sets that the CPU lacks. Does nothing when all of them are there. --list prints
-# their names only.
+# testing instruction sets that the CPU lacks. A package counts as there when dpkg says so, or when what is
+# used of it is there: a program, a library that pkg-config or the compiler finds. So a system without
+# apt that has everything passes. --list prints the names of all the packages, and does nothing else.
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libjansson-dev
@@ -32,9 +33,49 @@ is_installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
+has_program() {
+    command -v "$1" >/dev/null
+}
+
+has_library() {
+    pkg-config --exists "$1" 2>/dev/null
+}
+
+# has_header COMPILER HEADER [OPTION]
+has_header() {
+    echo "#include <$2>" | "$1" ${3:+"$3"} -x c -fsyntax-only - 2>/dev/null
+}
+
+# Whether what is used of a package is there, wherever it comes from.
+is_there() {
+    case $1 in
+    binutils) has_program objdump ;;
+    clang-format) has_program clang-format-14 || has_program clang-format ;;
+    gcc-aarch64-linux-gnu) has_program aarch64-linux-gnu-gcc ;;
+    gnuplot-nox) has_program gnuplot ;;
+    groff-base) has_program groff ;;
+    libblis-openmp-dev) has_header gcc blis.h ;;
+    libc6-dev) has_header gcc stdlib.h ;;
+    libc6-dev-arm64-cross) has_header aarch64-linux-gnu-gcc stdlib.h ;;
+    libcriterion-dev) has_library criterion ;;
+    libdnnl-dev) has_header gcc dnnl.h ;;
+    libjansson-dev) has_library jansson ;;
+    libomp-dev) has_header clang omp.h -fopenmp ;;
+    libopenblas-dev) has_library openblas ;;
+    libpcre2-dev) has_library libpcre2-8 ;;
+    libpng-dev) has_library libpng ;;
+    libutf8proc-dev) has_library libutf8proc ;;
+    libxxhash-dev) has_library libxxhash ;;
+    ninja-build) has_program ninja ;;
+    pkgconf) has_program pkg-config ;;
+    qemu-user-static) has_program qemu-aarch64-static ;;
+    *) has_program "$1" ;; # the program is called what the package is
+    esac
+}
+
 missing=""
 for package in $wanted; do
-    is_installed "$package" || missing="$missing $package"
+    is_installed "$package" || is_there "$package" || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 
@@ -45,10 +86,10 @@ give_up() {
     exit 1
 }
 
-command -v apt-get >/dev/null || give_up "There is no apt-get on this machine."
+has_program apt-get || give_up "There is no apt-get on this machine."
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || give_up "Installing packages takes root, and there is no sudo."
+    has_program sudo || give_up "Installing packages takes root, and there is no sudo."
     as_root=sudo
 fi
 
