@@ -162,7 +162,7 @@ typedef struct fb_generate_options {
     size_t top_k;       /* 0 (default): all; else tokens whose logit is at least the k-th largest */
     double top_p;       /* default 1: all; else the fewest most probable tokens whose probabilities
                            add up to more than top_p. In (0, 1]. After top_k, before sampling; the
-                           confidence is the probability among what is left */
+                           confidence is the probability among the tokens left */
     uint64_t seed;      /* default 0. A number drawn depends on the seed, the prompt's index, the
                            block, the step and the position only, not on the batch */
 
@@ -194,7 +194,7 @@ typedef struct fb_generate_options {
  *   - mask tokens that are left when denoising_steps run out are committed;
  *   - entropy_bounded has no minimum but one;
  *   - a stop token right after the max_tokens-th token, in its block, is still appended;
- *   - a new sequence finds in its block-external cache what the slot's previous one left. */
+ *   - a new sequence finds in its block-external cache the parts of the slot's last sequence. */
 
 FB_API void fb_generate_options_init_sized(fb_generate_options *options, size_t size);
 static inline void fb_generate_options_init(fb_generate_options *options) {

@@ -87,8 +87,8 @@ typedef struct fb_attention_event {
     const fb_queries *queries; /* [num_tokens, num_attention_heads, head_dim], with positions */
     const fb_kv_cache *kv;     /* this layer's committed tokens, then the block's */
     fb_reuse_action action;
-    const fb_part_cache *parts; /* after the call: what a refresh stored is there; may be NULL */
-    const fb_part *result;      /* what goes on to o_proj: rows as in queries */
+    const fb_part_cache *parts; /* after the call: a refresh has stored there; may be NULL */
+    const fb_part *result;      /* the input of o_proj: rows as in queries */
 } fb_attention_event;
 
 /* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. The struct

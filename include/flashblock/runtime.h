@@ -1,4 +1,4 @@
-/* What the library runs on: instruction set, threads.
+/* The instruction set and the threads that the library uses.
  *
  * Neither the instruction set nor the number of threads changes a bit of any result; they change
  * the time it takes.

@@ -54,7 +54,7 @@ FB_API fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer);
 /* Takes NULL. */
 FB_API void fb_tokenizer_destroy(fb_tokenizer *tokenizer);
 
-/* What becomes of text that spells an added token, such as "<|MASK|>". */
+/* How text that spells an added token, such as "<|MASK|>", is read. */
 typedef enum fb_added_tokens {
     FB_ADDED_PARSED = 0,      /* it is that token. For your own text: chat templates, say */
     FB_ADDED_SPECIAL_AS_TEXT, /* special tokens are plain text, others (<think>, ...) are tokens.

@@ -1,5 +1,5 @@
-/* The one door to the attention of a block: reads a call, refuses what contradicts itself, and goes
- * the way that the call asks for. */
+/* The one door to the attention of a block: reads a call, refuses calls that contradict themselves,
+ * and goes the way that the call asks for. */
 #include "cache/block.h"
 
 #include "base/error.h"
@@ -81,7 +81,7 @@ fb_status fb_block_attend(const fb_block_call *call, const fb_part *result) {
     return fb_block_attend_plain(&own, result);
 }
 
-/* --- what the ways share ---------------------------------------------------------------------- */
+/* --- shared by the ways ----------------------------------------------------------------------- */
 
 fb_status fb_block_keys_of(const fb_block_call *call, fb_block_keys *keys) {
     FB_TRY(fb_kv_cache_layer(call->kv, call->layer, &keys->kv));

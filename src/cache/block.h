@@ -1,5 +1,5 @@
-/* The ways of fb_block_attend, and what they share. A call that gets here has been read (all of its
- * members are there) and does not contradict itself. */
+/* The ways of fb_block_attend, and the functions that they share. fb_block_attend has read the
+ * call, so that all of its members are there, and has found no contradiction. */
 #ifndef FB_CACHE_BLOCK_H
 #define FB_CACHE_BLOCK_H
 

@@ -1,5 +1,5 @@
-/* A block whose heads have views of their own: some compute their external part and keep it, the
- * others take the one that they kept. */
+/* A block whose heads have views of their own: some heads compute their external part and keep it,
+ * the others take the part that they kept. */
 #include "attention/check.h"
 #include "base/error.h"
 #include "base/scratch.h"

@@ -1,5 +1,5 @@
-/* Attention to a selection, and a block that attends to one, merged with the part of the keys that
- * it leaves out. */
+/* Attention to a selection; and a block that attends to a selection, merged with the residual: the
+ * part over the keys that are not selected. */
 #include "attention/check.h"
 #include "base/error.h"
 #include "base/scratch.h"

@@ -10,7 +10,7 @@ typedef struct fb_head_numbers {
     double similarity, lse_change, internal_similarity;
 } fb_head_numbers;
 
-/* What a layer's later steps are compared with. One allocation, which `out` begins.
+/* The parts that a layer's later steps are compared with. One allocation, which `out` begins.
  * Rows are [num_heads, samples, rows]. */
 typedef struct fb_remembered {
     float *out, *internal, *lse;

@@ -14,7 +14,7 @@ struct fb_part_cache {
     size_t num_layers, block_size, num_heads, head_dim;
     float *out;              /* A_out: [num_layers, block_size, num_heads, head_dim] */
     float *lse;              /* L_out: [num_layers, block_size, num_heads] */
-    float *query;            /* shaped as out: what a row was computed for, and its mean key; */
+    float *query;            /* shaped as out: a row's query, and its mean key; */
     float *mean_key;         /* both NULL unless the cache corrects */
     fb_part_origin *origins; /* [num_layers, num_heads] */
 };
@@ -169,7 +169,7 @@ static size_t first_stale(const fb_part_cache *cache, size_t layer, const bool *
     return head;
 }
 
-/* In what the two differ. */
+/* Says in words how the two differ. */
 static void describe(const fb_part_origin *held, const fb_part_origin *origin, char *why,
                      size_t size) {
     if (held->kind != origin->kind)

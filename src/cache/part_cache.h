@@ -12,10 +12,10 @@ typedef enum fb_part_kind {
     FB_PART_NONE = 0,
     FB_PART_EXTERNAL, /* over all committed tokens */
     FB_PART_RESIDUAL, /* over the committed tokens that a selection leaves out */
-    FB_PART_OF_HEADS, /* over what the caller says is external to its block */
+    FB_PART_OF_HEADS, /* of single heads, over the views that the caller gives */
 } fb_part_kind;
 
-/* What a part was computed from. */
+/* The keys that a part was computed from. */
 typedef struct fb_part_origin {
     fb_part_kind kind;
     uint64_t state;     /* the epoch of the KV cache; FB_PART_OF_HEADS: the caller's context */
@@ -32,7 +32,8 @@ fb_status fb_part_cache_check(const fb_part_cache *cache, size_t layer, const fb
 fb_status fb_part_cache_expect(const fb_part_cache *cache, size_t layer, const bool *except,
                                const fb_part_origin *origin);
 
-/* Notes the origin of what the heads that are true in `heads` hold now; NULL: all of them. */
+/* Notes the origin of the parts that heads hold now: of those that are true in `heads`, or with
+ * NULL of all. */
 void fb_part_cache_note(fb_part_cache *cache, size_t layer, const bool *heads,
                         const fb_part_origin *origin);
 

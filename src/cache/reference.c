@@ -1,4 +1,4 @@
-/* A_out, L_out, and the rule: what FlashBlock keeps, and when it computes it anew. */
+/* A_out and L_out, which FlashBlock keeps, and the rule that says when they are computed anew. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "cache/reference_cache.h"

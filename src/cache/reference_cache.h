@@ -14,7 +14,7 @@ typedef struct fb_reference_cache {
     double *l_out; /* L_out [block_size, num_heads] */
 } fb_reference_cache;
 
-/* What a step knows of its block. */
+/* A step, as far as the rule looks at it. */
 typedef struct fb_reference_step {
     size_t number, limit; /* steps before it, and steps that the block may take */
     size_t masked;        /* tokens that are still masked */

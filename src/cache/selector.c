@@ -1,4 +1,4 @@
-/* The selector object: what every selector is asked through, and the ones that have a name. */
+/* The selector object, which passes calls on, and the selectors that have a name. */
 #include "attention/check.h"
 #include "base/error.h"
 #include "base/memory.h"

@@ -2,8 +2,8 @@
  * block by the softmax probability that the queries give to its keys (fb_block_masses). The
  * softmax is over the external context: the query block's own keys are attended in any case and
  * have no part in the choice. What is kept belongs to one query block, context, history and
- * density; where one of them has changed, or nothing is kept at a later step, the set is taken anew
- * from the queries at hand.
+ * density. Where one of them has changed, or where nothing is kept at a later step, the set is
+ * taken anew from the current queries.
  *
  * SparseD (Wang et al., "SparseD: Sparse Attention for Diffusion Language Models", ICLR 2026,
  * arXiv 2509.24014; code github.com/INV-WZQ/SparseD). The attention patterns of a head differ from

@@ -1,5 +1,5 @@
-/* What the selectors of this folder share: how each is made, how they read queries and keys, and
- * what they keep of keys. */
+/* Shared by the selectors of this folder: how each is made, how they read queries and keys, and the
+ * statistics of keys that they keep. */
 #ifndef FB_CACHE_SELECTOR_FAMILY_H
 #define FB_CACHE_SELECTOR_FAMILY_H
 
@@ -112,7 +112,7 @@ void fb_stats_selector_destroy(void *state);
 
 /* --- a selection that is kept ----------------------------------------------------------------- */
 
-/* What one layer keeps from one step to the next, and for which context. */
+/* The selection that one layer keeps from one step to the next, and its context. */
 typedef struct fb_kept_selection {
     fb_selection selection; /* no lists: nothing is kept */
     uint64_t history;
@@ -120,7 +120,7 @@ typedef struct fb_kept_selection {
     double density;
 } fb_kept_selection;
 
-/* Whether what is kept was made for this query block, context, density and number of lists. */
+/* Whether the kept selection is of this query block, context, density and number of lists. */
 bool fb_kept_is_of(const fb_kept_selection *kept, const fb_selector_input *input, size_t num_lists);
 
 /* Keeps a copy. */

@@ -311,7 +311,7 @@ static size_t cluster_of(const multipole *m, const layer_clusters *layer, size_t
            layer->labels[token * layer->num_kv_heads + kv_head];
 }
 
-/* What selecting for one KV head works in. One allocation, which `weights` begins. */
+/* Work space of selecting for one KV head. One allocation, which `weights` begins. */
 typedef struct select_scratch {
     double *weights; /* [clusters] */
     double *scores;  /* [clusters][16] */
@@ -371,7 +371,7 @@ static fb_status select_multipole(void *state, const fb_selector_input *input,
 
 /* --- the far part ----------------------------------------------------------------------------- */
 
-/* What is left of the clusters of one KV head without the selected keys. One allocation, which
+/* The clusters of one KV head without the selected keys. One allocation, which
  * `keys` begins. */
 typedef struct far_clusters {
     double *keys, *values; /* [clusters, head_dim]: sums */

@@ -36,7 +36,7 @@
  * "a covariance-compensated correction that approximates full covariance using diagonal QK
  * variances". Norm sorting moves tokens between blocks, so that a block's norms are alike.
  *
- * That is from its abstract; formulas and threshold were not at hand. Here:
+ * That is from its abstract; formulas and threshold were not available. Here:
  *   - with the mean m and the variance v of each dimension, over the queries (q) and the block's
  *     keys (k),
  *
@@ -54,7 +54,7 @@
 #include <math.h>
 #include <string.h>
 
-/* What a call works in. One allocation, which `mean` begins. */
+/* Work space of a call. One allocation, which `mean` begins. */
 typedef struct pooled_scratch {
     double *mean, *variance; /* of a head's queries, [head_dim] each */
     double *scores;          /* [group, num_blocks] */

@@ -1,4 +1,4 @@
-/* Scores of key blocks, in double precision and in one order: what the selectors compute with.
+/* Scores of key blocks for the selectors, in double precision and in one order.
  * The work is cut by KV head, never within one, so that threads change nothing. */
 #include "attention/kv_access.h"
 #include "base/error.h"
@@ -154,7 +154,7 @@ static void tile_dots_of_rows(const double *vectors, const double *tile, size_t 
 
 /* --- exact attention mass --------------------------------------------------------------------- */
 
-/* What one thread works in, for one KV head: its rows are the queries of all heads of the group. */
+/* Work space of one thread, for one KV head. Rows are the queries of all heads of the group. */
 typedef struct mass_scratch {
     double *queries;       /* [rows, head_dim] */
     double *tile;          /* [head_dim][16] */

@@ -21,7 +21,7 @@ struct fb_sparse {
     size_t num_layers;
     layer_selection *layers;  /* [num_layers] */
     fb_part_cache *residuals; /* NULL unless residual is FB_RESIDUAL_CACHED */
-    fb_selection candidate;   /* what the selector says now */
+    fb_selection candidate;   /* the selector's latest answer */
     fb_sparse_step step;
     fb_sparse_counts counts;
 };
@@ -157,7 +157,7 @@ static bool selects_all(const fb_selection *selection) {
     return true;
 }
 
-/* Asks the selector: the candidate is what it says. */
+/* Asks the selector; its answer is the candidate. */
 static fb_status ask(layer_call *call) {
     fb_sparse *sparse = call->sparse;
     sparse->counts.selections++;

@@ -1,6 +1,6 @@
-/* Noise levels of a flow-matching sampler (FlowMatchScheduler with 1000 steps), and what it does
- * with them. A clip x0 at level sigma is (1 - sigma) x0 + sigma noise; the model predicts the flow
- * noise - x0. */
+/* Noise levels of a flow-matching sampler (FlowMatchScheduler with 1000 steps), and its steps
+ * between them. A clip x0 at level sigma is (1 - sigma) x0 + sigma noise; the model predicts the
+ * flow noise - x0. */
 #ifndef FB_DECODE_FLOW_SCHEDULE_H
 #define FB_DECODE_FLOW_SCHEDULE_H
 

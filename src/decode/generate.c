@@ -161,7 +161,7 @@ static fb_status propose(generator *g, size_t index) {
     return FB_OK;
 }
 
-/* What is known of a pass before its result changes the sequence. */
+/* The event of a pass, as far as it is known before the result changes the sequence. */
 static fb_step_event begin_event(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;

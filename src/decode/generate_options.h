@@ -1,4 +1,4 @@
-/* What the options of fb_generate come to for a model: zeros replaced, ranges checked. */
+/* The options of fb_generate for a model: zeros replaced, ranges checked. */
 #ifndef FB_DECODE_GENERATE_OPTIONS_H
 #define FB_DECODE_GENERATE_OPTIONS_H
 
@@ -14,8 +14,8 @@
  * the model are borrowed from `config`. On error the options are half replaced. */
 fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate_options *options);
 
-/* A copy of the prompts' descriptions after checking them: what is generated after. The caller
- * frees *checked; the tokens stay borrowed. */
+/* Checks the prompts. *checked are copies of their descriptions, cut where the engine cuts them.
+ * The caller frees *checked; the tokens stay borrowed. */
 fb_status fb_generate_prompts(const fb_model_config *config, const fb_generate_options *options,
                               const fb_prompt *prompts, size_t num_prompts, fb_prompt **checked);
 

@@ -1,4 +1,4 @@
-/* What fb_generate gives back; programs read it through the accessors of generate.h. */
+/* The results of fb_generate. Programs read them through the accessors of generate.h. */
 #ifndef FB_DECODE_GENERATION_H
 #define FB_DECODE_GENERATION_H
 

@@ -20,7 +20,7 @@ static void append(context *c, const float *k, const float *v, size_t tokens) {
     c->length += tokens;
 }
 
-/* One pass over the block: what the rule says, and the attention that follows from it. */
+/* One pass over the block: the rule's decision, and the attention that follows from it. */
 static fb_status run_pass(const fb_reference_script *s, const fb_reference_step *step,
                           const context *c, fb_reference_cache *cache, fb_reference_pass *pass) {
     fb_queries queries = fb_queries_rows(pass->q, s->block_size, s->num_heads, s->head_dim);

@@ -12,7 +12,7 @@ typedef struct fb_reference_pass {
     const float *k, *v;     /* [block_size, num_kv_heads, head_dim] */
     size_t accepted;        /* tokens that the step accepts; 0 of a commit */
     bool ran;               /* result: false where the block was finished before */
-    fb_reuse_action action; /* result: what the rule said */
+    fb_reuse_action action; /* result: the rule's decision */
     double *out, *lse;      /* result, in the caller's memory: [block_size, num_heads, head_dim],
                                [block_size, num_heads] */
 } fb_reference_pass;

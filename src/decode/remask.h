@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* What the budget means. The paper's code has three rules under the same strategy names.
+/* Three rules of the paper's code for the budget, under the same strategy names.
  *   FB_BUDGET_FLOOR         low_confidence_dynamic accepts every confidence above the threshold,
  *                           the `budget` highest if those are fewer; entropy_bounded accepts at
  *                           least `budget` (the engine would leave masks in the block when its

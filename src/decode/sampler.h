@@ -21,7 +21,7 @@ typedef struct fb_sampler {
     bool with_entropy;
 } fb_sampler;
 
-/* What a row becomes. */
+/* The proposal of a row. */
 typedef struct fb_proposal {
     int32_t token;
     float confidence; /* probability of the token */

@@ -129,8 +129,8 @@ static void clear_dirty(fb_sequence *sequence) {
     memset(sequence->dirty, 0, sequence->schedule->block_size * sizeof(bool));
 }
 
-/* What a reuse finds in the cache must come from this block: the commit pass of a block that was
- * expected to finish at its first step would else (with reuse_at_commit) find an earlier one's. */
+/* A reuse must find a part of this block in the cache. With reuse_at_commit, the commit pass of a
+ * block that was expected to finish at its first step would otherwise find an earlier block's. */
 static fb_reuse_action decide(const fb_sequence *sequence, const fb_plan *plan) {
     const fb_schedule *schedule = sequence->schedule;
     fb_reuse_step step = {

@@ -1,5 +1,5 @@
 /* One sequence on its way from prompt to completion, without any model: which tokens the current
- * block holds, what the next pass is, what a pass's proposals change. A state machine:
+ * block holds, which pass comes next, what a pass's proposals change. A state machine:
  *
  *     PREFILL --prefilled--> DENOISING --accept--> DENOISING ... --accept--> COMMIT
  *                                ^                                             |
@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What all sequences of a run share. */
+/* Settings that all sequences of a run share. */
 typedef struct fb_schedule {
     fb_compat compat;
     fb_reuse_policy reuse;
@@ -43,7 +43,7 @@ typedef enum fb_sequence_status {
     FB_SEQUENCE_FINISHED,
 } fb_sequence_status;
 
-/* Readable by everybody, written by the functions below only. */
+/* Others read it; only the functions below write it. */
 typedef struct fb_sequence {
     const fb_schedule *schedule;
     fb_sequence_status status;
@@ -72,7 +72,7 @@ typedef struct fb_sequence {
     fb_generate_counts counts;
 } fb_sequence;
 
-/* What the next pass is. */
+/* The next pass. */
 typedef struct fb_plan {
     fb_reuse_action action;
     bool commit;
@@ -106,7 +106,7 @@ size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const 
  * ends; if it does not end, the next block begins. Returns the completion tokens that it added. */
 size_t fb_sequence_commit(fb_sequence *sequence);
 
-/* Ends the sequence with what is committed. */
+/* Ends the sequence with its committed tokens. */
 void fb_sequence_cancel(fb_sequence *sequence);
 
 /* Committed tokens after the prompt. */

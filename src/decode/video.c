@@ -44,7 +44,8 @@ void fb_video_options_init_sized(fb_video_options *options, size_t size) {
 
 /* --- noise ------------------------------------------------------------------------------------ */
 
-/* Normal numbers for a block: `step` 0 is what it starts from, step s the noise before pass s. */
+/* Normal numbers for a block: those of `step` 0 are its start, those of step s the noise before
+ * pass s. */
 static void draw(uint64_t seed, size_t block_index, size_t step, size_t count, float *noise) {
     for (size_t i = 0; i < count; i += 2) {
         uint32_t pair = (uint32_t)(i / 2), b = (uint32_t)block_index, s = (uint32_t)step;

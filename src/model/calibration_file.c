@@ -151,7 +151,7 @@ static fb_status read_config(const json_t *root, const char *where, fb_calibrati
 static fb_status check_number(const char *where, table which, size_t step, size_t layer,
                               size_t head, const json_t *item, double *value) {
     *value = (double)NAN;
-    if (which == INTERNAL && json_is_null(item)) /* nobody looked at internal parts */
+    if (which == INTERNAL && json_is_null(item)) /* internal parts were not observed */
         return FB_OK;
     double low = which == LSE_CHANGE || which == REFRESH ? 0.0 : -1.0 - 1e-9;
     double high = which == LSE_CHANGE ? HUGE_VAL : which == REFRESH ? 1.0 : 1.0 + 1e-9;

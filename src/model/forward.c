@@ -32,7 +32,7 @@ typedef struct pass {
     fb_forward_times times;
 } pass;
 
-/* Threads for work on `values` floats, row by row: few are not worth waking anyone for. */
+/* Threads for work on `values` floats, row by row: for few of them, waking others costs more. */
 static int threads_for(size_t values) {
     return values < 1 << 15 ? 1 : fb_num_threads();
 }

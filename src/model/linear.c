@@ -36,7 +36,7 @@ enum {
     UNIT_STEP = CHUNK_GROUPS * GROUP, /* divides a unit's features, except for a matrix's last */
     /* x of at most so many floats, 256 KiB, stays in the L2 cache beside the weights' stream. */
     SMALL_X = 1 << 16,
-    /* A thread's work area, in floats: what kernels widen into, weights that kernels cannot read
+    /* A thread's work area, in floats: weights that kernels widen, weights that kernels cannot read
      * where they are, 16-bit ones among them before they are widened, and sums. */
     WIDE = GROUP * SEGMENT,
     STAGING = SEGMENT / 2,
@@ -208,7 +208,7 @@ static void widen_weights(const unit *u, const place *at, const void *weights[GR
     }
 }
 
-/* `next` is where it goes on, or NULL. sums  [group_features][rows, see fb_dots_fn] */
+/* `next` is the place after this one, or NULL. sums  [group_features][rows, see fb_dots_fn] */
 static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
     const void *weights[GROUP], *fetched[GROUP];
     bool in_place = readable(u, at->segment), fetches = next && readable(u, next->segment);

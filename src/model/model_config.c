@@ -18,7 +18,7 @@ enum {
     MAX_VOCAB = 1 << 30,
     MAX_POSITIONS = 1 << 30,
     MAX_BLOCK = 1 << 16,
-    /* What the Hugging Face class takes when config.json does not say. */
+    /* Defaults of the Hugging Face class, for fields that config.json does not have. */
     DEFAULT_POSITIONS = 32768,
 };
 
@@ -195,7 +195,7 @@ static fb_status read_eos(const json_t *root, const char *where, fb_model_config
     return FB_OK;
 }
 
-/* What both config.json and generation_config.json may say. */
+/* Fields that both config.json and generation_config.json may have. */
 static fb_status read_generation(const json_t *root, const char *where, fb_model_config *config) {
     FB_TRY(fb_json_get_size_or(root, where, "block_size", 1, MAX_BLOCK, config->block_size,
                                &config->block_size));

@@ -1,4 +1,4 @@
-/* What a loaded model consists of, and the buffers of a forward pass. */
+/* A loaded model, and the buffers of a forward pass. */
 #ifndef FB_MODEL_MODEL_STATE_H
 #define FB_MODEL_MODEL_STATE_H
 
@@ -14,7 +14,7 @@ typedef struct fb_activations {
     float *memory; /* all of the arrays below */
     size_t num_rows;
     float *x;               /* [num_rows, hidden_size]  the residual stream */
-    float *normed;          /* [num_rows, hidden_size]  what a norm gives, then what is added */
+    float *normed;          /* [num_rows, hidden_size]  a norm's result, then a sublayer's */
     float *q, *attended;    /* [num_rows, q_width] */
     float *k, *v;           /* [num_rows, kv_width] */
     float *lse;             /* [num_rows, num_attention_heads] */

@@ -13,7 +13,7 @@ enum { MAX_FILE = 512 * 1024 * 1024 };
 
 static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "[MASK]", "<mask>"};
 
-/* Both files; NULL what is not there. `vocabulary` is read when it is first needed: it can be
+/* Both files; NULL where a file is missing. `vocabulary` is read when it is first needed: it can be
  * large. */
 typedef struct documents {
     const char *directory;

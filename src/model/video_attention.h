@@ -27,9 +27,10 @@ typedef struct fb_video_attention_pass {
     fb_part_cache *parts;    /* NULL: dense, nothing is kept */
     const bool *refresh;     /* [num_heads]; NULL: all refresh */
     const fb_part *internal; /* where internal parts go, too; or NULL */
-    /* What intermediate results are rounded to: FB_F32 leaves them. FB_BF16 is how the paper's code
-     * runs. Under FB_COMPAT_RELEASED the LSEs that a refresh of all heads keeps are rounded to it
-     * as well, as its wrapper does; or, where this is FB_F32, to the type of the cache's keys. */
+    /* The type that intermediate results are rounded to: FB_F32 leaves them; the paper's code runs
+     * in FB_BF16. Under FB_COMPAT_RELEASED the LSEs that a refresh of all heads keeps are rounded
+     * to it as well, as its wrapper does; or, where this is FB_F32, to the type of the cache's
+     * keys. */
     fb_dtype activations;
     double *seconds; /* spent on attention: added to; or NULL */
 } fb_video_attention_pass;

@@ -1,4 +1,4 @@
-/* What a video model consists of. */
+/* A loaded video model. */
 #ifndef FB_MODEL_VIDEO_STATE_H
 #define FB_MODEL_VIDEO_STATE_H
 
@@ -16,7 +16,7 @@ typedef struct fb_video_layer {
     fb_matrix ffn_in, ffn_out;              /* [ffn_dim, dim], [dim, ffn_dim] */
 } fb_video_layer;
 
-/* Where tensors are looked up: by the names of CausalWanModel's state dict. NULL: there is none. */
+/* Where tensors are looked up: by the names of CausalWanModel's state dict. NULL: not found. */
 typedef const fb_tensor_view *fb_video_find(const void *source, const char *name);
 
 struct fb_video_model {

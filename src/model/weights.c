@@ -10,7 +10,7 @@
 
 enum { MAX_NAME = 128 };
 
-/* What a bind_* call works on: the weights being filled, and the layer's prefix of names. */
+/* The weights that the bind_* calls fill in, and the layer's prefix of names. */
 typedef struct binder {
     fb_weights *weights;
     char prefix[MAX_NAME / 2];

@@ -23,7 +23,7 @@
  *     similarity_threshold, similarity_threshold_by_step [num_steps - 1] (null: the general one),
  *     lse_threshold, blocks: how many were averaged,
  *     similarity, lse_change, internal_similarity, refresh  [num_steps - 1][num_layers][num_heads]
- * for steps 1 .. num_steps - 1. `refresh` must be what the thresholds make of the numbers.
+ * for steps 1 .. num_steps - 1. `refresh` must follow from the numbers and the thresholds.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_CALIBRATION_H
 #define FLASHBLOCK_EXPERIMENTAL_CALIBRATION_H
