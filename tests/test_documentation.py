@@ -189,7 +189,7 @@ def path_fault(name, document, suites, tests):
     if first in suites and (root / first).exists() is False:
         return None if name in tests or rest == "*" else f"there is no test {name}"
     is_file = first in CODE_FOLDERS or re.search(r"\.(c|h|py|md|sh|in|build)$", name)
-    if not is_file or re.search(r"\b[A-Z]{3,}\b(?!\.md)|[<{…]|\.\.\.", name) or first.startswith("build"):
+    if not is_file or re.search(r"(?<![A-Z])[A-Z]{3,}\b(?!\.md)|[<{…]|\.\.\.", name) or first.startswith("build"):
         return None
     places = [root, root / document.parent, root / "src", root / "include", root / "share/doc/flashblock"]
     if any(list(place.glob(name)) for place in places) or name.startswith(("share/", "/", "~")):

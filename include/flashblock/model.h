@@ -72,6 +72,7 @@ FB_API fb_status fb_model_load(const char *directory, fb_model **model);
 /* NULL is allowed. */
 FB_API void fb_model_destroy(fb_model *model);
 
+/* What the model's files say. Owned by the model. */
 FB_API const fb_model_config *fb_model_config_of(const fb_model *model);
 
 /* Number of weights, a tied head not counted twice, and their bytes as stored. */

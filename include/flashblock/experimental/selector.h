@@ -232,6 +232,7 @@ FB_API void fb_selector_destroy(fb_selector *selector);
 /* Forgets everything: a new sequence begins. */
 FB_API void fb_selector_reset(fb_selector *selector);
 
+/* The name that it was created with; of one that was wrapped, ops.name itself. Never NULL. */
 FB_API const char *fb_selector_name(const fb_selector *selector);
 
 /* The names that fb_selector_create knows, from 0 on, and what each does, in one line; NULL after

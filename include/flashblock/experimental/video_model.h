@@ -60,6 +60,7 @@ typedef struct fb_video_model fb_video_model;
 FB_API fb_status fb_video_model_load(const char *directory, fb_video_model **model);
 FB_API void fb_video_model_destroy(fb_video_model *model); /* NULL is allowed */
 
+/* What the model's files say, owned by the model; the number of its weights. */
 FB_API const fb_video_config *fb_video_config_of(const fb_video_model *model);
 FB_API size_t fb_video_model_num_parameters(const fb_video_model *model);
 
