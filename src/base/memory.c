@@ -33,26 +33,37 @@ static void ask_for_huge_pages(void *memory, size_t bytes) {
 #endif
 }
 
-fb_status fb_alloc(size_t count, size_t size, const char *what, void *result) {
-    size_t bytes = 0, rounded = 0;
-    if (!fb_size_mul(count, size, &bytes) || !fb_size_add(bytes, FB_HUGE_PAGE, &rounded))
-        return fb_fail(FB_ERROR_MEMORY, "%s: %zu x %zu bytes do not fit the address space", what,
-                       count, size);
+/* NULL, with a message, when it fails. */
+static void *allocate(size_t count, size_t size, const char *what) {
+    size_t bytes = 0, most = 0;
+    if (!fb_size_mul(count, size, &bytes) || !fb_size_add(bytes, FB_HUGE_PAGE, &most)) {
+        fb_fail(FB_ERROR_MEMORY, "%s: %zu x %zu bytes do not fit the address space", what, count,
+                size);
+        return NULL;
+    }
     size_t alignment = bytes < FB_HUGE_PAGE ? FB_ALIGNMENT : FB_HUGE_PAGE;
     /* aligned_alloc takes whole multiples, and never 0 here */
-    rounded = (bytes / alignment + (bytes % alignment != 0 || bytes == 0)) * alignment;
+    size_t rounded = bytes == 0 ? alignment : (bytes + alignment - 1) / alignment * alignment;
     void *memory = aligned_alloc(alignment, rounded);
     if (!memory)
-        return fb_fail(FB_ERROR_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
-    if (alignment == FB_HUGE_PAGE)
+        fb_fail(FB_ERROR_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
+    else if (alignment == FB_HUGE_PAGE)
         ask_for_huge_pages(memory, rounded);
+    return memory;
+}
+
+fb_status fb_alloc(size_t count, size_t size, const char *what, void *result) {
+    void *memory = allocate(count, size, what);
+    if (!memory)
+        return FB_ERROR_MEMORY;
     memcpy(result, &memory, sizeof memory);
     return FB_OK;
 }
 
 fb_status fb_alloc_zeroed(size_t count, size_t size, const char *what, void *result) {
-    void *memory = NULL;
-    FB_TRY(fb_alloc(count, size, what, &memory));
+    void *memory = allocate(count, size, what);
+    if (!memory)
+        return FB_ERROR_MEMORY;
     memset(memory, 0, count * size);
     memcpy(result, &memory, sizeof memory);
     return FB_OK;

@@ -192,8 +192,9 @@ static fb_status check_array(const char *where, const char *name, const json_t *
     return FB_OK;
 }
 
-static fb_status read_table(fb_calibration *c, const json_t *root, const char *where, table which) {
-    const fb_calibration_config *config = &c->config;
+/* A table holds a number for each step, layer and head that the file says there are. */
+static fb_status check_table(const json_t *root, const char *where, table which,
+                             const fb_calibration_config *config) {
     const char *name = table_names[which];
     json_t *steps = NULL;
     FB_TRY(fb_json_get_array(root, where, name, &steps));
@@ -201,9 +202,20 @@ static fb_status read_table(fb_calibration *c, const json_t *root, const char *w
     for (size_t step = 1; step < config->num_steps; step++) {
         const json_t *layers = json_array_get(steps, step - 1);
         FB_TRY(check_array(where, name, layers, config->num_layers, "layers"));
+        for (size_t layer = 0; layer < config->num_layers; layer++)
+            FB_TRY(check_array(where, name, json_array_get(layers, layer), config->num_heads,
+                               "heads"));
+    }
+    return FB_OK;
+}
+
+static fb_status read_table(fb_calibration *c, const json_t *root, const char *where, table which) {
+    const fb_calibration_config *config = &c->config;
+    const json_t *steps = json_object_get(root, table_names[which]);
+    for (size_t step = 1; step < config->num_steps; step++) {
+        const json_t *layers = json_array_get(steps, step - 1);
         for (size_t layer = 0; layer < config->num_layers; layer++) {
             const json_t *heads = json_array_get(layers, layer);
-            FB_TRY(check_array(where, name, heads, config->num_heads, "heads"));
             for (size_t head = 0; head < config->num_heads; head++) {
                 double value = 0.0;
                 FB_TRY(check_number(where, which, step, layer, head, json_array_get(heads, head),
@@ -221,8 +233,10 @@ static fb_status fill(fb_calibration *c, const json_t *root, const char *where) 
     for (size_t i = c->config.num_layers; i < rows; i++)
         c->counts[i] = blocks;
     c->means_are_given = true;
-    for (table which = SIMILARITY; which < NUM_TABLES; which++)
+    for (table which = SIMILARITY; which < NUM_TABLES; which++) {
+        FB_TRY(check_table(root, where, which, &c->config));
         FB_TRY(read_table(c, root, where, which));
+    }
     return FB_OK;
 }
 
@@ -230,6 +244,7 @@ static fb_status read_root(const json_t *root, const char *where, fb_calibration
     fb_calibration_config config;
     fb_calibration *made = NULL;
     FB_TRY(read_config(root, where, &config));
+    FB_TRY(check_table(root, where, SIMILARITY, &config)); /* bounds what is allocated */
     fb_status status = fb_calibration_create(&config, &made);
     if (status != FB_OK)
         return fb_fail_in(status == FB_ERROR_ARGUMENT ? FB_ERROR_FORMAT : status, "%s", where);

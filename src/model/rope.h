@@ -5,8 +5,9 @@
 
 #include <stddef.h>
 
-/* inv_freq [half]: 1 / theta^(2i / head_dim), with PyTorch's own power function, whose last bit is
- * not always the rounded one: at position 100,000 that bit is an angle of 0.006. */
+/* inv_freq [half]: 1 / theta^(2i / head_dim), theta a positive float32, with PyTorch's own power
+ * function, whose last bit is not always the rounded one: at position 100,000 that bit is an angle
+ * of 0.006. */
 void fb_rope_frequencies(size_t head_dim, double theta, float *inv_freq);
 
 /* cosines, sines [half] of the angles at one position. The angle is float32(position) * inv_freq

@@ -4,6 +4,7 @@
 #include "io/json.h"
 #include "oracle/errors.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -143,6 +144,16 @@ fb_status fb_case_size_or(fb_case *c, const char *key, size_t min, size_t max, s
 fb_status fb_case_real(fb_case *c, const char *key, double *value) {
     FB_TRY(get_params(c));
     return fb_json_get_double(c->params, c->path, key, value);
+}
+
+fb_status fb_case_positive(fb_case *c, const char *key, double *value) {
+    double number = 0.0;
+    FB_TRY(fb_case_real(c, key, &number));
+    if (!(number <= (double)FLT_MAX && (float)number > 0.0f))
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %g, expected a positive float32", c->path, key,
+                       number);
+    *value = number;
+    return FB_OK;
 }
 
 fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value) {

@@ -43,6 +43,8 @@ fb_status fb_case_size_or(fb_case *c, const char *key, size_t min, size_t max, s
                           size_t *value);
 fb_status fb_case_real(fb_case *c, const char *key, double *value);
 fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value);
+/* A number that is used as a float32, which has to be finite and above 0. */
+fb_status fb_case_positive(fb_case *c, const char *key, double *value);
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
 fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
 

@@ -117,9 +117,17 @@ static fb_status check_kv(logits_run *r) {
     return claim(r, "kv.v", shape, turned[1], hidden_tolerance);
 }
 
-static fb_status run(logits_run *r) {
+/* The file has as many tokens as its parameters say, before memory is taken for them. */
+static fb_status read_sizes(logits_run *r) {
+    const int32_t *tokens = NULL;
     FB_TRY(fb_case_size(r->c, "P", 1, 1 << 20, &r->prompt));
     FB_TRY(fb_case_size(r->c, "L", 1, 1 << 16, &r->block));
+    FB_TRY(fb_case_i32(r->c, &tokens, FB_DIMS(1, r->prompt), "prompt"));
+    return fb_case_i32(r->c, &tokens, FB_DIMS(1, r->block), "block_tokens");
+}
+
+static fb_status run(logits_run *r) {
+    FB_TRY(read_sizes(r));
     FB_TRY(fb_case_load_model(r->c, &r->model));
     r->config = fb_model_config_of(r->model);
     FB_TRY(fb_model_new_kv_cache(r->model, FB_F32, &r->kv));

@@ -77,7 +77,7 @@ static fb_status set_up(layer *l) {
     if (!inputs_file)
         return fb_fail(FB_ERROR_FORMAT, "%s: the metadata have no inputs_file", fb_case_path(l->c));
     FB_TRY(read_sizes(l));
-    FB_TRY(fb_case_real(l->c, "rope_theta", &theta));
+    FB_TRY(fb_case_positive(l->c, "rope_theta", &theta));
     FB_TRY(fb_case_open_beside(l->c, inputs_file, &l->inputs));
     size_t q_width = l->heads * l->head_dim, kv_width = l->kv_heads * l->head_dim;
     FB_TRY(projection(l, "q_proj", q_width, l->hidden, &l->q));
