@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Parses again with numbers that jansson takes; *root stays NULL when that fails too. */
 static fb_status parse_rewritten(const char *text, size_t size, json_t **root) {
@@ -52,32 +54,57 @@ bool fb_json_has(const json_t *object, const char *key) {
     return item && !json_is_null(item);
 }
 
-enum { VALUE_TEXT_SIZE = 80 };
-
 /* The text of a number that no double holds; NULL for any other value. */
 static const char *marked_number(const json_t *item) {
     return json_object_size(item) == 1 ? json_string_value(json_object_get(item, "")) : NULL;
 }
 
-/* The text that a message shows for a value: JSON, or the type of the value if JSON is too long. */
-static const char *show(const json_t *item, char text[VALUE_TEXT_SIZE]) {
+const char *fb_json_show(const json_t *item, char text[FB_JSON_SHOW_SIZE]) {
     const char *number = marked_number(item);
     if (number) {
-        snprintf(text, VALUE_TEXT_SIZE, "%.40s", number);
+        snprintf(text, FB_JSON_SHOW_SIZE, "%.40s", number);
         return text;
     }
-    size_t size = json_dumpb(item, text, VALUE_TEXT_SIZE - 1,
+    size_t size = json_dumpb(item, text, FB_JSON_SHOW_SIZE - 1,
                              JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    if (size < VALUE_TEXT_SIZE) {
+    if (size < FB_JSON_SHOW_SIZE) {
         text[size] = '\0';
         return text;
     }
     return json_is_object(item) ? "an object" : json_is_array(item) ? "an array" : "a long string";
 }
 
+bool fb_json_is(const json_t *item, const char *value, size_t length) {
+    if (value[0] == '"')
+        return json_is_string(item) && json_string_length(item) == length - 2 &&
+               memcmp(json_string_value(item), value + 1, length - 2) == 0;
+    switch (value[0]) {
+    case 'n':
+        return json_is_null(item);
+    case 't':
+        return json_is_true(item);
+    case 'f':
+        return json_is_false(item);
+    case '[':
+        return json_is_array(item) && json_array_size(item) == 0;
+    case '{':
+        return json_is_object(item) && json_object_size(item) == 0;
+    default:
+        return json_is_number(item) && json_number_value(item) == strtod(value, NULL);
+    }
+}
+
+fb_status fb_json_each(const json_t *object, fb_json_visitor *visit, void *user) {
+    const char *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach((json_t *)(uintptr_t)object, key, value) FB_TRY(visit(user, key, value));
+    return FB_OK;
+}
+
 static fb_status wrong(const json_t *item, const char *where, const char *key, const char *wanted) {
-    char text[VALUE_TEXT_SIZE];
-    return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, not %s", where, key, show(item, text), wanted);
+    char text[FB_JSON_SHOW_SIZE];
+    return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, not %s", where, key, fb_json_show(item, text),
+                   wanted);
 }
 
 static fb_status find(const json_t *object, const char *where, const char *key, json_t **item) {

@@ -53,4 +53,17 @@ fb_status fb_json_get_string_or(const json_t *object, const char *where, const c
 fb_status fb_json_size(const json_t *item, const char *where, const char *key, size_t min,
                        size_t max, size_t *value);
 
+/* The text that a message shows for a value: its JSON, or what it is when that is long. It is in
+ * `text` or constant. */
+enum { FB_JSON_SHOW_SIZE = 80 };
+const char *fb_json_show(const json_t *item, char text[FB_JSON_SHOW_SIZE]);
+
+/* true when `item` has this value, written as JSON: null, true, false, a number (1 and 1.0 are the
+ * same), a string without escapes, [] or {}. */
+bool fb_json_is(const json_t *item, const char *value, size_t length);
+
+/* Calls `visit` for each field of an object, in the order of the file, until it fails. */
+typedef fb_status fb_json_visitor(void *user, const char *key, const json_t *value);
+fb_status fb_json_each(const json_t *object, fb_json_visitor *visit, void *user);
+
 #endif
