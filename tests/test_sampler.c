@@ -75,7 +75,7 @@ static void check_trace(const char *file) {
 
 Test(sampler, probabilities_are_those_of_the_engine) {
     check_trace("sched/dyn_l4_topk_topp_tau2.safetensors");
-    check_trace("sched/dyn_l4_tau2.safetensors");
+    check_trace("sched/dyn_l4_thr1_tau3.safetensors");
 }
 
 /* --- properties
