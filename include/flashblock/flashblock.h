@@ -1,6 +1,6 @@
 /* FlashBlock attention caching for block diffusion (arXiv 2602.05305): the stable public API.
  *
- *   version.h    which version
+ *   version.h    the version of headers and library
  *   status.h     errors
  *   types.h      how tensors are stored
  *   runtime.h    instruction sets, threads
@@ -19,6 +19,7 @@
  *                video: sink and window of frames, reuse head by head, and which heads may
  *   video_model.h, video.h
  *                causal video diffusion models (library flashblock-lm)
+ *   oracle.h     judging other implementations (library flashblock-oracle)
  */
 #ifndef FLASHBLOCK_FLASHBLOCK_H
 #define FLASHBLOCK_FLASHBLOCK_H
