@@ -201,6 +201,48 @@ Test(generate, draws_depend_only_on_the_seed) {
     fb_model_destroy(model);
 }
 
+/* A prompt's place in the list, its batch and the prompts beside it change nothing, sampled or not,
+ * whatever is reused; with seeds of their own, equal prompts differ, and each is what its seed
+ * alone gives. */
+Test(generate, each_prompt_is_as_it_would_be_alone) {
+    static const size_t lengths[4] = {21, 8, 30, 14};
+    static const uint64_t seeds[4] = {5, 6, UINT64_MAX, 5};
+    prompts p;
+    random_prompts(&p, lengths, 4, 3);
+    fb_model *model = golden_model("model/m1");
+    for (int kind = 0; kind < 8; kind++) {
+        fb_generate_options options = small_options(2);
+        options.temperature = kind % 2 ? 1.0 : 0.0;
+        options.reuse.rows = kind / 2 == 1;
+        options.reuse.tau = kind / 2 == 1 ? 1 : 2;
+        options.kv_dtype = kind / 2 == 2 ? FB_BF16 : FB_F32;
+        options.seeds = kind / 2 == 3 ? seeds : NULL;
+        fb_generation *together = generate(model, p.list, 4, &options);
+        for (size_t i = 0; i < 4; i++) {
+            fb_generate_options own = options;
+            own.seed = options.seeds ? seeds[i] : options.seed;
+            own.seeds = NULL;
+            fb_generation *one = generate(model, &p.list[i], 1, &own);
+            expect_same_results("alone", fb_generation_result(together, i),
+                                fb_generation_result(one, 0));
+            fb_generation_destroy(one);
+        }
+        fb_generation_destroy(together);
+    }
+    const fb_prompt copies[3] = {p.list[0], p.list[0], p.list[0]};
+    static const uint64_t own_seeds[3] = {7, 8, 7};
+    fb_generate_options options = small_options(2);
+    options.temperature = 1.0;
+    options.seeds = own_seeds;
+    fb_generation *samples = generate(model, copies, 3, &options);
+    const fb_generate_result *first = fb_generation_result(samples, 0);
+    expect_same_results("the same seed", first, fb_generation_result(samples, 2));
+    cr_expect_neq(
+        memcmp(first->tokens, fb_generation_result(samples, 1)->tokens, 24 * sizeof(int32_t)), 0);
+    fb_generation_destroy(samples);
+    fb_model_destroy(model);
+}
+
 /* Recomputes every proposal from the logits of the event and the random number of its
  * coordinates. */
 static bool draw_again(void *user, const fb_step_event *event) {
@@ -210,7 +252,7 @@ static bool draw_again(void *user, const fb_step_event *event) {
     uint32_t order[512];
     for (size_t i = 0; event->proposed && i < event->block_size; i++) {
         fb_proposal proposal;
-        double uniform = fb_random_uniform(77, (uint32_t)event->sequence, (uint32_t)event->block,
+        double uniform = fb_random_uniform(77, 0, (uint32_t)event->block,
                                            (uint32_t)event->denoising_step, (uint32_t)i);
         cr_assert_eq(fb_sampler_propose(&sampler, event->logits + i * 512, 512, uniform, order,
                                         probabilities, &proposal),

@@ -163,8 +163,10 @@ typedef struct fb_generate_options {
     double top_p;       /* default 1: all; else the fewest most probable tokens whose probabilities
                            add up to more than top_p. In (0, 1]. After top_k, before sampling; the
                            confidence is the probability among the tokens left */
-    uint64_t seed;      /* default 0. A number drawn depends on the seed, the prompt's index, the
-                           block, the step and the position only, not on the batch */
+    uint64_t seed;      /* default 0. A number drawn depends on the seed, and on the block, the step
+                           and the position in its own sequence. So each prompt comes out as it would
+                           without the others, wherever it stands in the list; equal prompts come out
+                           equal, unless `seeds` says otherwise */
 
     const int32_t *stop_tokens; /* borrowed; NULL (default): the model's end-of-text tokens */
     size_t num_stop_tokens;
@@ -184,6 +186,11 @@ typedef struct fb_generate_options {
     /* Called for every layer of every denoising step and commit, see fb_forward.on_attention; not
      * at prefill. NULL (default): none. */
     void (*on_attention)(void *user, const fb_generate_attention_event *event);
+
+    /* [num_prompts] the seed of each prompt, in place of `seed`; borrowed. NULL (default): `seed`
+     * is that of all. For several samples of one prompt, give it several times with different
+     * seeds. Each is what a call with that prompt and that seed alone gives. */
+    const uint64_t *seeds;
 } fb_generate_options;
 
 /* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:

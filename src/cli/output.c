@@ -42,6 +42,10 @@ bool fb_is_stdout(const char *path) {
     return path && strcmp(path, "-") == 0;
 }
 
+bool fb_is_stdin(const char *path) {
+    return path && strcmp(path, "-") == 0;
+}
+
 fb_status fb_write_json(json_t *value, const char *path) {
     char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(value);

@@ -26,6 +26,9 @@ int fb_finish_stdout(void);
 /* Whether a file named on the command line (NULL: none) is standard output: "-". */
 bool fb_is_stdout(const char *path);
 
+/* The same for standard input, which is then read as FB_STDIN_PATH. */
+bool fb_is_stdin(const char *path);
+
 /* Writes `value`, indented, with a newline, to `path` ("-": standard output). A file appears whole
  * or not at all. Takes over the caller's reference; NULL is a value that found no memory. */
 fb_status fb_write_json(json_t *value, const char *path);

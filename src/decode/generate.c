@@ -143,9 +143,9 @@ static float *slot_logits(const generator *g, size_t slot) {
 static fb_status propose(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
+    uint64_t seed = g->options.seeds ? g->options.seeds[slot->prompt] : g->options.seed;
     for (size_t i = 0; i < g->options.block_size; i++) {
-        double uniform = fb_random_uniform(g->options.seed, (uint32_t)slot->prompt,
-                                           (uint32_t)sequence->num_blocks,
+        double uniform = fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
                                            (uint32_t)sequence->denoising_step, (uint32_t)i);
         fb_proposal proposal;
         fb_status status =

@@ -7,6 +7,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* The names of the standard streams, which are descriptors 0 and 1 whether or not such files exist.
+ * Where a path leads to a descriptor of this process (/dev/stdin, /dev/fd/N, /proc/self/fd/N, a link
+ * to one of them) the descriptor itself is used, from its offset on; opening the name would begin at
+ * the first byte of a file, and is an error for a socket. */
+#define FB_STDIN_PATH "/dev/stdin"
+#define FB_STDOUT_PATH "/dev/stdout"
+
 /* A regular file mapped read-only. The system reads a page when it is first touched, so mapping 16
  * GB costs nothing by itself. If another process shortens the file while it is mapped, reading
  * beyond its new end raises SIGBUS. */

@@ -22,17 +22,19 @@ struct fb_display {
     const fb_tokenizer *tokenizer;
     sequence *sequences; /* [num_sequences] */
     size_t num_sequences;
-    size_t turn; /* the sequence whose text goes out at once */
+    size_t samples; /* of a prompt, one after the other */
+    size_t turn;    /* the sequence whose text goes out at once */
     bool terminal;
     fb_visual visual;
     fb_status status;
 };
 
 fb_status fb_display_create(fb_display_kind kind, const fb_tokenizer *tokenizer, size_t num_prompts,
-                            fb_display **display) {
+                            size_t samples, fb_display **display) {
     fb_display *new_display = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *new_display, "display", &new_display));
     new_display->kind = kind;
+    new_display->samples = samples;
     new_display->tokenizer = tokenizer;
     new_display->terminal = isatty(STDOUT_FILENO);
     new_display->visual.terminal = new_display->terminal;
@@ -69,13 +71,21 @@ fb_status fb_display_status(const fb_display *display) {
 /* --- text --------------------------------------------------------------------------------------
  */
 
+static void print_heading(const fb_display *display) {
+    size_t prompt = display->turn / display->samples, sample = display->turn % display->samples;
+    printf("%s==> prompt %zu", display->turn > 0 ? "\n" : "", prompt + 1);
+    if (display->samples > 1)
+        printf(", sample %zu", sample + 1);
+    printf(" <==\n");
+}
+
 /* Prints the waiting text of the sequence whose turn it is, and of the next ones once that is done.
  */
 static void print_waiting(fb_display *display) {
     while (display->turn < display->num_sequences) {
         sequence *next = &display->sequences[display->turn];
         if (!next->begun && display->num_sequences > 1)
-            printf("%s==> prompt %zu <==\n", display->turn > 0 ? "\n" : "", display->turn + 1);
+            print_heading(display);
         next->begun = true;
         if (next->waiting.size > 0)
             fwrite(next->waiting.data, 1, next->waiting.size, stdout);

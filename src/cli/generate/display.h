@@ -17,9 +17,10 @@ typedef enum fb_display_kind {
 
 typedef struct fb_display fb_display;
 
-/* The tokenizer must outlive the display. The caller owns *display. */
+/* `samples` prompts that follow each other are the same one, and headings say so. The tokenizer
+ * must outlive the display. The caller owns *display. */
 fb_status fb_display_create(fb_display_kind kind, const fb_tokenizer *tokenizer, size_t num_prompts,
-                            fb_display **display);
+                            size_t samples, fb_display **display);
 void fb_display_destroy(fb_display *display);
 
 /* For fb_generate_options.on_step, with the display as `user`. Cancels the generation when

@@ -184,6 +184,14 @@ static const fb_option option_list[] = {
      .help = "draw from the most probable tokens that together exceed probability P"},
     FB_SEED_OPTION(fb_generate_settings, options.seed, "0",
                    "the same seed draws the same text again"),
+    {.kind = FB_OPTION_SIZE,
+     .name = "samples",
+     .argument = "N",
+     TARGET(samples),
+     .min = 1,
+     .max = 1 << 16,
+     .otherwise = "1",
+     .help = "continue each prompt N times; sample i, from 0, is that of seed SEED + i"},
 
     {.kind = FB_OPTION_GROUP, .help = "Machine (changes no token)"},
     FB_THREADS_OPTION(fb_generate_settings, threads,
@@ -281,6 +289,6 @@ fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings
                                  : given->options.reuse.rows ? (size_t)ROWS_TAU
                                                              : (size_t)PAPER_TAU;
     FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
-    FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format));
+    FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format, given->samples));
     return fb_session_resolve(session);
 }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/output.h"
 #include "decode/generate_options.h"
 #include "io/buffer.h"
 #include "io/file.h"
@@ -20,14 +21,22 @@ fb_status fb_session_load(fb_session *session, const char *directory) {
 
 /* --- text of a prompt ------------------------------------------------------------------------- */
 
+/* The line break that editors put at the end, and the byte order mark that some put at the
+ * beginning, are of the file and not of the text. Everything else is text. */
 static fb_status append_file(fb_buffer *text, const char *name) {
-    const char *path = strcmp(name, "-") == 0 ? "/dev/stdin" : name;
+    static const char mark[] = "\xef\xbb\xbf";
     char *content = NULL;
-    size_t size = 0;
-    FB_TRY(fb_file_read(path, MAX_PROMPT_BYTES, &content, &size));
-    if (size > 0 && content[size - 1] == '\n')
+    size_t size = 0, begin = 0;
+    FB_TRY(
+        fb_file_read(fb_is_stdin(name) ? FB_STDIN_PATH : name, MAX_PROMPT_BYTES, &content, &size));
+    if (size >= sizeof mark - 1 && memcmp(content, mark, sizeof mark - 1) == 0)
+        begin = sizeof mark - 1;
+    if (size > begin && content[size - 1] == '\n') {
         size--;
-    fb_status status = fb_buffer_append(text, content, size);
+        if (size > begin && content[size - 1] == '\r')
+            size--;
+    }
+    fb_status status = fb_buffer_append(text, content + begin, size - begin);
     fb_free(content);
     return status;
 }
@@ -91,8 +100,14 @@ static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_tokenizer
 }
 
 fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
-                                  const fb_prompt_format *format) {
-    FB_TRY(fb_alloc_zeroed(list->count, sizeof *session->prompts, "prompts", &session->prompts));
+                                  const fb_prompt_format *format, size_t samples) {
+    size_t count = 0;
+    if (!fb_size_mul(list->count, samples, &count))
+        return fb_fail(FB_ERROR_ARGUMENT, "--samples: %zu of %zu prompts are too many", samples,
+                       list->count);
+    session->samples = samples;
+    FB_TRY(fb_alloc_zeroed(count, sizeof *session->prompts, "prompts", &session->prompts));
+    FB_TRY(fb_alloc_zeroed(count, sizeof *session->seeds, "seeds", &session->seeds));
     for (size_t i = 0; i < list->count; i++) {
         fb_buffer text = {0}, ids = {0};
         fb_status status = read_prompt(&text, &ids, session->tokenizer, &list->values[i], format);
@@ -102,8 +117,13 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
             return status;
         }
         const int32_t *tokens = (const int32_t *)(const void *)ids.data;
-        session->prompts[session->num_prompts++] = (fb_prompt){tokens, ids.size / sizeof *tokens};
+        for (size_t sample = 0; sample < samples; sample++) {
+            session->seeds[session->num_prompts] = session->options.seed + sample;
+            session->prompts[session->num_prompts++] =
+                (fb_prompt){tokens, ids.size / sizeof *tokens};
+        }
     }
+    session->options.seeds = session->seeds;
     return FB_OK;
 }
 
@@ -117,7 +137,8 @@ fb_status fb_session_resolve(fb_session *session) {
 fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, size_t tau,
                               fb_generation **generation) {
     fb_display *display = NULL;
-    FB_TRY(fb_display_create(kind, session->tokenizer, session->num_prompts, &display));
+    FB_TRY(fb_display_create(kind, session->tokenizer, session->num_prompts, session->samples,
+                             &display));
     fb_generate_options options = session->options;
     options.reuse.tau = tau;
     if (tau == 0)
@@ -138,9 +159,10 @@ fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, s
 }
 
 void fb_session_free(fb_session *session) {
-    for (size_t i = 0; i < session->num_prompts; i++)
+    for (size_t i = 0; i < session->num_prompts; i += session->samples)
         fb_free((void *)session->prompts[i].tokens);
     fb_free(session->prompts);
+    fb_free(session->seeds);
     fb_tokenizer_destroy(session->tokenizer);
     fb_model_destroy(session->model);
     *session = (fb_session){0};

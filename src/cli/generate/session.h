@@ -16,8 +16,10 @@ typedef struct fb_session {
     const char *directory; /* borrowed */
     fb_model *model;
     fb_tokenizer *tokenizer;
-    fb_prompt *prompts; /* [num_prompts] */
-    size_t num_prompts;
+    fb_prompt *prompts; /* [num_prompts]; the samples of a prompt follow each other and share ids */
+    uint64_t *seeds;    /* [num_prompts] */
+    size_t num_prompts; /* the samples of each counted */
+    size_t samples;     /* of a prompt */
     fb_generate_options options;
 } fb_session;
 
@@ -31,9 +33,11 @@ typedef struct fb_prompt_format {
 fb_status fb_session_load(fb_session *session, const char *directory);
 
 /* Reads and encodes the prompts of the command line: values of --prompt are texts, values of
- * --prompt-file are files ("-": standard input; one newline at the end of a file is dropped). */
+ * --prompt-file are files ("-": standard input; one line break, LF or CRLF, at the end of a file is
+ * dropped, and so is a byte order mark at its beginning). Sample i of a prompt, of `samples`, has
+ * the seed options.seed + i. */
 fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
-                                  const fb_prompt_format *format);
+                                  const fb_prompt_format *format, size_t samples);
 
 /* Replaces the defaults among the options by this model's values, and checks all options. */
 fb_status fb_session_resolve(fb_session *session);

@@ -156,22 +156,24 @@ static json_t *times_json(const fb_forward_times *times) {
 }
 
 static json_t *result_json(const fb_session *session, const fb_generate_result *result,
-                           const fb_prompt *prompt) {
-    return json_pack("{s:o, s:o, s:o, s:o, s:s, s:o}", "prompt_token_ids",
-                     ids_json(prompt->tokens, prompt->num_tokens), "text",
-                     text_json(session->tokenizer, result->tokens, result->num_tokens), "token_ids",
-                     ids_json(result->tokens, result->num_tokens), "unmask_step",
-                     ids_json(result->unmask_step, result->num_tokens), "finish_reason",
-                     fb_finish_reason_name(result->finish_reason), "counts",
-                     counts_json(result->counts));
+                           size_t index) {
+    const fb_prompt *prompt = &session->prompts[index];
+    return json_pack(
+        "{s:I, s:I, s:o, s:o, s:o, s:o, s:s, s:o}", "prompt",
+        (json_int_t)(index / session->samples), "sample", (json_int_t)(index % session->samples),
+        "prompt_token_ids", ids_json(prompt->tokens, prompt->num_tokens), "text",
+        text_json(session->tokenizer, result->tokens, result->num_tokens), "token_ids",
+        ids_json(result->tokens, result->num_tokens), "unmask_step",
+        ids_json(result->unmask_step, result->num_tokens), "finish_reason",
+        fb_finish_reason_name(result->finish_reason), "counts", counts_json(result->counts));
 }
 
 json_t *fb_summary_generation_json(const fb_session *session, const fb_generation *generation) {
     const fb_generate_stats *stats = fb_generation_stats(generation);
     json_t *results = json_array();
     for (size_t i = 0; i < fb_generation_num_results(generation); i++)
-        json_array_append_new(results, result_json(session, fb_generation_result(generation, i),
-                                                   &session->prompts[i]));
+        json_array_append_new(results,
+                              result_json(session, fb_generation_result(generation, i), i));
     return json_pack("{s:o, s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results,
                      "sparse", attended_json(fb_generation_sparse_counts(generation)), "counts",
                      counts_json(stats->counts), "prefill_passes",
