@@ -10,6 +10,7 @@ import pathlib
 import pty
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -372,6 +373,94 @@ def seeds():
     first = ids(generate_json(*draw, "--seed", 1))
     expect_equal(ids(generate_json(*draw, "--seed", 1)), first, "the same seed")
     expect(ids(generate_json(*draw, "--seed", 2)) != first, "another seed, the same text")
+
+
+@case
+def batch_as_alone():
+    """Sampled or not, with whatever reuse, a prompt's place in the list changes nothing."""
+    texts = ["In the beginning", PROMPT, "And it came to pass", PROMPT]
+    given = [item for text in texts for item in ("--prompt", text)]
+    for extra in ([], ["--temperature", 1, "--seed", 4], ["--temperature", 1, "--reuse", "rows"],
+                  ["--temperature", 1, "--batch-size", 1], ["--temperature", 1, "--batch-size", 3],
+                  ["--temperature", 1, "--sparse", "quest", "--residual"],
+                  ["--temperature", 1, "--compat", "released"]):
+        together = json.loads(succeeded(generate(*given, "-n", 12, "--json", *extra)))["results"]
+        for text, result in zip(texts, together):
+            expect_equal(ids(generate_json(*extra, "-n", 12, prompt=text)), result["token_ids"],
+                         f"{text!r} alone, {extra}")
+
+
+@case
+def samples():
+    draw = ["--temperature", 1, "-n", 12, "--json"]
+    two = ["--prompt", PROMPT, "--prompt", "In the beginning"]
+    facts = json.loads(succeeded(generate(*two, *draw, "--seed", 7, "--samples", 3)))["results"]
+    expect_equal([(r["prompt"], r["sample"]) for r in facts],
+                 [(p, s) for p in range(2) for s in range(3)], "order")
+    expect(len({tuple(r["token_ids"]) for r in facts[:3]}) == 3, "samples are equal")
+    for result in facts:
+        alone = json.loads(succeeded(generate(
+            *two[2 * result["prompt"]:][:2], *draw, "--seed", 7 + result["sample"])))
+        expect_equal(ids(alone), result["token_ids"], "a sample alone")
+    text = succeeded(generate("--prompt", PROMPT, "--temperature", 1, "-n", 4, "--samples", 2))
+    expect("==> prompt 1, sample 2 <==" in text, text)
+
+
+@case
+def prompt_files():
+    """One line break at the end and a byte order mark are the file's; all else is text."""
+    def prompt_ids(content, **more):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "prompt")
+            path.write_bytes(content)
+            facts = json.loads(succeeded(generate("-f", path, "-n", 1, "--json", **more)))
+        return facts["results"][0]["prompt_token_ids"]
+    plain = prompt_ids(b"one\r\ntwo")
+    for ending in (b"\n", b"\r\n"):
+        expect_equal(prompt_ids(b"one\r\ntwo" + ending), plain, ending)
+        expect_equal(prompt_ids(b"\xef\xbb\xbfone\r\ntwo" + ending), plain, ending)
+    for more in (b"\r", b"\n\n", b"\r\n\r\n", b"\n\r", b" "):
+        expect(prompt_ids(b"one\r\ntwo" + more) != plain, more)
+    expect(prompt_ids(b"one\ntwo") != plain, "a line break in the text")
+    expect(prompt_ids(b"one\r\n\xef\xbb\xbftwo") != plain, "a mark in the text")
+
+
+@case
+def standard_input():
+    """Descriptor 0, whatever it is: from its offset, a pipe, a socket, closed; by any of its names."""
+    words = b"skipped\nAnd it came to pass\n"
+    expected = json.loads(succeeded(generate("-p", "And it came to pass", "-n", 1, "--json")))
+    expected = expected["results"][0]["prompt_token_ids"]
+
+    def check(stdin, name, what):
+        result = subprocess.run([PROGRAM, "generate", "--model", MODEL, "-f", name, "-n", "1", "--json"],
+                                stdin=stdin, capture_output=True, timeout=60, check=False)
+        found = json.loads(succeeded(result))["results"][0]["prompt_token_ids"]
+        expect_equal(found, expected, f"{what} as {name}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, link = pathlib.Path(folder, "in"), pathlib.Path(folder, "link")
+        path.write_bytes(words)
+        link.symlink_to("/proc/self/fd/0")
+        for name in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", link):
+            with open(path, "rb", buffering=0) as file:
+                file.read(8)
+                check(file, name, "a file")
+            reader, writer = os.pipe()
+            os.write(writer, words[8:])
+            os.close(writer)
+            check(reader, name, "a pipe")
+            os.close(reader)
+            ours, theirs = socket.socketpair()
+            ours.sendall(words[8:])
+            ours.close()
+            check(theirs, name, "a socket")
+            theirs.close()
+        path.write_bytes(b"")
+        closed = subprocess.run(["sh", "-c", '"$@" <&-', "sh", PROGRAM, "generate", "--model", MODEL,
+                                 "-f", "-", "-n", "1"], capture_output=True, timeout=60, check=False)
+        expect_error(closed, 1, "/dev/stdin", "Bad file descriptor")
+    expect_error(generate("-f", "-", "-f", "-"), 2, "--prompt-file", "once")
 
 
 @case

@@ -3,10 +3,12 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/buffer.h"
+#include "io/file_place.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -54,23 +56,13 @@ static fb_status fail_to_open(const char *path) {
                    (int)length, path, target);
 }
 
-/* O_NONBLOCK: opening a pipe must not wait for a writer, because a pipe is refused anyway. */
-static fb_status open_regular(const char *path, int *descriptor, size_t *size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+/* A descriptor of this process is used as it is, from its offset on. */
+static fb_status open_to_read(const char *path, int *descriptor) {
+    int own = fb_file_place_descriptor(path);
+    int fd = own < 0 ? open(path, O_RDONLY | O_CLOEXEC) : fcntl(own, F_DUPFD_CLOEXEC, 3);
     if (fd < 0)
         return fail_to_open(path);
-    struct stat status;
-    if (fstat(fd, &status) != 0) {
-        fb_status failure = fail_with_errno(path, "cannot stat");
-        close(fd);
-        return failure;
-    }
-    if (!S_ISREG(status.st_mode) || status.st_size < 0 || (uintmax_t)status.st_size > SIZE_MAX) {
-        close(fd);
-        return fb_fail(FB_ERROR_IO, "%s: not a regular file", path);
-    }
     *descriptor = fd;
-    *size = (size_t)status.st_size;
     return FB_OK;
 }
 
@@ -84,34 +76,6 @@ fb_status fb_file_check_content(const char *path, const void *data, size_t size)
         "%s: is a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'", path);
 }
 
-fb_status fb_file_map_open(const char *path, fb_file_map *map) {
-    int fd = -1;
-    size_t size = 0;
-    FB_TRY(open_regular(path, &fd, &size));
-    if (size == 0) { /* mmap refuses it */
-        close(fd);
-        *map = (fb_file_map){.data = "", .size = 0};
-        return FB_OK;
-    }
-    void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    fb_status status = data == MAP_FAILED ? fail_with_errno(path, "cannot map") : FB_OK;
-    close(fd);
-    FB_TRY(status);
-    fb_file_map made = {.data = data, .size = size};
-    status = fb_file_check_content(path, data, size);
-    if (status == FB_OK)
-        *map = made;
-    else
-        fb_file_map_close(&made);
-    return status;
-}
-
-void fb_file_map_close(fb_file_map *map) {
-    if (map->size > 0)
-        munmap((void *)(uintptr_t)map->data, map->size);
-    *map = (fb_file_map){0};
-}
-
 enum { READ_SIZE = 65536 };
 
 /* Appends everything up to the end of `fd`, and a NUL. FB_ERROR_FORMAT above `limit` bytes. */
@@ -121,6 +85,10 @@ static fb_status read_to_end(int fd, const char *path, size_t limit, fb_buffer *
         ssize_t got = read(fd, buffer->data + buffer->size, buffer->capacity - buffer->size);
         if (got < 0 && errno == EINTR)
             continue;
+        if (got < 0 && errno == EAGAIN) { /* somebody set O_NONBLOCK on what we were given */
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
+            continue;
+        }
         if (got < 0)
             return fail_with_errno(path, "cannot read");
         if (got == 0)
@@ -132,9 +100,8 @@ static fb_status read_to_end(int fd, const char *path, size_t limit, fb_buffer *
 }
 
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return fail_to_open(path);
+    int fd = -1;
+    FB_TRY(open_to_read(path, &fd));
     fb_buffer buffer = {0};
     fb_status status = read_to_end(fd, path, limit, &buffer);
     close(fd);
@@ -147,6 +114,76 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
     return FB_OK;
 }
 
+/* --- maps ------------------------------------------------------------------------------------- */
+
+/* Maps what follows the descriptor's offset, which stays. */
+static fb_status map_regular(int fd, const char *path, const struct stat *status,
+                             fb_file_map *map) {
+    off_t offset = lseek(fd, 0, SEEK_CUR);
+    if (status->st_size < 0 || (uintmax_t)status->st_size > SIZE_MAX)
+        return fb_fail(FB_ERROR_IO, "%s: too large for the address space", path);
+    *map = (fb_file_map){.data = ""};
+    if (offset < 0 || offset >= status->st_size) /* mmap refuses a size of 0 */
+        return FB_OK;
+    size_t size = (size_t)status->st_size;
+    void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED)
+        return fail_with_errno(path, "cannot map");
+    *map = (fb_file_map){.data = (const char *)data + offset,
+                         .size = size - (size_t)offset,
+                         .mapped = data,
+                         .mapped_size = size};
+    return FB_OK;
+}
+
+/* A pipe, a socket or a device has no pages to map. */
+static fb_status map_by_reading(int fd, const char *path, fb_file_map *map) {
+    fb_buffer buffer = {0};
+    fb_status status = read_to_end(fd, path, SIZE_MAX / 2, &buffer);
+    if (status != FB_OK) {
+        fb_buffer_free(&buffer);
+        return status;
+    }
+    *map = (fb_file_map){.data = buffer.data, .size = buffer.size, .read = buffer.data};
+    return FB_OK;
+}
+
+static fb_status map_descriptor(int fd, const char *path, fb_file_map *map) {
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return fail_with_errno(path, "cannot stat");
+    if (S_ISDIR(status.st_mode))
+        return fb_fail(FB_ERROR_IO, "%s: is a directory", path);
+    if (S_ISREG(status.st_mode))
+        FB_TRY(map_regular(fd, path, &status, map));
+    else
+        FB_TRY(map_by_reading(fd, path, map));
+    fb_status result = fb_file_check_content(path, map->data, map->size);
+    if (result != FB_OK)
+        fb_file_map_close(map);
+    return result;
+}
+
+fb_status fb_file_map_open(const char *path, fb_file_map *map) {
+    int fd = -1;
+    fb_file_map made = {0};
+    FB_TRY(open_to_read(path, &fd));
+    fb_status status = map_descriptor(fd, path, &made);
+    close(fd);
+    FB_TRY(status);
+    *map = made;
+    return FB_OK;
+}
+
+void fb_file_map_close(fb_file_map *map) {
+    if (map->mapped)
+        munmap(map->mapped, map->mapped_size);
+    fb_free(map->read);
+    *map = (fb_file_map){0};
+}
+
+/* --- paths ------------------------------------------------------------------------------------ */
+
 bool fb_file_exists(const char *path) {
     struct stat status;
     return lstat(path, &status) == 0 || (errno != ENOENT && errno != ENOTDIR);
@@ -155,6 +192,14 @@ bool fb_file_exists(const char *path) {
 bool fb_file_is_directory(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+bool fb_file_is_stream(const char *path) {
+    struct stat status;
+    int own = fb_file_place_descriptor(path);
+    if ((own < 0 ? stat(path, &status) : fstat(own, &status)) != 0)
+        return false;
+    return !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
 }
 
 fb_status fb_path_join(const char *directory, const char *name, char **path) {

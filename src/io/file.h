@@ -8,25 +8,29 @@
 #include <stddef.h>
 
 /* The names of the standard streams, which are descriptors 0 and 1 whether or not such files exist.
- * Where a path leads to a descriptor of this process (/dev/stdin, /dev/fd/N, /proc/self/fd/N, a link
- * to one of them) the descriptor itself is used, from its offset on; opening the name would begin at
- * the first byte of a file, and is an error for a socket. */
-#define FB_STDIN_PATH "/dev/stdin"
+ * Where a path leads to a descriptor of this process (/dev/stdin, /dev/fd/N, /proc/self/fd/N, a
+ * link to one of them) the descriptor itself is used, from its offset on; opening the name would
+ * begin at the first byte of a file, and is an error for a socket. */
+#define FB_STDIN_PATH  "/dev/stdin"
 #define FB_STDOUT_PATH "/dev/stdout"
 
-/* A regular file mapped read-only. The system reads a page when it is first touched, so mapping 16
- * GB costs nothing by itself. If another process shortens the file while it is mapped, reading
- * beyond its new end raises SIGBUS. */
+/* A file's bytes, read-only. A regular file is mapped: the system reads a page when it is first
+ * touched, so mapping 16 GB costs nothing by itself. If another process shortens the file while it
+ * is mapped, reading beyond its new end raises SIGBUS. A pipe, a socket or a device is read to its
+ * end instead; opening a named pipe waits for its writer, as opening it always does. */
 typedef struct fb_file_map {
     const void *data; /* page-aligned; never NULL once opened, also for an empty file */
     size_t size;      /* bytes */
+    void *mapped;     /* the pages, or NULL; for fb_file_map_close, as all that follow */
+    size_t mapped_size;
+    void *read; /* the memory that was read into, or NULL */
 } fb_file_map;
 
-/* FB_ERROR_IO when `path` is not a regular file or cannot be read; FB_ERROR_FORMAT when it is a
- * pointer of Git LFS. */
+/* FB_ERROR_IO when `path` is a directory or cannot be read; FB_ERROR_FORMAT when it is a pointer of
+ * Git LFS. */
 fb_status fb_file_map_open(const char *path, fb_file_map *map);
 
-/* Unmaps the file and zeroes the map. A zeroed map is allowed. */
+/* Unmaps or frees the bytes and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
 
 /* FB_ERROR_FORMAT when data[0 .. size), the content of `path`, is a pointer that stands for a file
@@ -42,6 +46,9 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
  * a folder that cannot be searched: opening them is an error that says so. */
 bool fb_file_exists(const char *path);
 bool fb_file_is_directory(const char *path);
+
+/* Whether it can be read once only: a pipe, a socket, a device. */
+bool fb_file_is_stream(const char *path);
 
 /* *path is directory/name. The caller frees it with fb_free. */
 fb_status fb_path_join(const char *directory, const char *name, char **path);

@@ -28,7 +28,8 @@ static const fb_option option_list[] = {
      .letter = 'f',
      .argument = "FILE",
      TARGET(prompts),
-     .help = "the same from a file, \"-\" for standard input; one newline at its end is dropped"},
+     .help =
+         "the same from a file, \"-\" for standard input; one line break at its end is dropped"},
     {.kind = FB_OPTION_FLAG,
      .name = "chat",
      TARGET(format.chat),

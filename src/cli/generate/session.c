@@ -99,9 +99,23 @@ static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_tokenizer
                         : append_ids(ids, tokenizer, text, added);
 }
 
+/* Standard input can be read once. */
+static fb_status check_stdin(const fb_option_list *list) {
+    size_t count = 0;
+    for (size_t i = 0; i < list->count; i++)
+        count += strcmp(list->values[i].option->name, "prompt-file") == 0 &&
+                 fb_is_stdin(list->values[i].text);
+    if (count > 1)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "--prompt-file: standard input can be read once, and is given %zu times",
+                       count);
+    return FB_OK;
+}
+
 fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
                                   const fb_prompt_format *format, size_t samples) {
     size_t count = 0;
+    FB_TRY(check_stdin(list));
     if (!fb_size_mul(list->count, samples, &count))
         return fb_fail(FB_ERROR_ARGUMENT, "--samples: %zu of %zu prompts are too many", samples,
                        list->count);

@@ -59,7 +59,7 @@ static fb_status list_entry(const char *path, const char *name, fb_found_paths *
     fb_status status = FB_OK;
     if (lstat(whole, &info) == 0 && S_ISDIR(info.st_mode))
         status = append(folders, whole, false);
-    else if (is_case_file(name) && !fb_file_is_directory(whole))
+    else if (is_case_file(name) && !fb_file_is_directory(whole) && !fb_file_is_stream(whole))
         status = append(files, whole, false);
     fb_free(whole);
     return status;

@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/verify/found_paths.h"
+#include "io/file.h"
 #include "oracle/candidate.h"
 #include "oracle/kinds.h"
 #include "oracle/report_json.h"
@@ -168,6 +169,11 @@ static fb_status verify_all(verification *v, const fb_found_paths *paths) {
     for (size_t i = 0; i < paths->count; i++) {
         if (fb_seconds() - v->begin > 1.0) /* short runs say nothing */
             fb_progress_often("%zu of %zu", i + 1, paths->count);
+        if (fb_file_is_stream(paths->paths[i].text))
+            return fb_fail(FB_ERROR_IO,
+                           "%s: is not a file that can be read twice, as cases are; copy it into "
+                           "one first",
+                           paths->paths[i].text);
         if (is_case(v->chosen, &paths->paths[i]))
             FB_TRY(verify_path(v, paths->paths[i].text, current));
     }
