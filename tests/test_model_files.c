@@ -66,7 +66,7 @@ static fb_status read_config(const char *config, const char *generation, const c
         temporary_write_text("tokenizer_config.json", tokenizer);
     if (vocabulary)
         temporary_write_text("tokenizer.json", vocabulary);
-    fb_status status = fb_model_config_read(directory, result);
+    fb_status status = fb_model_config_read(directory, result, NULL);
     temporary_remove();
     return status;
 }
@@ -90,8 +90,13 @@ Test(model_files, the_config_of_sdar_8b) {
 }
 
 Test(model_files, fields_that_may_be_absent) {
-    const char *text = with(sdar_8b, "head_dim", NULL);
+    const char *text = with(with(sdar_8b, "head_dim", NULL), "hidden_size", "2560");
     cr_assert_eq(expect_config(text, NULL, NULL, NULL).head_dim, 128);
+    text = with(with(sdar_8b, "head_dim", "null"), "hidden_size", "2048");
+    cr_assert_eq(expect_config(text, NULL, NULL, NULL).head_dim, 64);
+    text = with(with(sdar_8b, "rope_theta", NULL), "rms_norm_eps", NULL);
+    cr_assert_eq(expect_config(text, NULL, NULL, NULL).rope_theta, 10000);
+    cr_assert_eq(expect_config(text, NULL, NULL, NULL).rms_norm_eps, 1e-6);
     text = with(sdar_8b, "num_key_value_heads", "null");
     cr_assert_eq(expect_config(text, NULL, NULL, NULL).num_key_value_heads, 32);
     text = with(sdar_8b, "block_size", NULL);
@@ -111,6 +116,14 @@ Test(model_files, fields_that_may_be_absent) {
     text = with(with(sdar_8b, "rope_theta", NULL), "rope_parameters",
                 "{\"rope_type\": \"default\", \"rope_theta\": 5e5}");
     cr_assert_eq(expect_config(text, NULL, NULL, NULL).rope_theta, 5e5);
+    text = with(with(sdar_8b, "rope_theta", NULL), "rope_parameters",
+                "{\"full_attention\": {\"rope_type\": \"default\", \"rope_theta\": 5e5}}");
+    cr_assert_eq(expect_config(text, NULL, NULL, NULL).rope_theta, 5e5);
+    text = with(sdar_8b, "eos_token_id", "[151936, 7]"); /* nothing ends at the first one */
+    cr_assert(expect_config(text, NULL, NULL, NULL).num_eos_token_ids == 1 &&
+              expect_config(text, NULL, NULL, NULL).eos_token_ids[0] == 7);
+    text = with(sdar_8b, "pad_token_id", "151936");
+    cr_assert_eq(expect_config(text, NULL, NULL, NULL).pad_token_id, -1);
 }
 
 Test(model_files, bad_config) {
@@ -124,14 +137,35 @@ Test(model_files, bad_config) {
         {"architectures", "[]", FB_ERROR_UNSUPPORTED, "architectures is ''"},
         {"architectures", "[7]", FB_ERROR_UNSUPPORTED, "architectures"},
         {"architectures", "\"SDARForCausalLM\"", FB_ERROR_FORMAT, "architectures"},
-        {"hidden_act", "\"gelu\"", FB_ERROR_UNSUPPORTED, "hidden_act is 'gelu'"},
+        {"hidden_act", "\"gelu\"", FB_ERROR_UNSUPPORTED,
+         "hidden_act is \"gelu\", expected \"silu\""},
         {"use_sliding_window", "true", FB_ERROR_UNSUPPORTED, "use_sliding_window"},
         {"quantization_config", "{\"bits\": 4}", FB_ERROR_UNSUPPORTED, "quantization_config"},
         {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 4.0}", FB_ERROR_UNSUPPORTED,
-         "rope_scaling has type 'yarn'"},
-        {"rope_scaling", "{\"type\": \"linear\"}", FB_ERROR_UNSUPPORTED, "'linear'"},
+         "rope_scaling: rope_type is \"yarn\""},
+        {"rope_scaling", "{\"factor\": 4.0, \"original_max_position_embeddings\": 8192}",
+         FB_ERROR_UNSUPPORTED, "rope_scaling: factor is 4.0"},
+        {"rope_parameters", "{\"full_attention\": {\"rope_type\": \"yarn\", \"factor\": 4}}",
+         FB_ERROR_UNSUPPORTED, "rope_parameters: full_attention: rope_type is \"yarn\""},
+        {"rope_parameters", "{\"sliding_attention\": {\"rope_theta\": 5e5}}", FB_ERROR_FORMAT,
+         "rope_parameters: sliding_attention: rope_theta is 500000, but 1e+06 in"},
+        {"rope_parameters", "{\"rope_theta\": 5e5}", FB_ERROR_FORMAT,
+         "rope_parameters: rope_theta is 500000, but 1e+06 in"},
+        {"rope_parameters", "{\"full_attention\": 4}", FB_ERROR_FORMAT, "full_attention is 4"},
+        {"partial_rotary_factor", "0.5", FB_ERROR_UNSUPPORTED, "partial_rotary_factor is 0.5"},
+        {"rope_parameters", "{\"partial_rotary_factor\": 0.5}", FB_ERROR_UNSUPPORTED,
+         "rope_parameters: partial_rotary_factor is 0.5"},
+        {"layer_types", "[\"full_attention\"]", FB_ERROR_FORMAT, "layer_types names 1 layers"},
+        {"mlp_bias", "true", FB_ERROR_UNSUPPORTED, "mlp_bias is true"},
+        {"num_experts", "128", FB_ERROR_UNSUPPORTED, "num_experts is 128"},
+        {"repetition_penalty", "1.05", FB_ERROR_UNSUPPORTED, "repetition_penalty is 1.05"},
+        {"model_type", "\"llama\"", FB_ERROR_UNSUPPORTED,
+         "model_type is 'llama', expected sdar or qwen3, as architectures says SDARForCausalLM"},
+        {"architectures", "[\"SDARForCausalLM\", \"LlamaModel\"]", FB_ERROR_UNSUPPORTED,
+         "architectures is 'LlamaModel'"},
+        {"rope_scaling", "{\"type\": \"linear\"}", FB_ERROR_UNSUPPORTED, "\"linear\""},
         {"rope_scaling", "4.0", FB_ERROR_FORMAT, "rope_scaling"},
-        {"rope_parameters", "{\"rope_type\": \"llama3\"}", FB_ERROR_UNSUPPORTED, "'llama3'"},
+        {"rope_parameters", "{\"rope_type\": \"llama3\"}", FB_ERROR_UNSUPPORTED, "\"llama3\""},
         {"hidden_size", NULL, FB_ERROR_FORMAT, "hidden_size is missing"},
         {"hidden_size", "0", FB_ERROR_FORMAT, "hidden_size is 0"},
         {"hidden_size", "-4096", FB_ERROR_FORMAT, "hidden_size is -4096"},
@@ -157,12 +191,11 @@ Test(model_files, bad_config) {
         {"rms_norm_eps", "\"small\"", FB_ERROR_FORMAT, "rms_norm_eps is \"small\""},
         {"rope_theta", "0", FB_ERROR_FORMAT, "rope_theta is 0"},
         {"rope_theta", "1e300", FB_ERROR_FORMAT, "rope_theta is 1e+300"},
-        {"rope_theta", NULL, FB_ERROR_FORMAT, "rope_theta is missing"},
         {"tie_word_embeddings", "1", FB_ERROR_FORMAT, "tie_word_embeddings is 1"},
         {"block_size", "0", FB_ERROR_FORMAT, "block_size is 0"},
         {"block_size", "[4]", FB_ERROR_FORMAT, "block_size is [4]"},
         {"mask_token_id", "-2", FB_ERROR_FORMAT, "mask_token_id is -2"},
-        {"eos_token_id", "151936", FB_ERROR_FORMAT, "eos_token_id is 151936"},
+        {"eos_token_id", "-2", FB_ERROR_FORMAT, "eos_token_id is -2"},
         {"eos_token_id", "[1, \"2\"]", FB_ERROR_FORMAT, "eos_token_id is \"2\""},
         {"eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9]", FB_ERROR_UNSUPPORTED, "lists 9 tokens"},
     };
@@ -180,9 +213,12 @@ Test(model_files, bad_config) {
 
 Test(model_files, configs_that_contradict_themselves) {
     fb_model_config config;
-    const char *text = with(with(sdar_8b, "head_dim", NULL), "hidden_size", "4100");
+    const char *text = with(with(sdar_8b, "head_dim", "null"), "hidden_size", "4100");
     expect_message(read_config(text, NULL, NULL, NULL, &config), FB_ERROR_FORMAT,
                    "hidden_size is 4100, no multiple of num_attention_heads 32");
+    text = with(with(sdar_8b, "num_key_value_heads", NULL), "num_attention_heads", "16");
+    expect_message(read_config(text, NULL, NULL, NULL, &config), FB_ERROR_FORMAT,
+                   "num_key_value_heads 32, the default for the missing field");
     text = with(with(sdar_8b, "head_dim", "65536"), "num_attention_heads", "8388608");
     expect_message(read_config(text, NULL, NULL, NULL, &config), FB_ERROR_FORMAT, "too large");
     expect_message(read_config("[1]", NULL, NULL, NULL, &config), FB_ERROR_FORMAT, "config.json");
@@ -198,7 +234,7 @@ static int try_config(const void *data, size_t size, void *context) {
     (void)context;
     fb_model_config c;
     temporary_write("config.json", data, size);
-    if (fb_model_config_read(temporary_path(""), &c) != FB_OK) {
+    if (fb_model_config_read(temporary_path(""), &c, NULL) != FB_OK) {
         cr_assert(fb_error_message()[0] != '\0');
         return 0;
     }
@@ -218,12 +254,12 @@ Test(model_files, damaged_config) {
 Test(model_files, generation_config_goes_before_config) {
     fb_model_config c = expect_config(
         with(sdar_8b, "pad_token_id", "5"),
-        "{\"eos_token_id\": [151645, 151643], \"pad_token_id\": 151643, \"mask_token_id\": 7,"
+        "{\"eos_token_id\": [151645, 151643], \"pad_token_id\": 151643, \"mask_token_id\": 151669,"
         " \"block_size\": 8, \"temperature\": 0.7}",
         NULL, NULL);
     cr_assert(c.num_eos_token_ids == 2 && c.eos_token_ids[0] == 151645 &&
               c.eos_token_ids[1] == 151643);
-    cr_assert(c.pad_token_id == 151643 && c.mask_token_id == 7 && c.block_size == 8);
+    cr_assert(c.pad_token_id == 151643 && c.mask_token_id == 151669 && c.block_size == 8);
 }
 
 static const char decoder[] =
@@ -231,15 +267,35 @@ static const char decoder[] =
     "\"<end>\", \"added_tokens_decoder\": {\"9\": {\"content\": \"<pad>\"}, "
     "\"151669\": {\"content\": \"<|MASK|>\"}, \"10\": {\"content\": \"<end>\"}}}";
 
-Test(model_files, the_tokenizer_goes_before_both) {
-    const char *generation = "{\"mask_token_id\": 7, \"eos_token_id\": 3}";
-    fb_model_config c =
-        expect_config(with(sdar_8b, "mask_token_id", "6"), generation, decoder, NULL);
+Test(model_files, the_tokenizer_fills_gaps) {
+    const char *generation = "{\"eos_token_id\": 3}";
+    const char *text = with(sdar_8b, "mask_token_id", NULL);
+    fb_model_config c = expect_config(text, generation, decoder, NULL);
     cr_assert_eq(c.mask_token_id, 151669);
-    /* Its other tokens are used only where the other files say nothing. */
     cr_assert(c.num_eos_token_ids == 1 && c.eos_token_ids[0] == 3 && c.pad_token_id == 9);
     c = expect_config(with(sdar_8b, "eos_token_id", NULL), NULL, decoder, NULL);
     cr_assert(c.num_eos_token_ids == 1 && c.eos_token_ids[0] == 10);
+    text = with(with(sdar_8b, "mask_token_id", NULL), "vocab_size", "10");
+    c = expect_config(with(text, "eos_token_id", NULL), NULL,
+                      "{\"pad_token\": \"<p>\", \"eos_token\": \"<e>\", \"added_tokens_decoder\": "
+                      "{\"10\": {\"content\": \"<p>\"}, \"11\": {\"content\": \"<e>\"}}}",
+                      NULL);
+    cr_assert(c.num_eos_token_ids == 0 && c.pad_token_id == -1);
+}
+
+/* No file is preferred silently. */
+Test(model_files, files_that_name_different_mask_tokens) {
+    fb_model_config c;
+    expect_message(read_config(sdar_8b, "{\"mask_token_id\": 7}", NULL, NULL, &c), FB_ERROR_FORMAT,
+                   "the mask token is 7 in generation_config.json, but 151669 in config.json");
+    expect_message(read_config(with(sdar_8b, "mask_token_id", "6"), NULL, decoder, NULL, &c),
+                   FB_ERROR_FORMAT,
+                   "the mask token is 151669 in tokenizer_config.json, but 6 in config.json");
+    const char *text = with(sdar_8b, "mask_token_id", NULL);
+    expect_message(read_config(text, "{\"mask_token_id\": 8}", decoder, NULL, &c), FB_ERROR_FORMAT,
+                   "151669 in tokenizer_config.json, but 8 in generation_config.json");
+    cr_assert_eq(expect_config(sdar_8b, "{\"mask_token_id\": -1}", decoder, NULL).mask_token_id,
+                 151669);
 }
 
 Test(model_files, the_mask_token_of_tokenizer_json) {
@@ -248,7 +304,8 @@ Test(model_files, the_mask_token_of_tokenizer_json) {
                              "{\"id\": 5, \"content\": \"<|MASK|>\"}], "
                              "\"model\": {\"vocab\": {\"m\": 8}}}";
     cr_assert_eq(expect_config(text, NULL, NULL, vocabulary).mask_token_id, 5);
-    cr_assert_eq(expect_config(sdar_8b, NULL, NULL, vocabulary).mask_token_id, 5);
+    /* a spelling is a guess, which a file that names the token overrules */
+    cr_assert_eq(expect_config(sdar_8b, NULL, NULL, vocabulary).mask_token_id, 151669);
     /* tokenizer_config.json names it, tokenizer.json knows its id */
     cr_assert_eq(expect_config(text, NULL, "{\"mask_token\": \"<a>\"}", vocabulary).mask_token_id,
                  4);
@@ -265,8 +322,7 @@ Test(model_files, bad_tokenizer_files) {
                    "mask token has the id 151669, but vocab_size is 151669");
     expect_message(read_config(sdar_8b, NULL, "{", NULL, &config), FB_ERROR_FORMAT,
                    "tokenizer_config.json");
-    expect_message(read_config(sdar_8b, NULL, NULL, "[]", &config), FB_ERROR_FORMAT,
-                   "tokenizer.json");
+    expect_message(read_config(text, NULL, NULL, "[]", &config), FB_ERROR_FORMAT, "tokenizer.json");
     static const char *const odd[] = {
         "{\"mask_token\": 5}",
         "{\"mask_token\": [], \"added_tokens_decoder\": []}",
@@ -277,6 +333,57 @@ Test(model_files, bad_tokenizer_files) {
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++)
         cr_assert_eq(expect_config(sdar_8b, NULL, odd[i], NULL).mask_token_id, 151669, "%s",
                      odd[i]);
+}
+
+/* --- warnings --------------------------------------------------------------------------------- */
+
+static void expect_warning(const char *config, const char *generation, const char *tokenizer,
+                           const char *vocabulary, const char *words) {
+    const char *directory = temporary_make();
+    fb_warnings warnings = {0};
+    fb_model_config c;
+    temporary_write_text("config.json", config);
+    if (generation)
+        temporary_write_text("generation_config.json", generation);
+    if (tokenizer)
+        temporary_write_text("tokenizer_config.json", tokenizer);
+    if (vocabulary)
+        temporary_write_text("tokenizer.json", vocabulary);
+    EXPECT_OK(fb_model_config_read(directory, &c, &warnings));
+    if (!words) {
+        cr_assert_eq(warnings.count, 0, "%s", fb_warnings_at(&warnings, 0));
+    } else {
+        cr_assert_eq(warnings.count, 1, "%s: %zu warnings", words, warnings.count);
+        cr_assert(strstr(warnings.texts[0], words), "'%s' does not say '%s'", warnings.texts[0],
+                  words);
+        cr_assert(strstr(warnings.texts[0], directory));
+    }
+    cr_assert_null(fb_warnings_at(&warnings, warnings.count));
+    fb_warnings_free(&warnings);
+    temporary_remove();
+}
+
+Test(model_files, what_is_not_used_is_warned_of) {
+    expect_warning(sdar_8b, NULL, decoder, NULL, NULL);
+    expect_warning(with(sdar_8b, "fudge", "3"), NULL, NULL, NULL,
+                   "config.json: 1 field is not known, and not used: fudge (3)");
+    expect_warning(with(with(sdar_8b, "fudge", "\"a\\nb\""), "other", "[1]"), NULL, NULL, NULL,
+                   "2 fields are not known, and not used: fudge (\"a\\nb\"), other ([1])");
+    expect_warning(with(sdar_8b, "fudge", "null"), NULL, NULL, NULL, NULL);
+    expect_warning(sdar_8b, "{\"do_sample\": true, \"temperature\": 0.6}", NULL, NULL,
+                   "generation_config.json: do_sample is true");
+    expect_warning(sdar_8b, "{\"eos_token_id\": [151936, 151643]}", NULL, NULL,
+                   "eos_token_id is 151936, not below vocab_size 151936");
+    expect_warning(with(sdar_8b, "rope_parameters", "{\"wave\": 2}"), NULL, NULL, NULL,
+                   "config.json: rope_parameters: 1 field is not known, and not used: wave (2)");
+    expect_warning(with(with(sdar_8b, "head_dim", NULL), "hidden_size", "2560"), NULL, NULL, NULL,
+                   "head_dim is missing: 128");
+    expect_warning(sdar_8b, NULL, "{\"mask_token\": \"<x>\"}", NULL,
+                   "tokenizer_config.json: mask_token is '<x>', which is not a token");
+    expect_warning(with(sdar_8b, "mask_token_id", NULL), NULL, NULL,
+                   "{\"added_tokens\": [{\"id\": 4, \"content\": \"<mask>\"}, "
+                   "{\"id\": 5, \"content\": \"[MASK]\"}]}",
+                   "no file names the mask token; '[MASK]' (5) is taken, not '<mask>' (4)");
 }
 
 /* --- weights ---------------------------------------------------------------------------------- */

@@ -39,8 +39,9 @@ struct fb_sparse; /* experimental/sparse.h */
 
 /* The configuration of a model, from the files of its directory. A token id is -1 when no file
  * names it. Where several files name the same thing, generation_config.json goes before
- * config.json, the tokenizer's mask token before both, and an option of the caller before all (see
- * generate.h). The struct can grow at its end. */
+ * config.json, and an option of the caller before both (see generate.h). All files that name a mask
+ * token must name the same; only if none does, it is found by its spelling in tokenizer.json. The
+ * struct can grow at its end. */
 typedef struct fb_model_config {
     size_t hidden_size, intermediate_size, num_hidden_layers;
     size_t num_attention_heads, num_key_value_heads, head_dim;
@@ -49,7 +50,8 @@ typedef struct fb_model_config {
     bool tie_word_embeddings, attention_bias;
     size_t block_size; /* tokens of a diffusion block; 0 when no file says */
     int32_t mask_token_id;
-    int32_t pad_token_id;     /* the tokenizer's, if no configuration has one */
+    int32_t pad_token_id;     /* the tokenizer's, if no configuration has one; ids that are not
+                                 below vocab_size are none, here and among eos_token_ids */
     int32_t eos_token_ids[8]; /* the tokenizer's, if no configuration has any */
     size_t num_eos_token_ids;
     fb_dtype dtype; /* of the embedding as stored */
@@ -68,6 +70,11 @@ typedef struct fb_model fb_model;
  * than SDARForCausalLM (SDAR, TraDo) and Qwen3ForCausalLM, scaled rotary positions, a sliding
  * window, quantised weights. */
 FB_API fb_status fb_model_load(const char *directory, fb_model **model);
+
+/* What loading has to say about files that it accepts: a field that is not known and not used, a
+ * head that differs from the embedding it should be tied to, ... One line without its end; it names
+ * the file. NULL for an index that is not below their number. Owned by the model. */
+FB_API const char *fb_model_warning(const fb_model *model, size_t index);
 
 /* NULL is allowed. */
 FB_API void fb_model_destroy(fb_model *model);

@@ -9,7 +9,7 @@
 
 static fb_status load(const char *directory, fb_model *model) {
     fb_model_config *config = &model->config;
-    FB_TRY(fb_model_config_read(directory, config));
+    FB_TRY(fb_model_config_read(directory, config, &model->warnings));
     FB_TRY(fb_weights_open(directory, config, &model->weights));
     config->dtype = model->weights.embedding.dtype;
     FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
@@ -39,11 +39,16 @@ void fb_model_destroy(fb_model *model) {
     fb_activations_free(&model->activations);
     fb_linear_scratch_free(&model->linear);
     fb_free(model->inv_freq);
+    fb_warnings_free(&model->warnings);
     fb_free(model);
 }
 
 const fb_model_config *fb_model_config_of(const fb_model *model) {
     return &model->config;
+}
+
+const char *fb_model_warning(const fb_model *model, size_t index) {
+    return fb_warnings_at(&model->warnings, index);
 }
 
 size_t fb_model_num_parameters(const fb_model *model) {

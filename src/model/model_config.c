@@ -4,9 +4,11 @@
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "model/config_fields.h"
 #include "model/special_tokens.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Limits far above every published model, and low enough that sizes multiply without overflow. */
@@ -22,9 +24,24 @@ enum {
     DEFAULT_POSITIONS = 32768,
 };
 
+/* What the Hugging Face classes of Qwen3 and SDAR take when config.json does not say. */
+static const double default_rope_theta = 10000.0, default_rms_norm_eps = 1e-6;
+enum { DEFAULT_HEAD_DIM = 128, DEFAULT_KEY_VALUE_HEADS = 32 };
+
+static const char config_name[] = "config.json";
+static const char generation_name[] = "generation_config.json";
+
 static const char *const architectures[] = {"SDARForCausalLM", "Qwen3ForCausalLM"};
 static const char *const model_types[] = {"sdar", "qwen3"};
 enum { NUM_ARCHITECTURES = sizeof architectures / sizeof architectures[0] };
+
+/* The configuration, and what is needed to put the files together. */
+typedef struct reading {
+    fb_model_config config;
+    const char *file;                 /* that is being read */
+    int32_t mask, mask_of_generation; /* of config.json and generation_config.json, or -1 */
+    fb_warnings *warnings;
+} reading;
 
 static bool is_one_of(const char *text, const char *const *list) {
     for (size_t i = 0; i < NUM_ARCHITECTURES; i++)
@@ -33,57 +50,51 @@ static bool is_one_of(const char *text, const char *const *list) {
     return false;
 }
 
-/* `architectures` decides; `model_type` where it is missing. */
+/* Every name of `architectures` must be one of ours, and model_type, too. */
 static fb_status check_architecture(const json_t *root, const char *where) {
-    const char *name = "";
-    if (!fb_json_has(root, "architectures")) {
-        FB_TRY(fb_json_get_string(root, where, "model_type", &name));
-        if (is_one_of(name, model_types))
-            return FB_OK;
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: model_type is '%s', expected sdar or qwen3",
-                       where, name);
-    }
+    const char *type = "", *name = "";
     json_t *list = NULL;
-    FB_TRY(fb_json_get_array(root, where, "architectures", &list));
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *text = json_string_value(json_array_get(list, i));
-        if (text && is_one_of(text, architectures))
-            return FB_OK;
-        name = text ? text : name;
+    if (fb_json_has(root, "architectures")) {
+        FB_TRY(fb_json_get_array(root, where, "architectures", &list));
+        bool ours = json_array_size(list) > 0;
+        for (size_t i = 0; ours && i < json_array_size(list); i++) {
+            const char *text = json_string_value(json_array_get(list, i));
+            name = text ? text : "";
+            ours = is_one_of(name, architectures);
+        }
+        if (!ours)
+            return fb_fail(FB_ERROR_UNSUPPORTED,
+                           "%s: architectures is '%s', expected SDARForCausalLM or "
+                           "Qwen3ForCausalLM",
+                           where, name);
     }
-    return fb_fail(FB_ERROR_UNSUPPORTED,
-                   "%s: architectures is '%s', expected SDARForCausalLM or Qwen3ForCausalLM", where,
-                   name);
-}
-
-/* Fields that would change the computation in a way that is not implemented. */
-static fb_status check_features(const json_t *root, const char *where) {
-    const char *activation = NULL;
-    bool sliding = false;
-    FB_TRY(fb_json_get_string_or(root, where, "hidden_act", "silu", &activation));
-    if (strcmp(activation, "silu") != 0)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: hidden_act is '%s', expected silu", where,
-                       activation);
-    FB_TRY(fb_json_get_bool_or(root, where, "use_sliding_window", false, &sliding));
-    if (sliding)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: use_sliding_window is true", where);
-    if (fb_json_has(root, "quantization_config"))
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: quantization_config: quantised weights", where);
-    return FB_OK;
-}
-
-/* rope_scaling, or rope_parameters of newer files: null, or of type "default". */
-static fb_status check_rope(const json_t *root, const char *where, const char *key) {
-    if (!fb_json_has(root, key))
+    if (list && !fb_json_has(root, "model_type"))
         return FB_OK;
-    json_t *scaling = NULL;
-    FB_TRY(fb_json_get_object(root, where, key, &scaling));
-    const char *type = NULL;
-    FB_TRY(fb_json_get_string_or(scaling, where, "type", "default", &type));
-    FB_TRY(fb_json_get_string_or(scaling, where, "rope_type", type, &type));
-    if (strcmp(type, "default") != 0)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s has type '%s', expected null or default",
-                       where, key, type);
+    FB_TRY(fb_json_get_string(root, where, "model_type", &type));
+    if (is_one_of(type, model_types))
+        return FB_OK;
+    return fb_fail(FB_ERROR_UNSUPPORTED, "%s: model_type is '%s', expected sdar or qwen3%s%s",
+                   where, type, list ? ", as architectures says " : "", name);
+}
+
+/* layer_types names a type for each layer. */
+static fb_status check_layer_types(const json_t *root, const char *where, size_t num_layers) {
+    static const char full[] = "full_attention";
+    json_t *list = NULL;
+    if (!fb_json_has(root, "layer_types"))
+        return FB_OK;
+    FB_TRY(fb_json_get_array(root, where, "layer_types", &list));
+    if (json_array_size(list) != num_layers)
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: layer_types names %zu layers, num_hidden_layers is %zu", where,
+                       json_array_size(list), num_layers);
+    for (size_t i = 0; i < num_layers; i++) {
+        char text[FB_JSON_SHOW_SIZE];
+        const json_t *item = json_array_get(list, i);
+        if (!json_is_string(item) || strcmp(json_string_value(item), full) != 0)
+            return fb_fail(FB_ERROR_UNSUPPORTED, "%s: layer_types[%zu] is %s, expected \"%s\"",
+                           where, i, fb_json_show(item, text), full);
+    }
     return FB_OK;
 }
 
@@ -99,31 +110,110 @@ static fb_status read_positive(const json_t *object, const char *where, const ch
     return FB_OK;
 }
 
-static fb_status read_rope(const json_t *root, const char *where, fb_model_config *config) {
-    FB_TRY(check_rope(root, where, "rope_scaling"));
-    FB_TRY(check_rope(root, where, "rope_parameters"));
-    const json_t *parameters = json_object_get(root, "rope_parameters");
-    const json_t *object = fb_json_has(parameters, "rope_theta") ? parameters : root;
-    return read_positive(object, where, "rope_theta", &config->rope_theta);
+/* --- rotary positions ------------------------------------------------------------------------- */
+
+/* The theta that was found so far, and where. */
+typedef struct rope_reading {
+    double theta;
+    char where[1024]; /* empty: none yet */
+    fb_warnings *warnings;
+} rope_reading;
+
+/* The theta of an object, which must be that of the others. */
+static fb_status take_theta(const json_t *object, const char *where, rope_reading *r) {
+    double theta = 0.0;
+    if (!fb_json_has(object, "rope_theta"))
+        return FB_OK;
+    FB_TRY(read_positive(object, where, "rope_theta", &theta));
+    if (r->where[0] && theta != r->theta)
+        return fb_fail(FB_ERROR_FORMAT, "%s: rope_theta is %g, but %g in %s", where, theta,
+                       r->theta, r->where);
+    r->theta = theta;
+    snprintf(r->where, sizeof r->where, "%.*s", (int)sizeof r->where - 1, where);
+    return FB_OK;
 }
 
-static fb_status read_heads(const json_t *root, const char *where, fb_model_config *config) {
-    FB_TRY(fb_json_get_size(root, where, "num_attention_heads", 1, MAX_WIDTH,
-                            &config->num_attention_heads));
-    size_t heads = config->num_attention_heads, hidden = config->hidden_size;
-    FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, heads, heads,
+static fb_status take_rope(const json_t *parent, const char *parent_where, const char *key,
+                           rope_reading *r) {
+    json_t *object = NULL;
+    char where[1024];
+    if (!fb_json_has(parent, key))
+        return FB_OK;
+    FB_TRY(fb_json_get_object(parent, parent_where, key, &object));
+    snprintf(where, sizeof where, "%s: %s", parent_where, key);
+    FB_TRY(fb_fields_check(object, where, fb_rope_fields, NULL, r->warnings));
+    return take_theta(object, where, r);
+}
+
+/* An object of its own, and those by type of layer that are in it. */
+static fb_status take_ropes(const json_t *root, const char *where, const char *key,
+                            rope_reading *r) {
+    char inner[1024];
+    FB_TRY(take_rope(root, where, key, r));
+    if (!fb_json_has(root, key))
+        return FB_OK;
+    const json_t *object = json_object_get(root, key);
+    snprintf(inner, sizeof inner, "%s: %s", where, key);
+    FB_TRY(take_rope(object, inner, "full_attention", r));
+    return take_rope(object, inner, "sliding_attention", r);
+}
+
+static fb_status read_rope(const json_t *root, const char *where, reading *r) {
+    rope_reading rope = {.theta = default_rope_theta, .warnings = r->warnings};
+    FB_TRY(take_theta(root, where, &rope));
+    FB_TRY(take_ropes(root, where, "rope_parameters", &rope));
+    FB_TRY(take_ropes(root, where, "rope_scaling", &rope));
+    r->config.rope_theta = rope.theta;
+    return FB_OK;
+}
+
+/* --- sizes ------------------------------------------------------------------------------------ */
+
+/* A missing field is the class's default, null is as many as there are queries. */
+static fb_status read_key_value_heads(const json_t *root, const char *where,
+                                      fb_model_config *config) {
+    size_t heads = config->num_attention_heads;
+    bool missing = !json_object_get(root, "num_key_value_heads");
+    FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, heads,
+                               missing ? DEFAULT_KEY_VALUE_HEADS : heads,
                                &config->num_key_value_heads));
     if (heads % config->num_key_value_heads != 0)
         return fb_fail(FB_ERROR_FORMAT,
-                       "%s: num_attention_heads is %zu, no multiple of num_key_value_heads %zu",
-                       where, heads, config->num_key_value_heads);
+                       "%s: num_attention_heads is %zu, no multiple of num_key_value_heads %zu%s",
+                       where, heads, config->num_key_value_heads,
+                       missing ? ", the default for the missing field" : "");
+    return FB_OK;
+}
+
+/* A missing field is the class's default, null is hidden_size / num_attention_heads. */
+static fb_status read_head_dim(const json_t *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    size_t heads = config->num_attention_heads, hidden = config->hidden_size;
+    if (!json_object_get(root, "head_dim")) {
+        config->head_dim = DEFAULT_HEAD_DIM;
+        return hidden == heads * DEFAULT_HEAD_DIM
+                   ? FB_OK
+                   : fb_warn(r->warnings,
+                             "%s: head_dim is missing: %d, the default of Qwen3's and SDAR's "
+                             "classes, not hidden_size / num_attention_heads",
+                             where, (int)DEFAULT_HEAD_DIM);
+    }
     if (!fb_json_has(root, "head_dim") && hidden % heads != 0)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: hidden_size is %zu, no multiple of num_attention_heads %zu, and "
-                       "head_dim is missing",
+                       "head_dim is null",
                        where, hidden, heads);
-    FB_TRY(fb_json_get_size_or(root, where, "head_dim", 1, MAX_HEAD_DIM, hidden / heads,
-                               &config->head_dim));
+    return fb_json_get_size_or(root, where, "head_dim", 1, MAX_HEAD_DIM, hidden / heads,
+                               &config->head_dim);
+}
+
+static fb_status read_heads(const json_t *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    FB_TRY(fb_json_get_size(root, where, "num_attention_heads", 1, MAX_WIDTH,
+                            &config->num_attention_heads));
+    size_t heads = config->num_attention_heads;
+    FB_TRY(read_key_value_heads(root, where, config));
+    FB_TRY(read_head_dim(root, where, r));
     if (config->head_dim % 2 != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: head_dim is %zu, expected an even number", where,
                        config->head_dim);
@@ -135,7 +225,8 @@ static fb_status read_heads(const json_t *root, const char *where, fb_model_conf
     return FB_OK;
 }
 
-static fb_status read_sizes(const json_t *root, const char *where, fb_model_config *config) {
+static fb_status read_sizes(const json_t *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
     FB_TRY(fb_json_get_size(root, where, "hidden_size", 1, MAX_WIDTH, &config->hidden_size));
     FB_TRY(fb_json_get_size(root, where, "intermediate_size", 1, MAX_WIDTH,
                             &config->intermediate_size));
@@ -144,8 +235,10 @@ static fb_status read_sizes(const json_t *root, const char *where, fb_model_conf
     FB_TRY(fb_json_get_size(root, where, "vocab_size", 1, MAX_VOCAB, &config->vocab_size));
     FB_TRY(fb_json_get_size_or(root, where, "max_position_embeddings", 1, MAX_POSITIONS,
                                DEFAULT_POSITIONS, &config->max_position_embeddings));
-    FB_TRY(read_heads(root, where, config));
-    FB_TRY(read_positive(root, where, "rms_norm_eps", &config->rms_norm_eps));
+    FB_TRY(read_heads(root, where, r));
+    config->rms_norm_eps = default_rms_norm_eps;
+    if (fb_json_has(root, "rms_norm_eps"))
+        FB_TRY(read_positive(root, where, "rms_norm_eps", &config->rms_norm_eps));
     FB_TRY(fb_json_get_bool_or(root, where, "tie_word_embeddings", false,
                                &config->tie_word_embeddings));
     return fb_json_get_bool_or(root, where, "attention_bias", false, &config->attention_bias);
@@ -153,83 +246,120 @@ static fb_status read_sizes(const json_t *root, const char *where, fb_model_conf
 
 /* --- token ids and the block size, which several files may name ------------------------------- */
 
-/* One id; -1 in a file means none, as in some published ones. */
-static fb_status read_id(const json_t *item, const char *where, const char *key,
-                         const fb_model_config *config, int32_t *id) {
-    if (json_is_integer(item) && json_integer_value(item) == -1) {
-        *id = -1;
-        return FB_OK;
-    }
+/* One id; -1 in a file means none, as in some published ones. It may be above the vocabulary. */
+static fb_status read_id(const json_t *item, const char *where, const char *key, size_t max,
+                         int64_t *id) {
     size_t value = 0;
-    FB_TRY(fb_json_size(item, where, key, 0, config->vocab_size - 1, &value));
-    *id = (int32_t)value;
+    *id = -1;
+    if (fb_json_is(item, "-1", 2))
+        return FB_OK;
+    FB_TRY(fb_json_size(item, where, key, 0, max, &value));
+    *id = (int64_t)value;
     return FB_OK;
 }
 
-static fb_status read_id_field(const json_t *root, const char *where, const char *key,
-                               const fb_model_config *config, int32_t *id) {
+/* The mask token: the model looks it up, so it must be in the vocabulary. */
+static fb_status read_mask(const json_t *root, const char *where, reading *r) {
+    static const char key[] = "mask_token_id";
+    int64_t id = -1;
     if (!fb_json_has(root, key))
         return FB_OK;
-    return read_id(json_object_get(root, key), where, key, config, id);
+    FB_TRY(read_id(json_object_get(root, key), where, key, r->config.vocab_size - 1, &id));
+    if (r->file == generation_name)
+        r->mask_of_generation = (int32_t)id;
+    else
+        r->mask = (int32_t)id;
+    return FB_OK;
+}
+
+/* No prompt can hold a token above the vocabulary, and nothing is padded: such an id is none. */
+static fb_status read_pad(const json_t *root, const char *where, reading *r) {
+    static const char key[] = "pad_token_id";
+    int64_t id = -1;
+    if (!fb_json_has(root, key))
+        return FB_OK;
+    FB_TRY(read_id(json_object_get(root, key), where, key, PTRDIFF_MAX, &id));
+    r->config.pad_token_id = id < (int64_t)r->config.vocab_size ? (int32_t)id : -1;
+    return FB_OK;
+}
+
+static fb_status add_eos(int64_t id, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    if (id >= (int64_t)config->vocab_size)
+        return fb_warn(r->warnings,
+                       "%s: eos_token_id is %lld, not below vocab_size %zu: no text ends there",
+                       where, (long long)id, config->vocab_size);
+    if (id >= 0)
+        config->eos_token_ids[config->num_eos_token_ids++] = (int32_t)id;
+    return FB_OK;
 }
 
 /* eos_token_id is one id or a list. */
-static fb_status read_eos(const json_t *root, const char *where, fb_model_config *config) {
+static fb_status read_eos(const json_t *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
     enum { MAX_IDS = sizeof config->eos_token_ids / sizeof config->eos_token_ids[0] };
     static const char key[] = "eos_token_id";
     if (!fb_json_has(root, key))
         return FB_OK;
     const json_t *item = json_object_get(root, key);
     bool list = json_is_array(item);
-    size_t count = list ? json_array_size(item) : 1, used = 0;
+    size_t count = list ? json_array_size(item) : 1;
     if (count > MAX_IDS)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s lists %zu tokens, at most %d are supported",
                        where, key, count, (int)MAX_IDS);
+    config->num_eos_token_ids = 0;
     for (size_t i = 0; i < count; i++) {
-        int32_t id = -1;
-        FB_TRY(read_id(list ? json_array_get(item, i) : item, where, key, config, &id));
-        if (id >= 0)
-            config->eos_token_ids[used++] = id;
+        int64_t id = -1;
+        FB_TRY(read_id(list ? json_array_get(item, i) : item, where, key, PTRDIFF_MAX, &id));
+        FB_TRY(add_eos(id, where, r));
     }
-    config->num_eos_token_ids = used;
     return FB_OK;
 }
 
-/* Fields that both config.json and generation_config.json may have. */
-static fb_status read_generation(const json_t *root, const char *where, fb_model_config *config) {
-    FB_TRY(fb_json_get_size_or(root, where, "block_size", 1, MAX_BLOCK, config->block_size,
-                               &config->block_size));
-    FB_TRY(read_id_field(root, where, "mask_token_id", config, &config->mask_token_id));
-    FB_TRY(read_id_field(root, where, "pad_token_id", config, &config->pad_token_id));
-    return read_eos(root, where, config);
+/* What both config.json and generation_config.json may say. */
+static fb_status read_ids(const json_t *root, const char *where, reading *r) {
+    FB_TRY(fb_json_get_size_or(root, where, "block_size", 1, MAX_BLOCK, r->config.block_size,
+                               &r->config.block_size));
+    FB_TRY(read_mask(root, where, r));
+    FB_TRY(read_pad(root, where, r));
+    return read_eos(root, where, r);
 }
 
-static fb_status read_config(const json_t *root, const char *where, fb_model_config *config) {
+static fb_status read_generation(const json_t *root, const char *where, reading *r) {
+    FB_TRY(read_ids(root, where, r));
+    return fb_fields_check(root, where, fb_generation_fields, NULL, r->warnings);
+}
+
+static fb_status read_config(const json_t *root, const char *where, reading *r) {
     FB_TRY(check_architecture(root, where));
-    FB_TRY(check_features(root, where));
-    FB_TRY(read_sizes(root, where, config));
-    FB_TRY(read_rope(root, where, config));
-    return read_generation(root, where, config);
+    FB_TRY(read_sizes(root, where, r));
+    FB_TRY(read_rope(root, where, r));
+    FB_TRY(check_layer_types(root, where, r->config.num_hidden_layers));
+    FB_TRY(read_ids(root, where, r));
+    return fb_fields_check(root, where, fb_config_fields, fb_generation_fields, r->warnings);
 }
 
-typedef fb_status reader(const json_t *root, const char *where, fb_model_config *config);
+typedef fb_status reader(const json_t *root, const char *where, reading *r);
 
 /* Does nothing when an optional file is not there. */
 static fb_status read_file(const char *directory, const char *name, bool optional, reader *read,
-                           fb_model_config *config) {
+                           reading *r) {
     char *path = NULL;
     json_t *root = NULL;
     FB_TRY(fb_path_join(directory, name, &path));
     fb_status status = FB_OK;
+    r->file = name;
     if (!optional || fb_file_exists(path)) {
         status = fb_json_load(path, MAX_FILE, &root);
         if (status == FB_OK)
-            status = read(root, path, config);
+            status = read(root, path, r);
     }
     json_decref(root);
     fb_free(path);
     return status;
 }
+
+/* --- the tokenizer's tokens ------------------------------------------------------------------- */
 
 static fb_status check_token(const char *directory, const char *key, int32_t id,
                              const fb_model_config *config) {
@@ -240,29 +370,57 @@ static fb_status check_token(const char *directory, const char *key, int32_t id,
     return FB_OK;
 }
 
-/* The tokenizer's mask token goes before the configurations'; its other tokens only fill gaps. */
-static fb_status read_tokenizer(const char *directory, fb_model_config *config) {
-    fb_special_tokens tokens = {-1, -1, -1};
-    FB_TRY(fb_special_tokens_read(directory, &tokens));
-    FB_TRY(check_token(directory, "mask token", tokens.mask, config));
-    if (tokens.mask >= 0)
-        config->mask_token_id = tokens.mask;
-    if (config->pad_token_id < 0) {
-        FB_TRY(check_token(directory, "pad token", tokens.pad, config));
-        config->pad_token_id = tokens.pad;
-    }
-    if (config->num_eos_token_ids == 0 && tokens.eos >= 0) {
-        FB_TRY(check_token(directory, "end-of-text token", tokens.eos, config));
-        config->eos_token_ids[config->num_eos_token_ids++] = tokens.eos;
-    }
+/* What a file says about the mask token must be what the files before it say. */
+static fb_status agree(const char *directory, int32_t id, const char *file, int32_t *chosen,
+                       const char **chosen_file) {
+    if (id < 0)
+        return FB_OK;
+    if (*chosen >= 0 && id != *chosen)
+        return fb_fail(FB_ERROR_FORMAT, "%s: the mask token is %ld in %s, but %ld in %s", directory,
+                       (long)id, file, (long)*chosen, *chosen_file);
+    *chosen = id;
+    *chosen_file = file;
     return FB_OK;
 }
 
-fb_status fb_model_config_read(const char *directory, fb_model_config *config) {
-    fb_model_config read = {.mask_token_id = -1, .pad_token_id = -1};
-    FB_TRY(read_file(directory, "config.json", false, read_config, &read));
-    FB_TRY(read_file(directory, "generation_config.json", true, read_generation, &read));
-    FB_TRY(read_tokenizer(directory, &read));
-    *config = read;
+/* The mask token that the files name. A spelling is only looked for when none does. */
+static fb_status choose_mask(const char *directory, const fb_special_tokens *tokens, reading *r) {
+    const char *file = config_name;
+    int32_t *chosen = &r->config.mask_token_id;
+    *chosen = r->mask;
+    FB_TRY(agree(directory, r->mask_of_generation, generation_name, chosen, &file));
+    FB_TRY(check_token(directory, "mask token", tokens->mask, &r->config));
+    FB_TRY(agree(directory, tokens->mask, tokens->mask_file, chosen, &file));
+    if (*chosen >= 0)
+        return FB_OK;
+    FB_TRY(check_token(directory, "mask token", tokens->guessed_mask, &r->config));
+    *chosen = tokens->guessed_mask;
+    return FB_OK;
+}
+
+/* The other tokens of the tokenizer only fill gaps; above the vocabulary they are none. */
+static fb_status read_tokenizer(const char *directory, reading *r) {
+    fb_special_tokens tokens;
+    fb_model_config *config = &r->config;
+    bool guess = r->mask < 0 && r->mask_of_generation < 0;
+    FB_TRY(fb_special_tokens_read(directory, guess, &tokens, r->warnings));
+    FB_TRY(choose_mask(directory, &tokens, r));
+    if (config->pad_token_id < 0 && tokens.pad < (int64_t)config->vocab_size)
+        config->pad_token_id = tokens.pad;
+    if (config->num_eos_token_ids == 0)
+        FB_TRY(add_eos(tokens.eos, directory, r));
+    return FB_OK;
+}
+
+fb_status fb_model_config_read(const char *directory, fb_model_config *config,
+                               fb_warnings *warnings) {
+    reading r = {.config = {.mask_token_id = -1, .pad_token_id = -1},
+                 .mask = -1,
+                 .mask_of_generation = -1,
+                 .warnings = warnings};
+    FB_TRY(read_file(directory, config_name, false, read_config, &r));
+    FB_TRY(read_file(directory, generation_name, true, read_generation, &r));
+    FB_TRY(read_tokenizer(directory, &r));
+    *config = r.config;
     return FB_OK;
 }

@@ -13,14 +13,19 @@ enum { MAX_FILE = 512 * 1024 * 1024 };
 
 static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "[MASK]", "<mask>"};
 
-/* Both files; NULL where a file is missing. `vocabulary` is read when it is first needed: it can be
+/* The files; NULL what is not there. `vocabulary` is read when it is first needed: it can be
  * large. */
 typedef struct documents {
     const char *directory;
     json_t *config;     /* tokenizer_config.json */
+    json_t *map;        /* special_tokens_map.json */
     json_t *vocabulary; /* tokenizer.json */
     bool vocabulary_read;
+    fb_warnings *warnings;
 } documents;
+
+static const char config_name[] = "tokenizer_config.json";
+static const char map_name[] = "special_tokens_map.json";
 
 static fb_status load_if_there(const char *directory, const char *name, json_t **root) {
     char *path = NULL;
@@ -89,41 +94,78 @@ static int32_t find_in_vocabulary(const documents *files, const char *text) {
     return json_is_integer(id) ? id_or_none(json_integer_value(id)) : -1;
 }
 
-/* The token that tokenizer_config.json names under `key`; -1 when it names none, or one that does
- * not exist. */
-static fb_status find_named(documents *files, const char *key, int32_t *id) {
+/* The token that a file names under `key`; -1 when it names none, or one that does not exist. */
+static fb_status find_named(documents *files, const json_t *file, const char *name, const char *key,
+                            int32_t *id) {
     *id = -1;
-    const char *text = content_of(json_object_get(files->config, key));
+    const char *text = content_of(json_object_get(file, key));
     if (!text)
         return FB_OK;
     FB_TRY(find_added(files, text, id));
     if (*id < 0)
         *id = find_in_vocabulary(files, text);
+    if (*id >= 0)
+        return FB_OK;
+    return fb_warn(files->warnings, "%s/%s: %s is '%.100s', which is not a token", files->directory,
+                   name, key, text);
+}
+
+/* tokenizer_config.json goes before special_tokens_map.json, as in transformers. */
+static fb_status find_first(documents *files, const char *key, int32_t *id) {
+    FB_TRY(find_named(files, files->config, config_name, key, id));
+    return *id >= 0 ? FB_OK : find_named(files, files->map, map_name, key, id);
+}
+
+static fb_status find_mask(documents *files, fb_special_tokens *found) {
+    int32_t other = -1;
+    found->mask_file = config_name;
+    FB_TRY(find_named(files, files->config, config_name, "mask_token", &found->mask));
+    FB_TRY(find_named(files, files->map, map_name, "mask_token", &other));
+    if (found->mask >= 0 && other >= 0 && found->mask != other)
+        return fb_fail(FB_ERROR_FORMAT, "%s: the mask token is %ld in %s, but %ld in %s",
+                       files->directory, (long)found->mask, config_name, (long)other, map_name);
+    if (found->mask < 0 && other >= 0) {
+        found->mask = other;
+        found->mask_file = map_name;
+    }
     return FB_OK;
 }
 
-static fb_status find_mask(documents *files, int32_t *id) {
-    FB_TRY(find_named(files, "mask_token", id));
-    size_t spellings = sizeof mask_spellings / sizeof mask_spellings[0];
-    for (size_t i = 0; *id < 0 && i < spellings; i++)
-        FB_TRY(find_added(files, mask_spellings[i], id));
+/* Several spellings may be there; the first one is taken, and a warning says so. */
+static fb_status guess_mask(documents *files, int32_t *id) {
+    const char *taken = NULL;
+    for (size_t i = 0; i < sizeof mask_spellings / sizeof mask_spellings[0]; i++) {
+        int32_t other = -1;
+        FB_TRY(find_added(files, mask_spellings[i], &other));
+        if (other >= 0 && *id >= 0 && other != *id)
+            return fb_warn(files->warnings,
+                           "%s: no file names the mask token; '%s' (%ld) is taken, not '%s' (%ld)",
+                           files->directory, taken, (long)*id, mask_spellings[i], (long)other);
+        if (other >= 0 && *id < 0) {
+            *id = other;
+            taken = mask_spellings[i];
+        }
+    }
     return FB_OK;
 }
 
-static fb_status find_all(documents *files, fb_special_tokens *tokens) {
-    FB_TRY(load_if_there(files->directory, "tokenizer_config.json", &files->config));
-    fb_special_tokens found = {-1, -1, -1};
-    FB_TRY(find_mask(files, &found.mask));
-    FB_TRY(find_named(files, "pad_token", &found.pad));
-    FB_TRY(find_named(files, "eos_token", &found.eos));
-    *tokens = found;
-    return FB_OK;
+static fb_status find_all(documents *files, bool guess, fb_special_tokens *found) {
+    FB_TRY(load_if_there(files->directory, config_name, &files->config));
+    FB_TRY(load_if_there(files->directory, map_name, &files->map));
+    FB_TRY(find_mask(files, found));
+    if (guess && found->mask < 0)
+        FB_TRY(guess_mask(files, &found->guessed_mask));
+    FB_TRY(find_first(files, "pad_token", &found->pad));
+    return find_first(files, "eos_token", &found->eos);
 }
 
-fb_status fb_special_tokens_read(const char *directory, fb_special_tokens *tokens) {
-    documents files = {.directory = directory};
-    fb_status status = find_all(&files, tokens);
+fb_status fb_special_tokens_read(const char *directory, bool guess, fb_special_tokens *tokens,
+                                 fb_warnings *warnings) {
+    documents files = {.directory = directory, .warnings = warnings};
+    *tokens = (fb_special_tokens){.mask = -1, .guessed_mask = -1, .pad = -1, .eos = -1};
+    fb_status status = find_all(&files, guess, tokens);
     json_decref(files.config);
+    json_decref(files.map);
     json_decref(files.vocabulary);
     return status;
 }

@@ -1,0 +1,21 @@
+/* What is done with each field of a model's configuration files. These tables are the list that
+ * docs/models.md shows; a test compares the two. */
+#ifndef FB_MODEL_CONFIG_FIELDS_H
+#define FB_MODEL_CONFIG_FIELDS_H
+
+#include "io/fields.h"
+
+/* config.json of a language model. It may also have the fields of generation_config.json, as
+ * versions of transformers before 4.26 wrote them. */
+extern const fb_field fb_config_fields[];
+
+/* generation_config.json */
+extern const fb_field fb_generation_fields[];
+
+/* rope_scaling and rope_parameters, and their objects by type of layer. */
+extern const fb_field fb_rope_fields[];
+
+/* config.json of a video model. */
+extern const fb_field fb_video_fields[];
+
+#endif
