@@ -6,7 +6,7 @@
 # apt that has everything passes. --list prints the names of all the packages, and does nothing else.
 set -eu
 
-build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libjansson-dev
+build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev libjansson-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libomp-dev libcriterion-dev libopenblas-dev gnuplot-nox doxygen

@@ -15,17 +15,17 @@ enum { MAX_NAME = 256, MAX_PATH = 4096 };
 typedef struct owned {
     struct owned *next;
     void *array;
-    json_t *json;
+    const fb_json *json;
 } owned;
 
 struct golden_case {
     char name[MAX_NAME];
     fb_safetensors *file;
-    json_t *params; /* NULL until it is asked for */
+    const fb_json *params; /* NULL until it is asked for */
     owned *first;
 };
 
-static void keep(golden_case *c, void *array, json_t *json) {
+static void keep(golden_case *c, void *array, const fb_json *json) {
     owned *item = NULL;
     cr_assert_eq(fb_alloc_zeroed(1, sizeof *item, "golden case", &item), FB_OK);
     *item = (owned){c->first, array, json};
@@ -60,7 +60,7 @@ void golden_close(golden_case *c) {
         owned *item = c->first;
         c->first = item->next;
         fb_free(item->array);
-        json_decref(item->json);
+        fb_json_free(item->json);
         fb_free(item);
     }
     fb_safetensors_close(c->file);
@@ -118,34 +118,36 @@ const char *golden_text(const golden_case *c, const char *key) {
     return text;
 }
 
-json_t *golden_json(golden_case *c, const char *key) {
+const fb_json *golden_json(golden_case *c, const char *key) {
     const char *text = golden_text(c, key);
-    json_error_t error;
-    json_t *value = json_loads(text, JSON_DECODE_ANY, &error);
-    cr_assert_not_null(value, "%s: metadata %s: %s", c->name, key, error.text);
+    const fb_json *value = NULL;
+    cr_assert_eq(fb_json_parse_value(text, strlen(text), c->name, &value), FB_OK, "%s",
+                 fb_error_message());
     keep(c, NULL, value);
     return value;
 }
 
-json_t *golden_param(golden_case *c, const char *key) {
+const fb_json *golden_param(golden_case *c, const char *key) {
     if (!c->params)
         c->params = golden_json(c, "params");
-    json_t *value = json_object_get(c->params, key);
+    const fb_json *value = fb_json_object_get(c->params, key);
     cr_assert_not_null(value, "%s: no parameter %s", c->name, key);
     return value;
 }
 
 size_t golden_size(golden_case *c, const char *key) {
-    json_t *value = golden_param(c, key);
-    cr_assert(json_is_integer(value) && json_integer_value(value) >= 0, "%s: parameter %s", c->name,
-              key);
-    return (size_t)json_integer_value(value);
+    const fb_json *value = golden_param(c, key);
+    size_t size = 0;
+    cr_assert_eq(fb_json_size(value, c->name, key, 0, SIZE_MAX, &size), FB_OK, "%s",
+                 fb_error_message());
+    return size;
 }
 
 double golden_real(golden_case *c, const char *key) {
-    json_t *value = golden_param(c, key);
-    cr_assert(json_is_number(value), "%s: parameter %s", c->name, key);
-    return json_number_value(value);
+    const fb_json *value = golden_param(c, key);
+    double number = 0.0;
+    cr_assert_eq(fb_json_double(value, c->name, key, &number), FB_OK, "%s", fb_error_message());
+    return number;
 }
 
 double golden_expect_close(const char *what, const float *got, const float *want, size_t count,

@@ -8,9 +8,9 @@
 #ifndef FB_TESTS_GOLDEN_CASE_H
 #define FB_TESTS_GOLDEN_CASE_H
 
+#include "io/json.h"
 #include "io/safetensors.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,10 +45,10 @@ const int32_t *golden_i32(golden_case *c, const char *format, ...) GOLDEN_PRINTF
 
 /* The metadata value `key`: text, or parsed as JSON (then it belongs to the case). */
 const char *golden_text(const golden_case *c, const char *key);
-json_t *golden_json(golden_case *c, const char *key);
+const fb_json *golden_json(golden_case *c, const char *key);
 
 /* Fields of the metadata object `params`. */
-json_t *golden_param(golden_case *c, const char *key);
+const fb_json *golden_param(golden_case *c, const char *key);
 size_t golden_size(golden_case *c, const char *key);
 double golden_real(golden_case *c, const char *key);
 

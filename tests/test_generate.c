@@ -4,13 +4,13 @@
 #include "decode/sampler.h"
 #include "tests/golden_case.h"
 #include "tests/golden_list.h"
+#include "tests/json_edit.h"
 #include "tests/numbers.h"
 #include "tests/temporary.h"
 
 #include <flashblock/generate.h>
 
 #include <criterion/criterion.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -480,11 +480,18 @@ static fb_model *load_short(size_t positions) {
     size_t size = 0;
     const char *folder = temporary_make();
     snprintf(from, sizeof from, "%s/model/m2/config.json", golden_folder());
-    json_t *fields = json_load_file(from, 0, NULL);
-    cr_assert_not_null(fields, "%s", from);
-    json_object_set_new(fields, "max_position_embeddings", json_integer((json_int_t)positions));
-    cr_assert_eq(json_dump_file(fields, temporary_path("config.json"), 0), 0);
-    json_decref(fields);
+    const fb_json *fields = NULL;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
+    cr_assert_eq(fb_json_load(from, SIZE_MAX, &fields), FB_OK, "%s", fb_error_message());
+    fb_json_open_object(&w, NULL);
+    put_other_members(&w, fields, "max_position_embeddings");
+    fb_json_put_size(&w, "max_position_embeddings", positions);
+    fb_json_close_object(&w);
+    cr_assert_eq(fb_json_finish(&w), FB_OK);
+    temporary_write("config.json", (const char *)text.data, text.size);
+    fb_buffer_free(&text);
+    fb_json_free(fields);
     snprintf(from, sizeof from, "%s/model/m2/model.safetensors", golden_folder());
     char *weights = read_whole(from, &size);
     temporary_write("model.safetensors", weights, size);

@@ -16,21 +16,21 @@ static void expect_message(const char *wanted) {
                      wanted);
 }
 
-static json_t *parse(const char *text) {
-    json_t *object = NULL;
+static const fb_json *parse(const char *text) {
+    const fb_json *object = NULL;
     cr_assert_eq(fb_json_parse(text, strlen(text), "config.json", &object), FB_OK, "%s",
                  fb_error_message());
     return object;
 }
 
 Test(json, gives_typed_fields) {
-    json_t *o = parse("{\"n\":7,\"x\":1e-6,\"whole\":10000,\"b\":true,\"s\":\"silu\","
-                      "\"a\":[1],\"o\":{},\"none\":null,\"big\":9223372036854775807}");
+    const fb_json *o = parse("{\"n\":7,\"x\":1e-6,\"whole\":10000,\"b\":true,\"s\":\"silu\","
+                             "\"a\":[1],\"o\":{},\"none\":null,\"big\":9223372036854775807}");
     size_t n = 0;
     double x = 0;
     bool b = false;
     const char *s = NULL;
-    json_t *item = NULL;
+    const fb_json *item = NULL;
     cr_expect_eq(fb_json_get_size(o, "c", "n", 1, 7, &n), FB_OK);
     cr_expect_eq(n, 7u);
     cr_expect_eq(fb_json_get_size(o, "c", "big", 0, SIZE_MAX, &n), FB_OK);
@@ -44,15 +44,15 @@ Test(json, gives_typed_fields) {
     cr_expect_eq(fb_json_get_string(o, "c", "s", &s), FB_OK);
     cr_expect_str_eq(s, "silu");
     cr_expect_eq(fb_json_get_array(o, "c", "a", &item), FB_OK);
-    cr_expect_eq(json_array_size(item), 1u);
+    cr_expect_eq(fb_json_array_size(item), 1u);
     cr_expect_eq(fb_json_get_object(o, "c", "o", &item), FB_OK);
-    cr_expect(json_is_object(item));
+    cr_expect(fb_json_is_object(item));
     cr_expect(fb_json_has(o, "n") && !fb_json_has(o, "none") && !fb_json_has(o, "m"));
-    json_decref(o);
+    fb_json_free(o);
 }
 
 Test(json, fills_in_what_is_missing_or_null) {
-    json_t *o = parse("{\"none\":null,\"n\":3}");
+    const fb_json *o = parse("{\"none\":null,\"n\":3}");
     const char *keys[] = {"none", "missing"};
     for (int i = 0; i < 2; i++) {
         size_t n = 0;
@@ -72,11 +72,11 @@ Test(json, fills_in_what_is_missing_or_null) {
     cr_expect_eq(fb_json_get_size_or(o, "c", "n", 1, 9, 5, &n), FB_OK);
     cr_expect_eq(n, 3u);
     cr_expect_eq(fb_json_get_size_or(o, "c", "n", 4, 9, 5, &n), FB_ERROR_FORMAT);
-    json_decref(o);
+    fb_json_free(o);
 }
 
 Test(json, names_file_field_and_value_in_errors) {
-    json_t *o = parse("{\"n\":-3,\"x\":1.5,\"s\":\"a\\nb\",\"none\":null,\"l\":[1,2]}");
+    const fb_json *o = parse("{\"n\":-3,\"x\":1.5,\"s\":\"a\\nb\",\"none\":null,\"l\":[1,2]}");
     size_t n = 42;
     cr_expect_eq(fb_json_get_size(o, "config.json", "n", 1, 64, &n), FB_ERROR_FORMAT);
     expect_message("config.json: n is -3, not in [1, 64]");
@@ -97,11 +97,11 @@ Test(json, names_file_field_and_value_in_errors) {
     cr_expect_eq(fb_json_get_string(o, "config.json", "l", &s), FB_ERROR_FORMAT);
     expect_message("config.json: l is [1,2], not a string");
     cr_expect_str_eq(s, "unchanged");
-    json_t *item = o;
+    const fb_json *item = o;
     cr_expect_eq(fb_json_get_array(o, "config.json", "s", &item), FB_ERROR_FORMAT);
     cr_expect_eq(fb_json_get_object(o, "config.json", "l", &item), FB_ERROR_FORMAT);
     cr_expect_eq(item, o);
-    json_decref(o);
+    fb_json_free(o);
 }
 
 Test(json, refuses_what_is_not_json) {
@@ -135,7 +135,7 @@ Test(json, refuses_what_is_not_json) {
         "\xef\xbb\xbf{}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        json_t *object = NULL;
+        const fb_json *object = NULL;
         cr_expect_eq(fb_json_parse(texts[i], strlen(texts[i]), "x.json", &object), FB_ERROR_FORMAT,
                      "'%s' was accepted", texts[i]);
         cr_expect(strncmp(fb_error_message(), "x.json: ", 8) == 0, "%s", fb_error_message());
@@ -146,14 +146,14 @@ Test(json, refuses_what_is_not_json) {
 /* Python writes the length of a tokenizer without one as 10^30, and writes NaN and Infinity. They
  * do no harm in fields that nobody reads, and are named where somebody does. */
 Test(json, accepts_any_number_that_nobody_uses) {
-    json_t *o = parse(
+    const fb_json *o = parse(
         "{\"model_max_length\": 1000000000000000019884624838656, \"n\": 7,\n"
         "\"s\": \"NaN, 1e999 \\\" Infinity\", \"least\": -99999999999999999999,\n"
         "\"real\": -1e999, \"list\": [NaN,Infinity,-Infinity], \"next\": 18446744073709551616}");
     size_t n = 0;
     double x = 0;
     const char *s = NULL;
-    json_t *item = NULL;
+    const fb_json *item = NULL;
     cr_expect_eq(fb_json_get_size(o, "c", "n", 0, 9, &n), FB_OK);
     cr_expect_eq(n, 7u);
     cr_expect_eq(fb_json_get_string(o, "c", "s", &s), FB_OK);
@@ -169,10 +169,10 @@ Test(json, accepts_any_number_that_nobody_uses) {
     cr_expect_eq(fb_json_get_string(o, "c", "real", &s), FB_ERROR_FORMAT);
     cr_expect_eq(fb_json_get_object(o, "c", "real", &item), FB_ERROR_FORMAT);
     cr_expect_eq(fb_json_get_array(o, "c", "list", &item), FB_OK);
-    cr_expect_eq(json_array_size(item), 3u);
-    cr_expect_eq(fb_json_size(json_array_get(item, 2), "c", "list", 0, 9, &n), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_array_size(item), 3u);
+    cr_expect_eq(fb_json_size(fb_json_array_get(item, 2), "c", "list", 0, 9, &n), FB_ERROR_FORMAT);
     expect_message("c: list is -Infinity, not a whole number");
-    json_decref(o);
+    fb_json_free(o);
 }
 
 Test(json, refuses_depth_bombs_and_large_files) {
@@ -183,7 +183,7 @@ Test(json, refuses_depth_bombs_and_large_files) {
     memcpy(text, "{\"a\":", 5);
     memset(text + 5, '[', DEPTH);
     const char *path = temporary_write("bomb.json", text, DEPTH + 5);
-    json_t *object = NULL;
+    const fb_json *object = NULL;
     cr_expect_eq(fb_json_load(path, SIZE_MAX, &object), FB_ERROR_FORMAT);
     cr_expect(strstr(fb_error_message(), "depth"), "%s", fb_error_message());
     for (size_t i = 5; i + 5 <= DEPTH; i += 5)
@@ -199,7 +199,7 @@ Test(json, refuses_depth_bombs_and_large_files) {
 
 static int use_json(const void *data, size_t size, void *context) {
     (void)context;
-    json_t *object = NULL;
+    const fb_json *object = NULL;
     if (fb_json_parse(data, size, "variant", &object) != FB_OK)
         return 0;
     size_t n = 0;
@@ -210,7 +210,7 @@ static int use_json(const void *data, size_t size, void *context) {
     fb_json_get_double(object, "variant", "rope_theta", &x);
     fb_json_get_bool(object, "variant", "tie_word_embeddings", &b);
     fb_json_get_string(object, "variant", "architectures", &s);
-    json_decref(object);
+    fb_json_free(object);
     return 1;
 }
 
@@ -319,7 +319,7 @@ Test(file, says_that_a_file_is_a_pointer_of_git_lfs) {
         "size 12345\n";
     const char *path = temporary_write_text("model.safetensors", pointer);
     fb_file_map map = {0};
-    json_t *object = NULL;
+    const fb_json *object = NULL;
     char *data = NULL;
     size_t size = 0;
     cr_expect_eq(fb_file_map_open(path, &map), FB_ERROR_FORMAT);

@@ -1,6 +1,7 @@
 /* The directory of a model: the meaning of its files, their precedence, and errors. */
 #include "model/model_config.h"
 #include "tests/golden_case.h"
+#include "tests/json_edit.h"
 #include "tests/numbers.h"
 #include "tests/temporary.h"
 #include "tests/tiny_model.h"
@@ -41,16 +42,21 @@ static const char *with(const char *text, const char *key, const char *value) {
     static char buffers[2][4096];
     static size_t turn;
     char *out = buffers[turn++ % 2];
-    json_t *root = json_loads(text, 0, NULL);
-    cr_assert_not_null(root);
+    const fb_json *root = NULL;
+    fb_buffer edited = {0};
+    fb_json_writer w = fb_json_writer_to(&edited, FB_JSON_COMPACT);
+    cr_assert_eq(fb_json_parse(text, strlen(text), "fields", &root), FB_OK);
+    fb_json_open_object(&w, NULL);
+    put_other_members(&w, root, key);
     if (value)
-        json_object_set_new(root, key, json_loads(value, JSON_DECODE_ANY, NULL));
-    else
-        json_object_del(root, key);
-    size_t size = json_dumpb(root, out, sizeof buffers[0] - 1, JSON_REAL_PRECISION(9));
-    cr_assert_lt(size, sizeof buffers[0]);
-    out[size] = '\0';
-    json_decref(root);
+        fb_json_put_raw(&w, key, value, strlen(value));
+    fb_json_close_object(&w);
+    cr_assert_eq(fb_json_finish(&w), FB_OK);
+    cr_assert_lt(edited.size, sizeof buffers[0]);
+    memcpy(out, edited.data, edited.size);
+    out[edited.size] = '\0';
+    fb_buffer_free(&edited);
+    fb_json_free(root);
     return out;
 }
 

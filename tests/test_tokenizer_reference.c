@@ -1,44 +1,60 @@
 /* The tokenizer gives the ids and texts of the reference, for the demo tokenizer and for variants
  * like those of other model families. data/tokenizer/expected.json has the expected results
  * (tokenizer_reference/make_fixture.mjs). */
+#include "tests/json_edit.h"
 #include "tests/temporary.h"
 
 #include <flashblock/tokenizer.h>
 
 #include <criterion/criterion.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static json_t *load(const char *name) {
+static const fb_json *load(const char *name) {
     const char *root = getenv("FLASHBLOCK_SOURCE_ROOT");
     char path[1024];
     snprintf(path, sizeof path, "%s/tests/data/tokenizer/%s", root ? root : ".", name);
-    json_error_t error;
-    json_t *object = json_load_file(path, 0, &error);
-    cr_assert(object, "%s: %s", path, error.text);
+    const fb_json *object = NULL;
+    cr_assert_eq(fb_json_load(path, SIZE_MAX, &object), FB_OK, "%s", fb_error_message());
     return object;
 }
 
-/* The tokenizer with the fields of `changes` replaced. The fields of "model" are replaced one by
- * one. */
-static fb_tokenizer *load_variant(json_t *original, json_t *changes) {
-    json_t *changed = json_deep_copy(original), *value = NULL;
-    const char *key = NULL;
-    json_object_foreach(changes, key, value) {
-        if (strcmp(key, "model") == 0)
-            json_object_update(json_object_get(changed, key), value);
-        else
-            json_object_set(changed, key, value);
-    }
-    char *text = json_dumps(changed, 0);
+/* Finishes the text of a tokenizer.json, and loads and frees it. */
+static fb_tokenizer *load_text(fb_json_writer *w) {
     fb_tokenizer *tokenizer = NULL;
-    fb_status status = fb_tokenizer_load(temporary_write_text("tokenizer.json", text), &tokenizer);
-    cr_assert_eq(status, FB_OK, "%s", fb_error_message());
-    free(text);
-    json_decref(changed);
+    cr_assert_eq(fb_json_finish(w), FB_OK, "%s", fb_error_message());
+    const char *path = temporary_write("tokenizer.json", (const char *)w->out->data, w->out->size);
+    cr_assert_eq(fb_tokenizer_load(path, &tokenizer), FB_OK, "%s", fb_error_message());
+    fb_buffer_free(w->out);
     return tokenizer;
+}
+
+/* The object with the fields of `changes` in place of its own. The fields of "model" are replaced
+ * one by one. */
+static void put_changed(fb_json_writer *w, const char *key, const fb_json *object,
+                        const fb_json *changes) {
+    fb_json_open_object(w, key);
+    for (size_t i = 0; i < fb_json_object_size(object); i++) {
+        const char *name = fb_json_object_key(object, i);
+        const fb_json *own = fb_json_object_at(object, i);
+        const fb_json *change = fb_json_object_get(changes, name);
+        if (change && strcmp(name, "model") == 0)
+            put_changed(w, name, own, change);
+        else
+            fb_json_put_value(w, name, change ? change : own);
+    }
+    for (size_t i = 0; i < fb_json_object_size(changes); i++)
+        if (!fb_json_object_get(object, fb_json_object_key(changes, i)))
+            fb_json_put_value(w, fb_json_object_key(changes, i), fb_json_object_at(changes, i));
+    fb_json_close_object(w);
+}
+
+static fb_tokenizer *load_variant(const fb_json *original, const fb_json *changes) {
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
+    put_changed(&w, NULL, original, changes);
+    return load_text(&w);
 }
 
 /* Hexadecimal digits to bytes. The caller frees them. */
@@ -54,12 +70,13 @@ static char *from_hex(const char *hex, size_t *size) {
     return bytes;
 }
 
-static void expect_ids(const char *variant, const char *hex, const json_t *wanted,
+static void expect_ids(const char *variant, const char *hex, const fb_json *wanted,
                        const int32_t *ids, size_t count) {
-    cr_expect_eq(count, json_array_size(wanted), "%s, %s: %zu ids, not %zu", variant, hex, count,
-                 json_array_size(wanted));
-    for (size_t i = 0; i < count && i < json_array_size(wanted); i++) {
-        json_int_t id = json_integer_value(json_array_get(wanted, i));
+    cr_expect_eq(count, fb_json_array_size(wanted), "%s, %s: %zu ids, not %zu", variant, hex, count,
+                 fb_json_array_size(wanted));
+    for (size_t i = 0; i < count && i < fb_json_array_size(wanted); i++) {
+        int64_t id = -1;
+        cr_assert(fb_json_is_int64(fb_json_array_get(wanted, i), &id));
         cr_expect_eq(ids[i], id, "%s, %s: id %zu is %d, not %d", variant, hex, i, (int)ids[i],
                      (int)id);
         if (ids[i] != id)
@@ -91,15 +108,15 @@ static void expect_streamed(const fb_tokenizer *tokenizer, const char *hex, cons
 }
 
 /* row: the string, its ids, the text they decode to; strings in hexadecimal. */
-static void check_row(const char *variant, const fb_tokenizer *tokenizer, const json_t *row) {
-    const char *hex = json_string_value(json_array_get(row, 0));
+static void check_row(const char *variant, const fb_tokenizer *tokenizer, const fb_json *row) {
+    const char *hex = fb_json_string(fb_json_array_get(row, 0));
     size_t length = 0, wanted_length = 0, count = 0, decoded_length = 0;
     char *text = from_hex(hex, &length), *decoded = NULL;
-    char *wanted = from_hex(json_string_value(json_array_get(row, 2)), &wanted_length);
+    char *wanted = from_hex(fb_json_string(fb_json_array_get(row, 2)), &wanted_length);
     int32_t *ids = NULL;
     cr_assert_eq(fb_tokenizer_encode(tokenizer, text, length, FB_ADDED_PARSED, &ids, &count),
                  FB_OK);
-    expect_ids(variant, hex, json_array_get(row, 1), ids, count);
+    expect_ids(variant, hex, fb_json_array_get(row, 1), ids, count);
     cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, count, false, &decoded, &decoded_length),
                  FB_OK);
     cr_expect(decoded_length == wanted_length && memcmp(decoded, wanted, wanted_length) == 0,
@@ -114,46 +131,61 @@ static void check_row(const char *variant, const fb_tokenizer *tokenizer, const 
 
 Test(tokenizer_reference, ids_and_texts_are_those_of_the_reference) {
     temporary_make();
-    json_t *original = load("tokenizer.json"), *expected = load("expected.json");
-    json_t *variants = json_object_get(expected, "variants");
+    const fb_json *original = load("tokenizer.json"), *expected = load("expected.json");
+    const fb_json *variants = fb_json_object_get(expected, "variants");
     size_t strings = 0;
-    for (size_t i = 0; i < json_array_size(variants); i++) {
-        json_t *variant = json_array_get(variants, i);
-        const char *name = json_string_value(json_object_get(variant, "name"));
-        fb_tokenizer *tokenizer = load_variant(original, json_object_get(variant, "changes"));
-        json_t *rows = json_object_get(variant, "strings");
-        for (size_t k = 0; k < json_array_size(rows); k++)
-            check_row(name, tokenizer, json_array_get(rows, k));
-        strings += json_array_size(rows);
+    for (size_t i = 0; i < fb_json_array_size(variants); i++) {
+        const fb_json *variant = fb_json_array_get(variants, i);
+        const char *name = fb_json_string(fb_json_object_get(variant, "name"));
+        fb_tokenizer *tokenizer = load_variant(original, fb_json_object_get(variant, "changes"));
+        const fb_json *rows = fb_json_object_get(variant, "strings");
+        for (size_t k = 0; k < fb_json_array_size(rows); k++)
+            check_row(name, tokenizer, fb_json_array_get(rows, k));
+        strings += fb_json_array_size(rows);
         fb_tokenizer_destroy(tokenizer);
     }
-    cr_log_info("%zu strings, %zu tokenizers", strings, json_array_size(variants));
-    cr_expect(strings > 800 && json_array_size(variants) == 6);
-    json_decref(original);
-    json_decref(expected);
+    cr_log_info("%zu strings, %zu tokenizers", strings, fb_json_array_size(variants));
+    cr_expect(strings > 800 && fb_json_array_size(variants) == 6);
+    fb_json_free(original);
+    fb_json_free(expected);
     temporary_remove();
+}
+
+static void put_merges(fb_json_writer *w, const fb_json *merges) {
+    fb_json_open_array(w, "merges");
+    for (size_t i = 0; i < fb_json_array_size(merges); i++) {
+        const fb_json *pair = fb_json_array_get(merges, i);
+        char both[256];
+        int length =
+            snprintf(both, sizeof both, "%s %s", fb_json_string(fb_json_array_get(pair, 0)),
+                     fb_json_string(fb_json_array_get(pair, 1)));
+        cr_assert_lt((size_t)length, sizeof both);
+        fb_json_put_string(w, NULL, both);
+    }
+    fb_json_close_array(w);
 }
 
 /* "a b" for ["a", "b"]: the same tokenizer. */
 Test(tokenizer_reference, merges_may_be_strings) {
     temporary_make();
-    json_t *original = load("tokenizer.json"), *changed = json_deep_copy(original);
-    json_t *merges = json_object_get(json_object_get(changed, "model"), "merges");
-    for (size_t i = 0; i < json_array_size(merges); i++) {
-        json_t *pair = json_array_get(merges, i);
-        json_array_set_new(merges, i,
-                           json_sprintf("%s %s", json_string_value(json_array_get(pair, 0)),
-                                        json_string_value(json_array_get(pair, 1))));
-    }
-    fb_tokenizer *tokenizer = load_variant(changed, NULL);
-    json_t *expected = load("expected.json");
-    json_t *rows =
-        json_object_get(json_array_get(json_object_get(expected, "variants"), 0), "strings");
-    for (size_t k = 0; k < json_array_size(rows); k++)
-        check_row("merges as strings", tokenizer, json_array_get(rows, k));
+    const fb_json *original = load("tokenizer.json"), *expected = load("expected.json");
+    const fb_json *model = fb_json_object_get(original, "model");
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
+    fb_json_open_object(&w, NULL);
+    put_other_members(&w, original, "model");
+    fb_json_open_object(&w, "model");
+    put_other_members(&w, model, "merges");
+    put_merges(&w, fb_json_object_get(model, "merges"));
+    fb_json_close_object(&w);
+    fb_json_close_object(&w);
+    fb_tokenizer *tokenizer = load_text(&w);
+    const fb_json *rows = fb_json_object_get(
+        fb_json_array_get(fb_json_object_get(expected, "variants"), 0), "strings");
+    for (size_t k = 0; k < fb_json_array_size(rows); k++)
+        check_row("merges as strings", tokenizer, fb_json_array_get(rows, k));
     fb_tokenizer_destroy(tokenizer);
-    json_decref(original);
-    json_decref(changed);
-    json_decref(expected);
+    fb_json_free(original);
+    fb_json_free(expected);
     temporary_remove();
 }

@@ -25,7 +25,7 @@ typedef struct fb_bpe {
 
 /* Loads the model object of a tokenizer.json. FB_ERROR_FORMAT when a merge names, or makes, a token
  * that does not exist. *bpe must be zeroed; free it on failure too. */
-fb_status fb_bpe_load(const json_t *model, const fb_vocabulary *vocabulary, const char *where,
+fb_status fb_bpe_load(const fb_json *model, const fb_vocabulary *vocabulary, const char *where,
                       fb_bpe *bpe);
 void fb_bpe_free(fb_bpe *bpe);
 

@@ -21,13 +21,19 @@ static int compare_pairs(const void *left, const void *right) {
     return a->merge.rank < b->merge.rank ? -1 : a->merge.rank > b->merge.rank;
 }
 
-static fb_status find_token(const json_t *vocab, const char *spelling, size_t rank,
+/* An id of a vocabulary that was loaded before, and is therefore in range; -1: there is none. */
+static int32_t id_of(const fb_json *value) {
+    int64_t id = -1;
+    return fb_json_is_int64(value, &id) ? (int32_t)id : -1;
+}
+
+static fb_status find_token(const fb_json *vocab, const char *spelling, size_t rank,
                             const char *where, int32_t *id) {
-    const json_t *value = json_object_get(vocab, spelling);
+    const fb_json *value = fb_json_object_get(vocab, spelling);
     if (!value)
         return fb_fail(FB_ERROR_FORMAT, "%s: merge %zu refers to '%.200s', which is not a token",
                        where, rank, spelling);
-    *id = (int32_t)json_integer_value(value); /* in range: the vocabulary was loaded before */
+    *id = id_of(value);
     return FB_OK;
 }
 
@@ -51,16 +57,16 @@ static fb_status store_halves(fb_buffer *text, const char *left, size_t left_len
     return FB_OK;
 }
 
-static fb_status read_halves(const json_t *item, size_t rank, const char *where, fb_buffer *text,
+static fb_status read_halves(const fb_json *item, size_t rank, const char *where, fb_buffer *text,
                              halves *made) {
-    if (json_is_string(item)) {
-        const char *both = json_string_value(item);
+    if (fb_json_is_string(item)) {
+        const char *both = fb_json_string(item);
         const char *space = strchr(both, ' ');
         if (space && space > both && space[1] != '\0' && !strchr(space + 1, ' '))
             return store_halves(text, both, (size_t)(space - both), space + 1, made);
-    } else if (json_array_size(item) == 2) {
-        const char *left = json_string_value(json_array_get(item, 0));
-        const char *right = json_string_value(json_array_get(item, 1));
+    } else if (fb_json_array_size(item) == 2) {
+        const char *left = fb_json_string(fb_json_array_get(item, 0));
+        const char *right = fb_json_string(fb_json_array_get(item, 1));
         if (left && right)
             return store_halves(text, left, strlen(left), right, made);
     }
@@ -68,8 +74,8 @@ static fb_status read_halves(const json_t *item, size_t rank, const char *where,
                    rank);
 }
 
-static fb_status read_pair(const json_t *vocab, const json_t *item, size_t rank, const char *where,
-                           fb_buffer *text, pair *made) {
+static fb_status read_pair(const fb_json *vocab, const fb_json *item, size_t rank,
+                           const char *where, fb_buffer *text, pair *made) {
     halves parts = {0};
     FB_TRY(read_halves(item, rank, where, text, &parts));
     made->merge.rank = (uint32_t)rank;
@@ -78,17 +84,17 @@ static fb_status read_pair(const json_t *vocab, const json_t *item, size_t rank,
     return find_token(vocab, parts.joined, rank, where, &made->merge.result);
 }
 
-static bool is_version_line(const json_t *item) {
-    const char *text = json_string_value(item);
+static bool is_version_line(const fb_json *item) {
+    const char *text = fb_json_string(item);
     return text && strncmp(text, "#version", 8) == 0;
 }
 
-static fb_status read_pairs(const json_t *vocab, const json_t *merges, const char *where,
+static fb_status read_pairs(const fb_json *vocab, const fb_json *merges, const char *where,
                             pair *pairs, size_t *count) {
     fb_buffer text = {0};
     fb_status status = FB_OK;
-    for (size_t i = 0; status == FB_OK && i < json_array_size(merges); i++) {
-        const json_t *item = json_array_get(merges, i);
+    for (size_t i = 0; status == FB_OK && i < fb_json_array_size(merges); i++) {
+        const fb_json *item = fb_json_array_get(merges, i);
         if (is_version_line(item))
             continue;
         status = read_pair(vocab, item, i, where, &text, &pairs[*count]);
@@ -117,24 +123,24 @@ static void fill_lists(fb_bpe *bpe, pair *pairs, size_t count) {
             bpe->starts[id + 1] = bpe->starts[id];
 }
 
-static fb_status load_merges(const json_t *model, const char *where, fb_bpe *bpe) {
-    json_t *merges = NULL;
+static fb_status load_merges(const fb_json *model, const char *where, fb_bpe *bpe) {
+    const fb_json *merges = NULL;
     FB_TRY(fb_json_get_array(model, where, "merges", &merges));
-    size_t listed = json_array_size(merges), count = 0;
+    size_t listed = fb_json_array_size(merges), count = 0;
     if (listed >= UINT32_MAX)
         return fb_fail(FB_ERROR_FORMAT, "%s: %zu merges", where, listed);
     FB_TRY(fb_alloc(listed, sizeof *bpe->merges, "merges", &bpe->merges));
     FB_TRY(fb_alloc_zeroed(bpe->num_tokens + 1, sizeof *bpe->starts, "merges", &bpe->starts));
     pair *pairs = NULL;
     FB_TRY(fb_alloc(listed, sizeof *pairs, "merges", &pairs));
-    fb_status status = read_pairs(json_object_get(model, "vocab"), merges, where, pairs, &count);
+    fb_status status = read_pairs(fb_json_object_get(model, "vocab"), merges, where, pairs, &count);
     if (status == FB_OK)
         fill_lists(bpe, pairs, count);
     fb_free(pairs);
     return status;
 }
 
-static fb_status load_bytes(const json_t *vocab, fb_bpe *bpe, bool *complete) {
+static fb_status load_bytes(const fb_json *vocab, fb_bpe *bpe, bool *complete) {
     fb_buffer spelling = {0};
     fb_status status = FB_OK;
     *complete = true;
@@ -146,30 +152,30 @@ static fb_status load_bytes(const json_t *vocab, fb_bpe *bpe, bool *complete) {
             status = fb_buffer_terminate(&spelling);
         if (status != FB_OK)
             break;
-        const json_t *id = json_object_get(vocab, (const char *)spelling.data);
-        bpe->byte_ids[byte] = id ? (int32_t)json_integer_value(id) : -1;
+        const fb_json *id = fb_json_object_get(vocab, (const char *)spelling.data);
+        bpe->byte_ids[byte] = id_of(id);
         *complete = *complete && id;
     }
     fb_buffer_free(&spelling);
     return status;
 }
 
-static fb_status load_unknown(const json_t *model, const char *where, fb_bpe *bpe) {
+static fb_status load_unknown(const fb_json *model, const char *where, fb_bpe *bpe) {
     const char *text = NULL;
     FB_TRY(fb_json_get_string_or(model, where, "unk_token", NULL, &text));
     FB_TRY(fb_json_get_bool_or(model, where, "fuse_unk", false, &bpe->fuse_unknown));
     bpe->unknown_id = -1;
     if (!text)
         return FB_OK;
-    const json_t *id = json_object_get(json_object_get(model, "vocab"), text);
+    const fb_json *id = fb_json_object_get(fb_json_object_get(model, "vocab"), text);
     if (!id)
         return fb_fail(FB_ERROR_FORMAT, "%s: unk_token '%s' is not a token", where, text);
-    bpe->unknown_id = (int32_t)json_integer_value(id);
+    bpe->unknown_id = id_of(id);
     return FB_OK;
 }
 
 /* Refuses features of BPE models that byte-level tokenizers do not use. */
-static fb_status check_features(const json_t *model, const char *where, bool has_every_byte) {
+static fb_status check_features(const fb_json *model, const char *where, bool has_every_byte) {
     const char *type = NULL, *prefix = NULL, *suffix = NULL;
     double dropout = 0;
     bool byte_fallback = false;
@@ -192,11 +198,11 @@ static fb_status check_features(const json_t *model, const char *where, bool has
     return FB_OK;
 }
 
-fb_status fb_bpe_load(const json_t *model, const fb_vocabulary *vocabulary, const char *where,
+fb_status fb_bpe_load(const fb_json *model, const fb_vocabulary *vocabulary, const char *where,
                       fb_bpe *bpe) {
     bool has_every_byte = false;
     bpe->num_tokens = vocabulary->size;
-    FB_TRY(load_bytes(json_object_get(model, "vocab"), bpe, &has_every_byte));
+    FB_TRY(load_bytes(fb_json_object_get(model, "vocab"), bpe, &has_every_byte));
     FB_TRY(check_features(model, where, has_every_byte));
     FB_TRY(load_unknown(model, where, bpe));
     FB_TRY(fb_json_get_bool_or(model, where, "ignore_merges", false, &bpe->ignore_merges));

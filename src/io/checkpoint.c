@@ -57,15 +57,14 @@ static fb_status check_plain_name(const char *name) {
     return FB_OK;
 }
 
-static fb_status read_placements(json_t *weight_map, placement_list *list) {
-    const char *key = NULL;
-    json_t *value = NULL;
-    FB_TRY(fb_alloc_zeroed(json_object_size(weight_map), sizeof *list->items, "weight map",
+static fb_status read_placements(const fb_json *weight_map, placement_list *list) {
+    FB_TRY(fb_alloc_zeroed(fb_json_object_size(weight_map), sizeof *list->items, "weight map",
                            &list->items));
-    json_object_foreach(weight_map, key, value) {
+    for (size_t i = 0; i < fb_json_object_size(weight_map); i++) {
+        const char *key = fb_json_object_key(weight_map, i);
         placement *item = &list->items[list->count++];
         item->name = key;
-        FB_TRY(fb_json_get_string(weight_map, "weight_map", key, &item->shard));
+        FB_TRY(fb_json_text(fb_json_object_at(weight_map, i), "weight_map", key, &item->shard));
         FB_TRY(check_plain_name(item->shard));
     }
     return FB_OK;
@@ -155,7 +154,7 @@ static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, boo
 }
 
 static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool single) {
-    json_t *root = NULL, *weight_map = NULL;
+    const fb_json *root = NULL, *weight_map = NULL;
     placement_list list = {0};
     FB_TRY(fb_json_load(path, MAX_INDEX, &root));
     fb_status status = fb_json_get_object(root, path, "weight_map", &weight_map);
@@ -167,7 +166,7 @@ static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool si
             fb_fail_in(status, "%s", path);
     }
     fb_free(list.items);
-    json_decref(root);
+    fb_json_free(root);
     return status;
 }
 

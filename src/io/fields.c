@@ -18,7 +18,7 @@ const fb_field *fb_fields_find(const fb_field *table, const char *name) {
     return NULL;
 }
 
-static bool is_neutral(const fb_field *field, const json_t *value) {
+static bool is_neutral(const fb_field *field, const fb_json *value) {
     for (const char *text = field->neutral; text;) {
         size_t length = strcspn(text, "|");
         if (fb_json_is(value, text, length))
@@ -29,7 +29,7 @@ static bool is_neutral(const fb_field *field, const json_t *value) {
 }
 
 /* Names that do not fit are counted by the "..." at the end. */
-static void note_unknown(check *job, const char *key, const json_t *value) {
+static void note_unknown(check *job, const char *key, const fb_json *value) {
     char text[FB_JSON_SHOW_SIZE];
     size_t left = sizeof job->unknown - job->unknown_length;
     int length = snprintf(job->unknown + job->unknown_length, left, "%s%.60s (%s)",
@@ -42,7 +42,7 @@ static void note_unknown(check *job, const char *key, const json_t *value) {
         job->unknown[job->unknown_length] = '\0';
 }
 
-static fb_status check_field(void *user, const char *key, const json_t *value) {
+static fb_status check_field(void *user, const char *key, const fb_json *value) {
     check *job = user;
     char text[FB_JSON_SHOW_SIZE];
     if (fb_json_is(value, "null", 4))
@@ -64,7 +64,7 @@ static fb_status check_field(void *user, const char *key, const json_t *value) {
                    field->note);
 }
 
-fb_status fb_fields_check(const json_t *object, const char *where, const fb_field *table,
+fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,
                           const fb_field *more, fb_warnings *warnings) {
     check job = {.where = where, .table = table, .more = more, .warnings = warnings};
     FB_TRY(fb_json_each(object, check_field, &job));

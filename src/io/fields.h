@@ -23,7 +23,7 @@ typedef struct fb_field {
 /* Checks every field of an object by the tables; `more` may be NULL. A field that is null is as one
  * that is missing. A field that no table has gives a warning (one for all of an object).
  * `where` begins messages. */
-fb_status fb_fields_check(const json_t *object, const char *where, const fb_field *table,
+fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,
                           const fb_field *more, fb_warnings *warnings);
 
 /* The entry of a name; NULL when there is none. */

@@ -1,44 +1,25 @@
-#include "io/json.h"
-
+/* Typed access to the values of a document. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json_internal.h"
+#include "io/json_write.h"
 
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* Parses again with numbers that jansson takes; *root stays NULL when that fails too. */
-static fb_status parse_rewritten(const char *text, size_t size, json_t **root) {
-    fb_buffer rewritten = {0};
-    json_error_t error;
-    fb_status status = fb_json_rewrite_numbers(text, size, &rewritten);
-    if (status == FB_OK)
-        *root = json_loadb((const char *)rewritten.data, rewritten.size, JSON_REJECT_DUPLICATES,
-                           &error);
-    fb_buffer_free(&rewritten);
-    return status;
-}
-
-fb_status fb_json_parse(const char *text, size_t size, const char *where, json_t **object) {
-    json_error_t error;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!root && (json_error_code(&error) == json_error_numeric_overflow ||
-                  json_error_code(&error) == json_error_invalid_syntax))
-        FB_TRY(parse_rewritten(text, size, &root));
-    if (!root)
-        return fb_fail(FB_ERROR_FORMAT, "%s: not JSON: line %d: %s", where, error.line, error.text);
-    if (!json_is_object(root)) {
-        json_decref(root);
+fb_status fb_json_parse(const char *text, size_t size, const char *where, const fb_json **object) {
+    const fb_json *root = NULL;
+    FB_TRY(fb_json_parse_value(text, size, where, &root));
+    if (root->type != FB_JSON_OBJECT) {
+        fb_json_free(root);
         return fb_fail(FB_ERROR_FORMAT, "%s: is not a JSON object", where);
     }
     *object = root;
     return FB_OK;
 }
 
-fb_status fb_json_load(const char *path, size_t limit, json_t **object) {
+fb_status fb_json_load(const char *path, size_t limit, const fb_json **object) {
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_file_read(path, limit, &text, &size));
@@ -49,145 +30,242 @@ fb_status fb_json_load(const char *path, size_t limit, json_t **object) {
     return status;
 }
 
-bool fb_json_has(const json_t *object, const char *key) {
-    const json_t *item = json_object_get(object, key);
-    return item && !json_is_null(item);
+/* --- values ----------------------------------------------------------------------------------- */
+
+static bool is(const fb_json *value, fb_json_type type) {
+    return value && value->type == type;
 }
 
-/* The text of a number that no double holds; NULL for any other value. */
-static const char *marked_number(const json_t *item) {
-    return json_object_size(item) == 1 ? json_string_value(json_object_get(item, "")) : NULL;
+bool fb_json_is_null(const fb_json *value) {
+    return is(value, FB_JSON_NULL);
 }
 
-const char *fb_json_show(const json_t *item, char text[FB_JSON_SHOW_SIZE]) {
-    const char *number = marked_number(item);
-    if (number) {
-        snprintf(text, FB_JSON_SHOW_SIZE, "%.40s", number);
-        return text;
-    }
-    size_t size = json_dumpb(item, text, FB_JSON_SHOW_SIZE - 1,
-                             JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    if (size < FB_JSON_SHOW_SIZE) {
-        text[size] = '\0';
-        return text;
-    }
-    return json_is_object(item) ? "an object" : json_is_array(item) ? "an array" : "a long string";
+bool fb_json_is_bool(const fb_json *value) {
+    return is(value, FB_JSON_TRUE) || is(value, FB_JSON_FALSE);
 }
 
-bool fb_json_is(const json_t *item, const char *value, size_t length) {
-    if (value[0] == '"')
-        return json_is_string(item) && json_string_length(item) == length - 2 &&
-               memcmp(json_string_value(item), value + 1, length - 2) == 0;
-    switch (value[0]) {
-    case 'n':
-        return json_is_null(item);
-    case 't':
-        return json_is_true(item);
-    case 'f':
-        return json_is_false(item);
-    case '[':
-        return json_is_array(item) && json_array_size(item) == 0;
-    case '{':
-        return json_is_object(item) && json_object_size(item) == 0;
-    default:
-        return json_is_number(item) && json_number_value(item) == strtod(value, NULL);
-    }
+bool fb_json_is_true(const fb_json *value) {
+    return is(value, FB_JSON_TRUE);
 }
 
-fb_status fb_json_each(const json_t *object, fb_json_visitor *visit, void *user) {
-    const char *key = NULL;
-    json_t *value = NULL;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value) FB_TRY(visit(user, key, value));
-    return FB_OK;
+bool fb_json_is_number(const fb_json *value) {
+    return is(value, FB_JSON_UNSIGNED) || is(value, FB_JSON_NEGATIVE) || is(value, FB_JSON_REAL);
 }
 
-static fb_status wrong(const json_t *item, const char *where, const char *key, const char *wanted) {
+bool fb_json_is_int64(const fb_json *value, int64_t *number) {
+    if (is(value, FB_JSON_NEGATIVE))
+        *number = value->of.negative;
+    else if (is(value, FB_JSON_UNSIGNED) && value->of.whole <= INT64_MAX)
+        *number = (int64_t)value->of.whole;
+    else
+        return false;
+    return true;
+}
+
+bool fb_json_is_string(const fb_json *value) {
+    return is(value, FB_JSON_STRING);
+}
+
+bool fb_json_is_array(const fb_json *value) {
+    return is(value, FB_JSON_ARRAY);
+}
+
+bool fb_json_is_object(const fb_json *value) {
+    return is(value, FB_JSON_OBJECT);
+}
+
+const char *fb_json_string(const fb_json *value) {
+    return is(value, FB_JSON_STRING) ? value->of.text : NULL;
+}
+
+size_t fb_json_array_size(const fb_json *array) {
+    return is(array, FB_JSON_ARRAY) ? array->size : 0;
+}
+
+const fb_json *fb_json_array_get(const fb_json *array, size_t index) {
+    return index < fb_json_array_size(array) ? &array->of.items[index] : NULL;
+}
+
+size_t fb_json_object_size(const fb_json *object) {
+    return is(object, FB_JSON_OBJECT) ? object->size : 0;
+}
+
+const char *fb_json_object_key(const fb_json *object, size_t index) {
+    return object->of.members[index].key;
+}
+
+const fb_json *fb_json_object_at(const fb_json *object, size_t index) {
+    return &object->of.members[index].value;
+}
+
+bool fb_json_has(const fb_json *object, const char *key) {
+    const fb_json *value = fb_json_object_get(object, key);
+    return value && value->type != FB_JSON_NULL;
+}
+
+/* --- messages --------------------------------------------------------------------------------- */
+
+const char *fb_json_show(const fb_json *value, char text[FB_JSON_SHOW_SIZE]) {
+    fb_buffer written = {0};
+    fb_json_writer w = fb_json_writer_to(&written, FB_JSON_COMPACT);
+    w.limit = FB_JSON_SHOW_SIZE;
+    fb_json_put_value(&w, NULL, value);
+    bool fits = fb_json_finish(&w) == FB_OK && written.size < FB_JSON_SHOW_SIZE;
+    if (fits)
+        memcpy(text, written.data, written.size);
+    text[fits ? written.size : 0] = '\0';
+    fb_buffer_free(&written);
+    return fits                         ? text
+           : is(value, FB_JSON_OBJECT)  ? "an object"
+           : is(value, FB_JSON_ARRAY)   ? "an array"
+           : is(value, FB_JSON_OUTSIDE) ? "a long number"
+                                        : "a long string";
+}
+
+static fb_status wrong(const fb_json *value, const char *where, const char *key,
+                       const char *wanted) {
     char text[FB_JSON_SHOW_SIZE];
-    return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, not %s", where, key, fb_json_show(item, text),
+    if (!value)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is missing", where, key);
+    return fb_fail(FB_ERROR_FORMAT, "%s: %s is %s, not %s", where, key, fb_json_show(value, text),
                    wanted);
 }
 
-static fb_status find(const json_t *object, const char *where, const char *key, json_t **item) {
-    json_t *found = json_object_get(object, key);
-    if (!found)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %s is missing", where, key);
-    *item = found;
+/* --- typed values ----------------------------------------------------------------------------- */
+
+/* FB_OK unless the value is a number whose size alone excludes it. */
+static fb_status check_magnitude(const fb_json *value, const char *where, const char *key,
+                                 const char *range) {
+    if (is(value, FB_JSON_REAL) && (value->of.real >= 0x1p63 || value->of.real <= -0x1p63))
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %.17g, not in %s", where, key, value->of.real,
+                       range);
+    if (!is(value, FB_JSON_UNSIGNED) && !is(value, FB_JSON_NEGATIVE))
+        return wrong(value, where, key, "a whole number");
     return FB_OK;
 }
 
-fb_status fb_json_size(const json_t *item, const char *where, const char *key, size_t min,
-                       size_t max, size_t *value) {
-    double large = json_real_value(item); /* 0 for any other type */
-    if (large >= 0x1p63 || large <= -0x1p63)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %.17g, not in [%zu, %zu]", where, key, large,
-                       min, max);
-    if (!json_is_integer(item))
-        return wrong(item, where, key, "a whole number");
-    json_int_t number = json_integer_value(item);
-    if (number < 0 || (uintmax_t)number < min || (uintmax_t)number > max)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %lld, not in [%zu, %zu]", where, key,
-                       (long long)number, min, max);
-    *value = (size_t)number;
+fb_status fb_json_size(const fb_json *value, const char *where, const char *key, size_t min,
+                       size_t max, size_t *size) {
+    char range[64];
+    snprintf(range, sizeof range, "[%zu, %zu]", min, max);
+    FB_TRY(check_magnitude(value, where, key, range));
+    if (value->type == FB_JSON_NEGATIVE)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %lld, not in %s", where, key,
+                       (long long)value->of.negative, range);
+    if (value->of.whole < min || value->of.whole > max)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %llu, not in %s", where, key,
+                       (unsigned long long)value->of.whole, range);
+    *size = (size_t)value->of.whole;
     return FB_OK;
 }
 
-fb_status fb_json_get_size(const json_t *object, const char *where, const char *key, size_t min,
+fb_status fb_json_int64(const fb_json *value, const char *where, const char *key, int64_t min,
+                        int64_t max, int64_t *number) {
+    char range[64];
+    snprintf(range, sizeof range, "[%lld, %lld]", (long long)min, (long long)max);
+    FB_TRY(check_magnitude(value, where, key, range));
+    int64_t read = 0;
+    if (!fb_json_is_int64(value, &read))
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %llu, not in %s", where, key,
+                       (unsigned long long)value->of.whole, range);
+    if (read < min || read > max)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %lld, not in %s", where, key, (long long)read,
+                       range);
+    *number = read;
+    return FB_OK;
+}
+
+fb_status fb_json_double(const fb_json *value, const char *where, const char *key, double *number) {
+    if (!fb_json_is_number(value))
+        return wrong(value, where, key, "a number");
+    *number = value->type == FB_JSON_REAL       ? value->of.real
+              : value->type == FB_JSON_NEGATIVE ? (double)value->of.negative
+                                                : (double)value->of.whole;
+    return FB_OK;
+}
+
+fb_status fb_json_text(const fb_json *value, const char *where, const char *key,
+                       const char **text) {
+    if (!is(value, FB_JSON_STRING))
+        return wrong(value, where, key, "a string");
+    *text = value->of.text;
+    return FB_OK;
+}
+
+bool fb_json_is(const fb_json *value, const char *wanted, size_t length) {
+    char copy[64];
+    double number = 0.0;
+    switch (wanted[0]) {
+    case '"':
+        return is(value, FB_JSON_STRING) && value->size == length - 2 &&
+               memcmp(value->of.text, wanted + 1, length - 2) == 0;
+    case 'n':
+        return is(value, FB_JSON_NULL);
+    case 't':
+        return is(value, FB_JSON_TRUE);
+    case 'f':
+        return is(value, FB_JSON_FALSE);
+    case '[':
+        return is(value, FB_JSON_ARRAY) && value->size == 0;
+    case '{':
+        return is(value, FB_JSON_OBJECT) && value->size == 0;
+    default:
+        return length < sizeof copy / 2 && fb_json_is_number(value) &&
+               fb_json_double(value, "", "", &number) == FB_OK &&
+               number == fb_json_read_double(wanted, length, copy);
+    }
+}
+
+fb_status fb_json_each(const fb_json *object, fb_json_visitor *visit, void *user) {
+    for (size_t i = 0; i < fb_json_object_size(object); i++)
+        FB_TRY(visit(user, fb_json_object_key(object, i), fb_json_object_at(object, i)));
+    return FB_OK;
+}
+
+/* --- fields ----------------------------------------------------------------------------------- */
+
+fb_status fb_json_get_size(const fb_json *object, const char *where, const char *key, size_t min,
                            size_t max, size_t *value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    return fb_json_size(item, where, key, min, max, value);
+    return fb_json_size(fb_json_object_get(object, key), where, key, min, max, value);
 }
 
-fb_status fb_json_get_double(const json_t *object, const char *where, const char *key,
+fb_status fb_json_get_double(const fb_json *object, const char *where, const char *key,
                              double *value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    if (!json_is_number(item))
-        return wrong(item, where, key, "a number");
-    *value = json_number_value(item);
+    return fb_json_double(fb_json_object_get(object, key), where, key, value);
+}
+
+fb_status fb_json_get_bool(const fb_json *object, const char *where, const char *key, bool *value) {
+    const fb_json *found = fb_json_object_get(object, key);
+    if (!fb_json_is_bool(found))
+        return wrong(found, where, key, "true or false");
+    *value = found->type == FB_JSON_TRUE;
     return FB_OK;
 }
 
-fb_status fb_json_get_bool(const json_t *object, const char *where, const char *key, bool *value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    if (!json_is_boolean(item))
-        return wrong(item, where, key, "true or false");
-    *value = json_is_true(item);
-    return FB_OK;
-}
-
-fb_status fb_json_get_string(const json_t *object, const char *where, const char *key,
+fb_status fb_json_get_string(const fb_json *object, const char *where, const char *key,
                              const char **value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    if (!json_is_string(item))
-        return wrong(item, where, key, "a string");
-    *value = json_string_value(item);
+    return fb_json_text(fb_json_object_get(object, key), where, key, value);
+}
+
+fb_status fb_json_get_array(const fb_json *object, const char *where, const char *key,
+                            const fb_json **value) {
+    const fb_json *found = fb_json_object_get(object, key);
+    if (!is(found, FB_JSON_ARRAY))
+        return wrong(found, where, key, "an array");
+    *value = found;
     return FB_OK;
 }
 
-fb_status fb_json_get_array(const json_t *object, const char *where, const char *key,
-                            json_t **value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    if (!json_is_array(item))
-        return wrong(item, where, key, "an array");
-    *value = item;
+fb_status fb_json_get_object(const fb_json *object, const char *where, const char *key,
+                             const fb_json **value) {
+    const fb_json *found = fb_json_object_get(object, key);
+    if (!is(found, FB_JSON_OBJECT))
+        return wrong(found, where, key, "an object");
+    *value = found;
     return FB_OK;
 }
 
-fb_status fb_json_get_object(const json_t *object, const char *where, const char *key,
-                             json_t **value) {
-    json_t *item = NULL;
-    FB_TRY(find(object, where, key, &item));
-    if (!json_is_object(item) || marked_number(item))
-        return wrong(item, where, key, "an object");
-    *value = item;
-    return FB_OK;
-}
-
-fb_status fb_json_get_size_or(const json_t *object, const char *where, const char *key, size_t min,
+fb_status fb_json_get_size_or(const fb_json *object, const char *where, const char *key, size_t min,
                               size_t max, size_t otherwise, size_t *value) {
     if (fb_json_has(object, key))
         return fb_json_get_size(object, where, key, min, max, value);
@@ -195,7 +273,7 @@ fb_status fb_json_get_size_or(const json_t *object, const char *where, const cha
     return FB_OK;
 }
 
-fb_status fb_json_get_double_or(const json_t *object, const char *where, const char *key,
+fb_status fb_json_get_double_or(const fb_json *object, const char *where, const char *key,
                                 double otherwise, double *value) {
     if (fb_json_has(object, key))
         return fb_json_get_double(object, where, key, value);
@@ -203,7 +281,7 @@ fb_status fb_json_get_double_or(const json_t *object, const char *where, const c
     return FB_OK;
 }
 
-fb_status fb_json_get_bool_or(const json_t *object, const char *where, const char *key,
+fb_status fb_json_get_bool_or(const fb_json *object, const char *where, const char *key,
                               bool otherwise, bool *value) {
     if (fb_json_has(object, key))
         return fb_json_get_bool(object, where, key, value);
@@ -211,7 +289,7 @@ fb_status fb_json_get_bool_or(const json_t *object, const char *where, const cha
     return FB_OK;
 }
 
-fb_status fb_json_get_string_or(const json_t *object, const char *where, const char *key,
+fb_status fb_json_get_string_or(const fb_json *object, const char *where, const char *key,
                                 const char *otherwise, const char **value) {
     if (fb_json_has(object, key))
         return fb_json_get_string(object, where, key, value);

@@ -46,8 +46,8 @@ typedef struct span {
     bool delimiter;
 } span;
 
-static fb_status load_pattern(const json_t *config, const char *where, fb_regex **regex) {
-    json_t *pattern = NULL;
+static fb_status load_pattern(const fb_json *config, const char *where, fb_regex **regex) {
+    const fb_json *pattern = NULL;
     FB_TRY(fb_json_get_object(config, where, "pattern", &pattern));
     bool literal = !fb_json_has(pattern, "Regex");
     const char *text = NULL;
@@ -56,7 +56,7 @@ static fb_status load_pattern(const json_t *config, const char *where, fb_regex 
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s: pattern %.200s", where, text);
 }
 
-static fb_status load_behavior(const json_t *config, const char *where, split_behavior *behavior) {
+static fb_status load_behavior(const fb_json *config, const char *where, split_behavior *behavior) {
     const char *name = NULL;
     FB_TRY(fb_json_get_string(config, where, "behavior", &name));
     for (int i = 0; i < SPLIT_BEHAVIORS; i++)
@@ -67,13 +67,13 @@ static fb_status load_behavior(const json_t *config, const char *where, split_be
     return fb_fail(FB_ERROR_UNSUPPORTED, "%s: behavior is '%s'", where, name);
 }
 
-static fb_status load_split(const json_t *config, const char *where, step *made) {
+static fb_status load_split(const fb_json *config, const char *where, step *made) {
     FB_TRY(load_behavior(config, where, &made->behavior));
     FB_TRY(fb_json_get_bool_or(config, where, "invert", false, &made->invert));
     return load_pattern(config, where, &made->regex);
 }
 
-static fb_status load_byte_level(const json_t *config, const char *where, step *made) {
+static fb_status load_byte_level(const fb_json *config, const char *where, step *made) {
     bool use_regex = true;
     made->byte_level = true;
     made->behavior = SPLIT_ISOLATED;
@@ -82,18 +82,19 @@ static fb_status load_byte_level(const json_t *config, const char *where, step *
     return use_regex ? fb_regex_compile(byte_level_pattern, false, &made->regex) : FB_OK;
 }
 
-static fb_status load_steps(const json_t *config, const char *where, fb_pretokenizer *pretokenizer);
+static fb_status load_steps(const fb_json *config, const char *where,
+                            fb_pretokenizer *pretokenizer);
 
-static fb_status load_sequence(const json_t *config, const char *where,
+static fb_status load_sequence(const fb_json *config, const char *where,
                                fb_pretokenizer *pretokenizer) {
-    json_t *items = NULL;
+    const fb_json *items = NULL;
     FB_TRY(fb_json_get_array(config, where, "pretokenizers", &items));
-    for (size_t i = 0; i < json_array_size(items); i++)
-        FB_TRY(load_steps(json_array_get(items, i), where, pretokenizer));
+    for (size_t i = 0; i < fb_json_array_size(items); i++)
+        FB_TRY(load_steps(fb_json_array_get(items, i), where, pretokenizer));
     return FB_OK;
 }
 
-static fb_status load_steps(const json_t *config, const char *where,
+static fb_status load_steps(const fb_json *config, const char *where,
                             fb_pretokenizer *pretokenizer) {
     const char *type = NULL;
     FB_TRY(fb_json_get_string(config, where, "type", &type));
@@ -110,7 +111,7 @@ static fb_status load_steps(const json_t *config, const char *where,
     return split ? load_split(config, where, made) : load_byte_level(config, where, made);
 }
 
-fb_status fb_pretokenizer_load(const json_t *config, const char *where,
+fb_status fb_pretokenizer_load(const fb_json *config, const char *where,
                                fb_pretokenizer **pretokenizer) {
     fb_pretokenizer *made = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "pre-tokenizer", &made));

@@ -2,16 +2,15 @@
 #ifndef FB_IO_PRETOKENIZE_H
 #define FB_IO_PRETOKENIZE_H
 
+#include "io/json.h"
 #include "io/regex.h"
-
-#include <jansson.h>
 
 /* Split steps, then one ByteLevel step. Immutable once loaded. */
 typedef struct fb_pretokenizer fb_pretokenizer;
 
 /* `config` is the value of the field. FB_ERROR_UNSUPPORTED unless the last step is a ByteLevel.
  * Every message begins with `where`. */
-fb_status fb_pretokenizer_load(const json_t *config, const char *where,
+fb_status fb_pretokenizer_load(const fb_json *config, const char *where,
                                fb_pretokenizer **pretokenizer);
 void fb_pretokenizer_destroy(fb_pretokenizer *pretokenizer);
 

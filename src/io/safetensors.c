@@ -15,7 +15,7 @@ static const char metadata_key[] = "__metadata__";
 struct fb_safetensors {
     char *name;
     fb_file_map map;         /* empty when the bytes are the caller's */
-    json_t *header;          /* owns the names that the views borrow */
+    const fb_json *header;   /* owns the names that the views borrow */
     fb_tensor_view *tensors; /* sorted by name */
     size_t count;
 };
@@ -46,51 +46,49 @@ static fb_status find_header(const unsigned char *bytes, size_t size, size_t *le
 }
 
 /* null is no metadata: the format's own reader takes it so. */
-static fb_status check_metadata(json_t *metadata) {
-    if (json_is_null(metadata))
+static fb_status check_metadata(const fb_json *metadata) {
+    if (fb_json_is_null(metadata))
         return FB_OK;
-    if (!json_is_object(metadata))
+    if (!fb_json_is_object(metadata))
         return fb_fail(FB_ERROR_FORMAT, "%s is not an object", metadata_key);
-    const char *key = NULL;
-    json_t *value = NULL;
-    json_object_foreach(metadata, key, value) {
-        if (!json_is_string(value))
-            return fb_fail(FB_ERROR_FORMAT, "%s: %s is not a string", metadata_key, key);
-    }
+    for (size_t i = 0; i < fb_json_object_size(metadata); i++)
+        if (!fb_json_is_string(fb_json_object_at(metadata, i)))
+            return fb_fail(FB_ERROR_FORMAT, "%s: %s is not a string", metadata_key,
+                           fb_json_object_key(metadata, i));
     return FB_OK;
 }
 
-static fb_status read_shape(json_t *entry, fb_tensor_view *tensor) {
-    json_t *shape = NULL;
+static fb_status read_shape(const fb_json *entry, fb_tensor_view *tensor) {
+    const fb_json *shape = NULL;
     FB_TRY(fb_json_get_array(entry, "header", "shape", &shape));
-    tensor->ndim = json_array_size(shape);
+    tensor->ndim = fb_json_array_size(shape);
     if (tensor->ndim > FB_TENSOR_MAX_DIMS)
         return fb_fail(FB_ERROR_UNSUPPORTED, "shape has %zu dimensions, above %d", tensor->ndim,
                        FB_TENSOR_MAX_DIMS);
     for (size_t i = 0; i < tensor->ndim; i++)
-        FB_TRY(fb_json_size(json_array_get(shape, i), "header", "shape", 0, SIZE_MAX,
+        FB_TRY(fb_json_size(fb_json_array_get(shape, i), "header", "shape", 0, SIZE_MAX,
                             &tensor->shape[i]));
     return FB_OK;
 }
 
-static fb_status read_offsets(json_t *entry, data_region region, fb_tensor_view *tensor) {
-    json_t *offsets = NULL;
+static fb_status read_offsets(const fb_json *entry, data_region region, fb_tensor_view *tensor) {
+    const fb_json *offsets = NULL;
     FB_TRY(fb_json_get_array(entry, "header", "data_offsets", &offsets));
-    if (json_array_size(offsets) != 2)
+    if (fb_json_array_size(offsets) != 2)
         return fb_fail(FB_ERROR_FORMAT, "data_offsets has %zu values, not 2",
-                       json_array_size(offsets));
+                       fb_json_array_size(offsets));
     size_t begin = 0, end = 0;
-    FB_TRY(
-        fb_json_size(json_array_get(offsets, 0), "header", "data_offsets", 0, region.size, &begin));
-    FB_TRY(fb_json_size(json_array_get(offsets, 1), "header", "data_offsets", begin, region.size,
+    FB_TRY(fb_json_size(fb_json_array_get(offsets, 0), "header", "data_offsets", 0, region.size,
+                        &begin));
+    FB_TRY(fb_json_size(fb_json_array_get(offsets, 1), "header", "data_offsets", begin, region.size,
                         &end));
     tensor->data = region.start + begin;
     tensor->bytes = end - begin;
     return FB_OK;
 }
 
-static fb_status read_entry(json_t *entry, data_region region, fb_tensor_view *tensor) {
-    if (!json_is_object(entry))
+static fb_status read_entry(const fb_json *entry, data_region region, fb_tensor_view *tensor) {
+    if (!fb_json_is_object(entry))
         return fb_fail(FB_ERROR_FORMAT, "its header entry is not an object");
     FB_TRY(fb_json_get_string(entry, "header", "dtype", &tensor->dtype_name));
     tensor->dtype = fb_tensor_dtype_parse(tensor->dtype_name);
@@ -139,11 +137,11 @@ static fb_status check_places(fb_tensor_view *tensors, size_t count, data_region
 }
 
 static fb_status read_tensors(fb_safetensors *file, data_region region) {
-    FB_TRY(fb_alloc_zeroed(json_object_size(file->header), sizeof *file->tensors, "tensor list",
+    FB_TRY(fb_alloc_zeroed(fb_json_object_size(file->header), sizeof *file->tensors, "tensor list",
                            &file->tensors));
-    const char *key = NULL;
-    json_t *value = NULL;
-    json_object_foreach(file->header, key, value) {
+    for (size_t i = 0; i < fb_json_object_size(file->header); i++) {
+        const char *key = fb_json_object_key(file->header, i);
+        const fb_json *value = fb_json_object_at(file->header, i);
         if (strcmp(key, metadata_key) == 0) {
             FB_TRY(check_metadata(value));
             continue;
@@ -204,7 +202,7 @@ void fb_safetensors_close(fb_safetensors *file) {
     if (!file)
         return;
     fb_file_map_close(&file->map);
-    json_decref(file->header);
+    fb_json_free(file->header);
     fb_free(file->tensors);
     fb_free(file->name);
     fb_free(file);
@@ -235,5 +233,5 @@ fb_status fb_safetensors_get(const fb_safetensors *file, const char *name,
 }
 
 const char *fb_safetensors_metadata(const fb_safetensors *file, const char *key) {
-    return json_string_value(json_object_get(json_object_get(file->header, metadata_key), key));
+    return fb_json_string(fb_json_object_get(fb_json_object_get(file->header, metadata_key), key));
 }

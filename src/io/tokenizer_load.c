@@ -19,7 +19,7 @@ typedef struct added_list {
     size_t count;
 } added_list;
 
-static fb_status read_added(const json_t *item, const char *where, size_t id,
+static fb_status read_added(const fb_json *item, const char *where, size_t id,
                             fb_added_token *token) {
     FB_TRY(fb_json_get_string(item, where, "content", &token->content));
     token->id = (int32_t)id;
@@ -31,9 +31,9 @@ static fb_status read_added(const json_t *item, const char *where, size_t id,
 }
 
 /* tokenizer.json: an array of objects that have an id. */
-static fb_status read_added_array(const json_t *array, const char *where, added_list *list) {
-    for (size_t i = 0; i < json_array_size(array); i++) {
-        const json_t *item = json_array_get(array, i);
+static fb_status read_added_array(const fb_json *array, const char *where, added_list *list) {
+    for (size_t i = 0; i < fb_json_array_size(array); i++) {
+        const fb_json *item = fb_json_array_get(array, i);
         size_t id = 0;
         FB_TRY(fb_json_get_size(item, where, "id", 0, FB_MAX_TOKEN_ID, &id));
         FB_TRY(read_added(item, where, id, &list->items[list->count]));
@@ -51,30 +51,31 @@ static fb_status parse_id(const char *text, const char *where, size_t *id) {
     return FB_OK;
 }
 
-/* *texts has the texts of the list as keys. */
-static fb_status collect_texts(const added_list *list, json_t **texts) {
-    json_t *made = json_object();
-    for (size_t i = 0; made && i < list->count; i++)
-        if (json_object_set_new(made, list->items[i].content, json_true()) != 0) {
-            json_decref(made);
-            made = NULL;
-        }
-    if (!made)
-        return fb_fail(FB_ERROR_MEMORY, "added tokens: cannot allocate");
-    *texts = made;
+static int compare_texts(const void *left, const void *right) {
+    const char *const *a = left, *const *b = right;
+    return strcmp(*a, *b);
+}
+
+/* The texts of the list, sorted. */
+static fb_status collect_texts(const added_list *list, const char ***texts) {
+    FB_TRY(fb_alloc(list->count, sizeof **texts, "added tokens", texts));
+    for (size_t i = 0; i < list->count; i++)
+        (*texts)[i] = list->items[i].content;
+    if (list->count > 0)
+        qsort(*texts, list->count, sizeof **texts, compare_texts);
     return FB_OK;
 }
 
-static fb_status read_missing(const json_t *object, const char *where, const json_t *texts,
-                              added_list *list) {
-    const char *key = NULL;
-    json_t *item = NULL;
-    json_object_foreach((json_t *)(uintptr_t)object, key, item) {
+/* texts[0 .. num_texts) are those that the list has. */
+static fb_status read_missing(const fb_json *object, const char *where, const char *const *texts,
+                              size_t num_texts, added_list *list) {
+    for (size_t i = 0; i < fb_json_object_size(object); i++) {
         size_t id = 0;
         fb_added_token token = {0};
-        FB_TRY(parse_id(key, where, &id));
-        FB_TRY(read_added(item, where, id, &token));
-        if (!json_object_get(texts, token.content))
+        FB_TRY(parse_id(fb_json_object_key(object, i), where, &id));
+        FB_TRY(read_added(fb_json_object_at(object, i), where, id, &token));
+        if (num_texts == 0 ||
+            !bsearch(&token.content, texts, num_texts, sizeof *texts, compare_texts))
             list->items[list->count++] = token;
     }
     return FB_OK;
@@ -82,30 +83,30 @@ static fb_status read_missing(const json_t *object, const char *where, const jso
 
 /* Reads added_tokens_decoder of tokenizer_config.json, an object with ids as keys. It adds only
  * tokens whose text is not in tokenizer.json. */
-static fb_status read_added_object(const json_t *object, const char *where, added_list *list) {
-    json_t *texts = NULL;
+static fb_status read_added_object(const fb_json *object, const char *where, added_list *list) {
+    const char **texts = NULL;
     FB_TRY(collect_texts(list, &texts));
-    fb_status status = read_missing(object, where, texts, list);
-    json_decref(texts);
+    fb_status status = read_missing(object, where, texts, list->count, list);
+    fb_free(texts);
     return status;
 }
 
-static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc);
+static fb_status is_nfc(const fb_json *normalizer, const char *where, bool *nfc);
 
-static fb_status any_is_nfc(const json_t *items, const char *where, bool *nfc) {
-    for (size_t i = 0; i < json_array_size(items); i++) {
+static fb_status any_is_nfc(const fb_json *items, const char *where, bool *nfc) {
+    for (size_t i = 0; i < fb_json_array_size(items); i++) {
         bool one = false;
-        FB_TRY(is_nfc(json_array_get(items, i), where, &one));
+        FB_TRY(is_nfc(fb_json_array_get(items, i), where, &one));
         *nfc = *nfc || one;
     }
     return FB_OK;
 }
 
-static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc) {
+static fb_status is_nfc(const fb_json *normalizer, const char *where, bool *nfc) {
     const char *type = NULL;
     FB_TRY(fb_json_get_string(normalizer, where, "type", &type));
     if (strcmp(type, "Sequence") == 0) {
-        json_t *items = NULL;
+        const fb_json *items = NULL;
         FB_TRY(fb_json_get_array(normalizer, where, "normalizers", &items));
         return any_is_nfc(items, where, nfc);
     }
@@ -115,7 +116,7 @@ static fb_status is_nfc(const json_t *normalizer, const char *where, bool *nfc) 
     return FB_OK;
 }
 
-static fb_status load_added(fb_tokenizer *tokenizer, const json_t *vocab, const added_list *list) {
+static fb_status load_added(fb_tokenizer *tokenizer, const fb_json *vocab, const added_list *list) {
     FB_TRY(fb_vocabulary_load(vocab, list->items, list->count, "model", &tokenizer->vocabulary));
     /* Without a normalizer, `raw` takes all of them. */
     for (size_t i = 0; i < list->count; i++)
@@ -124,32 +125,33 @@ static fb_status load_added(fb_tokenizer *tokenizer, const json_t *vocab, const 
     return fb_added_matcher_load(list->items, list->count, true, true, &tokenizer->normalized);
 }
 
-static fb_status load_parts(fb_tokenizer *tokenizer, const json_t *root, const added_list *list) {
-    json_t *model = NULL, *vocab = NULL;
+static fb_status load_parts(fb_tokenizer *tokenizer, const fb_json *root, const added_list *list) {
+    const fb_json *model = NULL, *vocab = NULL;
     if (fb_json_has(root, "normalizer"))
-        FB_TRY(is_nfc(json_object_get(root, "normalizer"), "normalizer", &tokenizer->nfc));
+        FB_TRY(is_nfc(fb_json_object_get(root, "normalizer"), "normalizer", &tokenizer->nfc));
     FB_TRY(fb_json_get_object(root, "top level", "model", &model));
     FB_TRY(fb_json_get_object(model, "model", "vocab", &vocab));
     FB_TRY(load_added(tokenizer, vocab, list));
     if (!fb_json_has(root, "pre_tokenizer"))
         return fb_fail(FB_ERROR_UNSUPPORTED, "pre_tokenizer is null: not a byte-level tokenizer");
-    FB_TRY(fb_pretokenizer_load(json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
+    FB_TRY(fb_pretokenizer_load(fb_json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
                                 &tokenizer->pretokenizer));
     return fb_bpe_load(model, &tokenizer->vocabulary, "model", &tokenizer->bpe);
 }
 
 /* `array` is of tokenizer.json, `object` of tokenizer_config.json; either may be NULL. */
-static fb_status collect_added(const json_t *array, const json_t *object, added_list *list) {
-    FB_TRY(fb_alloc_zeroed(json_array_size(array) + json_object_size(object), sizeof *list->items,
-                           "added tokens", &list->items));
+static fb_status collect_added(const fb_json *array, const fb_json *object, added_list *list) {
+    FB_TRY(fb_alloc_zeroed(fb_json_array_size(array) + fb_json_object_size(object),
+                           sizeof *list->items, "added tokens", &list->items));
     FB_TRY(read_added_array(array, "added_tokens", list));
     fb_status status = read_added_object(object, "added_tokens_decoder", list);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", config_name);
 }
 
 /* `config`: tokenizer_config.json, or NULL. */
-static fb_status load_documents(fb_tokenizer *tokenizer, const json_t *root, const json_t *config) {
-    json_t *array = NULL, *object = NULL;
+static fb_status load_documents(fb_tokenizer *tokenizer, const fb_json *root,
+                                const fb_json *config) {
+    const fb_json *array = NULL, *object = NULL;
     if (fb_json_has(root, "added_tokens"))
         FB_TRY(fb_json_get_array(root, "top level", "added_tokens", &array));
     if (fb_json_has(config, "added_tokens_decoder"))
@@ -162,8 +164,8 @@ static fb_status load_documents(fb_tokenizer *tokenizer, const json_t *root, con
     return status;
 }
 
-static fb_status load_file(const char *path, const json_t *config, fb_tokenizer **tokenizer) {
-    json_t *root = NULL;
+static fb_status load_file(const char *path, const fb_json *config, fb_tokenizer **tokenizer) {
+    const fb_json *root = NULL;
     fb_tokenizer *made = NULL;
     FB_TRY(fb_json_load(path, MAX_FILE, &root));
     fb_status status = fb_alloc_zeroed(1, sizeof *made, "tokenizer", &made);
@@ -172,7 +174,7 @@ static fb_status load_file(const char *path, const json_t *config, fb_tokenizer 
         if (status != FB_OK)
             fb_fail_in(status, "%s", path);
     }
-    json_decref(root);
+    fb_json_free(root);
     if (status != FB_OK) {
         fb_tokenizer_destroy(made);
         return status;
@@ -183,11 +185,11 @@ static fb_status load_file(const char *path, const json_t *config, fb_tokenizer 
 
 static fb_status load_directory(const char *file, const char *config_file,
                                 fb_tokenizer **tokenizer) {
-    json_t *config = NULL;
+    const fb_json *config = NULL;
     if (fb_file_exists(config_file))
         FB_TRY(fb_json_load(config_file, MAX_FILE, &config));
     fb_status status = load_file(file, config, tokenizer);
-    json_decref(config);
+    fb_json_free(config);
     return status;
 }
 

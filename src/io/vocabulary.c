@@ -8,14 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static fb_status largest_id(const json_t *vocab, const fb_added_token *added, size_t num_added,
+static fb_status largest_id(const fb_json *vocab, const fb_added_token *added, size_t num_added,
                             const char *where, size_t *largest) {
-    const char *spelling = NULL;
-    json_t *value = NULL;
     size_t most = 0;
-    json_object_foreach((json_t *)(uintptr_t)vocab, spelling, value) {
+    for (size_t i = 0; i < fb_json_object_size(vocab); i++) {
         size_t id = 0;
-        FB_TRY(fb_json_size(value, where, spelling, 0, FB_MAX_TOKEN_ID, &id));
+        FB_TRY(fb_json_size(fb_json_object_at(vocab, i), where, fb_json_object_key(vocab, i), 0,
+                            FB_MAX_TOKEN_ID, &id));
         most = id > most ? id : most;
     }
     for (size_t i = 0; i < num_added; i++)
@@ -44,11 +43,11 @@ static fb_status store(fb_vocabulary *vocabulary, size_t id, const char *spellin
     return FB_OK;
 }
 
-static fb_status store_model(fb_vocabulary *vocabulary, const json_t *vocab, const char *where) {
-    const char *spelling = NULL;
-    json_t *value = NULL;
-    json_object_foreach((json_t *)(uintptr_t)vocab, spelling, value) {
-        size_t id = (size_t)json_integer_value(value);
+static fb_status store_model(fb_vocabulary *vocabulary, const fb_json *vocab, const char *where) {
+    for (size_t i = 0; i < fb_json_object_size(vocab); i++) {
+        const char *spelling = fb_json_object_key(vocab, i);
+        size_t id = 0;
+        FB_TRY(fb_json_size(fb_json_object_at(vocab, i), where, spelling, 0, FB_MAX_TOKEN_ID, &id));
         if (vocabulary->tokens[id].flags)
             return fb_fail(FB_ERROR_FORMAT, "%s: id %zu is used twice, the second time by %s",
                            where, id, spelling);
@@ -57,10 +56,11 @@ static fb_status store_model(fb_vocabulary *vocabulary, const json_t *vocab, con
     return FB_OK;
 }
 
-static fb_status store_added(fb_vocabulary *vocabulary, const json_t *vocab,
+static fb_status store_added(fb_vocabulary *vocabulary, const fb_json *vocab,
                              const fb_added_token *added, const char *where) {
-    const json_t *in_model = json_object_get(vocab, added->content);
-    bool repeats = in_model && json_integer_value(in_model) == added->id;
+    const fb_json *in_model = fb_json_object_get(vocab, added->content);
+    int64_t in_model_id = -1;
+    bool repeats = fb_json_is_int64(in_model, &in_model_id) && in_model_id == added->id;
     size_t id = (size_t)added->id;
     unsigned before = vocabulary->tokens[id].flags;
     if ((in_model && !repeats) || (before && !repeats) || (before & FB_TOKEN_ADDED))
@@ -116,10 +116,10 @@ static fb_status sort_vocabulary(fb_vocabulary *vocabulary, const char *where) {
     return FB_OK;
 }
 
-fb_status fb_vocabulary_load(const json_t *vocab, const fb_added_token *added, size_t num_added,
+fb_status fb_vocabulary_load(const fb_json *vocab, const fb_added_token *added, size_t num_added,
                              const char *where, fb_vocabulary *vocabulary) {
     size_t largest = 0;
-    if (json_object_size(vocab) + num_added == 0)
+    if (fb_json_object_size(vocab) + num_added == 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: vocab is empty", where);
     FB_TRY(largest_id(vocab, added, num_added, where, &largest));
     FB_TRY(fb_alloc_zeroed(largest + 1, sizeof(fb_token), "vocabulary", &vocabulary->tokens));

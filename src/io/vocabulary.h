@@ -3,8 +3,8 @@
 #define FB_IO_VOCABULARY_H
 
 #include "io/buffer.h"
+#include "io/json.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -37,7 +37,7 @@ typedef struct fb_added_token {
 /* Loads model.vocab ({spelling: id}) and the added tokens, whose spelling is their text.
  * FB_ERROR_FORMAT when two tokens have the same id or the same spelling; only an added token may
  * repeat a token of the model. *vocabulary must be zeroed; free it on failure too. */
-fb_status fb_vocabulary_load(const json_t *vocab, const fb_added_token *added, size_t num_added,
+fb_status fb_vocabulary_load(const fb_json *vocab, const fb_added_token *added, size_t num_added,
                              const char *where, fb_vocabulary *vocabulary);
 void fb_vocabulary_free(fb_vocabulary *vocabulary);
 

@@ -3,6 +3,7 @@
 #include "cache/calibration_state.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/json_write.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,58 +20,65 @@ static const char *const table_names[] = {"similarity", "lse_change", "internal_
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *table_value(fb_calibration *c, table which, size_t layer, size_t step, size_t head) {
+static void put_value(fb_json_writer *w, fb_calibration *c, table which, size_t layer, size_t step,
+                      size_t head) {
     switch (which) {
     case SIMILARITY:
-        return number(fb_calibration_similarity(c, layer, step, head));
+        fb_json_put_double(w, NULL, fb_calibration_similarity(c, layer, step, head));
+        break;
     case LSE_CHANGE:
-        return number(fb_calibration_lse_change(c, layer, step, head));
+        fb_json_put_double(w, NULL, fb_calibration_lse_change(c, layer, step, head));
+        break;
     case INTERNAL:
-        return number(fb_calibration_internal_similarity(c, layer, step, head));
+        fb_json_put_double(w, NULL, fb_calibration_internal_similarity(c, layer, step, head));
+        break;
     default:
-        return json_integer(fb_calibration_refresh(c, layer, step)[head]);
+        fb_json_put_size(w, NULL, fb_calibration_refresh(c, layer, step)[head]);
     }
 }
 
 /* [num_steps - 1][num_layers][num_heads] */
-static json_t *table_json(fb_calibration *c, table which) {
-    json_t *steps = json_array();
+static void put_table(fb_json_writer *w, fb_calibration *c, table which) {
+    fb_json_open_array(w, table_names[which]);
     for (size_t step = 1; step < c->config.num_steps; step++) {
-        json_t *layers = json_array();
+        fb_json_open_array(w, NULL);
         for (size_t layer = 0; layer < c->config.num_layers; layer++) {
-            json_t *heads = json_array();
+            fb_json_open_array(w, NULL);
             for (size_t head = 0; head < c->config.num_heads; head++)
-                json_array_append_new(heads, table_value(c, which, layer, step, head));
-            json_array_append_new(layers, heads);
+                put_value(w, c, which, layer, step, head);
+            fb_json_close_array(w);
         }
-        json_array_append_new(steps, layers);
+        fb_json_close_array(w);
     }
-    return steps;
+    fb_json_close_array(w);
 }
 
-static json_t *thresholds_json(const fb_calibration_config *config) {
-    json_t *steps = json_array();
+static void put_thresholds(fb_json_writer *w, const fb_calibration_config *config) {
+    fb_json_open_array(w, "similarity_threshold_by_step");
     for (size_t step = 1; step < config->num_steps; step++)
-        json_array_append_new(steps, number(config->step_thresholds[step]));
-    return steps;
+        fb_json_put_double(w, NULL, config->step_thresholds[step]);
+    fb_json_close_array(w);
 }
 
-static json_t *calibration_json(fb_calibration *c) {
+static fb_status build_text(fb_calibration *c, fb_buffer *text) {
     const fb_calibration_config *config = &c->config;
-    json_t *root = json_pack(
-        "{s:s, s:i, s:I, s:I, s:I, s:s, s:f, s:o, s:f, s:I}", "format", format_name, "version",
-        VERSION, "num_layers", (json_int_t)config->num_layers, "num_heads",
-        (json_int_t)config->num_heads, "num_steps", (json_int_t)config->num_steps, "compat",
-        config->compat == FB_COMPAT_RELEASED ? "released" : "paper", "similarity_threshold",
-        config->similarity_threshold, "similarity_threshold_by_step", thresholds_json(config),
-        "lse_threshold", config->lse_threshold, "blocks", (json_int_t)fb_calibration_blocks(c));
+    fb_json_writer w = fb_json_writer_to(text, FB_JSON_COMPACT);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "format", format_name);
+    fb_json_put_size(&w, "version", VERSION);
+    fb_json_put_size(&w, "num_layers", config->num_layers);
+    fb_json_put_size(&w, "num_heads", config->num_heads);
+    fb_json_put_size(&w, "num_steps", config->num_steps);
+    fb_json_put_string(&w, "compat", config->compat == FB_COMPAT_RELEASED ? "released" : "paper");
+    fb_json_put_double(&w, "similarity_threshold", config->similarity_threshold);
+    put_thresholds(&w, config);
+    fb_json_put_double(&w, "lse_threshold", config->lse_threshold);
+    fb_json_put_size(&w, "blocks", fb_calibration_blocks(c));
     for (table which = SIMILARITY; which < NUM_TABLES; which++)
-        json_object_set_new(root, table_names[which], table_json(c, which));
-    return root;
+        put_table(&w, c, which);
+    fb_json_close_object(&w);
+    FB_TRY(fb_json_finish(&w));
+    return fb_buffer_append_text(text, "\n");
 }
 
 static fb_status check_complete(const fb_calibration *c) {
@@ -86,43 +94,37 @@ fb_status fb_calibration_save(fb_calibration *calibration, const char *path) {
     if (!calibration || !path)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", calibration ? "path" : "calibration");
     FB_TRY(check_complete(calibration));
-    json_t *root = calibration_json(calibration);
-    char *text = root ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    json_decref(root);
-    if (!text)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text of a calibration");
-    size_t size = strlen(text);
-    text[size] = '\n'; /* in place of the NUL */
-    fb_status status = fb_file_write(path, text, size + 1);
-    free(text);
+    fb_buffer text = {0};
+    fb_status status = build_text(calibration, &text);
+    if (status == FB_OK)
+        status = fb_file_write(path, text.data, text.size);
+    fb_buffer_free(&text);
     return status;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-static fb_status read_thresholds(const json_t *root, const char *where,
+static fb_status read_thresholds(const fb_json *root, const char *where,
                                  fb_calibration_config *config) {
-    json_t *steps = NULL;
+    const fb_json *steps = NULL;
     FB_TRY(fb_json_get_double(root, where, "similarity_threshold", &config->similarity_threshold));
     FB_TRY(fb_json_get_double(root, where, "lse_threshold", &config->lse_threshold));
     FB_TRY(fb_json_get_array(root, where, "similarity_threshold_by_step", &steps));
-    if (json_array_size(steps) != config->num_steps - 1)
+    if (fb_json_array_size(steps) != config->num_steps - 1)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: similarity_threshold_by_step has %zu entries, expected %zu", where,
-                       json_array_size(steps), config->num_steps - 1);
+                       fb_json_array_size(steps), config->num_steps - 1);
     for (size_t step = 1; step < config->num_steps; step++) {
-        const json_t *own = json_array_get(steps, step - 1);
-        if (json_is_number(own))
-            config->step_thresholds[step] = json_number_value(own);
-        else if (!json_is_null(own))
-            return fb_fail(FB_ERROR_FORMAT,
-                           "%s: similarity_threshold_by_step[%zu] is neither a number nor null",
-                           where, step - 1);
+        const fb_json *own = fb_json_array_get(steps, step - 1);
+        if (!fb_json_is_null(own))
+            FB_TRY(fb_json_double(own, where, "similarity_threshold_by_step",
+                                  &config->step_thresholds[step]));
     }
     return FB_OK;
 }
 
-static fb_status read_config(const json_t *root, const char *where, fb_calibration_config *config) {
+static fb_status read_config(const fb_json *root, const char *where,
+                             fb_calibration_config *config) {
     const char *format = NULL, *compat = NULL;
     size_t version = 0, layers = 0, heads = 0, steps = 0;
     FB_TRY(fb_json_get_string(root, where, "format", &format));
@@ -149,15 +151,17 @@ static fb_status read_config(const json_t *root, const char *where, fb_calibrati
 }
 
 static fb_status check_number(const char *where, table which, size_t step, size_t layer,
-                              size_t head, const json_t *item, double *value) {
+                              size_t head, const fb_json *item, double *value) {
     *value = (double)NAN;
-    if (which == INTERNAL && json_is_null(item)) /* internal parts were not observed */
+    if (which == INTERNAL && fb_json_is_null(item)) /* internal parts were not observed */
         return FB_OK;
     double low = which == LSE_CHANGE || which == REFRESH ? 0.0 : -1.0 - 1e-9;
     double high = which == LSE_CHANGE ? HUGE_VAL : which == REFRESH ? 1.0 : 1.0 + 1e-9;
-    if (json_is_number(item))
-        *value = json_number_value(item);
-    if (!(*value >= low && *value <= high) || (which == REFRESH && !json_is_integer(item)))
+    int64_t decision = 0;
+    if (fb_json_is_number(item))
+        FB_TRY(fb_json_double(item, where, table_names[which], value));
+    if (!(*value >= low && *value <= high) ||
+        (which == REFRESH && !fb_json_is_int64(item, &decision)))
         return fb_fail(FB_ERROR_FORMAT, "%s: %s[%zu][%zu][%zu] is out of range", where,
                        table_names[which], step - 1, layer, head);
     return FB_OK;
@@ -184,41 +188,42 @@ static fb_status take(fb_calibration *c, const char *where, table which, size_t 
 }
 
 /* An array of exactly `size` items. */
-static fb_status check_array(const char *where, const char *name, const json_t *array, size_t size,
+static fb_status check_array(const char *where, const char *name, const fb_json *array, size_t size,
                              const char *of_what) {
-    if (!json_is_array(array) || json_array_size(array) != size)
+    if (!fb_json_is_array(array) || fb_json_array_size(array) != size)
         return fb_fail(FB_ERROR_FORMAT, "%s: %s does not have %zu %s everywhere", where, name, size,
                        of_what);
     return FB_OK;
 }
 
 /* A table holds a number for each step, layer and head that the file says there are. */
-static fb_status check_table(const json_t *root, const char *where, table which,
+static fb_status check_table(const fb_json *root, const char *where, table which,
                              const fb_calibration_config *config) {
     const char *name = table_names[which];
-    json_t *steps = NULL;
+    const fb_json *steps = NULL;
     FB_TRY(fb_json_get_array(root, where, name, &steps));
     FB_TRY(check_array(where, name, steps, config->num_steps - 1, "steps"));
     for (size_t step = 1; step < config->num_steps; step++) {
-        const json_t *layers = json_array_get(steps, step - 1);
+        const fb_json *layers = fb_json_array_get(steps, step - 1);
         FB_TRY(check_array(where, name, layers, config->num_layers, "layers"));
         for (size_t layer = 0; layer < config->num_layers; layer++)
-            FB_TRY(check_array(where, name, json_array_get(layers, layer), config->num_heads,
+            FB_TRY(check_array(where, name, fb_json_array_get(layers, layer), config->num_heads,
                                "heads"));
     }
     return FB_OK;
 }
 
-static fb_status read_table(fb_calibration *c, const json_t *root, const char *where, table which) {
+static fb_status read_table(fb_calibration *c, const fb_json *root, const char *where,
+                            table which) {
     const fb_calibration_config *config = &c->config;
-    const json_t *steps = json_object_get(root, table_names[which]);
+    const fb_json *steps = fb_json_object_get(root, table_names[which]);
     for (size_t step = 1; step < config->num_steps; step++) {
-        const json_t *layers = json_array_get(steps, step - 1);
+        const fb_json *layers = fb_json_array_get(steps, step - 1);
         for (size_t layer = 0; layer < config->num_layers; layer++) {
-            const json_t *heads = json_array_get(layers, layer);
+            const fb_json *heads = fb_json_array_get(layers, layer);
             for (size_t head = 0; head < config->num_heads; head++) {
                 double value = 0.0;
-                FB_TRY(check_number(where, which, step, layer, head, json_array_get(heads, head),
+                FB_TRY(check_number(where, which, step, layer, head, fb_json_array_get(heads, head),
                                     &value));
                 FB_TRY(take(c, where, which, step, layer, head, value));
             }
@@ -227,7 +232,7 @@ static fb_status read_table(fb_calibration *c, const json_t *root, const char *w
     return FB_OK;
 }
 
-static fb_status fill(fb_calibration *c, const json_t *root, const char *where) {
+static fb_status fill(fb_calibration *c, const fb_json *root, const char *where) {
     size_t blocks = 0, rows = c->config.num_steps * c->config.num_layers;
     FB_TRY(fb_json_get_size(root, where, "blocks", 1, SIZE_MAX / 2, &blocks));
     for (size_t i = c->config.num_layers; i < rows; i++)
@@ -240,7 +245,7 @@ static fb_status fill(fb_calibration *c, const json_t *root, const char *where) 
     return FB_OK;
 }
 
-static fb_status read_root(const json_t *root, const char *where, fb_calibration **calibration) {
+static fb_status read_root(const fb_json *root, const char *where, fb_calibration **calibration) {
     fb_calibration_config config;
     fb_calibration *made = NULL;
     FB_TRY(read_config(root, where, &config));
@@ -258,11 +263,11 @@ static fb_status read_root(const json_t *root, const char *where, fb_calibration
 }
 
 fb_status fb_calibration_load(const char *path, fb_calibration **calibration) {
-    json_t *root = NULL;
+    const fb_json *root = NULL;
     if (!path || !calibration)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", path ? "calibration" : "path");
     FB_TRY(fb_json_load(path, MAX_FILE, &root));
     fb_status status = read_root(root, path, calibration);
-    json_decref(root);
+    fb_json_free(root);
     return status;
 }

@@ -51,14 +51,14 @@ static bool is_one_of(const char *text, const char *const *list) {
 }
 
 /* Every name of `architectures` must be one of ours, and model_type, too. */
-static fb_status check_architecture(const json_t *root, const char *where) {
+static fb_status check_architecture(const fb_json *root, const char *where) {
     const char *type = "", *name = "";
-    json_t *list = NULL;
+    const fb_json *list = NULL;
     if (fb_json_has(root, "architectures")) {
         FB_TRY(fb_json_get_array(root, where, "architectures", &list));
-        bool ours = json_array_size(list) > 0;
-        for (size_t i = 0; ours && i < json_array_size(list); i++) {
-            const char *text = json_string_value(json_array_get(list, i));
+        bool ours = fb_json_array_size(list) > 0;
+        for (size_t i = 0; ours && i < fb_json_array_size(list); i++) {
+            const char *text = fb_json_string(fb_json_array_get(list, i));
             name = text ? text : "";
             ours = is_one_of(name, architectures);
         }
@@ -78,27 +78,27 @@ static fb_status check_architecture(const json_t *root, const char *where) {
 }
 
 /* layer_types names a type for each layer. */
-static fb_status check_layer_types(const json_t *root, const char *where, size_t num_layers) {
+static fb_status check_layer_types(const fb_json *root, const char *where, size_t num_layers) {
     static const char full[] = "full_attention";
-    json_t *list = NULL;
+    const fb_json *list = NULL;
     if (!fb_json_has(root, "layer_types"))
         return FB_OK;
     FB_TRY(fb_json_get_array(root, where, "layer_types", &list));
-    if (json_array_size(list) != num_layers)
+    if (fb_json_array_size(list) != num_layers)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: layer_types names %zu layers, num_hidden_layers is %zu", where,
-                       json_array_size(list), num_layers);
+                       fb_json_array_size(list), num_layers);
     for (size_t i = 0; i < num_layers; i++) {
         char text[FB_JSON_SHOW_SIZE];
-        const json_t *item = json_array_get(list, i);
-        if (!json_is_string(item) || strcmp(json_string_value(item), full) != 0)
+        const fb_json *item = fb_json_array_get(list, i);
+        if (!fb_json_is_string(item) || strcmp(fb_json_string(item), full) != 0)
             return fb_fail(FB_ERROR_UNSUPPORTED, "%s: layer_types[%zu] is %s, expected \"%s\"",
                            where, i, fb_json_show(item, text), full);
     }
     return FB_OK;
 }
 
-static fb_status read_positive(const json_t *object, const char *where, const char *key,
+static fb_status read_positive(const fb_json *object, const char *where, const char *key,
                                double *value) {
     double number = 0.0;
     FB_TRY(fb_json_get_double(object, where, key, &number));
@@ -120,7 +120,7 @@ typedef struct rope_reading {
 } rope_reading;
 
 /* The theta of an object, which must be that of the others. */
-static fb_status take_theta(const json_t *object, const char *where, rope_reading *r) {
+static fb_status take_theta(const fb_json *object, const char *where, rope_reading *r) {
     double theta = 0.0;
     if (!fb_json_has(object, "rope_theta"))
         return FB_OK;
@@ -133,9 +133,9 @@ static fb_status take_theta(const json_t *object, const char *where, rope_readin
     return FB_OK;
 }
 
-static fb_status take_rope(const json_t *parent, const char *parent_where, const char *key,
+static fb_status take_rope(const fb_json *parent, const char *parent_where, const char *key,
                            rope_reading *r) {
-    json_t *object = NULL;
+    const fb_json *object = NULL;
     char where[1024];
     if (!fb_json_has(parent, key))
         return FB_OK;
@@ -146,19 +146,19 @@ static fb_status take_rope(const json_t *parent, const char *parent_where, const
 }
 
 /* An object of its own, and those by type of layer that are in it. */
-static fb_status take_ropes(const json_t *root, const char *where, const char *key,
+static fb_status take_ropes(const fb_json *root, const char *where, const char *key,
                             rope_reading *r) {
     char inner[1024];
     FB_TRY(take_rope(root, where, key, r));
     if (!fb_json_has(root, key))
         return FB_OK;
-    const json_t *object = json_object_get(root, key);
+    const fb_json *object = fb_json_object_get(root, key);
     snprintf(inner, sizeof inner, "%s: %s", where, key);
     FB_TRY(take_rope(object, inner, "full_attention", r));
     return take_rope(object, inner, "sliding_attention", r);
 }
 
-static fb_status read_rope(const json_t *root, const char *where, reading *r) {
+static fb_status read_rope(const fb_json *root, const char *where, reading *r) {
     rope_reading rope = {.theta = default_rope_theta, .warnings = r->warnings};
     FB_TRY(take_theta(root, where, &rope));
     FB_TRY(take_ropes(root, where, "rope_parameters", &rope));
@@ -170,10 +170,10 @@ static fb_status read_rope(const json_t *root, const char *where, reading *r) {
 /* --- sizes ------------------------------------------------------------------------------------ */
 
 /* A missing field is the class's default, null is as many as there are queries. */
-static fb_status read_key_value_heads(const json_t *root, const char *where,
+static fb_status read_key_value_heads(const fb_json *root, const char *where,
                                       fb_model_config *config) {
     size_t heads = config->num_attention_heads;
-    bool missing = !json_object_get(root, "num_key_value_heads");
+    bool missing = !fb_json_object_get(root, "num_key_value_heads");
     FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, heads,
                                missing ? DEFAULT_KEY_VALUE_HEADS : heads,
                                &config->num_key_value_heads));
@@ -186,10 +186,10 @@ static fb_status read_key_value_heads(const json_t *root, const char *where,
 }
 
 /* A missing field is the class's default, null is hidden_size / num_attention_heads. */
-static fb_status read_head_dim(const json_t *root, const char *where, reading *r) {
+static fb_status read_head_dim(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
     size_t heads = config->num_attention_heads, hidden = config->hidden_size;
-    if (!json_object_get(root, "head_dim")) {
+    if (!fb_json_object_get(root, "head_dim")) {
         config->head_dim = DEFAULT_HEAD_DIM;
         return hidden == heads * DEFAULT_HEAD_DIM
                    ? FB_OK
@@ -207,7 +207,7 @@ static fb_status read_head_dim(const json_t *root, const char *where, reading *r
                                &config->head_dim);
 }
 
-static fb_status read_heads(const json_t *root, const char *where, reading *r) {
+static fb_status read_heads(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
     FB_TRY(fb_json_get_size(root, where, "num_attention_heads", 1, MAX_WIDTH,
                             &config->num_attention_heads));
@@ -225,7 +225,7 @@ static fb_status read_heads(const json_t *root, const char *where, reading *r) {
     return FB_OK;
 }
 
-static fb_status read_sizes(const json_t *root, const char *where, reading *r) {
+static fb_status read_sizes(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
     FB_TRY(fb_json_get_size(root, where, "hidden_size", 1, MAX_WIDTH, &config->hidden_size));
     FB_TRY(fb_json_get_size(root, where, "intermediate_size", 1, MAX_WIDTH,
@@ -247,7 +247,7 @@ static fb_status read_sizes(const json_t *root, const char *where, reading *r) {
 /* --- token ids and the block size, which several files may name ------------------------------- */
 
 /* One id; -1 in a file means none, as in some published ones. It may be above the vocabulary. */
-static fb_status read_id(const json_t *item, const char *where, const char *key, size_t max,
+static fb_status read_id(const fb_json *item, const char *where, const char *key, size_t max,
                          int64_t *id) {
     size_t value = 0;
     *id = -1;
@@ -259,12 +259,12 @@ static fb_status read_id(const json_t *item, const char *where, const char *key,
 }
 
 /* The mask token: the model looks it up, so it must be in the vocabulary. */
-static fb_status read_mask(const json_t *root, const char *where, reading *r) {
+static fb_status read_mask(const fb_json *root, const char *where, reading *r) {
     static const char key[] = "mask_token_id";
     int64_t id = -1;
     if (!fb_json_has(root, key))
         return FB_OK;
-    FB_TRY(read_id(json_object_get(root, key), where, key, r->config.vocab_size - 1, &id));
+    FB_TRY(read_id(fb_json_object_get(root, key), where, key, r->config.vocab_size - 1, &id));
     if (r->file == generation_name)
         r->mask_of_generation = (int32_t)id;
     else
@@ -273,12 +273,12 @@ static fb_status read_mask(const json_t *root, const char *where, reading *r) {
 }
 
 /* No prompt can hold a token above the vocabulary, and nothing is padded: such an id is none. */
-static fb_status read_pad(const json_t *root, const char *where, reading *r) {
+static fb_status read_pad(const fb_json *root, const char *where, reading *r) {
     static const char key[] = "pad_token_id";
     int64_t id = -1;
     if (!fb_json_has(root, key))
         return FB_OK;
-    FB_TRY(read_id(json_object_get(root, key), where, key, PTRDIFF_MAX, &id));
+    FB_TRY(read_id(fb_json_object_get(root, key), where, key, PTRDIFF_MAX, &id));
     r->config.pad_token_id = id < (int64_t)r->config.vocab_size ? (int32_t)id : -1;
     return FB_OK;
 }
@@ -295,29 +295,29 @@ static fb_status add_eos(int64_t id, const char *where, reading *r) {
 }
 
 /* eos_token_id is one id or a list. */
-static fb_status read_eos(const json_t *root, const char *where, reading *r) {
+static fb_status read_eos(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
     enum { MAX_IDS = sizeof config->eos_token_ids / sizeof config->eos_token_ids[0] };
     static const char key[] = "eos_token_id";
     if (!fb_json_has(root, key))
         return FB_OK;
-    const json_t *item = json_object_get(root, key);
-    bool list = json_is_array(item);
-    size_t count = list ? json_array_size(item) : 1;
+    const fb_json *item = fb_json_object_get(root, key);
+    bool list = fb_json_is_array(item);
+    size_t count = list ? fb_json_array_size(item) : 1;
     if (count > MAX_IDS)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s lists %zu tokens, at most %d are supported",
                        where, key, count, (int)MAX_IDS);
     config->num_eos_token_ids = 0;
     for (size_t i = 0; i < count; i++) {
         int64_t id = -1;
-        FB_TRY(read_id(list ? json_array_get(item, i) : item, where, key, PTRDIFF_MAX, &id));
+        FB_TRY(read_id(list ? fb_json_array_get(item, i) : item, where, key, PTRDIFF_MAX, &id));
         FB_TRY(add_eos(id, where, r));
     }
     return FB_OK;
 }
 
 /* What both config.json and generation_config.json may say. */
-static fb_status read_ids(const json_t *root, const char *where, reading *r) {
+static fb_status read_ids(const fb_json *root, const char *where, reading *r) {
     FB_TRY(fb_json_get_size_or(root, where, "block_size", 1, MAX_BLOCK, r->config.block_size,
                                &r->config.block_size));
     FB_TRY(read_mask(root, where, r));
@@ -325,12 +325,12 @@ static fb_status read_ids(const json_t *root, const char *where, reading *r) {
     return read_eos(root, where, r);
 }
 
-static fb_status read_generation(const json_t *root, const char *where, reading *r) {
+static fb_status read_generation(const fb_json *root, const char *where, reading *r) {
     FB_TRY(read_ids(root, where, r));
     return fb_fields_check(root, where, fb_generation_fields, NULL, r->warnings);
 }
 
-static fb_status read_config(const json_t *root, const char *where, reading *r) {
+static fb_status read_config(const fb_json *root, const char *where, reading *r) {
     FB_TRY(check_architecture(root, where));
     FB_TRY(read_sizes(root, where, r));
     FB_TRY(read_rope(root, where, r));
@@ -339,13 +339,13 @@ static fb_status read_config(const json_t *root, const char *where, reading *r) 
     return fb_fields_check(root, where, fb_config_fields, fb_generation_fields, r->warnings);
 }
 
-typedef fb_status reader(const json_t *root, const char *where, reading *r);
+typedef fb_status reader(const fb_json *root, const char *where, reading *r);
 
 /* Does nothing when an optional file is not there. */
 static fb_status read_file(const char *directory, const char *name, bool optional, reader *read,
                            reading *r) {
     char *path = NULL;
-    json_t *root = NULL;
+    const fb_json *root = NULL;
     FB_TRY(fb_path_join(directory, name, &path));
     fb_status status = FB_OK;
     r->file = name;
@@ -354,7 +354,7 @@ static fb_status read_file(const char *directory, const char *name, bool optiona
         if (status == FB_OK)
             status = read(root, path, r);
     }
-    json_decref(root);
+    fb_json_free(root);
     fb_free(path);
     return status;
 }

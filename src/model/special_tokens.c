@@ -17,9 +17,9 @@ static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "[MASK]", "
  * large. */
 typedef struct documents {
     const char *directory;
-    json_t *config;     /* tokenizer_config.json */
-    json_t *map;        /* special_tokens_map.json */
-    json_t *vocabulary; /* tokenizer.json */
+    const fb_json *config;     /* tokenizer_config.json */
+    const fb_json *map;        /* special_tokens_map.json */
+    const fb_json *vocabulary; /* tokenizer.json */
     bool vocabulary_read;
     fb_warnings *warnings;
 } documents;
@@ -27,7 +27,7 @@ typedef struct documents {
 static const char config_name[] = "tokenizer_config.json";
 static const char map_name[] = "special_tokens_map.json";
 
-static fb_status load_if_there(const char *directory, const char *name, json_t **root) {
+static fb_status load_if_there(const char *directory, const char *name, const fb_json **root) {
     char *path = NULL;
     FB_TRY(fb_path_join(directory, name, &path));
     fb_status status = fb_file_exists(path) ? fb_json_load(path, MAX_FILE, root) : FB_OK;
@@ -43,21 +43,20 @@ static fb_status need_vocabulary(documents *files) {
     return FB_OK;
 }
 
-static const char *content_of(const json_t *token) {
-    return json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+static const char *content_of(const fb_json *token) {
+    return fb_json_string(fb_json_is_object(token) ? fb_json_object_get(token, "content") : token);
 }
 
-static int32_t id_or_none(json_int_t id) {
+static int32_t id_or_none(int64_t id) {
     return id >= 0 && id <= INT32_MAX ? (int32_t)id : -1;
 }
 
 /* added_tokens_decoder: {"151669": {"content": "<|MASK|>", ...}, ...} */
 static int32_t find_in_decoder(const documents *files, const char *text) {
-    json_t *decoder = json_object_get(files->config, "added_tokens_decoder");
-    const char *key = NULL;
-    json_t *token = NULL;
-    json_object_foreach(decoder, key, token) {
-        const char *content = content_of(token);
+    const fb_json *decoder = fb_json_object_get(files->config, "added_tokens_decoder");
+    for (size_t i = 0; i < fb_json_object_size(decoder); i++) {
+        const char *key = fb_json_object_key(decoder, i);
+        const char *content = content_of(fb_json_object_at(decoder, i));
         char *end = NULL;
         long long id = strtoll(key, &end, 10);
         if (content && strcmp(content, text) == 0 && end != key && *end == '\0')
@@ -68,13 +67,14 @@ static int32_t find_in_decoder(const documents *files, const char *text) {
 
 /* added_tokens: [{"id": 151669, "content": "<|MASK|>", ...}, ...] */
 static int32_t find_in_added_tokens(const documents *files, const char *text) {
-    json_t *added = json_object_get(files->vocabulary, "added_tokens");
-    for (size_t i = 0; i < json_array_size(added); i++) {
-        const json_t *token = json_array_get(added, i);
-        const json_t *id = json_object_get(token, "id");
+    const fb_json *added = fb_json_object_get(files->vocabulary, "added_tokens");
+    for (size_t i = 0; i < fb_json_array_size(added); i++) {
+        const fb_json *token = fb_json_array_get(added, i);
         const char *content = content_of(token);
-        if (content && strcmp(content, text) == 0 && json_is_integer(id))
-            return id_or_none(json_integer_value(id));
+        int64_t id = -1;
+        if (content && strcmp(content, text) == 0 &&
+            fb_json_is_int64(fb_json_object_get(token, "id"), &id))
+            return id_or_none(id);
     }
     return -1;
 }
@@ -89,16 +89,17 @@ static fb_status find_added(documents *files, const char *text, int32_t *id) {
 }
 
 static int32_t find_in_vocabulary(const documents *files, const char *text) {
-    const json_t *model = json_object_get(files->vocabulary, "model");
-    const json_t *id = json_object_get(json_object_get(model, "vocab"), text);
-    return json_is_integer(id) ? id_or_none(json_integer_value(id)) : -1;
+    const fb_json *model = fb_json_object_get(files->vocabulary, "model");
+    int64_t id = -1;
+    (void)fb_json_is_int64(fb_json_object_get(fb_json_object_get(model, "vocab"), text), &id);
+    return id_or_none(id);
 }
 
 /* The token that a file names under `key`; -1 when it names none, or one that does not exist. */
-static fb_status find_named(documents *files, const json_t *file, const char *name, const char *key,
-                            int32_t *id) {
+static fb_status find_named(documents *files, const fb_json *file, const char *name,
+                            const char *key, int32_t *id) {
     *id = -1;
-    const char *text = content_of(json_object_get(file, key));
+    const char *text = content_of(fb_json_object_get(file, key));
     if (!text)
         return FB_OK;
     FB_TRY(find_added(files, text, id));
@@ -164,8 +165,8 @@ fb_status fb_special_tokens_read(const char *directory, bool guess, fb_special_t
     documents files = {.directory = directory, .warnings = warnings};
     *tokens = (fb_special_tokens){.mask = -1, .guessed_mask = -1, .pad = -1, .eos = -1};
     fb_status status = find_all(&files, guess, tokens);
-    json_decref(files.config);
-    json_decref(files.map);
-    json_decref(files.vocabulary);
+    fb_json_free(files.config);
+    fb_json_free(files.map);
+    fb_json_free(files.vocabulary);
     return status;
 }

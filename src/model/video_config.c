@@ -79,7 +79,7 @@ typedef struct size_field {
     size_t *value;
 } size_field;
 
-static fb_status read_sizes(const json_t *root, const char *where, fb_video_config *c) {
+static fb_status read_sizes(const fb_json *root, const char *where, fb_video_config *c) {
     const size_field fields[] = {
         {"dim", 2, MAX_WIDTH, &c->dim},
         {"ffn_dim", 1, MAX_WIDTH, &c->ffn_dim},
@@ -102,25 +102,26 @@ static fb_status read_sizes(const json_t *root, const char *where, fb_video_conf
     return FB_OK;
 }
 
-static fb_status read_patch(const json_t *root, const char *where, fb_video_config *c) {
-    json_t *patch = NULL;
+static fb_status read_patch(const fb_json *root, const char *where, fb_video_config *c) {
+    const fb_json *patch = NULL;
     size_t frames = 0;
     FB_TRY(fb_json_get_array(root, where, "patch_size", &patch));
-    if (json_array_size(patch) != 3)
+    if (fb_json_array_size(patch) != 3)
         return fb_fail(FB_ERROR_FORMAT, "%s: patch_size has %zu numbers, expected 3", where,
-                       json_array_size(patch));
-    FB_TRY(fb_json_size(json_array_get(patch, 0), where, "patch_size[0]", 1, 1, &frames));
-    FB_TRY(
-        fb_json_size(json_array_get(patch, 1), where, "patch_size[1]", 1, 256, &c->patch_height));
-    return fb_json_size(json_array_get(patch, 2), where, "patch_size[2]", 1, 256, &c->patch_width);
+                       fb_json_array_size(patch));
+    FB_TRY(fb_json_size(fb_json_array_get(patch, 0), where, "patch_size[0]", 1, 1, &frames));
+    FB_TRY(fb_json_size(fb_json_array_get(patch, 1), where, "patch_size[1]", 1, 256,
+                        &c->patch_height));
+    return fb_json_size(fb_json_array_get(patch, 2), where, "patch_size[2]", 1, 256,
+                        &c->patch_width);
 }
 
-static fb_status read_steps(const json_t *root, const char *where, fb_video_config *c) {
-    json_t *steps = NULL;
+static fb_status read_steps(const fb_json *root, const char *where, fb_video_config *c) {
+    const fb_json *steps = NULL;
     FB_TRY(fb_json_get_array(root, where, "denoising_step_list", &steps));
-    c->num_denoising_steps = json_array_size(steps);
+    c->num_denoising_steps = fb_json_array_size(steps);
     for (size_t i = 0; i < c->num_denoising_steps && i < FB_VIDEO_MAX_STEPS; i++)
-        FB_TRY(fb_json_size(json_array_get(steps, i), where, "denoising_step_list", 1, 1000,
+        FB_TRY(fb_json_size(fb_json_array_get(steps, i), where, "denoising_step_list", 1, 1000,
                             &c->denoising_steps[i]));
     FB_TRY(fb_json_get_bool(root, where, "warp_denoising_step", &c->warp_denoising_steps));
     FB_TRY(fb_json_get_double(root, where, "timestep_shift", &c->timestep_shift));
@@ -128,20 +129,20 @@ static fb_status read_steps(const json_t *root, const char *where, fb_video_conf
 }
 
 /* On error the words read so far are in *words. */
-static fb_status read_words(const json_t *root, const char *where, fb_video_config *c,
+static fb_status read_words(const fb_json *root, const char *where, fb_video_config *c,
                             char ***words) {
-    json_t *list = NULL;
+    const fb_json *list = NULL;
     if (!fb_json_has(root, "words"))
         return FB_OK;
     FB_TRY(fb_json_get_array(root, where, "words", &list));
-    size_t count = json_array_size(list);
+    size_t count = fb_json_array_size(list);
     if (count == 0 || count > MAX_WORDS || count != c->text_dim)
         return fb_fail(FB_ERROR_FORMAT, "%s: there are %zu words, expected text_dim, %zu", where,
                        count, c->text_dim);
     FB_TRY(fb_alloc_zeroed(count, sizeof **words, "words", words));
     c->num_words = count;
     for (size_t i = 0; i < count; i++) {
-        const char *text = json_string_value(json_array_get(list, i));
+        const char *text = fb_json_string(fb_json_array_get(list, i));
         if (!text || !*text || strpbrk(text, " ,\t\n"))
             return fb_fail(FB_ERROR_FORMAT, "%s: words[%zu] is not a word", where, i);
         size_t size = strlen(text) + 1;
@@ -151,7 +152,7 @@ static fb_status read_words(const json_t *root, const char *where, fb_video_conf
     return FB_OK;
 }
 
-static fb_status read_all(const json_t *root, const char *where, fb_video_config *c,
+static fb_status read_all(const fb_json *root, const char *where, fb_video_config *c,
                           char ***words) {
     const char *name = NULL;
     FB_TRY(fb_json_get_string_or(root, where, "_class_name", "CausalWanModel", &name));
@@ -172,13 +173,13 @@ static fb_status read_all(const json_t *root, const char *where, fb_video_config
 
 fb_status fb_video_config_read(const char *directory, fb_video_config *config, char ***words) {
     char path[MAX_PATH];
-    json_t *root = NULL;
+    const fb_json *root = NULL;
     *config = (fb_video_config){0};
     *words = NULL;
     if ((size_t)snprintf(path, sizeof path, "%s/config.json", directory) >= sizeof path)
         return fb_fail(FB_ERROR_ARGUMENT, "directory: its name is too long");
     FB_TRY(fb_json_load(path, MAX_FILE, &root));
     fb_status status = read_all(root, path, config, words);
-    json_decref(root);
+    fb_json_free(root);
     return status;
 }

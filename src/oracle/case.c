@@ -16,7 +16,7 @@ enum { MAX_NAME = 256, MAX_PATH = 4096 };
 typedef struct belonging {
     struct belonging *next;
     void *memory;
-    json_t *json;
+    const fb_json *json;
     fb_case *beside;
 } belonging;
 
@@ -24,7 +24,7 @@ struct fb_case {
     fb_safetensors *file;
     char path[MAX_PATH];
     char name[MAX_NAME];
-    json_t *params; /* NULL until first asked for; belongs to the list */
+    const fb_json *params; /* NULL until first asked for; belongs to the list */
     belonging *belongings;
 };
 
@@ -33,7 +33,7 @@ static fb_status keep(fb_case *c, belonging item) {
     fb_status status = fb_alloc_zeroed(1, sizeof *kept, "case", &kept);
     if (status != FB_OK) {
         fb_free(item.memory);
-        json_decref(item.json);
+        fb_json_free(item.json);
         fb_case_close(item.beside);
         return status;
     }
@@ -80,7 +80,7 @@ void fb_case_close(fb_case *c) {
         belonging *item = c->belongings;
         c->belongings = item->next;
         fb_free(item->memory);
-        json_decref(item->json);
+        fb_json_free(item->json);
         fb_case_close(item->beside);
         fb_free(item);
     }
@@ -109,14 +109,14 @@ const char *fb_case_text(const fb_case *c, const char *key) {
     return fb_safetensors_metadata(c->file, key);
 }
 
-fb_status fb_case_json(fb_case *c, const char *key, json_t **value) {
+fb_status fb_case_json(fb_case *c, const char *key, const fb_json **value) {
     const char *text = fb_case_text(c, key);
     if (!text)
         return fb_fail(FB_ERROR_FORMAT, "%s: the metadata have no %s", c->path, key);
-    json_error_t error;
-    json_t *parsed = json_loads(text, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (!parsed)
-        return fb_fail(FB_ERROR_FORMAT, "%s: metadata %s: %s", c->path, key, error.text);
+    const fb_json *parsed = NULL;
+    fb_status status = fb_json_parse_value(text, strlen(text), key, &parsed);
+    if (status != FB_OK)
+        return fb_fail_in(status, "%s: metadata", c->path);
     FB_TRY(keep(c, (belonging){.json = parsed}));
     *value = parsed;
     return FB_OK;
@@ -125,7 +125,7 @@ fb_status fb_case_json(fb_case *c, const char *key, json_t **value) {
 static fb_status get_params(fb_case *c) {
     if (!c->params)
         FB_TRY(fb_case_json(c, "params", &c->params));
-    if (!json_is_object(c->params))
+    if (!fb_json_is_object(c->params))
         return fb_fail(FB_ERROR_FORMAT, "%s: metadata params: expected an object", c->path);
     return FB_OK;
 }
@@ -166,9 +166,14 @@ fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *val
     return fb_json_get_bool_or(c->params, c->path, key, otherwise, value);
 }
 
-fb_status fb_case_param(fb_case *c, const char *key, json_t **value) {
+fb_status fb_case_string(fb_case *c, const char *key, const char **value) {
     FB_TRY(get_params(c));
-    *value = json_object_get(c->params, key);
+    return fb_json_get_string(c->params, c->path, key, value);
+}
+
+fb_status fb_case_param(fb_case *c, const char *key, const fb_json **value) {
+    FB_TRY(get_params(c));
+    *value = fb_json_object_get(c->params, key);
     if (!*value)
         return fb_fail(FB_ERROR_FORMAT, "%s: params have no %s", c->path, key);
     return FB_OK;

@@ -10,12 +10,12 @@
 #define FB_ORACLE_CASE_H
 
 #include "base/error.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "oracle/dims.h"
 
 #include <flashblock/types.h>
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,7 +34,7 @@ const fb_safetensors *fb_case_file(const fb_case *c);
 
 /* A metadata value as text (NULL when there is none), or parsed as JSON. */
 const char *fb_case_text(const fb_case *c, const char *key);
-fb_status fb_case_json(fb_case *c, const char *key, json_t **value);
+fb_status fb_case_json(fb_case *c, const char *key, const fb_json **value);
 
 /* Fields of the metadata object `params`: whole numbers within [min, max], numbers, text. The _or
  * form gives `otherwise` where the field is missing or null. */
@@ -46,7 +46,9 @@ fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double 
 /* A number that is used as a float32, which has to be finite and above 0. */
 fb_status fb_case_positive(fb_case *c, const char *key, double *value);
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
-fb_status fb_case_param(fb_case *c, const char *key, json_t **value); /* any type; must be there */
+fb_status fb_case_string(fb_case *c, const char *key, const char **value);
+fb_status fb_case_param(fb_case *c, const char *key,
+                        const fb_json **value); /* any type; must be there */
 
 #define FB_CASE_PRINTF __attribute__((format(printf, 4, 5)))
 

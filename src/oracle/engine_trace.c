@@ -51,14 +51,18 @@ static fb_status read_prompts(fb_engine_trace *trace) {
 }
 
 static fb_status read_stop_tokens(fb_engine_trace *trace) {
-    json_t *eos = NULL, *words = NULL;
+    const fb_json *eos = NULL, *words = NULL;
     FB_TRY(fb_case_param(trace->c, "eos_id", &eos));
     FB_TRY(fb_case_param(trace->c, "stop_words", &words));
-    trace->num_stop_tokens = 1 + json_array_size(words);
+    trace->num_stop_tokens = 1 + fb_json_array_size(words);
     FB_TRY(fb_case_alloc(trace->c, trace->num_stop_tokens, sizeof(int32_t), &trace->stop_tokens));
-    trace->stop_tokens[0] = (int32_t)json_integer_value(eos);
-    for (size_t i = 1; i < trace->num_stop_tokens; i++)
-        trace->stop_tokens[i] = (int32_t)json_integer_value(json_array_get(words, i - 1));
+    for (size_t i = 0; i < trace->num_stop_tokens; i++) {
+        const fb_json *item = i == 0 ? eos : fb_json_array_get(words, i - 1);
+        int64_t token = 0;
+        FB_TRY(fb_json_int64(item, fb_case_path(trace->c), i == 0 ? "eos_id" : "stop_words",
+                             INT32_MIN, INT32_MAX, &token));
+        trace->stop_tokens[i] = (int32_t)token;
+    }
     return FB_OK;
 }
 

@@ -28,7 +28,7 @@ typedef struct generation_run {
 
 static fb_status read_options(generation_run *r) {
     fb_case *c = r->c;
-    json_t *name = NULL;
+    const char *name = NULL;
     size_t mask = 0;
     fb_generate_options *o = &r->options;
     fb_generate_options_init(o);
@@ -46,9 +46,9 @@ static fb_status read_options(generation_run *r) {
     FB_TRY(fb_case_size(c, "top_k", 0, SIZE_MAX >> 1, &o->top_k));
     FB_TRY(fb_case_real(c, "top_p", &o->top_p));
     FB_TRY(fb_case_size(c, "mask_id", 0, INT32_MAX, &mask));
-    FB_TRY(fb_case_param(c, "remasking", &name));
+    FB_TRY(fb_case_string(c, "remasking", &name));
     o->mask_token_id = (int32_t)mask;
-    return fb_remasking_parse(json_string_value(name), &o->remasking);
+    return fb_remasking_parse(name, &o->remasking);
 }
 
 /* A recorded tensor, and a copy of it. This build writes the numbers that it computes into the

@@ -35,33 +35,30 @@ typedef struct pipeline {
 
 static fb_status read_steps(pipeline *p) {
     fb_video_config *config = &p->config;
-    json_t *steps = NULL, *sparse = NULL;
+    const char *path = fb_case_path(p->c);
+    const fb_json *steps = NULL, *sparse = NULL;
     FB_TRY(fb_case_param(p->c, "steps", &steps));
     FB_TRY(fb_case_param(p->c, "sparsity_steps", &sparse));
-    config->num_denoising_steps = json_array_size(steps);
+    config->num_denoising_steps = fb_json_array_size(steps);
     if (config->num_denoising_steps > FB_VIDEO_MAX_STEPS)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %zu steps", fb_case_path(p->c),
-                       config->num_denoising_steps);
+        return fb_fail(FB_ERROR_FORMAT, "%s: %zu steps", path, config->num_denoising_steps);
     for (size_t i = 0; i < config->num_denoising_steps; i++) {
-        json_int_t step = json_integer_value(json_array_get(steps, i));
-        if (step < 1 || step > 1000 ||
-            json_integer_value(json_array_get(sparse, i)) != (json_int_t)i + 1)
-            return fb_fail(FB_ERROR_FORMAT, "%s: steps[%zu] or sparsity_steps[%zu] is out of range",
-                           fb_case_path(p->c), i, i);
-        config->denoising_steps[i] = (size_t)step;
+        size_t own = 0;
+        FB_TRY(fb_json_size(fb_json_array_get(steps, i), path, "steps", 1, 1000,
+                            &config->denoising_steps[i]));
+        FB_TRY(
+            fb_json_size(fb_json_array_get(sparse, i), path, "sparsity_steps", i + 1, i + 1, &own));
     }
     return FB_OK;
 }
 
 static fb_status read_patch(pipeline *p) {
-    json_t *patch = NULL;
+    const fb_json *patch = NULL;
     FB_TRY(fb_case_param(p->c, "patch_size", &patch));
     for (size_t i = 0; i < 3; i++) {
-        json_int_t size = json_integer_value(json_array_get(patch, i));
-        if (size < 1 || size > 64 || (i == 0 && size != 1))
-            return fb_fail(FB_ERROR_FORMAT, "%s: patch_size[%zu] is %lld", fb_case_path(p->c), i,
-                           (long long)size);
-        *(i == 1 ? &p->config.patch_height : &p->config.patch_width) = (size_t)size;
+        FB_TRY(fb_json_size(fb_json_array_get(patch, i), fb_case_path(p->c), "patch_size", 1,
+                            i == 0 ? 1 : 64,
+                            i == 1 ? &p->config.patch_height : &p->config.patch_width));
     }
     return FB_OK;
 }

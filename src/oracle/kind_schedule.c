@@ -32,28 +32,30 @@ typedef struct replay {
     int32_t *numbers; /* [L] scratch */
 } replay;
 
-static bool is_on(const json_t *value) {
-    return json_is_true(value) ||
-           (json_is_string(value) && strcmp(json_string_value(value), "1") == 0);
+static bool is_on(const fb_json *value) {
+    return fb_json_is_true(value) ||
+           (fb_json_is_string(value) && strcmp(fb_json_string(value), "1") == 0);
 }
 
 static fb_status read_schedule(replay *r) {
     fb_case *c = r->c;
-    json_t *env = NULL, *consistent = NULL, *ignore = NULL, *name = NULL;
+    const fb_json *env = NULL, *consistent = NULL, *ignore = NULL;
+    const char *name = NULL;
     size_t mask = 0;
     fb_schedule *s = &r->schedule;
     FB_TRY(fb_case_param(c, "env", &env));
     FB_TRY(fb_case_param(c, "consistent_sampling_params", &consistent));
     FB_TRY(fb_case_param(c, "ignore_eos", &ignore));
-    FB_TRY(fb_case_param(c, "remasking", &name));
+    FB_TRY(fb_case_string(c, "remasking", &name));
     FB_TRY(fb_case_size(c, "mask_id", 0, INT32_MAX, &mask));
     *s = (fb_schedule){
         .compat = FB_COMPAT_RELEASED,
-        .reuse = {.reuse_always = is_on(json_object_get(env, "TRADO_FORCE_DENOISE_NO_UPDATE")),
-                  .reuse_at_commit = is_on(json_object_get(env, "TRADO_NO_FORCE_UPDATE_ON_SAVE"))},
+        .reuse = {.reuse_always = is_on(fb_json_object_get(env, "TRADO_FORCE_DENOISE_NO_UPDATE")),
+                  .reuse_at_commit =
+                      is_on(fb_json_object_get(env, "TRADO_NO_FORCE_UPDATE_ON_SAVE"))},
         .block_size = r->trace.block,
         .overwrite_decided =
-            is_on(json_object_get(env, "TRADO_GPU_POST_SCHED_OPS")) || !is_on(consistent),
+            is_on(fb_json_object_get(env, "TRADO_GPU_POST_SCHED_OPS")) || !is_on(consistent),
         .mask_token = (int32_t)mask,
         .stop_tokens = r->trace.stop_tokens,
         .num_stop_tokens = r->trace.num_stop_tokens,
@@ -64,7 +66,7 @@ static fb_status read_schedule(replay *r) {
     FB_TRY(fb_case_size(c, "max_tokens", 1, FB_ENGINE_TRACE_MAX_STEPS, &s->max_tokens));
     FB_TRY(fb_case_real(c, "dynamic_threshold", &s->confidence_threshold));
     FB_TRY(fb_case_real_or(c, "eb_threshold", 0.35, &s->entropy_bound));
-    return fb_remasking_parse(json_string_value(name), &s->remasking);
+    return fb_remasking_parse(name, &s->remasking);
 }
 
 static fb_status read_inputs(replay *r) {
@@ -249,11 +251,13 @@ static fb_status replay_step(replay *r, size_t t) {
 
 /* Compares a number of this build with one of the metadata. */
 static fb_status check_number(replay *r, const char *key, size_t value) {
-    json_t *recorded = NULL;
+    const fb_json *recorded = NULL;
     if (!fb_case_text(r->c, key))
         return FB_OK;
     FB_TRY(fb_case_json(r->c, key, &recorded));
-    int32_t ours = (int32_t)value, file = (int32_t)json_integer_value(recorded);
+    int64_t number = 0;
+    FB_TRY(fb_json_int64(recorded, fb_case_path(r->c), key, INT32_MIN, INT32_MAX, &number));
+    int32_t ours = (int32_t)value, file = (int32_t)number;
     return fb_report_decisions(r->report, key, FB_DIMS(1), &ours, &file);
 }
 

@@ -268,10 +268,10 @@ static fb_status decide(layer *l, const int32_t *line, int32_t *decided, fb_reus
         decided[NEED_UPDATE] = *action != FB_REUSE;
     if (*action != FB_REUSE)
         l->dirty = 0;
-    json_t *accepted = NULL;
+    const fb_json *accepted = NULL;
     FB_TRY(fb_case_param(l->c, "accepted", &accepted));
-    const json_t *block = json_array_get(accepted, (size_t)line[BLOCK]);
-    l->dirty += json_array_size(json_array_get(block, (size_t)line[STEP]));
+    const fb_json *block = fb_json_array_get(accepted, (size_t)line[BLOCK]);
+    l->dirty += fb_json_array_size(fb_json_array_get(block, (size_t)line[STEP]));
     return FB_OK;
 }
 

@@ -24,7 +24,7 @@ typedef struct selection {
 } selection;
 
 static fb_status open_selection(fb_case *c, selection *s) {
-    json_t *name = NULL;
+    const char *name = NULL;
     const fb_tensor_view *index = NULL;
     s->c = c;
     s->step.rule = FB_BUDGET_CAP;
@@ -33,8 +33,8 @@ static fb_status open_selection(fb_case *c, selection *s) {
     FB_TRY(fb_case_size(c, "V", 1, MAX_VOCAB, &s->vocab));
     FB_TRY(fb_case_size(c, "steps", 1, MAX_BLOCK, &s->steps));
     FB_TRY(fb_case_real(c, "threshold", &s->step.confidence_threshold));
-    FB_TRY(fb_case_param(c, "remasking", &name));
-    FB_TRY(fb_remasking_parse(json_string_value(name), &s->step.strategy));
+    FB_TRY(fb_case_string(c, "remasking", &name));
+    FB_TRY(fb_remasking_parse(name, &s->step.strategy));
     FB_TRY(fb_safetensors_get(fb_case_file(c), "step", &index));
     s->calls = index->count;
     fb_dims rows = FB_DIMS(s->calls, s->batch, s->step.block_size);

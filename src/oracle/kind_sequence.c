@@ -24,7 +24,7 @@ typedef struct file_inputs {
 } file_inputs;
 
 static fb_status read_config(fb_case *c, fb_script_config *config) {
-    json_t *dtype = NULL;
+    const char *dtype = NULL;
     config->preset = "file";
     FB_TRY(fb_case_size(c, "num_heads", 1, MAX_SIZE, &config->num_heads));
     FB_TRY(fb_case_size(c, "num_kv_heads", 1, MAX_SIZE, &config->num_kv_heads));
@@ -37,8 +37,8 @@ static fb_status read_config(fb_case *c, fb_script_config *config) {
     FB_TRY(fb_case_size(c, "steps", 1, FB_SCRIPT_MAX_STEPS, &config->steps));
     FB_TRY(
         fb_case_real_or(c, "softmax_scale", 1.0 / sqrt((double)config->head_dim), &config->scale));
-    FB_TRY(fb_case_param(c, "dtype", &dtype));
-    if (!json_is_string(dtype) || fb_dtype_parse(json_string_value(dtype), &config->dtype) != FB_OK)
+    FB_TRY(fb_case_string(c, "dtype", &dtype));
+    if (fb_dtype_parse(dtype, &config->dtype) != FB_OK)
         return fb_fail(FB_ERROR_FORMAT, "%s: params.dtype is none of f32, bf16, f16",
                        fb_case_path(c));
     if (config->scale == 0.0 || !isfinite(config->scale))

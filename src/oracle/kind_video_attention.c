@@ -81,10 +81,9 @@ static fb_status read_weights(video_layer *l) {
 }
 
 static fb_status read_dtype(video_layer *l) {
-    json_t *dtype = NULL;
-    FB_TRY(fb_case_param(l->c, "dtype", &dtype));
-    const char *name = json_string_value(dtype);
-    l->activations = name && strcmp(name, "torch.bfloat16") == 0 ? FB_BF16 : FB_F32;
+    const char *name = NULL;
+    FB_TRY(fb_case_string(l->c, "dtype", &name));
+    l->activations = strcmp(name, "torch.bfloat16") == 0 ? FB_BF16 : FB_F32;
     return FB_OK;
 }
 
@@ -130,11 +129,12 @@ static fb_status read_sizes(video_layer *l) {
 
 /* sparsity_steps: every step after the first; other rules are not known here. */
 static fb_status check_steps(video_layer *l) {
-    json_t *steps = NULL;
+    const fb_json *steps = NULL;
     FB_TRY(fb_case_param(l->c, "sparsity_steps", &steps));
-    bool all = json_array_size(steps) == l->steps - 1;
+    int64_t step = 0;
+    bool all = fb_json_array_size(steps) == l->steps - 1;
     for (size_t i = 0; all && i < l->steps - 1; i++)
-        all = json_integer_value(json_array_get(steps, i)) == (json_int_t)i + 1;
+        all = fb_json_is_int64(fb_json_array_get(steps, i), &step) && step == (int64_t)i + 1;
     return all ? FB_OK
                : fb_fail(FB_ERROR_UNSUPPORTED, "%s: sparsity_steps is not every step from 1 to %zu",
                          fb_case_path(l->c), l->steps - 1);
@@ -149,14 +149,15 @@ static fb_status read_thresholds(video_layer *l) {
     config.num_steps = l->steps;
     FB_TRY(fb_case_real(l->c, "head_sim_th", &config.similarity_threshold));
     FB_TRY(fb_case_real(l->c, "head_lse_th", &config.lse_threshold));
-    json_t *by_step = NULL;
+    const fb_json *by_step = NULL;
     FB_TRY(fb_case_param(l->c, "head_sim_th_by_step", &by_step));
     for (size_t step = 1; step < l->steps; step++) {
         char key[32];
         snprintf(key, sizeof key, "%zu", step);
-        const json_t *own = json_object_get(by_step, key);
-        if (json_is_number(own))
-            config.step_thresholds[step] = json_number_value(own);
+        const fb_json *own = fb_json_object_get(by_step, key);
+        if (own && !fb_json_is_null(own))
+            FB_TRY(fb_json_double(own, fb_case_path(l->c), "head_sim_th_by_step",
+                                  &config.step_thresholds[step]));
     }
     /* LSEs are rounded where the code runs in bf16, and only there */
     config.compat = l->activations == FB_F32 ? FB_COMPAT_PAPER : FB_COMPAT_RELEASED;

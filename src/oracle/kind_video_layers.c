@@ -77,7 +77,7 @@ static fb_status claim_rotated(const rope_case *r, const char *tensor, size_t fi
 
 fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
     rope_case r = {.c = c, .report = report};
-    json_t *starts = NULL;
+    const fb_json *starts = NULL;
     FB_TRY(fb_case_size(c, "head_dim", 2, MAX_SIZE, &r.head_dim));
     FB_TRY(fb_case_size(c, "heads", 1, MAX_HEADS, &r.heads));
     FB_TRY(fb_case_size(c, "f", 1, 1024, &r.grid.frames));
@@ -91,14 +91,13 @@ fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_f32(c, &r.x, r.shape, "x"));
     FB_TRY(claim_table(&r));
     FB_TRY(claim_rotated(&r, "rope_apply", 0));
-    for (size_t i = 0; i < json_array_size(starts); i++) {
-        json_int_t start = json_integer_value(json_array_get(starts, i));
+    for (size_t i = 0; i < fb_json_array_size(starts); i++) {
+        size_t start = 0;
         char name[64];
-        if (start < 0 || start > 1 << 20)
-            return fb_fail(FB_ERROR_FORMAT, "%s: starts[%zu] is %lld", fb_case_path(c), i,
-                           (long long)start);
-        snprintf(name, sizeof name, "causal.start%lld", (long long)start);
-        FB_TRY(claim_rotated(&r, name, (size_t)start));
+        FB_TRY(fb_json_size(fb_json_array_get(starts, i), fb_case_path(c), "starts", 0, 1 << 20,
+                            &start));
+        snprintf(name, sizeof name, "causal.start%zu", start);
+        FB_TRY(claim_rotated(&r, name, start));
     }
     return FB_OK;
 }
