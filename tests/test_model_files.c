@@ -453,11 +453,68 @@ Test(model_files, tied_embeddings) {
     free(untied);
 }
 
+static void expect_model_warning(const tiny_model *tiny, const char *words) {
+    fb_model *model = NULL;
+    EXPECT_OK(fb_model_load(tiny_model_write(tiny), &model));
+    const char *text = fb_model_warning(model, 0);
+    cr_assert(words ? text && strstr(text, words) : !text, "warning: %s", text ? text : "none");
+    cr_assert_null(fb_model_warning(model, words ? 1 : 0));
+    fb_model_destroy(model);
+    tiny_model_remove();
+}
+
+/* tie_word_embeddings beside a head in the file: used if it differs, with a warning. */
+Test(model_files, a_head_beside_tied_embeddings) {
+    tiny_model tiny = tiny_model_small;
+    float *untied = logits_of(&tiny);
+    tiny.tied = true;
+    float *tied = logits_of(&tiny);
+    expect_model_warning(&tiny, NULL);
+    tiny.copied_head = true;
+    float *copied = logits_of(&tiny);
+    expect_model_warning(&tiny, NULL);
+    tiny.copied_head = false;
+    tiny.own_head = true;
+    float *own = logits_of(&tiny);
+    expect_model_warning(&tiny, "lm_head.weight is used");
+    size_t bytes = 8 * tiny.vocab * sizeof *tied;
+    cr_assert(memcmp(own, untied, bytes) == 0 && memcmp(copied, tied, bytes) == 0);
+    cr_assert_neq(memcmp(own, tied, bytes), 0);
+    tiny.misshapen = "lm_head.weight";
+    fb_model *model = NULL;
+    expect_message(fb_model_load(tiny_model_write(&tiny), &model), FB_ERROR_FORMAT,
+                   "tensor lm_head.weight has shape");
+    tiny_model_remove();
+    free(own);
+    free(copied);
+    free(tied);
+    free(untied);
+}
+
+/* A file has more layers, or biases, than its configuration. */
+Test(model_files, tensors_that_are_not_used) {
+    tiny_model tiny = tiny_model_small;
+    const char *directory = tiny_model_write(&tiny);
+    size_t size = 0;
+    char *config = read_whole(temporary_path("config.json"), &size);
+    temporary_write_text("config.json", with(config, "num_hidden_layers", "1"));
+    free(config);
+    fb_model *model = NULL;
+    EXPECT_OK(fb_model_load(directory, &model));
+    const char *text = fb_model_warning(model, 0);
+    cr_assert(text &&
+                  strstr(text, "11 tensors are not of this model, and not used: model.layers.1."),
+              "%s", text);
+    fb_model_destroy(model);
+    tiny_model_remove();
+}
+
 Test(model_files, sizes) {
     tiny_model tiny = tiny_model_small; /* hidden 16, middle 24, 2 layers, 2 x 8, 1 x 8, vocab 67 */
     size_t layer = 16 * 16 + 2 * 8 * 16 + 16 * 16 + 3 * 24 * 16 + 2 * 16 + 2 * 8;
-    for (int tied = 0; tied < 2; tied++) {
-        tiny.tied = tied;
+    for (int tied = 0; tied < 3; tied++) {
+        tiny.tied = tied > 0;
+        tiny.copied_head = tied == 2;
         fb_model *model = NULL;
         EXPECT_OK(fb_model_load(tiny_model_write(&tiny), &model));
         size_t expected = (tied ? 1u : 2u) * 67 * 16 + 16 + 2 * layer;

@@ -11,11 +11,12 @@
 typedef struct tiny_model {
     size_t hidden, middle, layers, heads, kv_heads, head_dim, vocab;
     bool tied, bias;
-    fb_dtype rounded;   /* values are of this type ... */
-    fb_dtype dtype;     /* ... and stored as this one */
-    bool misaligned;    /* tensors at odd addresses */
-    size_t shards;      /* files; with more than one, an index */
-    const char *config; /* more fields for config.json: ", \"key\": value", or NULL */
+    bool own_head, copied_head; /* tied, and the file has another head, or the embedding again */
+    fb_dtype rounded;           /* values are of this type ... */
+    fb_dtype dtype;             /* ... and stored as this one */
+    bool misaligned;            /* tensors at odd addresses */
+    size_t shards;              /* files; with more than one, an index */
+    const char *config;         /* more fields for config.json: ", \"key\": value", or NULL */
 
     /* Defects: names of tensors, or NULL. */
     const char *missing;

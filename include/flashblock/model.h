@@ -47,7 +47,9 @@ typedef struct fb_model_config {
     size_t num_attention_heads, num_key_value_heads, head_dim;
     size_t vocab_size, max_position_embeddings;
     double rope_theta, rms_norm_eps;
-    bool tie_word_embeddings, attention_bias;
+    bool tie_word_embeddings; /* the head is the embedding; false where the file's own head differs
+                               */
+    bool attention_bias;
     size_t block_size; /* tokens of a diffusion block; 0 when no file says */
     int32_t mask_token_id;
     int32_t pad_token_id;     /* the tokenizer's, if no configuration has one; ids that are not
@@ -62,8 +64,9 @@ typedef struct fb_model fb_model;
 /* Opens `directory`: config.json, generation_config.json (if there), tokenizer_config.json and, for
  * a mask token that it does not settle, tokenizer.json (if there), and model.safetensors or
  * model.safetensors.index.json with its shards. Every tensor's name, dtype and shape is checked
- * against the configuration; tensors that the model does not have are ignored. The caller owns
- * *model.
+ * against the configuration. A head of its own (lm_head.weight) beside tie_word_embeddings is
+ * compared with the embedding, and used if it differs, as transformers 5 does; that, and tensors
+ * that the model does not have, are warnings. The caller owns *model.
  *
  * FB_ERROR_IO: a file is missing or cannot be read. FB_ERROR_FORMAT: a file is malformed, a field
  * out of range, a tensor missing or of another shape. FB_ERROR_UNSUPPORTED: an architecture other

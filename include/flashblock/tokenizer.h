@@ -51,6 +51,10 @@ typedef struct fb_tokenizer fb_tokenizer;
  * used twice; ...), FB_ERROR_UNSUPPORTED. */
 FB_API fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer);
 
+/* What loading has to say about files that it accepts, as fb_model_warning: NULL for an index that
+ * is not below the number of warnings. Owned by the tokenizer. */
+FB_API const char *fb_tokenizer_warning(const fb_tokenizer *tokenizer, size_t index);
+
 /* Takes NULL. */
 FB_API void fb_tokenizer_destroy(fb_tokenizer *tokenizer);
 

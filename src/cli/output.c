@@ -23,6 +23,16 @@ void fb_print_error(const char *format, ...) {
     fprintf(stderr, "flashblock: %s\n", text);
 }
 
+void fb_print_model_warnings(const fb_model *model) {
+    for (size_t i = 0; fb_model_warning(model, i); i++)
+        fb_print_error("warning: %s", fb_model_warning(model, i));
+}
+
+void fb_print_tokenizer_warnings(const fb_tokenizer *tokenizer) {
+    for (size_t i = 0; fb_tokenizer_warning(tokenizer, i); i++)
+        fb_print_error("warning: %s", fb_tokenizer_warning(tokenizer, i));
+}
+
 int fb_report_status(fb_status status) {
     if (status == FB_OK)
         return FB_EXIT_OK;

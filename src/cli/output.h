@@ -4,7 +4,9 @@
 
 #include "base/error.h"
 
+#include <flashblock/model.h>
 #include <flashblock/status.h>
+#include <flashblock/tokenizer.h>
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -15,6 +17,10 @@ enum { FB_EXIT_OK = 0, FB_EXIT_FAILED = 1, FB_EXIT_USAGE = 2 };
 
 /* "flashblock: MESSAGE" on standard error, always one line. */
 void fb_print_error(const char *format, ...) FB_PRINTF(1, 2);
+
+/* "flashblock: warning: TEXT" on standard error for each warning that loading left. */
+void fb_print_model_warnings(const fb_model *model);
+void fb_print_tokenizer_warnings(const fb_tokenizer *tokenizer);
 
 /* The exit status that stands for `status`; unless that is FB_OK, the library's last error is
  * reported. 2 when it was an argument, as all of those come from the command line, else 1. */

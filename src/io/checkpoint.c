@@ -223,3 +223,32 @@ const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const 
                                                  sizeof(fb_tensor_view *), compare_tensors);
     return found ? *found : NULL;
 }
+
+static bool is_derived(const char *name) {
+    static const char suffix[] = "rotary_emb.inv_freq";
+    size_t length = strlen(name), of_suffix = sizeof suffix - 1;
+    return length >= of_suffix && strcmp(name + length - of_suffix, suffix) == 0;
+}
+
+fb_status fb_checkpoint_warn_unused(const fb_checkpoint *checkpoint, const fb_tensor_view **used,
+                                    size_t count, fb_warnings *warnings) {
+    const fb_tensor_view *first = NULL;
+    size_t num_unused = 0, next = 0;
+    if (count > 0)
+        qsort(used, count, sizeof *used, compare_tensors);
+    for (size_t i = 0; i < checkpoint->count; i++) {
+        const fb_tensor_view *tensor = checkpoint->tensors[i];
+        while (next < count && strcmp(used[next]->name, tensor->name) < 0)
+            next++;
+        if ((next < count && strcmp(used[next]->name, tensor->name) == 0) ||
+            is_derived(tensor->name))
+            continue;
+        first = first ? first : tensor;
+        num_unused++;
+    }
+    if (num_unused == 0)
+        return FB_OK;
+    return fb_warn(warnings, "%s: %zu tensor%s not of this model, and not used: %.200s%s",
+                   checkpoint->directory, num_unused, num_unused == 1 ? " is" : "s are",
+                   first->name, num_unused == 1 ? "" : ", ...");
+}

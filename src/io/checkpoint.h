@@ -4,6 +4,7 @@
 #define FB_IO_CHECKPOINT_H
 
 #include "io/tensor.h"
+#include "io/warnings.h"
 
 /* Immutable once open: any number of threads may read one. */
 typedef struct fb_checkpoint fb_checkpoint;
@@ -23,5 +24,11 @@ void fb_checkpoint_close(fb_checkpoint *checkpoint);
 
 /* The tensor of this name, in O(log n); NULL when there is none. */
 const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name);
+
+/* Warns of tensors that a model does not use. used[0 .. count) are views of fb_checkpoint_find, in
+ * any order; they are sorted here. Frequencies of rotary positions that a file repeats
+ * (rotary_emb.inv_freq) follow from the configuration, and are not warned of. */
+fb_status fb_checkpoint_warn_unused(const fb_checkpoint *checkpoint, const fb_tensor_view **used,
+                                    size_t count, fb_warnings *warnings);
 
 #endif

@@ -106,6 +106,10 @@ void fb_token_ids_free(int32_t *ids) {
     fb_free(ids);
 }
 
+const char *fb_tokenizer_warning(const fb_tokenizer *tokenizer, size_t index) {
+    return fb_warnings_at(&tokenizer->warnings, index);
+}
+
 size_t fb_tokenizer_vocab_size(const fb_tokenizer *tokenizer) {
     return tokenizer->vocabulary.size;
 }

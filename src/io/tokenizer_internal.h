@@ -6,6 +6,7 @@
 #include "io/added_tokens.h"
 #include "io/bpe.h"
 #include "io/pretokenize.h"
+#include "io/warnings.h"
 
 #include <flashblock/tokenizer.h>
 
@@ -17,6 +18,7 @@ struct fb_tokenizer {
     fb_added_matcher raw, normalized;
     fb_pretokenizer *pretokenizer;
     fb_bpe bpe;
+    fb_warnings warnings; /* of loading */
 };
 
 #endif

@@ -216,5 +216,6 @@ void fb_tokenizer_destroy(fb_tokenizer *tokenizer) {
     fb_added_matcher_free(&tokenizer->normalized);
     fb_pretokenizer_destroy(tokenizer->pretokenizer);
     fb_bpe_free(&tokenizer->bpe);
+    fb_warnings_free(&tokenizer->warnings);
     fb_free(tokenizer);
 }

@@ -10,7 +10,8 @@
 static fb_status load(const char *directory, fb_model *model) {
     fb_model_config *config = &model->config;
     FB_TRY(fb_model_config_read(directory, config, &model->warnings));
-    FB_TRY(fb_weights_open(directory, config, &model->weights));
+    FB_TRY(fb_weights_open(directory, config, &model->weights, &model->warnings));
+    config->tie_word_embeddings = model->weights.head.data == model->weights.embedding.data;
     config->dtype = model->weights.embedding.dtype;
     FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
                     &model->inv_freq));

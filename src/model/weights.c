@@ -2,18 +2,24 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/buffer.h"
 
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 enum { MAX_NAME = 128 };
 
+static const char head_name[] = "lm_head.weight";
+
 /* The weights that the bind_* calls fill in, and the layer's prefix of names. */
 typedef struct binder {
     fb_weights *weights;
+    const char *directory;
     char prefix[MAX_NAME / 2];
+    fb_buffer used; /* the tensors that were found, pointers to views */
 } binder;
 
 static fb_status find(binder *b, const char *name, size_t ndim, const size_t *shape,
@@ -29,7 +35,7 @@ static fb_status find(binder *b, const char *name, size_t ndim, const size_t *sh
     b->weights->num_parameters += found->count;
     b->weights->num_bytes += found->bytes;
     *tensor = found;
-    return FB_OK;
+    return fb_buffer_append(&b->used, &found, sizeof found);
 }
 
 static fb_status bind_matrix(binder *b, const char *name, size_t rows, size_t columns,
@@ -81,30 +87,93 @@ static fb_status bind_mlp(binder *b, const fb_model_config *config, fb_layer_wei
     return bind_matrix(b, "mlp.down_proj.weight", hidden, middle, &layer->down);
 }
 
-static fb_status bind_all(const fb_model_config *config, fb_weights *weights) {
-    binder b = {.weights = weights};
-    size_t vocab = config->vocab_size, hidden = config->hidden_size;
-    FB_TRY(bind_matrix(&b, "model.embed_tokens.weight", vocab, hidden, &weights->embedding));
-    for (size_t i = 0; i < weights->num_layers; i++) {
-        snprintf(b.prefix, sizeof b.prefix, "model.layers.%zu.", i);
-        FB_TRY(bind_attention(&b, config, &weights->layers[i]));
-        FB_TRY(bind_mlp(&b, config, &weights->layers[i]));
-    }
-    b.prefix[0] = '\0';
-    FB_TRY(bind_vector(&b, "model.norm.weight", hidden, &weights->norm));
-    weights->head = weights->embedding;
-    if (config->tie_word_embeddings)
-        return FB_OK;
-    return bind_matrix(&b, "lm_head.weight", vocab, hidden, &weights->head);
+/* --- the head --------------------------------------------------------------------------------- */
+
+static fb_status read_row(const fb_matrix *matrix, size_t row, float *values) {
+    size_t bytes = matrix->columns * fb_dtype_size(matrix->dtype);
+    return fb_to_f32(matrix->dtype, (const char *)matrix->data + row * bytes, values,
+                     matrix->columns);
 }
 
-fb_status fb_weights_open(const char *directory, const fb_model_config *config,
-                          fb_weights *weights) {
+/* Matrices of two dtypes are equal when their values are. */
+static fb_status compare_values(const fb_matrix *a, const fb_matrix *b, bool *equal) {
+    float *rows = NULL;
+    size_t columns = a->columns;
+    FB_TRY(fb_alloc(2 * columns, sizeof *rows, "rows", &rows));
+    fb_status status = FB_OK;
+    *equal = true;
+    for (size_t i = 0; status == FB_OK && *equal && i < a->rows; i++) {
+        status = read_row(a, i, rows);
+        if (status == FB_OK)
+            status = read_row(b, i, rows + columns);
+        *equal = memcmp(rows, rows + columns, columns * sizeof *rows) == 0;
+    }
+    fb_free(rows);
+    return status;
+}
+
+static fb_status compare_matrices(const fb_matrix *a, const fb_matrix *b, bool *equal) {
+    if (a->dtype != b->dtype)
+        return compare_values(a, b, equal);
+    size_t bytes = a->rows * a->columns * fb_dtype_size(a->dtype);
+    *equal = a->data == b->data || memcmp(a->data, b->data, bytes) == 0;
+    return FB_OK;
+}
+
+/* A file may hold a head although config.json ties it to the embedding. Where the two differ, the
+ * head of the file is used, as transformers 5 and vLLM do. Otherwise it is the embedding, and
+ * counts once. */
+static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings *warnings) {
+    fb_weights *weights = b->weights;
+    fb_matrix own;
+    bool equal = true;
+    size_t parameters = weights->num_parameters, bytes = weights->num_bytes;
+    weights->head = weights->embedding;
+    if (!fb_checkpoint_find(weights->checkpoint, head_name))
+        return FB_OK;
+    FB_TRY(bind_matrix(b, head_name, config->vocab_size, config->hidden_size, &own));
+    FB_TRY(compare_matrices(&own, &weights->embedding, &equal));
+    if (!equal) {
+        weights->head = own;
+        return fb_warn(warnings,
+                       "%s: tie_word_embeddings is true in config.json, but lm_head.weight is not "
+                       "model.embed_tokens.weight: lm_head.weight is used",
+                       b->directory);
+    }
+    weights->num_parameters = parameters;
+    weights->num_bytes = bytes;
+    return FB_OK;
+}
+
+static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings *warnings) {
+    fb_weights *weights = b->weights;
+    size_t vocab = config->vocab_size, hidden = config->hidden_size;
+    FB_TRY(bind_matrix(b, "model.embed_tokens.weight", vocab, hidden, &weights->embedding));
+    for (size_t i = 0; i < weights->num_layers; i++) {
+        snprintf(b->prefix, sizeof b->prefix, "model.layers.%zu.", i);
+        FB_TRY(bind_attention(b, config, &weights->layers[i]));
+        FB_TRY(bind_mlp(b, config, &weights->layers[i]));
+    }
+    b->prefix[0] = '\0';
+    FB_TRY(bind_vector(b, "model.norm.weight", hidden, &weights->norm));
+    if (config->tie_word_embeddings)
+        FB_TRY(bind_tied(b, config, warnings));
+    else
+        FB_TRY(bind_matrix(b, head_name, vocab, hidden, &weights->head));
+    return fb_checkpoint_warn_unused(weights->checkpoint,
+                                     (const fb_tensor_view **)(void *)b->used.data,
+                                     b->used.size / sizeof(fb_tensor_view *), warnings);
+}
+
+fb_status fb_weights_open(const char *directory, const fb_model_config *config, fb_weights *weights,
+                          fb_warnings *warnings) {
     FB_TRY(fb_checkpoint_open(directory, &weights->checkpoint));
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;
-    fb_status status = bind_all(config, weights);
+    binder b = {.weights = weights, .directory = directory};
+    fb_status status = bind_all(&b, config, warnings);
+    fb_buffer_free(&b.used);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", directory);
 }
 

@@ -32,11 +32,12 @@ typedef struct fb_weights {
 } fb_weights;
 
 /* Opens the directory's checkpoint and finds every tensor of the configuration in it. A tensor
- * that is missing, or has another shape, or is not f32, bf16 or f16, is an error that names it;
- * tensors that the model does not have are ignored. *weights is {0} before; fb_weights_close it,
+ * that is missing, or has another shape, or is not f32, bf16 or f16, is an error that names it.
+ * Tensors that the model does not have are not used; a warning says so, and another one says when
+ * a tied head differs from the embedding, and is used. *weights is {0} before; fb_weights_close it,
  * after a failure too. */
-fb_status fb_weights_open(const char *directory, const fb_model_config *config,
-                          fb_weights *weights);
+fb_status fb_weights_open(const char *directory, const fb_model_config *config, fb_weights *weights,
+                          fb_warnings *warnings);
 void fb_weights_close(fb_weights *weights);
 
 /* Asks the kernel to read a layer's matrices from the disk while something else is computed. */

@@ -265,6 +265,7 @@ static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
     name_model(b, chosen->model);
     FB_TRY(fb_decode_run_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
                                  chosen->steps));
+    fb_print_model_warnings(b->data.model);
     FB_TRY(fb_bench_begin(bench, &chosen->common));
     if (!bench->quiet)
         print_heading(b);

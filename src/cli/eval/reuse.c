@@ -172,7 +172,9 @@ static fb_status prepare(evaluation *e) {
     const settings *chosen = e->chosen;
     FB_TRY(fb_isa_choice_set(chosen->threads, chosen->isa));
     FB_TRY(fb_model_load(chosen->model, &e->model));
+    fb_print_model_warnings(e->model);
     FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));
+    fb_print_tokenizer_warnings(e->tokenizer);
     FB_TRY(fb_known_text_read(e->tokenizer, chosen->text, &e->tokens, &e->num_tokens));
     if (chosen->to > 0 && chosen->to < e->num_tokens)
         e->num_tokens = chosen->to;

@@ -16,7 +16,10 @@ enum { MAX_PROMPT_BYTES = 64 << 20 };
 fb_status fb_session_load(fb_session *session, const char *directory) {
     session->directory = directory;
     FB_TRY(fb_model_load(directory, &session->model));
-    return fb_tokenizer_load(directory, &session->tokenizer);
+    fb_print_model_warnings(session->model);
+    FB_TRY(fb_tokenizer_load(directory, &session->tokenizer));
+    fb_print_tokenizer_warnings(session->tokenizer);
+    return FB_OK;
 }
 
 /* --- text of a prompt ------------------------------------------------------------------------- */
