@@ -9,9 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -212,112 +210,4 @@ fb_status fb_path_join(const char *directory, const char *name, char **path) {
     memcpy(joined + directory_length, name, name_length + 1);
     *path = joined;
     return FB_OK;
-}
-
-struct fb_file_writer {
-    FILE *stream;
-    char *path;
-    char *temporary; /* NULL when path is written directly */
-};
-
-static void writer_free(fb_file_writer *writer) {
-    fb_free(writer->path);
-    fb_free(writer->temporary);
-    fb_free(writer);
-}
-
-/* The counter gives every writer of this process its own name, and O_EXCL guards against names of
- * other processes. The mode is 0666 so that the umask decides, as for a file written in place. */
-static fb_status open_temporary(fb_file_writer *writer, int *descriptor) {
-    static atomic_uint counter;
-    size_t size = strlen(writer->path) + 64;
-    FB_TRY(fb_alloc(size, 1, "path", &writer->temporary));
-    snprintf(writer->temporary, size, "%s.tmp-%ld-%u", writer->path, (long)getpid(),
-             atomic_fetch_add(&counter, 1));
-    int fd = open(writer->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return fail_with_errno(writer->path, "cannot create a file beside it");
-    *descriptor = fd;
-    return FB_OK;
-}
-
-static fb_status open_target(fb_file_writer *writer, int *descriptor) {
-    struct stat status;
-    bool special = stat(writer->path, &status) == 0 && !S_ISREG(status.st_mode);
-    if (!special)
-        return open_temporary(writer, descriptor);
-    int fd = open(writer->path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return fail_with_errno(writer->path, "cannot open for writing");
-    *descriptor = fd;
-    return FB_OK;
-}
-
-fb_status fb_file_writer_open(const char *path, fb_file_writer **writer) {
-    fb_file_writer *made = NULL;
-    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "file writer", &made));
-    int fd = -1;
-    fb_status status = fb_path_join("", path, &made->path);
-    if (status == FB_OK)
-        status = open_target(made, &fd);
-    if (status != FB_OK) {
-        writer_free(made);
-        return status;
-    }
-    made->stream = fdopen(fd, "wb");
-    if (!made->stream) {
-        status = fail_with_errno(path, "cannot open a stream");
-        close(fd);
-        if (made->temporary)
-            unlink(made->temporary);
-        writer_free(made);
-        return status;
-    }
-    *writer = made;
-    return FB_OK;
-}
-
-fb_status fb_file_writer_put(fb_file_writer *writer, const void *data, size_t size) {
-    if (size > 0 && fwrite(data, 1, size, writer->stream) != size)
-        return fail_with_errno(writer->path, "cannot write");
-    return FB_OK;
-}
-
-fb_status fb_file_writer_commit(fb_file_writer *writer) {
-    fb_status status = FB_OK;
-    bool written = fflush(writer->stream) == 0;
-    if (written && writer->temporary)
-        written = fsync(fileno(writer->stream)) == 0;
-    if (!written)
-        status = fail_with_errno(writer->path, "cannot write");
-    if (fclose(writer->stream) != 0 && status == FB_OK)
-        status = fail_with_errno(writer->path, "cannot write");
-    if (writer->temporary) {
-        if (status == FB_OK && rename(writer->temporary, writer->path) != 0)
-            status = fail_with_errno(writer->path, "cannot rename the finished file to it");
-        if (status != FB_OK)
-            unlink(writer->temporary);
-    }
-    writer_free(writer);
-    return status;
-}
-
-void fb_file_writer_abandon(fb_file_writer *writer) {
-    if (!writer)
-        return;
-    fclose(writer->stream);
-    if (writer->temporary)
-        unlink(writer->temporary);
-    writer_free(writer);
-}
-
-fb_status fb_file_write(const char *path, const void *data, size_t size) {
-    fb_file_writer *writer = NULL;
-    FB_TRY(fb_file_writer_open(path, &writer));
-    fb_status status = fb_file_writer_put(writer, data, size);
-    if (status != FB_OK) {
-        fb_file_writer_abandon(writer);
-        return status;
-    }
-    return fb_file_writer_commit(writer);
 }

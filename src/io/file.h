@@ -1,4 +1,4 @@
-/* Whole files: read-only maps, bounded reads, atomic writes, and paths. */
+/* Whole files: read-only maps, bounded reads, paths, and writers. */
 #ifndef FB_IO_FILE_H
 #define FB_IO_FILE_H
 
@@ -53,15 +53,33 @@ bool fb_file_is_stream(const char *path);
 /* *path is directory/name. The caller frees it with fb_free. */
 fb_status fb_path_join(const char *directory, const char *name, char **path);
 
-/* Writes a file that appears whole or not at all. The bytes go to a temporary file beside `path`,
- * and fb_file_writer_commit renames it to `path`. If `path` exists and is not a regular file
- * (/dev/stdout, a pipe), the bytes go directly to it. */
+/* --- writing ------------------------------------------------------------------------------------
+ *
+ * Every file that is written goes through a writer. What the path leads to decides how:
+ *
+ *   a regular file, or nothing yet   The bytes go to a temporary file beside it, PATH.tmp-PID-N,
+ * which is renamed to it at the end: it appears whole or not at all. Links on the way stay, the
+ * file's permissions and owner too. a regular file that cannot be    It is written in place, and
+ * gets its old bytes back when that renamed to: it has several hard  fails. Signals wait meanwhile.
+ * All names of a file with hard links, an ACL or an owner that   links see the new bytes, as after
+ * `>`. we cannot give, it is a mount point, its folder takes no file a pipe, a socket, a device, a
+ * The bytes go to it, at the end. A descriptor is used as it is, descriptor (/dev/stdout) from its
+ * offset on.
+ *
+ * A file that the caller may not write is an error, also where its folder would allow a rename.
+ * Errors of write, fsync and close all count. */
 typedef struct fb_file_writer fb_file_writer;
 
+/* FB_ERROR_IO when the target cannot be written. Temporary files of this target that processes
+ * which have ended left are removed. */
 fb_status fb_file_writer_open(const char *path, fb_file_writer **writer);
+
+/* Fails for want of memory only: an error of the disk waits for the commit, which says where the
+ * bytes are. */
 fb_status fb_file_writer_put(fb_file_writer *writer, const void *data, size_t size);
 
-/* Frees the writer on success and on failure. On failure `path` is unchanged. */
+/* Frees the writer on success and on failure. On failure `path` is unchanged, if it is a regular
+ * file. Within a batch: the bytes are complete, and the end of the batch brings them to `path`. */
 fb_status fb_file_writer_commit(fb_file_writer *writer);
 
 /* Frees the writer and removes the temporary file. NULL is allowed. */
@@ -69,5 +87,29 @@ void fb_file_writer_abandon(fb_file_writer *writer);
 
 /* The four calls above in one. */
 fb_status fb_file_write(const char *path, const void *data, size_t size);
+
+/* FB_ERROR_IO when fb_file_writer_open or the commit of an empty file would fail, as far as that
+ * can be known without writing. A pipe is not opened: its reader would notice. */
+fb_status fb_file_check_writable(const char *path);
+
+/* A batch: the files that a command writes are all written at its end, or none is (streams are
+ * written last, and cannot be taken back). For the program, one at a time, one thread.
+ *
+ * Bytes of a batch that cannot be brought to their path are not lost. They go to a file beside it,
+ * else to the folder TMPDIR, /tmp, /var/tmp or the current one (NAME.kept-XXXXXX), else to standard
+ * output. The error of fb_file_batch_end says where. */
+void fb_file_batch_begin(void);
+
+/* Nothing of the batch is brought to its path at its end: the command failed. */
+void fb_file_batch_fail(void);
+
+/* A file that the batch removes if it succeeds, unless the batch writes it. FB_ERROR_MEMORY. */
+fb_status fb_file_batch_remove(const char *path);
+
+/* FB_OK also for a batch that failed, and when none was begun. */
+fb_status fb_file_batch_end(void);
+
+/* Removes every temporary file of this process. For a signal handler. */
+void fb_file_remove_temporaries(void);
 
 #endif

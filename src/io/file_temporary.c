@@ -1,0 +1,123 @@
+#define _GNU_SOURCE /* flock */
+#include "io/file_temporary.h"
+
+#include "base/memory.h"
+#include "io/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A name in a folder is at most NAME_MAX long: of longer ones the beginning is taken. */
+enum { MAX_OPEN = 64, SUFFIX = 48, LONGEST_BASE = NAME_MAX - SUFFIX };
+
+/* What a signal handler removes. */
+static _Atomic(const char *) open_names[MAX_OPEN];
+
+static void note(const char *name) {
+    for (int i = 0; i < MAX_OPEN; i++) {
+        const char *none = NULL;
+        if (atomic_compare_exchange_strong(&open_names[i], &none, name))
+            return;
+    }
+}
+
+void fb_file_temporary_forget(char *name) {
+    for (int i = 0; name && i < MAX_OPEN; i++) {
+        const char *noted = name;
+        if (atomic_compare_exchange_strong(&open_names[i], &noted, NULL))
+            break;
+    }
+    fb_free(name);
+}
+
+void fb_file_temporary_remove(char *name) {
+    if (name)
+        unlink(name);
+    fb_file_temporary_forget(name);
+}
+
+void fb_file_remove_temporaries(void) {
+    for (int i = 0; i < MAX_OPEN; i++) {
+        const char *name = atomic_load(&open_names[i]);
+        if (name)
+            unlink(name);
+    }
+}
+
+/* Whether `name`, of `length` bytes of a base and "PID-N", is of a process that has ended. */
+static bool is_left_over(const char *name, const char *base, size_t length) {
+    static const char middle[] = ".tmp-";
+    char *end = NULL;
+    if (strncmp(name, base, length) != 0 || strncmp(name + length, middle, strlen(middle)) != 0)
+        return false;
+    const char *numbers = name + length + strlen(middle);
+    long pid = strtol(numbers, &end, 10);
+    if (numbers[0] < '1' || numbers[0] > '9' || pid <= 0 || pid > INT_MAX || *end != '-' ||
+        end[1] == '\0' || end[1 + strspn(end + 1, "0123456789")] != '\0')
+        return false;
+    return kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+}
+
+/* The lock says that no process holds it, also none that has other process ids (of a container). */
+static void remove_unlocked(int folder, const char *name) {
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    struct stat status;
+    if (fd < 0)
+        return;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        unlinkat(folder, name, 0);
+    close(fd);
+}
+
+static void remove_left_over(const char *folder, const char *base, size_t length) {
+    DIR *entries = opendir(folder);
+    if (!entries)
+        return;
+    const struct dirent *entry;
+    while ((entry = readdir(entries)) != NULL)
+        if (is_left_over(entry->d_name, base, length))
+            remove_unlocked(dirfd(entries), entry->d_name);
+    closedir(entries);
+}
+
+int fb_file_temporary_open(const char *path, char **name) {
+    static atomic_uint counter;
+    const char *slash = strrchr(path, '/');
+    const char *base = slash ? slash + 1 : path;
+    size_t folder = (size_t)(base - path), length = strlen(base);
+    if (length > LONGEST_BASE)
+        length = LONGEST_BASE;
+    size_t size = folder + length + SUFFIX;
+    char *made = NULL;
+    if (fb_alloc(size, 1, "path", &made) != FB_OK) {
+        errno = ENOMEM;
+        return -1;
+    }
+    snprintf(made, size, "%.*s", (int)folder, path);
+    remove_left_over(folder > 0 ? made : ".", base, length);
+    snprintf(made, size, "%.*s.tmp-%ld-%u", (int)(folder + length), path, (long)getpid(),
+             atomic_fetch_add(&counter, 1));
+    /* The umask decides about 0666, as for a file that is written in place. */
+    int fd = open(made, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        int code = errno;
+        fb_free(made);
+        errno = code;
+        return -1;
+    }
+    note(made);
+    flock(fd, LOCK_EX | LOCK_NB);
+    *name = made;
+    return fd;
+}

@@ -1,0 +1,16 @@
+/* Temporary files beside the file that is to be written: PATH.tmp-PID-N. */
+#ifndef FB_IO_FILE_TEMPORARY_H
+#define FB_IO_FILE_TEMPORARY_H
+
+/* Opens a new one for reading and writing, locked while it is open. `name` gets its path: an
+ * fb_alloc'ed text that the caller gives to fb_file_temporary_forget. Removes those of `path` that
+ * processes which have ended left. Returns the descriptor, or -1 with errno. */
+int fb_file_temporary_open(const char *path, char **name);
+
+/* Removes the file and frees the name; NULL is allowed. */
+void fb_file_temporary_remove(char *name);
+
+/* Frees the name of a file that has another name now. */
+void fb_file_temporary_forget(char *name);
+
+#endif
