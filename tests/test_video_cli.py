@@ -153,7 +153,7 @@ def a_plot():
         calibration(where, "--plot", where / "a.svg")
         expect(b"<svg" in (where / "a.svg").read_bytes(), "SVG")
         expect_error(calibrate(where, "--plot", where / "a.gif")[0], 2, "a.gif")
-        expect_error(calibrate(where, "--plot", where / "no" / "a.png")[0], 1, "cannot write")
+        expect_error(calibrate(where, "--plot", where / "no" / "a.png")[0], 1, "a.png", "No such file")
 
 
 @case

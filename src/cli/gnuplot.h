@@ -1,4 +1,4 @@
-/* Pictures: a script that is piped to gnuplot, which draws it into one file. */
+/* Pictures: gnuplot draws a script, and its picture is written as every file is. */
 #ifndef FB_CLI_GNUPLOT_H
 #define FB_CLI_GNUPLOT_H
 
@@ -13,12 +13,15 @@ typedef struct fb_picture {
     const char *font; /* "DejaVu Sans,12"; NULL: gnuplot's */
 } fb_picture;
 
-/* Writes a script to gnuplot: everything after `set terminal` and `set output`. */
+/* Writes a script to gnuplot: everything after `set terminal`. */
 typedef void fb_gnuplot_script(FILE *gnuplot, const void *user);
 
-/* Draws. `option` begins messages ("--plot"). FB_ERROR_ARGUMENT for another ending or a line break
- * in the name, FB_ERROR_UNSUPPORTED where there is no gnuplot, FB_ERROR_IO where it cannot write
- * the file. */
+/* Whether it can be drawn: FB_ERROR_ARGUMENT for a name of another ending, FB_ERROR_UNSUPPORTED
+ * where there is no gnuplot. `option` begins messages ("--plot"). */
+fb_status fb_gnuplot_check(const char *path, const char *option);
+
+/* Draws. FB_ERROR_UNSUPPORTED where there is no gnuplot, FB_ERROR_IO where the file cannot be
+ * written. */
 fb_status fb_gnuplot_draw(const fb_picture *picture, const char *option, fb_gnuplot_script *script,
                           const void *user);
 

@@ -1,12 +1,17 @@
 /* flashblock COMMAND [OPTION]...: the table of commands. */
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "io/file.h"
 
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define COMMANDS(list) .commands = list, .num_commands = sizeof list / sizeof list[0]
 
@@ -71,11 +76,50 @@ static const fb_command_group program = {
     COMMANDS(commands),
 };
 
+/* A standard stream that is closed would be the number of the next file that is opened, and text
+ * would end up in it. What is opened in its place gives the errors that it would. */
+static void open_missing_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
+            _exit(FB_EXIT_FAILED);
+}
+
+static void clean_up(int number) {
+    fb_file_remove_temporaries();
+    raise(number); /* the handler is gone */
+}
+
+/* A process that is ended leaves no temporary file, and is ended by the signal. A file that grows
+ * beyond its limit is an error and not the end. */
+static void handle_signals(void) {
+    static const int ending[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
+    struct sigaction before, ours = {.sa_handler = clean_up, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&ours.sa_mask);
+    for (size_t i = 0; i < sizeof ending / sizeof ending[0]; i++)
+        if (sigaction(ending[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+            sigaction(ending[i], &ours, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+/* What was printed comes before the files that go to standard output. */
+static int run_command(int argc, char **argv) {
+    fb_file_batch_begin();
+    int status = fb_command_group_run(&program, argc, argv);
+    int printed = fb_finish_stdout();
+    fb_status written = fb_file_batch_end();
+    if (written != FB_OK) {
+        int failed = fb_report_status(written);
+        status = status == FB_EXIT_OK ? failed : status;
+    }
+    return status == FB_EXIT_OK ? printed : status;
+}
+
 int main(int argc, char **argv) {
-    int status = FB_EXIT_OK;
-    if (argc > 1 && strcmp(argv[1], "--version") == 0)
-        printf("flashblock %s\n", fb_version());
-    else
-        status = fb_command_group_run(&program, argc, argv);
-    return status == FB_EXIT_OK ? fb_finish_stdout() : status;
+    open_missing_streams();
+    handle_signals();
+    if (argc == 1 || strcmp(argv[1], "--version") != 0)
+        return run_command(argc, argv);
+    printf("flashblock %s\n", fb_version());
+    return fb_finish_stdout();
 }

@@ -2,12 +2,14 @@
 
 #include "cli/progress.h"
 #include "io/file.h"
+#include "io/file_place.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void fb_print_error(const char *format, ...) {
     char text[1024];
@@ -37,6 +39,7 @@ int fb_report_status(fb_status status) {
     if (status == FB_OK)
         return FB_EXIT_OK;
     fb_print_error("%s", fb_error_message());
+    fb_file_batch_fail();
     return status == FB_ERROR_ARGUMENT ? FB_EXIT_USAGE : FB_EXIT_FAILED;
 }
 
@@ -52,6 +55,14 @@ bool fb_is_stdout(const char *path) {
     return path && strcmp(path, "-") == 0;
 }
 
+const char *fb_output_path(const char *path) {
+    return fb_is_stdout(path) ? FB_STDOUT_PATH : path;
+}
+
+FILE *fb_text_stream(const char *output) {
+    return fb_file_place_descriptor(fb_output_path(output)) == STDOUT_FILENO ? stderr : stdout;
+}
+
 bool fb_is_stdin(const char *path) {
     return path && strcmp(path, "-") == 0;
 }
@@ -61,15 +72,10 @@ fb_status fb_write_json(json_t *value, const char *path) {
     json_decref(value);
     if (!text)
         return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    fb_status status = FB_OK;
-    if (fb_is_stdout(path)) {
-        puts(text);
-    } else {
-        /* json_dumps leaves room for its NUL only: the newline takes its place. */
-        size_t size = strlen(text);
-        text[size] = '\n';
-        status = fb_file_write(path, text, size + 1);
-    }
+    /* json_dumps leaves room for its NUL only: the newline takes its place. */
+    size_t size = strlen(text);
+    text[size] = '\n';
+    fb_status status = fb_file_write(fb_output_path(path), text, size + 1);
     free(text);
     return status;
 }

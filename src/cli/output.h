@@ -11,6 +11,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 /* Exit status of the program. */
 enum { FB_EXIT_OK = 0, FB_EXIT_FAILED = 1, FB_EXIT_USAGE = 2 };
@@ -31,6 +32,13 @@ int fb_finish_stdout(void);
 
 /* Whether a file named on the command line (NULL: none) is standard output: "-". */
 bool fb_is_stdout(const char *path);
+
+/* The path of a file to write: FB_STDOUT_PATH for "-". */
+const char *fb_output_path(const char *path);
+
+/* Where a command that writes a file says in words what it did: standard output, but standard error
+ * where the file goes to standard output. */
+FILE *fb_text_stream(const char *output);
 
 /* The same for standard input, which is then read as FB_STDIN_PATH. */
 bool fb_is_stdin(const char *path);

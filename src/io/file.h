@@ -100,13 +100,14 @@ fb_status fb_file_check_writable(const char *path);
  * output. The error of fb_file_batch_end says where. */
 void fb_file_batch_begin(void);
 
-/* Nothing of the batch is brought to its path at its end: the command failed. */
+/* Nothing of the batch is brought to its path at its end: the command failed. The files that were
+ * finished are kept as said above. */
 void fb_file_batch_fail(void);
 
 /* A file that the batch removes if it succeeds, unless the batch writes it. FB_ERROR_MEMORY. */
 fb_status fb_file_batch_remove(const char *path);
 
-/* FB_OK also for a batch that failed, and when none was begun. */
+/* FB_OK when none was begun, and when a batch failed that had finished no file. */
 fb_status fb_file_batch_end(void);
 
 /* Removes every temporary file of this process. For a signal handler. */

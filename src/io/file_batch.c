@@ -52,19 +52,19 @@ static bool keep_on_stdout(fb_file_writer *writer) {
     return fflush(stdout) == 0 && fb_file_writer_copy(writer, STDOUT_FILENO) == 0;
 }
 
-/* Brings the bytes anywhere, and says where: "; NAME is in PLACE", or that they are lost. */
+/* Brings the bytes anywhere, and appends where: "; its content is in PLACE". */
 static void keep(fb_file_writer *writer, char *text, size_t size) {
     char folder[PATH_MAX] = "", kept[PATH_MAX];
     const char *slash = writer->place.path ? strrchr(writer->place.path, '/') : NULL;
     size_t used = strlen(text);
-    if (slash)
+    if (slash && fb_file_writer_is_regular(writer))
         snprintf(folder, sizeof folder, "%.*s",
                  slash > writer->place.path ? (int)(slash - writer->place.path) : 1,
                  writer->place.path);
     const char *const folders[] = {folder, getenv("TMPDIR"), "/tmp", "/var/tmp", "."};
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
         if (keep_in(writer, folders[i], kept, sizeof kept)) {
-            snprintf(text + used, size - used, "; %s is in %s", used ? "the content" : "it", kept);
+            snprintf(text + used, size - used, "; its content is in %s", kept);
             return;
         }
     snprintf(text + used, size - used, "; its content is %s",
@@ -182,9 +182,22 @@ static fb_status keep_regular(fb_file_writer *failed, int code) {
             char where[PATH_MAX + 64] = "";
             size_t used = strlen(text);
             keep(w, where, sizeof where);
-            snprintf(text + used, sizeof text - used, "; so is %.100s not written%s", w->path,
+            snprintf(text + used, sizeof text - used, "; %.100s: not written either%s", w->path,
                      where);
         }
+    return fb_fail(FB_ERROR_IO, "%s", text);
+}
+
+/* What was finished when the command failed. */
+static fb_status keep_all(void) {
+    char text[480] = "";
+    for (fb_file_writer *w = batch.first; w; w = w->next) {
+        char where[PATH_MAX + 64] = "";
+        size_t used = strlen(text);
+        keep(w, where, sizeof where);
+        snprintf(text + used, sizeof text - used, "%s%.100s: not written%s", used ? "; " : "",
+                 w->path, where);
+    }
     return fb_fail(FB_ERROR_IO, "%s", text);
 }
 
@@ -214,6 +227,8 @@ fb_status fb_file_batch_end(void) {
         fb_status streams = write_streams();
         status = status == FB_OK ? streams : status;
     }
+    if (batch.failed && batch.first)
+        status = keep_all();
     remove_files(wanted && status == FB_OK);
     while (batch.first) {
         fb_file_writer *next = batch.first->next;

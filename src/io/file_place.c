@@ -15,7 +15,7 @@
 enum { MAX_LINKS = 40 };
 
 static fb_status fail(const char *path, int code) {
-    return fb_fail(FB_ERROR_IO, "%s: cannot open: %s", path, strerror(code));
+    return fb_fail(FB_ERROR_IO, "%s: %s", path, strerror(code));
 }
 
 /* "0" .. "9999999"; -1 for any other text. */

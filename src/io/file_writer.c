@@ -317,6 +317,22 @@ int fb_file_writer_copy(fb_file_writer *writer, int to) {
     return write_all(to, writer->memory.data, writer->memory.size);
 }
 
+/* Without the signal of a pipe whose reader has gone. */
+static int copy_quietly(fb_file_writer *writer, int to) {
+    sigset_t pipe, pending, before;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    sigpending(&pending);
+    pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    int code = fb_file_writer_copy(writer, to);
+    if (code == EPIPE && !sigismember(&pending, SIGPIPE)) {
+        const struct timespec now = {0};
+        sigtimedwait(&pipe, NULL, &now);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
 /* A pipe whose reader has gone is an error here, and not the end of the process: there may be more
  * to write. Standard output is as everywhere. */
 static int place_in_stream(fb_file_writer *writer) {
@@ -326,10 +342,7 @@ static int place_in_stream(fb_file_writer *writer) {
     int fd = own >= 0 ? own : open(writer->place.path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return errno;
-    void (*before)(int) = own == STDOUT_FILENO ? SIG_ERR : signal(SIGPIPE, SIG_IGN);
-    int code = fb_file_writer_copy(writer, fd);
-    if (before != SIG_ERR)
-        signal(SIGPIPE, before);
+    int code = own == STDOUT_FILENO ? fb_file_writer_copy(writer, fd) : copy_quietly(writer, fd);
     if (own < 0 && close(fd) != 0 && code == 0)
         code = errno;
     if (own >= 0 && code == 0)

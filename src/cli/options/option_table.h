@@ -16,6 +16,7 @@ typedef enum fb_option_kind {
     FB_OPTION_LIST,      /* fb_option_list: every value, in the order given */
     FB_OPTION_FILE,      /* const char *, a file to write, which is checked before anything is done;
                             without a value "-", which stands for standard output */
+    FB_OPTION_OUTPUT,    /* the same, with a value always; "-" is standard output, too */
     FB_OPTION_SIZE,      /* size_t in [min, max], decimal digits */
     FB_OPTION_UINT64,    /* uint64_t, decimal digits */
     FB_OPTION_DOUBLE,    /* double in [min, max], finite */
@@ -34,7 +35,7 @@ typedef struct fb_option {
     const char *ending; /* of FB_OPTION_FILE: the value has this ending where it is an argument of
                            its own, other arguments are the command's; NULL: any value */
     bool in_new_folder; /* of FB_OPTION_FILE: not checked, the command creates the folder */
-    bool required;      /* of FB_OPTION_STRING: an error when it is not given */
+    bool required;      /* of a string or an output: an error when it is not given */
     const char *help;
 } fb_option;
 

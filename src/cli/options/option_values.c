@@ -72,6 +72,7 @@ bool fb_option_set(const fb_option *option, const char *text, void *target) {
         return true;
     case FB_OPTION_STRING:
     case FB_OPTION_FILE:
+    case FB_OPTION_OUTPUT:
         if (text[0] == '\0') {
             fb_print_error("--%s: the %s is empty", option->name, option->argument);
             return false;

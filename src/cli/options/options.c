@@ -7,6 +7,7 @@
 #include "cli/options/options_help.h"
 #include "cli/output.h"
 #include "io/file.h"
+#include "io/file_place.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -200,22 +201,51 @@ static fb_options_result check_required(const fb_option_table *table, const void
     return FB_OPTIONS_READY;
 }
 
-/* Fails now instead of after minutes of work. A pipe is not opened: its reader would notice. */
-static fb_status check_writable(const char *path) {
-    fb_file_writer *writer = NULL;
-    struct stat found;
-    if (!path || fb_is_stdout(path) || (stat(path, &found) == 0 && !S_ISREG(found.st_mode)))
-        return FB_OK;
-    FB_TRY(fb_file_writer_open(path, &writer));
-    fb_file_writer_abandon(writer);
+static bool is_output(const fb_option *option) {
+    return option->kind == FB_OPTION_FILE || option->kind == FB_OPTION_OUTPUT;
+}
+
+/* Whether both lead to one file; errors are found elsewhere. */
+static bool is_same_place(const char *one, const char *other) {
+    fb_file_place a = {0}, b = {0};
+    if (fb_file_place_find(one, &a) != FB_OK)
+        return false;
+    bool same = fb_file_place_find(other, &b) == FB_OK;
+    if (same && (a.descriptor >= 0 || b.descriptor >= 0))
+        same = a.descriptor == b.descriptor;
+    else if (same && a.exists && b.exists)
+        same = S_ISREG(a.status.st_mode) && a.status.st_dev == b.status.st_dev &&
+               a.status.st_ino == b.status.st_ino;
+    else if (same)
+        same = strcmp(a.path, b.path) == 0;
+    fb_file_place_free(&a);
+    fb_file_place_free(&b);
+    return same;
+}
+
+static fb_status check_others(const fb_option_table *table, const void *target, size_t i,
+                              const char *path) {
+    for (size_t j = 0; j < i; j++) {
+        const fb_option *other = fb_option_table_at(table, j);
+        const char *second = is_output(other) ? string_of(other, target) : NULL;
+        if (second && is_same_place(fb_output_path(second), path))
+            return fb_fail(FB_ERROR_ARGUMENT, "--%s and --%s would both write %s", other->name,
+                           fb_option_table_at(table, i)->name,
+                           strcmp(path, FB_STDOUT_PATH) == 0 ? "standard output" : path);
+    }
     return FB_OK;
 }
 
+/* Fails now instead of after minutes of work. */
 static fb_status check_files(const fb_option_table *table, const void *target) {
     for (size_t i = 0; i < fb_option_table_count(table); i++) {
         const fb_option *option = fb_option_table_at(table, i);
-        if (option->kind == FB_OPTION_FILE && !option->in_new_folder)
-            FB_TRY(check_writable(string_of(option, target)));
+        const char *path = is_output(option) ? string_of(option, target) : NULL;
+        if (!path)
+            continue;
+        FB_TRY(check_others(table, target, i, fb_output_path(path)));
+        if (!option->in_new_folder)
+            FB_TRY(fb_file_check_writable(fb_output_path(path)));
     }
     return FB_OK;
 }

@@ -165,29 +165,41 @@ static fb_status make_folder(const char *path) {
     return FB_OK;
 }
 
-/* A file of an earlier trace that is not written again must not stay. */
-static fb_status remove_file(const char *directory, const char *name, const char *ending) {
+/* What is done with each file of a trace. */
+typedef fb_status path_fn(const char *path);
+
+static fb_status for_file(const char *directory, const char *name, const char *ending,
+                          path_fn *each) {
     char file[64];
     snprintf(file, sizeof file, "%s%s", name, ending);
     char *path = NULL;
     FB_TRY(fb_path_join(directory, file, &path));
-    int result = unlink(path);
-    fb_status status = FB_OK;
-    if (result != 0 && errno != ENOENT)
-        status = fb_fail(FB_ERROR_IO, "--output: cannot replace %s: %s", path, strerror(errno));
+    fb_status status = each(path);
     fb_free(path);
     return status;
 }
 
-static fb_status remove_files(const char *directory) {
-    FB_TRY(remove_file(directory, FB_TRACE_CSV, ""));
-    FB_TRY(remove_file(directory, FB_TRACE_JSON, ""));
-    FB_TRY(remove_file(directory, FB_TRACE_TAU_CSV, ""));
+static fb_status for_tables(const char *directory, path_fn *each) {
+    FB_TRY(for_file(directory, FB_TRACE_CSV, "", each));
+    FB_TRY(for_file(directory, FB_TRACE_JSON, "", each));
+    return for_file(directory, FB_TRACE_TAU_CSV, "", each);
+}
+
+static fb_status for_pictures(const char *directory, path_fn *each) {
     for (size_t i = 0; i < FB_TRACE_REPORT_PICTURES; i++) {
-        FB_TRY(remove_file(directory, fb_trace_report_picture_names[i], ".png"));
-        FB_TRY(remove_file(directory, fb_trace_report_picture_names[i], ".svg"));
+        FB_TRY(for_file(directory, fb_trace_report_picture_names[i], ".png", each));
+        FB_TRY(for_file(directory, fb_trace_report_picture_names[i], ".svg", each));
     }
     return FB_OK;
+}
+
+/* Called before anything is decoded, as the folder is made. */
+static fb_status check_files(const settings *given) {
+    FB_TRY(for_tables(given->output, fb_file_check_writable));
+    if (!given->no_pictures)
+        FB_TRY(for_pictures(given->output, fb_file_check_writable));
+    const char *json = given->generate.json;
+    return json ? fb_file_check_writable(fb_output_path(json)) : FB_OK;
 }
 
 typedef fb_status write_fn(const fb_trace_report *report, const char *path);
@@ -202,13 +214,17 @@ static fb_status write_into(const char *directory, const char *name, write_fn *w
 }
 
 static fb_status write_files(const fb_trace_report *report, const settings *given) {
-    FB_TRY(remove_files(given->output));
+    /* Those of an earlier trace that are not written again must not stay. */
+    FB_TRY(for_tables(given->output, fb_file_batch_remove));
+    FB_TRY(for_pictures(given->output, fb_file_batch_remove));
     FB_TRY(write_into(given->output, FB_TRACE_CSV, fb_trace_report_write_csv, report));
     FB_TRY(write_into(given->output, FB_TRACE_JSON, fb_trace_report_write_json, report));
     if (report->num_taus > 0)
         FB_TRY(write_into(given->output, FB_TRACE_TAU_CSV, fb_trace_report_write_tau_csv, report));
     if (given->no_pictures)
         return FB_OK;
+    FB_TRY(fb_file_batch_end()); /* numbers are whole without pictures */
+    fb_file_batch_begin();
     fb_status status = fb_trace_report_draw(report, given->output);
     if (status == FB_ERROR_UNSUPPORTED)
         return fb_fail(status,
@@ -277,6 +293,7 @@ static fb_status trace_session(fb_session *session, settings *given, fb_trace *t
     fb_trace_tau taus[FB_NUMBER_LIST_MAX];
     FB_TRY(fb_generate_settings_prepare(session, &given->generate));
     FB_TRY(make_folder(given->output));
+    FB_TRY(check_files(given));
     FB_TRY(record(session, session->options.reuse.tau, trace, generation));
     FB_TRY(sweep(session, &given->sweep, taus));
     fb_trace_report report = {session, *generation, trace, taus, given->sweep.count};

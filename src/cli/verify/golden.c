@@ -32,7 +32,7 @@ static fb_status parse_preset(const char *text, void *target) {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "output",
      .letter = 'o',
      .argument = "FILE",
@@ -162,18 +162,20 @@ static json_t *describe(const fb_script *s, const char *path) {
 }
 
 static void print(const fb_script *s, const char *path) {
+    FILE *to = fb_text_stream(path);
     const fb_script_config *c = &s->config;
-    printf("%s: %s, %zu heads, %zu KV heads of %zu, block of %zu behind %zu tokens, tau %zu, %s\n",
-           path, c->preset, c->num_heads, c->num_kv_heads, c->head_dim, c->block_size,
-           c->context_length, c->tau, fb_dtype_name(c->dtype));
+    fprintf(to,
+            "%s: %s, %zu heads, %zu KV heads of %zu, block of %zu behind %zu tokens, tau %zu, %s\n",
+            path, c->preset, c->num_heads, c->num_kv_heads, c->head_dim, c->block_size,
+            c->context_length, c->tau, fb_dtype_name(c->dtype));
     for (size_t i = 0; i < s->num_passes; i++) {
         const fb_script_pass *pass = &s->passes[i];
         size_t accepted = 0;
         for (size_t token = 0; token < c->block_size; token++)
             accepted += pass->accepted[token] != 0;
-        printf("  step%02zu  %-14s%d dirty, %zu accepted%s\n", i,
-               fb_reuse_action_name((fb_reuse_action)pass->action), (int)pass->dirty, accepted,
-               i == c->steps ? " (commit)" : "");
+        fprintf(to, "  step%02zu  %-14s%d dirty, %zu accepted%s\n", i,
+                fb_reuse_action_name((fb_reuse_action)pass->action), (int)pass->dirty, accepted,
+                i == c->steps ? " (commit)" : "");
     }
 }
 
@@ -182,7 +184,7 @@ static fb_status make(fb_script *s, const settings *chosen) {
     FB_TRY(fb_script_run(s));
     FB_TRY(fb_script_find_truth(s, show_progress, &s->config));
     fb_progress_end();
-    FB_TRY(fb_script_write(s, chosen->output));
+    FB_TRY(fb_script_write(s, fb_output_path(chosen->output)));
     if (!chosen->json) {
         print(s, chosen->output);
         return FB_OK;

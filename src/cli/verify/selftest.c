@@ -37,7 +37,7 @@ static const fb_option options[] = {
      .argument = "FILE",
      TARGET(hashes),
      .help = "another list than the built-in one (golden/hashes.txt)"},
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "write",
      .argument = "FILE",
      TARGET(write),
@@ -143,7 +143,7 @@ static fb_status run(const settings *chosen, size_t *differences) {
     fb_hash_list *list = NULL;
     FB_TRY(fb_isa_choice_set(chosen->threads, chosen->write ? chosen->isa : FB_ISA_CHOICE_CURRENT));
     if (chosen->write)
-        return fb_hash_list_write(chosen->write);
+        return fb_hash_list_write(fb_output_path(chosen->write));
     FB_TRY(fb_hash_list_open(chosen->hashes, &list));
     fb_status status = check_all(chosen, list, differences);
     fb_hash_list_close(list);

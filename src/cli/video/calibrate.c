@@ -1,6 +1,7 @@
 /* flashblock calibrate: which heads of a video model may reuse, at which steps. */
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/gnuplot.h"
 #include "cli/options/common_options.h"
 #include "cli/options/isa_choice.h"
 #include "cli/options/options.h"
@@ -30,7 +31,7 @@ typedef struct settings {
 
 static const fb_option options[] = {
     FB_VIDEO_MODEL_OPTION(settings),
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "output",
      .letter = 'o',
      .argument = "FILE.json",
@@ -72,7 +73,7 @@ static const fb_option options[] = {
      .otherwise = "0.05",
      .help = "a head refreshes where its LSE changes by more than X on average"},
     FB_VIDEO_COMPAT_OPTIONS(settings),
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "plot",
      .argument = "FILE",
      TARGET(plot),
@@ -125,17 +126,17 @@ static fb_status make_calibration(const settings *given, const fb_video_config *
 
 /* --- output ----------------------------------------------------------------------------------- */
 
-static void print(fb_calibration *c) {
+static void print(fb_calibration *c, FILE *to) {
     size_t steps = fb_calibration_config_of(c)->num_steps;
-    printf("%zu blocks with a history\n", fb_calibration_blocks(c));
-    printf("step  similarity: external  internal  LSE change  heads that refresh\n");
+    fprintf(to, "%zu blocks with a history\n", fb_calibration_blocks(c));
+    fprintf(to, "step  similarity: external  internal  LSE change  heads that refresh\n");
     for (size_t step = 1; step < steps; step++) {
         fb_calibration_step s = fb_calibration_step_of(c, step);
-        printf("%4zu  %20.3f  %8.3f  %10.3f  %zu of %zu%s\n", step, s.external, s.internal,
-               s.lse_change, s.refreshing, s.heads, step + 1 == steps ? " (clean frames)" : "");
+        fprintf(to, "%4zu  %20.3f  %8.3f  %10.3f  %zu of %zu%s\n", step, s.external, s.internal,
+                s.lse_change, s.refreshing, s.heads, step + 1 == steps ? " (clean frames)" : "");
     }
-    printf("%.1f %% of the heads may reuse after a block's first step\n",
-           100.0 * fb_calibration_reused_share(c));
+    fprintf(to, "%.1f %% of the heads may reuse after a block's first step\n",
+            100.0 * fb_calibration_reused_share(c));
 }
 
 static json_t *describe(fb_calibration *c, const settings *given) {
@@ -153,19 +154,27 @@ static json_t *describe(fb_calibration *c, const settings *given) {
                      fb_calibration_reused_share(c), "steps", steps);
 }
 
+/* A plot may go to standard output, too. */
+static FILE *text_stream(const settings *given) {
+    FILE *to = fb_text_stream(given->output);
+    return given->plot && to == stdout ? fb_text_stream(given->plot) : to;
+}
+
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static fb_status write_results(fb_calibration *c, const settings *given) {
-    FB_TRY(fb_calibration_save(c, given->output));
+    FB_TRY(fb_calibration_save(c, fb_output_path(given->output)));
     if (given->plot)
-        FB_TRY(fb_calibration_plot(c, given->plot));
+        FB_TRY(fb_calibration_plot(c, fb_output_path(given->plot)));
     if (!fb_is_stdout(given->json))
-        print(c);
+        print(c, text_stream(given));
     return given->json ? fb_write_json(describe(c, given), given->json) : FB_OK;
 }
 
 static fb_status calibrate(fb_video_session *session, const settings *given,
                            fb_calibration **calibration) {
+    if (given->plot)
+        FB_TRY(fb_gnuplot_check(given->plot, "--plot"));
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_video_session_load(session, given->model));
     if (given->frames <= session->config->block_frames)

@@ -53,14 +53,14 @@ static const fb_option options[] = {
      .help = "a calibration of this model (flashblock calibrate): the clips are made densely, and "
              "again with the heads reusing that it allows"},
     FB_VIDEO_COMPAT_OPTIONS(settings),
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "output",
      .letter = 'o',
      .argument = "FILE.y4m",
      TARGET(output),
      .required = true,
      .help = "the clips side by side, each dense and then with reuse, as YUV4MPEG2"},
-    {.kind = FB_OPTION_STRING,
+    {.kind = FB_OPTION_OUTPUT,
      .name = "sheet",
      .argument = "FILE.png",
      TARGET(sheet),
@@ -143,10 +143,11 @@ static fb_status write_files(const comparison *c) {
                        s->config->frame_height,
                        s->config->frame_width,
                        c->given->scale};
-    fb_status status =
-        c->given->output ? fb_clip_set_write_y4m(&set, c->given->fps, c->given->output) : FB_OK;
+    fb_status status = c->given->output ? fb_clip_set_write_y4m(&set, c->given->fps,
+                                                                fb_output_path(c->given->output))
+                                        : FB_OK;
     if (status == FB_OK && c->given->sheet)
-        status = fb_clip_set_write_sheet(&set, c->given->sheet);
+        status = fb_clip_set_write_sheet(&set, fb_output_path(c->given->sheet));
     fb_free((void *)clips);
     return status;
 }
@@ -158,26 +159,27 @@ static double reused_share(const fb_video_stats *stats) {
     return total > 0.0 ? (double)stats->heads_reused / total : 0.0;
 }
 
-static void print(const comparison *c) {
+static void print(const comparison *c, FILE *to) {
     const fb_video_session *s = &c->session;
-    printf("%zu frames in blocks of %zu, %zu passes a block\n", s->num_frames,
-           s->config->block_frames, s->config->num_denoising_steps + 1);
+    fprintf(to, "%zu frames in blocks of %zu, %zu passes a block\n", s->num_frames,
+            s->config->block_frames, s->config->num_denoising_steps + 1);
     for (size_t i = 0; i < s->num_clips; i++) {
-        printf("clip %zu: %s", i, s->prompts[i]);
+        fprintf(to, "clip %zu: %s", i, s->prompts[i]);
         if (c->calibration)
-            printf("; PSNR %.1f dB", psnr(c, i));
-        putchar('\n');
+            fprintf(to, "; PSNR %.1f dB", psnr(c, i));
+        fputc('\n', to);
     }
-    printf("dense   attention %8.3f s, total %8.3f s\n", c->dense_stats.times.attention,
-           c->dense_stats.times.total);
+    fprintf(to, "dense   attention %8.3f s, total %8.3f s\n", c->dense_stats.times.attention,
+            c->dense_stats.times.total);
     if (!c->calibration)
         return;
-    printf("reuse   attention %8.3f s, total %8.3f s\n", c->stats.times.attention,
-           c->stats.times.total);
-    printf("attention time %.2fx, work %.2fx; %.1f %% of the heads reused after a block's first "
-           "step\n",
-           c->dense_stats.times.attention / c->stats.times.attention,
-           c->stats.dense_work / c->stats.work, 100.0 * reused_share(&c->stats));
+    fprintf(to, "reuse   attention %8.3f s, total %8.3f s\n", c->stats.times.attention,
+            c->stats.times.total);
+    fprintf(to,
+            "attention time %.2fx, work %.2fx; %.1f %% of the heads reused after a block's first "
+            "step\n",
+            c->dense_stats.times.attention / c->stats.times.attention,
+            c->stats.dense_work / c->stats.work, 100.0 * reused_share(&c->stats));
 }
 
 static json_t *times_json(const fb_video_stats *stats) {
@@ -211,6 +213,12 @@ static json_t *describe(const comparison *c) {
     return value;
 }
 
+/* A sheet may go to standard output, too. */
+static FILE *text_stream(const settings *given) {
+    FILE *to = fb_text_stream(given->output);
+    return given->sheet && to == stdout ? fb_text_stream(given->sheet) : to;
+}
+
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static fb_status prepare(comparison *c) {
@@ -242,7 +250,7 @@ static fb_status compare(comparison *c) {
     FB_TRY(status);
     FB_TRY(write_files(c));
     if (!fb_is_stdout(c->given->json))
-        print(c);
+        print(c, text_stream(c->given));
     return c->given->json ? fb_write_json(describe(c), c->given->json) : FB_OK;
 }
 
