@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "oracle/kinds.h"
 #include "oracle/script_mistakes.h"
+#include "oracle/scripted.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -192,7 +193,7 @@ static double lse_effect(const fb_script *s, const fb_script_pass *pass) {
     return 2.0 * fb_spacing_at(fb_largest_finite(pass->true_lse, fb_script_rows(s)));
 }
 
-/* One tensor of a pass. */
+/* One tensor of a pass. `c` is NULL if the sequence is not a file's. */
 static fb_status claim(fb_case *c, fb_report *report, const fb_script *s,
                        const fb_script_result *result, fb_bound_rule rule, const char *name,
                        const float *ours, const float *file, const double *truth) {
@@ -208,7 +209,7 @@ static fb_status claim(fb_case *c, fb_report *report, const fb_script *s,
         .file = file,
         .truth = truth,
         .rule = rule,
-        .file_precision = fb_case_precision(c, tensor),
+        .file_precision = c ? fb_case_precision(c, tensor) : FB_F32,
         .is_lse = result->lse,
         .token_axis = 0,
         .head_axis = 1,
@@ -239,6 +240,13 @@ static fb_status claim_pass(fb_case *c, fb_report *report, const fb_script *s, s
     if (file->external_lse || report->candidate)
         FB_TRY(claim(c, report, s, &result, rule, "external_lse", pass->external_lse,
                      file->external_lse, pass->true_external_lse));
+    return FB_OK;
+}
+
+fb_status fb_claim_script(fb_report *report, const fb_script *s) {
+    const file_pass none = {0};
+    for (size_t i = 0; i < s->num_passes; i++)
+        FB_TRY(claim_pass(NULL, report, s, i, &none, FB_BOUND_FILE));
     return FB_OK;
 }
 

@@ -34,11 +34,13 @@
 #define FLASHBLOCK_EXPERIMENTAL_ORACLE_H
 
 #include <flashblock/attention.h>
+#include <flashblock/reuse.h>
 #include <flashblock/status.h>
 #include <flashblock/types.h>
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -223,6 +225,98 @@ static inline void fb_verify_options_init(fb_verify_options *options) {
  * FB_ERROR_ARGUMENT: struct_size is wrong. FB_ERROR_MEMORY: there is no memory for a report. */
 FB_API fb_status fb_verify_file(const char *path, const fb_verify_options *options,
                                 fb_report **report);
+
+/* --- scripted sequences ---------------------------------------------------------------------- */
+
+/* A block of a language or video model that is denoised by a script, in memory: one layer, step by
+ * step, then the commit pass over the finished block.
+ *
+ *     fb_scripted_options options;
+ *     fb_scripted_options_init(&options);
+ *     fb_scripted_preset("trado-8b", &options);
+ *     options.context_length = 16384, options.dtype = FB_BF16;
+ *     fb_scripted *sequence = NULL;
+ *     fb_scripted_create(&options, &sequence);
+ *     for (size_t pass = 0; pass < fb_scripted_num_passes(sequence); pass++)
+ *         ...compute it, fb_candidate_add(candidate, "step00.out", ...)...
+ *     fb_scripted_judge(sequence, &verify_options, &report);
+ *
+ * It is what `flashblock golden` writes to a file. The script says what every pass is given, and
+ * whether it refreshes or reuses. A port computes the passes in order, and its results are judged.
+ */
+typedef struct fb_scripted fb_scripted;
+
+/* The sizes and the seed. fb_scripted_options_init sets those of the preset "tiny"; new members may
+ * be added at the end. */
+typedef struct fb_scripted_options {
+    size_t struct_size;
+    size_t num_heads, num_kv_heads, head_dim; /* num_heads: a multiple of num_kv_heads */
+    size_t block_size;                        /* queries, and the keys of the block itself */
+    size_t context_length;                    /* committed keys; 0: there is no external part */
+    size_t tau, steps; /* tau of fb_reuse_policy; denoising steps, 1 to 99, at most block_size */
+    fb_dtype dtype;    /* of queries, keys and values */
+    double scale;      /* of the scores; 0: 1/sqrt(head_dim) */
+    uint64_t seed;
+    bool rows, correction; /* refresh by rows; the first-order correction: experimental/rows.h */
+} fb_scripted_options;
+
+/* As fb_attention_check_init_sized: fb_scripted_options_init(&options) in C. */
+FB_API void fb_scripted_options_init_sized(fb_scripted_options *options, size_t struct_size);
+static inline void fb_scripted_options_init(fb_scripted_options *options) {
+    fb_scripted_options_init_sized(options, sizeof *options);
+}
+
+/* The presets: shapes of published models, and "tiny". NULL for an index that is too large. */
+FB_API const char *fb_scripted_preset_name(size_t index);
+
+/* Sets all options to those of the preset. FB_ERROR_ARGUMENT: a name that is not known (the message
+ * lists those that are), a struct_size that is not set. */
+FB_API fb_status fb_scripted_preset(const char *name, fb_scripted_options *options);
+
+/* Makes the inputs: the same bits on every machine. fb_scripted_destroy. FB_ERROR_ARGUMENT: sizes
+ * that are out of range. FB_ERROR_MEMORY. */
+FB_API fb_status fb_scripted_create(const fb_scripted_options *options, fb_scripted **sequence);
+FB_API void fb_scripted_destroy(fb_scripted *sequence); /* takes NULL */
+
+/* The options, with the scale that is used. They belong to the sequence. */
+FB_API const fb_scripted_options *fb_scripted_options_of(const fb_scripted *sequence);
+
+/* Denoising steps and the commit pass, which is the last. */
+FB_API size_t fb_scripted_num_passes(const fb_scripted *sequence);
+
+/* What the pass does, and how many tokens are dirty when it begins: see reuse.h. For a pass that is
+ * not there FB_REFRESH_AND_STORE and 0. */
+FB_API fb_reuse_action fb_scripted_action(const fb_scripted *sequence, size_t pass);
+FB_API size_t fb_scripted_dirty(const fb_scripted *sequence, size_t pass);
+
+/* Whether the pass accepts the token; whether it computes the token's external part anew (every
+ * token of a refresh, none of a reuse, some of FB_REFRESH_ROWS). false for one that is not
+ * there. */
+FB_API bool fb_scripted_accepts(const fb_scripted *sequence, size_t pass, size_t token);
+FB_API bool fb_scripted_refreshes(const fb_scripted *sequence, size_t pass, size_t token);
+
+/* Inputs, dense, in the dtype of the options. They belong to the sequence.
+ *   context_k, context_v  [context_length, num_kv_heads, head_dim] the committed keys and values
+ *   q                     [block_size, num_heads, head_dim]        of the pass
+ *   k, v                  [block_size, num_kv_heads, head_dim]     the block's own, of the pass
+ * NULL for a pass that is not there. */
+FB_API const void *fb_scripted_context_k(const fb_scripted *sequence);
+FB_API const void *fb_scripted_context_v(const fb_scripted *sequence);
+FB_API const void *fb_scripted_q(const fb_scripted *sequence, size_t pass);
+FB_API const void *fb_scripted_k(const fb_scripted *sequence, size_t pass);
+FB_API const void *fb_scripted_v(const fb_scripted *sequence, size_t pass);
+
+/* Judges options->candidate. Its tensors are, for pass 00, 01, ...:
+ *   step00.out            [block_size, num_heads, head_dim]  the merged result
+ *   step00.lse            [block_size, num_heads]
+ *   step00.external_out, step00.external_lse                 of a pass that stores: what is kept
+ * The truths are computed when they are first needed, and are kept. fb_report_destroy.
+ * FB_ERROR_ARGUMENT: no candidate. FB_ERROR_MEMORY. */
+FB_API fb_status fb_scripted_judge(fb_scripted *sequence, const fb_verify_options *options,
+                                   fb_report **report);
+
+/* Writes the sequence as a case file, as `flashblock golden` does. FB_ERROR_IO, FB_ERROR_MEMORY. */
+FB_API fb_status fb_scripted_write(fb_scripted *sequence, const char *path);
 
 /* --- golden hashes --------------------------------------------------------------------------- */
 
