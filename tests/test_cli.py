@@ -616,13 +616,13 @@ def visual_on_a_terminal():
 
 @case
 def sparse_attention_goes_from_flashblock_to_dense():
-    small = ["--key-block", 16, "--tau", 2]
+    small, residual = ["--key-block", 16], ["--residual", "--tau", 2]
     prompt = PROMPT * 8
     dense = generate_json("--tau", 0, prompt=prompt)
     flashblock = generate_json("--tau", 2, prompt=prompt)
     sparse = ["--sparse", "sink_window", *small]
     everything = generate_json(*sparse, "--density", 1, prompt=prompt)
-    nothing = generate_json(*sparse, "--density", 0, "--residual", prompt=prompt)
+    nothing = generate_json(*sparse, "--density", 0, *residual, prompt=prompt)
     expect_equal(ids(everything), ids(dense), "everything selected")
     expect_equal(ids(nothing), ids(flashblock), "nothing selected")
     expect_equal(nothing["counts"], flashblock["counts"], "counts")
@@ -632,7 +632,7 @@ def sparse_attention_goes_from_flashblock_to_dense():
     half = generate_json(*sparse, "--density", 0.5, prompt=prompt)
     expect_equal(half["options"]["sparse"]["density"], 0.5, "density")
     expect(0.4 < half["sparse"]["selected_share"] < 0.6, half["sparse"])
-    shown = generate("-p", prompt, "-n", 8, *sparse, "--residual")
+    shown = generate("-p", prompt, "-n", 8, *sparse, *residual)
     succeeded(shown)
     expect(b"sparse " in shown.stderr, shown.stderr)
 

@@ -50,6 +50,7 @@ static const fb_option options[] = {
              "timed"},
     {.kind = FB_OPTION_PARSED,
      .name = "reused-heads",
+     .needs = "!calibration",
      .argument = "LIST",
      .target = offsetof(settings, reused_heads),
      .parse = fb_number_list_parse,

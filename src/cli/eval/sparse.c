@@ -72,6 +72,7 @@ static const fb_option options[] = {
     {.kind = FB_OPTION_GROUP, .help = "What is compared with dense attention"},
     {.kind = FB_OPTION_PARSED,
      .name = "selectors",
+     .needs = "!no-sparse",
      .argument = "LIST",
      TARGET(selectors),
      .parse = fb_selector_list_parse,
@@ -82,6 +83,7 @@ static const fb_option options[] = {
      .help = "FlashBlock only, no selector"},
     {.kind = FB_OPTION_PARSED,
      .name = "density",
+     .needs = "!no-sparse",
      .argument = "LIST",
      TARGET(percents),
      .parse = fb_number_list_parse,
@@ -96,6 +98,7 @@ static const fb_option options[] = {
      .help = "of residual reuse, and of FlashBlock without a selector"},
     {.kind = FB_OPTION_SIZE,
      .name = "key-block",
+     .needs = "!no-sparse",
      .argument = "N",
      TARGET(key_block),
      .min = 16,
@@ -104,6 +107,7 @@ static const fb_option options[] = {
      .help = "tokens of a key block, a multiple of 16"},
     {.kind = FB_OPTION_FLAG,
      .name = "select-every-step",
+     .needs = "!no-sparse",
      TARGET(select_every_step),
      .help = "with a residual: select anew at every step; another selection is a refresh"},
 
@@ -388,11 +392,6 @@ static fb_status run(evaluation *e) {
 }
 
 static int evaluate(const settings *given) {
-    if (given->no_sparse && given->selectors.count > 0) {
-        fb_print_error(
-            "--selectors and --no-sparse exclude each other; see flashblock eval sparse --help");
-        return FB_EXIT_USAGE;
-    }
     evaluation e = {.given = given};
     fb_status status = run(&e);
     fb_free(e.methods);

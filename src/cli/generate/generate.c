@@ -25,20 +25,23 @@ static const fb_option option_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "Output"},
     {.kind = FB_OPTION_FLAG,
      .name = "visual",
+     .needs = "!compare json!=- samples=1",
      TARGET(visual),
      .help = "show every denoising step: in place on a terminal, else a line for each"},
     {.kind = FB_OPTION_FLAG,
      .name = "compare",
+     .needs = "!visual !sparse tau!=0",
      TARGET(compare),
      .help = "write the text with dense attention and with FlashBlock, and compare"},
     {.kind = FB_OPTION_SIZE,
      .name = "repeats",
+     .needs = "compare",
      .argument = "N",
      TARGET(repeats),
      .min = 1,
      .max = 1000,
      .otherwise = "3",
-     .help = "--compare runs both N times, in turn, and reports medians"},
+     .help = "run both N times, in turn, and report medians"},
     FB_JSON_OPTION(
         fb_generate_settings, json,
         "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
@@ -62,16 +65,8 @@ static const char *contradiction(const settings *given) {
     const char *wrong = fb_generate_settings_wrong(shared);
     if (wrong)
         return wrong;
-    if (given->visual && given->compare)
-        return "--visual and --compare exclude each other";
     if (given->visual && shared->prompts.count > 1)
         return "--visual shows one prompt only";
-    if (given->visual && fb_is_stdout(shared->json))
-        return "--visual and --json would both write to standard output";
-    if (given->compare && shared->tau == 0)
-        return "--compare needs --tau of at least 1: 0 is the dense run";
-    if (shared->sparse.selector && given->compare)
-        return "--sparse and --compare exclude each other; see flashblock eval sparse";
     return NULL;
 }
 

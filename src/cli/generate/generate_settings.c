@@ -56,6 +56,7 @@ static const fb_option option_list[] = {
     {.kind = FB_OPTION_GROUP, .help = "FlashBlock"},
     {.kind = FB_OPTION_SIZE,
      .name = "tau",
+     .needs = "residual|!sparse",
      .letter = 't',
      .argument = "T",
      TARGET(tau),
@@ -73,32 +74,38 @@ static const fb_option option_list[] = {
              "those whose token was accepted since they were computed"},
     {.kind = FB_OPTION_SIZE,
      .name = "refresh-every",
+     .needs = "reuse=rows",
      .argument = "N",
      TARGET(options.reuse.refresh_every),
      .min = 1,
      .max = 1 << 30,
-     .help = "--reuse rows: all rows every N steps (default: never)"},
+     .help = "all rows every N steps (default: never)"},
     {.kind = FB_OPTION_SIZE,
      .name = "refresh-dirty",
+     .needs = "reuse=rows",
      .argument = "N",
      TARGET(options.reuse.refresh_dirty),
      .min = 1,
      .max = 1 << 30,
-     .help = "--reuse rows: all rows after N accepted tokens (default: never)"},
+     .help = "all rows after N accepted tokens (default: never)"},
     {.kind = FB_OPTION_FLAG,
      .name = "refresh-commit",
+     .needs = "reuse=rows",
      TARGET(options.reuse.refresh_commit),
-     .help = "--reuse rows: all rows in the pass over a finished block"},
+     .help = "all rows in the pass over a finished block"},
     {.kind = FB_OPTION_FLAG,
      .name = "correction",
+     .needs = "tau!=0 !sparse compat!=released",
      TARGET(options.reuse.correction),
      .help = "correct the weight of kept attention to first order in the change of the query"},
     {.kind = FB_OPTION_FLAG,
      .name = "reuse-always",
+     .needs = "tau!=0 residual|!sparse",
      TARGET(options.reuse.reuse_always),
      .help = "reuse at every step of a block after its first"},
     {.kind = FB_OPTION_FLAG,
      .name = "reuse-at-commit",
+     .needs = "tau!=0 residual|!sparse",
      TARGET(options.reuse.reuse_at_commit),
      .help = "the pass over a finished block may reuse, too"},
     FB_COMPAT_OPTION(
@@ -116,6 +123,7 @@ static const fb_option option_list[] = {
              "multipole, sparsed, mage, bfla or ba_att"},
     {.kind = FB_OPTION_DOUBLE,
      .name = "density",
+     .needs = "sparse",
      .argument = "R",
      TARGET(sparse.density),
      .max = 1,
@@ -123,19 +131,23 @@ static const fb_option option_list[] = {
      .help = "share of those blocks to select"},
     {.kind = FB_OPTION_FLAG,
      .name = "residual",
+     .needs = "sparse !centroids",
      TARGET(residual),
      .help = "keep what the other blocks contribute, and reuse it by --tau; without it they "
-             "contribute nothing, and --tau has no meaning"},
+             "contribute nothing"},
     {.kind = FB_OPTION_FLAG,
      .name = "centroids",
+     .needs = "sparse !residual",
      TARGET(centroids),
      .help = "let centroids stand for the other blocks (multipole)"},
     {.kind = FB_OPTION_FLAG,
      .name = "select-every-step",
+     .needs = "residual",
      TARGET(sparse.select_every_step),
-     .help = "with --residual: select anew at every step; another selection is a refresh"},
+     .help = "select anew at every step; another selection is a refresh"},
     {.kind = FB_OPTION_SIZE,
      .name = "key-block",
+     .needs = "sparse",
      .argument = "N",
      TARGET(sparse.choosing.block_keys),
      .min = 16,
@@ -153,6 +165,7 @@ static const fb_option option_list[] = {
     FB_CONFIDENCE_OPTION(fb_generate_settings, options.confidence_threshold),
     {.kind = FB_OPTION_DOUBLE,
      .name = "entropy-bound",
+     .needs = "remasking=entropy_bounded",
      .argument = "E",
      TARGET(options.entropy_bound),
      .otherwise = "0.35",
@@ -175,18 +188,26 @@ static const fb_option option_list[] = {
      .argument = "K",
      TARGET(options.top_k),
      .otherwise = "0",
-     .help = "draw from the K most probable tokens; 0: from all"},
+     .help =
+         "draw from the K most probable tokens, among which confidences count (at temperature 0, "
+         "too); 0: from all"},
     {.kind = FB_OPTION_DOUBLE,
      .name = "top-p",
      .argument = "P",
      TARGET(options.top_p),
      .max = 1,
      .otherwise = "1",
-     .help = "draw from the most probable tokens that together exceed probability P"},
-    FB_SEED_OPTION(fb_generate_settings, options.seed, "0",
-                   "the same seed draws the same text again"),
+     .help = "the same from the most probable tokens that together exceed probability P"},
+    {.kind = FB_OPTION_UINT64,
+     .name = "seed",
+     .argument = "N",
+     TARGET(options.seed),
+     .otherwise = "0",
+     .needs = "temperature!=0",
+     .help = "the same seed draws the same text again"},
     {.kind = FB_OPTION_SIZE,
      .name = "samples",
+     .needs = "temperature!=0",
      .argument = "N",
      TARGET(samples),
      .min = 1,
@@ -217,28 +238,18 @@ const fb_option_table fb_generate_settings_options = {FB_TABLE_OPTIONS(option_li
 
 static const char *wrong_reuse(const fb_generate_settings *given) {
     const fb_reuse_policy *reuse = &given->options.reuse;
-    bool beyond = reuse->rows || reuse->correction;
-    if (!reuse->rows &&
-        (reuse->refresh_every > 0 || reuse->refresh_dirty > 0 || reuse->refresh_commit))
-        return "--refresh-every, --refresh-dirty and --refresh-commit need --reuse rows";
-    if (beyond && given->tau == 0)
-        return "--reuse rows and --correction need --tau of at least 1: 0 is dense";
-    if (beyond && given->options.compat == FB_COMPAT_RELEASED)
-        return "the published engine has neither --reuse rows nor --correction";
-    if (beyond && given->sparse.selector)
-        return "--sparse excludes --reuse rows and --correction";
+    if (reuse->rows && given->tau == 0)
+        return "--reuse rows needs --tau of at least 1: 0 is dense";
+    if (reuse->rows && given->options.compat == FB_COMPAT_RELEASED)
+        return "the published engine has no --reuse rows";
+    if (reuse->rows && given->sparse.selector)
+        return "--sparse and --reuse rows exclude each other";
     return NULL;
 }
 
 const char *fb_generate_settings_wrong(const fb_generate_settings *given) {
     if (given->prompts.count == 0)
         return "--prompt TEXT or --prompt-file FILE is missing";
-    if (!given->sparse.selector && (given->residual || given->centroids))
-        return "--residual and --centroids need --sparse NAME";
-    if (given->sparse.select_every_step && !given->residual)
-        return "--select-every-step needs --residual";
-    if (given->residual && given->centroids)
-        return "--residual and --centroids exclude each other";
     return wrong_reuse(given);
 }
 

@@ -47,6 +47,7 @@
     {                                                                                              \
         .kind = FB_OPTION_DOUBLE, .name = "confidence-threshold", .argument = "C",                 \
         .target = offsetof(structure, member), .max = 1, .otherwise = "0.9",                       \
+        .needs = "remasking=low_confidence_dynamic",                                               \
         .help = "low_confidence_dynamic accepts every token of a higher probability than C"        \
     }
 #define FB_COMPAT_OPTION(structure, member, text)                                                  \

@@ -2,23 +2,30 @@
 
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const size_t largest = (size_t)1 << 30;
 
 /* One number, and where it ends; false when there is none or it is too large. */
-static int parse_number(const char *text, size_t *value, const char **end) {
+static bool parse_number(const char *text, size_t max, size_t *value, const char **end) {
     if (*text < '0' || *text > '9') /* strtoull would take spaces and signs */
-        return 0;
+        return false;
     char *rest = NULL;
+    errno = 0;
     unsigned long long number = strtoull(text, &rest, 10);
     unsigned long long unit = *rest == 'k' ? 1 << 10 : *rest == 'm' ? 1 << 20 : 1;
-    if (number > largest / unit)
-        return 0;
+    if (errno != 0 || number > max / unit)
+        return false;
     *value = (size_t)(number * unit);
     *end = unit > 1 ? rest + 1 : rest;
-    return 1;
+    return true;
+}
+
+bool fb_number_parse(const char *text, size_t max, size_t *value) {
+    const char *end = text;
+    return parse_number(text, max, value, &end) && *end == '\0';
 }
 
 fb_status fb_number_list_parse(const char *text, void *target) {
@@ -27,7 +34,8 @@ fb_status fb_number_list_parse(const char *text, void *target) {
         if (list.count == FB_NUMBER_LIST_MAX)
             return fb_fail(FB_ERROR_ARGUMENT, "'%s' holds more than %d numbers", text,
                            FB_NUMBER_LIST_MAX);
-        if (!parse_number(at, &list.values[list.count++], &at) || (*at != ',' && *at != '\0'))
+        if (!parse_number(at, largest, &list.values[list.count++], &at) ||
+            (*at != ',' && *at != '\0'))
             return fb_fail(FB_ERROR_ARGUMENT,
                            "'%s' is not a list of whole numbers such as 4096 or 4k,16k", text);
         if (*at == '\0')

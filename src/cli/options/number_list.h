@@ -4,6 +4,7 @@
 
 #include <flashblock/status.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { FB_NUMBER_LIST_MAX = 16 };
@@ -12,6 +13,9 @@ typedef struct fb_number_list {
     size_t values[FB_NUMBER_LIST_MAX];
     size_t count; /* 0: not given */
 } fb_number_list;
+
+/* One whole number with its unit. False when it is none, or above `max`. */
+bool fb_number_parse(const char *text, size_t max, size_t *value);
 
 /* `parse` of an option whose target is such a list. Numbers go up to 2^30. */
 fb_status fb_number_list_parse(const char *text, void *list);

@@ -17,7 +17,7 @@ typedef enum fb_option_kind {
     FB_OPTION_FILE,      /* const char *, a file to write, which is checked before anything is done;
                             without a value "-", which stands for standard output */
     FB_OPTION_OUTPUT,    /* the same, with a value always; "-" is standard output, too */
-    FB_OPTION_SIZE,      /* size_t in [min, max], decimal digits */
+    FB_OPTION_SIZE,      /* size_t in [min, max]: decimal digits, also as 4k (4096) or 1m */
     FB_OPTION_UINT64,    /* uint64_t, decimal digits */
     FB_OPTION_DOUBLE,    /* double in [min, max], finite */
     FB_OPTION_PARSED,    /* the value as `parse` reads it */
@@ -36,6 +36,8 @@ typedef struct fb_option {
                            its own, other arguments are the command's; NULL: any value */
     bool in_new_folder; /* of FB_OPTION_FILE: not checked, the command creates the folder */
     bool required;      /* of a string or an output: an error when it is not given */
+    const char *needs;  /* other options, without which it means nothing, or that exclude it:
+                           option_rules.h; NULL: none */
     const char *help;
 } fb_option;
 

@@ -1,6 +1,7 @@
 #include "cli/options/option_values.h"
 
 #include "base/error.h"
+#include "cli/options/number_list.h"
 #include "cli/output.h"
 
 #include <errno.h>
@@ -49,10 +50,10 @@ static bool wrong_number(const fb_option *option, const char *text, const char *
 }
 
 static bool set_size(const fb_option *option, const char *text, void *target) {
-    uint64_t number = 0;
-    if (!parse_uint64(text, &number) || number > SIZE_MAX || !in_range(option, (double)number))
+    size_t number = 0;
+    if (!fb_number_parse(text, SIZE_MAX, &number) || !in_range(option, (double)number))
         return wrong_number(option, text, "a whole number");
-    *(size_t *)target = (size_t)number;
+    *(size_t *)target = number;
     return true;
 }
 

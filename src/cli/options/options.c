@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/options/option_rules.h"
 #include "cli/options/option_values.h"
 #include "cli/options/options_help.h"
 #include "cli/output.h"
@@ -50,9 +51,10 @@ static bool is_named(const spelling *given, const char *name, char letter) {
     return strlen(name) == given->length && strncmp(name, given->name, given->length) == 0;
 }
 
-static const fb_option *find(const fb_option_table *table, const spelling *given) {
+static const fb_option *find(const fb_option_table *table, const spelling *given, size_t *index) {
     for (size_t i = 0; i < fb_option_table_count(table); i++) {
         const fb_option *option = fb_option_table_at(table, i);
+        *index = i;
         if (option->kind != FB_OPTION_GROUP && is_named(given, option->name, option->letter))
             return option;
     }
@@ -120,8 +122,9 @@ static fb_options_result take_argument(const fb_option_table *table, const char 
 }
 
 static fb_options_result read_argument(const fb_option_table *table, int argc, char **argv,
-                                       int *index, char *target) {
+                                       int *index, char *target, fb_option_texts *texts) {
     const char *argument = argv[*index];
+    size_t number = 0;
     if (table->arguments && strcmp(argument, "--") == 0) {
         fb_options_result result = FB_OPTIONS_READY;
         while (++*index < argc && result == FB_OPTIONS_READY)
@@ -135,7 +138,7 @@ static fb_options_result read_argument(const fb_option_table *table, int argc, c
         fb_options_print_help(table);
         return FB_OPTIONS_HELP;
     }
-    const fb_option *option = find(table, &given);
+    const fb_option *option = find(table, &given, &number);
     if (!option) {
         fb_print_error("unknown option '%s'; see flashblock %s --help", argument,
                        command_name(table));
@@ -145,6 +148,7 @@ static fb_options_result read_argument(const fb_option_table *table, int argc, c
     const char *value = value_of(option, &given, argc, argv, index, &result);
     if (value && !fb_option_set(option, value, target + option->target))
         return FB_OPTIONS_WRONG;
+    texts->given[number] = value;
     return result;
 }
 
@@ -201,6 +205,14 @@ static fb_options_result check_required(const fb_option_table *table, const void
     return FB_OPTIONS_READY;
 }
 
+static fb_options_result check_rules(const fb_option_table *table, const fb_option_texts *texts) {
+    char wrong[256];
+    if (fb_option_rules_hold(table, texts, wrong, sizeof wrong))
+        return FB_OPTIONS_READY;
+    fb_print_error("%s; see flashblock %s --help", wrong, command_name(table));
+    return FB_OPTIONS_WRONG;
+}
+
 static bool is_output(const fb_option *option) {
     return option->kind == FB_OPTION_FILE || option->kind == FB_OPTION_OUTPUT;
 }
@@ -252,13 +264,16 @@ static fb_status check_files(const fb_option_table *table, const void *target) {
 
 bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void *target,
                       int *exit_status) {
+    fb_option_texts texts = {0};
     fb_options_result result = set_defaults(table, argc, target);
     for (int i = 1; i < argc && result == FB_OPTIONS_READY; i++)
-        result = read_argument(table, argc, argv, &i, target);
+        result = read_argument(table, argc, argv, &i, target, &texts);
     if (result == FB_OPTIONS_READY)
         result = check_arguments(table, target);
     if (result == FB_OPTIONS_READY)
         result = check_required(table, target);
+    if (result == FB_OPTIONS_READY)
+        result = check_rules(table, &texts);
     *exit_status = result == FB_OPTIONS_WRONG ? FB_EXIT_USAGE : FB_EXIT_OK;
     if (result == FB_OPTIONS_READY)
         *exit_status = fb_report_status(check_files(table, target));

@@ -1,5 +1,7 @@
 #include "cli/options/options_help.h"
 
+#include "cli/options/option_rules.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -35,11 +37,12 @@ static void print_option(const fb_option *option) {
     int column = printf("  %s--%s", letter, option->name);
     if (option->argument)
         column += printf(option->kind == FB_OPTION_FILE ? " [%s]" : " %s", option->argument);
-    char text[512];
+    char text[768], rules[256] = "";
     if (option->otherwise)
-        snprintf(text, sizeof text, "%s (default: %s)", option->help, option->otherwise);
-    else
-        snprintf(text, sizeof text, "%s", option->help);
+        snprintf(rules, sizeof rules, "default: %s%s", option->otherwise,
+                 option->needs ? "; " : "");
+    fb_option_rules_describe(option, rules, sizeof rules);
+    snprintf(text, sizeof text, rules[0] ? "%s (%s)" : "%s", option->help, rules);
     print_wrapped(text, column);
 }
 

@@ -49,6 +49,7 @@ static const fb_option option_list[] = {
              "it are replaced, others stay"},
     {.kind = FB_OPTION_PARSED,
      .name = "sweep",
+     .needs = "sweep=none|residual|!sparse",
      .argument = "T,T...",
      TARGET(sweep),
      .parse = parse_sweep,

@@ -78,6 +78,7 @@ static const fb_option options[] = {
              "was accepted since they were computed"},
     {.kind = FB_OPTION_FLAG,
      .name = "correction",
+     .needs = "tau!=0",
      TARGET(correction),
      .help = "the LSEs of rows that are taken from the cache are corrected to first order"},
     {.kind = FB_OPTION_SIZE,

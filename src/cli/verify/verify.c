@@ -70,6 +70,7 @@ static const fb_option options[] = {
              "or one .npy (out.npy, lse.npy)"},
     {.kind = FB_OPTION_PARSED,
      .name = "precision",
+     .needs = "candidate",
      .argument = "DTYPE",
      TARGET(precision),
      .parse = parse_precision,
@@ -225,10 +226,6 @@ static int summarize(const verification *v) {
 static int check_usage(const settings *chosen, const fb_found_paths *paths) {
     if (chosen->candidate && (paths->count != 1 || !paths->paths[0].named)) {
         fb_print_error("--candidate: is judged by one case file, %zu are given", paths->count);
-        return FB_EXIT_USAGE;
-    }
-    if (chosen->precision >= 0 && !chosen->candidate) {
-        fb_print_error("--precision: there is no --candidate");
         return FB_EXIT_USAGE;
     }
     return FB_EXIT_OK;

@@ -38,6 +38,7 @@ static const fb_option options[] = {
      .help = "words of the model, phrases separated by commas; given several times: a clip each"},
     {.kind = FB_OPTION_SIZE,
      .name = "clips",
+     .needs = "!prompt",
      .argument = "N",
      TARGET(clips),
      .min = 1,
