@@ -119,7 +119,7 @@ def check(command):
                 given += spelled(options, other, value)
             elif value:
                 given += spelled(options, other, OTHERS[other])
-            if "--samples" in given:
+            if "--samples" in given and name != "samples":
                 given += ["--temperature", "1"]
             for alternative in alternatives[1:]: # "no --sparse"
                 if alternative[0] == "no":
