@@ -6,7 +6,7 @@
 # apt that has everything passes. --list prints the names of all the packages, and does nothing else.
 set -eu
 
-build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev libjansson-dev
+build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libomp-dev libcriterion-dev libopenblas-dev gnuplot-nox doxygen
@@ -59,7 +59,7 @@ is_there() {
     libc6-dev-arm64-cross) has_header aarch64-linux-gnu-gcc stdlib.h ;;
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
-    libjansson-dev) has_library jansson ;;
+    libyajl-dev) has_library yajl ;;
     libomp-dev) has_header clang omp.h -fopenmp ;;
     libopenblas-dev) has_library openblas ;;
     libpcre2-dev) has_library libpcre2-8 ;;

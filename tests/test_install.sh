@@ -108,7 +108,7 @@ older_program() {
 
 needs_only_the_core() {
     readelf -d "$root/core" | grep -q 'NEEDED.*libflashblock\.so\.0' &&
-        ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|jansson|pcre|utf8proc'
+        ! readelf -d "$libdir/libflashblock.so" | grep NEEDED | grep -E 'blas|yajl|pcre|utf8proc'
 }
 
 # A program that judges a good and a bad result with the oracle's library, and needs no other.

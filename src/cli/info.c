@@ -25,13 +25,16 @@ static const fb_option_table table = {
     FB_TABLE_OPTIONS(options),
 };
 
-static json_t *instruction_sets(void) {
-    json_t *list = json_array();
-    for (int isa = 0; isa < FB_ISA_COUNT; isa++)
-        json_array_append_new(list, json_pack("{s:s, s:b, s:b}", "name", fb_isa_name((fb_isa)isa),
-                                              "built", fb_isa_built((fb_isa)isa), "supported",
-                                              fb_isa_supported((fb_isa)isa)));
-    return list;
+static void put_instruction_sets(fb_json_writer *w) {
+    fb_json_open_array(w, "instruction_sets");
+    for (int isa = 0; isa < FB_ISA_COUNT; isa++) {
+        fb_json_open_object(w, NULL);
+        fb_json_put_string(w, "name", fb_isa_name((fb_isa)isa));
+        fb_json_put_bool(w, "built", fb_isa_built((fb_isa)isa));
+        fb_json_put_bool(w, "supported", fb_isa_supported((fb_isa)isa));
+        fb_json_close_object(w);
+    }
+    fb_json_close_array(w);
 }
 
 static const char *compiler(void) {
@@ -44,11 +47,18 @@ static const char *compiler(void) {
 #endif
 }
 
-static json_t *gather(fb_isa chosen) {
-    return json_pack("{s:s, s:o, s:s, s:i, s:I, s:s}", "version", fb_version(), "instruction_sets",
-                     instruction_sets(), "instruction_set", fb_isa_name(chosen), "threads",
-                     fb_num_threads(), "page_size", (json_int_t)sysconf(_SC_PAGESIZE), "compiler",
-                     compiler());
+static fb_status write_json(fb_isa chosen, const char *path) {
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "version", fb_version());
+    put_instruction_sets(&w);
+    fb_json_put_string(&w, "instruction_set", fb_isa_name(chosen));
+    fb_json_put_int64(&w, "threads", fb_num_threads());
+    fb_json_put_int64(&w, "page_size", sysconf(_SC_PAGESIZE));
+    fb_json_put_string(&w, "compiler", compiler());
+    fb_json_close_object(&w);
+    return fb_write_json(&w, path);
 }
 
 static void print(fb_isa chosen) {
@@ -76,5 +86,5 @@ int fb_command_info(int argc, char **argv) {
         print(isa);
         return FB_EXIT_OK;
     }
-    return fb_report_status(fb_write_json(gather(isa), chosen.json));
+    return fb_report_status(write_json(isa, chosen.json));
 }

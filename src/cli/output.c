@@ -67,15 +67,18 @@ bool fb_is_stdin(const char *path) {
     return path && strcmp(path, "-") == 0;
 }
 
-fb_status fb_write_json(json_t *value, const char *path) {
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    json_decref(value);
-    if (!text)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    /* json_dumps leaves room for its NUL only: the newline takes its place. */
-    size_t size = strlen(text);
-    text[size] = '\n';
-    fb_status status = fb_file_write(fb_output_path(path), text, size + 1);
-    free(text);
+fb_json_writer fb_json_output(fb_buffer *text) {
+    fb_json_writer w = fb_json_writer_to(text, FB_JSON_INDENTED);
+    w.digits = 9;
+    return w;
+}
+
+fb_status fb_write_json(fb_json_writer *w, const char *path) {
+    fb_status status = fb_json_finish(w);
+    if (status == FB_OK)
+        status = fb_buffer_append_text(w->out, "\n");
+    if (status == FB_OK)
+        status = fb_file_write(fb_output_path(path), w->out->data, w->out->size);
+    fb_buffer_free(w->out);
     return status;
 }

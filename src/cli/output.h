@@ -3,12 +3,12 @@
 #define FB_CLI_OUTPUT_H
 
 #include "base/error.h"
+#include "io/json_write.h"
 
 #include <flashblock/model.h>
 #include <flashblock/status.h>
 #include <flashblock/tokenizer.h>
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -43,8 +43,12 @@ FILE *fb_text_stream(const char *output);
 /* The same for standard input, which is then read as FB_STDIN_PATH. */
 bool fb_is_stdin(const char *path);
 
-/* Writes `value`, indented, with a newline, to `path` ("-": standard output). A file appears whole
- * or not at all. Takes over the caller's reference; NULL is a value that found no memory. */
-fb_status fb_write_json(json_t *value, const char *path);
+/* A writer of what the program puts into a JSON file: indented, doubles with 9 digits. */
+fb_json_writer fb_json_output(fb_buffer *text);
+
+/* Finishes such a writer, writes its text and a newline to `path` ("-": standard output), and frees
+ * the text. A file appears whole or not at all. A failure of the writer is returned, and then
+ * nothing is written. */
+fb_status fb_write_json(fb_json_writer *w, const char *path);
 
 #endif

@@ -193,6 +193,10 @@ void fb_json_put_string(fb_json_writer *w, const char *key, const char *value) {
     append_string(w, key, value);
 }
 
+void fb_json_put_text(fb_json_writer *w, const char *key, const char *text) {
+    fb_json_put_bytes(w, key, text, strlen(text));
+}
+
 void fb_json_put_bytes(fb_json_writer *w, const char *key, const char *bytes, size_t size) {
     fb_buffer text = {0};
     begin(w, key);

@@ -59,7 +59,8 @@ void fb_json_put_double(fb_json_writer *w, const char *key, double value);
 /* UTF-8, as every key. Anything else fails with FB_ERROR_ARGUMENT. */
 void fb_json_put_string(fb_json_writer *w, const char *key, const char *value);
 
-/* Any bytes, such as a path. U+FFFD stands for what is not UTF-8. */
+/* Text of any origin, such as a path. U+FFFD stands for what is not UTF-8. */
+void fb_json_put_text(fb_json_writer *w, const char *key, const char *text);
 void fb_json_put_bytes(fb_json_writer *w, const char *key, const char *bytes, size_t size);
 
 /* A value that is JSON already. */

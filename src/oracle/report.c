@@ -17,7 +17,7 @@ void fb_report_release(fb_report *report) {
     fb_free(report->unjudged);
     fb_free(report->findings);
     free(report->text);
-    free(report->json);
+    fb_free(report->json);
     report->unjudged = NULL;
     report->findings = NULL;
     report->text = report->json = NULL;

@@ -25,7 +25,8 @@ struct fb_report {
     char candidate_path[1200]; /* "": it was in memory */
     char **unjudged;           /* names of its tensors that no claim asked for */
     size_t num_unjudged;
-    char *text, *json; /* what fb_report_text and fb_report_json gave; free() */
+    char *text; /* what fb_report_text gave; free() */
+    char *json; /* what fb_report_json gave; fb_free */
 };
 
 /* Frees what the report holds, not the report. */

@@ -1,34 +1,24 @@
 #include "oracle/report_json.h"
 
 #include "base/error.h"
+#include "base/memory.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-json_t *fb_report_json_string(const char *text) {
-    char copy[1200];
-    json_t *value = json_string(text);
-    if (value)
-        return value;
-    snprintf(copy, sizeof copy, "%s", text); /* not UTF-8 */
-    for (char *c = copy; *c; c++)
-        if ((unsigned char)*c >= 0x80)
-            *c = '?';
-    return json_string(copy);
-}
 
 /* JSON has neither infinities nor NaN: they are strings. */
-static json_t *number(double value) {
+static void put_number(fb_json_writer *w, const char *key, double value) {
     if (isfinite(value))
-        return json_real(value);
-    return json_string(isnan(value) ? "nan" : value > 0.0 ? "inf" : "-inf");
+        fb_json_put_double(w, key, value);
+    else
+        fb_json_put_string(w, key, isnan(value) ? "nan" : value > 0.0 ? "inf" : "-inf");
 }
 
-static json_t *errors_json(const fb_errors *errors) {
-    return json_pack("{s:o, s:o, s:o, s:o}", "max_abs", number(errors->max_abs), "max_rel",
-                     number(errors->max_rel), "max_ulp", number(errors->max_ulp), "mean_ulp",
-                     number(errors->mean_ulp));
+/* Members of an object. */
+static void put_errors(fb_json_writer *w, const fb_errors *errors) {
+    put_number(w, "max_abs", errors->max_abs);
+    put_number(w, "max_rel", errors->max_rel);
+    put_number(w, "max_ulp", errors->max_ulp);
+    put_number(w, "mean_ulp", errors->mean_ulp);
 }
 
 static const char *rule_name(const fb_finding *finding) {
@@ -41,65 +31,93 @@ static const char *rule_name(const fb_finding *finding) {
                                                 : "bits";
 }
 
-static json_t *indices_json(const fb_dims *shape, size_t flat) {
-    json_t *indices = json_array();
-    for (size_t i = shape->ndim; i-- > 0;) {
-        json_array_insert_new(indices, 0, json_integer((json_int_t)(flat % shape->sizes[i])));
-        flat /= shape->sizes[i];
+static void put_indices(fb_json_writer *w, const fb_dims *shape, size_t flat) {
+    size_t inner = fb_dims_count(shape);
+    fb_json_open_array(w, "index");
+    for (size_t i = 0; i < shape->ndim; i++) {
+        inner /= shape->sizes[i];
+        fb_json_put_size(w, NULL, flat / inner % shape->sizes[i]);
     }
-    return indices;
+    fb_json_close_array(w);
 }
 
-static json_t *shape_json(const fb_dims *shape) {
-    json_t *sizes = json_array();
+static void put_worst(fb_json_writer *w, const fb_finding *f) {
+    if (f->errors.worst >= fb_dims_count(&f->shape)) {
+        fb_json_put_null(w, "worst");
+        return;
+    }
+    fb_json_open_object(w, "worst");
+    put_indices(w, &f->shape, f->errors.worst);
+    put_number(w, "value", f->value);
+    put_number(w, "truth", f->truth);
+    fb_json_close_object(w);
+}
+
+static void put_file(fb_json_writer *w, const fb_finding *f) {
+    if (!f->has_file) {
+        fb_json_put_null(w, "file");
+        return;
+    }
+    fb_json_open_object(w, "file");
+    put_errors(w, &f->file_errors);
+    fb_json_close_object(w);
+}
+
+static void put_shape(fb_json_writer *w, const fb_dims *shape) {
+    fb_json_open_array(w, "shape");
     for (size_t i = 0; i < shape->ndim; i++)
-        json_array_append_new(sizes, json_integer((json_int_t)shape->sizes[i]));
-    return sizes;
+        fb_json_put_size(w, NULL, shape->sizes[i]);
+    fb_json_close_array(w);
 }
 
-static json_t *finding_json(const fb_finding *f) {
-    json_t *value = errors_json(&f->errors);
-    json_object_set_new(value, "tensor", fb_report_json_string(f->tensor));
-    json_object_set_new(value, "shape", shape_json(&f->shape));
-    json_object_set_new(value, "passed", json_boolean(f->passed));
-    json_object_set_new(value, "rule", json_string(rule_name(f)));
-    json_object_set_new(value, "bound", number(f->bound));
-    json_object_set_new(value, "file", f->has_file ? errors_json(&f->file_errors) : json_null());
-    json_object_set_new(value, "file_failed", json_boolean(f->file_failed));
-    json_object_set_new(value, "decisions", json_boolean(f->decisions));
-    json_object_set_new(value, "differing", json_integer((json_int_t)f->differing));
-    json_object_set_new(value, "precision", json_string(fb_dtype_name(f->precision)));
-    json_object_set_new(value, "plain_error", number(f->plain_error));
-    json_object_set_new(value, "ratio", number(f->ratio));
-    json_object_set_new(value, "note", fb_report_json_string(f->note));
-    json_object_set_new(value, "detail", fb_report_json_string(f->detail));
-    bool found = f->errors.worst < fb_dims_count(&f->shape);
-    json_object_set_new(value, "worst",
-                        found ? json_pack("{s:o, s:o, s:o}", "index",
-                                          indices_json(&f->shape, f->errors.worst), "value",
-                                          number(f->value), "truth", number(f->truth))
-                              : json_null());
-    return value;
+static void put_finding(fb_json_writer *w, const fb_finding *f) {
+    fb_json_open_object(w, NULL);
+    put_errors(w, &f->errors);
+    fb_json_put_text(w, "tensor", f->tensor);
+    put_shape(w, &f->shape);
+    fb_json_put_bool(w, "passed", f->passed);
+    fb_json_put_string(w, "rule", rule_name(f));
+    put_number(w, "bound", f->bound);
+    put_file(w, f);
+    fb_json_put_bool(w, "file_failed", f->file_failed);
+    fb_json_put_bool(w, "decisions", f->decisions);
+    fb_json_put_size(w, "differing", f->differing);
+    fb_json_put_string(w, "precision", fb_dtype_name(f->precision));
+    put_number(w, "plain_error", f->plain_error);
+    put_number(w, "ratio", f->ratio);
+    fb_json_put_text(w, "note", f->note);
+    fb_json_put_text(w, "detail", f->detail);
+    put_worst(w, f);
+    fb_json_close_object(w);
 }
 
-json_t *fb_report_json_value(const fb_report *report) {
-    json_t *findings = json_array();
+void fb_report_put_json(fb_json_writer *w, const fb_report *report) {
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "path", report->path);
+    fb_json_put_text(w, "kind", report->kind);
+    fb_json_put_text(w, "name", report->name);
+    fb_json_put_string(w, "outcome", fb_outcome_name(report->outcome));
+    fb_json_put_text(w, "reason", report->reason);
+    fb_json_put_string(w, "isa", report->isa);
+    fb_json_open_array(w, "findings");
     for (size_t i = 0; i < report->num_findings; i++)
-        json_array_append_new(findings, finding_json(&report->findings[i]));
-    return json_pack(
-        "{s:o, s:o, s:o, s:s, s:o, s:s, s:o}", "path", fb_report_json_string(report->path), "kind",
-        fb_report_json_string(report->kind), "name", fb_report_json_string(report->name), "outcome",
-        fb_outcome_name(report->outcome), "reason", fb_report_json_string(report->reason), "isa",
-        report->isa, "findings", findings);
+        put_finding(w, &report->findings[i]);
+    fb_json_close_array(w);
+    fb_json_close_object(w);
 }
 
 fb_status fb_report_json(fb_report *report, const char **text) {
-    json_t *value = fb_report_json_value(report);
-    char *dumped = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
-    json_decref(value);
-    if (!dumped)
-        return fb_fail(FB_ERROR_MEMORY, "no memory for a report's JSON");
-    free(report->json);
-    *text = report->json = dumped;
+    fb_buffer written = {0};
+    fb_json_writer w = fb_json_writer_to(&written, FB_JSON_INDENTED);
+    fb_report_put_json(&w, report);
+    fb_status status = fb_json_finish(&w);
+    if (status == FB_OK)
+        status = fb_buffer_terminate(&written);
+    if (status != FB_OK) {
+        fb_buffer_free(&written);
+        return status;
+    }
+    fb_free(report->json);
+    *text = report->json = (char *)written.data;
     return FB_OK;
 }

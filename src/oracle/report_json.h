@@ -2,14 +2,10 @@
 #ifndef FB_ORACLE_REPORT_JSON_H
 #define FB_ORACLE_REPORT_JSON_H
 
+#include "io/json_write.h"
 #include "oracle/report.h"
 
-#include <jansson.h>
-
-/* One element of `cases` of `flashblock verify --json`. NULL only when memory is short. */
-json_t *fb_report_json_value(const fb_report *report);
-
-/* Text that may hold anything, for JSON. */
-json_t *fb_report_json_string(const char *text);
+/* An object without a key: an element of `cases` of `flashblock verify --json`. */
+void fb_report_put_json(fb_json_writer *w, const fb_report *report);
 
 #endif

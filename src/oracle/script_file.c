@@ -1,10 +1,10 @@
 /* The case file of a denoising sequence; its tensors are listed in script.h. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/json_write.h"
 #include "io/safetensors.h"
 #include "oracle/script.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,28 +153,34 @@ static const char rows_notes[] =
     "L(q0) + scale (q - q0) . k, k being the mean key under the softmax of q0; external_lse is "
     "L(q0).";
 
-static json_t *params_of(const fb_script_config *c) {
-    json_t *params = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f}", "preset", c->preset, "num_heads",
-        (json_int_t)c->num_heads, "num_kv_heads", (json_int_t)c->num_kv_heads, "head_dim",
-        (json_int_t)c->head_dim, "block_size", (json_int_t)c->block_size, "context_length",
-        (json_int_t)c->context_length, "tau", (json_int_t)c->tau, "steps", (json_int_t)c->steps,
-        "dtype", fb_dtype_name(c->dtype), "softmax_scale", c->scale);
-    if (params && c->rows)
-        json_object_set_new(params, "rows", json_true());
-    if (params && c->correction)
-        json_object_set_new(params, "correction", json_true());
-    return params;
+/* Text that ends with a NUL. */
+static fb_status build_params(const fb_script_config *c, fb_buffer *text) {
+    fb_json_writer w = fb_json_writer_to(text, FB_JSON_COMPACT);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "preset", c->preset);
+    fb_json_put_size(&w, "num_heads", c->num_heads);
+    fb_json_put_size(&w, "num_kv_heads", c->num_kv_heads);
+    fb_json_put_size(&w, "head_dim", c->head_dim);
+    fb_json_put_size(&w, "block_size", c->block_size);
+    fb_json_put_size(&w, "context_length", c->context_length);
+    fb_json_put_size(&w, "tau", c->tau);
+    fb_json_put_size(&w, "steps", c->steps);
+    fb_json_put_string(&w, "dtype", fb_dtype_name(c->dtype));
+    fb_json_put_double(&w, "softmax_scale", c->scale);
+    if (c->rows)
+        fb_json_put_bool(&w, "rows", true);
+    if (c->correction)
+        fb_json_put_bool(&w, "correction", true);
+    fb_json_close_object(&w);
+    FB_TRY(fb_json_finish(&w));
+    return fb_buffer_terminate(text);
 }
 
-static fb_status write_list(const fb_script *s, const tensor_list *list, const char *path) {
+/* params: as JSON */
+static fb_status write_list(const fb_script *s, const tensor_list *list, const char *params,
+                            const char *path) {
     const fb_script_config *c = &s->config;
     char name[160], seed[32];
-    json_t *params = params_of(c);
-    char *text = params ? json_dumps(params, JSON_COMPACT) : NULL;
-    json_decref(params);
-    if (!text)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the metadata");
     snprintf(name, sizeof name, "%s_c%zu_b%zu_%s%stau%zu_steps%zu_%s_seed%llu", c->preset,
              c->context_length, c->block_size, c->rows ? "rows_" : "",
              c->correction ? "corrected_" : "", c->tau, c->steps, fb_dtype_name(c->dtype),
@@ -185,23 +191,25 @@ static fb_status write_list(const fb_script *s, const tensor_list *list, const c
         {"case", name},
         {"seed", seed},
         {"produced_by", FB_SCRIPT_PRODUCER},
-        {"params", text},
+        {"params", params},
         {"layout", layout},
         {"notes", c->rows || c->correction ? rows_notes : notes},
     };
-    fb_status status = fb_safetensors_write(path, list->views, list->count, metadata,
-                                            sizeof metadata / sizeof metadata[0]);
-    free(text); /* jansson's own */
-    return status;
+    return fb_safetensors_write(path, list->views, list->count, metadata,
+                                sizeof metadata / sizeof metadata[0]);
 }
 
 fb_status fb_script_write(const fb_script *s, const char *path) {
     tensor_list list = {0};
+    fb_buffer params = {0};
     fb_status status = list_create(&list, s->num_passes * PER_PASS + PER_FILE);
     if (status == FB_OK)
         status = add_all(&list, s);
     if (status == FB_OK)
-        status = write_list(s, &list, path);
+        status = build_params(&s->config, &params);
+    if (status == FB_OK)
+        status = write_list(s, &list, (const char *)params.data, path);
+    fb_buffer_free(&params);
     list_free(&list);
     return status;
 }

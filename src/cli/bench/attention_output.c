@@ -73,60 +73,78 @@ void fb_attention_output_print(const fb_attention_bench *b) {
 /* The numbers of the shape. */
 static fb_status add_shape(const fb_attention_bench *b) {
     const fb_bench_shape *shape = &b->data.shape;
-    return fb_bench_add(
-        b->bench, "shapes",
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "name", shape->name, "dtype",
-                  fb_dtype_name(shape->dtype), "num_heads", (json_int_t)shape->num_heads,
-                  "num_kv_heads", (json_int_t)shape->num_kv_heads, "head_dim",
-                  (json_int_t)shape->head_dim, "num_queries", (json_int_t)shape->num_queries,
-                  "context", (json_int_t)shape->context, "flops_per_byte",
-                  fb_bench_shape_flops(shape, 1) / fb_bench_shape_kv_bytes(shape, 1)));
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_SHAPES);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", shape->name);
+    fb_json_put_string(w, "dtype", fb_dtype_name(shape->dtype));
+    fb_json_put_size(w, "num_heads", shape->num_heads);
+    fb_json_put_size(w, "num_kv_heads", shape->num_kv_heads);
+    fb_json_put_size(w, "head_dim", shape->head_dim);
+    fb_json_put_size(w, "num_queries", shape->num_queries);
+    fb_json_put_size(w, "context", shape->context);
+    fb_json_put_double(w, "flops_per_byte",
+                       fb_bench_shape_flops(shape, 1) / fb_bench_shape_kv_bytes(shape, 1));
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 /* The steps of its blocks on a number of threads. */
 static fb_status add_steps(const fb_attention_bench *b, size_t threads) {
-    json_t *blocks = json_array();
+    fb_attention_reuse ratios = fb_attention_bench_reuse(b, threads);
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_STEPS);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", b->data.shape.name);
+    fb_json_put_string(w, "dtype", fb_dtype_name(b->data.shape.dtype));
+    fb_json_put_size(w, "threads", threads);
+    fb_json_put_double(w, "reuse_by_dense", ratios.dense);
+    fb_json_put_double(w, "reuse_by_block_alone", ratios.alone);
+    fb_json_open_array(w, "blocks");
     for (size_t i = 0; i < b->count; i++) {
         fb_attention_block_result block;
         if (!fb_attention_bench_block(b, i, threads, &block))
             continue;
-        json_array_append_new(
-            blocks, json_pack("{s:I, s:I, s:I, s:f, s:f}", "tau", (json_int_t)block.tau, "passes",
-                              (json_int_t)block.passes, "reuses",
-                              (json_int_t)(block.passes - block.refreshes), "by_refreshes",
-                              block.dense_steps / (double)block.refreshes,
-                              "times_faster_than_dense", (double)block.passes / block.dense_steps));
+        fb_json_open_object(w, NULL);
+        fb_json_put_size(w, "tau", block.tau);
+        fb_json_put_size(w, "passes", block.passes);
+        fb_json_put_size(w, "reuses", block.passes - block.refreshes);
+        fb_json_put_double(w, "by_refreshes", block.dense_steps / (double)block.refreshes);
+        fb_json_put_double(w, "times_faster_than_dense", (double)block.passes / block.dense_steps);
+        fb_json_close_object(w);
     }
-    fb_attention_reuse ratios = fb_attention_bench_reuse(b, threads);
-    return fb_bench_add(b->bench, "steps",
-                        json_pack("{s:s, s:s, s:I, s:f, s:f, s:o}", "name", b->data.shape.name,
-                                  "dtype", fb_dtype_name(b->data.shape.dtype), "threads",
-                                  (json_int_t)threads, "reuse_by_dense", ratios.dense,
-                                  "reuse_by_block_alone", ratios.alone, "blocks", blocks));
+    fb_json_close_array(w);
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 static fb_status add_scaling(const fb_attention_bench *b, size_t i) {
     double scaling = fb_attention_bench_scaling(b, i);
     if (scaling == 0)
         return FB_OK;
-    return fb_bench_add(
-        b->bench, "scaling",
-        json_pack("{s:s, s:s, s:I, s:s, s:I, s:f}", "name", b->data.shape.name, "dtype",
-                  fb_dtype_name(b->data.shape.dtype), "threads", (json_int_t)b->trials[i].threads,
-                  "implementation", b->entries[i].implementation, "first_threads",
-                  (json_int_t)b->chosen->common.threads.values[0], "times_faster", scaling));
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_SCALING);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", b->data.shape.name);
+    fb_json_put_string(w, "dtype", fb_dtype_name(b->data.shape.dtype));
+    fb_json_put_size(w, "threads", b->trials[i].threads);
+    fb_json_put_string(w, "implementation", b->entries[i].implementation);
+    fb_json_put_size(w, "first_threads", b->chosen->common.threads.values[0]);
+    fb_json_put_double(w, "times_faster", scaling);
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 static fb_status add_density(const fb_attention_bench *b, size_t i) {
     if (b->entries[i].selected_keys == 0)
         return FB_OK;
-    return fb_bench_add(b->bench, "density",
-                        json_pack("{s:s, s:s, s:I, s:s, s:I, s:f}", "name", b->data.shape.name,
-                                  "dtype", fb_dtype_name(b->data.shape.dtype), "threads",
-                                  (json_int_t)b->trials[i].threads, "implementation",
-                                  b->entries[i].implementation, "keys",
-                                  (json_int_t)b->entries[i].selected_keys, "speed_by_dense",
-                                  fb_attention_bench_selected_speed(b, i)));
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_DENSITY);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", b->data.shape.name);
+    fb_json_put_string(w, "dtype", fb_dtype_name(b->data.shape.dtype));
+    fb_json_put_size(w, "threads", b->trials[i].threads);
+    fb_json_put_string(w, "implementation", b->entries[i].implementation);
+    fb_json_put_size(w, "keys", b->entries[i].selected_keys);
+    fb_json_put_double(w, "speed_by_dense", fb_attention_bench_selected_speed(b, i));
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 static fb_status add_case(const fb_attention_bench *b, size_t i) {
@@ -138,12 +156,17 @@ static fb_status add_case(const fb_attention_bench *b, size_t i) {
     FB_TRY(fb_composed_check(composed));
     char version[256] = "";
     composed->peer->version(version, sizeof version);
-    return fb_bench_add(b->bench, "peers",
-                        json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:f}", "name", c.name, "dtype",
-                                  c.dtype, "threads", (json_int_t)c.threads, "implementation",
-                                  c.implementation, "version", version, "keys",
-                                  composed->keys_as_rows ? "rows" : "columns", "softmax_share",
-                                  fb_composed_softmax_share(composed)));
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_PEERS);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", c.name);
+    fb_json_put_string(w, "dtype", c.dtype);
+    fb_json_put_size(w, "threads", c.threads);
+    fb_json_put_string(w, "implementation", c.implementation);
+    fb_json_put_string(w, "version", version);
+    fb_json_put_string(w, "keys", composed->keys_as_rows ? "rows" : "columns");
+    fb_json_put_double(w, "softmax_share", fb_composed_softmax_share(composed));
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 fb_status fb_attention_output_add(const fb_attention_bench *b) {

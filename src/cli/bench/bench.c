@@ -38,8 +38,10 @@ fb_status fb_bench_begin(fb_bench *bench, const fb_bench_settings *settings) {
     size_t repeats = settings->repeats;
     bench->settings = settings;
     bench->quiet = fb_is_stdout(settings->json);
-    bench->cases = json_array();
-    bench->more = json_object();
+    for (size_t i = 0; i < FB_BENCH_NUM_ARRAYS; i++) {
+        fb_json_writer like = fb_json_output(&bench->texts[i]);
+        bench->arrays[i] = fb_json_fragment_to(&bench->texts[i], &like, 1);
+    }
     fb_machine_read(&bench->machine);
     FB_TRY(fb_number_list_check(&settings->threads, "threads", 1, bench->machine.num_cores));
     if (settings->threads.count > FB_MAX_THREAD_COUNTS)
@@ -85,49 +87,71 @@ void fb_bench_print_limits(const fb_bench *bench) {
     printf("\n");
 }
 
-static json_t *machine_json(const fb_bench *bench) {
+static void put_caches(fb_json_writer *w, const fb_bench *bench) {
     const fb_machine *machine = &bench->machine;
-    size_t cores = machine->num_cores;
-    fb_isa isa = FB_ISA_SCALAR;
-    fb_isa_current(&isa);
-    json_t *caches = json_array();
-    for (size_t i = 0; i < machine->num_caches; i++)
-        json_array_append_new(caches,
-                              json_pack("{s:I, s:I, s:I, s:f, s:f}", "level",
-                                        (json_int_t)machine->caches[i].level, "bytes",
-                                        (json_int_t)machine->caches[i].bytes, "cpus",
-                                        (json_int_t)machine->caches[i].cpus, "read_gbs_1",
-                                        fb_limits_read(&bench->limits, 1, i + 1), "read_gbs_all",
-                                        fb_limits_read(&bench->limits, cores, i + 1)));
-    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:b, s:o}", "cpu", machine->cpu, "cores",
-                     (json_int_t)cores, "instruction_set", fb_isa_name(isa),
-                     "limits_instruction_set", bench->limits.kernels->name, "version", fb_version(),
-                     "cold", bench->settings->cold, "caches", caches);
+    fb_json_open_array(w, "caches");
+    for (size_t i = 0; i < machine->num_caches; i++) {
+        fb_json_open_object(w, NULL);
+        fb_json_put_size(w, "level", machine->caches[i].level);
+        fb_json_put_size(w, "bytes", machine->caches[i].bytes);
+        fb_json_put_size(w, "cpus", machine->caches[i].cpus);
+        fb_json_put_double(w, "read_gbs_1", fb_limits_read(&bench->limits, 1, i + 1));
+        fb_json_put_double(w, "read_gbs_all",
+                           fb_limits_read(&bench->limits, machine->num_cores, i + 1));
+        fb_json_close_object(w);
+    }
+    fb_json_close_array(w);
 }
 
-static json_t *limits_json(const fb_bench *bench) {
+static void put_machine(fb_json_writer *w, const fb_bench *bench) {
+    const fb_machine *machine = &bench->machine;
+    fb_isa isa = FB_ISA_SCALAR;
+    fb_json_fail(w, fb_isa_current(&isa));
+    fb_json_open_object(w, "machine");
+    fb_json_put_text(w, "cpu", machine->cpu);
+    fb_json_put_size(w, "cores", machine->num_cores);
+    fb_json_put_string(w, "instruction_set", fb_isa_name(isa));
+    fb_json_put_string(w, "limits_instruction_set", bench->limits.kernels->name);
+    fb_json_put_string(w, "version", fb_version());
+    fb_json_put_bool(w, "cold", bench->settings->cold);
+    put_caches(w, bench);
+    fb_json_close_object(w);
+}
+
+static void put_limits(fb_json_writer *w, const fb_bench *bench) {
     const fb_limits *limits = &bench->limits;
     size_t cores = bench->machine.num_cores;
-    return json_pack("{s:f, s:f, s:f, s:f}", "fma_gflops_1", fb_limits_fma(limits, 1),
-                     "fma_gflops_all", fb_limits_fma(limits, cores), "read_gbs_1",
-                     fb_limits_read(limits, 1, FB_LEVEL_MEMORY), "read_gbs_all",
-                     fb_limits_read(limits, cores, FB_LEVEL_MEMORY));
+    fb_json_open_object(w, "limits");
+    fb_json_put_double(w, "fma_gflops_1", fb_limits_fma(limits, 1));
+    fb_json_put_double(w, "fma_gflops_all", fb_limits_fma(limits, cores));
+    fb_json_put_double(w, "read_gbs_1", fb_limits_read(limits, 1, FB_LEVEL_MEMORY));
+    fb_json_put_double(w, "read_gbs_all", fb_limits_read(limits, cores, FB_LEVEL_MEMORY));
+    fb_json_close_object(w);
+}
+
+static fb_status write_json(const fb_bench *bench) {
+    static const char *const names[] = {"cases",   "shapes", "steps",  "scaling",
+                                        "density", "peers",  "decode", "video"};
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    put_machine(&w, bench);
+    put_limits(&w, bench);
+    for (size_t i = 0; i < FB_BENCH_NUM_ARRAYS; i++)
+        if (i == FB_BENCH_CASES || bench->texts[i].size > 0)
+            fb_json_put_array_of(&w, names[i], &bench->arrays[i]);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, bench->settings->json);
 }
 
 fb_status fb_bench_finish(fb_bench *bench, fb_status status) {
     fb_progress_end();
     if (status == FB_OK && bench->settings->json) {
         fb_limits_begin_period(&bench->limits); /* the limits of the whole run */
-        json_t *value = json_pack("{s:o, s:o, s:O}", "machine", machine_json(bench), "limits",
-                                  limits_json(bench), "cases", bench->cases);
-        if (json_object_update(value, bench->more) != 0) { /* one of them found no memory */
-            json_decref(value);
-            value = NULL;
-        }
-        status = fb_write_json(value, bench->settings->json);
+        status = write_json(bench);
     }
-    json_decref(bench->more);
-    json_decref(bench->cases);
+    for (size_t i = 0; i < FB_BENCH_NUM_ARRAYS; i++)
+        fb_buffer_free(&bench->texts[i]);
     fb_limits_free(&bench->limits);
     return status;
 }
@@ -157,22 +181,22 @@ double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_cas
     return (computing > reading ? computing : reading) / c->median;
 }
 
-fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c) {
-    json_t *value =
-        json_pack("{s:s, s:s, s:I, s:s, s:f, s:f, s:f, s:f, s:f}", "name", c->name, "dtype",
-                  c->dtype, "threads", (json_int_t)c->threads, "implementation", c->implementation,
-                  "seconds_median", c->median, "seconds_min", c->min, "gflops",
-                  fb_bench_case_gflops(c), "peak_fraction", fb_bench_case_peak_fraction(bench, c),
-                  "roofline_fraction", fb_bench_case_roofline_fraction(bench, c));
-    if (json_array_append_new(bench->cases, value) != 0)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    return FB_OK;
+fb_json_writer *fb_bench_items(fb_bench *bench, fb_bench_array array) {
+    return &bench->arrays[array];
 }
 
-fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value) {
-    if (!json_object_get(bench->more, array))
-        json_object_set_new(bench->more, array, json_array());
-    if (json_array_append_new(json_object_get(bench->more, array), value) != 0)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    return FB_OK;
+fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c) {
+    fb_json_writer *w = fb_bench_items(bench, FB_BENCH_CASES);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", c->name);
+    fb_json_put_string(w, "dtype", c->dtype);
+    fb_json_put_size(w, "threads", c->threads);
+    fb_json_put_string(w, "implementation", c->implementation);
+    fb_json_put_double(w, "seconds_median", c->median);
+    fb_json_put_double(w, "seconds_min", c->min);
+    fb_json_put_double(w, "gflops", fb_bench_case_gflops(c));
+    fb_json_put_double(w, "peak_fraction", fb_bench_case_peak_fraction(bench, c));
+    fb_json_put_double(w, "roofline_fraction", fb_bench_case_roofline_fraction(bench, c));
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }

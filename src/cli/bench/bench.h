@@ -9,8 +9,8 @@
 #include "cli/options/isa_choice.h"
 #include "cli/options/number_list.h"
 #include "cli/options/options.h"
+#include "io/json_write.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 
 /* Options that every command has. */
@@ -58,14 +58,27 @@ typedef struct fb_bench_settings {
                       "instruction set of the kernels (default: FLASHBLOCK_ISA, or the widest); "  \
                       "the machine's limits are always those of its widest")
 
+/* Arrays of the JSON. Those without items are left out, except the cases. */
+typedef enum fb_bench_array {
+    FB_BENCH_CASES,
+    FB_BENCH_SHAPES,
+    FB_BENCH_STEPS,
+    FB_BENCH_SCALING,
+    FB_BENCH_DENSITY,
+    FB_BENCH_PEERS,
+    FB_BENCH_DECODE,
+    FB_BENCH_VIDEO,
+    FB_BENCH_NUM_ARRAYS
+} fb_bench_array;
+
 /* A command that is being run. */
 typedef struct fb_bench {
     const fb_bench_settings *settings;
     bool quiet; /* JSON goes to standard output */
     fb_machine machine;
     fb_limits limits;
-    json_t *cases; /* an array */
-    json_t *more;  /* arrays of values that have no place in a case, by name */
+    fb_buffer texts[FB_BENCH_NUM_ARRAYS];
+    fb_json_writer arrays[FB_BENCH_NUM_ARRAYS]; /* fragments */
 } fb_bench;
 
 /* Checks the settings, chooses the instruction set and measures the limits. Takes a zeroed
@@ -101,8 +114,7 @@ double fb_bench_case_roofline_fraction(const fb_bench *bench, const fb_bench_cas
 /* Adds it to the JSON. */
 fb_status fb_bench_add_case(fb_bench *bench, const fb_bench_case *c);
 
-/* Adds a value to an array beside the cases, and takes over its reference. NULL is a value that
- * found no memory. */
-fb_status fb_bench_add(fb_bench *bench, const char *array, json_t *value);
+/* The writer of an array's items. */
+fb_json_writer *fb_bench_items(fb_bench *bench, fb_bench_array array);
 
 #endif

@@ -173,16 +173,27 @@ static fb_status add_result(decode_bench *b, size_t i) {
         .min = fb_samples_min(&b->trials[i].seconds),
     };
     result r = result_of(b, i);
-    json_t *more = json_pack(
-        "{s:s, s:b, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
-        "name", name, "rows", b->runs[i].rows, "correction", b->runs[i].corrected, "dtype", c.dtype,
-        "implementation", implementation, "threads", (json_int_t)c.threads, "context",
-        (json_int_t)b->context, "tau", (json_int_t)tau, "block_size",
-        (json_int_t)b->data.block_size, "passes", (json_int_t)(b->data.steps + 1),
-        "passes_per_second", r.passes_per_second, "tokens_per_second", r.tokens_per_second,
-        "attention_share", r.attention, "linear_share", r.linear, "other_share", r.other,
-        "linear_by_weight_reading", r.read_ratio, "linear_by_roofline", r.roof_ratio);
-    FB_TRY(fb_bench_add(b->bench, "decode", more));
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_DECODE);
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "name", name);
+    fb_json_put_bool(w, "rows", b->runs[i].rows);
+    fb_json_put_bool(w, "correction", b->runs[i].corrected);
+    fb_json_put_string(w, "dtype", c.dtype);
+    fb_json_put_string(w, "implementation", implementation);
+    fb_json_put_size(w, "threads", c.threads);
+    fb_json_put_size(w, "context", b->context);
+    fb_json_put_size(w, "tau", tau);
+    fb_json_put_size(w, "block_size", b->data.block_size);
+    fb_json_put_size(w, "passes", b->data.steps + 1);
+    fb_json_put_double(w, "passes_per_second", r.passes_per_second);
+    fb_json_put_double(w, "tokens_per_second", r.tokens_per_second);
+    fb_json_put_double(w, "attention_share", r.attention);
+    fb_json_put_double(w, "linear_share", r.linear);
+    fb_json_put_double(w, "other_share", r.other);
+    fb_json_put_double(w, "linear_by_weight_reading", r.read_ratio);
+    fb_json_put_double(w, "linear_by_roofline", r.roof_ratio);
+    fb_json_close_object(w);
+    FB_TRY(fb_json_finish(w));
     return fb_bench_add_case(b->bench, &c);
 }
 

@@ -274,11 +274,16 @@ static fb_status report(fb_bench *bench, const video_bench *b, const fb_trial *p
     if (!bench->quiet)
         printf("attention time: %.3fx less; the calibration allows %.3fx; that is %.1f %% of it\n",
                ratio, allowed, 100.0 * ratio / allowed);
-    return fb_bench_add(
-        bench, "video",
-        json_pack("{s:I, s:I, s:I, s:I, s:f, s:f}", "threads", (json_int_t)pair->threads, "layers",
-                  (json_int_t)b->num_layers, "passes", (json_int_t)b->num_steps, "rows",
-                  (json_int_t)b->chosen->rows, "time_ratio", ratio, "work_ratio", allowed));
+    fb_json_writer *w = fb_bench_items(bench, FB_BENCH_VIDEO);
+    fb_json_open_object(w, NULL);
+    fb_json_put_size(w, "threads", pair->threads);
+    fb_json_put_size(w, "layers", b->num_layers);
+    fb_json_put_size(w, "passes", b->num_steps);
+    fb_json_put_size(w, "rows", b->chosen->rows);
+    fb_json_put_double(w, "time_ratio", ratio);
+    fb_json_put_double(w, "work_ratio", allowed);
+    fb_json_close_object(w);
+    return fb_json_finish(w);
 }
 
 static fb_status run_trials(fb_bench *bench, video_bench *b) {

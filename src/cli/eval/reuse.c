@@ -145,7 +145,8 @@ typedef struct evaluation {
     fb_reuse_trial trial;     /* of the block size at hand */
     fb_reuse_trial_score scores[MAX_CELLS + 1]
                                [MAX_POLICIES]; /* by context; then over all of them */
-    json_t *cells;
+    fb_buffer cells_text;
+    fb_json_writer cells; /* a fragment: one for each cell and policy */
 } evaluation;
 
 /* Every context must end between two blocks, and the text must hold it and the tokens after it. */
@@ -234,36 +235,45 @@ static void print_cell(const evaluation *e, size_t cell) {
     }
 }
 
-static fb_status add_cell(evaluation *e, size_t cell) {
+static void add_cell(evaluation *e, size_t cell) {
+    fb_json_writer *w = &e->cells;
     bool all = cell == e->chosen->contexts.count;
     for (size_t i = 0; i < e->num_policies; i++) {
         const fb_reuse_trial_score *score = &e->scores[cell][i];
         char name[FB_POLICY_NAME];
         fb_policy_name(&e->policies[i], name);
         fb_reuse_trial_result r = fb_reuse_trial_result_of(score, &e->scores[cell][0]);
-        json_t *value = json_pack(
-            "{s:I, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
-            "block_size", (json_int_t)e->trial.decoding.options.block_size, "context",
-            all ? json_null() : json_integer((json_int_t)e->chosen->contexts.values[cell]),
-            "policy", name, "continuations", (json_int_t)score->trials, "tokens",
-            (json_int_t)score->tokens, "agreement", r.agreement, "accuracy", r.accuracy, "kl", r.kl,
-            "kl_standard_error", r.kl_error, "steps", (json_int_t)score->steps, "passes",
-            (json_int_t)score->passes, "external_rows", (json_int_t)score->external_rows,
-            "external_rows_by_dense", r.rows, "kv_bytes", score->kv_bytes, "kv_bytes_by_dense",
-            r.bytes, "attention_seconds", score->attention_seconds, "attention_by_dense",
-            r.attention);
-        if (json_array_append_new(e->cells, value) != 0)
-            return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
+        fb_json_open_object(w, NULL);
+        fb_json_put_size(w, "block_size", e->trial.decoding.options.block_size);
+        if (all)
+            fb_json_put_null(w, "context");
+        else
+            fb_json_put_size(w, "context", e->chosen->contexts.values[cell]);
+        fb_json_put_string(w, "policy", name);
+        fb_json_put_size(w, "continuations", score->trials);
+        fb_json_put_size(w, "tokens", score->tokens);
+        fb_json_put_double(w, "agreement", r.agreement);
+        fb_json_put_double(w, "accuracy", r.accuracy);
+        fb_json_put_double(w, "kl", r.kl);
+        fb_json_put_double(w, "kl_standard_error", r.kl_error);
+        fb_json_put_size(w, "steps", score->steps);
+        fb_json_put_size(w, "passes", score->passes);
+        fb_json_put_size(w, "external_rows", score->external_rows);
+        fb_json_put_double(w, "external_rows_by_dense", r.rows);
+        fb_json_put_double(w, "kv_bytes", score->kv_bytes);
+        fb_json_put_double(w, "kv_bytes_by_dense", r.bytes);
+        fb_json_put_double(w, "attention_seconds", score->attention_seconds);
+        fb_json_put_double(w, "attention_by_dense", r.attention);
+        fb_json_close_object(w);
     }
-    return FB_OK;
 }
 
-static fb_status finish_cell(evaluation *e, size_t cell) {
+static void finish_cell(evaluation *e, size_t cell) {
     if (!fb_is_stdout(e->chosen->json)) {
         print_cell(e, cell);
         fflush(stdout);
     }
-    return add_cell(e, cell);
+    add_cell(e, cell);
 }
 
 static fb_status run_block_size(evaluation *e, size_t block_size) {
@@ -286,35 +296,45 @@ static fb_status run_block_size(evaluation *e, size_t block_size) {
             FB_TRY(run_sample(e, cell, sample));
         }
         fb_progress_end();
-        FB_TRY(finish_cell(e, cell));
+        finish_cell(e, cell);
     }
-    fb_status status = contexts > 1 ? finish_cell(e, contexts) : FB_OK;
+    if (contexts > 1)
+        finish_cell(e, contexts);
     fb_reuse_trial_free(&e->trial);
-    return status;
+    return fb_json_finish(&e->cells);
 }
 
-static json_t *evaluation_json(evaluation *e) {
+static fb_status write_json(const evaluation *e) {
     const settings *chosen = e->chosen;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
     fb_isa isa;
-    if (fb_isa_current(&isa) != FB_OK)
-        return NULL;
-    json_t *cells = e->cells;
-    e->cells = NULL;
-    return json_pack(
-        "{s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:b, s:s, s:f, s:s, s:o}", "version",
-        fb_version(), "model", chosen->model, "instruction_set", fb_isa_name(isa), "threads",
-        fb_num_threads(), "text", chosen->text, "from", (json_int_t)chosen->from, "to",
-        (json_int_t)e->num_tokens, "seed", (json_int_t)chosen->seed, "teacher", chosen->teacher,
-        "remasking", fb_remasking_name(chosen->remasking), "confidence_threshold",
-        chosen->threshold, "kv_dtype", fb_dtype_name(chosen->kv_dtype), "cells", cells);
+    FB_TRY(fb_isa_current(&isa));
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "version", fb_version());
+    fb_json_put_text(&w, "model", chosen->model);
+    fb_json_put_string(&w, "instruction_set", fb_isa_name(isa));
+    fb_json_put_int64(&w, "threads", fb_num_threads());
+    fb_json_put_text(&w, "text", chosen->text);
+    fb_json_put_size(&w, "from", chosen->from);
+    fb_json_put_size(&w, "to", e->num_tokens);
+    fb_json_put_uint64(&w, "seed", chosen->seed);
+    fb_json_put_bool(&w, "teacher", chosen->teacher);
+    fb_json_put_string(&w, "remasking", fb_remasking_name(chosen->remasking));
+    fb_json_put_double(&w, "confidence_threshold", chosen->threshold);
+    fb_json_put_string(&w, "kv_dtype", fb_dtype_name(chosen->kv_dtype));
+    fb_json_put_array_of(&w, "cells", &e->cells);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, chosen->json);
 }
 
 static fb_status evaluate(evaluation *e) {
     FB_TRY(prepare(e));
-    e->cells = json_array();
+    fb_json_writer like = fb_json_output(&e->cells_text);
+    e->cells = fb_json_fragment_to(&e->cells_text, &like, 1);
     for (size_t i = 0; i < e->chosen->block_sizes.count; i++)
         FB_TRY(run_block_size(e, e->chosen->block_sizes.values[i]));
-    return e->chosen->json ? fb_write_json(evaluation_json(e), e->chosen->json) : FB_OK;
+    return e->chosen->json ? write_json(e) : FB_OK;
 }
 
 static void free_evaluation(evaluation *e) {
@@ -324,7 +344,7 @@ static void free_evaluation(evaluation *e) {
     fb_model_destroy(e->model);
     fb_free(e->written);
     fb_free(e->dense);
-    json_decref(e->cells);
+    fb_buffer_free(&e->cells_text);
     fb_free(e);
 }
 

@@ -299,50 +299,56 @@ static void print_table(const evaluation *e) {
          "alone loses.");
 }
 
-static json_t *layers_json(const evaluation *e, const fb_eval_result *r) {
-    json_t *array = json_array();
-    for (size_t layer = 0; layer < e->num_layers; layer++)
-        json_array_append_new(array, json_real(r->layer_errors[layer]));
-    return array;
-}
-
-static json_t *method_json(const evaluation *e, size_t i) {
+static void put_method(fb_json_writer *w, const evaluation *e, size_t i) {
     const method *m = &e->methods[i];
     const fb_eval_result *r = &e->results[i], *without = without_residual(e, i);
-    json_t *value = json_pack(
-        "{s:s, s:f, s:I, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:o}", "method",
-        name_of(m), "density", (double)m->percent / 100.0, "tau", (json_int_t)m->tau, "residual",
-        m->selector ? fb_residual_name(m->sparse.residual) : "none", "tokens",
-        (json_int_t)r->tokens, "agreeing", (json_int_t)r->agreeing, "correct",
-        (json_int_t)r->correct, "steps", (json_int_t)r->steps, "agreement", fb_eval_agreement(r),
-        "accuracy", fb_eval_accuracy(r), "divergence", fb_eval_divergence(r), "keys",
-        fb_eval_keys(r), "forced_refreshes", (json_int_t)r->forced_refreshes, "layer_errors",
-        layers_json(e, r));
-    if (without && value) {
-        json_object_set_new(value, "won_back_agreement",
-                            json_real(fb_eval_won_agreement(r, without)));
-        json_object_set_new(value, "won_back_divergence",
-                            json_real(fb_eval_won_divergence(r, without)));
+    fb_json_open_object(w, NULL);
+    fb_json_put_string(w, "method", name_of(m));
+    fb_json_put_double(w, "density", (double)m->percent / 100.0);
+    fb_json_put_size(w, "tau", m->tau);
+    fb_json_put_string(w, "residual", m->selector ? fb_residual_name(m->sparse.residual) : "none");
+    fb_json_put_size(w, "tokens", r->tokens);
+    fb_json_put_size(w, "agreeing", r->agreeing);
+    fb_json_put_size(w, "correct", r->correct);
+    fb_json_put_size(w, "steps", r->steps);
+    fb_json_put_double(w, "agreement", fb_eval_agreement(r));
+    fb_json_put_double(w, "accuracy", fb_eval_accuracy(r));
+    fb_json_put_double(w, "divergence", fb_eval_divergence(r));
+    fb_json_put_double(w, "keys", fb_eval_keys(r));
+    fb_json_put_size(w, "forced_refreshes", r->forced_refreshes);
+    fb_json_open_array(w, "layer_errors");
+    for (size_t layer = 0; layer < e->num_layers; layer++)
+        fb_json_put_double(w, NULL, r->layer_errors[layer]);
+    fb_json_close_array(w);
+    if (without) {
+        fb_json_put_double(w, "won_back_agreement", fb_eval_won_agreement(r, without));
+        fb_json_put_double(w, "won_back_divergence", fb_eval_won_divergence(r, without));
     }
-    return value;
+    fb_json_close_object(w);
 }
 
 static fb_status write_json(const evaluation *e) {
     const fb_generate_options *g = &e->options.generate;
-    json_t *methods = json_array();
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_text(&w, "model", e->given->model);
+    fb_json_put_text(&w, "text", e->given->text);
+    fb_json_put_size(&w, "context", e->options.context);
+    fb_json_put_size(&w, "blocks", e->options.blocks);
+    fb_json_put_size(&w, "windows", e->results[0].tokens / g->block_size / e->options.blocks);
+    fb_json_put_size(&w, "block_size", g->block_size);
+    fb_json_put_size(&w, "denoising_steps", g->denoising_steps);
+    fb_json_put_size(&w, "key_block", e->given->key_block);
+    fb_json_put_string(&w, "remasking", fb_remasking_name(g->remasking));
+    fb_json_put_double(&w, "confidence_threshold", g->confidence_threshold);
+    fb_json_put_bool(&w, "select_every_step", e->given->select_every_step);
+    fb_json_open_array(&w, "methods");
     for (size_t i = 0; i < e->num_methods; i++)
-        json_array_append_new(methods, method_json(e, i));
-    return fb_write_json(
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:b, s:o}", "model",
-                  e->given->model, "text", e->given->text, "context",
-                  (json_int_t)e->options.context, "blocks", (json_int_t)e->options.blocks,
-                  "windows", (json_int_t)(e->results[0].tokens / g->block_size / e->options.blocks),
-                  "block_size", (json_int_t)g->block_size, "denoising_steps",
-                  (json_int_t)g->denoising_steps, "key_block", (json_int_t)e->given->key_block,
-                  "remasking", fb_remasking_name(g->remasking), "confidence_threshold",
-                  g->confidence_threshold, "select_every_step", e->given->select_every_step,
-                  "methods", methods),
-        e->given->json);
+        put_method(&w, e, i);
+    fb_json_close_array(&w);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, e->given->json);
 }
 
 /* --- the run -----------------------------------------------------------------------------------

@@ -128,21 +128,47 @@ static void print_comparison(const comparison *result, const trial *dense, const
     printf(".\nThe passes of the prompt, the same in both, are not counted.\n");
 }
 
+/* What the two runs have in common, and how they differ. */
+static void put_comparison(fb_json_writer *w, const comparison *result, size_t repeats) {
+    fb_json_open_object(w, "comparison");
+    fb_json_put_size(w, "equal_tokens", result->equal_tokens);
+    fb_json_put_size(w, "tokens", result->tokens);
+    fb_json_put_double(w, "equal_fraction", equal_fraction(result));
+    fb_json_put_size(w, "repeats", repeats);
+    fb_json_open_object(w, "attention_seconds");
+    fb_json_put_double(w, "dense", result->dense_attention);
+    fb_json_put_double(w, "flashblock", result->flashblock_attention);
+    fb_json_close_object(w);
+    fb_json_open_object(w, "decode_seconds");
+    fb_json_put_double(w, "dense", result->dense_decode);
+    fb_json_put_double(w, "flashblock", result->flashblock_decode);
+    fb_json_close_object(w);
+    fb_json_put_double(w, "attention_ratio",
+                       fb_measure_ratio(result->dense_attention, result->flashblock_attention));
+    fb_json_put_double(w, "decode_ratio",
+                       fb_measure_ratio(result->dense_decode, result->flashblock_decode));
+    fb_json_close_object(w);
+}
+
 static fb_status write_comparison(const fb_session *session, const comparison *result,
                                   const trial *dense, const trial *flashblock, size_t repeats,
                                   const char *path) {
-    json_t *value = json_pack(
-        "{s:o, s:o, s:o, s:{s:I, s:I, s:f, s:I, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f}}", "session",
-        fb_summary_session_json(session), "dense",
-        fb_summary_generation_json(session, dense->generation), "flashblock",
-        fb_summary_generation_json(session, flashblock->generation), "comparison", "equal_tokens",
-        (json_int_t)result->equal_tokens, "tokens", (json_int_t)result->tokens, "equal_fraction",
-        equal_fraction(result), "repeats", (json_int_t)repeats, "attention_seconds", "dense",
-        result->dense_attention, "flashblock", result->flashblock_attention, "decode_seconds",
-        "dense", result->dense_decode, "flashblock", result->flashblock_decode, "attention_ratio",
-        fb_measure_ratio(result->dense_attention, result->flashblock_attention), "decode_ratio",
-        fb_measure_ratio(result->dense_decode, result->flashblock_decode));
-    return fb_write_json(value, path);
+    const trial *trials[] = {dense, flashblock};
+    static const char *const names[] = {"dense", "flashblock"};
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_open_object(&w, "session");
+    fb_summary_put_session(&w, session);
+    fb_json_close_object(&w);
+    for (size_t i = 0; i < 2; i++) {
+        fb_json_open_object(&w, names[i]);
+        fb_summary_put_generation(&w, session, trials[i]->generation);
+        fb_json_close_object(&w);
+    }
+    put_comparison(&w, result, repeats);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, path);
 }
 
 /* --- the runs ----------------------------------------------------------------------------------

@@ -72,14 +72,13 @@ static const char *contradiction(const settings *given) {
 
 static fb_status write_generation(const fb_session *session, const fb_generation *generation,
                                   const char *path) {
-    json_t *value = fb_summary_session_json(session);
-    json_t *of_generation = fb_summary_generation_json(session, generation);
-    if (json_object_update(value, of_generation) != 0) { /* one of them found no memory */
-        json_decref(value);
-        value = NULL;
-    }
-    json_decref(of_generation);
-    return fb_write_json(value, path);
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_summary_put_session(&w, session);
+    fb_summary_put_generation(&w, session, generation);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, path);
 }
 
 static fb_status run(fb_session *session, const settings *given) {

@@ -59,127 +59,168 @@ void fb_summary_print(const fb_session *session, const fb_generation *generation
 /* --- JSON --------------------------------------------------------------------------------------
  */
 
-static json_t *ids_json(const int32_t *ids, size_t count) {
-    json_t *array = json_array();
+static void put_ids(fb_json_writer *w, const char *key, const int32_t *ids, size_t count) {
+    fb_json_open_array(w, key);
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(array, json_integer(ids[i]));
-    return array;
+        fb_json_put_int64(w, NULL, ids[i]);
+    fb_json_close_array(w);
 }
 
-static json_t *text_json(const fb_tokenizer *tokenizer, const int32_t *ids, size_t count) {
+static void put_decoded(fb_json_writer *w, const char *key, const fb_tokenizer *tokenizer,
+                        const int32_t *ids, size_t count) {
     char *text = NULL;
     size_t size = 0;
-    if (fb_tokenizer_decode(tokenizer, ids, count, true, &text, &size) != FB_OK)
-        return NULL;
-    json_t *string = json_stringn(text, size);
+    fb_status status = fb_tokenizer_decode(tokenizer, ids, count, true, &text, &size);
+    fb_json_fail(w, status);
+    if (status == FB_OK)
+        fb_json_put_bytes(w, key, text, size);
     fb_text_free(text);
-    return string;
 }
 
-static json_t *sampling_json(const fb_generate_options *options) {
-    return json_pack("{s:f, s:b, s:I, s:f, s:I}", "temperature", options->temperature, "greedy",
-                     options->greedy, "top_k", (json_int_t)options->top_k, "top_p", options->top_p,
-                     "seed", (json_int_t)options->seed);
+static void put_sampling(fb_json_writer *w, const char *key, const fb_generate_options *options) {
+    fb_json_open_object(w, key);
+    fb_json_put_double(w, "temperature", options->temperature);
+    fb_json_put_bool(w, "greedy", options->greedy);
+    fb_json_put_size(w, "top_k", options->top_k);
+    fb_json_put_double(w, "top_p", options->top_p);
+    fb_json_put_uint64(w, "seed", options->seed);
+    fb_json_close_object(w);
 }
 
-static json_t *sparse_json(const fb_sparse_options *sparse) {
-    if (!sparse)
-        return json_null();
-    return json_pack("{s:s, s:f, s:I, s:s, s:b}", "selector", sparse->selector, "density",
-                     sparse->density, "key_block", (json_int_t)sparse->choosing.block_keys,
-                     "residual", fb_residual_name(sparse->residual), "select_every_step",
-                     sparse->select_every_step);
+static void put_sparse(fb_json_writer *w, const char *key, const fb_sparse_options *sparse) {
+    if (!sparse) {
+        fb_json_put_null(w, key);
+        return;
+    }
+    fb_json_open_object(w, key);
+    fb_json_put_string(w, "selector", sparse->selector);
+    fb_json_put_double(w, "density", sparse->density);
+    fb_json_put_size(w, "key_block", sparse->choosing.block_keys);
+    fb_json_put_string(w, "residual", fb_residual_name(sparse->residual));
+    fb_json_put_bool(w, "select_every_step", sparse->select_every_step);
+    fb_json_close_object(w);
 }
 
 /* What is beyond the paper. */
-static json_t *reuse_json(const fb_reuse_policy *reuse) {
-    return json_pack("{s:s, s:I, s:I, s:b, s:b}", "policy", reuse->rows ? "rows" : "tau",
-                     "refresh_every", (json_int_t)reuse->refresh_every, "refresh_dirty",
-                     (json_int_t)reuse->refresh_dirty, "refresh_commit", reuse->refresh_commit,
-                     "correction", reuse->correction);
+static void put_reuse(fb_json_writer *w, const char *key, const fb_reuse_policy *reuse) {
+    fb_json_open_object(w, key);
+    fb_json_put_string(w, "policy", reuse->rows ? "rows" : "tau");
+    fb_json_put_size(w, "refresh_every", reuse->refresh_every);
+    fb_json_put_size(w, "refresh_dirty", reuse->refresh_dirty);
+    fb_json_put_bool(w, "refresh_commit", reuse->refresh_commit);
+    fb_json_put_bool(w, "correction", reuse->correction);
+    fb_json_close_object(w);
 }
 
 static const char *compat_name(fb_compat compat) {
     return compat == FB_COMPAT_RELEASED ? "released" : "paper";
 }
 
-static json_t *options_json(const fb_generate_options *options) {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:b, s:b, s:o, s:s, s:s, s:f, s:f, s:o, s:i, s:b, s:s, s:I, s:o}",
-        "max_tokens", (json_int_t)options->max_tokens, "block_size",
-        (json_int_t)options->block_size, "denoising_steps", (json_int_t)options->denoising_steps,
-        "tau", (json_int_t)options->reuse.tau, "reuse_always", options->reuse.reuse_always,
-        "reuse_at_commit", options->reuse.reuse_at_commit, "reuse", reuse_json(&options->reuse),
-        "compat", compat_name(options->compat), "remasking", fb_remasking_name(options->remasking),
-        "confidence_threshold", options->confidence_threshold, "entropy_bound",
-        options->entropy_bound, "sampling", sampling_json(options), "mask_token_id",
-        (int)options->mask_token_id, "ignore_eos", options->ignore_stop, "kv_dtype",
-        fb_dtype_name(options->kv_dtype), "batch_size", (json_int_t)options->max_active, "sparse",
-        sparse_json(options->sparse));
+static void put_options(fb_json_writer *w, const char *key, const fb_generate_options *options) {
+    fb_json_open_object(w, key);
+    fb_json_put_size(w, "max_tokens", options->max_tokens);
+    fb_json_put_size(w, "block_size", options->block_size);
+    fb_json_put_size(w, "denoising_steps", options->denoising_steps);
+    fb_json_put_size(w, "tau", options->reuse.tau);
+    fb_json_put_bool(w, "reuse_always", options->reuse.reuse_always);
+    fb_json_put_bool(w, "reuse_at_commit", options->reuse.reuse_at_commit);
+    put_reuse(w, "reuse", &options->reuse);
+    fb_json_put_string(w, "compat", compat_name(options->compat));
+    fb_json_put_string(w, "remasking", fb_remasking_name(options->remasking));
+    fb_json_put_double(w, "confidence_threshold", options->confidence_threshold);
+    fb_json_put_double(w, "entropy_bound", options->entropy_bound);
+    put_sampling(w, "sampling", options);
+    fb_json_put_int64(w, "mask_token_id", (int)options->mask_token_id);
+    fb_json_put_bool(w, "ignore_eos", options->ignore_stop);
+    fb_json_put_string(w, "kv_dtype", fb_dtype_name(options->kv_dtype));
+    fb_json_put_size(w, "batch_size", options->max_active);
+    put_sparse(w, "sparse", options->sparse);
+    fb_json_close_object(w);
 }
 
-json_t *fb_summary_session_json(const fb_session *session) {
-    fb_isa isa;
-    if (fb_isa_current(&isa) != FB_OK)
-        return NULL;
-    return json_pack(
-        "{s:s, s:s, s:i, s:{s:s, s:I, s:I}, s:o}", "version", fb_version(), "instruction_set",
-        fb_isa_name(isa), "threads", fb_num_threads(), "model", "directory", session->directory,
-        "parameters", (json_int_t)fb_model_num_parameters(session->model), "bytes",
-        (json_int_t)fb_model_num_bytes(session->model), "options", options_json(&session->options));
+void fb_summary_put_session(fb_json_writer *w, const fb_session *session) {
+    fb_isa isa = FB_ISA_SCALAR;
+    fb_json_fail(w, fb_isa_current(&isa));
+    fb_json_put_string(w, "version", fb_version());
+    fb_json_put_string(w, "instruction_set", fb_isa_name(isa));
+    fb_json_put_int64(w, "threads", fb_num_threads());
+    fb_json_open_object(w, "model");
+    fb_json_put_text(w, "directory", session->directory);
+    fb_json_put_size(w, "parameters", fb_model_num_parameters(session->model));
+    fb_json_put_size(w, "bytes", fb_model_num_bytes(session->model));
+    fb_json_close_object(w);
+    put_options(w, "options", &session->options);
 }
 
-static json_t *counts_json(const fb_generate_counts *counts) {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "prefill_tokens",
-        (json_int_t)counts->prefill_tokens, "denoising_steps", (json_int_t)counts->denoising_steps,
-        "refreshes", (json_int_t)counts->refreshes, "stores", (json_int_t)counts->stores, "reuses",
-        (json_int_t)counts->reuses, "commits", (json_int_t)counts->commits, "accepted_tokens",
-        (json_int_t)counts->accepted_tokens, "completion_tokens",
-        (json_int_t)counts->completion_tokens, "row_refreshes", (json_int_t)counts->row_refreshes,
-        "external_rows", (json_int_t)counts->external_rows);
+static void put_counts(fb_json_writer *w, const char *key, const fb_generate_counts *counts) {
+    fb_json_open_object(w, key);
+    fb_json_put_size(w, "prefill_tokens", counts->prefill_tokens);
+    fb_json_put_size(w, "denoising_steps", counts->denoising_steps);
+    fb_json_put_size(w, "refreshes", counts->refreshes);
+    fb_json_put_size(w, "stores", counts->stores);
+    fb_json_put_size(w, "reuses", counts->reuses);
+    fb_json_put_size(w, "commits", counts->commits);
+    fb_json_put_size(w, "accepted_tokens", counts->accepted_tokens);
+    fb_json_put_size(w, "completion_tokens", counts->completion_tokens);
+    fb_json_put_size(w, "row_refreshes", counts->row_refreshes);
+    fb_json_put_size(w, "external_rows", counts->external_rows);
+    fb_json_close_object(w);
 }
 
 /* Shares of the external keys; null where every key is attended. */
-static json_t *attended_json(const fb_sparse_counts *counts) {
-    if (counts->layers == 0)
-        return json_null();
-    return json_pack("{s:I, s:I, s:f, s:f}", "selections", (json_int_t)counts->selections,
-                     "forced_refreshes", (json_int_t)counts->forced_refreshes, "selected_share",
-                     fb_measure_ratio(counts->keys_selected, counts->keys), "residual_share",
-                     fb_measure_ratio(counts->keys_residual, counts->keys));
+static void put_attended(fb_json_writer *w, const char *key, const fb_sparse_counts *counts) {
+    if (counts->layers == 0) {
+        fb_json_put_null(w, key);
+        return;
+    }
+    fb_json_open_object(w, key);
+    fb_json_put_size(w, "selections", counts->selections);
+    fb_json_put_size(w, "forced_refreshes", counts->forced_refreshes);
+    fb_json_put_double(w, "selected_share", fb_measure_ratio(counts->keys_selected, counts->keys));
+    fb_json_put_double(w, "residual_share", fb_measure_ratio(counts->keys_residual, counts->keys));
+    fb_json_close_object(w);
 }
 
-static json_t *times_json(const fb_forward_times *times) {
-    return json_pack("{s:f, s:f, s:f}", "attention", times->attention, "linear", times->linear,
-                     "total", times->total);
+static void put_times(fb_json_writer *w, const char *key, const fb_forward_times *times) {
+    fb_json_open_object(w, key);
+    fb_json_put_double(w, "attention", times->attention);
+    fb_json_put_double(w, "linear", times->linear);
+    fb_json_put_double(w, "total", times->total);
+    fb_json_close_object(w);
 }
 
-static json_t *result_json(const fb_session *session, const fb_generate_result *result,
-                           size_t index) {
+static void put_result(fb_json_writer *w, const char *key, const fb_session *session,
+                       const fb_generate_result *result, size_t index) {
     const fb_prompt *prompt = &session->prompts[index];
-    return json_pack(
-        "{s:I, s:I, s:o, s:o, s:o, s:o, s:s, s:o}", "prompt",
-        (json_int_t)(index / session->samples), "sample", (json_int_t)(index % session->samples),
-        "prompt_token_ids", ids_json(prompt->tokens, prompt->num_tokens), "text",
-        text_json(session->tokenizer, result->tokens, result->num_tokens), "token_ids",
-        ids_json(result->tokens, result->num_tokens), "unmask_step",
-        ids_json(result->unmask_step, result->num_tokens), "finish_reason",
-        fb_finish_reason_name(result->finish_reason), "counts", counts_json(result->counts));
+    fb_json_open_object(w, key);
+    fb_json_put_size(w, "prompt", index / session->samples);
+    fb_json_put_size(w, "sample", index % session->samples);
+    put_ids(w, "prompt_token_ids", prompt->tokens, prompt->num_tokens);
+    put_decoded(w, "text", session->tokenizer, result->tokens, result->num_tokens);
+    put_ids(w, "token_ids", result->tokens, result->num_tokens);
+    put_ids(w, "unmask_step", result->unmask_step, result->num_tokens);
+    fb_json_put_string(w, "finish_reason", fb_finish_reason_name(result->finish_reason));
+    put_counts(w, "counts", result->counts);
+    fb_json_close_object(w);
 }
 
-json_t *fb_summary_generation_json(const fb_session *session, const fb_generation *generation) {
+void fb_summary_put_generation(fb_json_writer *w, const fb_session *session,
+                               const fb_generation *generation) {
     const fb_generate_stats *stats = fb_generation_stats(generation);
-    json_t *results = json_array();
+    fb_json_open_array(w, "results");
     for (size_t i = 0; i < fb_generation_num_results(generation); i++)
-        json_array_append_new(results,
-                              result_json(session, fb_generation_result(generation, i), i));
-    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:{s:f, s:o, s:o}, s:f, s:f}", "results", results,
-                     "sparse", attended_json(fb_generation_sparse_counts(generation)), "counts",
-                     counts_json(stats->counts), "prefill_passes",
-                     (json_int_t)stats->prefill_passes, "decode_passes",
-                     (json_int_t)stats->decode_passes, "seconds", "total", stats->seconds,
-                     "prefill", times_json(&stats->prefill), "decode", times_json(&stats->decode),
-                     "tokens_per_second", tokens_per_second(generation), "attention_share",
-                     fb_measure_ratio(stats->decode.attention, stats->decode.total));
+        put_result(w, NULL, session, fb_generation_result(generation, i), i);
+    fb_json_close_array(w);
+    put_attended(w, "sparse", fb_generation_sparse_counts(generation));
+    put_counts(w, "counts", stats->counts);
+    fb_json_put_size(w, "prefill_passes", stats->prefill_passes);
+    fb_json_put_size(w, "decode_passes", stats->decode_passes);
+    fb_json_open_object(w, "seconds");
+    fb_json_put_double(w, "total", stats->seconds);
+    put_times(w, "prefill", &stats->prefill);
+    put_times(w, "decode", &stats->decode);
+    fb_json_close_object(w);
+    fb_json_put_double(w, "tokens_per_second", tokens_per_second(generation));
+    fb_json_put_double(w, "attention_share",
+                       fb_measure_ratio(stats->decode.attention, stats->decode.total));
 }

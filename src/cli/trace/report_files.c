@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "cli/generate/summary.h"
+#include "cli/output.h"
 #include "io/file.h"
 
 #include <math.h>
@@ -93,129 +94,125 @@ fb_status fb_trace_report_write_tau_csv(const fb_trace_report *report, const cha
 
 /* --- JSON ------------------------------------------------------------------------------------- */
 
-static json_t *number_json(double number) {
-    return isnan(number) ? json_null() : json_real(number);
+static void put_spread(fb_json_writer *w, const char *key, const fb_trace_spread *spread) {
+    fb_json_open_object(w, key);
+    fb_json_put_size(w, "count", spread->count);
+    fb_json_put_double(w, "mean", spread->mean);
+    fb_json_put_double(w, "p10", spread->p10);
+    fb_json_put_double(w, "median", spread->median);
+    fb_json_put_double(w, "p90", spread->p90);
+    fb_json_put_double(w, "max", spread->max);
+    fb_json_close_object(w);
 }
 
-static json_t *spread_json(const fb_trace_spread *spread) {
-    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "count", (json_int_t)spread->count, "mean",
-                     number_json(spread->mean), "p10", number_json(spread->p10), "median",
-                     number_json(spread->median), "p90", number_json(spread->p90), "max",
-                     number_json(spread->max));
-}
-
-/* Spreads of all values over what `filter` takes; NULL when out of memory. */
-static json_t *spreads_json(const fb_trace *trace, const fb_trace_filter *filter) {
-    json_t *spreads = json_object();
+/* Members: spreads of all values over what `filter` takes. */
+static void put_spreads(fb_json_writer *w, const fb_trace *trace, const fb_trace_filter *filter) {
     for (int value = 0; value < FB_TRACE_NUM_VALUES; value++) {
-        fb_trace_spread spread;
-        if (fb_trace_summarize(trace, (fb_trace_value)value, filter, &spread) != FB_OK) {
-            json_decref(spreads);
-            return NULL;
-        }
-        json_object_set_new(spreads, fb_trace_value_name((fb_trace_value)value),
-                            spread_json(&spread));
+        fb_trace_spread spread = {0};
+        fb_json_fail(w, fb_trace_summarize(trace, (fb_trace_value)value, filter, &spread));
+        put_spread(w, fb_trace_value_name((fb_trace_value)value), &spread);
     }
-    return spreads;
 }
 
-static json_t *by_step_json(const fb_trace *trace) {
-    json_t *steps = json_array();
+static void put_by_step(fb_json_writer *w, const fb_trace *trace) {
+    fb_json_open_array(w, "by_step");
     for (size_t i = 0; trace->num_steps > 0 && i <= fb_trace_last_step(trace); i++) {
         fb_trace_filter filter = fb_trace_all();
         filter.denoising_step = (long)i;
-        json_t *spreads = spreads_json(trace, &filter);
-        json_object_set_new(spreads, "denoising_step", json_integer((json_int_t)i));
-        json_array_append_new(steps, spreads);
+        fb_json_open_object(w, NULL);
+        put_spreads(w, trace, &filter);
+        fb_json_put_size(w, "denoising_step", i);
+        fb_json_close_object(w);
     }
-    return steps;
+    fb_json_close_array(w);
 }
 
-static json_t *taus_json(const fb_trace_report *report) {
-    json_t *taus = json_array();
+static void put_taus(fb_json_writer *w, const fb_trace_report *report) {
+    fb_json_open_array(w, "tau");
     for (size_t i = 0; i < report->num_taus; i++) {
         const fb_trace_tau *tau = &report->taus[i];
-        json_array_append_new(
-            taus, json_pack("{s:I, s:I, s:I, s:o, s:o, s:o}", "tau", (json_int_t)tau->tau, "steps",
-                            (json_int_t)tau->steps, "reuses", (json_int_t)tau->reuses, "error",
-                            spread_json(&tau->error), "error_all_steps",
-                            number_json(tau->error_all), "max_error", number_json(tau->max_error)));
+        fb_json_open_object(w, NULL);
+        fb_json_put_size(w, "tau", tau->tau);
+        fb_json_put_size(w, "steps", tau->steps);
+        fb_json_put_size(w, "reuses", tau->reuses);
+        put_spread(w, "error", &tau->error);
+        fb_json_put_double(w, "error_all_steps", tau->error_all);
+        fb_json_put_double(w, "max_error", tau->max_error);
+        fb_json_close_object(w);
     }
-    return taus;
+    fb_json_close_array(w);
 }
 
-json_t *fb_trace_report_summary_json(const fb_trace_report *report) {
+void fb_trace_report_put_summary(fb_json_writer *w, const fb_trace_report *report) {
     const fb_trace *trace = report->trace;
     fb_trace_filter all = fb_trace_all();
-    json_t *summary = json_pack(
-        "{s:I, s:I, s:I, s:o, s:o, s:o}", "num_layers", (json_int_t)trace->num_layers, "num_heads",
-        (json_int_t)trace->num_heads, "num_steps", (json_int_t)trace->num_steps, "overall",
-        spreads_json(trace, &all), "by_step", by_step_json(trace), "tau", taus_json(report));
-    json_t *session = fb_summary_session_json(report->session);
-    if (json_object_update(session, summary) != 0) { /* one of them found no memory */
-        json_decref(session);
-        session = NULL;
-    }
-    json_decref(summary);
-    return session;
+    fb_summary_put_session(w, report->session);
+    fb_json_put_size(w, "num_layers", trace->num_layers);
+    fb_json_put_size(w, "num_heads", trace->num_heads);
+    fb_json_put_size(w, "num_steps", trace->num_steps);
+    fb_json_open_object(w, "overall");
+    put_spreads(w, trace, &all);
+    fb_json_close_object(w);
+    put_by_step(w, trace);
+    put_taus(w, report);
 }
 
 /* [num_layers][num_heads] of one value. */
-static json_t *value_json(const fb_trace *trace, size_t index, fb_trace_value value) {
+static void put_value(fb_json_writer *w, const fb_trace *trace, size_t index,
+                      fb_trace_value value) {
     const fb_trace_head *record = fb_trace_heads_at(trace, index);
-    json_t *layers = json_array();
+    fb_json_open_array(w, fb_trace_value_name(value));
     for (size_t layer = 0; layer < trace->num_layers; layer++) {
-        json_t *heads = json_array();
+        fb_json_open_array(w, NULL);
         for (size_t head = 0; head < trace->num_heads; head++, record++)
-            json_array_append_new(heads, number_json(fb_trace_get(record, value)));
-        json_array_append_new(layers, heads);
+            fb_json_put_double(w, NULL, fb_trace_get(record, value));
+        fb_json_close_array(w);
     }
-    return layers;
+    fb_json_close_array(w);
 }
 
-static json_t *step_json(const fb_trace *trace, size_t index) {
+/* One line. */
+static void put_step(fb_json_writer *w, const fb_trace *trace, size_t index) {
     const fb_trace_step *step = fb_trace_step_at(trace, index);
-    json_t *object = json_pack(
-        "{s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:I}", "sequence", (json_int_t)step->sequence, "block",
-        (json_int_t)step->block, "context_length", (json_int_t)step->context_length,
-        "denoising_step", (json_int_t)step->denoising_step, "action",
-        fb_reuse_action_name(step->action), "dirty", (json_int_t)step->dirty, "masked",
-        (json_int_t)step->masked, "accepted", (json_int_t)step->accepted);
+    fb_json_open_object(w, NULL);
+    w->style = FB_JSON_COMPACT;
+    fb_json_put_size(w, "sequence", step->sequence);
+    fb_json_put_size(w, "block", step->block);
+    fb_json_put_size(w, "context_length", step->context_length);
+    fb_json_put_size(w, "denoising_step", step->denoising_step);
+    fb_json_put_string(w, "action", fb_reuse_action_name(step->action));
+    fb_json_put_size(w, "dirty", step->dirty);
+    fb_json_put_size(w, "masked", step->masked);
+    fb_json_put_size(w, "accepted", step->accepted);
     for (int value = 0; value < FB_TRACE_NUM_VALUES; value++)
-        json_object_set_new(object, fb_trace_value_name((fb_trace_value)value),
-                            value_json(trace, index, (fb_trace_value)value));
-    return object;
+        put_value(w, trace, index, (fb_trace_value)value);
+    fb_json_close_object(w);
+    w->style = FB_JSON_INDENTED;
 }
 
-/* Puts `value` without its last `cut` characters, and takes over its reference. */
-static fb_status put_json(fb_file_writer *writer, json_t *value, size_t flags, size_t cut) {
-    char *text = json_dumps(value, flags | JSON_REAL_PRECISION(9));
-    json_decref(value);
-    if (!text)
-        return fb_fail(FB_ERROR_MEMORY, "cannot build the JSON text");
-    fb_status status = fb_file_writer_put(writer, text, strlen(text) - cut);
-    free(text);
-    return status;
+/* The text goes to the file piece by piece, so that the whole of it is never in memory. */
+static void flush(fb_json_writer *w, fb_file_writer *writer) {
+    if (fb_json_finish(w) == FB_OK)
+        fb_json_fail(w, fb_file_writer_put(writer, w->out->data, w->out->size));
+    w->out->size = 0;
 }
 
-static json_t *head_of_json(const fb_trace_report *report) {
-    json_t *summary = fb_trace_report_summary_json(report);
-    json_t *generation = fb_summary_generation_json(report->session, report->generation);
-    json_object_update(summary, generation);
-    json_decref(generation);
-    return summary;
-}
-
-/* Writes each step as one line after the indented rest, so that the whole text is never in memory.
- */
 static fb_status put_whole_json(fb_file_writer *writer, const fb_trace_report *report) {
-    FB_TRY(put_json(writer, head_of_json(report), JSON_INDENT(2), sizeof "\n}" - 1));
-    FB_TRY(put(writer, ",\n  \"steps\": ["));
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_trace_report_put_summary(&w, report);
+    fb_summary_put_generation(&w, report->session, report->generation);
+    fb_json_open_array(&w, "steps");
     for (size_t i = 0; i < report->trace->num_steps; i++) {
-        FB_TRY(put(writer, i == 0 ? "\n    " : ",\n    "));
-        FB_TRY(put_json(writer, step_json(report->trace, i), JSON_COMPACT, 0));
+        put_step(&w, report->trace, i);
+        flush(&w, writer);
     }
-    return put(writer, "\n  ]\n}\n");
+    fb_json_close_array(&w);
+    fb_json_close_object(&w);
+    flush(&w, writer);
+    fb_buffer_free(&text);
+    return fb_json_finish(&w) == FB_OK ? put(writer, "\n") : fb_json_finish(&w);
 }
 
 fb_status fb_trace_report_write_json(const fb_trace_report *report, const char *path) {

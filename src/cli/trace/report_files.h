@@ -3,9 +3,8 @@
 #define FB_CLI_TRACE_REPORT_FILES_H
 
 #include "cli/generate/session.h"
+#include "io/json_write.h"
 #include "study/trace_stats.h"
-
-#include <jansson.h>
 
 /* All that a run of `flashblock trace` has found out. */
 typedef struct fb_trace_report {
@@ -33,8 +32,7 @@ fb_status fb_trace_report_write_tau_csv(const fb_trace_report *report, const cha
  * member of fb_trace_head. A value that does not exist is null. */
 fb_status fb_trace_report_write_json(const fb_trace_report *report, const char *path);
 
-/* Session, spreads by denoising step, and the decodings with other tau. The caller's, json_decref;
- * NULL when out of memory. */
-json_t *fb_trace_report_summary_json(const fb_trace_report *report);
+/* Members of an object: session, spreads by denoising step, and the decodings with other tau. */
+void fb_trace_report_put_summary(fb_json_writer *w, const fb_trace_report *report);
 
 #endif

@@ -284,7 +284,14 @@ static fb_status say(const fb_trace_report *report, const settings *given) {
         if (report->num_taus > 0)
             print_taus(report);
     }
-    return json ? fb_write_json(fb_trace_report_summary_json(report), json) : FB_OK;
+    if (!json)
+        return FB_OK;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_trace_report_put_summary(&w, report);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, json);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */

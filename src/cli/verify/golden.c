@@ -139,27 +139,44 @@ static void show_progress(void *context, size_t done, size_t total) {
         fb_progress("truth of %zu of %zu passes", done, total);
 }
 
-static json_t *describe(const fb_script *s, const char *path) {
+static void put_pass(fb_json_writer *w, const fb_script *s, size_t index) {
     const fb_script_config *c = &s->config;
-    json_t *passes = json_array();
-    for (size_t i = 0; i < s->num_passes; i++) {
-        const fb_script_pass *pass = &s->passes[i];
-        json_t *accepted = json_array();
-        for (size_t token = 0; token < c->block_size; token++)
-            if (pass->accepted[token])
-                json_array_append_new(accepted, json_integer((json_int_t)token));
-        json_array_append_new(passes, json_pack("{s:b, s:s, s:i, s:I, s:o}", "commit",
-                                                i == c->steps, "action",
-                                                fb_reuse_action_name((fb_reuse_action)pass->action),
-                                                "dirty", (int)pass->dirty, "external_part_of",
-                                                (json_int_t)pass->source, "accepted", accepted));
-    }
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:o}", "file", path,
-                     "preset", c->preset, "num_heads", (json_int_t)c->num_heads, "num_kv_heads",
-                     (json_int_t)c->num_kv_heads, "head_dim", (json_int_t)c->head_dim, "block_size",
-                     (json_int_t)c->block_size, "context_length", (json_int_t)c->context_length,
-                     "tau", (json_int_t)c->tau, "steps", (json_int_t)c->steps, "dtype",
-                     fb_dtype_name(c->dtype), "kind", "denoising_sequence", "passes", passes);
+    const fb_script_pass *pass = &s->passes[index];
+    fb_json_open_object(w, NULL);
+    fb_json_put_bool(w, "commit", index == c->steps);
+    fb_json_put_string(w, "action", fb_reuse_action_name((fb_reuse_action)pass->action));
+    fb_json_put_int64(w, "dirty", pass->dirty);
+    fb_json_put_size(w, "external_part_of", pass->source);
+    fb_json_open_array(w, "accepted");
+    for (size_t token = 0; token < c->block_size; token++)
+        if (pass->accepted[token])
+            fb_json_put_size(w, NULL, token);
+    fb_json_close_array(w);
+    fb_json_close_object(w);
+}
+
+static fb_status write_json(const fb_script *s, const settings *chosen) {
+    const fb_script_config *c = &s->config;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_text(&w, "file", chosen->output);
+    fb_json_put_string(&w, "preset", c->preset);
+    fb_json_put_size(&w, "num_heads", c->num_heads);
+    fb_json_put_size(&w, "num_kv_heads", c->num_kv_heads);
+    fb_json_put_size(&w, "head_dim", c->head_dim);
+    fb_json_put_size(&w, "block_size", c->block_size);
+    fb_json_put_size(&w, "context_length", c->context_length);
+    fb_json_put_size(&w, "tau", c->tau);
+    fb_json_put_size(&w, "steps", c->steps);
+    fb_json_put_string(&w, "dtype", fb_dtype_name(c->dtype));
+    fb_json_put_string(&w, "kind", "denoising_sequence");
+    fb_json_open_array(&w, "passes");
+    for (size_t i = 0; i < s->num_passes; i++)
+        put_pass(&w, s, i);
+    fb_json_close_array(&w);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, chosen->json);
 }
 
 static void print(const fb_script *s, const char *path) {
@@ -190,7 +207,7 @@ static fb_status make(fb_script *s, const settings *chosen) {
         print(s, chosen->output);
         return FB_OK;
     }
-    return fb_write_json(describe(s, chosen->output), chosen->json);
+    return write_json(s, chosen);
 }
 
 int fb_command_golden(int argc, char **argv) {

@@ -61,7 +61,8 @@ static const fb_option_table table = {
 typedef struct tally {
     size_t cases, differences;
     double seconds;
-    json_t *results;
+    fb_buffer text;
+    fb_json_writer results; /* a fragment: one for each case */
 } tally;
 
 static void show_difference(fb_isa isa, const char *name, const fb_hash_finding *finding) {
@@ -72,12 +73,17 @@ static void show_difference(fb_isa isa, const char *name, const fb_hash_finding 
            finding->detail);
 }
 
-static json_t *result_json(const char *name, const fb_hash_finding *finding) {
+static void put_result(fb_json_writer *w, const char *name, const fb_hash_finding *finding) {
     bool same = !finding->out_differs && !finding->lse_differs;
-    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:s, s:s}", "case", name, "passed", same, "out",
-                     finding->found.out, "lse", finding->found.lse, "expected_out",
-                     finding->expected.out, "expected_lse", finding->expected.lse, "detail",
-                     finding->detail);
+    fb_json_open_object(w, NULL);
+    fb_json_put_string(w, "case", name);
+    fb_json_put_bool(w, "passed", same);
+    fb_json_put_string(w, "out", finding->found.out);
+    fb_json_put_string(w, "lse", finding->found.lse);
+    fb_json_put_string(w, "expected_out", finding->expected.out);
+    fb_json_put_string(w, "expected_lse", finding->expected.lse);
+    fb_json_put_text(w, "detail", finding->detail);
+    fb_json_close_object(w);
 }
 
 static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_isa isa,
@@ -96,42 +102,50 @@ static fb_status check_isa(const settings *chosen, const fb_hash_list *list, fb_
             if (!chosen->json)
                 show_difference(isa, name, finding);
         }
-        json_array_append_new(counted->results, result_json(name, finding));
+        put_result(&counted->results, name, finding);
         fb_hash_finding_destroy(finding);
     }
     counted->seconds = fb_seconds() - begin;
     return FB_OK;
 }
 
-/* Checks one instruction set and shows its line; *all gets its JSON. */
+/* Checks one instruction set, shows its line and puts its JSON. */
 static fb_status report_isa(const settings *chosen, const fb_hash_list *list, fb_isa isa,
-                            json_t *all, size_t *differences) {
-    tally counted = {.results = json_array()};
+                            fb_json_writer *w, size_t *differences) {
+    tally counted = {0};
+    counted.results = fb_json_fragment_to(&counted.text, w, 2);
     fb_status status = check_isa(chosen, list, isa, &counted);
     if (status == FB_OK && !chosen->json)
         printf("%s  %s, %d threads: %zu cases, %zu differences, %.1f s\n",
                counted.differences ? "FAIL" : "PASS", fb_isa_name(isa), fb_num_threads(),
                counted.cases, counted.differences, counted.seconds);
     *differences += counted.differences;
-    json_array_append_new(all, json_pack("{s:s, s:i, s:I, s:I, s:f, s:o}", "instruction_set",
-                                         fb_isa_name(isa), "threads", fb_num_threads(), "cases",
-                                         (json_int_t)counted.cases, "differences",
-                                         (json_int_t)counted.differences, "seconds",
-                                         counted.seconds, "results", counted.results));
+    fb_json_open_object(w, NULL);
+    fb_json_put_string(w, "instruction_set", fb_isa_name(isa));
+    fb_json_put_int64(w, "threads", fb_num_threads());
+    fb_json_put_size(w, "cases", counted.cases);
+    fb_json_put_size(w, "differences", counted.differences);
+    fb_json_put_double(w, "seconds", counted.seconds);
+    fb_json_put_array_of(w, "results", &counted.results);
+    fb_json_close_object(w);
+    fb_buffer_free(&counted.text);
     return status;
 }
 
 static fb_status check_all(const settings *chosen, const fb_hash_list *list, size_t *differences) {
-    json_t *all = json_array();
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
     fb_isa current;
     fb_status status = fb_isa_current(&current);
+    fb_json_open_array(&w, NULL);
     for (int isa = 0; isa < FB_ISA_COUNT && status == FB_OK; isa++) {
         if (fb_isa_choice_has(chosen->isa, current, (fb_isa)isa))
-            status = report_isa(chosen, list, (fb_isa)isa, all, differences);
+            status = report_isa(chosen, list, (fb_isa)isa, &w, differences);
     }
+    fb_json_close_array(&w);
     if (status == FB_OK && chosen->json)
-        return fb_write_json(all, chosen->json);
-    json_decref(all);
+        return fb_write_json(&w, chosen->json);
+    fb_buffer_free(&text);
     return status;
 }
 

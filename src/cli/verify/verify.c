@@ -97,15 +97,16 @@ typedef struct verification {
     fb_report_style style;
     fb_candidate *candidate; /* NULL: none */
     size_t counts[3];        /* by fb_outcome */
-    json_t *cases;
-    bool heading; /* shown */
+    fb_buffer cases_text;
+    fb_json_writer cases; /* a fragment */
+    bool heading;         /* shown */
     double begin;
 } verification;
 
 static void show(verification *v, const fb_report *report) {
     fb_progress_end();
     v->counts[report->outcome]++;
-    json_array_append_new(v->cases, fb_report_json_value(report));
+    fb_report_put_json(&v->cases, report);
     if (fb_is_stdout(v->chosen->json))
         return;
     if (v->candidate) {
@@ -182,12 +183,12 @@ static fb_status verify_all(verification *v, const fb_found_paths *paths) {
     return FB_OK;
 }
 
-static json_t *unused_json(const fb_candidate *candidate) {
-    json_t *names = json_array();
+static void put_unused(fb_json_writer *w, const fb_candidate *candidate) {
+    fb_json_open_array(w, "not_judged");
     for (size_t i = 0; i < fb_candidate_count(candidate); i++)
         if (fb_candidate_unused(candidate, i))
-            json_array_append_new(names, fb_report_json_string(fb_candidate_unused(candidate, i)));
-    return names;
+            fb_json_put_text(w, NULL, fb_candidate_unused(candidate, i));
+    fb_json_close_array(w);
 }
 
 static fb_status write_json(const verification *v) {
@@ -195,15 +196,24 @@ static fb_status write_json(const verification *v) {
     const char *isa = chosen->isa == FB_ISA_CHOICE_ALL       ? "all"
                       : chosen->isa == FB_ISA_CHOICE_CURRENT ? "default"
                                                              : fb_isa_name((fb_isa)chosen->isa);
-    json_t *value = json_pack(
-        "{s:s, s:s, s:i, s:O, s:{s:I, s:I, s:I}}", "version", fb_version(), "isa", isa, "threads",
-        fb_num_threads(), "cases", v->cases, "totals", "passed", (json_int_t)v->counts[FB_PASSED],
-        "failed", (json_int_t)v->counts[FB_FAILED], "skipped", (json_int_t)v->counts[FB_SKIPPED]);
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "version", fb_version());
+    fb_json_put_string(&w, "isa", isa);
+    fb_json_put_int64(&w, "threads", fb_num_threads());
+    fb_json_put_array_of(&w, "cases", &v->cases);
+    fb_json_open_object(&w, "totals");
+    fb_json_put_size(&w, "passed", v->counts[FB_PASSED]);
+    fb_json_put_size(&w, "failed", v->counts[FB_FAILED]);
+    fb_json_put_size(&w, "skipped", v->counts[FB_SKIPPED]);
+    fb_json_close_object(&w);
     if (v->candidate) {
-        json_object_set_new(value, "candidate", fb_report_json_string(chosen->candidate));
-        json_object_set_new(value, "not_judged", unused_json(v->candidate));
+        fb_json_put_text(&w, "candidate", chosen->candidate);
+        put_unused(&w, v->candidate);
     }
-    return fb_write_json(value, chosen->json);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, chosen->json);
 }
 
 static int summarize(const verification *v) {
@@ -246,15 +256,16 @@ static int run(const settings *chosen, const fb_found_paths *paths) {
     verification v = {
         .chosen = chosen,
         .style = {.isa = chosen->isa != FB_ISA_CHOICE_CURRENT, .verbose = chosen->verbose},
-        .cases = json_array(),
         .begin = fb_seconds(),
     };
+    fb_json_writer like = fb_json_output(&v.cases_text);
+    v.cases = fb_json_fragment_to(&v.cases_text, &like, 1);
     fb_status status = prepare(&v);
     if (status == FB_OK)
         status = verify_all(&v, paths);
     int result = status == FB_OK ? summarize(&v) : fb_report_status(status);
     fb_candidate_close(v.candidate);
-    json_decref(v.cases);
+    fb_buffer_free(&v.cases_text);
     return result;
 }
 

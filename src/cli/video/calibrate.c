@@ -139,19 +139,32 @@ static void print(fb_calibration *c, FILE *to) {
             100.0 * fb_calibration_reused_share(c));
 }
 
-static json_t *describe(fb_calibration *c, const settings *given) {
-    json_t *steps = json_array();
-    for (size_t step = 1; step < fb_calibration_config_of(c)->num_steps; step++) {
-        fb_calibration_step s = fb_calibration_step_of(c, step);
-        json_array_append_new(steps,
-                              json_pack("{s:I, s:f, s:f, s:f, s:I, s:I}", "step", (json_int_t)step,
-                                        "similarity", s.external, "internal_similarity", s.internal,
-                                        "lse_change", s.lse_change, "refreshing_heads",
-                                        (json_int_t)s.refreshing, "heads", (json_int_t)s.heads));
-    }
-    return json_pack("{s:s, s:s, s:I, s:f, s:o}", "model", given->model, "file", given->output,
-                     "blocks", (json_int_t)fb_calibration_blocks(c), "reused_share",
-                     fb_calibration_reused_share(c), "steps", steps);
+static void put_step(fb_json_writer *w, fb_calibration *c, size_t step) {
+    fb_calibration_step s = fb_calibration_step_of(c, step);
+    fb_json_open_object(w, NULL);
+    fb_json_put_size(w, "step", step);
+    fb_json_put_double(w, "similarity", s.external);
+    fb_json_put_double(w, "internal_similarity", s.internal);
+    fb_json_put_double(w, "lse_change", s.lse_change);
+    fb_json_put_size(w, "refreshing_heads", s.refreshing);
+    fb_json_put_size(w, "heads", s.heads);
+    fb_json_close_object(w);
+}
+
+static fb_status write_json(fb_calibration *c, const settings *given) {
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_text(&w, "model", given->model);
+    fb_json_put_text(&w, "file", given->output);
+    fb_json_put_size(&w, "blocks", fb_calibration_blocks(c));
+    fb_json_put_double(&w, "reused_share", fb_calibration_reused_share(c));
+    fb_json_open_array(&w, "steps");
+    for (size_t step = 1; step < fb_calibration_config_of(c)->num_steps; step++)
+        put_step(&w, c, step);
+    fb_json_close_array(&w);
+    fb_json_close_object(&w);
+    return fb_write_json(&w, given->json);
 }
 
 /* A plot may go to standard output, too. */
@@ -168,7 +181,7 @@ static fb_status write_results(fb_calibration *c, const settings *given) {
         FB_TRY(fb_calibration_plot(c, fb_output_path(given->plot)));
     if (!fb_is_stdout(given->json))
         print(c, text_stream(given));
-    return given->json ? fb_write_json(describe(c, given), given->json) : FB_OK;
+    return given->json ? write_json(c, given) : FB_OK;
 }
 
 static fb_status calibrate(fb_video_session *session, const settings *given,

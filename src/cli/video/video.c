@@ -183,35 +183,46 @@ static void print(const comparison *c, FILE *to) {
             c->stats.dense_work / c->stats.work, 100.0 * reused_share(&c->stats));
 }
 
-static json_t *times_json(const fb_video_stats *stats) {
-    return json_pack("{s:f, s:f, s:I, s:f}", "attention_seconds", stats->times.attention,
-                     "total_seconds", stats->times.total, "passes", (json_int_t)stats->passes,
-                     "query_key_pairs", stats->work);
+static void put_times(fb_json_writer *w, const char *key, const fb_video_stats *stats) {
+    fb_json_open_object(w, key);
+    fb_json_put_double(w, "attention_seconds", stats->times.attention);
+    fb_json_put_double(w, "total_seconds", stats->times.total);
+    fb_json_put_size(w, "passes", stats->passes);
+    fb_json_put_double(w, "query_key_pairs", stats->work);
+    fb_json_close_object(w);
 }
 
-static json_t *describe(const comparison *c) {
+static void put_clip(fb_json_writer *w, const comparison *c, size_t i) {
     const fb_video_session *s = &c->session;
-    json_t *clips = json_array();
-    for (size_t i = 0; i < s->num_clips; i++) {
-        json_t *clip =
-            json_pack("{s:s, s:I}", "prompt", s->prompts[i], "seed", (json_int_t)s->clips[i].seed);
-        double distance = c->calibration ? psnr(c, i) : (double)NAN;
-        if (c->calibration) /* JSON has no infinity: null stands for equal clips */
-            json_object_set_new(clip, "psnr_db",
-                                isfinite(distance) ? json_real(distance) : json_null());
-        json_array_append_new(clips, clip);
-    }
-    json_t *value =
-        json_pack("{s:s, s:I, s:o, s:o}", "model", c->given->model, "frames",
-                  (json_int_t)s->num_frames, "clips", clips, "dense", times_json(&c->dense_stats));
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "prompt", s->prompts[i]);
+    fb_json_put_uint64(w, "seed", s->clips[i].seed);
+    if (c->calibration) /* null, which stands for infinity: equal clips */
+        fb_json_put_double(w, "psnr_db", psnr(c, i));
+    fb_json_close_object(w);
+}
+
+static fb_status write_json(const comparison *c) {
+    const fb_video_session *s = &c->session;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_output(&text);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_text(&w, "model", c->given->model);
+    fb_json_put_size(&w, "frames", s->num_frames);
+    fb_json_open_array(&w, "clips");
+    for (size_t i = 0; i < s->num_clips; i++)
+        put_clip(&w, c, i);
+    fb_json_close_array(&w);
+    put_times(&w, "dense", &c->dense_stats);
     if (c->calibration) {
-        json_object_set_new(value, "reuse", times_json(&c->stats));
-        json_object_set_new(value, "heads_reused", json_real(reused_share(&c->stats)));
-        json_object_set_new(value, "attention_time_ratio",
-                            json_real(c->dense_stats.times.attention / c->stats.times.attention));
-        json_object_set_new(value, "work_ratio", json_real(c->stats.dense_work / c->stats.work));
+        put_times(&w, "reuse", &c->stats);
+        fb_json_put_double(&w, "heads_reused", reused_share(&c->stats));
+        fb_json_put_double(&w, "attention_time_ratio",
+                           c->dense_stats.times.attention / c->stats.times.attention);
+        fb_json_put_double(&w, "work_ratio", c->stats.dense_work / c->stats.work);
     }
-    return value;
+    fb_json_close_object(&w);
+    return fb_write_json(&w, c->given->json);
 }
 
 /* A sheet may go to standard output, too. */
@@ -252,7 +263,7 @@ static fb_status compare(comparison *c) {
     FB_TRY(write_files(c));
     if (!fb_is_stdout(c->given->json))
         print(c, text_stream(c->given));
-    return c->given->json ? fb_write_json(describe(c), c->given->json) : FB_OK;
+    return c->given->json ? write_json(c) : FB_OK;
 }
 
 static int run(const settings *given) {
