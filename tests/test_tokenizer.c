@@ -446,3 +446,158 @@ Test(tokenizer, adds_tokens_of_the_configuration) {
     }
     temporary_remove();
 }
+
+/* --- what is put around a text, and what tokenizer_config.json says about it -------------------
+ */
+
+#define SPECIAL                                                                                    \
+    "{\"id\":20,\"content\":\"<s>\",\"special\":true},{\"id\":21,\"content\":\"</"                 \
+    "s>\",\"special\":true}"
+#define SPECIAL_IDS                                                                                \
+    "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[20],\"tokens\":[\"<s>\"]},"              \
+    "\"</s>\":{\"id\":\"</s>\",\"ids\":[21],\"tokens\":[\"</s>\"]}}"
+#define PIECE(kind, id) "{\"" kind "\":{\"id\":\"" id "\",\"type_id\":0}}"
+#define BOS_TEMPLATE                                                                               \
+    "{\"type\":\"TemplateProcessing\",\"single\":[" PIECE("SpecialToken", "<s>") "," PIECE(        \
+        "Sequence", "A") "],\"pair\":[]," SPECIAL_IDS "}"
+#define EOS_TEMPLATE                                                                               \
+    "{\"type\":\"TemplateProcessing\",\"single\":[" PIECE("Sequence", "A") "," PIECE(              \
+        "SpecialToken", "</s>") "],\"pair\":[]," SPECIAL_IDS "}"
+
+static void write_processed(const char *processor) {
+    char text[8192];
+    int length = snprintf(text, sizeof text,
+                          "{\"added_tokens\":[" SPECIAL "],\"pre_tokenizer\":" BYTES
+                          ",\"model\":" MODEL ",\"post_processor\":%s}",
+                          processor);
+    cr_assert(length > 0 && (size_t)length < sizeof text);
+    temporary_write_text("tokenizer.json", text);
+}
+
+Test(tokenizer, a_post_processor_puts_tokens_around_a_text) {
+    static const struct {
+        const char *processor, *text, *empty;
+    } cases[] = {
+        {"null", "0", ""},
+        {BYTES, "0", ""},
+        {BOS_TEMPLATE, "20 0", "20"},
+        {EOS_TEMPLATE, "0 21", "21"},
+        {"{\"type\":\"RobertaProcessing\",\"sep\":[\"</s>\",21],\"cls\":[\"<s>\",20],"
+         "\"trim_offsets\":true,\"add_prefix_space\":true}",
+         "20 0 21", "20 21"},
+        {"{\"type\":\"BertProcessing\",\"sep\":[\"</s>\",21],\"cls\":[\"<s>\",20]}", "20 0 21",
+         "20 21"},
+        {"{\"type\":\"Sequence\",\"processors\":[" BYTES "," BOS_TEMPLATE "]}", "20 0", "20"},
+        /* the second one is put around what the first one made */
+        {"{\"type\":\"Sequence\",\"processors\":[{\"type\":\"BertProcessing\",\"sep\":[\"x\",1],"
+         "\"cls\":[\"y\",0]}," BOS_TEMPLATE "," EOS_TEMPLATE "]}",
+         "20 0 0 1 21", "20 0 1 21"},
+    };
+    const char *directory = temporary_make();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fb_tokenizer *tokenizer = NULL;
+        int32_t *ids = NULL;
+        size_t count = 0;
+        write_processed(cases[i].processor);
+        cr_assert_eq(fb_tokenizer_load(directory, &tokenizer), FB_OK, "%s", fb_error_message());
+        cr_expect_null(fb_tokenizer_warning(tokenizer, 0));
+        expect_encoded(tokenizer, "a", cases[i].text);
+        expect_encoded(tokenizer, "", cases[i].empty);
+        cr_assert_eq(fb_tokenizer_encode_piece(tokenizer, "b", 1, FB_ADDED_PARSED, &ids, &count),
+                     FB_OK);
+        cr_expect(count == 1 && ids[0] == 1, "a piece has nothing around it");
+        fb_token_ids_free(ids);
+        fb_tokenizer_destroy(tokenizer);
+    }
+    temporary_remove();
+}
+
+/* What tokenizer_config.json says about ids is what tokenizer.json does, or an error. */
+Test(tokenizer, the_configuration_agrees_with_the_tokenizer) {
+    static const struct {
+        const char *processor, *config;
+        const char *error, *warning; /* NULL: none */
+    } cases[] = {
+        {"null", "{\"add_bos_token\":false,\"add_prefix_space\":false,\"bos_token\":null}", NULL,
+         NULL},
+        {BOS_TEMPLATE, "{\"add_bos_token\":true,\"bos_token\":\"<s>\"}", NULL, NULL},
+        {BOS_TEMPLATE, "{\"add_bos_token\":null,\"bos_token\":\"</s>\"}", NULL, NULL},
+        {EOS_TEMPLATE, "{\"add_eos_token\":true,\"eos_token\":{\"content\":\"</s>\"}}", NULL, NULL},
+        {"null", "{\"add_bos_token\":true,\"bos_token\":\"<s>\"}",
+         "add_bos_token is true, but post_processor of tokenizer.json does not add bos_token '<s>'",
+         NULL},
+        {BOS_TEMPLATE, "{\"add_bos_token\":true,\"bos_token\":\"</s>\"}", "add_bos_token is true",
+         NULL},
+        {BOS_TEMPLATE, "{\"add_bos_token\":false}", "add_bos_token is false", NULL},
+        {EOS_TEMPLATE, "{\"add_eos_token\":false}", "add_eos_token is false", NULL},
+        {"null", "{\"add_eos_token\":true}", "add_eos_token is true", NULL},
+        {"null", "{\"add_bos_token\":1}", "add_bos_token is 1", NULL},
+        {"null", "{\"tokenizer_class\":\"LlamaTokenizerFast\",\"bos_token\":\"<s>\"}",
+         "add_bos_token is true by default", NULL},
+        {BOS_TEMPLATE, "{\"tokenizer_class\":\"LlamaTokenizerFast\",\"bos_token\":\"<s>\"}", NULL,
+         NULL},
+        {"null",
+         "{\"tokenizer_class\":\"Qwen2Tokenizer\",\"clean_up_tokenization_spaces\":false,"
+         "\"model_max_length\":1000000000000000019884624838656,\"errors\":\"replace\","
+         "\"additional_special_tokens\":[\"<s>\",{\"content\":\"</s>\"}],"
+         "\"extra_special_tokens\":{\"x\":\"<s>\"},\"split_special_tokens\":false}",
+         NULL, NULL},
+        {"null", "{\"add_prefix_space\":true}",
+         "add_prefix_space is true, but false in pre_tokenizer of tokenizer.json", NULL},
+        {"null", "{\"do_lower_case\":true}", "do_lower_case is true", NULL},
+        {"null", "{\"additional_special_tokens\":[7]}", "additional_special_tokens has 7", NULL},
+        {"null", "{\"additional_special_tokens\":\"<s>\"}", "additional_special_tokens is \"<s>\"",
+         NULL},
+        {"null", "{\"additional_special_tokens\":[\"<x>\"]}", NULL,
+         "has '<x>', which is not a token"},
+        {"null", "{\"tokenizer_class\":\"Strange\"}", NULL, "tokenizer_class 'Strange'"},
+        {"null", "{\"clean_up_tokenization_spaces\":true}", NULL, "clean_up_tokenization_spaces"},
+        {"null", "{\"split_special_tokens\":true}", NULL, "split_special_tokens is true"},
+        {"null", "{\"fudge\":true}", NULL, "1 field is not known, and not used: fudge (true)"},
+    };
+    const char *directory = temporary_make();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fb_tokenizer *tokenizer = NULL;
+        write_processed(cases[i].processor);
+        temporary_write_text("tokenizer_config.json", cases[i].config);
+        fb_status status = fb_tokenizer_load(directory, &tokenizer);
+        if (cases[i].error) {
+            cr_expect(status != FB_OK && strstr(fb_error_message(), cases[i].error) &&
+                          strstr(fb_error_message(), "tokenizer_config.json: "),
+                      "%s: '%s' does not say '%s'", cases[i].config, fb_error_message(),
+                      cases[i].error);
+            cr_expect_null(tokenizer);
+            continue;
+        }
+        cr_assert_eq(status, FB_OK, "%s", fb_error_message());
+        const char *text = fb_tokenizer_warning(tokenizer, 0);
+        cr_expect(cases[i].warning ? text && strstr(text, cases[i].warning) : !text,
+                  "%s: warning '%s'", cases[i].config, text ? text : "");
+        fb_tokenizer_destroy(tokenizer);
+    }
+    temporary_remove();
+}
+
+Test(tokenizer, fields_of_tokenizer_json_that_are_not_used) {
+    const char *directory = temporary_make();
+    fb_tokenizer *tokenizer = NULL;
+    temporary_write_text(
+        "tokenizer.json",
+        "{\"truncation\":{\"max_length\":2},\"padding\":{},\"extra\":1,\"pre_tokenizer\":" BYTES
+        ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" BYTES
+        ",{\"type\":\"Fuse\",\"odd\":2}]},\"model\":" MODEL "}");
+    temporary_write_text("added_tokens.json", "{\"a\":0,\"<x>\":30}");
+    cr_assert_eq(fb_tokenizer_load(directory, &tokenizer), FB_OK, "%s", fb_error_message());
+    static const char *const words[] = {"truncation is {", "padding is {}", "extra (1)", "odd (2)",
+                                        "added_tokens.json: '<x>' is not a token"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *text = fb_tokenizer_warning(tokenizer, i);
+        cr_expect(text && strstr(text, words[i]), "%s: '%s'", words[i], text ? text : "");
+    }
+    cr_expect_null(fb_tokenizer_warning(tokenizer, sizeof words / sizeof *words));
+    fb_tokenizer_destroy(tokenizer);
+    temporary_write_text("added_tokens.json", "{\"a\":1}");
+    cr_expect_eq(fb_tokenizer_load(directory, &tokenizer), FB_ERROR_FORMAT);
+    cr_expect(strstr(fb_error_message(), "added_tokens.json: 'a' is 1, but 0 in tokenizer.json"));
+    temporary_remove();
+}

@@ -14,10 +14,11 @@
 
 /* A tokenizer.json with one given field; the other fields are well-formed. */
 static void compose(char text[4096], const char *field, const char *value) {
-    static const char *const fields[][2] = {
-        {"added_tokens", "[]"}, {"normalizer", "null"}, {"pre_tokenizer", BYTES}, {"model", MODEL}};
+    static const char *const fields[][2] = {{"added_tokens", "[]"},   {"normalizer", "null"},
+                                            {"pre_tokenizer", BYTES}, {"post_processor", "null"},
+                                            {"decoder", "null"},      {"model", MODEL}};
     size_t used = (size_t)snprintf(text, 4096, "{\"version\":\"1.0\"");
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         const char *chosen = strcmp(fields[i][0], field) == 0 ? value : fields[i][1];
         used += (size_t)snprintf(text + used, 4096 - used, ",\"%s\":%s", fields[i][0], chosen);
         cr_assert(used < 4096);
@@ -88,9 +89,9 @@ Test(tokenizer_errors, the_models) {
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}", "dropout is 0.1",
          FB_ERROR_UNSUPPORTED},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"}",
-         "end_of_word_suffix is '</w>'", FB_ERROR_UNSUPPORTED},
+         "end_of_word_suffix is \"</w>\"", FB_ERROR_UNSUPPORTED},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"continuing_subword_prefix\":\"##\"}",
-         "continuing_subword_prefix is '##'", FB_ERROR_UNSUPPORTED},
+         "continuing_subword_prefix is \"##\"", FB_ERROR_UNSUPPORTED},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"byte_fallback\":true}", "byte_fallback is true",
          FB_ERROR_UNSUPPORTED},
         {"{\"vocab\":{\"a\":0},\"merges\":[],\"ignore_merges\":1}", "ignore_merges is 1",
@@ -163,6 +164,48 @@ Test(tokenizer_errors, the_steps_before_the_model) {
     };
     expect_all_refused("pre_tokenizer", pre_tokenizers,
                        sizeof pre_tokenizers / sizeof *pre_tokenizers);
+}
+
+#define TOKENS "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}"
+#define TEXT_A "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+
+Test(tokenizer_errors, the_steps_after_the_model) {
+    static const bad_field processors[] = {
+        {"{}", "post_processor: type is missing", FB_ERROR_FORMAT},
+        {"[]", "post_processor: type is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"Other\"}", "post_processor: type is 'Other'", FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"Sequence\"}", "processors is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"Sequence\",\"processors\":[{\"type\":\"X\"}]}", "type is 'X'",
+         FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"TemplateProcessing\"}", "single is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[]," TOKENS "}",
+         "single has not the text A once", FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[" TEXT_A "," TEXT_A "]," TOKENS "}",
+         "single has not the text A once", FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"B\"}}]," TOKENS "}",
+         "single has not the text A once", FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[" TEXT_A ",7]," TOKENS "}",
+         "SpecialToken is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"TemplateProcessing\",\"single\":[" TEXT_A
+         ",{\"SpecialToken\":{\"id\":\"<x>\"}}]," TOKENS "}",
+         "<x> is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"RobertaProcessing\",\"sep\":[\"</s>\",2]}", "cls is missing",
+         FB_ERROR_FORMAT},
+        {"{\"type\":\"BertProcessing\",\"cls\":[\"<s>\"],\"sep\":[\"</s>\",2]}", "cls is missing",
+         FB_ERROR_FORMAT},
+        {"{\"type\":\"BertProcessing\",\"cls\":[\"<s>\",-1],\"sep\":[\"</s>\",2]}", "cls is -1",
+         FB_ERROR_FORMAT},
+    };
+    expect_all_refused("post_processor", processors, sizeof processors / sizeof *processors);
+    static const bad_field decoders[] = {
+        {"{}", "decoder: type is missing", FB_ERROR_FORMAT},
+        {"{\"type\":\"WordPiece\"}", "decoder: type is 'WordPiece'", FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"Sequence\",\"decoders\":[]}", "decoder: has no ByteLevel",
+         FB_ERROR_UNSUPPORTED},
+        {"{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"},{\"type\":\"Strip\"}]}",
+         "type is 'Strip'", FB_ERROR_UNSUPPORTED},
+    };
+    expect_all_refused("decoder", decoders, sizeof decoders / sizeof *decoders);
 }
 
 Test(tokenizer_errors, no_tokenizer_at_all) {

@@ -6,8 +6,10 @@
  *                   without prefix space and GPT-2's expression), or a sequence of these
  *   model           BPE; merges as "a b" or ["a", "b"], ignore_merges, unk_token, fuse_unk
  *   added_tokens    all flags (special, normalized, lstrip, rstrip, single_word)
- * Anything else is FB_ERROR_UNSUPPORTED with its name. The post-processor is not applied: nothing
- * is put before or after a text that the text does not say.
+ *   post_processor  TemplateProcessing of single texts, RobertaProcessing, BertProcessing,
+ * ByteLevel, or a sequence of these: tokens that are put before and after a text decoder ByteLevel,
+ * or none Anything else is FB_ERROR_UNSUPPORTED with its name. Fields that are not used are
+ * warnings.
  *
  * Ids are those of Hugging Face's `tokenizers` library, compared with its JavaScript implementation
  * (@huggingface/tokenizers): (?i:...) folds ASCII letters only. White space is the property
@@ -46,9 +48,11 @@ extern "C" {
 typedef struct fb_tokenizer fb_tokenizer;
 
 /* `path` is a tokenizer.json, or a directory that holds one. In a directory, tokens that only
- * added_tokens_decoder of its tokenizer_config.json names are added too. The caller owns
- * *tokenizer. FB_ERROR_IO, FB_ERROR_FORMAT (not JSON; merges of unknown tokens; an id or a text
- * used twice; ...), FB_ERROR_UNSUPPORTED. */
+ * added_tokens_decoder of its tokenizer_config.json names are added too; other fields of that file
+ * must agree with tokenizer.json where they concern ids (add_bos_token, add_eos_token,
+ * add_prefix_space), and so must added_tokens.json. The caller owns *tokenizer. FB_ERROR_IO,
+ * FB_ERROR_FORMAT (not JSON; merges of unknown tokens; an id or a text used twice; ...),
+ * FB_ERROR_UNSUPPORTED. */
 FB_API fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer);
 
 /* What loading has to say about files that it accepts, as fb_model_warning: NULL for an index that
@@ -67,12 +71,20 @@ typedef enum fb_added_tokens {
     FB_ADDED_AS_TEXT,         /* all of them are plain text */
 } fb_added_tokens;
 
-/* Ids of text[0 .. length). *ids (at least one element allocated, also when *count is 0) is the
- * caller's, fb_token_ids_free. Takes time O(length log length) for a run without a split, and
- * memory of some 60 bytes a byte of the longest one. FB_ERROR_ARGUMENT for a length above 1 GiB,
- * FB_ERROR_UNSUPPORTED when the tokenizer's expression exceeds PCRE2's limits on this text. */
+/* Ids of a whole text, text[0 .. length), with the tokens that the post-processor puts before and
+ * after it: what tokenizer(text) gives in transformers. *ids (at least one element allocated, also
+ * when *count is 0) is the caller's, fb_token_ids_free. Takes time O(length log length) for a run
+ * without a split, and memory of some 60 bytes a byte of the longest one. FB_ERROR_ARGUMENT for a
+ * length above 1 GiB, FB_ERROR_UNSUPPORTED when the tokenizer's expression exceeds PCRE2's limits
+ * on this text. */
 FB_API fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
                                      fb_added_tokens added, int32_t **ids, size_t *count);
+
+/* The same without the post-processor's tokens, as add_special_tokens=False in transformers: for
+ * pieces that are put together, such as those of a chat format. */
+FB_API fb_status fb_tokenizer_encode_piece(const fb_tokenizer *tokenizer, const char *text,
+                                           size_t length, fb_added_tokens added, int32_t **ids,
+                                           size_t *count);
 
 /* The text of ids[0 .. count), valid UTF-8 and NUL-terminated; *length does not count that NUL.
  * Bytes that form no UTF-8 become U+FFFD. Ids that no token has (negative ones, or those between a
@@ -81,7 +93,8 @@ FB_API fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *
 FB_API fb_status fb_tokenizer_decode(const fb_tokenizer *tokenizer, const int32_t *ids,
                                      size_t count, bool skip_special, char **text, size_t *length);
 
-/* Frees the text of fb_tokenizer_decode, the ids of fb_tokenizer_encode. Takes NULL. */
+/* Frees the text of fb_tokenizer_decode, the ids of fb_tokenizer_encode and
+ * fb_tokenizer_encode_piece. Takes NULL. */
 FB_API void fb_text_free(char *text);
 FB_API void fb_token_ids_free(int32_t *ids);
 

@@ -35,6 +35,11 @@ void fb_print_tokenizer_warnings(const fb_tokenizer *tokenizer) {
         fb_print_error("warning: %s", fb_tokenizer_warning(tokenizer, i));
 }
 
+void fb_print_video_warnings(const fb_video_model *model) {
+    for (size_t i = 0; fb_video_model_warning(model, i); i++)
+        fb_print_error("warning: %s", fb_video_model_warning(model, i));
+}
+
 int fb_report_status(fb_status status) {
     if (status == FB_OK)
         return FB_EXIT_OK;

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "io/json_write.h"
 
+#include <flashblock/experimental/video_model.h>
 #include <flashblock/model.h>
 #include <flashblock/status.h>
 #include <flashblock/tokenizer.h>
@@ -22,6 +23,7 @@ void fb_print_error(const char *format, ...) FB_PRINTF(1, 2);
 /* "flashblock: warning: TEXT" on standard error for each warning that loading left. */
 void fb_print_model_warnings(const fb_model *model);
 void fb_print_tokenizer_warnings(const fb_tokenizer *tokenizer);
+void fb_print_video_warnings(const fb_video_model *model);
 
 /* The exit status that stands for `status`; unless that is FB_OK, the library's last error is
  * reported. 2 when it was an argument, as all of those come from the command line, else 1. */

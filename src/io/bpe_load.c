@@ -174,25 +174,15 @@ static fb_status load_unknown(const fb_json *model, const char *where, fb_bpe *b
     return FB_OK;
 }
 
-/* Refuses features of BPE models that byte-level tokenizers do not use. */
+/* Of the features that byte-level tokenizers do not use, those that a table of fields cannot check
+ * (see tokenizer_fields.c). */
 static fb_status check_features(const fb_json *model, const char *where, bool has_every_byte) {
-    const char *type = NULL, *prefix = NULL, *suffix = NULL;
-    double dropout = 0;
+    const char *type = NULL;
     bool byte_fallback = false;
     FB_TRY(fb_json_get_string_or(model, where, "type", "BPE", &type));
-    FB_TRY(fb_json_get_string_or(model, where, "continuing_subword_prefix", "", &prefix));
-    FB_TRY(fb_json_get_string_or(model, where, "end_of_word_suffix", "", &suffix));
-    FB_TRY(fb_json_get_double_or(model, where, "dropout", 0, &dropout));
     FB_TRY(fb_json_get_bool_or(model, where, "byte_fallback", false, &byte_fallback));
     if (strcmp(type, "BPE") != 0)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: type is '%s', not 'BPE'", where, type);
-    if (prefix[0] != '\0')
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: continuing_subword_prefix is '%s'", where,
-                       prefix);
-    if (suffix[0] != '\0')
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: end_of_word_suffix is '%s'", where, suffix);
-    if (dropout != 0)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: dropout is %g", where, dropout);
     if (byte_fallback && !has_every_byte) /* with every byte in the vocabulary it has no effect */
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: byte_fallback is true", where);
     return FB_OK;

@@ -5,6 +5,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/tokenizer_fields.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -153,7 +154,8 @@ static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, boo
     return collect_tensors(checkpoint, list);
 }
 
-static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool single) {
+static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool single,
+                            fb_warnings *warnings) {
     const fb_json *root = NULL, *weight_map = NULL;
     placement_list list = {0};
     FB_TRY(fb_json_load(path, MAX_INDEX, &root));
@@ -165,19 +167,21 @@ static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool si
         if (status != FB_OK)
             fb_fail_in(status, "%s", path);
     }
+    if (status == FB_OK)
+        status = fb_fields_check(root, path, fb_index_fields, NULL, warnings);
     fb_free(list.items);
     fb_json_free(root);
     return status;
 }
 
-static fb_status load(fb_checkpoint *checkpoint) {
+static fb_status load(fb_checkpoint *checkpoint, fb_warnings *warnings) {
     char *single = NULL, *index = NULL;
     FB_TRY(fb_path_join(checkpoint->directory, single_name, &single));
     fb_status status = fb_path_join(checkpoint->directory, index_name, &index);
     if (status == FB_OK) {
         bool has_single = fb_file_exists(single);
         if (fb_file_exists(index))
-            status = load_index(checkpoint, index, has_single);
+            status = load_index(checkpoint, index, has_single, warnings);
         else if (has_single)
             status = load_files(checkpoint, &(placement_list){0}, true);
         else
@@ -189,12 +193,13 @@ static fb_status load(fb_checkpoint *checkpoint) {
     return status;
 }
 
-fb_status fb_checkpoint_open(const char *directory, fb_checkpoint **checkpoint) {
+fb_status fb_checkpoint_open(const char *directory, fb_warnings *warnings,
+                             fb_checkpoint **checkpoint) {
     fb_checkpoint *made = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "checkpoint", &made));
     fb_status status = fb_path_join("", directory, &made->directory);
     if (status == FB_OK)
-        status = load(made);
+        status = load(made, warnings);
     if (status != FB_OK) {
         fb_checkpoint_close(made);
         return status;

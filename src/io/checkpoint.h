@@ -17,7 +17,8 @@ typedef struct fb_checkpoint fb_checkpoint;
  * The tensors are those of all the files, as other loaders have it, also those that the index does
  * not name. If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
  * not name the tensor. */
-fb_status fb_checkpoint_open(const char *directory, fb_checkpoint **checkpoint);
+fb_status fb_checkpoint_open(const char *directory, fb_warnings *warnings,
+                             fb_checkpoint **checkpoint);
 
 /* Invalidates every view. NULL is allowed. */
 void fb_checkpoint_close(fb_checkpoint *checkpoint);

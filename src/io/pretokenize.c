@@ -134,6 +134,13 @@ void fb_pretokenizer_destroy(fb_pretokenizer *pretokenizer) {
     fb_free(pretokenizer);
 }
 
+bool fb_pretokenizer_adds_space(const fb_pretokenizer *pretokenizer) {
+    for (size_t i = 0; i < pretokenizer->count; i++)
+        if (pretokenizer->steps[i].add_prefix_space)
+            return true;
+    return false;
+}
+
 static fb_status append_span(fb_buffer *spans, size_t begin, size_t end, bool delimiter) {
     span item = {begin, end, delimiter};
     return begin < end ? fb_buffer_append(spans, &item, sizeof item) : FB_OK;

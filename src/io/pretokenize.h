@@ -5,6 +5,8 @@
 #include "io/json.h"
 #include "io/regex.h"
 
+#include <stdbool.h>
+
 /* Split steps, then one ByteLevel step. Immutable once loaded. */
 typedef struct fb_pretokenizer fb_pretokenizer;
 
@@ -12,6 +14,9 @@ typedef struct fb_pretokenizer fb_pretokenizer;
  * Every message begins with `where`. */
 fb_status fb_pretokenizer_load(const fb_json *config, const char *where,
                                fb_pretokenizer **pretokenizer);
+/* Whether a space is put before a text that does not begin with one. */
+bool fb_pretokenizer_adds_space(const fb_pretokenizer *pretokenizer);
+
 void fb_pretokenizer_destroy(fb_pretokenizer *pretokenizer);
 
 /* Receives one piece as bytes (not spelled in the byte-level alphabet). A piece is never empty. */

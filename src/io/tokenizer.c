@@ -73,8 +73,22 @@ static fb_status encode_bytes(encoding *job, const unsigned char *text, size_t l
     return status;
 }
 
-fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
-                              fb_added_tokens added, int32_t **ids, size_t *count) {
+static fb_status append_buffer(fb_buffer *to, const fb_buffer *from) {
+    return fb_buffer_append(to, from->data, from->size);
+}
+
+/* `whole`: with what the post-processor puts before and after a text. */
+static fb_status encode_all(encoding *job, const unsigned char *text, size_t length, bool whole) {
+    const fb_post_processor *around = &job->tokenizer->post_processor;
+    FB_TRY(fb_buffer_reserve(job->ids, sizeof(int32_t)));
+    if (whole)
+        FB_TRY(append_buffer(job->ids, &around->before));
+    FB_TRY(encode_bytes(job, text, length));
+    return whole ? append_buffer(job->ids, &around->after) : FB_OK;
+}
+
+static fb_status encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
+                        fb_added_tokens added, bool whole, int32_t **ids, size_t *count) {
     if (!tokenizer || (!text && length > 0) || !ids || !count)
         return fb_fail(FB_ERROR_ARGUMENT, "fb_tokenizer_encode: an argument is NULL");
     if (length > MAX_TEXT)
@@ -84,9 +98,7 @@ fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, s
     fb_buffer buffer = {0};
     encoding job = {.tokenizer = tokenizer, .added = added, .ids = &buffer};
     FB_TRY(fb_regex_state_create(&job.regex));
-    fb_status status = fb_buffer_reserve(&buffer, sizeof(int32_t));
-    if (status == FB_OK)
-        status = encode_bytes(&job, (const unsigned char *)text, length);
+    fb_status status = encode_all(&job, (const unsigned char *)text, length, whole);
     fb_regex_state_destroy(job.regex);
     fb_bpe_scratch_free(&job.scratch);
     if (status != FB_OK) {
@@ -96,6 +108,16 @@ fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, s
     *ids = (int32_t *)(void *)buffer.data;
     *count = buffer.size / sizeof(int32_t);
     return FB_OK;
+}
+
+fb_status fb_tokenizer_encode(const fb_tokenizer *tokenizer, const char *text, size_t length,
+                              fb_added_tokens added, int32_t **ids, size_t *count) {
+    return encode(tokenizer, text, length, added, true, ids, count);
+}
+
+fb_status fb_tokenizer_encode_piece(const fb_tokenizer *tokenizer, const char *text, size_t length,
+                                    fb_added_tokens added, int32_t **ids, size_t *count) {
+    return encode(tokenizer, text, length, added, false, ids, count);
 }
 
 void fb_text_free(char *text) {

@@ -5,6 +5,7 @@
 
 #include "io/added_tokens.h"
 #include "io/bpe.h"
+#include "io/post_processor.h"
 #include "io/pretokenize.h"
 #include "io/warnings.h"
 
@@ -18,6 +19,7 @@ struct fb_tokenizer {
     fb_added_matcher raw, normalized;
     fb_pretokenizer *pretokenizer;
     fb_bpe bpe;
+    fb_post_processor post_processor;
     fb_warnings warnings; /* of loading */
 };
 

@@ -2,6 +2,8 @@
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/tokenizer_config.h"
+#include "io/tokenizer_fields.h"
 #include "io/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -136,6 +138,9 @@ static fb_status load_parts(fb_tokenizer *tokenizer, const fb_json *root, const 
         return fb_fail(FB_ERROR_UNSUPPORTED, "pre_tokenizer is null: not a byte-level tokenizer");
     FB_TRY(fb_pretokenizer_load(fb_json_object_get(root, "pre_tokenizer"), "pre_tokenizer",
                                 &tokenizer->pretokenizer));
+    if (fb_json_has(root, "post_processor"))
+        FB_TRY(fb_post_processor_load(fb_json_object_get(root, "post_processor"), "post_processor",
+                                      &tokenizer->post_processor));
     return fb_bpe_load(model, &tokenizer->vocabulary, "model", &tokenizer->bpe);
 }
 
@@ -174,6 +179,8 @@ static fb_status load_file(const char *path, const fb_json *config, fb_tokenizer
         if (status != FB_OK)
             fb_fail_in(status, "%s", path);
     }
+    if (status == FB_OK)
+        status = fb_tokenizer_check_fields(root, path, &made->warnings);
     fb_json_free(root);
     if (status != FB_OK) {
         fb_tokenizer_destroy(made);
@@ -183,13 +190,48 @@ static fb_status load_file(const char *path, const fb_json *config, fb_tokenizer
     return FB_OK;
 }
 
-static fb_status load_directory(const char *file, const char *config_file,
-                                fb_tokenizer **tokenizer) {
+/* The paths of a directory's files. */
+typedef struct directory_files {
+    char *tokenizer, *config, *added;
+} directory_files;
+
+static fb_status join_paths(const char *directory, directory_files *files) {
+    FB_TRY(fb_path_join(directory, file_name, &files->tokenizer));
+    FB_TRY(fb_path_join(directory, config_name, &files->config));
+    return fb_path_join(directory, "added_tokens.json", &files->added);
+}
+
+static void free_paths(directory_files *files) {
+    fb_free(files->tokenizer);
+    fb_free(files->config);
+    fb_free(files->added);
+}
+
+static fb_status check_added_file(fb_tokenizer *tokenizer, const char *path) {
+    const fb_json *root = NULL;
+    if (!fb_file_exists(path))
+        return FB_OK;
+    FB_TRY(fb_json_load(path, MAX_FILE, &root));
+    fb_status status = fb_added_tokens_file_check(tokenizer, root, path);
+    fb_json_free(root);
+    return status;
+}
+
+static fb_status load_files(const directory_files *files, fb_tokenizer **tokenizer) {
     const fb_json *config = NULL;
-    if (fb_file_exists(config_file))
-        FB_TRY(fb_json_load(config_file, MAX_FILE, &config));
-    fb_status status = load_file(file, config, tokenizer);
+    fb_tokenizer *made = NULL;
+    if (fb_file_exists(files->config))
+        FB_TRY(fb_json_load(files->config, MAX_FILE, &config));
+    fb_status status = load_file(files->tokenizer, config, &made);
+    if (status == FB_OK && config)
+        status = fb_tokenizer_config_check(made, config, files->config);
+    if (status == FB_OK)
+        status = check_added_file(made, files->added);
     fb_json_free(config);
+    if (status == FB_OK)
+        *tokenizer = made;
+    else
+        fb_tokenizer_destroy(made);
     return status;
 }
 
@@ -198,13 +240,11 @@ fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer) {
         return fb_fail(FB_ERROR_ARGUMENT, "fb_tokenizer_load: path or tokenizer is NULL");
     if (!fb_file_is_directory(path))
         return load_file(path, NULL, tokenizer);
-    char *file = NULL, *config_file = NULL;
-    FB_TRY(fb_path_join(path, file_name, &file));
-    fb_status status = fb_path_join(path, config_name, &config_file);
+    directory_files files = {0};
+    fb_status status = join_paths(path, &files);
     if (status == FB_OK)
-        status = load_directory(file, config_file, tokenizer);
-    fb_free(file);
-    fb_free(config_file);
+        status = load_files(&files, tokenizer);
+    free_paths(&files);
     return status;
 }
 
@@ -216,6 +256,7 @@ void fb_tokenizer_destroy(fb_tokenizer *tokenizer) {
     fb_added_matcher_free(&tokenizer->normalized);
     fb_pretokenizer_destroy(tokenizer->pretokenizer);
     fb_bpe_free(&tokenizer->bpe);
+    fb_post_processor_free(&tokenizer->post_processor);
     fb_warnings_free(&tokenizer->warnings);
     fb_free(tokenizer);
 }

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "model/config_fields.h"
 #include "model/video_state.h"
 
 #include <math.h>
@@ -152,8 +153,22 @@ static fb_status read_words(const fb_json *root, const char *where, fb_video_con
     return FB_OK;
 }
 
-static fb_status read_all(const fb_json *root, const char *where, fb_video_config *c,
-                          char ***words) {
+/* A window of its own in each layer, [before, after], which -1 means to be none. */
+static fb_status check_window(const fb_json *root, const char *where) {
+    const fb_json *window = NULL;
+    char text[FB_JSON_SHOW_SIZE];
+    if (!fb_json_has(root, "window_size"))
+        return FB_OK;
+    FB_TRY(fb_json_get_array(root, where, "window_size", &window));
+    for (size_t i = 0; i < fb_json_array_size(window); i++)
+        if (!fb_json_is(fb_json_array_get(window, i), "-1", 2))
+            return fb_fail(FB_ERROR_UNSUPPORTED, "%s: window_size is %s, expected [-1, -1]", where,
+                           fb_json_show(window, text));
+    return FB_OK;
+}
+
+static fb_status read_all(const fb_json *root, const char *where, fb_video_config *c, char ***words,
+                          fb_warnings *warnings) {
     const char *name = NULL;
     FB_TRY(fb_json_get_string_or(root, where, "_class_name", "CausalWanModel", &name));
     if (strcmp(name, "CausalWanModel") != 0 && strcmp(name, "WanModel") != 0)
@@ -167,11 +182,14 @@ static fb_status read_all(const fb_json *root, const char *where, fb_video_confi
     FB_TRY(fb_json_get_bool_or(root, where, "qk_norm", true, &c->qk_norm));
     FB_TRY(fb_json_get_bool_or(root, where, "cross_attn_norm", true, &c->cross_attn_norm));
     FB_TRY(read_steps(root, where, c));
+    FB_TRY(check_window(root, where));
     FB_TRY(fb_video_config_check(c, where));
+    FB_TRY(fb_fields_check(root, where, fb_video_fields, NULL, warnings));
     return read_words(root, where, c, words);
 }
 
-fb_status fb_video_config_read(const char *directory, fb_video_config *config, char ***words) {
+fb_status fb_video_config_read(const char *directory, fb_video_config *config, char ***words,
+                               fb_warnings *warnings) {
     char path[MAX_PATH];
     const fb_json *root = NULL;
     *config = (fb_video_config){0};
@@ -179,7 +197,7 @@ fb_status fb_video_config_read(const char *directory, fb_video_config *config, c
     if ((size_t)snprintf(path, sizeof path, "%s/config.json", directory) >= sizeof path)
         return fb_fail(FB_ERROR_ARGUMENT, "directory: its name is too long");
     FB_TRY(fb_json_load(path, MAX_FILE, &root));
-    fb_status status = read_all(root, path, config, words);
+    fb_status status = read_all(root, path, config, words, warnings);
     fb_json_free(root);
     return status;
 }

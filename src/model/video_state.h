@@ -2,6 +2,7 @@
 #ifndef FB_MODEL_VIDEO_STATE_H
 #define FB_MODEL_VIDEO_STATE_H
 
+#include "io/buffer.h"
 #include "io/checkpoint.h"
 #include "model/linear.h"
 #include "model/video_attention.h"
@@ -32,16 +33,20 @@ struct fb_video_model {
     float **vectors; /* widened copies that the pointers above point to */
     size_t num_vectors, max_vectors;
     fb_linear_scratch linear;
+    fb_warnings warnings; /* of loading */
 };
 
-/* A model whose configuration is given and whose tensors `find` finds; they are borrowed. */
+/* A model whose configuration is given and whose tensors `find` finds; they are borrowed. `used`
+ * may be NULL; pointers to their views are added to it, after a failure too. */
 fb_status fb_video_model_bind(const fb_video_config *config, fb_video_find *find,
-                              const void *source, const char *where, fb_video_model **model);
+                              const void *source, const char *where, fb_buffer *used,
+                              fb_video_model **model);
 
 /* Checks a configuration's sizes; `where` is named first in messages. */
 fb_status fb_video_config_check(const fb_video_config *config, const char *where);
 
 /* Reads config.json; *words [config->num_words] are the caller's, each and all fb_free. */
-fb_status fb_video_config_read(const char *directory, fb_video_config *config, char ***words);
+fb_status fb_video_config_read(const char *directory, fb_video_config *config, char ***words,
+                               fb_warnings *warnings);
 
 #endif

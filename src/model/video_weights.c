@@ -12,6 +12,7 @@ typedef struct binder {
     fb_video_model *model;
     fb_video_find *find;
     const void *source;
+    fb_buffer *used; /* or NULL */
     char prefix[MAX_NAME / 2];
 } binder;
 
@@ -25,7 +26,7 @@ static fb_status find(binder *b, const char *name, size_t ndim, const size_t *sh
     FB_TRY(fb_tensor_check_shape(found, ndim, shape));
     b->model->num_parameters += found->count;
     *tensor = found;
-    return FB_OK;
+    return b->used ? fb_buffer_append(b->used, &found, sizeof found) : FB_OK;
 }
 
 /* A widened copy that the model owns. */
@@ -116,22 +117,24 @@ static fb_status bind_all(binder *b) {
     return bind_linear(b, "head.head", 2, (size_t[]){values, dim}, &m->head);
 }
 
-static fb_status bind(fb_video_model *model, fb_video_find *find_tensor, const void *source) {
+static fb_status bind(fb_video_model *model, fb_video_find *find_tensor, const void *source,
+                      fb_buffer *used) {
     size_t layers = model->config.num_layers;
     model->max_vectors = layers * VECTORS_OF_LAYER + OTHER_VECTORS;
     FB_TRY(fb_alloc_zeroed(layers, sizeof *model->layers, "layers", &model->layers));
     FB_TRY(fb_alloc_zeroed(model->max_vectors, sizeof *model->vectors, "vectors", &model->vectors));
-    binder b = {.model = model, .find = find_tensor, .source = source};
+    binder b = {.model = model, .find = find_tensor, .source = source, .used = used};
     return bind_all(&b);
 }
 
 fb_status fb_video_model_bind(const fb_video_config *config, fb_video_find *find_tensor,
-                              const void *source, const char *where, fb_video_model **model) {
+                              const void *source, const char *where, fb_buffer *used,
+                              fb_video_model **model) {
     fb_video_model *made = NULL;
     FB_TRY(fb_video_config_check(config, where));
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "video model", &made));
     made->config = *config;
-    fb_status status = bind(made, find_tensor, source);
+    fb_status status = bind(made, find_tensor, source, used);
     if (status != FB_OK) {
         fb_video_model_destroy(made);
         return fb_fail_in(status, "%s", where);
@@ -145,16 +148,25 @@ static const fb_tensor_view *find_in_checkpoint(const void *checkpoint, const ch
 }
 
 static fb_status open_model(const char *directory, const fb_video_config *config,
-                            fb_video_model **model) {
+                            fb_warnings *warnings, fb_video_model **model) {
     fb_checkpoint *checkpoint = NULL;
-    FB_TRY(fb_checkpoint_open(directory, &checkpoint));
+    fb_video_model *made = NULL;
+    fb_buffer used = {0};
+    FB_TRY(fb_checkpoint_open(directory, warnings, &checkpoint));
     fb_status status =
-        fb_video_model_bind(config, find_in_checkpoint, checkpoint, directory, model);
+        fb_video_model_bind(config, find_in_checkpoint, checkpoint, directory, &used, &made);
     if (status == FB_OK)
-        (*model)->checkpoint = checkpoint;
-    else
+        status = fb_checkpoint_warn_unused(checkpoint, (const fb_tensor_view **)(void *)used.data,
+                                           used.size / sizeof(fb_tensor_view *), warnings);
+    fb_buffer_free(&used);
+    if (status != FB_OK) {
+        fb_video_model_destroy(made);
         fb_checkpoint_close(checkpoint);
-    return status;
+        return status;
+    }
+    made->checkpoint = checkpoint;
+    *model = made;
+    return FB_OK;
 }
 
 static void free_words(char **words, size_t count) {
@@ -168,14 +180,18 @@ fb_status fb_video_model_load(const char *directory, fb_video_model **model) {
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
     fb_video_config config;
     char **words = NULL;
-    fb_status status = fb_video_config_read(directory, &config, &words);
+    fb_warnings warnings = {0};
+    fb_status status = fb_video_config_read(directory, &config, &words, &warnings);
     if (status == FB_OK)
-        status = open_model(directory, &config, model);
-    if (status == FB_OK)
-        (*model)->words = words;
-    else
+        status = open_model(directory, &config, &warnings, model);
+    if (status != FB_OK) {
         free_words(words, config.num_words);
-    return status;
+        fb_warnings_free(&warnings);
+        return status;
+    }
+    (*model)->words = words;
+    (*model)->warnings = warnings;
+    return FB_OK;
 }
 
 void fb_video_model_destroy(fb_video_model *model) {
@@ -188,11 +204,16 @@ void fb_video_model_destroy(fb_video_model *model) {
     fb_free(model->layers);
     fb_checkpoint_close(model->checkpoint);
     fb_linear_scratch_free(&model->linear);
+    fb_warnings_free(&model->warnings);
     fb_free(model);
 }
 
 const fb_video_config *fb_video_config_of(const fb_video_model *model) {
     return &model->config;
+}
+
+const char *fb_video_model_warning(const fb_video_model *model, size_t index) {
+    return fb_warnings_at(&model->warnings, index);
 }
 
 size_t fb_video_model_num_parameters(const fb_video_model *model) {

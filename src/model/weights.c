@@ -167,7 +167,7 @@ static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings 
 
 fb_status fb_weights_open(const char *directory, const fb_model_config *config, fb_weights *weights,
                           fb_warnings *warnings) {
-    FB_TRY(fb_checkpoint_open(directory, &weights->checkpoint));
+    FB_TRY(fb_checkpoint_open(directory, warnings, &weights->checkpoint));
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;

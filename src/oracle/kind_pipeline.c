@@ -107,7 +107,7 @@ static fb_status set_up(pipeline *p) {
     FB_TRY(fb_case_open_beside(p->c, weights_file, &p->weights));
     FB_TRY(read_config(p));
     FB_TRY(fb_video_model_bind(&p->config, find_weight, fb_case_file(p->weights),
-                               fb_case_path(p->weights), &p->model));
+                               fb_case_path(p->weights), NULL, &p->model));
     p->frame_values = p->config.in_dim * p->config.frame_height * p->config.frame_width;
     p->block_values = p->config.block_frames * p->frame_values;
     fb_calibration_config config;

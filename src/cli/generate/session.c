@@ -52,13 +52,16 @@ static fb_status append_prompt_text(fb_buffer *text, const fb_option_value *valu
 
 /* --- ids of a prompt -------------------------------------------------------------------------- */
 
+/* fb_tokenizer_encode or fb_tokenizer_encode_piece */
+typedef fb_status encoder(const fb_tokenizer *tokenizer, const char *text, size_t length,
+                          fb_added_tokens added, int32_t **ids, size_t *count);
+
 /* Ids are kept in a buffer, sizeof(int32_t) bytes each. */
-static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, const fb_buffer *text,
-                            fb_added_tokens added) {
+static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, encoder *encode,
+                            const char *text, size_t length, fb_added_tokens added) {
     int32_t *tokens = NULL;
     size_t count = 0;
-    FB_TRY(fb_tokenizer_encode(tokenizer, (const char *)text->data, text->size, added, &tokens,
-                               &count));
+    FB_TRY(encode(tokenizer, text, length, added, &tokens, &count));
     fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
     fb_token_ids_free(tokens);
     return status;
@@ -66,12 +69,8 @@ static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, const
 
 /* A piece of the chat format, whose special tokens are tokens. */
 static fb_status append_format(fb_buffer *ids, const fb_tokenizer *tokenizer, const char *piece) {
-    int32_t *tokens = NULL;
-    size_t count = 0;
-    FB_TRY(fb_tokenizer_encode(tokenizer, piece, strlen(piece), FB_ADDED_PARSED, &tokens, &count));
-    fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
-    fb_token_ids_free(tokens);
-    return status;
+    return append_ids(ids, tokenizer, fb_tokenizer_encode_piece, piece, strlen(piece),
+                      FB_ADDED_PARSED);
 }
 
 static fb_status require_token(const fb_tokenizer *tokenizer, const char *token) {
@@ -87,7 +86,8 @@ static fb_status encode_chat(fb_buffer *ids, const fb_tokenizer *tokenizer, cons
     FB_TRY(require_token(tokenizer, "<|im_start|>"));
     FB_TRY(require_token(tokenizer, "<|im_end|>"));
     FB_TRY(append_format(ids, tokenizer, "<|im_start|>"));
-    FB_TRY(append_ids(ids, tokenizer, text, added));
+    FB_TRY(append_ids(ids, tokenizer, fb_tokenizer_encode_piece, (const char *)text->data,
+                      text->size, added));
     return append_format(ids, tokenizer, "<|im_end|>\n<|im_start|>assistant\n");
 }
 
@@ -99,7 +99,8 @@ static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_tokenizer
     FB_TRY(append_prompt_text(text, value));
     FB_TRY(fb_buffer_terminate(text)); /* never a null pointer */
     return format->chat ? encode_chat(ids, tokenizer, text, added)
-                        : append_ids(ids, tokenizer, text, added);
+                        : append_ids(ids, tokenizer, fb_tokenizer_encode, (const char *)text->data,
+                                     text->size, added);
 }
 
 /* Standard input can be read once. */

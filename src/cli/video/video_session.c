@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/output.h"
 #include "cli/progress.h"
 #include "io/file.h"
 
@@ -11,6 +12,7 @@ enum { MAX_PROMPTS = 1 << 20 };
 
 fb_status fb_video_session_load(fb_video_session *session, const char *directory) {
     FB_TRY(fb_video_model_load(directory, &session->model));
+    fb_print_video_warnings(session->model);
     session->config = fb_video_config_of(session->model);
     return FB_OK;
 }
