@@ -1,5 +1,5 @@
-/* The ways of fb_block_attend, and the functions that they share. fb_block_attend has read the
- * call, so that all of its members are there, and has found no contradiction. */
+/* The ways of fb_block_attend. fb_block_attend has read the call, so that all of its members are
+ * there, and has found no contradiction. */
 #ifndef FB_CACHE_BLOCK_H
 #define FB_CACHE_BLOCK_H
 
@@ -21,24 +21,5 @@ fb_status fb_block_attend_sparse(const fb_block_call *call, const fb_part *resul
 
 /* Views of each head's, call->heads: block_heads.c. */
 fb_status fb_block_attend_heads(const fb_block_call *call, const fb_part *result);
-
-/* --- shared ----------------------------------------------------------------------------------- */
-
-/* The keys and values of a call's layer: committed tokens, then the block's. FB_ERROR_ARGUMENT
- * unless the block is there. */
-typedef struct fb_block_keys {
-    fb_kv kv;
-    size_t length; /* committed tokens */
-} fb_block_keys;
-
-fb_status fb_block_keys_of(const fb_block_call *call, fb_block_keys *keys);
-
-/* The part over tokens begin .. end - 1. */
-fb_status fb_block_attend_range(const fb_queries *queries, const fb_kv *kv, size_t begin,
-                                size_t end, float scale, const fb_part *part);
-
-/* `count` dense parts for the queries, without mean keys, in one piece of scratch memory, which the
- * caller releases. */
-fb_status fb_block_scratch(const fb_queries *queries, size_t count, fb_part *parts, void **memory);
 
 #endif

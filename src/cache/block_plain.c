@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/scratch.h"
 #include "cache/block.h"
+#include "cache/block_keys.h"
 #include "cache/part_cache.h"
 
 #include <math.h>

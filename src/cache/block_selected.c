@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/scratch.h"
 #include "cache/block.h"
+#include "cache/block_keys.h"
 #include "cache/part_cache.h"
 
 #include <flashblock/runtime.h>
