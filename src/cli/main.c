@@ -102,17 +102,16 @@ static void handle_signals(void) {
     signal(SIGXFSZ, SIG_IGN);
 }
 
-/* What was printed comes before the files that go to standard output. */
+/* Files are written even where nobody reads what is printed. */
 static int run_command(int argc, char **argv) {
     fb_file_batch_begin();
     int status = fb_command_group_run(&program, argc, argv);
-    int printed = fb_finish_stdout();
     fb_status written = fb_file_batch_end();
     if (written != FB_OK) {
         int failed = fb_report_status(written);
         status = status == FB_EXIT_OK ? failed : status;
     }
-    return status == FB_EXIT_OK ? printed : status;
+    return status == FB_EXIT_OK ? fb_finish_stdout() : status;
 }
 
 int main(int argc, char **argv) {

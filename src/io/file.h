@@ -70,7 +70,7 @@ fb_status fb_path_join(const char *directory, const char *name, char **path);
  * Errors of write, fsync and close all count. */
 typedef struct fb_file_writer fb_file_writer;
 
-/* FB_ERROR_IO when the target cannot be written. Temporary files of this target that processes
+/* FB_ERROR_IO when the target cannot be written; within a batch its end says so. Temporary files of this target that processes
  * which have ended left are removed. */
 fb_status fb_file_writer_open(const char *path, fb_file_writer **writer);
 

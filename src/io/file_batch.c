@@ -123,6 +123,10 @@ void fb_file_batch_begin(void) {
     batch.end = &batch.first;
 }
 
+bool fb_file_batch_is_open(void) {
+    return batch.is_open;
+}
+
 void fb_file_batch_fail(void) {
     batch.failed = true;
 }
@@ -172,10 +176,17 @@ static void remove_files(bool really) {
     batch.num_removals = batch.max_removals = 0;
 }
 
+static void complain(const fb_file_writer *writer, int code, char *text, size_t size) {
+    if (writer->broken)
+        snprintf(text, size, "%.250s", writer->broken);
+    else
+        snprintf(text, size, "%.150s: cannot write: %s", writer->path, strerror(code));
+}
+
 /* "a: cannot write: REASON; the content is in X; b is in Y" */
 static fb_status keep_regular(fb_file_writer *failed, int code) {
     char text[480];
-    snprintf(text, sizeof text, "%.150s: cannot write: %s", failed->path, strerror(code));
+    complain(failed, code, text, sizeof text);
     keep(failed, text, sizeof text);
     for (fb_file_writer *w = batch.first; w; w = w->next)
         if (w != failed && fb_file_writer_is_regular(w)) {
@@ -208,7 +219,7 @@ static fb_status write_streams(void) {
         if (code == 0)
             continue;
         char text[480];
-        snprintf(text, sizeof text, "%.150s: cannot write: %s", w->path, strerror(code));
+        complain(w, code, text, sizeof text);
         keep(w, text, sizeof text);
         status = fb_fail(FB_ERROR_IO, "%s", text);
     }

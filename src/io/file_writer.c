@@ -181,12 +181,19 @@ static fb_status open_writer(fb_file_writer *writer, const char *path) {
     return fb_file_writer_is_regular(writer) ? open_temporary(writer) : FB_OK;
 }
 
+static fb_status make_writer(fb_file_writer **writer) {
+    FB_TRY(fb_alloc_zeroed(1, sizeof **writer, "file writer", writer));
+    (*writer)->fd = -1;
+    (*writer)->place.descriptor = -1;
+    return FB_OK;
+}
+
 fb_status fb_file_writer_open(const char *path, fb_file_writer **writer) {
     fb_file_writer *made = NULL;
-    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "file writer", &made));
-    made->fd = -1;
-    made->place.descriptor = -1;
+    FB_TRY(make_writer(&made));
     fb_status status = open_writer(made, path);
+    if (status == FB_ERROR_IO && fb_file_batch_is_open()) /* the bytes will be kept */
+        status = fb_path_join("", fb_error_message(), &made->broken);
     if (status == FB_OK)
         *writer = made;
     else
@@ -202,14 +209,16 @@ void fb_file_writer_abandon(fb_file_writer *writer) {
     fb_buffer_free(&writer->old);
     fb_file_place_free(&writer->place);
     fb_free(writer->path);
+    fb_free(writer->broken);
     fb_free(writer);
 }
 
 fb_status fb_file_check_writable(const char *path) {
     fb_file_writer *writer = NULL;
-    FB_TRY(fb_file_writer_open(path, &writer));
+    FB_TRY(make_writer(&writer));
+    fb_status status = open_writer(writer, path);
     fb_file_writer_abandon(writer);
-    return FB_OK;
+    return status;
 }
 
 /* --- in place --------------------------------------------------------------------------------- */
@@ -353,6 +362,8 @@ static int place_in_stream(fb_file_writer *writer) {
 /* --- the place -------------------------------------------------------------------------------- */
 
 int fb_file_writer_place(fb_file_writer *writer) {
+    if (writer->broken)
+        return EIO;
     if (!fb_file_writer_is_regular(writer))
         return place_in_stream(writer);
     int code = writer->fd >= 0 && writer->code == 0 ? place_by_renaming(writer) : -1;

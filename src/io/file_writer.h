@@ -14,12 +14,17 @@ struct fb_file_writer {
     char *temporary; /* its name */
     size_t in_file;  /* bytes that are in it; the others, which follow, are in memory */
     fb_buffer memory;
-    int code; /* errno of what kept the temporary file from being written; 0: nothing did */
+    int code;     /* errno of what kept the temporary file from being written; 0: nothing did */
+    char *broken; /* why there is no place any more; NULL: there is. Only in a batch, which keeps
+                     the bytes elsewhere */
 
     fb_buffer old; /* bytes that the target had, where it is to be written in place */
     bool placed, exchanged, has_old;
     fb_file_writer *next; /* in the batch */
 };
+
+/* Whether a batch has begun. */
+bool fb_file_batch_is_open(void);
 
 /* All bytes are in the temporary file, on the disk, or all in memory. */
 void fb_file_writer_finish(fb_file_writer *writer);

@@ -1,0 +1,462 @@
+#!/usr/bin/python3
+"""test_files.py PROGRAM MODEL_DIR: what the program's output files may be. Prints TAP."""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+PROGRAM = sys.argv[1]
+MODEL = pathlib.Path(sys.argv[2])
+CASES = []
+NOBODY = 65534
+
+
+class Skipped(Exception):
+    """This machine lacks what a case needs."""
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def run(*arguments, env=None, **more):
+    return subprocess.run([PROGRAM, *map(str, arguments)], stdin=subprocess.DEVNULL, timeout=120,
+                          check=False, env={**os.environ, **(env or {})},
+                          **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})
+
+
+def as_nobody():
+    """Permissions do not bind root."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(item) for item in what))
+
+
+def expect_equal(one, other, what):
+    expect(one == other, f"{what}: {one!r} is not {other!r}")
+
+
+def succeeded(result):
+    expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
+    return result
+
+
+def failed(result, *words):
+    message = result.stderr.decode()
+    expect_equal(result.returncode, 1, f"exit status ({message!r})")
+    expect(message.startswith("flashblock: ") and message.count("\n") == 1, f"not one line: {message!r}")
+    for word in words:
+        expect(str(word) in message, f"{word!r} is not in {message!r}")
+    return message
+
+
+@contextlib.contextmanager
+def folder():
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield pathlib.Path(name)
+
+
+def is_info(content):
+    return "instruction_sets" in json.loads(content)
+
+
+def check_info(path, what):
+    expect(is_info(path.read_bytes()), what)
+    expect_equal(sorted(p.name for p in path.parent.iterdir() if ".tmp-" in p.name), [], what)
+
+
+@case
+def links_are_followed_and_stay():
+    with folder() as where:
+        below = where / "below"
+        below.mkdir()
+        real = below / "real"
+        real.write_text("old")
+        (where / "link").symlink_to("below/real")
+        (where / "chain").symlink_to(where / "link")
+        (where / "dangling").symlink_to("below/new")
+        for name, target in (("link", real), ("chain", real), ("dangling", below / "new")):
+            succeeded(run("info", "--json", where / name))
+            expect((where / name).is_symlink(), name, "is no link any more")
+            check_info(target, name)
+            target.write_text("old")
+        (where / "circle").symlink_to("circle")
+        (where / "astray").symlink_to("none/such")
+        (where / "folder").symlink_to("below")
+        for name in ("circle", "astray", "folder", "below", "below/real/x", "none/x", "below/"):
+            failed(run("info", "--json", f"{where}/{name}"), name)
+
+
+@case
+def permissions_and_owner_stay():
+    with folder() as where:
+        path = where / "x"
+        for mode in (0o600, 0o640, 0o666, 0o755):
+            path.write_text("old")
+            path.chmod(mode)
+            succeeded(run("info", "--json", path))
+            expect_equal(stat.S_IMODE(path.stat().st_mode), mode, "permissions")
+            check_info(path, oct(mode))
+        path.unlink()
+        succeeded(run("info", "--json", path, preexec_fn=lambda: os.umask(0o027)))
+        expect_equal(stat.S_IMODE(path.stat().st_mode), 0o640, "of a new file, by the umask")
+        if os.getuid() == 0:
+            os.chown(path, NOBODY, NOBODY)
+            succeeded(run("info", "--json", path))
+            expect_equal((path.stat().st_uid, path.stat().st_gid), (NOBODY, NOBODY), "owner")
+
+
+@case
+def hard_links_see_the_new_bytes():
+    with folder() as where:
+        path, other = where / "x", where / "other"
+        path.write_text("old" * 10000)
+        os.link(path, other)
+        succeeded(run("info", "--json", path))
+        check_info(other, "the other name")
+        expect(path.samefile(other), "they are two files now")
+
+
+@case
+def a_folder_that_takes_no_second_file():
+    with folder() as where:
+        path = where / "x"
+        for old in ("old", "old" * 10000):
+            path.write_text(old)
+            path.chmod(0o666)
+            where.chmod(0o555)
+            succeeded(run("info", "--json", path, preexec_fn=as_nobody))
+            check_info(path, "in place")
+        failed(run("info", "--json", where / "new", preexec_fn=as_nobody), "new", "Permission denied")
+        path.chmod(0o444)
+        where.chmod(0o777)
+        before = path.read_bytes()
+        # Before the work: the model is not even looked for.
+        failed(run("generate", "--model", "/nonesuch", "-p", "x", "--json", path, preexec_fn=as_nobody),
+               path, "Permission denied")
+        expect_equal(path.read_bytes(), before, "a file that may not be written")
+
+
+@case
+def mount_points():
+    if os.getuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False,
+                                          capture_output=True).returncode != 0:
+        raise Skipped("no mounts")
+    with folder() as where:
+        (where / "real").write_text("old")
+        (where / "mounted").write_text("")
+        script = 'mount --bind "$1/real" "$1/mounted" && exec "$2" info --json "$1/mounted"'
+        result = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", where, PROGRAM],
+                                capture_output=True, timeout=60, check=False)
+        if b"mount" in result.stderr:
+            raise Skipped("no mounts")
+        succeeded(result)
+        check_info(where / "real", "what is mounted")
+        expect_equal((where / "mounted").read_bytes(), b"", "what is below it")
+
+
+@case
+def standard_output_by_every_name():
+    """The descriptor itself: what is in a file stays before it, what follows comes after it."""
+    with folder() as where:
+        (where / "link").symlink_to("/proc/self/fd/1")
+        for name in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", where / "link"):
+            for mode in ("wb", "ab"):
+                with open(where / "out", "wb") as out:
+                    out.write(b"before\n")
+                with open(where / "out", mode) as out:
+                    out.write(b"first\n")
+                    out.flush()
+                    succeeded(run("info", "--json", name, stdout=out))
+                    out.seek(0, os.SEEK_END)
+                    out.write(b"after\n")
+                lines = (where / "out").read_bytes()
+                begin = b"first\n" if mode == "wb" else b"before\nfirst\n"
+                expect(lines.startswith(begin + b"{") and lines.endswith(b"}\nafter\n"), name, mode, lines)
+                expect(is_info(lines[len(begin):-6]), name)
+            expect(is_info(succeeded(run("info", "--json", name)).stdout), name, "a pipe")
+            ours, theirs = socket.socketpair()
+            succeeded(run("info", "--json", name, stdout=theirs))
+            theirs.close()
+            expect(is_info(ours.makefile("rb").read()), name, "a socket")
+            ours.close()
+        expect((where / "link").is_symlink(), "the link")
+
+
+@case
+def other_descriptors_and_pipes():
+    with folder() as where:
+        reader, writer = os.pipe()
+        succeeded(run("info", "--json", f"/dev/fd/{writer}", pass_fds=[writer]))
+        os.close(writer)
+        with open(reader, "rb") as file:
+            expect(is_info(file.read()), "a descriptor")
+        with open(MODEL / "config.json", "rb") as file:
+            failed(run("info", "--json", f"/dev/fd/{file.fileno()}", pass_fds=[file.fileno()]),
+                   "Bad file descriptor")
+        failed(run("info", "--json", "/dev/fd/99"), "Bad file descriptor")
+        pipe = where / "pipe"
+        os.mkfifo(pipe)
+        got = []
+        thread = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+        thread.start()
+        succeeded(run("info", "--json", pipe))
+        thread.join()
+        expect(is_info(got[0]), "a named pipe")
+        expect(stat.S_ISFIFO(pipe.stat().st_mode), "it is a pipe no more")
+        succeeded(run("info", "--json", "/dev/null"))
+        expect(stat.S_ISCHR(os.stat("/dev/null").st_mode), "/dev/null")
+        served = socket.socket(socket.AF_UNIX)
+        served.bind(str(where / "socket"))
+        failed(run("info", "--json", where / "socket"), "socket")
+        served.close()
+
+
+@case
+def words_make_way_for_a_file_on_standard_output():
+    with folder() as where:
+        succeeded(run("golden", "-o", where / "case.safetensors"))
+        for name in ("-", "/dev/stdout"):
+            result = succeeded(run("golden", "-o", name))
+            expect_equal(result.stdout, (where / "case.safetensors").read_bytes(), name)
+            expect(b"tiny" in result.stderr, result.stderr)
+
+
+@case
+def one_file_for_two_outputs():
+    with folder() as where:
+        (where / "link").symlink_to("x")
+        (where / "x").write_text("old")
+        os.link(where / "x", where / "hard")
+        for one, other in (("x", "x"), ("x", "link"), ("x", "hard"), ("new", "./new")):
+            result = run("golden", "-o", f"{where}/{one}", "--json", f"{where}/{other}")
+            expect_equal(result.returncode, 2, f"{one}, {other}")
+            expect(b"--output and --json" in result.stderr, result.stderr)
+        expect_equal(run("golden", "-o", "-", "--json").returncode, 2, "standard output twice")
+        expect_equal((where / "x").read_text(), "old", "it was written")
+
+
+@case
+def nothing_is_lost():
+    """A result that cannot be written where it should be is somewhere else, and the message says so."""
+    with folder() as where:
+        message = failed(run("info", "--json", "/dev/full", env={"TMPDIR": where}), "/dev/full", "No space left")
+        kept = re.search(r"its content is in (\S+)", message)
+        expect(kept and pathlib.Path(kept[1]).parent == where, message)
+        expect(is_info(pathlib.Path(kept[1]).read_bytes()), message)
+        # Files may have 100 bytes. Of all places only standard output is left, which is a pipe.
+        path = where / "x"
+        for old in ("old", None):
+            if old:
+                path.write_text(old)
+            else:
+                path.unlink()
+            result = run("info", "--json", path, preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_FSIZE, (100, 100)))
+            failed(result, path, "File too large", "on standard output")
+            expect(is_info(result.stdout), result.stdout)
+            expect_equal(path.read_text() if path.exists() else None, old, "the target")
+        expect_equal([p.name for p in where.iterdir() if ".tmp-" in p.name], [], "temporary files")
+        # A pipe whose reader has gone.
+        reader, writer = os.pipe()
+        os.close(reader)
+        failed(run("info", "--json", f"/dev/fd/{writer}", pass_fds=[writer], env={"TMPDIR": where}),
+               "Broken pipe", f"its content is in {where}")
+        os.close(writer)
+
+
+@case
+def a_target_that_goes_away_meanwhile():
+    with folder() as where:
+        gone = where / "gone"
+        gone.mkdir()
+        pipe = where / "pipe"
+        os.mkfifo(pipe)
+        process = subprocess.Popen([PROGRAM, "generate", "-m", MODEL, "-f", pipe, "-n", "8",
+                                    "--json", gone / "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env={**os.environ, "TMPDIR": str(where)})
+        with open(pipe, "wb") as prompt: # it has checked the target and waits
+            shutil.rmtree(gone)
+            prompt.write(b"And it came to pass")
+        _, errors = process.communicate(timeout=60)
+        expect_equal(process.returncode, 1, errors)
+        kept = re.search(rb"its content is in (\S+)\n", errors)
+        expect(kept, errors)
+        expect("results" in json.loads(pathlib.Path(kept[1].decode()).read_bytes()), errors)
+
+
+@case
+def two_files_or_none():
+    with folder() as where:
+        (where / "one").write_text("old")
+        two = where / "two"
+        two.mkdir()
+        reads, writes = os.pipe()
+        # golden has no input to wait at: it is stopped, and goes on when the folder has gone.
+        process = subprocess.Popen([PROGRAM, "golden", "--context", "4k", "--steps", "4", "-o", where / "one",
+                                    "--json", two / "x"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   env={**os.environ, "TMPDIR": str(where)})
+        os.close(reads)
+        os.close(writes)
+        while process.poll() is None and not list(where.glob("one.tmp-*")): # checked, and working
+            time.sleep(0.001)
+        shutil.rmtree(two)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0 or b"two/x" not in errors:
+            raise Skipped("it was faster")
+        expect_equal((where / "one").read_text(), "old", "one of two files was written")
+        expect("its content is in" in errors.decode(), errors)
+
+
+@case
+def what_killed_runs_left_is_removed():
+    with folder() as where:
+        path = where / "x"
+        child = subprocess.Popen(["true"])
+        child.wait()
+        left = [where / f"x.tmp-{child.pid}-{i}" for i in (0, 17)]
+        stays = [where / name for name in (
+            f"x.tmp-{os.getpid()}-0", f"y.tmp-{child.pid}-0", f"x.tmp-{child.pid}-", f"x.tmp-{child.pid}-0.bak",
+            "x.tmp-0-0", "x.tmp--1-0", "x.tmp-abc-0", "x.bak")]
+        for file in left + stays:
+            file.write_text("left")
+        succeeded(run("info", "--json", path))
+        expect_equal([f.name for f in left if f.exists()], [], "they stay")
+        expect_equal([f.name for f in stays if not f.exists()], [], "they went")
+
+
+@case
+def a_long_name():
+    with folder() as where:
+        path = where / ("n" * 255)
+        for _ in range(2):
+            succeeded(run("info", "--json", path))
+            check_info(path, "a name as long as can be")
+        failed(run("info", "--json", where / ("n" * 256)), "File name too long")
+
+
+@case
+def kills_leave_whole_files():
+    with folder() as where:
+        path = where / "x"
+        succeeded(run("golden", "-o", path, "--seed", 1))
+        olds = {path.read_bytes()}
+        succeeded(run("golden", "-o", path, "--seed", 2))
+        olds.add(path.read_bytes())
+        start = time.monotonic()
+        succeeded(run("golden", "-o", path, "--seed", 1))
+        length = time.monotonic() - start
+        dice = random.Random(1)
+        for i in range(24):
+            number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[i % 3]
+            process = subprocess.Popen([PROGRAM, "golden", "-o", path, "--seed", str(1 + i % 2)],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            time.sleep(length * 1.1 * dice.random())
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+            expect(process.returncode in (0, -number), process.returncode, errors)
+            expect_equal(errors, b"", "what it says")
+            expect(path.read_bytes() in olds, "half a file")
+            expect_equal([p.name for p in where.iterdir()], ["x"], "files")
+
+
+@case
+def a_reader_that_has_gone():
+    """The signal ends the program, as it ends others; where it is ignored there is one line."""
+    for command in (["info"], ["info", "--json"], ["generate", "--help"],
+                    ["generate", "-m", MODEL, "-p", "x", "-n", "4"]):
+        for ignored in (False, True):
+            reader, writer = os.pipe()
+            os.close(reader)
+            result = run(*command, stdout=writer, preexec_fn=lambda ignored=ignored: signal.signal(
+                signal.SIGPIPE, signal.SIG_IGN if ignored else signal.SIG_DFL), restore_signals=False)
+            os.close(writer)
+            if ignored:
+                message = result.stderr.decode()
+                expect_equal(result.returncode, 1, message)
+                expect_equal(message.count("\n"), 1, message)
+            else:
+                expect_equal(result.returncode, -signal.SIGPIPE, command)
+                expect_equal(result.stderr, b"", command)
+
+
+@case
+def closed_streams():
+    """Nothing that is printed ends up in a file that got the number of a closed stream."""
+    with folder() as where:
+        for closing in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+            path = where / "x"
+            result = subprocess.run(["sh", "-c", f'"$@" {closing}', "sh", PROGRAM, "generate", "-m", MODEL,
+                                     "-p", "x", "-n", "4", "--json", path],
+                                    capture_output=True, timeout=60, check=False)
+            if ">&-" in closing.replace("2>&-", ""):
+                expect_equal(result.returncode, 1, closing)
+            else:
+                succeeded(result)
+                expect("results" in json.loads(path.read_bytes()), closing)
+                path.unlink()
+            expect_equal([p.name for p in where.iterdir()], [], closing)
+        result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", PROGRAM, "info"], capture_output=True,
+                                timeout=60, check=False)
+        failed(result, "standard output", "Bad file descriptor")
+
+
+@case
+def files_of_a_trace():
+    """Links in the folder are followed; a file that cannot be written fails before the work."""
+    with folder() as where:
+        (where / "out").mkdir()
+        (where / "real").write_text("old")
+        (where / "out" / "trace.csv").symlink_to("../real")
+        (where / "out" / "tau.csv").write_text("of an earlier trace")
+        trace = ["trace", "-m", MODEL, "-p", "In the beginning", "-n", 4, "--no-pictures", "-o", where / "out"]
+        succeeded(run(*trace, "--sweep", "none", "--json", where / "out" / "summary.json"))
+        expect((where / "out" / "trace.csv").is_symlink(), "the link")
+        expect((where / "real").read_text().startswith("sequence,"), "the file")
+        expect_equal(sorted(p.name for p in (where / "out").iterdir()),
+                     ["summary.json", "trace.csv", "trace.json"], "files")
+        (where / "out" / "tau.csv").mkdir()
+        before = (where / "real").read_text()
+        failed(run(*trace), "tau.csv", "Is a directory")
+        expect_equal((where / "real").read_text(), before, "one of several files was written")
+
+
+def main():
+    failures = 0
+    print(f"1..{len(CASES)}")
+    for function in CASES:
+        name = function.__name__.replace("_", " ")
+        try:
+            function()
+            print("ok -", name, flush=True)
+        except Skipped as reason:
+            print(f"ok - {name} # SKIP {reason}", flush=True)
+        except Exception: # pylint: disable=broad-except
+            failures += 1
+            print("not ok -", name, flush=True)
+            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+    return failures > 0
+
+
+sys.exit(main())
