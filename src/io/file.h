@@ -70,8 +70,8 @@ fb_status fb_path_join(const char *directory, const char *name, char **path);
  * Errors of write, fsync and close all count. */
 typedef struct fb_file_writer fb_file_writer;
 
-/* FB_ERROR_IO when the target cannot be written; within a batch its end says so. Temporary files of this target that processes
- * which have ended left are removed. */
+/* FB_ERROR_IO when the target cannot be written; within a batch its end says so. Temporary files of
+ * this target that processes which have ended left are removed. */
 fb_status fb_file_writer_open(const char *path, fb_file_writer **writer);
 
 /* Fails for want of memory only: an error of the disk waits for the commit, which says where the
