@@ -183,7 +183,7 @@ static void print(const fb_script *s, const char *path) {
     FILE *to = fb_text_stream(path);
     const fb_script_config *c = &s->config;
     fprintf(to,
-            "%s: %s, %zu heads, %zu KV heads of %zu, block of %zu behind %zu tokens, tau %zu, %s\n",
+            "%s: %s, %zu heads, %zu KV heads of %zu, block of %zu after %zu tokens, tau %zu, %s\n",
             path, c->preset, c->num_heads, c->num_kv_heads, c->head_dim, c->block_size,
             c->context_length, c->tau, fb_dtype_name(c->dtype));
     for (size_t i = 0; i < s->num_passes; i++) {
