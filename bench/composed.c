@@ -3,13 +3,14 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "bench/machine.h"
 #include "bench/softmax.h"
 
 #include <flashblock/runtime.h>
 
 #include <math.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -188,18 +189,29 @@ static bool run_block(const fb_composed *c, size_t kv_head, size_t first_row,
     return true;
 }
 
+typedef struct block_call {
+    fb_composed *c;
+    size_t blocks;
+    atomic_bool failed;
+} block_call;
+
+static void run_blocks(void *context, size_t first, size_t end, size_t worker) {
+    block_call *call = context;
+    for (size_t i = first; i < end; i++)
+        if (!run_block(call->c, i / call->blocks, i % call->blocks * call->c->block_rows,
+                       &call->c->threads[worker]))
+            atomic_store(&call->failed, true);
+}
+
 fb_status fb_composed_run(void *context) {
     fb_composed *c = context;
     double start = fb_seconds();
     size_t blocks = (c->matrices->rows + c->block_rows - 1) / c->block_rows;
     size_t tasks = blocks * c->matrices->data->shape.num_kv_heads;
-    int failed = 0;
-#pragma omp parallel for num_threads((int)c->num_threads) schedule(dynamic) reduction(+ : failed)
-    for (size_t i = 0; i < tasks; i++)
-        failed += !run_block(c, i / blocks, i % blocks * c->block_rows,
-                             &c->threads[omp_get_thread_num()]);
+    block_call call = {.c = c, .blocks = blocks};
+    fb_parallel_for(tasks, 1, c->num_threads, run_blocks, &call);
     c->seconds += (double)c->num_threads * (fb_seconds() - start);
-    if (failed)
+    if (atomic_load(&call.failed))
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s reports an error", c->peer->name);
     return FB_OK;
 }

@@ -5,7 +5,6 @@
 
 #include <flashblock/runtime.h>
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,80 +75,102 @@ static size_t index_of(const fb_limits *limits, size_t threads) {
 
 /* --- samples ---------------------------------------------------------------------------------- */
 
+/* One sample: what each thread does between two meetings, and how long that takes. */
+typedef struct sample {
+    const fb_limits *limits;
+    fb_meeting meeting;
+    size_t share, bytes, repeats, streams; /* of reading */
+    double start, end;
+} sample;
+
+static void multiply_add(void *context, size_t member) {
+    sample *s = context;
+    const fb_limit_kernels *kernels = s->limits->kernels;
+    const float x[2] = {0.5f, 1.0f};
+    volatile float sink; /* what the loop computes must be used */
+    fb_meet(&s->meeting);
+    if (member == 0)
+        s->start = fb_seconds();
+    sink = kernels->fma(FMA_FLOPS / kernels->flops, x);
+    fb_meet(&s->meeting);
+    if (member == 0)
+        s->end = fb_seconds();
+    (void)sink;
+}
+
 /* GFLOP/s of all threads together. */
-static double sample_fma(const fb_limits *limits, size_t threads) {
+static fb_status sample_fma(const fb_limits *limits, size_t threads, double *rate) {
     const fb_limit_kernels *kernels = limits->kernels;
     size_t iterations = FMA_FLOPS / kernels->flops;
-    const float x[2] = {0.5f, 1.0f};
-    double start = 0, end = 0;
-    volatile float sink; /* what the loop computes must be used */
-#pragma omp parallel num_threads((int)threads)
-    {
-#pragma omp barrier
-#pragma omp master
-        start = fb_seconds();
-        sink = kernels->fma(iterations, x);
-#pragma omp barrier
-#pragma omp master
-        end = fb_seconds();
-    }
+    sample s = {.limits = limits, .meeting = {.num_threads = threads}};
+    FB_TRY(fb_machine_run_team(threads, multiply_add, &s));
+    *rate = 1e-9 * (double)(threads * iterations * kernels->flops) / (s.end - s.start);
+    return FB_OK;
+}
+
+static void read_memory(void *context, size_t member) {
+    sample *s = context;
+    const fb_limit_kernels *kernels = s->limits->kernels;
+    const char *from = s->limits->buffer + member * s->share;
+    volatile uint64_t sink;
+    if (s->repeats > 1)
+        sink = kernels->read(from, s->bytes, s->streams); /* into the cache */
+    fb_meet(&s->meeting);
+    if (member == 0)
+        s->start = fb_seconds();
+    for (size_t i = 0; i < s->repeats; i++)
+        sink = kernels->read(from, s->bytes, s->streams);
+    fb_meet(&s->meeting);
+    if (member == 0)
+        s->end = fb_seconds();
     (void)sink;
-    return 1e-9 * (double)(threads * iterations * kernels->flops) / (end - start);
 }
 
 /* GB/s of all threads together: each reads its own `bytes`, `repeats` times. */
-static double read_gbs(const fb_limits *limits, size_t threads, size_t bytes, size_t repeats,
-                       size_t streams) {
-    size_t share = limits->bytes / threads / READ_UNIT * READ_UNIT;
-    double start = 0, end = 0;
-    volatile uint64_t sink;
-#pragma omp parallel num_threads((int)threads)
-    {
-        const char *from = limits->buffer + (size_t)omp_get_thread_num() * share;
-        if (repeats > 1)
-            sink = limits->kernels->read(from, bytes, streams); /* into the cache */
-#pragma omp barrier
-#pragma omp master
-        start = fb_seconds();
-        for (size_t i = 0; i < repeats; i++)
-            sink = limits->kernels->read(from, bytes, streams);
-#pragma omp barrier
-#pragma omp master
-        end = fb_seconds();
-    }
-    (void)sink;
-    return 1e-9 * (double)(threads * repeats) * (double)bytes / (end - start);
+static fb_status read_gbs(const fb_limits *limits, size_t threads, size_t bytes, size_t repeats,
+                          size_t streams, double *rate) {
+    sample s = {.limits = limits,
+                .meeting = {.num_threads = threads},
+                .share = limits->bytes / threads / READ_UNIT * READ_UNIT,
+                .bytes = bytes,
+                .repeats = repeats,
+                .streams = streams};
+    FB_TRY(fb_machine_run_team(threads, read_memory, &s));
+    *rate = 1e-9 * (double)(threads * repeats) * (double)bytes / (s.end - s.start);
+    return FB_OK;
 }
 
 /* From a cache, half of what it holds, divided among the threads that share it. */
-static double sample_read(const fb_limits *limits, size_t threads, size_t level, size_t streams) {
+static fb_status sample_read(const fb_limits *limits, size_t threads, size_t level, size_t streams,
+                             double *rate) {
     size_t share = limits->bytes / threads / READ_UNIT * READ_UNIT;
     if (level == FB_LEVEL_MEMORY)
-        return read_gbs(limits, threads, share, 1, streams);
+        return read_gbs(limits, threads, share, 1, streams, rate);
     const fb_cache_level *cache = &limits->machine->caches[level - 1];
     size_t sharing = threads < cache->cpus ? threads : cache->cpus;
     size_t bytes = cache->bytes / 2 / (sharing ? sharing : 1) / READ_UNIT * READ_UNIT;
     bytes = bytes < READ_UNIT ? READ_UNIT : bytes < share ? bytes : share;
-    return read_gbs(limits, threads, bytes, CACHE_BYTES / bytes + 2, streams);
+    return read_gbs(limits, threads, bytes, CACHE_BYTES / bytes + 2, streams, rate);
 }
 
 /* How many streams read a level fastest: the best of `tries` samples each. */
-static size_t find_streams(const fb_limits *limits, size_t threads, size_t level, size_t tries) {
-    double best = 0;
-    size_t found = 1;
+static fb_status find_streams(const fb_limits *limits, size_t threads, size_t level, size_t tries,
+                              size_t *found) {
+    double best = 0, rate = 0;
     for (size_t attempt = 0; attempt < tries; attempt++)
         for (size_t i = 0; i < NUM_STREAM_COUNTS; i++) {
-            double rate = sample_read(limits, threads, level, stream_counts[i]);
+            FB_TRY(sample_read(limits, threads, level, stream_counts[i], &rate));
             if (rate > best) {
                 best = rate;
-                found = stream_counts[i];
+                *found = stream_counts[i];
             }
         }
-    return found;
+    return FB_OK;
 }
 
 static fb_status sample_level(const fb_limits *limits, fb_limit *limit, size_t level) {
-    double rate = sample_read(limits, limit->threads, level, limit->streams[level]);
+    double rate = 0;
+    FB_TRY(sample_read(limits, limit->threads, level, limit->streams[level], &rate));
     return fb_samples_add(&limit->read[level], rate);
 }
 
@@ -169,7 +190,7 @@ fb_status fb_limits_measure(fb_limits *limits, size_t rounds) {
         FB_TRY(fb_machine_use_threads(limits->machine, limit->threads));
         for (size_t level = 0; level < limits->num_levels; level++)
             if (limit->streams[level] == 0)
-                limit->streams[level] = find_streams(limits, limit->threads, level, tries);
+                FB_TRY(find_streams(limits, limit->threads, level, tries, &limit->streams[level]));
     }
     for (size_t round = 0; round < rounds; round++)
         for (size_t i = 0; i < limits->count; i++)
@@ -181,8 +202,10 @@ fb_status fb_limits_sample_fma(fb_limits *limits, size_t threads) {
     fb_limit *limit = &limits->limits[index_of(limits, threads)];
     /* After other work, a core takes a millisecond to reach its full speed of multiply-adds (Zen
      * 3). */
-    sample_fma(limits, threads);
-    return fb_samples_add(&limit->fma, sample_fma(limits, threads));
+    double rate = 0;
+    FB_TRY(sample_fma(limits, threads, &rate));
+    FB_TRY(sample_fma(limits, threads, &rate));
+    return fb_samples_add(&limit->fma, rate);
 }
 
 fb_status fb_limits_sample_memory(fb_limits *limits, size_t threads) {
@@ -225,5 +248,6 @@ size_t fb_limits_level_of(const fb_limits *limits, size_t threads, size_t bytes)
 
 void fb_limits_flush(const fb_limits *limits, size_t threads) {
     size_t share = limits->bytes / threads / READ_UNIT * READ_UNIT;
-    read_gbs(limits, threads, share, 1, stream_counts[0]);
+    double rate = 0; /* a flush that fails leaves the caches warm */
+    (void)read_gbs(limits, threads, share, 1, stream_counts[0], &rate);
 }

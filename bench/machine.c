@@ -2,11 +2,12 @@
 #include "bench/machine.h"
 
 #include "base/error.h"
+#include "base/parallel.h"
 
 #include <flashblock/runtime.h>
 
-#include <omp.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -132,12 +133,53 @@ static bool pin(int cpu) {
     return sched_setaffinity(0, sizeof only, &only) == 0;
 }
 
+void fb_meet(fb_meeting *meeting) {
+    size_t number = atomic_fetch_add(&meeting->arrived, 1);
+    size_t all = (number / meeting->num_threads + 1) * meeting->num_threads;
+    while (atomic_load(&meeting->arrived) < all)
+        sched_yield();
+}
+
+typedef struct team_call {
+    fb_team_body *body;
+    void *context;
+    fb_meeting begin;
+} team_call;
+
+/* A thread that has a turn waits until all turns are taken: no thread has two. */
+static void take_place(void *context, size_t first, size_t end, size_t worker) {
+    team_call *call = context;
+    (void)first;
+    (void)end;
+    fb_meet(&call->begin);
+    call->body(call->context, worker);
+}
+
+fb_status fb_machine_run_team(size_t num_threads, fb_team_body *body, void *context) {
+    if (fb_parallel_prepare(num_threads) < num_threads)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%zu threads cannot be created", num_threads);
+    team_call call = {body, context, {.num_threads = num_threads}};
+    fb_parallel_for(num_threads, 1, num_threads, take_place, &call);
+    return FB_OK;
+}
+
+typedef struct pin_call {
+    const fb_machine *machine;
+    atomic_bool failed;
+} pin_call;
+
+static void pin_member(void *context, size_t member) {
+    pin_call *call = context;
+    if (!pin(call->machine->cores[member % call->machine->num_cores]))
+        atomic_store(&call->failed, true);
+}
+
 fb_status fb_machine_use_threads(const fb_machine *machine, size_t num_threads) {
+    pin_call call = {.machine = machine};
     FB_TRY(fb_set_num_threads((int)num_threads));
-    int failed = 0;
-#pragma omp parallel num_threads((int)num_threads) reduction(+ : failed)
-    failed += !pin(machine->cores[(size_t)omp_get_thread_num() % machine->num_cores]);
-    if (failed)
+    fb_parallel_prepare(machine->num_cores); /* before the calling thread has but one CPU */
+    FB_TRY(fb_machine_run_team(num_threads, pin_member, &call));
+    if (atomic_load(&call.failed))
         return fb_fail(FB_ERROR_UNSUPPORTED, "cannot put %zu threads on their cores", num_threads);
     return FB_OK;
 }

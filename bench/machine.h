@@ -5,6 +5,7 @@
 
 #include <flashblock/status.h>
 
+#include <stdatomic.h>
 #include <stddef.h>
 
 enum { FB_MAX_CORES = 1024, FB_MAX_CACHES = 4 };
@@ -28,8 +29,22 @@ void fb_machine_read(fb_machine *machine);
 /* Bytes of the outermost cache; 0 when none is known. */
 size_t fb_machine_last_cache(const fb_machine *machine);
 
-/* Lets the library use num_threads threads, and puts OpenMP's thread i on core i. To be called
- * before everything that is timed: a thread that OpenMP starts anew runs on its parent's core. */
+/* What each thread of a team runs at the same time; `member` is 0 for the calling thread. */
+typedef void fb_team_body(void *context, size_t member);
+
+/* Runs the body once on each of so many of the library's threads. */
+fb_status fb_machine_run_team(size_t num_threads, fb_team_body *body, void *context);
+
+/* Where the threads of a team wait for each other. */
+typedef struct fb_meeting {
+    size_t num_threads;
+    atomic_size_t arrived;
+} fb_meeting;
+
+void fb_meet(fb_meeting *meeting);
+
+/* Lets the library use num_threads threads, and puts each on a core of its own. To be called before
+ * everything that is timed. */
 fb_status fb_machine_use_threads(const fb_machine *machine, size_t num_threads);
 
 /* Memory with huge pages where the system has them. Freed by free(). */

@@ -1,6 +1,7 @@
 /* The exponential and the logarithm of every float32, against libm in double precision. The bounds
  * are those of docs/contract.md C5.3. */
 #include "base/half.h"
+#include "base/parallel.h"
 #include "simd/kernels.h"
 #include "tests/numbers.h"
 
@@ -8,6 +9,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,35 +26,58 @@ static double ulps(float value, double truth) {
     return fabs((double)value - truth) / (spacing > smallest ? spacing : smallest);
 }
 
+typedef struct search {
+    void (*evaluate)(const float *, float *, size_t);
+    double (*truth)(double);
+    uint32_t first, last;
+    size_t step;
+    pthread_mutex_t lock; /* of what follows */
+    double worst;
+    float worst_at;
+} search;
+
+static void search_block(search *s, size_t block) {
+    float x[BLOCK], y[BLOCK];
+    uint32_t begin = s->first + (uint32_t)block * BLOCK;
+    uint32_t count = s->last - begin < BLOCK ? s->last - begin + 1 : BLOCK;
+    for (uint32_t i = 0; i < count; i++)
+        x[i] = fb_bits_to_f32(begin + i);
+    s->evaluate(x, y, count);
+    double worst = 0.0;
+    float at = 0.0f;
+    for (uint32_t i = 0; i < count; i++) {
+        double error = ulps(y[i], s->truth((double)x[i]));
+        if (!(error <= worst)) {
+            worst = error;
+            at = x[i];
+        }
+    }
+    pthread_mutex_lock(&s->lock);
+    if (!(worst <= s->worst)) {
+        s->worst = worst;
+        s->worst_at = at;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void search_blocks(void *context, size_t first, size_t end, size_t worker) {
+    search *s = context;
+    (void)worker;
+    for (size_t i = first; i < end; i++)
+        search_block(s, i * s->step);
+}
+
 /* The largest error of `evaluate` over the float32 with bits first .. last. */
 static double worst_error(void (*evaluate)(const float *, float *, size_t), double (*truth)(double),
                           uint32_t first, uint32_t last, float *worst_at) {
-    double worst = 0.0;
-    int64_t blocks = ((int64_t)last - first) / BLOCK + 1, step = test_is_sample() ? SAMPLED : 1;
-#pragma omp parallel for schedule(dynamic, 64)
-    for (int64_t block = 0; block < blocks; block += step) {
-        float x[BLOCK], y[BLOCK];
-        uint32_t begin = first + (uint32_t)block * BLOCK;
-        uint32_t count = last - begin < BLOCK ? last - begin + 1 : BLOCK;
-        for (uint32_t i = 0; i < count; i++)
-            x[i] = fb_bits_to_f32(begin + i);
-        evaluate(x, y, count);
-        double worst_here = 0.0;
-        float at = 0.0f;
-        for (uint32_t i = 0; i < count; i++) {
-            double error = ulps(y[i], truth((double)x[i]));
-            if (!(error <= worst_here)) {
-                worst_here = error;
-                at = x[i];
-            }
-        }
-#pragma omp critical
-        if (!(worst_here <= worst)) {
-            worst = worst_here;
-            *worst_at = at;
-        }
-    }
-    return worst;
+    search s = {.evaluate = evaluate, .truth = truth, .first = first, .last = last};
+    s.step = test_is_sample() ? SAMPLED : 1;
+    pthread_mutex_init(&s.lock, NULL);
+    size_t blocks = ((size_t)last - first) / BLOCK + 1;
+    fb_parallel_for((blocks + s.step - 1) / s.step, 16, fb_parallel_threads(), search_blocks, &s);
+    pthread_mutex_destroy(&s.lock);
+    *worst_at = s.worst_at;
+    return s.worst;
 }
 
 static void exp_kernel(const float *x, float *y, size_t count) {

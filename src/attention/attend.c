@@ -17,12 +17,12 @@
 #include "attention/merge.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 
 #include <flashblock/attention.h>
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -129,18 +129,31 @@ static void attend_unit(const fb_attend_problem *problem, fb_row_unit unit, cons
     write_result(problem, unit, &w->total);
 }
 
-/* The calling thread's fb_workspace; `scratch` holds one for each thread. */
-static fb_workspace own_workspace(const fb_attend_problem *problem, float *scratch) {
-    size_t floats = fb_workspace_floats(problem->head_dim);
-    return fb_workspace_at(scratch + (size_t)omp_get_thread_num() * floats, problem->head_dim);
+/* What threads share. `scratch` holds an fb_workspace for each of them; the rest is for
+ * attend_by_chunks. */
+typedef struct shared {
+    const fb_attend_problem *problem;
+    float *scratch;
+    float *parts;
+    size_t wave;
+    const fb_key_chunk *chunks; /* of the present wave */
+    size_t count, step, unit_tasks;
+} shared;
+
+static fb_workspace own_workspace(const shared *s, size_t worker) {
+    size_t floats = fb_workspace_floats(s->problem->head_dim);
+    return fb_workspace_at(s->scratch + worker * floats, s->problem->head_dim);
 }
 
-static void attend_by_units(const fb_attend_problem *problem, int threads, float *scratch) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t u = 0; u < problem->num_units; u++) {
-        fb_workspace w = own_workspace(problem, scratch);
-        attend_unit(problem, unit_at(problem, u), &w);
-    }
+static void attend_units(void *context, size_t first, size_t end, size_t worker) {
+    const shared *s = context;
+    fb_workspace w = own_workspace(s, worker);
+    for (size_t u = first; u < end; u++)
+        attend_unit(s->problem, unit_at(s->problem, u), &w);
+}
+
+static void attend_by_units(shared *s, size_t threads) {
+    fb_parallel_for(s->problem->num_units, 1, threads, attend_units, s);
 }
 
 /* The parts of attend_by_chunks, [num_units][2 + wave]: a unit's range, its total, then its wave.
@@ -183,32 +196,45 @@ static void fold_task(const fb_attend_problem *problem, size_t u, const fb_key_c
     }
 }
 
+static void attend_tasks(void *context, size_t first, size_t end, size_t worker) {
+    const shared *s = context;
+    fb_workspace w = own_workspace(s, worker);
+    for (size_t task = first; task < end; task++) {
+        size_t slot = task % s->unit_tasks * s->step;
+        size_t slots_end = slot + s->step < s->count ? slot + s->step : s->count;
+        attend_task(s->problem, task / s->unit_tasks, s->chunks, slot, slots_end, &w, s->parts,
+                    s->wave);
+    }
+}
+
+static void fold_units(void *context, size_t first, size_t end, size_t worker) {
+    const shared *s = context;
+    (void)worker;
+    for (size_t u = first; u < end; u++)
+        for (size_t slot = 0; slot < s->count; slot += s->step) {
+            size_t slots_end = slot + s->step < s->count ? slot + s->step : s->count;
+            fold_task(s->problem, u, s->chunks, slot, slots_end, s->parts, s->wave);
+        }
+}
+
 /* For few units: all threads compute the chunks of a wave, then the wave is folded in order. */
-static void attend_by_chunks(const fb_attend_problem *problem, int threads, float *scratch,
-                             float *parts, size_t wave) {
+static void attend_by_chunks(shared *s, size_t threads) {
+    const fb_attend_problem *problem = s->problem;
+    float *parts = s->parts;
+    size_t wave = s->wave;
     for (size_t u = 0; u < problem->num_units; u++) {
         fb_unit_part range = wave_part(problem, parts, wave, u, RANGE);
         fb_unit_part total = wave_part(problem, parts, wave, u, TOTAL);
         begin_merges(problem, unit_at(problem, u), &range, &total);
     }
-    size_t step = chunks_of_task(problem);
+    s->step = chunks_of_task(problem);
     for (size_t first = 0; first < problem->num_chunks; first += wave) {
-        const fb_key_chunk *chunks = problem->chunks + first;
-        size_t left = problem->num_chunks - first, count = left < wave ? left : wave;
-        size_t unit_tasks = (count + step - 1) / step;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t task = 0; task < problem->num_units * unit_tasks; task++) {
-            fb_workspace w = own_workspace(problem, scratch);
-            size_t slot = task % unit_tasks * step;
-            size_t end = slot + step < count ? slot + step : count;
-            attend_task(problem, task / unit_tasks, chunks, slot, end, &w, parts, wave);
-        }
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (size_t u = 0; u < problem->num_units; u++)
-            for (size_t slot = 0; slot < count; slot += step) {
-                size_t end = slot + step < count ? slot + step : count;
-                fold_task(problem, u, chunks, slot, end, parts, wave);
-            }
+        size_t left = problem->num_chunks - first;
+        s->chunks = problem->chunks + first;
+        s->count = left < wave ? left : wave;
+        s->unit_tasks = (s->count + s->step - 1) / s->step;
+        fb_parallel_for(problem->num_units * s->unit_tasks, 1, threads, attend_tasks, s);
+        fb_parallel_for(problem->num_units, 0, threads, fold_units, s);
     }
     for (size_t u = 0; u < problem->num_units; u++) {
         fb_unit_part total = wave_part(problem, parts, wave, u, TOTAL);
@@ -290,21 +316,18 @@ static fb_status place_tokens(const fb_view *view, size_t num_keys, fb_attend_pr
     return FB_OK;
 }
 
-/* A call from inside a parallel region uses one thread. */
-static int useful_threads(const fb_attend_problem *problem) {
-    if (omp_in_parallel())
-        return 1;
+static size_t useful_threads(const fb_attend_problem *problem) {
     double fmas = 2.0 * (double)problem->queries->num_queries *
                   (double)problem->queries->num_heads * (double)problem->num_keys *
                   (double)problem->head_dim;
-    return fmas < (double)PARALLEL_FMAS ? 1 : fb_num_threads();
+    return fmas < (double)PARALLEL_FMAS ? 1 : fb_parallel_threads();
 }
 
 /* Takes the memory first: nothing can fail once threads run. */
 static fb_status run_problem(const fb_attend_problem *problem) {
-    int threads = useful_threads(problem);
-    size_t workspaces = (size_t)threads * fb_workspace_floats(problem->head_dim);
-    size_t tasks = (size_t)threads * TASKS_PER_THREAD;
+    size_t threads = useful_threads(problem);
+    size_t workspaces = threads * fb_workspace_floats(problem->head_dim);
+    size_t tasks = threads * TASKS_PER_THREAD;
     bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
     size_t wave = (tasks + problem->num_units - 1) / problem->num_units * chunks_of_task(problem);
     wave = wave < problem->num_chunks ? wave : problem->num_chunks;
@@ -313,10 +336,13 @@ static fb_status run_problem(const fb_attend_problem *problem) {
         floats += problem->num_units * (FIRST_OF_WAVE + wave) * fb_part_floats(problem->head_dim);
     void *scratch = NULL;
     FB_TRY(fb_scratch_acquire(floats * sizeof(float), &scratch));
+    shared s = {.problem = problem, .scratch = scratch};
+    s.parts = (float *)scratch + workspaces;
+    s.wave = wave;
     if (by_units)
-        attend_by_units(problem, threads, scratch);
+        attend_by_units(&s, threads);
     else
-        attend_by_chunks(problem, threads, scratch, (float *)scratch + workspaces, wave);
+        attend_by_chunks(&s, threads);
     fb_scratch_release(scratch);
     return FB_OK;
 }

@@ -2,6 +2,7 @@
 
 #include "attention/check.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "simd/scalar_math.h"
 
 #include <flashblock/attention.h>
@@ -106,6 +107,23 @@ static void merge_batch(const fb_kernels *kernels, const fb_part *a, const fb_pa
     }
 }
 
+typedef struct merge_call {
+    const fb_kernels *kernels;
+    const fb_part *a, *b, *result;
+    size_t num_rows, num_heads, head_dim;
+} merge_call;
+
+static void merge_batches(void *context, size_t first, size_t end, size_t worker) {
+    const merge_call *m = context;
+    (void)worker;
+    for (size_t row = first * FB_MAX_ROWS; row < m->num_rows && row < end * FB_MAX_ROWS;
+         row += FB_MAX_ROWS) {
+        size_t left = m->num_rows - row;
+        row_batch rows = {row, left < FB_MAX_ROWS ? left : FB_MAX_ROWS, m->num_heads, m->head_dim};
+        merge_batch(m->kernels, m->a, m->b, rows, m->result);
+    }
+}
+
 fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_t num_heads,
                    size_t head_dim, const fb_part *result) {
     if (head_dim == 0 || head_dim > FB_MAX_HEAD_DIM)
@@ -120,14 +138,9 @@ fb_status fb_merge(const fb_part *a, const fb_part *b, size_t num_queries, size_
     const fb_kernels *kernels = NULL;
     FB_TRY(fb_kernels_current(&kernels));
     size_t num_rows = num_queries * num_heads;
-    int threads = num_rows * head_dim < PARALLEL_VALUES ? 1 : fb_num_threads();
-    size_t batches = (num_rows + FB_MAX_ROWS - 1) / FB_MAX_ROWS;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (size_t batch = 0; batch < batches; batch++) {
-        size_t first = batch * FB_MAX_ROWS, left = num_rows - first;
-        row_batch rows = {first, left < FB_MAX_ROWS ? left : FB_MAX_ROWS, num_heads, head_dim};
-        merge_batch(kernels, a, b, rows, result);
-    }
+    size_t threads = num_rows * head_dim < PARALLEL_VALUES ? 1 : fb_parallel_threads();
+    merge_call call = {kernels, a, b, result, num_rows, num_heads, head_dim};
+    fb_parallel_for((num_rows + FB_MAX_ROWS - 1) / FB_MAX_ROWS, 0, threads, merge_batches, &call);
     return FB_OK;
 }
 

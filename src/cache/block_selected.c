@@ -2,14 +2,13 @@
  * part over the keys that are not selected. */
 #include "attention/check.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "cache/block.h"
 #include "cache/block_keys.h"
 #include "cache/part_cache.h"
 
-#include <flashblock/runtime.h>
-
-#include <omp.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* --- attention to a selection ----------------------------------------------------------------- */
@@ -64,21 +63,37 @@ static fb_status attend_lists(const fb_queries *queries, const fb_kv *kv,
     return status;
 }
 
+typedef struct list_call {
+    const fb_queries *queries;
+    const fb_kv *kv;
+    const fb_selection *selection;
+    float scale;
+    const fb_part *result;
+    atomic_int failed; /* an fb_status */
+} list_call;
+
+static void attend_some_lists(void *context, size_t first, size_t end, size_t worker) {
+    list_call *c = context;
+    (void)worker;
+    for (size_t list = first; list < end; list++) {
+        fb_status status =
+            attend_lists(c->queries, c->kv, c->selection, list, 1, c->scale, c->result);
+        if (status != FB_OK)
+            atomic_store(&c->failed, (int)status);
+    }
+}
+
 /* Threads take lists where there are enough of them; otherwise they share the keys of one. */
 static fb_status attend_each_list(const fb_queries *queries, const fb_kv *kv,
                                   const fb_selection *selection, float scale,
                                   const fb_part *result) {
-    size_t threads = (size_t)fb_num_threads();
-    int several = selection->num_lists >= threads && threads > 1;
-    fb_status failed = FB_OK;
-#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (several)
-    for (size_t list = 0; list < selection->num_lists; list++) {
-        fb_status status = attend_lists(queries, kv, selection, list, 1, scale, result);
-        if (status != FB_OK) {
-#pragma omp atomic write
-            failed = status;
-        }
-    }
+    size_t threads = fb_parallel_threads();
+    if (selection->num_lists < threads)
+        threads = 1;
+    list_call call = {
+        .queries = queries, .kv = kv, .selection = selection, .scale = scale, .result = result};
+    fb_parallel_for(selection->num_lists, 1, threads, attend_some_lists, &call);
+    fb_status failed = (fb_status)atomic_load(&call.failed);
     return failed == FB_OK ? FB_OK : fb_fail(failed, "attention to a selection failed");
 }
 

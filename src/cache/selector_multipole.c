@@ -26,9 +26,8 @@
  *   - one level of clusters; the paper's hierarchy of levels is not here. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "cache/selector_family.h"
-
-#include <flashblock/runtime.h>
 
 #include <math.h>
 #include <string.h>
@@ -228,6 +227,26 @@ static window_scratch window_scratch_at(void *memory, const multipole *m, size_t
     return s;
 }
 
+typedef struct window_call {
+    const multipole *m;
+    layer_clusters *layer;
+    const fb_selector_input *input;
+    size_t begin, end; /* windows */
+    char *memory;      /* [heads, bytes] */
+    size_t bytes;
+} window_call;
+
+static void cluster_kv_heads(void *context, size_t first, size_t end, size_t worker) {
+    const window_call *c = context;
+    (void)worker;
+    for (size_t kv_head = first; kv_head < end; kv_head++) {
+        window_scratch s =
+            window_scratch_at(c->memory + kv_head * c->bytes, c->m, c->layer->head_dim);
+        for (size_t w = c->begin; w < c->end; w++)
+            cluster_window(c->m, c->layer, c->input, w, kv_head, &s);
+    }
+}
+
 /* Makes `layer` that of the input's context: windows that were full stay as they are. */
 static fb_status update_clusters(const multipole *m, layer_clusters *layer,
                                  const fb_selector_input *input) {
@@ -246,18 +265,10 @@ static fb_status update_clusters(const multipole *m, layer_clusters *layer,
     size_t end = divide_up(input->context_length, window), bytes = scratch_bytes(m, head_dim);
     layer->num_keys = 0; /* until all is well */
     FB_TRY(reserve_windows(m, layer, end));
-    char *memory = NULL;
-    FB_TRY(fb_alloc(heads, bytes, "k-means", &memory));
-    int threads = fb_num_threads();
-    if ((size_t)threads > heads)
-        threads = (int)heads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (size_t kv_head = 0; kv_head < heads; kv_head++) {
-        window_scratch s = window_scratch_at(memory + kv_head * bytes, m, head_dim);
-        for (size_t w = begin; w < end; w++)
-            cluster_window(m, layer, input, w, kv_head, &s);
-    }
-    fb_free(memory);
+    window_call call = {m, layer, input, begin, end, NULL, bytes};
+    FB_TRY(fb_alloc(heads, bytes, "k-means", &call.memory));
+    fb_parallel_for(heads, 0, fb_parallel_threads(), cluster_kv_heads, &call);
+    fb_free(call.memory);
     layer->num_keys = input->context_length;
     layer->history = input->history;
     return FB_OK;

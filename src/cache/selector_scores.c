@@ -4,9 +4,8 @@
 #include "base/error.h"
 #include "base/exp.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "cache/selector_family.h"
-
-#include <flashblock/runtime.h>
 
 #include <math.h>
 #include <string.h>
@@ -257,23 +256,41 @@ static void masses_of_kv_head(const fb_selector_input *input, const fb_selector_
     }
 }
 
+typedef struct mass_call {
+    const fb_selector_input *input;
+    const fb_selector_shape *shape;
+    size_t first_block;
+    double scale, *masses;
+    double *memory; /* [num_kv_heads, doubles] */
+    size_t doubles;
+} mass_call;
+
+static void masses_of_kv_heads(void *context, size_t first, size_t end, size_t worker) {
+    const mass_call *c = context;
+    (void)worker;
+    for (size_t kv_head = first; kv_head < end; kv_head++) {
+        mass_scratch scratch = scratch_at(c->memory + kv_head * c->doubles, c->shape);
+        masses_of_kv_head(c->input, c->shape, kv_head, c->first_block, c->scale, &scratch,
+                          c->masses);
+    }
+}
+
 fb_status fb_block_masses(const fb_selector_input *input, const fb_selector_shape *shape,
                           size_t first_block, double scale, double *masses) {
     if (first_block >= shape->num_blocks)
         return FB_OK;
-    int threads = fb_num_threads();
-    if ((size_t)threads > shape->num_kv_heads)
-        threads = (int)shape->num_kv_heads;
-    size_t doubles = 0;
-    double *memory = NULL;
-    FB_TRY(scratch_doubles(shape, &doubles));
-    FB_TRY(fb_alloc(doubles, shape->num_kv_heads * sizeof *memory, "selector scores", &memory));
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (size_t kv_head = 0; kv_head < shape->num_kv_heads; kv_head++) {
-        mass_scratch scratch = scratch_at(memory + kv_head * doubles, shape);
-        masses_of_kv_head(input, shape, kv_head, first_block, scale, &scratch, masses);
-    }
-    fb_free(memory);
+    mass_call call = {
+        .input = input,
+        .shape = shape,
+        .first_block = first_block,
+        .scale = scale,
+        .masses = masses,
+    };
+    FB_TRY(scratch_doubles(shape, &call.doubles));
+    FB_TRY(fb_alloc(call.doubles, shape->num_kv_heads * sizeof(double), "selector scores",
+                    &call.memory));
+    fb_parallel_for(shape->num_kv_heads, 0, fb_parallel_threads(), masses_of_kv_heads, &call);
+    fb_free(call.memory);
     return FB_OK;
 }
 
@@ -334,6 +351,22 @@ static fb_status reserve_stats(fb_block_stats *stats, size_t num_blocks) {
     return FB_OK;
 }
 
+typedef struct fold_call {
+    fb_block_stats *stats;
+    fb_stats_kind kind;
+    const fb_selector_input *input;
+    const fb_selector_shape *shape;
+    double *tiles; /* [num_kv_heads, tile] */
+    size_t tile;
+} fold_call;
+
+static void fold_kv_heads(void *context, size_t first, size_t end, size_t worker) {
+    const fold_call *c = context;
+    (void)worker;
+    for (size_t kv_head = first; kv_head < end; kv_head++)
+        fold_kv_head(c->stats, c->kind, c->input, c->shape, kv_head, c->tiles + kv_head * c->tile);
+}
+
 fb_status fb_block_stats_update(fb_block_stats *stats, fb_stats_kind kind,
                                 const fb_selector_input *input, const fb_selector_shape *shape) {
     if (stats->num_kv_heads != shape->num_kv_heads || stats->head_dim != shape->head_dim) {
@@ -344,16 +377,10 @@ fb_status fb_block_stats_update(fb_block_stats *stats, fb_stats_kind kind,
         stats->num_keys > shape->num_keys)
         stats->num_keys = 0;
     FB_TRY(reserve_stats(stats, shape->num_blocks));
-    int threads = fb_num_threads();
-    if ((size_t)threads > shape->num_kv_heads)
-        threads = (int)shape->num_kv_heads;
-    double *tiles = NULL;
-    size_t tile = shape->head_dim * FB_TILE_LANES;
-    FB_TRY(fb_alloc(shape->num_kv_heads, tile * sizeof *tiles, "key tiles", &tiles));
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (size_t kv_head = 0; kv_head < shape->num_kv_heads; kv_head++)
-        fold_kv_head(stats, kind, input, shape, kv_head, tiles + kv_head * tile);
-    fb_free(tiles);
+    fold_call call = {stats, kind, input, shape, NULL, shape->head_dim * FB_TILE_LANES};
+    FB_TRY(fb_alloc(shape->num_kv_heads, call.tile * sizeof(double), "key tiles", &call.tiles));
+    fb_parallel_for(shape->num_kv_heads, 0, fb_parallel_threads(), fold_kv_heads, &call);
+    fb_free(call.tiles);
     stats->num_keys = shape->num_keys;
     stats->history = input->history;
     return FB_OK;

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "base/sized.h"
 #include "model/layers.h"
@@ -12,7 +13,6 @@
 #include <flashblock/attention.h>
 #include <flashblock/experimental/sparse.h>
 #include <flashblock/model.h>
-#include <flashblock/runtime.h>
 
 #include <limits.h>
 #include <string.h>
@@ -33,8 +33,8 @@ typedef struct pass {
 } pass;
 
 /* Threads for work on `values` floats, row by row: for few of them, waking others costs more. */
-static int threads_for(size_t values) {
-    return values < 1 << 15 ? 1 : fb_num_threads();
+static size_t threads_for(size_t values) {
+    return values < 1 << 15 ? 1 : fb_parallel_threads();
 }
 
 static fb_status linear(pass *p, const float *x, size_t num_rows, const fb_linear_output *outputs,
@@ -143,13 +143,28 @@ static void embed(pass *p) {
 
 /* --- attention -------------------------------------------------------------------------------- */
 
+/* Work on rows of a pass, with some weights. */
+typedef struct row_call {
+    pass *p;
+    const float *norm;
+    const fb_layer_weights *layer;
+} row_call;
+
+static void norm_some_rows(void *context, size_t first, size_t end, size_t worker) {
+    const row_call *c = context;
+    const pass *p = c->p;
+    size_t hidden = p->config->hidden_size;
+    (void)worker;
+    for (size_t row = first; row < end; row++)
+        fb_rms_norm(p->a->x + row * hidden, c->norm, p->config->rms_norm_eps, hidden,
+                    p->a->normed + row * hidden);
+}
+
 /* normed = rms_norm(x), row by row. */
 static void norm_rows(pass *p, const float *weight) {
-    size_t hidden = p->config->hidden_size;
-#pragma omp parallel for num_threads(threads_for(p->num_rows *hidden))
-    for (size_t row = 0; row < p->num_rows; row++)
-        fb_rms_norm(p->a->x + row * hidden, weight, p->config->rms_norm_eps, hidden,
-                    p->a->normed + row * hidden);
+    row_call call = {.p = p, .norm = weight};
+    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->hidden_size),
+                    norm_some_rows, &call);
 }
 
 /* x += normed, which holds what a sublayer gave. */
@@ -168,14 +183,21 @@ static void place_heads(const pass *p, size_t row, float *heads, size_t num_head
     }
 }
 
-static void place_rows(pass *p, const fb_layer_weights *layer) {
-#pragma omp parallel for num_threads(threads_for(p->num_rows * p->q_width))
-    for (size_t row = 0; row < p->num_rows; row++) {
+static void place_some_rows(void *context, size_t first, size_t end, size_t worker) {
+    const row_call *c = context;
+    const pass *p = c->p;
+    (void)worker;
+    for (size_t row = first; row < end; row++) {
         place_heads(p, row, p->a->q + row * p->q_width, p->config->num_attention_heads,
-                    layer->q_norm);
+                    c->layer->q_norm);
         place_heads(p, row, p->a->k + row * p->kv_width, p->config->num_key_value_heads,
-                    layer->k_norm);
+                    c->layer->k_norm);
     }
+}
+
+static void place_rows(pass *p, const fb_layer_weights *layer) {
+    row_call call = {.p = p, .layer = layer};
+    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->q_width), place_some_rows, &call);
 }
 
 /* Attention of a prefill: to everything committed, and to the new tokens of blocks up to one's
@@ -262,16 +284,22 @@ static fb_status attention_sublayer(pass *p, size_t index) {
 
 /* --- the feed-forward network ----------------------------------------------------------------- */
 
+static void swiglu_rows(void *context, size_t first, size_t end, size_t worker) {
+    const pass *p = context;
+    size_t middle = p->config->intermediate_size;
+    (void)worker;
+    for (size_t row = first; row < end; row++)
+        fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
+}
+
 /* x += down(silu(gate(rms_norm(x))) * up(rms_norm(x))) */
 static fb_status mlp_sublayer(pass *p, size_t index) {
     const fb_layer_weights *layer = &p->model->weights.layers[index];
     norm_rows(p, layer->post_attention_norm);
     fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
     FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
-    size_t middle = p->config->intermediate_size;
-#pragma omp parallel for num_threads(threads_for(p->num_rows *middle))
-    for (size_t row = 0; row < p->num_rows; row++)
-        fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
+    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->intermediate_size),
+                    swiglu_rows, p);
     fb_linear_output down = {&layer->down, p->a->normed};
     FB_TRY(linear(p, p->a->gate, p->num_rows, &down, 1));
     add_rows(p);

@@ -19,11 +19,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "simd/kernels.h"
 
-#include <flashblock/runtime.h>
-
-#include <omp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -338,7 +336,7 @@ static size_t num_features(const linear_call *call) {
 static size_t threads_for(const linear_call *call) {
     if (call->columns * num_features(call) < WORTH_THREADS / call->input->num_rows)
         return 1;
-    return (size_t)fb_num_threads();
+    return fb_parallel_threads();
 }
 
 /* The cuts change no bit of the result: they may depend on the number of threads. */
@@ -353,17 +351,32 @@ static void cut(linear_call *call, size_t threads) {
     call->unit_features = divide_up(divide_up(num_features(call), units), UNIT_STEP) * UNIT_STEP;
 }
 
-/* One parallel region for few rows: each region is a place where threads wait for each other, and
- * on a busy machine for one that has no CPU. */
-static void run(const linear_call *call, size_t units, size_t threads, float *areas) {
-    size_t pieces = call->num_blocks * call->num_segments;
-    bool is_small = call->input->num_rows * call->columns <= SMALL_X;
-#pragma omp parallel for num_threads((int)threads) if (threads > 1 && !is_small)
-    for (size_t i = 0; i < pieces; i++)
+typedef struct shared {
+    const linear_call *call;
+    float *areas; /* of THREAD_FLOATS, one for each thread */
+} shared;
+
+static void pack_segments(void *context, size_t first, size_t end, size_t worker) {
+    const linear_call *call = ((const shared *)context)->call;
+    (void)worker;
+    for (size_t i = first; i < end; i++)
         pack_segment(call, i / call->num_segments, i % call->num_segments);
-#pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
-    for (size_t i = 0; i < units; i++)
-        multiply_indexed(call, i, areas + (size_t)omp_get_thread_num() * THREAD_FLOATS);
+}
+
+static void multiply_units(void *context, size_t first, size_t end, size_t worker) {
+    const shared *s = context;
+    for (size_t i = first; i < end; i++)
+        multiply_indexed(s->call, i, s->areas + worker * THREAD_FLOATS);
+}
+
+/* One parallel loop for few rows: each is a place where threads wait for each other, and on a busy
+ * machine for one that has no CPU. */
+static void run(const linear_call *call, size_t units, size_t threads, float *areas) {
+    bool is_small = call->input->num_rows * call->columns <= SMALL_X;
+    shared s = {call, areas};
+    fb_parallel_for(call->num_blocks * call->num_segments, 0, is_small ? 1 : threads, pack_segments,
+                    &s);
+    fb_parallel_for(units, 1, threads, multiply_units, &s);
 }
 
 fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,

@@ -1,9 +1,8 @@
 #include "model/rope3d.h"
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
-
-#include <flashblock/runtime.h>
 
 #include <math.h>
 
@@ -67,6 +66,25 @@ static void rotate_token(const rope_tables *tables, const size_t *at, size_t num
         }
 }
 
+typedef struct rotate_call {
+    const fb_video_grid *grid;
+    const rope_tables *tables;
+    size_t num_heads, head_dim;
+    float *x;
+} rotate_call;
+
+static void rotate_tokens(void *context, size_t first, size_t end, size_t worker) {
+    const rotate_call *c = context;
+    const fb_video_grid *grid = c->grid;
+    (void)worker;
+    for (size_t token = first; token < end; token++) {
+        size_t row = token / grid->columns;
+        size_t at[3] = {row / grid->rows, row % grid->rows, token % grid->columns};
+        rotate_token(c->tables, at, c->num_heads, c->head_dim,
+                     c->x + token * c->num_heads * c->head_dim);
+    }
+}
+
 fb_status fb_rope3d_rotate(const fb_video_grid *grid, size_t first_frame, size_t num_heads,
                            size_t head_dim, float *x) {
     const size_t positions[3] = {grid->frames, grid->rows, grid->columns};
@@ -74,12 +92,8 @@ fb_status fb_rope3d_rotate(const fb_video_grid *grid, size_t first_frame, size_t
     FB_TRY(fb_scratch_acquire(table_doubles(positions, head_dim) * sizeof(double), &memory));
     rope_tables tables = fill_tables(positions, first_frame, head_dim, memory);
     size_t tokens = grid->frames * grid->rows * grid->columns;
-#pragma omp parallel for num_threads(tokens < 1024 ? 1 : fb_num_threads())
-    for (size_t token = 0; token < tokens; token++) {
-        size_t row = token / grid->columns;
-        size_t at[3] = {row / grid->rows, row % grid->rows, token % grid->columns};
-        rotate_token(&tables, at, num_heads, head_dim, x + token * num_heads * head_dim);
-    }
+    rotate_call call = {grid, &tables, num_heads, head_dim, x};
+    fb_parallel_for(tokens, 0, tokens < 1024 ? 1 : fb_parallel_threads(), rotate_tokens, &call);
     fb_scratch_release(memory);
     return FB_OK;
 }

@@ -4,10 +4,9 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "model/layers.h"
-
-#include <flashblock/runtime.h>
 
 void fb_round_values(fb_dtype dtype, float *values, size_t count) {
     if (dtype == FB_F32)
@@ -45,12 +44,25 @@ static fb_status lay_out(run *r, void **memory) {
     return FB_OK;
 }
 
+typedef struct norm_call {
+    const run *r;
+    const float *weight;
+    float *x;
+} norm_call;
+
+static void norm_some_rows(void *context, size_t first, size_t end, size_t worker) {
+    const norm_call *c = context;
+    size_t dim = c->r->dim;
+    (void)worker;
+    for (size_t row = first; row < end; row++)
+        fb_rms_norm(c->x + row * dim, c->weight, c->r->attention->eps, dim, c->x + row * dim);
+}
+
 static void norm_rows(const run *r, const float *weight, float *x) {
-    if (!weight)
-        return;
-#pragma omp parallel for num_threads(r->tokens < 1024 ? 1 : fb_num_threads())
-    for (size_t row = 0; row < r->tokens; row++)
-        fb_rms_norm(x + row * r->dim, weight, r->attention->eps, r->dim, x + row * r->dim);
+    norm_call call = {r, weight, x};
+    if (weight)
+        fb_parallel_for(r->tokens, 0, r->tokens < 1024 ? 1 : fb_parallel_threads(), norm_some_rows,
+                        &call);
 }
 
 /* Queries and keys, normalised and with their positions applied. */

@@ -2,13 +2,13 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "model/layers.h"
 #include "model/video_layers.h"
 #include "model/video_state.h"
 
 #include <flashblock/attention.h>
-#include <flashblock/runtime.h>
 
 #include <string.h>
 
@@ -37,8 +37,8 @@ typedef struct video_pass {
     double attention;
 } video_pass;
 
-static int threads_for(size_t rows) {
-    return rows < 1024 ? 1 : fb_num_threads(); /* a small model would only wake threads */
+static size_t threads_for(size_t rows) {
+    return rows < 1024 ? 1 : fb_parallel_threads(); /* a small model would only wake threads */
 }
 
 static fb_status linear(video_pass *p, const fb_matrix *matrix, const float *x, size_t rows,
@@ -100,6 +100,23 @@ static fb_status embed_text(video_pass *p, clip_pass *clip) {
 
 /* --- a layer ---------------------------------------------------------------------------------- */
 
+typedef struct modulate_call {
+    const float *x, *rows; /* rows: shift, scale */
+    double eps;
+    size_t dim;
+    float *y;
+} modulate_call;
+
+static void modulate_rows(void *context, size_t first, size_t end, size_t worker) {
+    const modulate_call *c = context;
+    size_t dim = c->dim;
+    (void)worker;
+    for (size_t row = first; row < end; row++) {
+        fb_layer_norm(c->x + row * dim, NULL, NULL, c->eps, dim, c->y + row * dim);
+        fb_modulate(c->rows, c->rows + dim, dim, c->y + row * dim);
+    }
+}
+
 /* y = norm(x) * (1 + scale) + shift; row `first` of modulation and time is shift, the next scale.
  */
 static fb_status modulated(video_pass *p, const clip_pass *clip, const float *modulation,
@@ -109,11 +126,8 @@ static fb_status modulated(video_pass *p, const clip_pass *clip, const float *mo
     FB_TRY(fb_alloc(2 * dim, sizeof *rows, "modulation", &rows));
     for (size_t i = 0; i < 2 * dim; i++)
         rows[i] = modulation[i] + time[i / dim * time_stride + i % dim];
-#pragma omp parallel for num_threads(threads_for(clip->tokens))
-    for (size_t row = 0; row < clip->tokens; row++) {
-        fb_layer_norm(clip->x + row * dim, NULL, NULL, p->config->eps, dim, y + row * dim);
-        fb_modulate(rows, rows + dim, dim, y + row * dim);
-    }
+    modulate_call call = {clip->x, rows, p->config->eps, dim, y};
+    fb_parallel_for(clip->tokens, 0, threads_for(clip->tokens), modulate_rows, &call);
     fb_free(rows);
     return FB_OK;
 }
@@ -203,13 +217,19 @@ static fb_status cross_attention(video_pass *p, clip_pass *clip, const fb_video_
     return status;
 }
 
+static void gelu_rows(void *context, size_t first, size_t end, size_t worker) {
+    const video_pass *p = context;
+    size_t middle = p->config->ffn_dim;
+    (void)worker;
+    for (size_t row = first; row < end; row++)
+        fb_gelu_tanh(p->middle + row * middle, middle);
+}
+
 static fb_status feed_forward(video_pass *p, clip_pass *clip, const fb_video_layer *layer) {
-    size_t dim = p->config->dim, middle = p->config->ffn_dim;
+    size_t dim = p->config->dim;
     FB_TRY(modulated(p, clip, layer->modulation + 3 * dim, clip->times + 3 * dim, dim, p->y));
     FB_TRY(linear(p, &layer->ffn_in, p->y, clip->tokens, p->middle));
-#pragma omp parallel for num_threads(threads_for(clip->tokens))
-    for (size_t row = 0; row < clip->tokens; row++)
-        fb_gelu_tanh(p->middle + row * middle, middle);
+    fb_parallel_for(clip->tokens, 0, threads_for(clip->tokens), gelu_rows, p);
     FB_TRY(linear(p, &layer->ffn_out, p->middle, clip->tokens, p->y));
     return add_gated(p, clip, layer->modulation + 5 * dim, clip->times + 5 * dim, p->y);
 }

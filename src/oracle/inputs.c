@@ -1,8 +1,7 @@
 #include "oracle/inputs.h"
 
+#include "base/parallel.h"
 #include "base/rng.h"
-
-#include <flashblock/runtime.h>
 
 #include <string.h>
 
@@ -44,9 +43,20 @@ uint32_t fb_input_below(uint64_t seed, uint32_t stream, uint64_t index, uint32_t
     return (uint32_t)(((uint64_t)words[0] * bound) >> 32);
 }
 
+typedef struct normals_call {
+    uint64_t seed;
+    uint32_t stream;
+    float scale, *values;
+} normals_call;
+
+static void draw_normals(void *context, size_t first, size_t end, size_t worker) {
+    const normals_call *c = context;
+    (void)worker;
+    for (size_t i = first; i < end; i++)
+        c->values[i] = c->scale * normal(c->seed, c->stream, i);
+}
+
 void fb_input_normals(uint64_t seed, const char *name, float scale, float *values, size_t count) {
-    uint32_t stream = fb_input_stream(name);
-#pragma omp parallel for num_threads(fb_num_threads()) schedule(static) if (count > 65536)
-    for (size_t i = 0; i < count; i++)
-        values[i] = scale * normal(seed, stream, i);
+    normals_call call = {seed, fb_input_stream(name), scale, values};
+    fb_parallel_for(count, 0, count > 65536 ? fb_parallel_threads() : 1, draw_normals, &call);
 }

@@ -2,12 +2,12 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "oracle/inputs.h"
 #include "oracle/truth.h"
 
 #include <flashblock/experimental/rows.h>
 #include <flashblock/kv_cache.h>
-#include <flashblock/runtime.h>
 
 #include <math.h>
 #include <stdio.h>
@@ -217,6 +217,22 @@ static fb_status round_to(fb_script *s, float *values, size_t count) {
     return status;
 }
 
+typedef struct rows_call {
+    const fb_script_config *config;
+    const char *name;
+    size_t pass, size;
+    const bool *was_accepted;
+    float scale, *values;
+} rows_call;
+
+static void generate_rows(void *context, size_t first, size_t end, size_t worker) {
+    const rows_call *c = context;
+    (void)worker;
+    for (size_t token = first; token < end; token++)
+        generate_row(c->config, c->name, c->pass, token, c->was_accepted[token], c->scale,
+                     c->values + token * c->size, c->size);
+}
+
 /* The tensor `name` of a pass, `size` values a token. was_accepted [B] */
 static fb_status generate_tensor(fb_script *s, const char *name, size_t pass,
                                  const bool *was_accepted, float scale, size_t size,
@@ -224,10 +240,9 @@ static fb_status generate_tensor(fb_script *s, const char *name, size_t pass,
     float *values = NULL;
     size_t tokens = s->config.block_size;
     FB_TRY(take(s, tokens * size, sizeof *values, &values));
-#pragma omp parallel for num_threads(fb_num_threads()) schedule(static) if (tokens * size > 65536)
-    for (size_t token = 0; token < tokens; token++)
-        generate_row(&s->config, name, pass, token, was_accepted[token], scale,
-                     values + token * size, size);
+    rows_call call = {&s->config, name, pass, size, was_accepted, scale, values};
+    fb_parallel_for(tokens, 0, tokens * size > 65536 ? fb_parallel_threads() : 1, generate_rows,
+                    &call);
     *result = values;
     return name[0] == 'q' ? FB_OK : round_to(s, values, tokens * size);
 }

@@ -3,8 +3,7 @@
 #include "base/error.h"
 #include "base/exp.h"
 #include "base/memory.h"
-
-#include <flashblock/runtime.h>
+#include "base/parallel.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -152,28 +151,39 @@ static void empty_part(const fb_truth_problem *p, double *out, double *lse) {
         lse[i] = -(double)INFINITY;
 }
 
+typedef struct truth_call {
+    const fb_truth_problem *p;
+    size_t rows, tasks_per_head, floats, scores;
+    double *memory; /* [threads, floats] */
+    double *out, *lse;
+} truth_call;
+
+static void run_tasks(void *context, size_t first, size_t end, size_t worker) {
+    const truth_call *c = context;
+    double *memory = c->memory + worker * c->floats;
+    workspace w = {memory, memory + c->scores};
+    for (size_t i = first; i < end; i++) {
+        size_t row = i % c->tasks_per_head * ROWS;
+        task t = {i / c->tasks_per_head, row, c->rows - row < ROWS ? c->rows - row : ROWS};
+        run_task(c->p, &t, &w, c->out, c->lse);
+    }
+}
+
 fb_status fb_truth_attend(const fb_truth_problem *p, double *out, double *lse) {
     if (p->keys == 0 || p->queries == 0) {
         empty_part(p, out, lse);
         return FB_OK;
     }
     size_t rows = p->queries * group_size(p), tasks_per_head = (rows + ROWS - 1) / ROWS;
-    size_t num_tasks = tasks_per_head * p->kv_heads, threads = (size_t)fb_num_threads();
+    size_t num_tasks = tasks_per_head * p->kv_heads, threads = fb_parallel_threads();
     size_t tile = p->head_dim * TILE, scores = 0, floats = 0;
     double *memory = NULL;
     threads = threads < num_tasks ? threads : num_tasks;
     if (!fb_size_mul(p->keys, ROWS, &scores) || !fb_size_add(scores, tile, &floats))
         return fb_fail(FB_ERROR_MEMORY, "%zu keys overflow", p->keys);
     FB_TRY(fb_alloc(floats, threads * sizeof *memory, "attention truth", &memory));
-#pragma omp parallel for num_threads((int)threads) schedule(static, 1)
-    for (size_t worker = 0; worker < threads; worker++) {
-        workspace w = {memory + worker * floats, memory + worker * floats + scores};
-        for (size_t i = worker; i < num_tasks; i += threads) {
-            size_t first = i % tasks_per_head * ROWS;
-            task t = {i / tasks_per_head, first, rows - first < ROWS ? rows - first : ROWS};
-            run_task(p, &t, &w, out, lse);
-        }
-    }
+    truth_call call = {p, rows, tasks_per_head, floats, scores, memory, out, lse};
+    fb_parallel_for(num_tasks, 1, threads, run_tasks, &call);
     fb_free(memory);
     return FB_OK;
 }
