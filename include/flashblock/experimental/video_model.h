@@ -60,12 +60,12 @@ typedef struct fb_video_model fb_video_model;
 FB_API fb_status fb_video_model_load(const char *directory, fb_video_model **model);
 FB_API void fb_video_model_destroy(fb_video_model *model); /* NULL is allowed */
 
-/* What loading has to say about files that it accepts; as fb_model_warning. */
-FB_API const char *fb_video_model_warning(const fb_video_model *model, size_t index);
-
 /* What the model's files say, owned by the model; the number of its weights. */
 FB_API const fb_video_config *fb_video_config_of(const fb_video_model *model);
 FB_API size_t fb_video_model_num_parameters(const fb_video_model *model);
+
+/* What loading has to say about files that it accepts; as fb_model_warning. */
+FB_API const char *fb_video_model_warning(const fb_video_model *model, size_t index);
 
 /* Word `index` of config.json, below num_words; NULL above. Owned by the model. */
 FB_API const char *fb_video_model_word(const fb_video_model *model, size_t index);

@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "decode/generate_options.h"
 #include "io/buffer.h"
+#include "io/chat_template.h"
 #include "io/file.h"
 
 #include <string.h>
@@ -73,6 +74,12 @@ static fb_status append_format(fb_buffer *ids, const fb_tokenizer *tokenizer, co
                       FB_ADDED_PARSED);
 }
 
+/* A template that is not ChatML would ask the model in a format that it was not trained on. */
+static fb_status check_chat(const char *directory) {
+    fb_status status = fb_chat_template_check_directory(directory);
+    return status == FB_OK ? FB_OK : fb_fail_in(status, "--chat");
+}
+
 static fb_status require_token(const fb_tokenizer *tokenizer, const char *token) {
     if (!fb_tokenizer_is_special(tokenizer, fb_tokenizer_token_id(tokenizer, token)))
         return fb_fail(FB_ERROR_ARGUMENT, "--chat: the tokenizer has no special token %s", token);
@@ -120,6 +127,8 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
                                   const fb_prompt_format *format, size_t samples) {
     size_t count = 0;
     FB_TRY(check_stdin(list));
+    if (format->chat)
+        FB_TRY(check_chat(session->directory));
     if (!fb_size_mul(list->count, samples, &count))
         return fb_fail(FB_ERROR_ARGUMENT, "--samples: %zu of %zu prompts are too many", samples,
                        list->count);
