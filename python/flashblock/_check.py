@@ -1,0 +1,159 @@
+"""The oracle: is a result right, and if not, which mistake is it?"""
+import ctypes
+import json
+
+from . import _declarations as c
+from ._arrays import dtype_name, fb_dtype
+from ._attention import Problem, mask_struct
+from ._layout import Tensor, check_base, check_layout, scaled
+from ._library import check_status, library
+
+
+class CheckFailed(AssertionError):
+    """A result is wrong. The message is the verdict; `report` has it in parts."""
+
+    def __init__(self, message, report):
+        super().__init__(message)
+        self.report = report
+
+
+class Finding:
+    """The verdict on one tensor: `tensor` is its name, `verdict` is one line of words; `note` is the mistake that was
+    recognised. `error`, `bound`, `ratio`, `value`, `truth`: see fb_finding of flashblock/experimental/oracle.h."""
+
+    def __init__(self, pointer):
+        oracle = library("oracle")
+        for name in ("tensor", "verdict", "note"):
+            setattr(self, name, getattr(oracle, "fb_finding_" + name)(pointer).decode("utf-8", "replace"))
+        for name in ("passed", "error", "bound", "ratio", "value", "truth"):
+            setattr(self, name, getattr(oracle, "fb_finding_" + name)(pointer))
+
+    def __repr__(self):
+        return f"<{self.tensor}: {'passed' if self.passed else self.verdict}>"
+
+
+class Report:
+    """What was judged. `passed`, `outcome`, `reason`; `findings`, a list of Finding; `text` for people; `json`, a dict;
+    `title`, what was judged; `seed` of a generated case."""
+
+    def __init__(self, pointer, title, seed=None):
+        oracle = library("oracle")
+        try:
+            self.title, self.seed = title, seed
+            outcome = oracle.fb_report_outcome(pointer)
+            self.outcome, self.passed = oracle.fb_outcome_name(outcome).decode(), outcome == c.FB_PASSED
+            self.reason = oracle.fb_report_reason(pointer).decode("utf-8", "replace")
+            count = oracle.fb_report_num_findings(pointer)
+            self.findings = [Finding(oracle.fb_report_finding(pointer, i)) for i in range(count)]
+            unjudged = range(oracle.fb_report_num_unjudged(pointer))
+            self.unjudged = [oracle.fb_report_unjudged(pointer, i).decode("utf-8", "replace") for i in unjudged]
+            self.text, self.json = _text(oracle.fb_report_text, pointer), json.loads(_text(oracle.fb_report_json, pointer))
+        finally:
+            oracle.fb_report_destroy(pointer)
+
+    def __repr__(self):
+        return f"<{self.title}: {self.outcome}>"
+
+    @property
+    def mistakes(self):
+        """The mistakes that were recognised in tensors that failed, each once."""
+        return list(dict.fromkeys(f.note for f in self.findings if not f.passed and f.note))
+
+    @property
+    def summary(self):
+        """One line: the outcome, and why."""
+        failed = [finding for finding in self.findings if not finding.passed]
+        if not failed:
+            return self.outcome + (f": {self.reason}" if self.reason else "")
+        why = "; ".join(self.mistakes) or failed[0].verdict
+        return f"{len(failed)} of {len(self.findings)} tensors are wrong: {why}"
+
+
+def _text(function, pointer):
+    text = ctypes.c_char_p()
+    check_status(function(pointer, ctypes.byref(text)))
+    return text.value.decode("utf-8", "replace")
+
+
+listeners = []  # called with every report: the pytest plugin's table
+
+
+def judged(report):
+    """Tells the listeners; raises where the report is not a pass."""
+    for listener in listeners:
+        listener(report)
+    if not report.passed:
+        seed = f" (seed {report.seed})" if report.seed is not None else ""
+        raise CheckFailed(f"{report.title}{seed}: {report.summary}\n{report.text}", report)
+    return report
+
+
+def _tensor(view, what):
+    """The struct over an array [B, T, H, D] or [B, T, H]: strides in elements."""
+    return c.fb_check_tensor(view.address, fb_dtype(view.dtype, what), *view.strides[:3])
+
+
+def _lse(lse, layout, base):
+    """[B, T, H], natural."""
+    tensor = Tensor(lse, check_layout(layout, "TH", "lse_layout"), "lse", "TH")
+    factor = check_base(base)
+    return tensor.array if factor == 1.0 else scaled(tensor.floats(), factor)
+
+
+def set_precision(options, precision):
+    """Of an options struct with the members has_precision and precision."""
+    if precision is not None:
+        options.has_precision, options.precision = True, fb_dtype(dtype_name(precision), "precision")
+
+
+def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=None, lse_layout=None, lse_base="e",
+          scale=None, mask=None, precision=None):  # fmt: skip
+    """Judges one attention result. Returns a Report if it is right, raises CheckFailed (an AssertionError) if not.
+
+        flashblock.check(out=out, lse=lse, q=q, k=k, v=v, layout="BHTD", lse_layout="BHT")
+
+    q, k, v     what the kernel was given, in the type it was given: the truth is computed from these, in double
+                precision. [B, T, H, D] and [B, keys, Hk, D] in the order that `layout` (`kv_layout`) names
+    out         the kernel's output, in `out_layout` (None: `layout`); lse: its log-sum-exp, in `lse_layout` ("BHT",
+                "BTH", "HT", "TH") and `lse_base` ("e" or "2"). Either may be left out. f32, bf16, f16
+    scale       of the scores; None: 1 / sqrt(D)
+    mask        None, or flashblock.Mask(block_size, first_query=..., first_key=...)
+    precision   "f32", "bf16", "f16": what the kernel computes in, where that is coarser than what it stores
+
+    A layout that is not the tensor's is a mistake that the verdict names.
+    """
+    if out is None and lse is None:
+        raise ValueError("neither out nor lse is given: nothing is to be judged")
+    if lse is not None and lse_layout is None:
+        raise ValueError('lse_layout is not given: "BHT", "BTH", "HT" or "TH"')
+    problem, oracle = Problem(q, k, v, layout, kv_layout), library("oracle")
+    arrays = {"q": problem.q.rows(), "k": problem.k.rows(), "v": problem.v.rows()}
+    if out is not None:
+        layout_of_out = check_layout(out_layout, "THD", "out_layout") if out_layout else problem.layout
+        arrays["out"] = Tensor(out, layout_of_out, "out").rows()
+        _same("out", arrays["out"], problem.q.shape)
+    if lse is not None:
+        arrays["lse"] = _lse(lse, lse_layout, lse_base)
+        _same("lse", arrays["lse"], problem.q.shape[:3])
+    options = c.fb_attention_check()
+    oracle.fb_attention_check_init_sized(options, ctypes.sizeof(options))
+    options.batch, options.num_queries, options.num_keys = problem.batch, problem.num_queries, problem.num_keys
+    options.num_heads, options.num_kv_heads = problem.num_heads, problem.num_kv_heads
+    options.head_dim, options.scale = problem.head_dim, scale or 0.0
+    options.lse_by_token = bool(lse_layout) and lse_layout.index("T") < lse_layout.index("H")
+    if mask is not None:
+        options.mask = mask_struct(mask)
+    for name, array in arrays.items():
+        setattr(options, name, _tensor(array, name))
+    set_precision(options, precision)
+    report = ctypes.c_void_p()
+    check_status(oracle.fb_check_attention(options, ctypes.byref(report)))
+    b, t, h, d = problem.q.shape
+    sizes = f"{b} x {t} queries, {problem.num_keys} keys, {h}/{problem.num_kv_heads} heads of {d}"
+    return judged(Report(report, f"attention, {sizes}"))
+
+
+def _same(what, array, shape):
+    if array.shape != tuple(shape):
+        axes = "[B, T, H, D]"[: 3 * len(shape)].rstrip(", ") + ("" if len(shape) == 4 else "]")
+        raise ValueError(f"{what} is {array.shape} as {axes}, expected {tuple(shape)}")
