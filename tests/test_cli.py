@@ -402,6 +402,12 @@ def samples():
         alone = json.loads(succeeded(generate(
             *two[2 * result["prompt"]:][:2], *draw, "--seed", 7 + result["sample"])))
         expect_equal(ids(alone), result["token_ids"], "a sample alone")
+        expect_equal(alone["results"][0]["seed"], result["seed"], "its seed")
+    largest = 2**64 - 1
+    facts = json.loads(succeeded(generate(*two[:2], *draw, "--seed", largest, "--top-k", largest)))
+    expect_equal(facts["options"]["sampling"]["seed"], largest, "seed")
+    expect_equal(facts["options"]["sampling"]["top_k"], largest, "top-k")
+    expect_equal(facts["results"][0]["seed"], largest, "seed of a result")
     text = succeeded(generate("--prompt", PROMPT, "--temperature", 1, "-n", 4, "--samples", 2))
     expect("==> prompt 1, sample 2 <==" in text, text)
 

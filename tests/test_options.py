@@ -9,7 +9,7 @@ PROGRAM = sys.argv[1]
 
 # Every option that means something only with another one, by command. What it needs is in --help.
 GENERATE = {
-    "tau", "refresh-every", "refresh-dirty", "refresh-commit", "correction", "reuse-always",
+    "tau", "reuse", "refresh-every", "refresh-dirty", "refresh-commit", "correction", "reuse-always",
     "reuse-at-commit", "density", "residual", "centroids", "select-every-step", "key-block",
     "confidence-threshold", "entropy-bound", "seed", "samples",
 }
@@ -23,7 +23,7 @@ RULES = {
     "eval reuse": {"confidence-threshold"},
     "eval sparse": {"selectors", "density", "key-block", "select-every-step", "confidence-threshold"},
     "generate": GENERATE | {"visual", "compare", "repeats"},
-    "golden": {"correction"},
+    "golden": {"correction", "reuse"},
     "info": set(),
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},

@@ -144,6 +144,20 @@ def heads_reuse():
 
 
 @case
+def prompt_lines_end_in_lf_or_crlf():
+    lines = (MODEL / "prompts.txt").read_text().splitlines()[:2]
+    with folder() as where:
+        outputs = []
+        for text in ("\n".join(lines) + "\n", "\ufeff" + "\r\n".join(lines) + "\r\n\r\n"):
+            (where / "lines.txt").write_bytes(text.encode())
+            result = run("calibrate", "-m", MODEL, "--samples", 2, "-n", 6, "--prompts", where / "lines.txt",
+                         "-o", where / "c.json")
+            succeeded(result)
+            outputs.append((where / "c.json").read_bytes())
+        expect_equal(outputs[0], outputs[1], "calibrations")
+
+
+@case
 def a_plot():
     if not shutil.which("gnuplot"):
         raise Skipped("no gnuplot")

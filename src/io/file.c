@@ -112,6 +112,17 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
     return FB_OK;
 }
 
+fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t *size) {
+    static const char mark[] = "\xef\xbb\xbf";
+    const size_t length = sizeof mark - 1;
+    FB_TRY(fb_file_read(path, limit, data, size));
+    if (*size < length || memcmp(*data, mark, length) != 0)
+        return FB_OK;
+    *size -= length;
+    memmove(*data, *data + length, *size + 1); /* and the NUL */
+    return FB_OK;
+}
+
 /* --- maps ------------------------------------------------------------------------------------- */
 
 /* Maps what follows the descriptor's offset, which stays. */

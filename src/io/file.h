@@ -42,6 +42,10 @@ fb_status fb_file_check_content(const char *path, const void *data, size_t size)
  * than `limit` bytes. */
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size);
 
+/* The same for text: a UTF-8 byte order mark at its beginning, which some editors write, is left
+ * out. */
+fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t *size);
+
 /* false when there is nothing at `path`. A link that leads to nothing exists, and so does a file in
  * a folder that cannot be searched: opening them is an error that says so. */
 bool fb_file_exists(const char *path);

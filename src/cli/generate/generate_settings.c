@@ -66,6 +66,7 @@ static const fb_option option_list[] = {
              "--reuse rows 1)"},
     {.kind = FB_OPTION_PARSED,
      .name = "reuse",
+     .needs = "reuse=tau|tau!=0 reuse=tau|!sparse reuse=tau|compat!=released",
      .argument = "NAME",
      TARGET(options.reuse.rows),
      .parse = fb_option_parse_reuse,
@@ -236,21 +237,10 @@ const fb_option_table fb_generate_settings_options = {FB_TABLE_OPTIONS(option_li
 
 /* --- checks ----------------------------------------------------------------------------------- */
 
-static const char *wrong_reuse(const fb_generate_settings *given) {
-    const fb_reuse_policy *reuse = &given->options.reuse;
-    if (reuse->rows && given->tau == 0)
-        return "--reuse rows needs --tau of at least 1: 0 is dense";
-    if (reuse->rows && given->options.compat == FB_COMPAT_RELEASED)
-        return "the published engine has no --reuse rows";
-    if (reuse->rows && given->sparse.selector)
-        return "--sparse and --reuse rows exclude each other";
-    return NULL;
-}
-
 const char *fb_generate_settings_wrong(const fb_generate_settings *given) {
     if (given->prompts.count == 0)
         return "--prompt TEXT or --prompt-file FILE is missing";
-    return wrong_reuse(given);
+    return NULL;
 }
 
 /* --- use -------------------------------------------------------------------------------------- */

@@ -25,22 +25,18 @@ fb_status fb_session_load(fb_session *session, const char *directory) {
 
 /* --- text of a prompt ------------------------------------------------------------------------- */
 
-/* The line break that editors put at the end, and the byte order mark that some put at the
- * beginning, are of the file and not of the text. Everything else is text. */
+/* The line break that editors put at the end is of the file and not of the text. */
 static fb_status append_file(fb_buffer *text, const char *name) {
-    static const char mark[] = "\xef\xbb\xbf";
+    const char *path = fb_is_stdin(name) ? FB_STDIN_PATH : name;
     char *content = NULL;
-    size_t size = 0, begin = 0;
-    FB_TRY(
-        fb_file_read(fb_is_stdin(name) ? FB_STDIN_PATH : name, MAX_PROMPT_BYTES, &content, &size));
-    if (size >= sizeof mark - 1 && memcmp(content, mark, sizeof mark - 1) == 0)
-        begin = sizeof mark - 1;
-    if (size > begin && content[size - 1] == '\n') {
+    size_t size = 0;
+    FB_TRY(fb_file_read_text(path, MAX_PROMPT_BYTES, &content, &size));
+    if (size > 0 && content[size - 1] == '\n') {
         size--;
-        if (size > begin && content[size - 1] == '\r')
+        if (size > 0 && content[size - 1] == '\r')
             size--;
     }
-    fb_status status = fb_buffer_append(text, content + begin, size - begin);
+    fb_status status = fb_buffer_append(text, content, size);
     fb_free(content);
     return status;
 }

@@ -195,6 +195,7 @@ static void put_result(fb_json_writer *w, const char *key, const fb_session *ses
     fb_json_open_object(w, key);
     fb_json_put_size(w, "prompt", index / session->samples);
     fb_json_put_size(w, "sample", index % session->samples);
+    fb_json_put_uint64(w, "seed", session->seeds[index]);
     put_ids(w, "prompt_token_ids", prompt->tokens, prompt->num_tokens);
     put_decoded(w, "text", session->tokenizer, result->tokens, result->num_tokens);
     put_ids(w, "token_ids", result->tokens, result->num_tokens);

@@ -74,7 +74,18 @@ static bool holds(const fb_option_table *table, const fb_option_texts *texts, co
     return (text && is_equal(text, of->value)) != of->negative;
 }
 
-/* One condition, at *at, which moves behind it. */
+/* Whether the condition begins with a value of the option itself, which needs nothing. *at moves to
+ * what the other values need. */
+static bool skip_own_value(const fb_option *option, const char **at, clause *own) {
+    const char *after = *at;
+    *own = read_clause(&after);
+    if (strcmp(own->name, option->name) != 0 || *after != '|')
+        return false;
+    *at = after + 1;
+    return true;
+}
+
+/* One condition, at *at, which moves to its end. */
 static bool condition_holds(const fb_option_table *table, const fb_option_texts *texts,
                             const char **at) {
     bool any = false;
@@ -94,8 +105,10 @@ static bool is_given(const fb_option_table *table, const fb_option_texts *texts,
 /* What is wrong with one option: "--a and --b exclude each other", "--a needs --b or no --c". */
 static void explain(const fb_option_table *table, const fb_option_texts *texts,
                     const fb_option *option, const char *condition, char *text, size_t size) {
+    clause of;
+    skip_own_value(option, &condition, &of);
     const char *at = condition;
-    clause of = read_clause(&at);
+    of = read_clause(&at);
     snprintf(text, size, "--%s", option->name);
     if (*at != '|' && of.negative && is_given(table, texts, of.name)) {
         append(text, size, " and ", "");
@@ -139,10 +152,16 @@ bool fb_option_rules_hold(const fb_option_table *table, const fb_option_texts *t
 void fb_option_rules_describe(const fb_option *option, char *text, size_t size) {
     const char *at = option->needs, *between = "";
     while (at && *at) {
-        clause of = read_clause(&at);
-        append(text, size, between, of.negative ? "not with " : "needs ");
+        clause of;
+        append(text, size, between, "");
+        if (skip_own_value(option, &at, &of)) {
+            append(text, size, "unless ", of.value);
+            append(text, size, ": ", "");
+        }
+        of = read_clause(&at);
+        append(text, size, of.negative ? "not with " : "needs ", "");
         append_name(text, size, &of);
-        for (; *at == '|'; between = "") {
+        while (*at == '|') {
             at++;
             of = read_clause(&at);
             append(text, size, " or ", of.negative ? "no " : "");

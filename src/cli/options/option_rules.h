@@ -6,6 +6,7 @@
  *     reuse=rows            --reuse is "rows", given or by default
  *     tau!=0                --tau is not 0; numbers are compared as numbers
  *     residual|!sparse      one of the two holds
+ *     reuse=tau|tau!=0      (of --reuse itself) all values of it but "tau" need --tau not to be 0
  *
  * They count for options that are given: a default needs nothing. */
 #ifndef FB_CLI_OPTIONS_OPTION_RULES_H

@@ -70,6 +70,7 @@ static const fb_option options[] = {
              "the preset's is 2 (longlive-1.3b: 2340), with --reuse rows 1"},
     {.kind = FB_OPTION_PARSED,
      .name = "reuse",
+     .needs = "reuse=tau|tau!=0",
      .argument = "NAME",
      TARGET(rows),
      .otherwise = "tau",

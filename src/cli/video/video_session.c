@@ -26,18 +26,18 @@ void fb_video_session_free(fb_video_session *session) {
     fb_free(session->clips);
 }
 
-/* The beginning of each line that is not empty; `lines` may be NULL. */
+/* The beginning of each line that is not empty; `lines` may be NULL. Lines end in LF or CRLF. */
 static size_t split_lines(char *text, char **lines) {
     size_t count = 0;
     for (char *line = text; line;) {
         char *end = strchr(line, '\n');
-        if (*line && *line != '\n' && count < MAX_PROMPTS) {
+        if (*line && strncmp(line, "\r\n", 2) != 0 && *line != '\n' && count < MAX_PROMPTS) {
             if (lines)
                 lines[count] = line;
             count++;
         }
         if (end && lines)
-            *end = '\0';
+            end[end > line && end[-1] == '\r' ? -1 : 0] = '\0';
         line = end ? end + 1 : NULL;
     }
     return count;
@@ -47,7 +47,7 @@ static fb_status read_lines(fb_video_session *session, const char *path, size_t 
                             size_t count) {
     size_t size = 0;
     char **lines = NULL;
-    FB_TRY(fb_file_read(path, 1 << 24, &session->prompt_lines, &size));
+    FB_TRY(fb_file_read_text(path, 1 << 24, &session->prompt_lines, &size));
     size_t num_lines = split_lines(session->prompt_lines, NULL);
     if (num_lines == 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: there is no prompt in it", path);
