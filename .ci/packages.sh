@@ -1,4 +1,5 @@
 #!/bin/sh
+# packages.sh has PACKAGE: whether it, or what is used of it, is there.
 # packages.sh build|check|bench|emulation [--list]: installs the Debian packages that building takes,
 # building and testing, building with every peer of `flashblock bench` and plotting what it measured, or
 # testing instruction sets that the CPU lacks. A package counts as there when dpkg says so, or when what is
@@ -9,11 +10,12 @@ set -eu
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libomp-dev libcriterion-dev libopenblas-dev gnuplot-nox doxygen
-    groff-base"
+check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
+    gnuplot-nox doxygen groff-base"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
 case "${1:-}" in
+has) wanted="" ;;
 build) wanted=$build ;;
 check) wanted="$build $check" ;;
 bench) wanted="$build $bench" ;;
@@ -46,6 +48,11 @@ has_header() {
     echo "#include <$2>" | "$1" ${3:+"$3"} -x c -fsyntax-only - 2>/dev/null
 }
 
+# The libraries of clang's sanitizers; their names depend on how clang was built.
+has_clang_runtime() {
+    ls "$(clang -print-runtime-dir 2>/dev/null)"/libclang_rt.fuzzer*.a >/dev/null 2>&1
+}
+
 # Whether what is used of a package is there, wherever it comes from.
 is_there() {
     case $1 in
@@ -57,6 +64,7 @@ is_there() {
     libblis-openmp-dev) has_header gcc blis.h ;;
     libc6-dev) has_header gcc stdlib.h ;;
     libc6-dev-arm64-cross) has_header aarch64-linux-gnu-gcc stdlib.h ;;
+    libclang-rt-dev) has_clang_runtime ;;
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
     libyajl-dev) has_library yajl ;;
@@ -72,6 +80,11 @@ is_there() {
     *) has_program "$1" ;; # the program is called what the package is
     esac
 }
+
+if [ "$1" = has ]; then
+    is_installed "$2" || is_there "$2"
+    exit
+fi
 
 missing=""
 for package in $wanted; do
