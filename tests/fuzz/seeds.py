@@ -400,6 +400,17 @@ def calibrations(seeds):
     seeds.put("calibration", "demo", (ROOT / "golden" / "demo-video" / "calibration.json").read_bytes())
 
 
+def documents(seeds):
+    values = {"a": [1, -1, 0.5, 1e300, 2**63, 2**64, 10**30, True, False, None, "", {}, []],
+              "\u00e9\n\"": {"x": "\U0001f600", "y": "\u2028\u007f"}}
+    seeds.put("json", "values", as_json(values))
+    seeds.put("json", "utf8", json.dumps(values, ensure_ascii=False, indent=2).encode())
+    seeds.put("json", "numbers", b"[NaN, Infinity, -Infinity, 1e400, -0, -0.0, 1E+2, 5e-324]")
+    seeds.put("json", "nested", b"[" * 100 + b"]" * 100)
+    seeds.put("json", "config", as_json(MODEL))
+    seeds.put("json", "video", as_json(VIDEO))
+
+
 def kept(seeds):
     for path in (ROOT / "tests" / "data" / "fuzz").glob("*/*"):
         seeds.put(path.parent.name, re.sub(r"\W", "_", path.name), path.read_bytes())
@@ -408,7 +419,7 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, video_models, tokenizers, calibrations, kept):
+                 language_models, video_models, tokenizers, calibrations, documents, kept):
         make(seeds)
 
 
