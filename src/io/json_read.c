@@ -15,11 +15,11 @@
 
 enum { MAX_DEPTH = 2048 };
 
-/* Memory that yajl holds. */
+/* Memory that yajl holds follows its block. */
 typedef struct block {
-    struct block *next, *previous;
+    _Alignas(max_align_t) struct block *next;
+    struct block *previous;
     size_t size;
-    max_align_t bytes[];
 } block;
 
 /* An array or object that is open. */
@@ -59,11 +59,11 @@ static void *take_memory(void *context, size_t size) {
     if (made->next)
         made->next->previous = made;
     r->blocks.next = made;
-    return made->bytes;
+    return made + 1;
 }
 
 static block *block_of(void *memory) {
-    return (block *)((unsigned char *)memory - offsetof(block, bytes));
+    return (block *)memory - 1;
 }
 
 static void give_memory(void *context, void *memory) {
@@ -376,7 +376,7 @@ static fb_status read_document(const char *text, size_t size, const char *where,
     FB_TRY(fb_alloc(MAX_DEPTH, sizeof *r.levels, "JSON", &r.levels));
     fb_status status = read_or_jump(&r);
     while (r.blocks.next)
-        give_memory(&r, r.blocks.next->bytes);
+        give_memory(&r, r.blocks.next + 1);
     fb_buffer_free(&r.stack);
     fb_free(r.levels);
     return status;

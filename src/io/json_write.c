@@ -202,7 +202,7 @@ void fb_json_put_bytes(fb_json_writer *w, const char *key, const char *bytes, si
     begin(w, key);
     if (w->status == FB_OK)
         w->status = fb_utf8_append_replaced(&text, (const unsigned char *)bytes, size, NULL);
-    append_quoted(w, (const char *)text.data, text.size);
+    append_quoted(w, text.size > 0 ? (const char *)text.data : "", text.size);
     fb_buffer_free(&text);
 }
 

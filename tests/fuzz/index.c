@@ -18,15 +18,17 @@ static const char *const names[PARTS] = {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_part parts[PARTS];
     fb_checkpoint *checkpoint = NULL;
+    fb_warnings warnings = {0};
     fuzz_split(data, size, parts, PARTS);
     for (size_t i = 0; i < PARTS; i++)
         fuzz_write(names[i], parts[i]);
-    if (fb_checkpoint_open(fuzz_path("index"), &checkpoint) == FB_OK) {
+    if (fb_checkpoint_open(fuzz_path("index"), &warnings, &checkpoint) == FB_OK) {
         const fb_tensor_view *tensor = fb_checkpoint_find(checkpoint, "a");
         float value = 0;
         if (tensor && tensor->count > 0)
             fb_tensor_read_f32(tensor, tensor->count - 1, 1, &value);
         fb_checkpoint_close(checkpoint);
     }
+    fb_warnings_free(&warnings);
     return 0;
 }
