@@ -5,6 +5,7 @@
 #include "tests/temporary.h"
 
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -36,6 +37,17 @@ static void expect_kept(const char *content) {
     snprintf(path, sizeof path, "%.*s", (int)strcspn(at, ";"), at);
     expect_content(path, content);
     unlink(path);
+}
+
+/* Files in the folder: temporary ones would be among them. */
+static void expect_files(const char *folder, size_t expected) {
+    size_t count = 0;
+    DIR *listing = opendir(folder);
+    cr_assert_not_null(listing);
+    for (const struct dirent *entry = readdir(listing); entry; entry = readdir(listing))
+        count += entry->d_name[0] != '.';
+    closedir(listing);
+    cr_expect_eq(count, expected, "%zu files", count);
 }
 
 /* Files can grow no more: what the disk says when it is full. */
@@ -85,7 +97,7 @@ Test(place, descriptors_and_links) {
 
 /* A batch writes nothing before its end. */
 Test(batch, brings_all_files_at_its_end) {
-    temporary_make();
+    const char *folder = temporary_make();
     const char *one = temporary_write("one", "old", 3), *two = temporary_path("two");
     const char *three = temporary_write("three", "gone", 4);
     fb_file_batch_begin();
@@ -100,6 +112,7 @@ Test(batch, brings_all_files_at_its_end) {
     expect_content(one, "1");
     expect_content(two, "2");
     cr_expect(!fb_file_exists(three));
+    expect_files(folder, 2);
     cr_expect_eq(fb_file_batch_end(), FB_OK, "none is begun");
     unlink(one);
     unlink(two);
@@ -132,6 +145,7 @@ Test(batch, brings_none_where_one_fails) {
     expect_content(hard, "old hard");
     expect_content(other, "old hard");
     cr_expect(!fb_file_exists(new));
+    temporary_remove();
 }
 
 /* The target has no room: nothing there is changed, and all is kept in memory until it is brought
@@ -190,7 +204,7 @@ Test(batch, keeps_what_was_finished) {
 
 /* A library keeps nothing anywhere. */
 Test(writer, a_failure_leaves_nothing_behind) {
-    temporary_make();
+    const char *folder = temporary_make();
     const char *path = temporary_write("x", "old", 3);
     const struct rlimit limit = {2, RLIM_INFINITY};
     signal(SIGXFSZ, SIG_IGN);
@@ -199,8 +213,8 @@ Test(writer, a_failure_leaves_nothing_behind) {
     cr_expect(strstr(fb_error_message(), "cannot write"), "%s", fb_error_message());
     cr_expect_null(strstr(fb_error_message(), "content"), "%s", fb_error_message());
     expect_content(path, "old");
-    unlink(path);
-    temporary_remove(); /* would fail if a temporary file were left */
+    expect_files(folder, 1);
+    temporary_remove();
 }
 
 /* Much more than is kept in memory, in pieces; and many small ones. */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MESSAGE_SIZE = 512 };
+enum { MESSAGE_SIZE = 2048 }; /* paths may be long */
 
 static _Thread_local char message[MESSAGE_SIZE];
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 void fb_print_error(const char *format, ...) {
-    char text[1024];
+    char text[4096];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { MESSAGE = 2000 }; /* some paths of usual length */
+
 static struct {
     bool is_open, failed;
     fb_file_writer *first, **end; /* finished, in the order of their commits */
@@ -178,14 +180,14 @@ static void remove_files(bool really) {
 
 static void complain(const fb_file_writer *writer, int code, char *text, size_t size) {
     if (writer->broken)
-        snprintf(text, size, "%.250s", writer->broken);
+        snprintf(text, size, "%.800s", writer->broken);
     else
-        snprintf(text, size, "%.150s: cannot write: %s", writer->path, strerror(code));
+        snprintf(text, size, "%.800s: cannot write: %s", writer->path, strerror(code));
 }
 
 /* "a: cannot write: REASON; the content is in X; b is in Y" */
 static fb_status keep_regular(fb_file_writer *failed, int code) {
-    char text[480];
+    char text[MESSAGE];
     complain(failed, code, text, sizeof text);
     keep(failed, text, sizeof text);
     for (fb_file_writer *w = batch.first; w; w = w->next)
@@ -193,7 +195,7 @@ static fb_status keep_regular(fb_file_writer *failed, int code) {
             char where[PATH_MAX + 64] = "";
             size_t used = strlen(text);
             keep(w, where, sizeof where);
-            snprintf(text + used, sizeof text - used, "; %.100s: not written either%s", w->path,
+            snprintf(text + used, sizeof text - used, "; %.800s: not written either%s", w->path,
                      where);
         }
     return fb_fail(FB_ERROR_IO, "%s", text);
@@ -201,12 +203,12 @@ static fb_status keep_regular(fb_file_writer *failed, int code) {
 
 /* What was finished when the command failed. */
 static fb_status keep_all(void) {
-    char text[480] = "";
+    char text[MESSAGE] = "";
     for (fb_file_writer *w = batch.first; w; w = w->next) {
         char where[PATH_MAX + 64] = "";
         size_t used = strlen(text);
         keep(w, where, sizeof where);
-        snprintf(text + used, sizeof text - used, "%s%.100s: not written%s", used ? "; " : "",
+        snprintf(text + used, sizeof text - used, "%s%.800s: not written%s", used ? "; " : "",
                  w->path, where);
     }
     return fb_fail(FB_ERROR_IO, "%s", text);
@@ -218,9 +220,10 @@ static fb_status write_streams(void) {
         int code = fb_file_writer_is_regular(w) ? 0 : fb_file_writer_place(w);
         if (code == 0)
             continue;
-        char text[480];
+        char text[MESSAGE];
         complain(w, code, text, sizeof text);
-        keep(w, text, sizeof text);
+        if (code != EPIPE || w->place.descriptor != STDOUT_FILENO) /* who reads it wants no more */
+            keep(w, text, sizeof text);
         status = fb_fail(FB_ERROR_IO, "%s", text);
     }
     return status;
