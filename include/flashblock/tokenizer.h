@@ -7,9 +7,9 @@
  *   model           BPE; merges as "a b" or ["a", "b"], ignore_merges, unk_token, fuse_unk
  *   added_tokens    all flags (special, normalized, lstrip, rstrip, single_word)
  *   post_processor  TemplateProcessing of single texts, RobertaProcessing, BertProcessing,
- * ByteLevel, or a sequence of these: tokens that are put before and after a text decoder ByteLevel,
- * or none Anything else is FB_ERROR_UNSUPPORTED with its name. Fields that are not used are
- * warnings.
+ *                   ByteLevel, or a sequence of these: tokens that are put before and after a text
+ *   decoder         ByteLevel, or none
+ * Anything else is FB_ERROR_UNSUPPORTED with its name. Fields that are not used are warnings.
  *
  * Ids are those of Hugging Face's `tokenizers` library, compared with its JavaScript implementation
  * (@huggingface/tokenizers): (?i:...) folds ASCII letters only. White space is the property
