@@ -10,7 +10,7 @@ set -eu
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
+check="binutils clang clang-format libclang-rt-dev libcriterion-dev libopenblas-dev
     gnuplot-nox doxygen groff-base"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
@@ -68,7 +68,6 @@ is_there() {
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
     libyajl-dev) has_library yajl ;;
-    libomp-dev) has_header clang omp.h -fopenmp ;;
     libopenblas-dev) has_library openblas ;;
     libpcre2-dev) has_library libpcre2-8 ;;
     libpng-dev) has_library libpng ;;

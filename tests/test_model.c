@@ -8,6 +8,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,72 @@ Test(model, the_batch_changes_no_bit) {
 }
 
 /* Only the second of three sequences asks for logits, and gets its own. */
+/* A pass that another thread, or a callback, would make while one is being made. */
+typedef struct second_pass {
+    fb_model *model;
+    fb_kv_cache *kv;
+    int refused, others;
+} second_pass;
+
+static void *try_second_pass(void *context) {
+    second_pass *s = context;
+    const int32_t tokens[4] = {1, 2, 3, 4};
+    fb_forward forward;
+    fb_forward_init(&forward);
+    forward.tokens = tokens;
+    forward.num_tokens = 4;
+    forward.kv = s->kv;
+    forward.action = FB_REFRESH_ONLY;
+    fb_status status = fb_model_forward(s->model, &forward, 1, NULL);
+    if (status == FB_ERROR_ARGUMENT && strstr(fb_error_message(), "in use"))
+        s->refused++;
+    else
+        s->others++;
+    return NULL;
+}
+
+static void during_a_pass(void *user, const fb_attention_event *event) {
+    pthread_t thread;
+    (void)event;
+    try_second_pass(user);
+    cr_assert_eq(pthread_create(&thread, NULL, try_second_pass, user), 0);
+    pthread_join(thread, NULL);
+}
+
+Test(model, serves_one_pass_at_a_time) {
+    fb_model *model = load(tiny_model_write(&tiny_model_small));
+    second_pass second = {.model = model};
+    const int32_t tokens[4] = {4, 3, 2, 1};
+    size_t values = 4 * fb_model_config_of(model)->vocab_size;
+    float *alone = floats(values), *logits = floats(values);
+    fb_kv_cache *kv = NULL;
+    EXPECT_OK(fb_model_new_kv_cache(model, FB_F32, &kv));
+    EXPECT_OK(fb_model_new_kv_cache(model, FB_F32, &second.kv));
+    fb_forward forward;
+    fb_forward_init(&forward);
+    forward.tokens = tokens;
+    forward.num_tokens = 4;
+    forward.kv = kv;
+    forward.action = FB_REFRESH_ONLY;
+    forward.logits = alone;
+    EXPECT_OK(fb_model_forward(model, &forward, 1, NULL));
+    forward.logits = logits;
+    forward.on_attention = during_a_pass;
+    forward.user = &second;
+    EXPECT_OK(fb_model_forward(model, &forward, 1, NULL));
+    cr_assert_gt(second.refused, 1);
+    cr_assert_eq(second.others, 0, "%s", fb_error_message());
+    cr_assert_arr_eq(logits, alone, values * sizeof *logits);
+    try_second_pass(&second); /* the model is free again */
+    cr_assert_eq(second.others, 1);
+    free(alone);
+    free(logits);
+    fb_kv_cache_destroy(kv);
+    fb_kv_cache_destroy(second.kv);
+    fb_model_destroy(model);
+    tiny_model_remove();
+}
+
 Test(model, logits_of_some_sequences) {
     fb_model *model = load(tiny_model_write(&tiny_model_large));
     batch b = run_batch(model, 0, 3, FB_REFRESH_ONLY);

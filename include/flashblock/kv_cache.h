@@ -14,7 +14,8 @@
  * [kv_head][group][head_dim / 16][16 tokens][16], the last 16 dimensions padded with zeros. So
  * attention reads whole cache lines in order, and no step transposes anything.
  *
- * Threads: writes need the cache to themselves; reads may be concurrent.
+ * Threads: writes need the cache to themselves; reads may be concurrent. A write
+ * (fb_kv_cache_write, _commit, _truncate) during another one is FB_ERROR_ARGUMENT.
  */
 #ifndef FLASHBLOCK_KV_CACHE_H
 #define FLASHBLOCK_KV_CACHE_H

@@ -15,10 +15,9 @@
  * calls, because the order of attention's sums follows the cuts; and between C libraries, because
  * the sines and cosines of rotary positions differ (C10.1).
  *
- * Threads: one fb_model_forward at a time on a model; different models may run concurrently. Small
- * layers run in the calling thread only. Where other programs keep the CPUs busy, set
- * OMP_WAIT_POLICY=passive. Otherwise GNU's OpenMP threads spin between two layers, and take time
- * from the one thread that the others wait for.
+ * Threads: one fb_model_forward at a time on a model, and so one fb_generate; a second one at the
+ * same time is FB_ERROR_ARGUMENT. Different models may run concurrently. Small layers run in the
+ * calling thread only.
  */
 #ifndef FLASHBLOCK_MODEL_H
 #define FLASHBLOCK_MODEL_H

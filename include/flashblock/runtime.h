@@ -42,8 +42,26 @@ FB_API fb_status fb_isa_current(fb_isa *isa);
  * Thread-safe; calls that are already running finish with the set that they began with. */
 FB_API fb_status fb_isa_select(fb_isa isa);
 
-/* OpenMP threads that later calls may use, 1 to 1024. Default: what OpenMP says (OMP_NUM_THREADS,
- * else the CPUs that the process may run on). */
+/* How many threads later calls may use, the calling one among them: 1 to 1024. Default: the first
+ * number of the environment variable OMP_NUM_THREADS, which is read once; without a valid one, the
+ * CPUs that the process may run on.
+ *
+ * The library has threads of its own. They are created when a call first has work for them, and
+ * sleep when there is none for a millisecond (OMP_WAIT_POLICY=passive: at once).
+ *
+ *   few        a thread that cannot be created (limits on processes or memory) is done without.
+ *              The result is the same, and nothing is reported.
+ *   callers    any number of the program's threads may call at the same time, and share the
+ *              library's threads. What they must not share is said with each type: one call at a
+ *              time on an fb_model, an fb_video_model, an fb_part_cache, an fb_token_stream; writes
+ *              to an fb_kv_cache need it to themselves. A second call at the same time on a model,
+ *              and a second write to a cache, are FB_ERROR_ARGUMENT.
+ *   fork       a child may call everything; it has threads of its own. Not: fork while another
+ *              thread is inside of a call on an object, and go on with that object in the child.
+ *   signals    the library's threads take none. No function is safe to call in a signal handler.
+ *   OpenMP     is not used. A call from inside a parallel region runs on its own thread only.
+ *   dlclose    leaves the library in memory.
+ */
 FB_API fb_status fb_set_num_threads(int num_threads);
 FB_API int fb_num_threads(void);
 

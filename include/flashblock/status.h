@@ -2,7 +2,8 @@
  *
  * A call that fails leaves its outputs untouched, and leaves one line for people in a buffer of
  * the calling thread: it names the offending argument, file or field, and its value. Nothing in
- * the library exits, aborts or prints.
+ * the library exits, aborts or prints. Every allocation may fail: FB_ERROR_MEMORY; the call can be
+ * made again. Threads that cannot be created are no error (runtime.h).
  */
 #ifndef FLASHBLOCK_STATUS_H
 #define FLASHBLOCK_STATUS_H

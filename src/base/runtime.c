@@ -35,9 +35,10 @@ static int default_threads(void) {
     const char *text = getenv("OMP_NUM_THREADS");
     char *end = NULL;
     long number = text ? strtol(text, &end, 10) : 0;
-    size_t cpus = fb_usable_cpus();
-    if (number < 1 || (*end != '\0' && *end != ',' && *end != ' '))
+    if (number < 1 || (*end != '\0' && *end != ',' && *end != ' ')) {
+        size_t cpus = fb_usable_cpus();
         number = cpus < MAX_THREADS ? (long)cpus : MAX_THREADS;
+    }
     return number < MAX_THREADS ? (int)number : MAX_THREADS;
 }
 

@@ -1,5 +1,6 @@
 #include "attention/check.h"
 #include "attention/kv_access.h"
+#include "base/busy.h"
 #include "base/error.h"
 #include "base/memory.h"
 
@@ -13,6 +14,7 @@ struct fb_kv_cache {
     size_t page_bytes;
     size_t slab_pages; /* pages of one allocation, see reserve */
     size_t length;     /* committed tokens */
+    fb_busy busy;      /* being written */
     uint64_t epoch, history;
     struct fb_kv_pages *layers; /* [num_layers] */
 };
@@ -208,9 +210,8 @@ static void store_value(const fb_kv *kv, const float *from, size_t head, size_t 
                           panel_dims(kv, d));
 }
 
-fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
+static fb_status write_rows(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
                             const float *k, const float *v) {
-    FB_TRY(check_layer(cache, layer));
     struct fb_kv_pages *pages = &cache->layers[layer];
     size_t end = 0;
     if (first > pages->num_tokens || !fb_size_add(first, num_tokens, &end))
@@ -237,8 +238,7 @@ fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size
     return FB_OK;
 }
 
-fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens) {
-    FB_TRY(check_layer(cache, 0));
+static fb_status commit(fb_kv_cache *cache, size_t num_tokens) {
     size_t length = 0;
     if (!fb_size_add(cache->length, num_tokens, &length))
         return fb_fail(FB_ERROR_ARGUMENT, "num_tokens is %zu, which overflows the length",
@@ -255,8 +255,7 @@ fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens) {
     return FB_OK;
 }
 
-fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length) {
-    FB_TRY(check_layer(cache, 0));
+static fb_status truncate_to(fb_kv_cache *cache, size_t length) {
     if (length > cache->length)
         return fb_fail(FB_ERROR_ARGUMENT, "length is %zu, expected at most %zu", length,
                        cache->length);
@@ -265,6 +264,33 @@ fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length) {
     cache->length = length;
     cache->epoch = cache->history = next_epoch();
     return FB_OK;
+}
+
+static const char what[] = "the KV cache";
+
+fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
+                            const float *k, const float *v) {
+    FB_TRY(check_layer(cache, layer));
+    FB_TRY(fb_busy_begin(&cache->busy, what));
+    fb_status status = write_rows(cache, layer, first, num_tokens, k, v);
+    fb_busy_end(&cache->busy);
+    return status;
+}
+
+fb_status fb_kv_cache_commit(fb_kv_cache *cache, size_t num_tokens) {
+    FB_TRY(check_layer(cache, 0));
+    FB_TRY(fb_busy_begin(&cache->busy, what));
+    fb_status status = commit(cache, num_tokens);
+    fb_busy_end(&cache->busy);
+    return status;
+}
+
+fb_status fb_kv_cache_truncate(fb_kv_cache *cache, size_t length) {
+    FB_TRY(check_layer(cache, 0));
+    FB_TRY(fb_busy_begin(&cache->busy, what));
+    fb_status status = truncate_to(cache, length);
+    fb_busy_end(&cache->busy);
+    return status;
 }
 
 fb_status fb_kv_cache_layer(const fb_kv_cache *cache, size_t layer, fb_kv *kv) {

@@ -435,7 +435,11 @@ fb_status fb_model_forward(fb_model *model, const fb_forward *sequences, size_t 
     FB_TRY(fb_scratch_acquire(bytes, &memory));
     fb_status status = read_sequences(sequences, count, memory);
     if (status == FB_OK)
+        status = fb_busy_begin(&model->busy, "the model");
+    if (status == FB_OK) {
         status = forward(model, memory, count, times);
+        fb_busy_end(&model->busy);
+    }
     fb_scratch_release(memory);
     return status;
 }

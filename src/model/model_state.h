@@ -2,6 +2,7 @@
 #ifndef FB_MODEL_MODEL_STATE_H
 #define FB_MODEL_MODEL_STATE_H
 
+#include "base/busy.h"
 #include "io/warnings.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -32,7 +33,8 @@ struct fb_model {
     fb_activations activations;
     fb_linear_scratch linear;
     fb_warnings warnings; /* of loading */
-    bool used;            /* a forward pass has touched every weight */
+    fb_busy busy;
+    bool used; /* a forward pass has touched every weight */
 };
 
 /* Makes room for num_rows rows, num_logit_rows of them with logits in

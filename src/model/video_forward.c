@@ -399,7 +399,11 @@ fb_status fb_video_forward(fb_video_model *model, const fb_video_forward_call *c
     }
     void *memory = NULL;
     FB_TRY(lay_out(&p, &memory));
-    fb_status status = run(&p, calls);
+    fb_status status = fb_busy_begin(&model->busy, "the video model");
+    if (status == FB_OK) {
+        status = run(&p, calls);
+        fb_busy_end(&model->busy);
+    }
     fb_scratch_release(memory);
     if (status == FB_OK && times) {
         times->attention += p.attention;

@@ -2,6 +2,7 @@
 #ifndef FB_MODEL_VIDEO_STATE_H
 #define FB_MODEL_VIDEO_STATE_H
 
+#include "base/busy.h"
 #include "io/buffer.h"
 #include "io/checkpoint.h"
 #include "model/linear.h"
@@ -33,6 +34,7 @@ struct fb_video_model {
     float **vectors; /* widened copies that the pointers above point to */
     size_t num_vectors, max_vectors;
     fb_linear_scratch linear;
+    fb_busy busy;
     fb_warnings warnings; /* of loading */
 };
 

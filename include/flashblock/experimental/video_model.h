@@ -19,7 +19,7 @@
  * warp_denoising_step, timestep_shift, context_noise; optionally words, and coordinate_channels
  * (0).
  *
- * Threads: one fb_video_forward at a time on a model.
+ * Threads: one fb_video_forward at a time on a model; a second one meanwhile is FB_ERROR_ARGUMENT.
  */
 #ifndef FLASHBLOCK_EXPERIMENTAL_VIDEO_MODEL_H
 #define FLASHBLOCK_EXPERIMENTAL_VIDEO_MODEL_H
