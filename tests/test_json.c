@@ -76,6 +76,8 @@ Test(json_read, errors_name_line_and_column) {
         {"[\"\xed\xa0\x80\"]", "UTF-8"},
         {"[\"\xc0\xaf\"]", "UTF-8"},
         {"[1", "x.json: not JSON: line 1, column 3: "},
+        {"{\"a\": 1} \"", "x.json: not JSON: line 1, column 10: a string does not end"},
+        {"{}\n\"abc\\\"", "x.json: not JSON: line 2, column 1: a string does not end"},
         {"[1] \v", "x.json: not JSON: line 1, column 5: "},
         {"[1]\n]", "x.json: not JSON: line 2, column "},
         {"[\"a\tb\"]", "x.json: not JSON: line 1, column "},

@@ -284,21 +284,24 @@ static size_t size_of_word(const char *text, const char *end) {
     return 0;
 }
 
-/* The place after a string that begins at `text`. */
+/* The place after a string that begins at `text`; NULL when it does not end. */
 static const char *skip_string(const char *text, const char *end) {
     for (text++; text < end && *text != '"'; text++)
         if (*text == '\\' && end - text > 1)
             text++;
-    return text < end ? text + 1 : end;
+    return text < end ? text + 1 : NULL;
 }
 
 /* The next place, outside of strings, that yajl must not read: a word, or a space of C that is not
- * one of JSON. */
-static const char *end_of_piece(const char *text, const char *end) {
+ * one of JSON. *open is a string that does not end, which yajl takes after a document. */
+static const char *end_of_piece(const char *text, const char *end, const char **open) {
     while (text < end) {
         char c = *text;
         if (c == '"') {
-            text = skip_string(text, end);
+            const char *next = skip_string(text, end);
+            if (!next)
+                *open = text;
+            text = next ? next : end;
             continue;
         }
         if (c == 'N' || c == 'I' || c == '\v' || c == '\f' || (c == '-' && size_of_word(text, end)))
@@ -345,9 +348,9 @@ static fb_status read_word(reader *r, const char *text, size_t size) {
 }
 
 static fb_status read_text(reader *r) {
-    const char *at = r->text;
+    const char *at = r->text, *open = NULL;
     while (at < r->end) {
-        const char *stop = end_of_piece(at, r->end);
+        const char *stop = end_of_piece(at, r->end, &open);
         FB_TRY(read_piece(r, at, (size_t)(stop - at)));
         at = stop;
         if (at < r->end) {
@@ -356,6 +359,8 @@ static fb_status read_text(reader *r) {
             at += size;
         }
     }
+    if (open)
+        return fail_at(r, open, "a string does not end");
     return check(r, yajl_complete_parse(r->parser), true);
 }
 
