@@ -55,23 +55,35 @@ const fb_field fb_bpe_fields[] = {
     END,
 };
 
-/* One table for all types: a field that means something in one type is refused in no other. */
-const fb_field fb_component_fields[] = {
-    USED("type", ""),
+/* normalizer and pre_tokenizer. One table for all types: a field means the same in each that has
+ * it.
+ */
+const fb_field fb_before_fields[] = {
+    USED("type", "NFC; Split, ByteLevel; Sequence"),
     USED("normalizers", "of Sequence"),
     USED("pretokenizers", "of Sequence"),
-    USED("processors", "of Sequence"),
-    USED("decoders", "of Sequence"),
     USED("pattern", "of Split"),
     USED("behavior", "of Split"),
     USED("invert", "of Split"),
-    USED("add_prefix_space", "of the pre-tokenizer ByteLevel; elsewhere no id depends on it"),
-    USED("use_regex", "of the pre-tokenizer ByteLevel; elsewhere no id depends on it"),
+    USED("add_prefix_space", "of ByteLevel"),
+    USED("use_regex", "of ByteLevel"),
+    UNUSED("trim_offsets", "places in the text are not reported"),
+    END,
+};
+
+/* post_processor and decoder */
+const fb_field fb_after_fields[] = {
+    USED("type",
+         "TemplateProcessing, RobertaProcessing, BertProcessing; ByteLevel, Fuse; Sequence"),
+    USED("processors", "of Sequence"),
+    USED("decoders", "of Sequence"),
     USED("single", "of TemplateProcessing"),
     USED("special_tokens", "of TemplateProcessing"),
     USED("cls", "of RobertaProcessing and BertProcessing"),
     USED("sep", "of RobertaProcessing and BertProcessing"),
     UNUSED("pair", "of TemplateProcessing: texts are not paired"),
+    UNUSED("add_prefix_space", "of ByteLevel: only its pre-tokenizer adds one"),
+    UNUSED("use_regex", "of ByteLevel: only its pre-tokenizer splits"),
     UNUSED("trim_offsets", "places in the text are not reported"),
     END,
 };
@@ -142,8 +154,8 @@ const fb_field fb_index_fields[] = {
 /* --- checks ----------------------------------------------------------------------------------- */
 
 /* A step, and the steps in it. What is not an object is left to the loader. */
-static fb_status check_component(const fb_json *object, const char *where, size_t depth,
-                                 fb_warnings *warnings) {
+static fb_status check_component(const fb_json *object, const char *where, const fb_field *table,
+                                 size_t depth, fb_warnings *warnings) {
     static const char *const lists[] = {"normalizers", "pretokenizers", "processors", "decoders"};
     enum { MAX_DEPTH = 16 };
     if (!fb_json_is_object(object))
@@ -151,11 +163,11 @@ static fb_status check_component(const fb_json *object, const char *where, size_
     if (depth == MAX_DEPTH)
         return fb_fail(FB_ERROR_UNSUPPORTED, "%s: more than %d steps within each other", where,
                        (int)MAX_DEPTH);
-    FB_TRY(fb_fields_check(object, where, fb_component_fields, NULL, warnings));
+    FB_TRY(fb_fields_check(object, where, table, NULL, warnings));
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         const fb_json *items = fb_json_object_get(object, lists[i]);
         for (size_t j = 0; j < fb_json_array_size(items); j++)
-            FB_TRY(check_component(fb_json_array_get(items, j), where, depth + 1, warnings));
+            FB_TRY(check_component(fb_json_array_get(items, j), where, table, depth + 1, warnings));
     }
     return FB_OK;
 }
@@ -187,7 +199,13 @@ static fb_status check_decoders(const fb_json *root, const char *path) {
 }
 
 fb_status fb_tokenizer_check_fields(const fb_json *root, const char *path, fb_warnings *warnings) {
-    static const char *const steps[] = {"normalizer", "pre_tokenizer", "post_processor", "decoder"};
+    static const struct {
+        const char *name;
+        const fb_field *table;
+    } steps[] = {{"normalizer", fb_before_fields},
+                 {"pre_tokenizer", fb_before_fields},
+                 {"post_processor", fb_after_fields},
+                 {"decoder", fb_after_fields}};
     char where[1024];
     const fb_json *added = fb_json_object_get(root, "added_tokens");
     FB_TRY(fb_fields_check(root, path, fb_tokenizer_fields, NULL, warnings));
@@ -201,8 +219,9 @@ fb_status fb_tokenizer_check_fields(const fb_json *root, const char *path, fb_wa
         FB_TRY(fb_fields_check(fb_json_object_get(root, "model"), where, fb_bpe_fields, NULL,
                                warnings));
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        snprintf(where, sizeof where, "%s: %s", path, steps[i]);
-        FB_TRY(check_component(fb_json_object_get(root, steps[i]), where, 0, warnings));
+        snprintf(where, sizeof where, "%s: %s", path, steps[i].name);
+        FB_TRY(check_component(fb_json_object_get(root, steps[i].name), where, steps[i].table, 0,
+                               warnings));
     }
     return check_decoders(root, path);
 }

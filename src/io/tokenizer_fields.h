@@ -8,7 +8,8 @@
 extern const fb_field fb_tokenizer_fields[];        /* tokenizer.json, top level */
 extern const fb_field fb_added_token_fields[];      /* an item of its added_tokens */
 extern const fb_field fb_bpe_fields[];              /* its model */
-extern const fb_field fb_component_fields[];        /* parts of its other steps, of every type */
+extern const fb_field fb_before_fields[];           /* a step before it, of every type */
+extern const fb_field fb_after_fields[];            /* a step after it, of every type */
 extern const fb_field fb_tokenizer_config_fields[]; /* tokenizer_config.json */
 extern const fb_field fb_index_fields[];            /* model.safetensors.index.json */
 

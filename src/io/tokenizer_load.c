@@ -54,42 +54,72 @@ static fb_status parse_id(const char *text, const char *where, size_t *id) {
 }
 
 static int compare_texts(const void *left, const void *right) {
-    const char *const *a = left, *const *b = right;
-    return strcmp(*a, *b);
+    const fb_added_token *const *a = left, *const *b = right;
+    return strcmp((*a)->content, (*b)->content);
 }
 
-/* The texts of the list, sorted. */
-static fb_status collect_texts(const added_list *list, const char ***texts) {
-    FB_TRY(fb_alloc(list->count, sizeof **texts, "added tokens", texts));
+/* The tokens of the list, sorted by their texts. */
+static fb_status sort_tokens(const added_list *list, const fb_added_token ***sorted) {
+    FB_TRY(fb_alloc(list->count, sizeof **sorted, "added tokens", sorted));
     for (size_t i = 0; i < list->count; i++)
-        (*texts)[i] = list->items[i].content;
+        (*sorted)[i] = &list->items[i];
     if (list->count > 0)
-        qsort(*texts, list->count, sizeof **texts, compare_texts);
+        qsort(*sorted, list->count, sizeof **sorted, compare_texts);
     return FB_OK;
 }
 
-/* texts[0 .. num_texts) are those that the list has. */
-static fb_status read_missing(const fb_json *object, const char *where, const char *const *texts,
-                              size_t num_texts, added_list *list) {
+/* What both files say about a token must be the same. */
+static fb_status check_same(const fb_json *item, const char *where, size_t id,
+                            const fb_added_token *token) {
+    const struct {
+        const char *name;
+        bool value;
+    } flags[] = {{"special", token->special},
+                 {"normalized", token->normalized},
+                 {"lstrip", token->lstrip},
+                 {"rstrip", token->rstrip},
+                 {"single_word", token->single_word}};
+    if (id != (size_t)token->id)
+        return fb_fail(FB_ERROR_FORMAT, "%s: '%.100s' is %zu, but %ld in %s", where, token->content,
+                       id, (long)token->id, file_name);
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        bool value = false;
+        FB_TRY(fb_json_get_bool_or(item, where, flags[i].name, flags[i].value, &value));
+        if (value != flags[i].value)
+            return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s of '%.100s' is %s, but %s in %s", where,
+                           flags[i].name, token->content, value ? "true" : "false",
+                           value ? "false" : "true", file_name);
+    }
+    return FB_OK;
+}
+
+/* sorted[0 .. count) are the tokens that the list has. */
+static fb_status read_missing(const fb_json *object, const char *where,
+                              const fb_added_token *const *sorted, size_t count, added_list *list) {
     for (size_t i = 0; i < fb_json_object_size(object); i++) {
+        const fb_json *item = fb_json_object_at(object, i);
         size_t id = 0;
         fb_added_token token = {0};
+        const fb_added_token *wanted = &token;
         FB_TRY(parse_id(fb_json_object_key(object, i), where, &id));
-        FB_TRY(read_added(fb_json_object_at(object, i), where, id, &token));
-        if (num_texts == 0 ||
-            !bsearch(&token.content, texts, num_texts, sizeof *texts, compare_texts))
+        FB_TRY(read_added(item, where, id, &token));
+        const fb_added_token *const *found =
+            count ? bsearch(&wanted, sorted, count, sizeof *sorted, compare_texts) : NULL;
+        if (found)
+            FB_TRY(check_same(item, where, id, *found));
+        else
             list->items[list->count++] = token;
     }
     return FB_OK;
 }
 
 /* Reads added_tokens_decoder of tokenizer_config.json, an object with ids as keys. It adds only
- * tokens whose text is not in tokenizer.json. */
+ * tokens whose text is not in tokenizer.json; the others must be the same there. */
 static fb_status read_added_object(const fb_json *object, const char *where, added_list *list) {
-    const char **texts = NULL;
-    FB_TRY(collect_texts(list, &texts));
-    fb_status status = read_missing(object, where, texts, list->count, list);
-    fb_free(texts);
+    const fb_added_token **sorted = NULL;
+    FB_TRY(sort_tokens(list, &sorted));
+    fb_status status = read_missing(object, where, sorted, list->count, list);
+    fb_free(sorted);
     return status;
 }
 
