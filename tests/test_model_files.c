@@ -184,7 +184,7 @@ Test(model_files, bad_config) {
         {"num_attention_heads", "0", FB_ERROR_FORMAT, "num_attention_heads is 0"},
         {"num_key_value_heads", "0", FB_ERROR_FORMAT, "num_key_value_heads is 0"},
         {"num_key_value_heads", "5", FB_ERROR_FORMAT, "no multiple of num_key_value_heads 5"},
-        {"num_key_value_heads", "64", FB_ERROR_FORMAT, "num_key_value_heads is 64"},
+        {"num_key_value_heads", "64", FB_ERROR_FORMAT, "no multiple of num_key_value_heads 64"},
         {"head_dim", "127", FB_ERROR_FORMAT, "head_dim is 127"},
         {"head_dim", "0", FB_ERROR_FORMAT, "head_dim is 0"},
         {"head_dim", "1048576", FB_ERROR_FORMAT, "head_dim is 1048576"},
@@ -293,13 +293,15 @@ Test(model_files, the_tokenizer_fills_gaps) {
 Test(model_files, files_that_name_different_mask_tokens) {
     fb_model_config c;
     expect_message(read_config(sdar_8b, "{\"mask_token_id\": 7}", NULL, NULL, &c), FB_ERROR_FORMAT,
-                   "the mask token is 7 in generation_config.json, but 151669 in config.json");
+                   "mask_token_id of generation_config.json is token 7, but mask_token_id of "
+                   "config.json is 151669");
     expect_message(read_config(with(sdar_8b, "mask_token_id", "6"), NULL, decoder, NULL, &c),
                    FB_ERROR_FORMAT,
-                   "the mask token is 151669 in tokenizer_config.json, but 6 in config.json");
+                   "mask_token of tokenizer_config.json is token 151669, but mask_token_id of "
+                   "config.json is 6");
     const char *text = with(sdar_8b, "mask_token_id", NULL);
     expect_message(read_config(text, "{\"mask_token_id\": 8}", decoder, NULL, &c), FB_ERROR_FORMAT,
-                   "151669 in tokenizer_config.json, but 8 in generation_config.json");
+                   "151669, but mask_token_id of generation_config.json is 8");
     cr_assert_eq(expect_config(sdar_8b, "{\"mask_token_id\": -1}", decoder, NULL).mask_token_id,
                  151669);
 }

@@ -59,12 +59,12 @@ static fb_status check_end(const fb_tokenizer *tokenizer, const fb_json *config,
 
 static fb_status check_class(fb_tokenizer *tokenizer, const fb_json *config, const char *path) {
     const char *name = NULL;
-    FB_TRY(fb_json_get_string_or(config, path, "tokenizer_class", "", &name));
-    if (*name && !IS_LISTED(name, byte_level_classes))
+    FB_TRY(fb_json_get_string_or(config, path, "tokenizer_class", NULL, &name));
+    if (name && !IS_LISTED(name, byte_level_classes))
         FB_TRY(fb_warn(&tokenizer->warnings,
                        "%s: tokenizer_class '%.100s' is not known; tokenizer.json is read as it is",
                        path, name));
-    bool adds_bos = IS_LISTED(name, llama_classes);
+    bool adds_bos = name && IS_LISTED(name, llama_classes);
     FB_TRY(check_end(tokenizer, config, path, "add_bos_token", "bos_token", adds_bos,
                      &tokenizer->post_processor.before));
     return check_end(tokenizer, config, path, "add_eos_token", "eos_token", false,

@@ -174,7 +174,7 @@ static fb_status read_key_value_heads(const fb_json *root, const char *where,
                                       fb_model_config *config) {
     size_t heads = config->num_attention_heads;
     bool missing = !fb_json_object_get(root, "num_key_value_heads");
-    FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, heads,
+    FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, MAX_WIDTH,
                                missing ? DEFAULT_KEY_VALUE_HEADS : heads,
                                &config->num_key_value_heads));
     if (heads % config->num_key_value_heads != 0)
@@ -264,7 +264,10 @@ static fb_status read_mask(const fb_json *root, const char *where, reading *r) {
     int64_t id = -1;
     if (!fb_json_has(root, key))
         return FB_OK;
-    FB_TRY(read_id(fb_json_object_get(root, key), where, key, r->config.vocab_size - 1, &id));
+    FB_TRY(read_id(fb_json_object_get(root, key), where, key, PTRDIFF_MAX, &id));
+    if (id >= (int64_t)r->config.vocab_size)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s is %lld, not below vocab_size %zu", where, key,
+                       (long long)id, r->config.vocab_size);
     if (r->file == generation_name)
         r->mask_of_generation = (int32_t)id;
     else
@@ -370,31 +373,36 @@ static fb_status check_token(const char *directory, const char *key, int32_t id,
     return FB_OK;
 }
 
-/* What a file says about the mask token must be what the files before it say. */
-static fb_status agree(const char *directory, int32_t id, const char *file, int32_t *chosen,
-                       const char **chosen_file) {
+/* The mask token, and the file that named it first. */
+typedef struct mask_choice {
+    const char *directory, *file, *key;
+    int32_t id; /* -1: none yet */
+} mask_choice;
+
+/* What a file says must be what the files before it say. */
+static fb_status agree(mask_choice *chosen, int32_t id, const char *file, const char *key) {
     if (id < 0)
         return FB_OK;
-    if (*chosen >= 0 && id != *chosen)
-        return fb_fail(FB_ERROR_FORMAT, "%s: the mask token is %ld in %s, but %ld in %s", directory,
-                       (long)id, file, (long)*chosen, *chosen_file);
-    *chosen = id;
-    *chosen_file = file;
+    if (chosen->id >= 0 && id != chosen->id)
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s of %s is token %ld, but %s of %s is %ld",
+                       chosen->directory, key, file, (long)id, chosen->key, chosen->file,
+                       (long)chosen->id);
+    chosen->id = id;
+    chosen->file = file;
+    chosen->key = key;
     return FB_OK;
 }
 
 /* The mask token that the files name. A spelling is only looked for when none does. */
 static fb_status choose_mask(const char *directory, const fb_special_tokens *tokens, reading *r) {
-    const char *file = config_name;
-    int32_t *chosen = &r->config.mask_token_id;
-    *chosen = r->mask;
-    FB_TRY(agree(directory, r->mask_of_generation, generation_name, chosen, &file));
+    mask_choice chosen = {.directory = directory, .id = -1};
+    FB_TRY(agree(&chosen, r->mask, config_name, "mask_token_id"));
+    FB_TRY(agree(&chosen, r->mask_of_generation, generation_name, "mask_token_id"));
     FB_TRY(check_token(directory, "mask token", tokens->mask, &r->config));
-    FB_TRY(agree(directory, tokens->mask, tokens->mask_file, chosen, &file));
-    if (*chosen >= 0)
-        return FB_OK;
-    FB_TRY(check_token(directory, "mask token", tokens->guessed_mask, &r->config));
-    *chosen = tokens->guessed_mask;
+    FB_TRY(agree(&chosen, tokens->mask, tokens->mask_file, "mask_token"));
+    if (chosen.id < 0)
+        FB_TRY(check_token(directory, "mask token", tokens->guessed_mask, &r->config));
+    r->config.mask_token_id = chosen.id >= 0 ? chosen.id : tokens->guessed_mask;
     return FB_OK;
 }
 

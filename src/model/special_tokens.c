@@ -123,8 +123,9 @@ static fb_status find_mask(documents *files, fb_special_tokens *found) {
     FB_TRY(find_named(files, files->config, config_name, "mask_token", &found->mask));
     FB_TRY(find_named(files, files->map, map_name, "mask_token", &other));
     if (found->mask >= 0 && other >= 0 && found->mask != other)
-        return fb_fail(FB_ERROR_FORMAT, "%s: the mask token is %ld in %s, but %ld in %s",
-                       files->directory, (long)found->mask, config_name, (long)other, map_name);
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: mask_token of %s is token %ld, but mask_token of %s is %ld",
+                       files->directory, map_name, (long)other, config_name, (long)found->mask);
     if (found->mask < 0 && other >= 0) {
         found->mask = other;
         found->mask_file = map_name;

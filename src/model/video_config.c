@@ -59,11 +59,12 @@ fb_status fb_video_config_check(const fb_video_config *config, const char *where
         return fb_fail(FB_ERROR_FORMAT, "%s: eps is %g, expected above 0", where, config->eps);
     if (config->frame_height % config->patch_height != 0 ||
         config->frame_width % config->patch_width != 0)
-        return fb_fail(FB_ERROR_FORMAT,
-                       "%s: frames of %zu x %zu do not consist of patches of %zu x "
-                       "%zu",
-                       where, config->frame_height, config->frame_width, config->patch_height,
-                       config->patch_width);
+        return fb_fail(
+            FB_ERROR_FORMAT,
+            "%s: frame_height is %zu and frame_width %zu, not multiples of the patch's %zu "
+            "and %zu",
+            where, config->frame_height, config->frame_width, config->patch_height,
+            config->patch_width);
     if (config->window_frames < config->block_frames + config->sink_frames)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: local_attn_size is %zu, less than sink_size (%zu) and "
@@ -160,11 +161,12 @@ static fb_status check_window(const fb_json *root, const char *where) {
     if (!fb_json_has(root, "window_size"))
         return FB_OK;
     FB_TRY(fb_json_get_array(root, where, "window_size", &window));
+    bool none = fb_json_array_size(window) == 2;
     for (size_t i = 0; i < fb_json_array_size(window); i++)
-        if (!fb_json_is(fb_json_array_get(window, i), "-1", 2))
-            return fb_fail(FB_ERROR_UNSUPPORTED, "%s: window_size is %s, expected [-1, -1]", where,
-                           fb_json_show(window, text));
-    return FB_OK;
+        none = none && fb_json_is(fb_json_array_get(window, i), "-1", 2);
+    return none ? FB_OK
+                : fb_fail(FB_ERROR_UNSUPPORTED, "%s: window_size is %s, expected [-1, -1]", where,
+                          fb_json_show(window, text));
 }
 
 static fb_status read_all(const fb_json *root, const char *where, fb_video_config *c, char ***words,
