@@ -81,8 +81,8 @@ static const fb_command_group program = {
 static void open_missing_streams(void) {
     for (int fd = 0; fd <= 2; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
-            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
-            _exit(FB_EXIT_FAILED);
+            open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0)
+            return; /* there is no better substitute */
 }
 
 static void clean_up(int number) {
