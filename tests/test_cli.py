@@ -440,7 +440,7 @@ def standard_input():
 
     def check(stdin, name, what):
         result = subprocess.run([PROGRAM, "generate", "--model", MODEL, "-f", name, "-n", "1", "--json"],
-                                stdin=stdin, capture_output=True, timeout=60, check=False)
+                                stdin=stdin, capture_output=True, timeout=300, check=False)
         found = json.loads(succeeded(result))["results"][0]["prompt_token_ids"]
         expect_equal(found, expected, f"{what} as {name}")
 
@@ -464,7 +464,7 @@ def standard_input():
             theirs.close()
         path.write_bytes(b"")
         closed = subprocess.run(["sh", "-c", '"$@" <&-', "sh", PROGRAM, "generate", "--model", MODEL,
-                                 "-f", "-", "-n", "1"], capture_output=True, timeout=60, check=False)
+                                 "-f", "-", "-n", "1"], capture_output=True, timeout=300, check=False)
         expect_error(closed, 1, "/dev/stdin", "Bad file descriptor")
     expect_error(generate("-f", "-", "-f", "-"), 2, "--prompt-file", "once")
 

@@ -34,7 +34,7 @@ def case(function):
 
 
 def run(*arguments, env=None, **more):
-    return subprocess.run([PROGRAM, *map(str, arguments)], stdin=subprocess.DEVNULL, timeout=120,
+    return subprocess.run([PROGRAM, *map(str, arguments)], stdin=subprocess.DEVNULL, timeout=300,
                           check=False, env={**os.environ, **(env or {})},
                           **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})
 
@@ -168,7 +168,7 @@ def mount_points():
         (where / "mounted").write_text("")
         script = 'mount --bind "$1/real" "$1/mounted" && exec "$2" info --json "$1/mounted"'
         result = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", where, PROGRAM],
-                                capture_output=True, timeout=60, check=False)
+                                capture_output=True, timeout=300, check=False)
         if b"mount" in result.stderr:
             raise Skipped("no mounts")
         succeeded(result)
@@ -299,7 +299,7 @@ def a_target_that_goes_away_meanwhile():
         with open(pipe, "wb") as prompt: # it has checked the target and waits
             shutil.rmtree(gone)
             prompt.write(b"And it came to pass")
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         expect_equal(process.returncode, 1, errors)
         kept = re.search(rb"its content is in (\S+)\n", errors)
         expect(kept, errors)
@@ -322,7 +322,7 @@ def two_files_or_none():
         while process.poll() is None and not list(where.glob("one.tmp-*")): # checked, and working
             time.sleep(0.001)
         shutil.rmtree(two)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         if process.returncode == 0 or b"two/x" not in errors:
             raise Skipped("it was faster")
         expect_equal((where / "one").read_text(), "old", "one of two files was written")
@@ -374,7 +374,7 @@ def kills_leave_whole_files():
                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             time.sleep(length * 1.1 * dice.random())
             process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
             expect(process.returncode in (0, -number), process.returncode, errors)
             expect_equal(errors, b"", "what it says")
             expect(path.read_bytes() in olds, "half a file")
@@ -410,7 +410,7 @@ def closed_streams():
             path = where / "x"
             result = subprocess.run(["sh", "-c", f'"$@" {closing}', "sh", PROGRAM, "generate", "-m", MODEL,
                                      "-p", "x", "-n", "4", "--json", path],
-                                    capture_output=True, timeout=60, check=False)
+                                    capture_output=True, timeout=300, check=False)
             if ">&-" in closing.replace("2>&-", ""):
                 expect_equal(result.returncode, 1, closing)
             else:
@@ -419,7 +419,7 @@ def closed_streams():
                 path.unlink()
             expect_equal([p.name for p in where.iterdir()], [], closing)
         result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", PROGRAM, "info"], capture_output=True,
-                                timeout=60, check=False)
+                                timeout=300, check=False)
         failed(result, "standard output", "Bad file descriptor")
 
 

@@ -53,7 +53,7 @@ OTHERS = {"remasking": "sequential", "reuse": "tau", "samples": "2", "sweep": "2
 
 
 def run(*arguments):
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 
 def expect(condition, *what):
