@@ -57,7 +57,8 @@ class Report:
     @property
     def mistakes(self):
         """The mistakes that were recognised in tensors that failed, each once."""
-        return list(dict.fromkeys(f.note for f in self.findings if not f.passed and f.note))
+        notes = dict.fromkeys(f.note for f in self.findings if not f.passed and f.note)
+        return [note for note in notes if not note.startswith("no known mistake")]
 
     @property
     def summary(self):
