@@ -475,6 +475,10 @@ Test(model_files, a_head_beside_tied_embeddings) {
     tiny.copied_head = true;
     float *copied = logits_of(&tiny);
     expect_model_warning(&tiny, NULL);
+    tiny.missing = "model.embed_tokens.weight"; /* the head is the embedding then */
+    float *only_head = logits_of(&tiny);
+    expect_model_warning(&tiny, NULL);
+    tiny.missing = NULL;
     tiny.copied_head = false;
     tiny.own_head = true;
     float *own = logits_of(&tiny);
@@ -482,6 +486,8 @@ Test(model_files, a_head_beside_tied_embeddings) {
     size_t bytes = 8 * tiny.vocab * sizeof *tied;
     cr_assert(memcmp(own, untied, bytes) == 0 && memcmp(copied, tied, bytes) == 0);
     cr_assert_neq(memcmp(own, tied, bytes), 0);
+    cr_assert_eq(memcmp(only_head, tied, bytes), 0);
+    free(only_head);
     tiny.misshapen = "lm_head.weight";
     fb_model *model = NULL;
     expect_message(fb_model_load(tiny_model_write(&tiny), &model), FB_ERROR_FORMAT,
@@ -597,6 +603,22 @@ Test(model_files, files_that_are_not_there) {
     remove(temporary_path("model.safetensors"));
     expect_message(fb_model_load(directory, &model), FB_ERROR_IO, "model.safetensors");
     cr_assert_null(model);
+    tiny_model_remove();
+}
+
+Test(model_files, what_goes_with_weights_of_another_shape) {
+    const char *directory = tiny_model_write(&tiny_model_small);
+    size_t size = 0;
+    char *config = read_whole(temporary_path("config.json"), &size);
+    temporary_write_text("config.json", with(config, "head_dim", NULL));
+    fb_model *model = NULL;
+    expect_message(fb_model_load(directory, &model), FB_ERROR_FORMAT, "head_dim is missing: 128");
+    cr_assert(strstr(fb_error_message(), "q_proj.weight has shape"));
+    temporary_write_text("config.json", config);
+    temporary_write_text("adapter_config.json", "{}");
+    expect_message(fb_model_load(directory, &model), FB_ERROR_UNSUPPORTED,
+                   "adapter_config.json: an adapter is not applied");
+    free(config);
     tiny_model_remove();
 }
 

@@ -174,11 +174,10 @@ const char *tiny_model_write(const tiny_model *model) {
     for (size_t i = 0; i < model->layers; i++)
         add_layer(&list, i);
     add(&list, "", "model.norm.weight", model->hidden, 0);
+    if (model->copied_head)
+        list.random = random_named(100); /* the embedding's values again */
     if (!model->tied || model->own_head || model->copied_head)
         add(&list, "", "lm_head.weight", model->vocab, model->hidden);
-    if (model->copied_head)
-        memcpy((void *)(uintptr_t)list.tensors[list.count - 1].data, list.tensors[0].data,
-               model->vocab * model->hidden * fb_dtype_size(model->dtype));
     write_config(model);
     if (model->shards > 1)
         write_shards(&list);

@@ -60,17 +60,21 @@ typedef struct fb_model_config {
 
 typedef struct fb_model fb_model;
 
-/* Opens `directory`: config.json, generation_config.json (if there), tokenizer_config.json and, for
- * a mask token that it does not settle, tokenizer.json (if there), and model.safetensors or
- * model.safetensors.index.json with its shards. Every tensor's name, dtype and shape is checked
- * against the configuration. A head of its own (lm_head.weight) beside tie_word_embeddings is
- * compared with the embedding, and used if it differs, as transformers 5 does; that, and tensors
- * that the model does not have, are warnings. The caller owns *model.
+/* Opens `directory`: config.json; generation_config.json, tokenizer_config.json and
+ * special_tokens_map.json if they are there, and tokenizer.json for a mask token that they do not
+ * settle; model.safetensors, or model.safetensors.index.json with its shards. Every tensor's name,
+ * dtype and shape is checked against the configuration. The caller owns *model.
+ *
+ * No field of these files is skipped silently: it is used, or has a value that changes nothing, or
+ * is an error, or is a warning (fb_model_warning). A head of its own (lm_head.weight) beside
+ * tie_word_embeddings is compared with the embedding, and used if it differs, as transformers 5
+ * does. That, and tensors that the model does not have, are warnings.
  *
  * FB_ERROR_IO: a file is missing or cannot be read. FB_ERROR_FORMAT: a file is malformed, a field
- * out of range, a tensor missing or of another shape. FB_ERROR_UNSUPPORTED: an architecture other
- * than SDARForCausalLM (SDAR, TraDo) and Qwen3ForCausalLM, scaled rotary positions, a sliding
- * window, quantised weights. */
+ * out of range, a tensor missing or of another shape, two files contradict each other.
+ * FB_ERROR_UNSUPPORTED: an architecture other than SDARForCausalLM (SDAR, TraDo) and
+ * Qwen3ForCausalLM, or a field that asks for what this library does not have: scaled rotary
+ * positions, a sliding window, quantised weights, an adapter, ... */
 FB_API fb_status fb_model_load(const char *directory, fb_model **model);
 
 /* What loading has to say about files that it accepts: a field that is not known and not used, a

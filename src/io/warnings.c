@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TEXT_SIZE = 512 };
+/* Files of strangers may have as many odd fields as they like. */
+enum { TEXT_SIZE = 512, MAX_WARNINGS = 64 };
 
 /* Text of hostile files reaches warnings. A warning stays one line. */
 static void keep_one_line(char *text) {
@@ -42,7 +43,10 @@ fb_status fb_warn(fb_warnings *warnings, const char *format, ...) {
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     keep_one_line(text);
-    return append(warnings, text);
+    if (warnings->count >= MAX_WARNINGS)
+        return FB_OK;
+    return append(warnings,
+                  warnings->count + 1 < MAX_WARNINGS ? text : "more warnings are left out");
 }
 
 const char *fb_warnings_at(const fb_warnings *warnings, size_t index) {

@@ -7,10 +7,20 @@
 #include <flashblock/experimental/sparse.h>
 #include <flashblock/model.h>
 
+#include <string.h>
+
+/* Weights of another shape may come of a default: what was warned of is part of the message. */
+static fb_status explain(const fb_model *model, fb_status status) {
+    for (size_t i = 0; status == FB_ERROR_FORMAT && i < model->warnings.count; i++)
+        if (strstr(model->warnings.texts[i], "head_dim is missing"))
+            return fb_fail(status, "%s; %s", fb_error_message(), model->warnings.texts[i]);
+    return status;
+}
+
 static fb_status load(const char *directory, fb_model *model) {
     fb_model_config *config = &model->config;
     FB_TRY(fb_model_config_read(directory, config, &model->warnings));
-    FB_TRY(fb_weights_open(directory, config, &model->weights, &model->warnings));
+    FB_TRY(explain(model, fb_weights_open(directory, config, &model->weights, &model->warnings)));
     config->tie_word_embeddings = model->weights.head.data == model->weights.embedding.data;
     config->dtype = model->weights.embedding.dtype;
     FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",

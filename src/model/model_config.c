@@ -420,6 +420,17 @@ static fb_status read_tokenizer(const char *directory, reading *r) {
     return FB_OK;
 }
 
+/* An adapter beside the weights would change them. */
+static fb_status check_adapter(const char *directory) {
+    char *path = NULL;
+    FB_TRY(fb_path_join(directory, "adapter_config.json", &path));
+    fb_status status = fb_file_exists(path)
+                           ? fb_fail(FB_ERROR_UNSUPPORTED, "%s: an adapter is not applied", path)
+                           : FB_OK;
+    fb_free(path);
+    return status;
+}
+
 fb_status fb_model_config_read(const char *directory, fb_model_config *config,
                                fb_warnings *warnings) {
     reading r = {.config = {.mask_token_id = -1, .pad_token_id = -1},
@@ -429,6 +440,7 @@ fb_status fb_model_config_read(const char *directory, fb_model_config *config,
     FB_TRY(read_file(directory, config_name, false, read_config, &r));
     FB_TRY(read_file(directory, generation_name, true, read_generation, &r));
     FB_TRY(read_tokenizer(directory, &r));
+    FB_TRY(check_adapter(directory));
     *config = r.config;
     return FB_OK;
 }

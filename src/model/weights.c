@@ -13,6 +13,7 @@
 enum { MAX_NAME = 128 };
 
 static const char head_name[] = "lm_head.weight";
+static const char embedding_name[] = "model.embed_tokens.weight";
 
 /* The weights that the bind_* calls fill in, and the layer's prefix of names. */
 typedef struct binder {
@@ -129,7 +130,8 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
     bool equal = true;
     size_t parameters = weights->num_parameters, bytes = weights->num_bytes;
     weights->head = weights->embedding;
-    if (!fb_checkpoint_find(weights->checkpoint, head_name))
+    if (!fb_checkpoint_find(weights->checkpoint, head_name) ||
+        !fb_checkpoint_find(weights->checkpoint, embedding_name))
         return FB_OK;
     FB_TRY(bind_matrix(b, head_name, config->vocab_size, config->hidden_size, &own));
     FB_TRY(compare_matrices(&own, &weights->embedding, &equal));
@@ -145,10 +147,18 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
     return FB_OK;
 }
 
+/* Of tensors that share their memory, writers of safetensors keep one: of a tied pair, the head. */
+static const char *name_of_embedding(const fb_weights *weights, const fb_model_config *config) {
+    bool only_head = config->tie_word_embeddings &&
+                     !fb_checkpoint_find(weights->checkpoint, embedding_name) &&
+                     fb_checkpoint_find(weights->checkpoint, head_name);
+    return only_head ? head_name : embedding_name;
+}
+
 static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings *warnings) {
     fb_weights *weights = b->weights;
     size_t vocab = config->vocab_size, hidden = config->hidden_size;
-    FB_TRY(bind_matrix(b, "model.embed_tokens.weight", vocab, hidden, &weights->embedding));
+    FB_TRY(bind_matrix(b, name_of_embedding(weights, config), vocab, hidden, &weights->embedding));
     for (size_t i = 0; i < weights->num_layers; i++) {
         snprintf(b->prefix, sizeof b->prefix, "model.layers.%zu.", i);
         FB_TRY(bind_attention(b, config, &weights->layers[i]));
