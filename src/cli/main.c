@@ -86,15 +86,17 @@ static void open_missing_streams(void) {
 }
 
 static void clean_up(int number) {
-    fb_file_remove_temporaries();
-    raise(number); /* the handler is gone */
+    if (!fb_file_end_by_signal(number))
+        return;
+    signal(number, SIG_DFL);
+    raise(number);
 }
 
 /* A process that is ended leaves no temporary file, and is ended by the signal. A file that grows
  * beyond its limit is an error and not the end. */
 static void handle_signals(void) {
     static const int ending[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
-    struct sigaction before, ours = {.sa_handler = clean_up, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction before, ours = {.sa_handler = clean_up, .sa_flags = SA_RESTART};
     sigemptyset(&ours.sa_mask);
     for (size_t i = 0; i < sizeof ending / sizeof ending[0]; i++)
         if (sigaction(ending[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)

@@ -59,16 +59,17 @@ fb_status fb_path_join(const char *directory, const char *name, char **path);
 
 /* --- writing ------------------------------------------------------------------------------------
  *
- * Every file that is written goes through a writer. What the path leads to decides how:
+ * Every file that is written goes through a writer. The place that the path leads to decides how:
  *
- *   a regular file, or nothing yet   The bytes go to a temporary file beside it, PATH.tmp-PID-N,
- * which is renamed to it at the end: it appears whole or not at all. Links on the way stay, the
- * file's permissions and owner too. a regular file that cannot be    It is written in place, and
- * gets its old bytes back when that renamed to: it has several hard  fails. Signals wait meanwhile.
- * All names of a file with hard links, an ACL or an owner that   links see the new bytes, as after
- * `>`. we cannot give, it is a mount point, its folder takes no file a pipe, a socket, a device, a
- * The bytes go to it, at the end. A descriptor is used as it is, descriptor (/dev/stdout) from its
- * offset on.
+ * - A regular file, or nothing yet. The bytes go to a temporary file beside it, PATH.tmp-PID-N,
+ * which is renamed to it at the end: it appears whole or not at all. Links on the way stay, and so
+ * do the permissions and the owner of the file.
+ * - A regular file that no rename can replace so: it has several hard links, an ACL or an owner
+ * that we cannot give, it is a mount point, or its folder takes no file. It is written in place. It
+ * gets its old bytes back when that fails. All names of a file with hard links see the new bytes,
+ * as after `>`.
+ * - A pipe, a socket, a device, a descriptor (/dev/stdout). The bytes go to it at the end. A
+ *   descriptor is used as it is, from its offset on.
  *
  * A file that the caller may not write is an error, also where its folder would allow a rename.
  * Errors of write, fsync and close all count. */
@@ -114,7 +115,9 @@ fb_status fb_file_batch_remove(const char *path);
 /* FB_OK when none was begun, and when a batch failed that had finished no file. */
 fb_status fb_file_batch_end(void);
 
-/* Removes every temporary file of this process. For a signal handler. */
-void fb_file_remove_temporaries(void);
+/* For a handler of signals that end the process. True: the temporary files of this process are
+ * removed, and it may end. False: files are between old and new; the signal is raised again when
+ * they are not. */
+bool fb_file_end_by_signal(int number);
 
 #endif

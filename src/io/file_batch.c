@@ -1,11 +1,11 @@
 #define _XOPEN_SOURCE 700 /* mkstemp */
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/file_temporary.h"
 #include "io/file_writer.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,29 +75,17 @@ static void keep(fb_file_writer *writer, char *text, size_t size) {
 
 /* --- all or none ------------------------------------------------------------------------------ */
 
-/* Signals that end a process wait while files are between old and new. */
-static void hold_signals(sigset_t *before) {
-    sigset_t held;
-    sigemptyset(&held);
-    sigaddset(&held, SIGHUP);
-    sigaddset(&held, SIGINT);
-    sigaddset(&held, SIGTERM);
-    sigaddset(&held, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &held, before);
-}
-
 /* Places the regular files. On failure none is changed, *failed is the one that could not be, and
  * an errno is returned. */
 static int place_regular(fb_file_writer *first, fb_file_writer **failed) {
-    sigset_t before;
     int code = 0;
-    hold_signals(&before);
+    fb_file_hold_signals(); /* files are between old and new */
     for (fb_file_writer *w = first; w && code == 0; w = w->next)
         if (fb_file_writer_is_regular(w) && (code = fb_file_writer_place(w)) != 0)
             *failed = w;
     for (fb_file_writer *w = first; w && code != 0; w = w->next)
         fb_file_writer_take_back(w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    fb_file_release_signals();
     return code;
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -33,12 +34,14 @@ static void note(const char *name) {
 }
 
 void fb_file_temporary_forget(char *name) {
+    fb_file_hold_signals(); /* the handler reads the name */
     for (int i = 0; name && i < MAX_OPEN; i++) {
         const char *noted = name;
         if (atomic_compare_exchange_strong(&open_names[i], &noted, NULL))
             break;
     }
     fb_free(name);
+    fb_file_release_signals();
 }
 
 void fb_file_temporary_remove(char *name) {
@@ -47,12 +50,37 @@ void fb_file_temporary_remove(char *name) {
     fb_file_temporary_forget(name);
 }
 
-void fb_file_remove_temporaries(void) {
+/* Either the handler sees that files are being changed, or who changes them sees that the process
+ * ends, and waits for that. */
+static atomic_int held, ending, waiting;
+
+bool fb_file_end_by_signal(int number) {
+    atomic_store(&ending, 1);
+    if (atomic_load(&held) > 0) {
+        atomic_store(&waiting, number);
+        atomic_store(&ending, 0);
+        return false;
+    }
     for (int i = 0; i < MAX_OPEN; i++) {
         const char *name = atomic_load(&open_names[i]);
         if (name)
             unlink(name);
     }
+    return true;
+}
+
+void fb_file_hold_signals(void) {
+    atomic_fetch_add(&held, 1);
+    while (atomic_load(&ending))
+        sched_yield();
+}
+
+void fb_file_release_signals(void) {
+    if (atomic_fetch_sub(&held, 1) > 1)
+        return;
+    int number = atomic_exchange(&waiting, 0);
+    if (number != 0)
+        raise(number);
 }
 
 /* Whether `name`, of `length` bytes of a base and "PID-N", is of a process that has ended. */
@@ -108,15 +136,18 @@ int fb_file_temporary_open(const char *path, char **name) {
     remove_left_over(folder > 0 ? made : ".", base, length);
     snprintf(made, size, "%.*s.tmp-%ld-%u", (int)(folder + length), path, (long)getpid(),
              atomic_fetch_add(&counter, 1));
+    fb_file_hold_signals();
     /* The umask decides about 0666, as for a file that is written in place. */
     int fd = open(made, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int code = errno;
+    if (fd >= 0)
+        note(made);
+    fb_file_release_signals();
     if (fd < 0) {
-        int code = errno;
         fb_free(made);
         errno = code;
         return -1;
     }
-    note(made);
     flock(fd, LOCK_EX | LOCK_NB);
     *name = made;
     return fd;

@@ -13,4 +13,9 @@ void fb_file_temporary_remove(char *name);
 /* Frees the name of a file that has another name now. */
 void fb_file_temporary_forget(char *name);
 
+/* Between these two no signal ends the process, whichever of its threads gets it
+ * (fb_file_end_by_signal). */
+void fb_file_hold_signals(void);
+void fb_file_release_signals(void);
+
 #endif
