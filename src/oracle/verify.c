@@ -68,7 +68,10 @@ static fb_status begin(const char *path, const fb_verify_options *options, fb_re
 
 static fb_status fill(const char *path, const fb_verify_options *options, fb_report *report) {
     FB_TRY(begin(path, options, report));
-    if (verify(path, report) != FB_OK) {
+    fb_status status = verify(path, report);
+    if (status == FB_ERROR_MEMORY) /* says nothing about the file */
+        return fb_fail_in(status, "%s", path);
+    if (status != FB_OK) {
         report->outcome = FB_FAILED;
         snprintf(report->reason, sizeof report->reason, "%s", fb_error_message());
     }

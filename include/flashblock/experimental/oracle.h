@@ -222,7 +222,8 @@ static inline void fb_verify_options_init(fb_verify_options *options) {
 /* Recomputes a case file with the current instruction set and threads, and judges. A file that
  * cannot be read, or that contradicts itself, is FB_FAILED with a reason; a kind that this version
  * does not know is FB_SKIPPED. `options` may be NULL. fb_report_destroy.
- * FB_ERROR_ARGUMENT: struct_size is wrong. FB_ERROR_MEMORY: there is no memory for a report. */
+ * FB_ERROR_ARGUMENT: struct_size is wrong. FB_ERROR_MEMORY: there is no memory for the case or for
+ * a report, which says nothing about the file. */
 FB_API fb_status fb_verify_file(const char *path, const fb_verify_options *options,
                                 fb_report **report);
 

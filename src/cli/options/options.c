@@ -15,9 +15,10 @@
 #include <sys/stat.h>
 
 typedef enum fb_options_result {
-    FB_OPTIONS_READY, /* the targets are set */
-    FB_OPTIONS_HELP,  /* --help: it has been printed to standard output */
-    FB_OPTIONS_WRONG, /* one line has been printed to standard error */
+    FB_OPTIONS_READY,  /* the targets are set */
+    FB_OPTIONS_HELP,   /* --help: it has been printed to standard output */
+    FB_OPTIONS_WRONG,  /* one line has been printed to standard error */
+    FB_OPTIONS_FAILED, /* the same; the user did nothing wrong */
 } fb_options_result;
 
 /* One argument that begins with a dash, taken apart. */
@@ -158,7 +159,7 @@ static fb_options_result reserve_list(char *target, int argc, const char *name) 
     if (list->values || fb_alloc((size_t)argc, sizeof *list->values, name, &list->values) == FB_OK)
         return FB_OPTIONS_READY;
     fb_print_error("%s", fb_error_message());
-    return FB_OPTIONS_WRONG;
+    return FB_OPTIONS_FAILED;
 }
 
 /* Defaults, and empty lists. */
@@ -274,7 +275,9 @@ bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void 
         result = check_required(table, target);
     if (result == FB_OPTIONS_READY)
         result = check_rules(table, &texts);
-    *exit_status = result == FB_OPTIONS_WRONG ? FB_EXIT_USAGE : FB_EXIT_OK;
+    *exit_status = result == FB_OPTIONS_WRONG    ? FB_EXIT_USAGE
+                   : result == FB_OPTIONS_FAILED ? FB_EXIT_FAILED
+                                                 : FB_EXIT_OK;
     if (result == FB_OPTIONS_READY)
         *exit_status = fb_report_status(check_files(table, target));
     return result == FB_OPTIONS_READY && *exit_status == FB_EXIT_OK;
