@@ -493,7 +493,7 @@ def test_ports_with_other_arrays():
 
 def test_sequences():
     sequence = flashblock.Sequence("tiny", context=33, dtype="bf16", seed=5)
-    assert sequence.context_k.shape == (33, 1, 32) and sequence.dtype == "bf16" and sequence.seed == 5
+    assert sequence.context_k.shape == (33, 2, 32) and sequence.dtype == "bf16" and sequence.seed == 5
     passes = list(sequence)
     assert passes[-1].commit and sorted(sum((p.accepted for p in passes), [])) == [0, 1, 2, 3]
     with tempfile.TemporaryDirectory() as folder:

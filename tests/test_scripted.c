@@ -152,7 +152,7 @@ Test(scripted, options_are_checked) {
     for (size_t i = 0; fb_scripted_preset_name(i); i++)
         OK(fb_scripted_preset(fb_scripted_preset_name(i), &options));
     fb_scripted_options_init(&options);
-    options.num_kv_heads = 3;
+    options.num_kv_heads = 4;
     cr_expect_eq(fb_scripted_create(&options, &s), FB_ERROR_ARGUMENT);
     fb_scripted_options_init(&options);
     options.head_dim = 0;

@@ -20,7 +20,7 @@ const fb_script_config fb_script_presets[] = {
     {"sdar-8b", 32, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
     {"sdar-1.7b", 16, 8, 128, 4, 4096, 2, 4, FB_F32, 0.0, 1, false, false},
     {"longlive-1.3b", 12, 12, 128, 4680, 14040, 2340, 4, FB_F32, 0.0, 1, false, false},
-    {"tiny", 4, 1, 32, 4, 100, 2, 4, FB_F32, 0.0, 1, false, false},
+    {"tiny", 6, 2, 32, 4, 100, 2, 4, FB_F32, 0.0, 1, false, false},
 };
 const size_t fb_num_script_presets = sizeof fb_script_presets / sizeof fb_script_presets[0];
 

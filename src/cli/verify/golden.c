@@ -46,7 +46,7 @@ static const fb_option options[] = {
      .otherwise = "tiny",
      .parse = parse_preset,
      .help = "whose attention: trado-8b, sdar-8b (32 heads, 8 KV heads of 128), sdar-1.7b (16, 8), "
-             "longlive-1.3b (12, 12; a block of 3 frames of 1560 tokens), tiny (4, 1 of 32)"},
+             "longlive-1.3b (12, 12; a block of 3 frames of 1560 tokens), tiny (6, 2 of 32)"},
     {.kind = FB_OPTION_SIZE,
      .name = "context",
      .argument = "N",
