@@ -11,7 +11,7 @@ build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libclang-rt-dev libcriterion-dev libopenblas-dev
-    gnuplot-nox doxygen groff-base"
+    gnuplot-nox doxygen groff-base python3-numpy python3-pytest"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
 case "${1:-}" in
@@ -53,6 +53,13 @@ has_clang_runtime() {
     ls "$(clang -print-runtime-dir 2>/dev/null)"/libclang_rt.fuzzer*.a >/dev/null 2>&1
 }
 
+# has_module NAME: for the Python that runs the tests of the Python package.
+has_module() {
+    python=/usr/bin/python3
+    [ -x "$python" ] || python=python3
+    "$python" -c "import $1" 2>/dev/null
+}
+
 # Whether what is used of a package is there, wherever it comes from.
 is_there() {
     case $1 in
@@ -75,6 +82,8 @@ is_there() {
     libxxhash-dev) has_library libxxhash ;;
     ninja-build) has_program ninja ;;
     pkgconf) has_program pkg-config ;;
+    python3-numpy) has_module numpy ;;
+    python3-pytest) has_module pytest ;;
     qemu-user-static) has_program qemu-aarch64-static ;;
     *) has_program "$1" ;; # the program is called what the package is
     esac

@@ -8,6 +8,7 @@ import array
 import ctypes
 import gc
 import importlib
+import importlib.util
 import math
 import os
 import pathlib

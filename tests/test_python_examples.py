@@ -59,9 +59,8 @@ def test_test_port_py():
 def test_examples_for_gpus_run_or_are_skipped():
     need("pytest")
     status, printed = pytest(examples / "gpu")
-    assert status == 0, printed
-    if "passed" not in printed:
-        assert "skipped" in printed, printed
+    all_skipped = status == 5 and "skipped" in printed  # 5: pytest ran no test
+    assert all_skipped or (status == 0 and "passed" in printed), printed
 
 
 def test_examples_are_short():

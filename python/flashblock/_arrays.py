@@ -355,17 +355,16 @@ def array(values, dtype="f32", shape=None):
 
 
 def _to_host(x, what):
-    """An array of a GPU, copied by its owner."""
+    """An array of a GPU, copied by its owner: a capsule, or an array in this process's memory."""
     if hasattr(x, "cpu"):
         return x.cpu()
     if hasattr(x, "get") and type(x).__module__.split(".")[0] == "cupy":
         return x.get()
     try:
         return x.__dlpack__(dl_device=(_CPU, 0))
-    except TypeError:
-        pass
-    if hasattr(x, "__array__"):
-        return x.__array__()
+    except (TypeError, BufferError):
+        if hasattr(x, "__array__"):
+            return x.__array__()
     raise TypeError(f"{what} is on another device, and {type(x).__name__} has no way to copy it to the host")
 
 
@@ -403,11 +402,10 @@ def _of_dlpack(x, what):
     # torch.Tensor has conjugated and negated views, which are resolved here
     for name in ("resolve_conj", "resolve_neg"):
         x = getattr(x, name)() if hasattr(x, name) else x
-    device = x.__dlpack_device__()[0] if hasattr(x, "__dlpack_device__") else _CPU
+    device = int(x.__dlpack_device__()[0]) if hasattr(x, "__dlpack_device__") else _CPU
     if device not in (_CPU, _HOST_OF_CUDA):
-        x = _to_host(x, what)
-        if isinstance(x, ctypes.py_object) or type(x).__name__ == "PyCapsule":
-            return _of_capsule(x, what)
+        copied = _to_host(x, what)
+        return _of_capsule(copied, what) if type(copied).__name__ == "PyCapsule" else as_array(copied, what)
     return _of_capsule(_export(x), what)
 
 

@@ -101,10 +101,25 @@ def _lse(lse, layout, base):
     return tensor.array if factor == 1.0 else scaled(tensor.floats(), factor)
 
 
-def set_precision(options, precision):
-    """Of an options struct with the members has_precision and precision."""
-    if precision is not None:
-        options.has_precision, options.precision = True, fb_dtype(dtype_name(precision), "precision")
+_KNOWN = {name for name, _, _ in c.FUNCTIONS["oracle"]}
+
+
+def set_precision(precision, options=None, candidate=None):
+    """What the kernel computes in: of an fb_attention_check, or of a candidate."""
+    if precision is None:
+        return
+    name, number = str(precision).rpartition(".")[2], ctypes.c_int()
+    name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
+    if "fb_arithmetic_parse" in _KNOWN:
+        check_status(library("oracle").fb_arithmetic_parse(name.encode(), ctypes.byref(number)))
+    if "fb_candidate_set_arithmetic" in _KNOWN and candidate is not None:
+        library("oracle").fb_candidate_set_arithmetic(candidate, number)
+    elif hasattr(options, "arithmetic"):
+        options.arithmetic = number.value
+    elif candidate is not None:
+        library("oracle").fb_candidate_set_precision(candidate, fb_dtype(dtype_name(name), "precision"))
+    else:
+        options.has_precision, options.precision = True, fb_dtype(dtype_name(name), "precision")
 
 
 def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=None, lse_layout=None, lse_base="e",
@@ -146,7 +161,7 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
         options.mask = mask_struct(mask)
     for name, array in arrays.items():
         setattr(options, name, _tensor(array, name))
-    set_precision(options, precision)
+    set_precision(precision, options)
     report = ctypes.c_void_p()
     check_status(oracle.fb_check_attention(options, ctypes.byref(report)))
     b, t, h, d = problem.q.shape
