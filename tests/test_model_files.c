@@ -157,6 +157,8 @@ Test(model_files, bad_config) {
          "rope_parameters: sliding_attention: rope_theta is 500000, but 1e+06 in"},
         {"rope_parameters", "{\"rope_theta\": 5e5}", FB_ERROR_FORMAT,
          "rope_parameters: rope_theta is 500000, but 1e+06 in"},
+        {"rope_parameters", "{\"main\": {\"rope_type\": \"default\"}}", FB_ERROR_UNSUPPORTED,
+         "rope_parameters: main is {"},
         {"rope_parameters", "{\"full_attention\": 4}", FB_ERROR_FORMAT, "full_attention is 4"},
         {"partial_rotary_factor", "0.5", FB_ERROR_UNSUPPORTED, "partial_rotary_factor is 0.5"},
         {"rope_parameters", "{\"partial_rotary_factor\": 0.5}", FB_ERROR_UNSUPPORTED,

@@ -553,6 +553,12 @@ Test(tokenizer, the_configuration_agrees_with_the_tokenizer) {
         {"null", "{\"tokenizer_class\":\"Strange\"}", NULL, "tokenizer_class 'Strange'"},
         {"null", "{\"clean_up_tokenization_spaces\":true}", NULL, "clean_up_tokenization_spaces"},
         {"null", "{\"split_special_tokens\":true}", NULL, "split_special_tokens is true"},
+        {"null", "{\"added_tokens_decoder\":{\"20\":{\"content\":\"<s>\",\"special\":false}}}",
+         "special of '<s>' is false, but true in tokenizer.json", NULL},
+        {"null", "{\"added_tokens_decoder\":{\"22\":{\"content\":\"<s>\"}}}",
+         "'<s>' is 22, but 20 in tokenizer.json", NULL},
+        {"null", "{\"added_tokens_decoder\":{\"22\":{\"content\":\"<x>\",\"odd\":1}}}", NULL,
+         "1 field is not known, and not used: odd (1)"},
         {"null", "{\"fudge\":true}", NULL, "1 field is not known, and not used: fudge (true)"},
     };
     const char *directory = temporary_make();

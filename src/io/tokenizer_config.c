@@ -115,12 +115,23 @@ static fb_status check_specials(fb_tokenizer *tokenizer, const fb_json *config, 
     return FB_OK;
 }
 
+/* The loader has read what it uses of these; they are objects. */
+static fb_status check_decoder_items(fb_tokenizer *tokenizer, const fb_json *config,
+                                     const char *path) {
+    const fb_json *items = fb_json_object_get(config, "added_tokens_decoder");
+    for (size_t i = 0; i < fb_json_object_size(items); i++)
+        FB_TRY(fb_fields_check(fb_json_object_at(items, i), path, fb_added_token_fields, NULL,
+                               &tokenizer->warnings));
+    return FB_OK;
+}
+
 fb_status fb_tokenizer_config_check(fb_tokenizer *tokenizer, const fb_json *config,
                                     const char *path) {
     FB_TRY(check_class(tokenizer, config, path));
     FB_TRY(check_prefix_space(tokenizer, config, path));
     FB_TRY(check_specials(tokenizer, config, path, "additional_special_tokens"));
     FB_TRY(check_specials(tokenizer, config, path, "extra_special_tokens"));
+    FB_TRY(check_decoder_items(tokenizer, config, path));
     return fb_fields_check(config, path, fb_tokenizer_config_fields, NULL, &tokenizer->warnings);
 }
 

@@ -148,14 +148,22 @@ static fb_status take_rope(const fb_json *parent, const char *parent_where, cons
 /* An object of its own, and those by type of layer that are in it. */
 static fb_status take_ropes(const fb_json *root, const char *where, const char *key,
                             rope_reading *r) {
-    char inner[1024];
-    FB_TRY(take_rope(root, where, key, r));
-    if (!fb_json_has(root, key))
-        return FB_OK;
+    char inner[1024], text[FB_JSON_SHOW_SIZE];
     const fb_json *object = fb_json_object_get(root, key);
+    FB_TRY(take_rope(root, where, key, r));
     snprintf(inner, sizeof inner, "%s: %s", where, key);
-    FB_TRY(take_rope(object, inner, "full_attention", r));
-    return take_rope(object, inner, "sliding_attention", r);
+    for (size_t i = 0; i < fb_json_object_size(object); i++) {
+        const char *name = fb_json_object_key(object, i);
+        const fb_json *item = fb_json_object_at(object, i);
+        bool known = strcmp(name, "full_attention") == 0 || strcmp(name, "sliding_attention") == 0;
+        if (!known && fb_json_is_object(item))
+            return fb_fail(FB_ERROR_UNSUPPORTED,
+                           "%s: %s is %s, of a type of layer that there is not", inner, name,
+                           fb_json_show(item, text));
+        if (known)
+            FB_TRY(take_rope(object, inner, name, r));
+    }
+    return FB_OK;
 }
 
 static fb_status read_rope(const fb_json *root, const char *where, reading *r) {
