@@ -750,6 +750,52 @@ def change_json(path, change):
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+@case
+def files_that_say_more_than_is_used():
+    """The text comes, and standard error names what was not used."""
+    with copy_of_model() as model:
+        change_json(model / "config.json", lambda value: value.update(odd_field=7))
+        (model / "tokenizer_config.json").write_text('{"clean_up_tokenization_spaces": true}')
+        result = generate("--prompt", PROMPT, "-n", 4, model=model)
+        succeeded(result)
+        lines = [line for line in result.stderr.decode().splitlines() if "warning" in line]
+        expect_equal(len(lines), 2, "lines of warnings")
+        expect(lines[0].startswith("flashblock: warning: ") and "odd_field (7)" in lines[0], lines[0])
+        expect("clean_up_tokenization_spaces is true" in lines[1], lines[1])
+
+
+@case
+def a_chat_template_of_another_format():
+    with copy_of_model() as model:
+        (model / "chat_template.jinja").write_text("{{ bos_token }}[INST]")
+        succeeded(generate("--prompt", PROMPT, "-n", 4, model=model))
+        expect_error(
+            generate("--prompt", PROMPT, "-n", 4, "--chat", model=model),
+            1,
+            "--chat: ",
+            "chat_template.jinja is not ChatML: it prints bos_token",
+        )
+
+
+@case
+def tokens_before_every_text():
+    """A post-processor's tokens come before a prompt, and the mask token is the configuration's."""
+    text = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    token = {"id": "<|endoftext|>", "ids": [1021], "tokens": ["<|endoftext|>"]}
+    processor = {
+        "type": "TemplateProcessing",
+        "single": text,
+        "pair": [],
+        "special_tokens": {"<|endoftext|>": token},
+    }
+    with copy_of_model() as model:
+        change_json(model / "tokenizer.json", lambda value: value.update(post_processor=processor))
+        with_token = json.loads(succeeded(generate("--prompt", PROMPT, "-n", 1, "--json", model=model)))
+        without = generate_json("-n", 1)
+        given, plain = (run_of["results"][0]["prompt_token_ids"] for run_of in (with_token, without))
+        expect_equal(given, [1021, *plain], "prompt")
+
+
 def change_header(path, change):
     """Changes the JSON header of a safetensors file."""
     content = path.read_bytes()
