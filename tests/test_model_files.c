@@ -201,6 +201,7 @@ Test(model_files, bad_config) {
         {"rope_theta", "1e300", FB_ERROR_FORMAT, "rope_theta is 1e+300"},
         {"tie_word_embeddings", "1", FB_ERROR_FORMAT, "tie_word_embeddings is 1"},
         {"block_size", "0", FB_ERROR_FORMAT, "block_size is 0"},
+        {"block_size", "4097", FB_ERROR_FORMAT, "block_size is 4097"},
         {"block_size", "[4]", FB_ERROR_FORMAT, "block_size is [4]"},
         {"mask_token_id", "-2", FB_ERROR_FORMAT, "mask_token_id is -2"},
         {"eos_token_id", "-2", FB_ERROR_FORMAT, "eos_token_id is -2"},

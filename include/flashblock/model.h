@@ -49,7 +49,7 @@ typedef struct fb_model_config {
     bool tie_word_embeddings; /* the head is the embedding; false where the file's own head differs
                                */
     bool attention_bias;
-    size_t block_size; /* tokens of a diffusion block; 0 when no file says */
+    size_t block_size; /* tokens of a diffusion block, 4096 at most; 0 when no file says */
     int32_t mask_token_id;
     int32_t pad_token_id;     /* the tokenizer's, if no configuration has one; ids that are not
                                  below vocab_size are none, here and among eos_token_ids */

@@ -19,7 +19,7 @@ enum {
     MAX_HEAD_DIM = 1 << 16,
     MAX_VOCAB = 1 << 30,
     MAX_POSITIONS = 1 << 30,
-    MAX_BLOCK = 1 << 16,
+    MAX_BLOCK = 1 << 12, /* a pass takes memory for a block, however small the model is */
     /* Defaults of the Hugging Face class, for fields that config.json does not have. */
     DEFAULT_POSITIONS = 32768,
 };

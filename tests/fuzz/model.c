@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-enum { PARTS = 5, TOKENS = 4 };
+enum { PARTS = 5, TOKENS = 4, MAX_BLOCK = 64 };
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     return fuzz_mutate_parts(data, size, max_size, seed, PARTS);
@@ -45,6 +45,8 @@ static void generate(fb_model *model) {
     fb_generation *generation = NULL;
     fb_generate_options_init(&options);
     options.max_tokens = 6;
+    if (fb_model_config_of(model)->block_size > MAX_BLOCK)
+        options.block_size = MAX_BLOCK; /* there are as many steps, and none is bounded otherwise */
     if (fb_generate(model, prompts, 2, &options, &generation) == FB_OK)
         fb_generation_destroy(generation);
 }
