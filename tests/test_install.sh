@@ -71,6 +71,30 @@ commands_of_the_readme() {
     )
 }
 
+# The commands that docs/library.md shows, as they stand there, while both kinds of libraries are installed: the first
+# links shared libraries, and the second none.
+commands_of_the_manual() {
+    mkdir "$root/manual" && cp "$root/example.c" "$root/manual/program.c"
+    (
+        cd "$root/manual" || exit 1
+        compiler="$*"
+        cc() {
+            $compiler "$@"
+        }
+        grep '^    cc ' "$source/docs/library.md" >commands && [ "$(wc -l <commands)" -eq 2 ] || exit 1
+        sed -n 1p commands >shared && . ./shared && readelf -d program | grep -q 'NEEDED.*libflashblock-lm' || exit 1
+        LD_LIBRARY_PATH="$libdir" ./program "$source/golden/demo-model" "And it came to pass" >shared.out || exit 1
+        sed -n 2p commands >static && . ./static && ! readelf -d program | grep NEEDED || exit 1
+        ./program "$source/golden/demo-model" "And it came to pass" | diff - shared.out
+    )
+}
+
+# Whether there are static libraries of the system to link.
+has_static_libraries() {
+    echo 'int main(void) { return 0; }' >"$root/empty.c"
+    "$@" -static "$root/empty.c" -o "$root/empty" -lyajl_s -lpcre2-8 -lutf8proc -lm 2>/dev/null
+}
+
 man_page() {
     page=$(find "$root" -path '*/man1/flashblock.1')
     [ -n "$page" ] && grep -q '^\.SH "flashblock generate"$' "$page"
@@ -116,7 +140,7 @@ judge() {
     build "$source/tests/oracle_consumer.c" "$@" && LD_LIBRARY_PATH="$libdir" "$root/$1"
 }
 
-echo 1..13
+echo 1..15
 name="meson install"
 result env DESTDIR="$root" meson install -C "$build_dir" --no-rebuild --quiet
 pkgconfig=$(dirname "$(find "$root" -name flashblock.pc)")
@@ -143,6 +167,15 @@ name="the example of the README"
 result example "$@"
 name="the commands of the README"
 result commands_of_the_readme "$@"
+name="the commands of docs/library.md"
+if has_static_libraries "$@"; then
+    result commands_of_the_manual "$@"
+    name="a program with no shared library and libflashblock-oracle"
+    result judge no_shared "--static flashblock-oracle" "$@" -static
+else
+    echo "ok - $name # SKIP static libraries of the system are not installed"
+    echo "ok - a program with no shared library and libflashblock-oracle # SKIP static libraries are not installed"
+fi
 name="a program with the static libflashblock-lm"
 rm "$libdir"/libflashblock*.so*
 result consumer static "--static flashblock-lm" "$@"
