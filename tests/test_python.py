@@ -492,6 +492,35 @@ def test_ports_with_other_arrays():
             ).passed
 
 
+def test_a_port_that_refreshes_by_rows():
+    numpy = module("numpy")
+
+    class Rows(Port):
+        def external_rows(self, q, k, v, scale, rows, kept):
+            assert 0 < len(rows) < q.shape[0]
+            parts = zip(self.external(q, k, v, scale), kept)
+            results = []
+            for new, old in parts:
+                made = numpy.array(old)
+                made[rows] = numpy.asarray(new)[rows]
+                results.append(made)
+            return tuple(results)
+
+    options = {"rows": True, "dtype": "f32", "lse_layout": "TH", "block_size": 8, "steps": 6, "tau": 2}
+    assert flashblock.check_port(Rows(), "tiny", **options).passed
+    with raises(TypeError, "external_rows"):
+        flashblock.check_port(Port(), "tiny", **options)
+
+
+def test_broadcast_results_are_read_as_they_are():
+    """Strides of 0: C takes three of them for a dense tensor."""
+    q, k, v = normal(4, 2, 8), normal(8, 2, 8), normal(8, 2, 8)
+    one = flashblock.array([2.5])
+    spread = flashblock.Array(one.address, "f32", (4, 2), (0, 0), one)
+    with raises(flashblock.CheckFailed, "2.5"):
+        flashblock.check(lse=spread, q=q, k=k, v=v, layout="THD", lse_layout="TH")
+
+
 def test_sequences():
     sequence = flashblock.Sequence("tiny", context=33, dtype="bf16", seed=5)
     assert sequence.context_k.shape == (33, 2, 32) and sequence.dtype == "bf16" and sequence.seed == 5

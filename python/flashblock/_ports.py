@@ -264,7 +264,8 @@ def check_port(port, preset="trado-8b", *, context=None, dtype="bf16", layout="T
                     external(q, k, v, scale) -> out, lse     the attention to the committed tokens
                     internal(q, k, v, scale) -> out, lse     the attention to the block itself
                     merge(out_a, lse_a, out_b, lse_b) -> out, lse
-                or one callable, which is called with each pass and keeps the part itself: see flashblock.Given. It
+                and with the option rows=True external_rows(q, k, v, scale, rows, kept) -> out, lse: the kept part,
+                with these rows computed anew; or one callable, which is called with each pass and keeps the part itself: see flashblock.Given. It
                 returns (out, lse), (out, lse, external_out, external_lse) or a dict of these
     preset      "trado-8b", "sdar-8b", "sdar-1.7b", "longlive-1.3b", "tiny": heads, sizes, tau
     context     committed tokens (None: the preset's); `dtype` of queries, keys and values: "f32", "bf16", "f16"

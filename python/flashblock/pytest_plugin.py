@@ -5,7 +5,7 @@ import pytest
 
 from . import _check, _ports
 
-_rows = []  # (test, report)
+_rows = []  # (test, outcome, title, seed, summary)
 
 
 def pytest_addoption(parser):
@@ -16,8 +16,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    seed = config.getoption("--flashblock-seed")
-    _ports.default_seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    given = getattr(config, "workerinput", {}).get("flashblock_seed", config.getoption("--flashblock-seed"))
+    _ports.default_seed = int.from_bytes(os.urandom(4), "little") if given is None else given
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """pytest-xdist: all workers take one seed."""
+    node.workerinput["flashblock_seed"] = _ports.default_seed
 
 
 def pytest_report_header(config):
@@ -31,22 +37,27 @@ def flashblock_seed():
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_call(item):
     def listen(report):
-        _rows.append((item.name, report))
+        verdict = [item.name, report.outcome, report.title, report.seed, "" if report.passed else report.summary]
+        item.user_properties.append(("flashblock", verdict))
 
     _check.listeners.append(listen)
     yield
     _check.listeners.remove(listen)
 
 
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        _rows.extend(verdict for name, verdict in report.user_properties if name == "flashblock")
+
+
 def pytest_terminal_summary(terminalreporter):
     if not _rows:
         return
     terminalreporter.section("flashblock")
-    width = max(len(test) for test, _ in _rows)
-    for test, report in _rows:
-        seed = f" seed {report.seed}" if report.seed is not None else ""
-        terminalreporter.line(f"{test:{width}}  {report.outcome:8} {report.title}{seed}")
-        if not report.passed:
-            terminalreporter.line(f"{'':{width}}  {report.summary}")
+    width = max(len(row[0]) for row in _rows)
+    for test, outcome, title, seed, summary in _rows:
+        terminalreporter.line(f"{test:{width}}  {outcome:8} {title}" + (f" seed {seed}" if seed is not None else ""))
+        if summary:
+            terminalreporter.line(f"{'':{width}}  {summary}")
