@@ -505,6 +505,16 @@ Test(reuse, a_call_of_a_later_version) {
         fb_block_call known;
         const void *unknown;
     } later;
+    static const size_t no_sizes[] = {0, 1, sizeof(size_t) - 1, 4097, SIZE_MAX};
+    for (size_t i = 0; i < sizeof no_sizes / sizeof *no_sizes; i++) {
+        memset(&later, 0xab, sizeof later);
+        fb_block_call_init_sized(&later.known, no_sizes[i]);
+        cr_assert_eq(later.known.struct_size, 0);
+        cr_assert_eq(((const char *)&later)[sizeof(size_t)], (char)0xab);
+        later.known.struct_size = no_sizes[i]; /* and nothing is looked at after it */
+        cr_assert_eq(fb_block_attend(&later.known, &b->part), FB_ERROR_ARGUMENT);
+        cr_assert(strstr(fb_error_message(), "struct_size"), "%s", fb_error_message());
+    }
     fb_block_call_init_sized(&later.known, sizeof later);
     cr_assert_eq(later.known.struct_size, sizeof later);
     cr_assert_null(later.unknown);

@@ -128,8 +128,8 @@ typedef struct fb_generate_attention_event {
     const fb_attention_event *attention; /* layer, queries, KV cache, action, parts, result */
 } fb_generate_attention_event;
 
-/* Begin with fb_generate_options_init, which sets struct_size and the defaults: the struct can
- * grow. "0: ..." says what zero stands for. */
+/* Begin with fb_generate_options_init, which sets struct_size (types.h) and the defaults: the
+ * struct can grow. "0: ..." says what zero stands for. */
 typedef struct fb_generate_options {
     size_t struct_size;
     size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */

@@ -106,8 +106,8 @@ typedef struct fb_attention_event {
 } fb_attention_event;
 
 /* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. The struct
- * can grow: begin with fb_forward_init, which sets struct_size and makes everything else 0 and
- * NULL. */
+ * can grow: begin with fb_forward_init, which sets struct_size (types.h) and makes everything else
+ * 0 and NULL. */
 typedef struct fb_forward {
     size_t struct_size;
     const int32_t *tokens; /* [num_tokens], each in [0, vocab_size) */

@@ -128,7 +128,7 @@ struct fb_sparse;      /* experimental/sparse.h */
 struct fb_block_heads; /* experimental/head_reuse.h */
 
 /* One layer's attention of the current block at one step. The struct can grow: begin with
- * fb_block_call_init, which sets struct_size and makes everything else 0 and NULL. */
+ * fb_block_call_init, which sets struct_size (types.h) and makes everything else 0 and NULL. */
 typedef struct fb_block_call {
     size_t struct_size;
     const fb_queries *queries; /* q [rows, num_heads, head_dim] */

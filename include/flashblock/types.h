@@ -31,6 +31,25 @@ FB_API fb_status fb_dtype_parse(const char *name, fb_dtype *dtype);
 FB_API fb_status fb_to_f32(fb_dtype dtype, const void *from, float *to, size_t count);
 FB_API fb_status fb_from_f32(fb_dtype dtype, const float *from, void *to, size_t count);
 
+/* Structs that can grow. Their first member is `size_t struct_size`, and a later version may have
+ * more members at their end. In C they are filled in by
+ *
+ *     fb_X_init(&options);
+ *
+ * which is fb_X_init_sized(&options, sizeof options). Bindings for other languages call the latter:
+ *
+ *     void fb_X_init_sized(fb_X *options, size_t size);
+ *
+ * `size` is the size of the struct that the caller has declared, with all its padding; `options` is
+ * not NULL. Members that this library knows get their defaults. Bytes after them become 0 and must
+ * stay 0. A shorter struct than the library's is that of an older version, and the library takes
+ * defaults for the rest.
+ *
+ * Sizes are sizeof(size_t) to 4096. fb_X_init_sized with any other size sets struct_size to 0 and
+ * writes nothing else. A function that is given a struct_size outside of these limits returns
+ * FB_ERROR_ARGUMENT and reads no other member. A function of an experimental header may ask for
+ * exactly the size that the library knows. */
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,8 @@
 #include "base/sized.h"
 #include "cache/part_cache.h"
 
+FB_SIZED_ENDS_WITH(fb_block_call, heads);
+
 void fb_block_call_init_sized(fb_block_call *call, size_t size) {
     fb_sized_init(call, size, &(fb_block_call){0}, sizeof *call);
 }

@@ -54,6 +54,8 @@ const char *fb_finish_reason_name(fb_finish_reason reason) {
     return "unknown";
 }
 
+FB_SIZED_ENDS_WITH(fb_generate_options, seeds);
+
 void fb_generate_options_init_sized(fb_generate_options *options, size_t size) {
     const fb_generate_options defaults = {
         .max_tokens = 128,

@@ -382,6 +382,8 @@ static fb_status run(pass *p) {
     return FB_OK;
 }
 
+FB_SIZED_ENDS_WITH(fb_forward, user);
+
 void fb_forward_init_sized(fb_forward *forward, size_t size) {
     fb_sized_init(forward, size, &(fb_forward){0}, sizeof *forward);
 }
@@ -393,9 +395,11 @@ static fb_status read_sequences(const fb_forward *given, size_t count, fb_forwar
         const void *from = (const char *)given + i * size;
         own[i] = (fb_forward){0};
         FB_TRY(fb_sized_read(&own[i], sizeof *own, from, "sequence"));
-        if (((const fb_forward *)from)->struct_size != size)
+        size_t its_size = 0;
+        memcpy(&its_size, from, sizeof its_size);
+        if (its_size != size)
             return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu has struct_size %zu, the first %zu", i,
-                           ((const fb_forward *)from)->struct_size, size);
+                           its_size, size);
     }
     return FB_OK;
 }

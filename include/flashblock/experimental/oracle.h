@@ -168,7 +168,7 @@ typedef struct fb_attention_check {
 } fb_attention_check;
 
 /* Sets the defaults of the first struct_size bytes: fb_attention_check_init(&check) in C; bindings
- * pass the size of the struct that they declare. */
+ * pass the size of the struct that they declare (types.h says which sizes there are). */
 FB_API void fb_attention_check_init_sized(fb_attention_check *check, size_t struct_size);
 static inline void fb_attention_check_init(fb_attention_check *check) {
     fb_attention_check_init_sized(check, sizeof *check);
