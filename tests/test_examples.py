@@ -20,9 +20,15 @@ def read(path):
         return file.read()
 
 
-def run(program):
+def run(folder, program):
+    """In the top folder, where a reader runs it: golden/demo-model is there."""
     ran = subprocess.run(
-        [program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=120
+        [os.path.abspath(program)],
+        cwd=os.path.dirname(os.path.abspath(folder)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=120,
     )
     return ran.returncode, ran.stdout, ran.stderr
 
@@ -36,7 +42,7 @@ def faults_of(folder, program):
     for line in source:
         if line.startswith("#include") and not PUBLIC.match(line):
             yield f"{name}.c: '{line}' is no public header"
-    status, output, errors = run(program)
+    status, output, errors = run(folder, program)
     if status != 0 or errors:
         yield f"{name} ended with {status}: {errors}"
     expected = read(os.path.join(folder, name + ".out")).splitlines()
@@ -54,7 +60,7 @@ def main():
     if write:
         for program in programs:
             with open(os.path.join(folder, name_of(program) + ".out"), "w", encoding="utf-8") as file:
-                file.write(run(program)[1])
+                file.write(run(folder, program)[1])
         return 0
     sources = {name[:-2] for name in os.listdir(folder) if name.endswith(".c")}
     failed = False
