@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXPECT_OK(call) cr_assert_eq((call), FB_OK, "%s", fb_error_message())
 
@@ -151,6 +152,46 @@ Test(model, the_batch_changes_no_bit) {
 }
 
 /* Only the second of three sequences asks for logits, and gets its own. */
+/* Logits of a model's only pass. */
+static float *logits_of(fb_model *model) {
+    const int32_t tokens[4] = {4, 3, 2, 1};
+    float *logits = floats(4 * fb_model_config_of(model)->vocab_size);
+    fb_kv_cache *kv = NULL;
+    EXPECT_OK(fb_model_new_kv_cache(model, FB_F32, &kv));
+    fb_forward forward;
+    fb_forward_init(&forward);
+    forward.tokens = tokens;
+    forward.num_tokens = 4;
+    forward.kv = kv;
+    forward.action = FB_REFRESH_ONLY;
+    forward.logits = logits;
+    EXPECT_OK(fb_model_forward(model, &forward, 1, NULL));
+    fb_kv_cache_destroy(kv);
+    return logits;
+}
+
+Test(model, weights_that_were_read_do_not_need_their_file) {
+    const char *directory = tiny_model_write(&tiny_model_small);
+    char path[4096];
+    fb_model *mapped = load(directory), *read = NULL;
+    fb_model_options options;
+    fb_model_options_init(&options);
+    options.read_weights = true;
+    EXPECT_OK(fb_model_load_with(directory, &options, &read));
+    float *expected = logits_of(mapped);
+    fb_model_destroy(mapped);
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    cr_assert_eq(truncate(path, 0), 0);
+    float *found = logits_of(read);
+    cr_assert_arr_eq(found, expected, 4 * fb_model_config_of(read)->vocab_size * sizeof *expected);
+    fb_model_destroy(read);
+    options.struct_size = 0;
+    cr_assert_eq(fb_model_load_with(directory, &options, &read), FB_ERROR_ARGUMENT);
+    free(expected);
+    free(found);
+    tiny_model_remove();
+}
+
 /* A pass that another thread, or a callback, would make while one is being made. */
 typedef struct second_pass {
     fb_model *model;

@@ -480,7 +480,7 @@ static void write_shard(const char *file, const char *tensor, const float *value
 
 static void expect_checkpoint_refused(const char *directory, fb_status wanted, const char *words) {
     fb_checkpoint *checkpoint = NULL;
-    fb_status status = fb_checkpoint_open(directory, NULL, &checkpoint);
+    fb_status status = fb_checkpoint_open(directory, false, NULL, &checkpoint);
     cr_expect_eq(status, wanted, "%s: status %d", words, status);
     cr_expect(strstr(fb_error_message(), words), "'%s' does not say '%s'", fb_error_message(),
               words);
@@ -492,7 +492,8 @@ Test(checkpoint, opens_one_file_or_shards) {
     expect_checkpoint_refused(directory, FB_ERROR_IO, "holds neither");
     write_shard(single, "x", &written[0]);
     fb_checkpoint *checkpoint = NULL;
-    cr_assert_eq(fb_checkpoint_open(directory, NULL, &checkpoint), FB_OK, "%s", fb_error_message());
+    cr_assert_eq(fb_checkpoint_open(directory, false, NULL, &checkpoint), FB_OK, "%s",
+                 fb_error_message());
     cr_expect(fb_checkpoint_find(checkpoint, "x"));
     fb_checkpoint_close(checkpoint);
 
@@ -507,7 +508,8 @@ Test(checkpoint, opens_one_file_or_shards) {
     expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "2.safetensors: no tensor called c");
     write_shard("2.safetensors", "c", &written[2]);
     checkpoint = NULL;
-    cr_assert_eq(fb_checkpoint_open(directory, NULL, &checkpoint), FB_OK, "%s", fb_error_message());
+    cr_assert_eq(fb_checkpoint_open(directory, false, NULL, &checkpoint), FB_OK, "%s",
+                 fb_error_message());
     const fb_tensor_view *found = fb_checkpoint_find(checkpoint, "c");
     float value = 0;
     cr_assert(found);
@@ -529,7 +531,8 @@ static void expect_value(const fb_checkpoint *checkpoint, const char *name, floa
 
 static fb_checkpoint *open_checkpoint(const char *directory) {
     fb_checkpoint *checkpoint = NULL;
-    cr_assert_eq(fb_checkpoint_open(directory, NULL, &checkpoint), FB_OK, "%s", fb_error_message());
+    cr_assert_eq(fb_checkpoint_open(directory, false, NULL, &checkpoint), FB_OK, "%s",
+                 fb_error_message());
     return checkpoint;
 }
 

@@ -5,9 +5,13 @@
  * keys are normalised per head before rotary positions (rotate-half: pairs i, i + head_dim/2; the
  * angle is float32(position) * float32(inv_freq) rounded to float32, as the paper's code has it).
  *
- * Weights stay as they are stored (f32, bf16 or f16) in memory-mapped files. A linear layer
- * multiplies by them where they are, and widens a 16-bit weight in a register. Activations are
- * float32. All other memory grows with the tokens of one call, not with the model.
+ * Weights stay as they are stored (f32, bf16 or f16) in memory-mapped files. The files must stay as
+ * they are while the model is loaded: a byte that is changed changes results, and a file that is
+ * made shorter in place ends the process with SIGBUS at the next touch of what is missing (so does
+ * a disk or a network that fails). Replacing a file by renaming another one over it, as package
+ * managers and download tools do, is harmless. fb_model_options.read_weights avoids the map. A
+ * linear layer multiplies by them where they are, and widens a 16-bit weight in a register.
+ * Activations are float32. All other memory grows with the tokens of one call, not with the model.
  *
  * A sequence's results are the same bits for any number of threads, on any instruction set, and
  * whatever else is in its batch (contract C9.6): every element of a linear layer is a sum of its
@@ -76,6 +80,24 @@ typedef struct fb_model fb_model;
  * Qwen3ForCausalLM, or a field that asks for what this library does not have: scaled rotary
  * positions, a sliding window, quantised weights, an adapter, ... */
 FB_API fb_status fb_model_load(const char *directory, fb_model **model);
+
+/* How a model is loaded. The struct can grow: fill it in with fb_model_options_init. */
+typedef struct fb_model_options {
+    size_t struct_size;
+    bool read_weights; /* into memory, instead of mapping the files. It takes as much memory as the
+                          files have bytes, and loading takes as long as reading them; afterwards
+                          nothing that happens to the files matters. Default: false */
+} fb_model_options;
+
+FB_API void fb_model_options_init_sized(fb_model_options *options, size_t size);
+static inline void fb_model_options_init(fb_model_options *options) {
+    fb_model_options_init_sized(options, sizeof *options);
+}
+
+/* fb_model_load with options, which may be NULL. FB_ERROR_ARGUMENT: struct_size is wrong.
+ * FB_ERROR_MEMORY: the weights that are to be read do not fit. */
+FB_API fb_status fb_model_load_with(const char *directory, const fb_model_options *options,
+                                    fb_model **model);
 
 /* What loading has to say about files that it accepts: a field that is not known and not used, a
  * head that differs from the embedding it should be tied to, ... One line without its end; it names

@@ -17,6 +17,7 @@ static const char index_name[] = "model.safetensors.index.json";
 enum { MAX_INDEX = 100000000 };
 
 struct fb_checkpoint {
+    bool reads; /* files, instead of mapping them */
     char *directory;
     fb_safetensors **shards;
     size_t num_shards;
@@ -83,7 +84,9 @@ static fb_status check_single(const placement_list *list) {
 static fb_status open_shard(fb_checkpoint *checkpoint, const char *name) {
     char *path = NULL;
     FB_TRY(fb_path_join(checkpoint->directory, name, &path));
-    fb_status status = fb_safetensors_open(path, &checkpoint->shards[checkpoint->num_shards]);
+    fb_safetensors **shard = &checkpoint->shards[checkpoint->num_shards];
+    fb_status status =
+        checkpoint->reads ? fb_safetensors_read(path, shard) : fb_safetensors_open(path, shard);
     fb_free(path);
     if (status == FB_OK)
         checkpoint->num_shards++;
@@ -193,10 +196,11 @@ static fb_status load(fb_checkpoint *checkpoint, fb_warnings *warnings) {
     return status;
 }
 
-fb_status fb_checkpoint_open(const char *directory, fb_warnings *warnings,
+fb_status fb_checkpoint_open(const char *directory, bool reads, fb_warnings *warnings,
                              fb_checkpoint **checkpoint) {
     fb_checkpoint *made = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "checkpoint", &made));
+    made->reads = reads;
     fb_status status = fb_path_join("", directory, &made->directory);
     if (status == FB_OK)
         status = load(made, warnings);

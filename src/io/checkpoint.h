@@ -6,18 +6,20 @@
 #include "io/tensor.h"
 #include "io/warnings.h"
 
+#include <stdbool.h>
+
 /* Immutable once open: any number of threads may read one. */
 typedef struct fb_checkpoint fb_checkpoint;
 
-/* Maps every file. FB_ERROR_IO when the directory has neither model.safetensors nor an index, or
- * when a file cannot be read. FB_ERROR_FORMAT when a file is malformed; when the index names a file
- * by more than a plain name, or a tensor that its file lacks; when the index names other files
- * beside a model.safetensors.
+/* Maps every file, or reads it into memory if `reads`. FB_ERROR_IO when the directory has neither
+ * model.safetensors nor an index, or when a file cannot be read. FB_ERROR_FORMAT when a file is
+ * malformed; when the index names a file by more than a plain name, or a tensor that its file
+ * lacks; when the index names other files beside a model.safetensors.
  *
  * The tensors are those of all the files, as other loaders have it, also those that the index does
  * not name. If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
  * not name the tensor. */
-fb_status fb_checkpoint_open(const char *directory, fb_warnings *warnings,
+fb_status fb_checkpoint_open(const char *directory, bool reads, fb_warnings *warnings,
                              fb_checkpoint **checkpoint);
 
 /* Invalidates every view. NULL is allowed. */

@@ -157,14 +157,43 @@ static fb_status map_by_reading(int fd, const char *path, fb_file_map *map) {
     return FB_OK;
 }
 
-static fb_status map_descriptor(int fd, const char *path, fb_file_map *map) {
+/* What follows the descriptor's offset, in memory of just that size. */
+static fb_status read_regular(int fd, const char *path, const struct stat *status,
+                              fb_file_map *map) {
+    off_t offset = lseek(fd, 0, SEEK_CUR);
+    *map = (fb_file_map){.data = ""};
+    if (offset < 0 || offset >= status->st_size)
+        return FB_OK;
+    size_t size = (size_t)(status->st_size - offset), done = 0;
+    FB_TRY(fb_alloc(size, 1, path, &map->read));
+    while (done < size) {
+        ssize_t got = pread(fd, (char *)map->read + done, size - done, offset + (off_t)done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            fb_status result = got < 0 ? fail_with_errno(path, "cannot read")
+                                       : fb_fail(FB_ERROR_IO,
+                                                 "%s: became shorter while it was "
+                                                 "read",
+                                                 path);
+            fb_file_map_close(map);
+            return result;
+        }
+        done += (size_t)got;
+    }
+    map->data = map->read;
+    map->size = size;
+    return FB_OK;
+}
+
+static fb_status map_descriptor(int fd, const char *path, bool reads, fb_file_map *map) {
     struct stat status;
     if (fstat(fd, &status) != 0)
         return fail_with_errno(path, "cannot stat");
     if (S_ISDIR(status.st_mode))
         return fb_fail(FB_ERROR_IO, "%s: is a directory", path);
     if (S_ISREG(status.st_mode))
-        FB_TRY(map_regular(fd, path, &status, map));
+        FB_TRY((reads ? read_regular : map_regular)(fd, path, &status, map));
     else
         FB_TRY(map_by_reading(fd, path, map));
     fb_status result = fb_file_check_content(path, map->data, map->size);
@@ -173,15 +202,23 @@ static fb_status map_descriptor(int fd, const char *path, fb_file_map *map) {
     return result;
 }
 
-fb_status fb_file_map_open(const char *path, fb_file_map *map) {
+static fb_status open_map(const char *path, bool reads, fb_file_map *map) {
     int fd = -1;
     fb_file_map made = {0};
     FB_TRY(open_to_read(path, &fd));
-    fb_status status = map_descriptor(fd, path, &made);
+    fb_status status = map_descriptor(fd, path, reads, &made);
     close(fd);
     FB_TRY(status);
     *map = made;
     return FB_OK;
+}
+
+fb_status fb_file_map_open(const char *path, fb_file_map *map) {
+    return open_map(path, false, map);
+}
+
+fb_status fb_file_map_by_reading(const char *path, fb_file_map *map) {
+    return open_map(path, true, map);
 }
 
 void fb_file_map_close(fb_file_map *map) {

@@ -30,6 +30,10 @@ typedef struct fb_file_map {
  * Git LFS. */
 fb_status fb_file_map_open(const char *path, fb_file_map *map);
 
+/* The same, but a regular file is read, too, not mapped: what happens to it later does not matter.
+ * FB_ERROR_IO when it becomes shorter meanwhile. */
+fb_status fb_file_map_by_reading(const char *path, fb_file_map *map);
+
 /* Unmaps or frees the bytes and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
 

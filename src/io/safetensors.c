@@ -184,18 +184,29 @@ fb_status fb_safetensors_parse(const void *data, size_t size, const char *name,
     return FB_OK;
 }
 
+/* Takes the map, after a failure too. */
+static fb_status parse_map(fb_file_map *map, const char *path, fb_safetensors **file) {
+    fb_safetensors *made = NULL;
+    fb_status status = fb_safetensors_parse(map->data, map->size, path, &made);
+    if (status != FB_OK) {
+        fb_file_map_close(map);
+        return status;
+    }
+    made->map = *map;
+    *file = made;
+    return FB_OK;
+}
+
 fb_status fb_safetensors_open(const char *path, fb_safetensors **file) {
     fb_file_map map = {0};
     FB_TRY(fb_file_map_open(path, &map));
-    fb_safetensors *made = NULL;
-    fb_status status = fb_safetensors_parse(map.data, map.size, path, &made);
-    if (status != FB_OK) {
-        fb_file_map_close(&map);
-        return status;
-    }
-    made->map = map;
-    *file = made;
-    return FB_OK;
+    return parse_map(&map, path, file);
+}
+
+fb_status fb_safetensors_read(const char *path, fb_safetensors **file) {
+    fb_file_map map = {0};
+    FB_TRY(fb_file_map_by_reading(path, &map));
+    return parse_map(&map, path, file);
 }
 
 void fb_safetensors_close(fb_safetensors *file) {

@@ -18,6 +18,9 @@ typedef struct fb_safetensors fb_safetensors;
  * FB_ERROR_UNSUPPORTED. */
 fb_status fb_safetensors_open(const char *path, fb_safetensors **file);
 
+/* The same; the file is read into memory, and not mapped. */
+fb_status fb_safetensors_read(const char *path, fb_safetensors **file);
+
 /* The same from memory, which must outlive the file. Messages call it `name`. */
 fb_status fb_safetensors_parse(const void *data, size_t size, const char *name,
                                fb_safetensors **file);

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/sized.h"
 #include "model/model_config.h"
 #include "model/model_state.h"
 #include "model/rope.h"
@@ -17,10 +18,11 @@ static fb_status explain(const fb_model *model, fb_status status) {
     return status;
 }
 
-static fb_status load(const char *directory, fb_model *model) {
+static fb_status load(const char *directory, const fb_model_options *options, fb_model *model) {
     fb_model_config *config = &model->config;
     FB_TRY(fb_model_config_read(directory, config, &model->warnings));
-    FB_TRY(explain(model, fb_weights_open(directory, config, &model->weights, &model->warnings)));
+    FB_TRY(explain(model, fb_weights_open(directory, options->read_weights, config, &model->weights,
+                                          &model->warnings)));
     config->tie_word_embeddings = model->weights.head.data == model->weights.embedding.data;
     config->dtype = model->weights.embedding.dtype;
     FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
@@ -29,12 +31,25 @@ static fb_status load(const char *directory, fb_model *model) {
     return FB_OK;
 }
 
+void fb_model_options_init_sized(fb_model_options *options, size_t size) {
+    const fb_model_options defaults = {0};
+    fb_sized_init(options, size, &defaults, sizeof defaults);
+}
+
 fb_status fb_model_load(const char *directory, fb_model **model) {
+    return fb_model_load_with(directory, NULL, model);
+}
+
+fb_status fb_model_load_with(const char *directory, const fb_model_options *options,
+                             fb_model **model) {
+    fb_model_options own = {0};
     if (!directory || !model)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
+    if (options)
+        FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
     fb_model *made = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "model", &made));
-    fb_status status = load(directory, made);
+    fb_status status = load(directory, &own, made);
     if (status != FB_OK) {
         fb_model_destroy(made);
         return status;

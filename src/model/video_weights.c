@@ -1,6 +1,7 @@
 /* The tensors of a video model, by the names of CausalWanModel's state dict. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/sized.h"
 #include "model/video_state.h"
 
 #include <stdio.h>
@@ -147,12 +148,12 @@ static const fb_tensor_view *find_in_checkpoint(const void *checkpoint, const ch
     return fb_checkpoint_find(checkpoint, name);
 }
 
-static fb_status open_model(const char *directory, const fb_video_config *config,
+static fb_status open_model(const char *directory, bool reads, const fb_video_config *config,
                             fb_warnings *warnings, fb_video_model **model) {
     fb_checkpoint *checkpoint = NULL;
     fb_video_model *made = NULL;
     fb_buffer used = {0};
-    FB_TRY(fb_checkpoint_open(directory, warnings, &checkpoint));
+    FB_TRY(fb_checkpoint_open(directory, reads, warnings, &checkpoint));
     fb_status status =
         fb_video_model_bind(config, find_in_checkpoint, checkpoint, directory, &used, &made);
     if (status == FB_OK)
@@ -176,14 +177,22 @@ static void free_words(char **words, size_t count) {
 }
 
 fb_status fb_video_model_load(const char *directory, fb_video_model **model) {
+    return fb_video_model_load_with(directory, NULL, model);
+}
+
+fb_status fb_video_model_load_with(const char *directory, const fb_model_options *options,
+                                   fb_video_model **model) {
+    fb_model_options own = {0};
     if (!directory || !model)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
+    if (options)
+        FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
     fb_video_config config;
     char **words = NULL;
     fb_warnings warnings = {0};
     fb_status status = fb_video_config_read(directory, &config, &words, &warnings);
     if (status == FB_OK)
-        status = open_model(directory, &config, &warnings, model);
+        status = open_model(directory, own.read_weights, &config, &warnings, model);
     if (status != FB_OK) {
         free_words(words, config.num_words);
         fb_warnings_free(&warnings);

@@ -175,9 +175,9 @@ static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings 
                                      b->used.size / sizeof(fb_tensor_view *), warnings);
 }
 
-fb_status fb_weights_open(const char *directory, const fb_model_config *config, fb_weights *weights,
-                          fb_warnings *warnings) {
-    FB_TRY(fb_checkpoint_open(directory, warnings, &weights->checkpoint));
+fb_status fb_weights_open(const char *directory, bool reads, const fb_model_config *config,
+                          fb_weights *weights, fb_warnings *warnings) {
+    FB_TRY(fb_checkpoint_open(directory, reads, warnings, &weights->checkpoint));
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;

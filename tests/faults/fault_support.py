@@ -31,6 +31,7 @@ def commands(golden):
         Command("generate --json", ["generate", *model, *text, "--json={out}/o.json"], ["o.json"]),
         Command("generate --sparse", ["generate", *model, "--prompt", "And it came", "-n", 6, "--sparse",
                                       "quest", "--density", 0.5]),
+        Command("generate --no-mmap", ["generate", *model, *text, "--no-mmap"]),
         Command("verify", ["verify", case]),
         Command("verify --json", ["verify", case, "--json={out}/o.json"], ["o.json"]),
         Command("golden", ["golden", "--context", 40, "--threads", 1, "-o", "{out}/o.safetensors"],

@@ -65,7 +65,7 @@ def check(place, right, usual, expected, **options):
 
 @case
 def every_command_runs_in_60_mb():
-    for command in [*COMMANDS[:1], *COMMANDS[3:6], COMMANDS[-1]]:
+    for command in COMMANDS:
         with Workplace(command) as place:
             right, usual = undisturbed(place)
             status = check(place, right, usual, MEMORY, preexec_fn=limited(resource.RLIMIT_AS, 60 * MIB),

@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_split(data, size, parts, PARTS);
     for (size_t i = 0; i < PARTS; i++)
         fuzz_write(names[i], parts[i]);
-    if (fb_checkpoint_open(fuzz_path("index"), &warnings, &checkpoint) == FB_OK) {
+    if (fb_checkpoint_open(fuzz_path("index"), false, &warnings, &checkpoint) == FB_OK) {
         const fb_tensor_view *tensor = fb_checkpoint_find(checkpoint, "a");
         float value = 0;
         if (tensor && tensor->count > 0)

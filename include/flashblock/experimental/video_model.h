@@ -27,6 +27,7 @@
 #include <flashblock/experimental/calibration.h>
 #include <flashblock/experimental/head_reuse.h>
 #include <flashblock/experimental/video_cache.h>
+#include <flashblock/model.h>
 #include <flashblock/status.h>
 
 #include <stdbool.h>
@@ -58,6 +59,10 @@ typedef struct fb_video_model fb_video_model;
 /* Opens `directory`: config.json and model.safetensors or its shards. Everything is checked as
  * fb_model_load does. The caller owns *model. */
 FB_API fb_status fb_video_model_load(const char *directory, fb_video_model **model);
+
+/* The same with options, which may be NULL; see model.h. */
+FB_API fb_status fb_video_model_load_with(const char *directory, const fb_model_options *options,
+                                          fb_video_model **model);
 FB_API void fb_video_model_destroy(fb_video_model *model); /* NULL is allowed */
 
 /* What the model's files say, owned by the model; the number of its weights. */

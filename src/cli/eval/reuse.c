@@ -31,7 +31,7 @@ typedef struct settings {
     double threshold;
     fb_dtype kv_dtype;
     uint64_t seed;
-    bool teacher;
+    bool teacher, no_mmap;
     size_t threads;
     int isa;
 } settings;
@@ -42,6 +42,7 @@ static const fb_option options[] = {
     FB_MODEL_OPTION(settings, model,
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
+    FB_NO_MMAP_OPTION(settings, no_mmap),
     {.kind = FB_OPTION_STRING,
      .name = "text",
      .argument = "FILE",
@@ -172,7 +173,10 @@ static fb_status check_sizes(const evaluation *e) {
 static fb_status prepare(evaluation *e) {
     const settings *chosen = e->chosen;
     FB_TRY(fb_isa_choice_set(chosen->threads, chosen->isa));
-    FB_TRY(fb_model_load(chosen->model, &e->model));
+    fb_model_options how;
+    fb_model_options_init(&how);
+    how.read_weights = chosen->no_mmap;
+    FB_TRY(fb_model_load_with(chosen->model, &how, &e->model));
     fb_print_model_warnings(e->model);
     FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));
     fb_print_tokenizer_warnings(e->tokenizer);

@@ -17,6 +17,7 @@ static const fb_option option_list[] = {
     FB_MODEL_OPTION(fb_generate_settings, model,
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
+    FB_NO_MMAP_OPTION(fb_generate_settings, no_mmap),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -285,7 +286,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
 fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given) {
     set_sparse(given);
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
-    FB_TRY(fb_session_load(session, given->model));
+    FB_TRY(fb_session_load(session, given->model, given->no_mmap));
     session->options = given->options;
     session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
                                  : given->options.reuse.rows ? (size_t)ROWS_TAU

@@ -25,6 +25,12 @@
         .kind = FB_OPTION_STRING, .name = "model", .letter = 'm', .argument = "DIR",               \
         .target = offsetof(structure, member), .required = true, .help = (text)                    \
     }
+#define FB_NO_MMAP_OPTION(structure, member)                                                       \
+    {                                                                                              \
+        .kind = FB_OPTION_FLAG, .name = "no-mmap", .target = offsetof(structure, member),          \
+        .help = "read the weights into memory instead of mapping their files: what happens to "    \
+                "the files later does not matter"                                                  \
+    }
 #define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
     {                                                                                              \
         .kind = FB_OPTION_SIZE, .name = "block-size", .letter = 'b', .argument = "B",              \

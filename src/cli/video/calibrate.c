@@ -11,12 +11,14 @@
 #include "cli/video/video_session.h"
 #include "study/calibration_step.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* The command line. */
 typedef struct settings {
+    bool no_mmap;
     const char *model, *prompts, *output, *plot, *json;
     fb_option_list step_thresholds;
     size_t samples, frames, threads;
@@ -31,6 +33,7 @@ typedef struct settings {
 
 static const fb_option options[] = {
     FB_VIDEO_MODEL_OPTION(settings),
+    FB_NO_MMAP_OPTION(settings, no_mmap),
     {.kind = FB_OPTION_OUTPUT,
      .name = "output",
      .letter = 'o',
@@ -189,7 +192,7 @@ static fb_status calibrate(fb_video_session *session, const settings *given,
     if (given->plot)
         FB_TRY(fb_gnuplot_check(given->plot, "--plot"));
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
-    FB_TRY(fb_video_session_load(session, given->model));
+    FB_TRY(fb_video_session_load(session, given->model, given->no_mmap));
     if (given->frames <= session->config->block_frames)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "--frames: %zu frames are one block, and the first has no history",

@@ -12,11 +12,13 @@
 #include "study/measures.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 /* The command line. */
 typedef struct settings {
+    bool no_mmap;
     const char *model, *reuse, *output, *sheet, *json;
     fb_option_list prompts;
     size_t frames, clips, scale, fps, threads;
@@ -30,6 +32,7 @@ typedef struct settings {
 
 static const fb_option options[] = {
     FB_VIDEO_MODEL_OPTION(settings),
+    FB_NO_MMAP_OPTION(settings, no_mmap),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -236,7 +239,7 @@ static FILE *text_stream(const settings *given) {
 static fb_status prepare(comparison *c) {
     const settings *given = c->given;
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
-    FB_TRY(fb_video_session_load(&c->session, given->model));
+    FB_TRY(fb_video_session_load(&c->session, given->model, given->no_mmap));
     if (given->reuse)
         FB_TRY(fb_calibration_load(given->reuse, &c->calibration));
     FB_TRY(fb_video_session_prompts(&c->session, given->model, &given->prompts, NULL,

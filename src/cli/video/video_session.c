@@ -10,8 +10,11 @@
 
 enum { MAX_PROMPTS = 1 << 20 };
 
-fb_status fb_video_session_load(fb_video_session *session, const char *directory) {
-    FB_TRY(fb_video_model_load(directory, &session->model));
+fb_status fb_video_session_load(fb_video_session *session, const char *directory, bool no_mmap) {
+    fb_model_options options;
+    fb_model_options_init(&options);
+    options.read_weights = no_mmap;
+    FB_TRY(fb_video_model_load_with(directory, &options, &session->model));
     fb_print_video_warnings(session->model);
     session->config = fb_video_config_of(session->model);
     return FB_OK;

@@ -7,6 +7,7 @@
 
 #include <flashblock/experimental/video.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +39,7 @@ typedef struct fb_video_session {
 } fb_video_session;
 
 /* Starts as {0}; free it after a failure, too. */
-fb_status fb_video_session_load(fb_video_session *session, const char *directory);
+fb_status fb_video_session_load(fb_video_session *session, const char *directory, bool no_mmap);
 void fb_video_session_free(fb_video_session *session);
 
 /* Takes the prompts from `given` or, where that is empty, `count` lines of `file` (NULL:
