@@ -288,27 +288,39 @@ def _nest(flat, shape):
 
 
 def _copy(source, target):
-    """Into a dense array of the same shape and type."""
-    if _count(source.shape) == 0:
+    """Into a dense array of the same shape and type: run by run of what is contiguous."""
+    if source.size == 0:
         return
-    if source.is_dense:
-        ctypes.memmove(target.address, source.address, _count(source.shape) * source.itemsize)
+    axes = [(size, stride) for size, stride in zip(source.shape, source.strides) if size > 1]
+    run = 1
+    while axes and axes[-1][1] == run:
+        run *= axes.pop()[0]
+    if axes and run == 1:
+        _copy_elements(source, target)
         return
-    if source.ndim == 1:
-        size, count, stride = source.itemsize, source.shape[0], source.strides[0]
-        letter = {1: "b", 2: "h", 4: "i", 8: "q"}[size]
-        lowest = source.address + min(0, (count - 1) * stride) * size
-        span = (abs(stride) * (count - 1) + 1) * size
-        memory = memoryview((ctypes.c_char * span).from_address(lowest)).cast("B").cast(letter)
-        made = memoryview((ctypes.c_char * (count * size)).from_address(target.address)).cast("B").cast(letter)
-        if stride == 0:
-            made[:] = _array_module.array(letter, [memory[0]] * count)
-        else:
-            made[:] = memory[:: stride] if stride > 0 else memory[::stride]
-        return
-    for i in range(source.shape[0]):
-        inner = Array(source.address + i * source.strides[0] * source.itemsize, source.dtype, source.shape[1:], source.strides[1:])
-        _copy(inner, Array(target.address + i * target.strides[0] * target.itemsize, target.dtype, target.shape[1:]))
+    offsets = [0]
+    for size, stride in axes:
+        offsets = [offset + i * stride for offset in offsets for i in range(size)]
+    length, to = run * source.itemsize, target.address
+    for offset in offsets:
+        ctypes.memmove(to, source.address + offset * source.itemsize, length)
+        to += length
+
+
+def _copy_elements(source, target):
+    """The same where the last axis is not contiguous: rows of single elements."""
+    size, letter = source.itemsize, {1: "b", 2: "h", 4: "i", 8: "q"}[source.itemsize]
+    made = memoryview((ctypes.c_char * (source.size * size)).from_address(target.address)).cast("B").cast(letter)
+    count, stride = source.shape[-1], source.strides[-1]
+    offsets = [0]
+    for length, step in zip(source.shape[:-1], source.strides[:-1]):
+        offsets = [offset + i * step for offset in offsets for i in range(length)]
+    for row, offset in enumerate(offsets):
+        lowest = source.address + (offset + min(0, (count - 1) * stride)) * size
+        span = abs(stride) * (count - 1) + 1
+        memory = memoryview((ctypes.c_char * (span * size)).from_address(lowest)).cast("B").cast(letter)
+        values = _array_module.array(letter, [memory[0]] * count) if stride == 0 else memory[::stride]
+        made[row * count : (row + 1) * count] = values
 
 
 def empty(shape, dtype):
