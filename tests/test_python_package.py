@@ -120,6 +120,11 @@ def test_wrong():
     port = Port()
     port.factor = 1.5
     flashblock.check_port(port, "tiny", dtype="f32", lse_layout="TH")
+
+def test_planted():
+    import pytest
+    with pytest.raises(AssertionError):
+        test_wrong()
 """
 
 
@@ -132,10 +137,11 @@ def test_the_pytest_plugin():
         environment = {**clean, "PYTHONPATH": os.pathsep.join(filter(None, [str(site), tools]))}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "test_port.py"]
         printed = run(*command, "--flashblock-seed", "77", cwd=folder, env=environment, fails=True)
-        assert "1 failed, 1 passed" in printed and "flashblock: --flashblock-seed 77" in printed, printed
+        assert "1 failed, 2 passed" in printed and "flashblock: --flashblock-seed 77" in printed, printed
         table = printed[printed.index(" flashblock =") :]
         rows = [line for line in table.splitlines() if line.startswith("test_")]
-        assert len(rows) == 2 and "passed" in rows[0] and "failed" in rows[1] and "seed 77" in rows[1], table
+        outcomes = [row.split()[1] for row in rows]
+        assert outcomes == ["passed", "failed", "caught"] and "seed 77" in rows[1], table
         assert "CheckFailed" in printed, printed
 
 

@@ -37,7 +37,7 @@ def check(port, device, **options):
 def test_port(backend, dtype, preset, context):
     device = device_of(backend)
     if device == "cpu" and context > 1000:
-        pytest.skip("no GPU: short contexts only")
+        pytest.skip("a CPU: short contexts only")
     if backend == "cudnn" and preset == "tiny":
         pytest.skip("cuDNN takes heads of 64 and more")
     check(Port(backend), device, preset=preset, context=context, dtype=dtype)

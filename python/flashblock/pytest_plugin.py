@@ -48,8 +48,11 @@ def pytest_runtest_call(item):
 
 
 def pytest_runtest_logreport(report):
-    if report.when == "call":
-        _rows.extend(verdict for name, verdict in report.user_properties if name == "flashblock")
+    if report.when != "call":
+        return
+    for test, outcome, *rest in (verdict for name, verdict in report.user_properties if name == "flashblock"):
+        is_expected = outcome != "passed" and report.passed  # a planted mistake
+        _rows.append([test, "caught" if is_expected else outcome, *rest])
 
 
 def pytest_terminal_summary(terminalreporter):
