@@ -89,4 +89,7 @@ def main():
     save(sys.argv[2], results)
 
 
-main()
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main()
