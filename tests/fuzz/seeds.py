@@ -178,6 +178,11 @@ def candidates(seeds):
     for name, tensor in results.items():
         if tensor[0] == "F32":
             seeds.put("candidate", f"npy_{name}", join(npy("<f4", tensor[1], tensor[2]), case.read_bytes()))
+    for name in ("sequence", "sequence_rows"):  # a part already
+        case = (ROOT / "tests" / "data" / "fuzz" / "case" / name).read_bytes()
+        seeds.put("candidate", name, case + case)
+    curblock = PAPER / "kern" / "curblock_33_b2_l4_h8-2_d64.safetensors"
+    seeds.put("candidate", "current_block", join(curblock.read_bytes(), curblock.read_bytes()))
     merge = PAPER / "kern" / "merge_15_mixed_nodirty_b4_l4_h5_d32.safetensors"
     seeds.put("candidate", "itself", join(merge.read_bytes(), merge.read_bytes()))
     select = PAPER / "select" / "select_08_low_confidence_static_l4_s2_thr0.5.safetensors"
@@ -411,6 +416,15 @@ def documents(seeds):
     seeds.put("json", "video", as_json(VIDEO))
 
 
+def chat_templates(seeds):
+    turn = "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}"
+    answer = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    seeds.put("chat_template", "chatml", f"{{% for m in messages %}}{turn}{{% endfor %}}{answer}".encode())
+    seeds.put("chat_template", "other", b"{# x #}{% for m in messages -%} [INST] {{ m.content | trim }} {%- endfor %}")
+    seeds.put("chat_template", "nested", b"{%- if tools %}{{- '<|im_start|>system' }}{%- elif x is defined %}"
+              b"{% raw %}{{ y }}{% endraw %}{%- else %}{% set z = namespace(a=1) %}{%- endif %}")
+
+
 def kept(seeds):
     for path in (ROOT / "tests" / "data" / "fuzz").glob("*/*"):
         seeds.put(path.parent.name, re.sub(r"\W", "_", path.name), path.read_bytes())
@@ -419,7 +433,7 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, video_models, tokenizers, calibrations, documents, kept):
+                 language_models, video_models, tokenizers, calibrations, documents, chat_templates, kept):
         make(seeds)
 
 
