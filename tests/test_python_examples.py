@@ -39,7 +39,7 @@ def test_check_py():
     status, printed = run(examples / "check.py")
     lines = printed.splitlines()
     assert status == 0 and len(lines) == 4, printed
-    assert lines[0] == "the kernel as it should be: passed", printed
+    assert lines[0].startswith("the kernel as it should be: passed"), printed
     for line, words in zip(lines[1:], ("base 2", "scale", "key")):
         assert "wrong" in line and words in line.split(":", 1)[1], line
 

@@ -66,10 +66,14 @@ def _build(folder):
             "there is no build of flashblock, and no meson and ninja to make one: build it elsewhere and set "
             "FLASHBLOCK_BUILD to the build folder"
         )
-    setup = ["meson", "setup", str(folder), str(checkout), "--buildtype", "release", "-Dtests=disabled"]
-    subprocess.run(setup, check=True, stdout=sys.stderr)
-    names = [path + ".so" for path in LIBRARIES]
-    subprocess.run(["ninja", "-C", str(folder), *names], check=True, stdout=sys.stderr)
+    # pip hides the system's packages from Python, and meson is one of them.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    targets = [name[len("lib") :] + ":shared_library" for name in LIBRARIES]
+    for command in (
+        ["setup", str(folder), str(checkout), "--buildtype", "release", "-Dtests=disabled", "-Dpython_dir=none"],
+        ["compile", "-C", str(folder), *targets],
+    ):
+        subprocess.run(["meson", *command], check=True, stdout=sys.stderr, env=environment)
 
 
 def _find_build(temporary):
@@ -136,15 +140,23 @@ class _Wheel:
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         self.records.append(f"{name},sha256={digest},{len(content)}")
 
-    def close(self, tag, pure):
-        wheel = f"Wheel-Version: 1.0\nGenerator: flashblock_build\nRoot-Is-Purelib: {str(pure).lower()}\nTag: {tag}\n"
-        self.add(f"{self.info}/METADATA", _metadata())
-        self.add(f"{self.info}/WHEEL", wheel)
-        self.add(f"{self.info}/entry_points.txt", ENTRY_POINTS)
-        self.add(f"{self.info}/LICENSE", (checkout / "LICENSE").read_bytes())
+    def close(self, tag):
+        for name, content in _information(tag).items():
+            self.add(f"{self.info}/{name}", content)
         self.records.append(f"{self.info}/RECORD,,")
         self.zip.writestr(zipfile.ZipInfo(f"{self.info}/RECORD", (1980, 1, 1, 0, 0, 0)), "\n".join(self.records) + "\n")
         self.zip.close()
+
+
+def _information(tag):
+    """What a wheel says about itself: {file: text}."""
+    pure = str(tag.endswith("any")).lower()
+    return {
+        "METADATA": _metadata(),
+        "WHEEL": f"Wheel-Version: 1.0\nGenerator: flashblock_build\nRoot-Is-Purelib: {pure}\nTag: {tag}\n",
+        "entry_points.txt": ENTRY_POINTS,
+        "LICENSE": (checkout / "LICENSE").read_text(encoding="utf-8"),
+    }
 
 
 def _wheel(folder, tag, fill):
@@ -152,7 +164,7 @@ def _wheel(folder, tag, fill):
     name = f"{stem}-{tag}.whl"
     wheel = _Wheel(pathlib.Path(folder) / name, f"{stem}.dist-info")
     fill(wheel)
-    wheel.close(tag, tag.endswith("any"))
+    wheel.close(tag)
     return name
 
 
@@ -169,6 +181,18 @@ def get_requires_for_build_editable(config_settings=None):
 
 def get_requires_for_build_sdist(config_settings=None):
     return []
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    name = f"flashblock-{_version()}.dist-info"
+    folder = pathlib.Path(metadata_directory) / name
+    folder.mkdir()
+    for file, text in _information(f"py3-none-{_platform_tag()}").items():
+        (folder / file).write_text(text, encoding="utf-8")
+    return name
+
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
