@@ -187,6 +187,9 @@ Test(model, weights_that_were_read_do_not_need_their_file) {
     fb_model_destroy(read);
     options.struct_size = 0;
     cr_assert_eq(fb_model_load_with(directory, &options, &read), FB_ERROR_ARGUMENT);
+    fb_model_options_init(&options);
+    options.unused[0] = true; /* as a program that was compiled against a later header */
+    cr_assert_eq(fb_model_load_with(directory, &options, &read), FB_ERROR_ARGUMENT);
     free(expected);
     free(found);
     tiny_model_remove();

@@ -87,6 +87,7 @@ typedef struct fb_model_options {
     bool read_weights; /* into memory, instead of mapping the files. It takes as much memory as the
                           files have bytes, and loading takes as long as reading them; afterwards
                           nothing that happens to the files matters. Default: false */
+    bool unused[sizeof(size_t) - sizeof(bool)]; /* false: room for members of later versions */
 } fb_model_options;
 
 FB_API void fb_model_options_init_sized(fb_model_options *options, size_t size);

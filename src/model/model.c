@@ -4,6 +4,7 @@
 #include "model/model_config.h"
 #include "model/model_state.h"
 #include "model/rope.h"
+#include "model/weights.h"
 
 #include <flashblock/experimental/sparse.h>
 #include <flashblock/model.h>
@@ -31,9 +32,22 @@ static fb_status load(const char *directory, const fb_model_options *options, fb
     return FB_OK;
 }
 
+FB_SIZED_ENDS_WITH(fb_model_options, unused);
+
 void fb_model_options_init_sized(fb_model_options *options, size_t size) {
     const fb_model_options defaults = {0};
     fb_sized_init(options, size, &defaults, sizeof defaults);
+}
+
+fb_status fb_model_options_read(const fb_model_options *options, fb_model_options *own) {
+    *own = (fb_model_options){0};
+    if (options)
+        FB_TRY(fb_sized_read(own, sizeof *own, options, "options"));
+    for (size_t i = 0; i < sizeof own->unused / sizeof *own->unused; i++)
+        if (own->unused[i])
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "options.unused[%zu] is set: the program needs a later version", i);
+    return FB_OK;
 }
 
 fb_status fb_model_load(const char *directory, fb_model **model) {
@@ -42,11 +56,10 @@ fb_status fb_model_load(const char *directory, fb_model **model) {
 
 fb_status fb_model_load_with(const char *directory, const fb_model_options *options,
                              fb_model **model) {
-    fb_model_options own = {0};
+    fb_model_options own;
     if (!directory || !model)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
-    if (options)
-        FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_model_options_read(options, &own));
     fb_model *made = NULL;
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "model", &made));
     fb_status status = load(directory, &own, made);

@@ -1,8 +1,8 @@
 /* The tensors of a video model, by the names of CausalWanModel's state dict. */
 #include "base/error.h"
 #include "base/memory.h"
-#include "base/sized.h"
 #include "model/video_state.h"
+#include "model/weights.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -182,11 +182,10 @@ fb_status fb_video_model_load(const char *directory, fb_video_model **model) {
 
 fb_status fb_video_model_load_with(const char *directory, const fb_model_options *options,
                                    fb_video_model **model) {
-    fb_model_options own = {0};
+    fb_model_options own;
     if (!directory || !model)
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", directory ? "model" : "directory");
-    if (options)
-        FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_model_options_read(options, &own));
     fb_video_config config;
     char **words = NULL;
     fb_warnings warnings = {0};

@@ -31,6 +31,9 @@ typedef struct fb_weights {
     size_t num_bytes;      /* of them, as stored */
 } fb_weights;
 
+/* What the caller's options say, of this version's size; the defaults for NULL. */
+fb_status fb_model_options_read(const fb_model_options *options, fb_model_options *own);
+
 /* Opens the directory's checkpoint and finds every tensor of the configuration in it. A tensor
  * that is missing, or has another shape, or is not f32, bf16 or f16, is an error that names it.
  * Tensors that the model does not have are not used; a warning says so, and another one says when
