@@ -59,8 +59,8 @@ def test_test_port_py():
 def test_examples_for_gpus_run_or_are_skipped():
     need("pytest")
     status, printed = pytest(examples / "gpu")
-    all_skipped = status == 5 and "skipped" in printed  # 5: pytest ran no test
-    assert all_skipped or (status == 0 and "passed" in printed), printed
+    assert status in (0, 5), printed  # 5: pytest ran no test, as all modules were skipped
+    assert "passed" in printed or "skipped" in printed, printed
 
 
 def test_examples_are_short():
