@@ -10,7 +10,7 @@ set -eu
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libclang-rt-dev libcriterion-dev libopenblas-dev
+check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
     gnuplot-nox doxygen groff-base python3-numpy python3-pytest"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 
@@ -72,6 +72,7 @@ is_there() {
     libc6-dev) has_header gcc stdlib.h ;;
     libc6-dev-arm64-cross) has_header aarch64-linux-gnu-gcc stdlib.h ;;
     libclang-rt-dev) has_clang_runtime ;;
+    libomp-dev) has_header clang omp.h -fopenmp ;;
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
     libyajl-dev) has_library yajl ;;
