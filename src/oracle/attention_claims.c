@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "oracle/attention_mistakes.h"
+#include "oracle/verdict.h"
 
 /* This build's results, and the truth. */
 typedef struct answers {
@@ -51,6 +52,9 @@ static fb_status claim_lse(fb_report *report, const fb_attention_problem *p,
     claim.file = claims->file_lse;
     claim.truth = a->true_lse;
     claim.context = &context;
+    /* an LSE is as exact as its score and the logarithm are; the file's may be right by luck */
+    claim.score_effect =
+        2.0 * fb_spacing_at(fb_largest_finite(a->true_lse, fb_attention_problem_rows(p)));
     return fb_report_claim(report, &claim);
 }
 
@@ -80,9 +84,20 @@ static fb_status claim_both(fb_report *report, const fb_attention_problem *p,
     return claim_lse(report, p, claims, a);
 }
 
+static fb_status judge_candidate(fb_report *report, const fb_attention_problem *p,
+                                 const fb_attention_claims *claims) {
+    fb_trial *trial = NULL;
+    FB_TRY(fb_trial_of_attention(p, claims->out_name, claims->lse_name, report->candidate, &trial));
+    fb_status status = fb_report_trial(report, trial);
+    fb_trial_free(trial);
+    return status;
+}
+
 fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *p,
                              const fb_attention_claims *claims) {
     answers a = {0};
+    if (report->candidate)
+        return judge_candidate(report, p, claims);
     fb_status status = claim_both(report, p, claims, &a);
     fb_free(a.out);
     fb_free(a.lse);

@@ -24,6 +24,7 @@ struct fb_candidate {
     size_t count, capacity;
     bool has_precision; /* it was set */
     fb_dtype precision; /* that, or the coarsest of the tensors */
+    fb_arithmetic arithmetic;
 };
 
 static bool ends_with(const char *text, const char *ending) {
@@ -151,6 +152,22 @@ fb_status fb_candidate_add(fb_candidate *candidate, const char *name, fb_dtype d
 void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision) {
     candidate->precision = precision;
     candidate->has_precision = true;
+    candidate->arithmetic = precision == FB_BF16  ? FB_ARITHMETIC_BF16
+                            : precision == FB_F16 ? FB_ARITHMETIC_F16
+                                                  : FB_ARITHMETIC_F32;
+}
+
+void fb_candidate_set_arithmetic(fb_candidate *candidate, fb_arithmetic arithmetic) {
+    bool half = arithmetic == FB_ARITHMETIC_BF16 || arithmetic == FB_ARITHMETIC_FP8;
+    if (arithmetic != FB_ARITHMETIC_AUTO)
+        fb_candidate_set_precision(candidate, half                              ? FB_BF16
+                                              : arithmetic == FB_ARITHMETIC_F16 ? FB_F16
+                                                                                : FB_F32);
+    candidate->arithmetic = arithmetic;
+}
+
+fb_arithmetic fb_candidate_arithmetic(const fb_candidate *candidate) {
+    return candidate->arithmetic;
 }
 
 void fb_candidate_match(fb_candidate *candidate, const fb_case *c) {

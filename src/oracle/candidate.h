@@ -11,6 +11,9 @@
 fb_dtype fb_candidate_precision(const fb_candidate *candidate, const fb_tensor_view *tensor,
                                 bool is_lse);
 
+/* What was said of its arithmetic. */
+fb_arithmetic fb_candidate_arithmetic(const fb_candidate *candidate);
+
 /* Names the array of a .npy file: it is the tensor of the case that the file is named after
  * ("lse.npy"), or, if the case has none of that name, `out`. */
 void fb_candidate_match(fb_candidate *candidate, const fb_case *c);

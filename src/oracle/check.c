@@ -217,6 +217,7 @@ static fb_status fill(const fb_attention_check *c, fb_candidate *candidate, fb_r
     report->isa = fb_isa_name(isa);
     report->candidate = candidate;
     report->of_candidate = true;
+    report->partial = true; /* what is to be judged is what is there */
     snprintf(report->kind, sizeof report->kind, "attention");
     snprintf(report->name, sizeof report->name, "check");
     FB_TRY(judge(c, report));

@@ -1,5 +1,6 @@
 #include "oracle/finding.h"
 
+#include <math.h>
 #include <stdio.h>
 
 const char *fb_finding_printable(const char *text, char *copy, size_t size) {
@@ -44,6 +45,15 @@ static void write_verdict(FILE *file, const fb_finding *f) {
         fprintf(file, ": ");
         fb_finding_write_text(file, f->note);
     }
+}
+
+void fb_finding_other_size(fb_finding *finding, size_t count, size_t expected) {
+    snprintf(finding->note, sizeof finding->note,
+             "the candidate's tensor has %zu elements, expected %zu", count, expected);
+    finding->errors.max_abs = finding->errors.max_rel = INFINITY;
+    finding->errors.max_ulp = finding->errors.mean_ulp = INFINITY;
+    finding->errors.worst = expected; /* none */
+    finding->ratio = INFINITY;
 }
 
 void fb_finding_say(fb_finding *finding) {

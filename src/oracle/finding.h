@@ -32,6 +32,9 @@ struct fb_finding {
     char verdict[1400]; /* all of it in words; fb_finding_say */
 };
 
+/* Makes it the finding on a tensor that has another number of elements. */
+void fb_finding_other_size(fb_finding *finding, size_t count, size_t expected);
+
 /* Fills in the verdict from everything else. */
 void fb_finding_say(fb_finding *finding);
 

@@ -222,12 +222,7 @@ fb_status fb_judge_tensor(const fb_claim *claim, const fb_tensor_view *tensor,
                           fb_finding *finding) {
     size_t count = fb_dims_count(&claim->shape);
     if (tensor->count != count) {
-        snprintf(finding->note, sizeof finding->note,
-                 "the candidate's tensor has %zu elements, expected %zu", tensor->count, count);
-        finding->errors.max_abs = finding->errors.max_rel = INFINITY;
-        finding->errors.max_ulp = finding->errors.mean_ulp = INFINITY;
-        finding->errors.worst = count; /* none */
-        finding->ratio = INFINITY;
+        fb_finding_other_size(finding, tensor->count, count);
         return FB_OK;
     }
     float *values = NULL;

@@ -15,6 +15,11 @@ void fb_report_release(fb_report *report) {
     for (size_t i = 0; i < report->num_unjudged; i++)
         fb_free(report->unjudged[i]);
     fb_free(report->unjudged);
+    for (size_t i = 0; i < report->num_missing; i++)
+        fb_free(report->missing[i]);
+    fb_free(report->missing);
+    report->missing = NULL;
+    report->num_missing = 0;
     fb_free(report->findings);
     free(report->text);
     fb_free(report->json);
@@ -31,7 +36,7 @@ void fb_report_destroy(fb_report *report) {
     fb_free(report);
 }
 
-static fb_status add(fb_report *report, const fb_finding *finding) {
+fb_status fb_report_add(fb_report *report, const fb_finding *finding) {
     fb_finding *grown = NULL;
     FB_TRY(fb_alloc(report->num_findings + 1, sizeof *grown, "report", &grown));
     if (report->num_findings)
@@ -122,7 +127,7 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
     const fb_tensor_view *theirs =
         report->candidate ? fb_candidate_find(report->candidate, claim->tensor) : NULL;
     if (report->candidate && !theirs)
-        return FB_OK;
+        return fb_report_missing(report, claim->tensor);
     size_t count = fb_dims_count(&claim->shape);
     fb_finding finding = {.shape = claim->shape, .rule = claim->rule};
     snprintf(finding.tensor, sizeof finding.tensor, "%s", claim->tensor);
@@ -150,7 +155,7 @@ fb_status fb_report_claim(fb_report *report, const fb_claim *claim) {
         status = claim->explain(claim->context, finding.errors.worst, finding.detail,
                                 sizeof finding.detail);
     fb_free(widened);
-    return status == FB_OK ? add(report, &finding) : status;
+    return status == FB_OK ? fb_report_add(report, &finding) : status;
 }
 
 fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims shape,
@@ -167,7 +172,7 @@ fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims sha
             finding.truth = (double)file[i];
         }
     finding.passed = finding.differing == 0;
-    return add(report, &finding);
+    return fb_report_add(report, &finding);
 }
 
 void fb_report_skip(fb_report *report, const char *format, ...) {
@@ -185,8 +190,22 @@ static fb_status copy_text(const char *text, char **copy) {
     return FB_OK;
 }
 
+fb_status fb_report_missing(fb_report *report, const char *tensor) {
+    char **grown = NULL;
+    FB_TRY(fb_alloc(report->num_missing + 1, sizeof *grown, "report", &grown));
+    if (report->num_missing)
+        memcpy(grown, report->missing, report->num_missing * sizeof *grown);
+    fb_free(report->missing);
+    report->missing = grown;
+    FB_TRY(copy_text(tensor, &report->missing[report->num_missing]));
+    report->num_missing++;
+    return FB_OK;
+}
+
 fb_status fb_report_end_candidate(fb_report *report) {
     fb_candidate *candidate = report->candidate;
+    if (report->outcome == FB_PASSED && report->num_missing && !report->partial)
+        report->outcome = FB_INCOMPLETE;
     report->candidate = NULL;
     size_t count = fb_candidate_count(candidate);
     FB_TRY(fb_alloc(count, sizeof *report->unjudged, "report", &report->unjudged));
@@ -210,6 +229,8 @@ const char *fb_outcome_name(fb_outcome outcome) {
         return "failed";
     case FB_SKIPPED:
         return "skipped";
+    case FB_INCOMPLETE:
+        return "incomplete";
     }
     return "unknown";
 }
@@ -244,6 +265,14 @@ const fb_finding *fb_report_finding(const fb_report *report, size_t index) {
 
 size_t fb_report_num_unjudged(const fb_report *report) {
     return report->num_unjudged;
+}
+
+size_t fb_report_num_missing(const fb_report *report) {
+    return report->num_missing;
+}
+
+const char *fb_report_missing_result(const fb_report *report, size_t index) {
+    return index < report->num_missing ? report->missing[index] : NULL;
 }
 
 const char *fb_report_unjudged(const fb_report *report, size_t index) {

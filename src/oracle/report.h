@@ -16,7 +16,7 @@ struct fb_report {
     char kind[64], name[256], path[512];
     const char *isa;    /* the instruction set that was current */
     fb_outcome outcome; /* FB_FAILED as soon as one finding fails */
-    char reason[512];   /* of skipping, or of a failure that has no finding */
+    char reason[1000];  /* of skipping, or of a failure that has no finding */
     fb_finding *findings;
     size_t num_findings;
     bool verbose;              /* set by the caller: fill in `detail` */
@@ -25,8 +25,11 @@ struct fb_report {
     char candidate_path[1200]; /* "": it was in memory */
     char **unjudged;           /* names of its tensors that no claim asked for */
     size_t num_unjudged;
-    char *text; /* what fb_report_text gave; free() */
-    char *json; /* what fb_report_json gave; fb_free */
+    char **missing; /* results that are required, and that it does not have */
+    size_t num_missing;
+    bool partial; /* set by the caller: that is allowed */
+    char *text;   /* what fb_report_text gave; free() */
+    char *json;   /* what fb_report_json gave; fb_free */
 };
 
 /* Frees what the report holds, not the report. */
@@ -34,6 +37,12 @@ void fb_report_release(fb_report *report);
 
 /* Adds the finding of a claim. */
 fb_status fb_report_claim(fb_report *report, const fb_claim *claim);
+
+/* Adds a finding; fills in its verdict. */
+fb_status fb_report_add(fb_report *report, const fb_finding *finding);
+
+/* Notes that the candidate lacks a result that is required. */
+fb_status fb_report_missing(fb_report *report, const char *tensor);
 
 /* Adds the finding of decisions (token ids, actions, counts). It passes if all are equal. */
 fb_status fb_report_decisions(fb_report *report, const char *tensor, fb_dims shape,

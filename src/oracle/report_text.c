@@ -6,7 +6,10 @@
 #include <stdlib.h>
 
 static const char *capital_name(fb_outcome outcome) {
-    return outcome == FB_PASSED ? "PASS" : outcome == FB_FAILED ? "FAIL" : "SKIP";
+    return outcome == FB_PASSED       ? "PASS"
+           : outcome == FB_FAILED     ? "FAIL"
+           : outcome == FB_INCOMPLETE ? "INCOMPLETE"
+                                      : "SKIP";
 }
 
 /* How much of its bound a finding uses. */
@@ -176,10 +179,20 @@ static void put_subject(FILE *file, const fb_report *report) {
     fputc('\n', file);
 }
 
+/* The required results that are not there, at most eight by name. */
+static void put_missing(FILE *file, const fb_report *report) {
+    if (!report->num_missing || report->partial)
+        return;
+    fprintf(file, "missing:");
+    for (size_t i = 0; i < report->num_missing && i < 8; i++)
+        fprintf(file, " %s", report->missing[i]);
+    fprintf(file, "%s\n", report->num_missing > 8 ? " ..." : "");
+}
+
 void fb_report_write_candidate(FILE *file, const fb_report_style *style, const fb_report *report) {
     put_subject(file, report);
     fprintf(file, "%-24s %-5s %-12s %9s %9s %9s %9s %9s %9s %9s\n", "tensor", "in", "shape",
-            "max abs", "max rel", "max ulp", "mean ulp", "plain abs", "ratio", "bound");
+            "max abs", "max rel", "max ulp", "mean ulp", "noise", "ratio", "bound");
     for (size_t i = 0; i < report->num_findings; i++)
         put_judged(file, style, &report->findings[i]);
     for (size_t i = 0; i < report->num_unjudged; i++) {
@@ -187,7 +200,10 @@ void fb_report_write_candidate(FILE *file, const fb_report_style *style, const f
         fb_finding_write_text(file, report->unjudged[i]);
         fprintf(file, "': not judged\n");
     }
+    put_missing(file, report);
     fprintf(file, "%s", capital_name(report->outcome));
+    if (report->outcome == FB_INCOMPLETE)
+        fprintf(file, ", what is there is right");
     if (report->reason[0]) {
         fprintf(file, ": ");
         fb_finding_write_text(file, report->reason);

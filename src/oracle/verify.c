@@ -57,6 +57,7 @@ static fb_status begin(const char *path, const fb_verify_options *options, fb_re
     FB_TRY(fb_isa_current(&isa));
     report->isa = fb_isa_name(isa);
     report->verbose = options->details;
+    report->partial = options->partial;
     snprintf(report->path, sizeof report->path, "%s", path);
     snprintf(report->name, sizeof report->name, "%s", path);
     report->candidate = options->candidate;

@@ -50,9 +50,29 @@ extern "C" {
 
 typedef enum fb_outcome {
     FB_PASSED = 0,
-    FB_FAILED,  /* a finding failed, or the case file cannot be used: fb_report_reason */
-    FB_SKIPPED, /* nothing was judged: fb_report_reason says why */
+    FB_FAILED,     /* a finding failed, or the case file cannot be used: fb_report_reason */
+    FB_SKIPPED,    /* nothing was judged: fb_report_reason says why */
+    FB_INCOMPLETE, /* what the candidate has is right, but required results are missing:
+                      fb_report_missing_result */
 } fb_outcome;
+
+/* What a kernel computes in: how the operands of its matrix products are rounded. Sums are float32
+ * or better in all of them. */
+typedef enum fb_arithmetic {
+    FB_ARITHMETIC_AUTO =
+        0, /* found from what inputs and results are stored in, and from the errors */
+    FB_ARITHMETIC_F32,
+    FB_ARITHMETIC_TF32X3, /* three tf32 products for one */
+    FB_ARITHMETIC_TF32,
+    FB_ARITHMETIC_F16,
+    FB_ARITHMETIC_BF16,
+    FB_ARITHMETIC_FP8, /* weights in fp8 (e4m3), the rest in bf16 */
+} fb_arithmetic;
+
+/* "auto", "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"; "unknown" for another value. Never NULL.
+ * fb_arithmetic_parse: FB_ERROR_ARGUMENT for another name. */
+FB_API const char *fb_arithmetic_name(fb_arithmetic arithmetic);
+FB_API fb_status fb_arithmetic_parse(const char *name, fb_arithmetic *arithmetic);
 
 /* The report on a case: one finding for each tensor that was judged. */
 typedef struct fb_report fb_report;
@@ -63,7 +83,7 @@ typedef struct fb_finding fb_finding;
 /* Frees the report and its findings. Takes NULL. */
 FB_API void fb_report_destroy(fb_report *report);
 
-/* "passed", "failed", "skipped"; "unknown" for another value. Never NULL. */
+/* "passed", "failed", "skipped", "incomplete"; "unknown" for another value. Never NULL. */
 FB_API const char *fb_outcome_name(fb_outcome outcome);
 
 /* FB_FAILED as soon as one finding failed. */
@@ -97,6 +117,11 @@ FB_API const fb_finding *fb_report_finding(const fb_report *report, size_t index
  * for an index that is too large. */
 FB_API size_t fb_report_num_unjudged(const fb_report *report);
 FB_API const char *fb_report_unjudged(const fb_report *report, size_t index);
+
+/* The results that are required and that the candidate does not have. NULL for an index that is too
+ * large. */
+FB_API size_t fb_report_num_missing(const fb_report *report);
+FB_API const char *fb_report_missing_result(const fb_report *report, size_t index);
 
 /* The tensor's name in the case. */
 FB_API const char *fb_finding_tensor(const fb_finding *finding);
@@ -203,6 +228,9 @@ FB_API fb_status fb_candidate_add(fb_candidate *candidate, const char *name, fb_
  * Otherwise each tensor is judged in its own dtype, and LSEs in the coarsest dtype of all. */
 FB_API void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision);
 
+/* The same for arithmetic that has no dtype of its own. FB_ARITHMETIC_AUTO: found, as before. */
+FB_API void fb_candidate_set_arithmetic(fb_candidate *candidate, fb_arithmetic arithmetic);
+
 /* Frees the candidate. Takes NULL. */
 FB_API void fb_candidate_close(fb_candidate *candidate);
 
@@ -211,6 +239,7 @@ typedef struct fb_verify_options {
     size_t struct_size;
     fb_candidate *candidate; /* is judged; NULL (default): this build's results and the file's */
     bool details;            /* the text and JSON also say how the worst elements came about */
+    bool partial;            /* the candidate needs not have all results: none is FB_INCOMPLETE */
 } fb_verify_options;
 
 /* As fb_attention_check_init_sized: fb_verify_options_init(&options) in C. */

@@ -24,17 +24,14 @@
 typedef struct settings {
     fb_option_list paths, kinds;
     const char *json, *candidate;
-    int precision;  /* an fb_dtype; -1: the type that the candidate stores */
+    fb_arithmetic precision;
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse */
-    bool verbose;
+    bool verbose, partial;
 } settings;
 
 static fb_status parse_precision(const char *text, void *target) {
-    fb_dtype dtype;
-    FB_TRY(fb_dtype_parse(text, &dtype));
-    *(int *)target = (int)dtype;
-    return FB_OK;
+    return fb_arithmetic_parse(text, target);
 }
 
 #define TARGET(field) .target = offsetof(settings, field)
@@ -71,11 +68,17 @@ static const fb_option options[] = {
     {.kind = FB_OPTION_PARSED,
      .name = "precision",
      .needs = "candidate",
-     .argument = "DTYPE",
+     .argument = "NAME",
      TARGET(precision),
      .parse = parse_precision,
-     .help = "what the candidate computes in (f32, bf16, f16), where it stores its results in "
-             "something finer"},
+     .help = "what the candidate computes in: auto (found from its results), f32, tf32, tf32x3, "
+             "bf16, f16, fp8"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "partial",
+     .needs = "candidate",
+     TARGET(partial),
+     .help = "the candidate needs not have every required result; without it, a missing one makes "
+             "it INCOMPLETE"},
 };
 
 static const fb_arguments arguments = {"PATH", 1, 0, offsetof(settings, paths)};
@@ -96,7 +99,7 @@ typedef struct verification {
     const settings *chosen;
     fb_report_style style;
     fb_candidate *candidate; /* NULL: none */
-    size_t counts[3];        /* by fb_outcome */
+    size_t counts[4];        /* by fb_outcome */
     fb_buffer cases_text;
     fb_json_writer cases; /* a fragment */
     bool heading;         /* shown */
@@ -145,6 +148,7 @@ static fb_status verify_with(verification *v, const char *path, fb_outcome *outc
     fb_verify_options_init(&how);
     how.candidate = v->candidate;
     how.details = v->chosen->verbose;
+    how.partial = v->chosen->partial;
     FB_TRY(fb_verify_file(path, &how, &report));
     *outcome = report->outcome;
     show(v, report);
@@ -207,6 +211,7 @@ static fb_status write_json(const verification *v) {
     fb_json_put_size(&w, "passed", v->counts[FB_PASSED]);
     fb_json_put_size(&w, "failed", v->counts[FB_FAILED]);
     fb_json_put_size(&w, "skipped", v->counts[FB_SKIPPED]);
+    fb_json_put_size(&w, "incomplete", v->counts[FB_INCOMPLETE]);
     fb_json_close_object(&w);
     if (v->candidate) {
         fb_json_put_text(&w, "candidate", chosen->candidate);
@@ -217,7 +222,8 @@ static fb_status write_json(const verification *v) {
 }
 
 static int summarize(const verification *v) {
-    size_t checked = v->counts[FB_PASSED] + v->counts[FB_FAILED];
+    size_t wrong = v->counts[FB_FAILED] + v->counts[FB_INCOMPLETE];
+    size_t checked = v->counts[FB_PASSED] + wrong;
     if (!fb_is_stdout(v->chosen->json))
         printf("%zu passed, %zu failed, %zu skipped\n", v->counts[FB_PASSED], v->counts[FB_FAILED],
                v->counts[FB_SKIPPED]);
@@ -229,7 +235,7 @@ static int summarize(const verification *v) {
     if (checked == 0)
         fb_print_error("nothing was checked: no case%s was found",
                        v->chosen->kinds.count ? " of that kind" : "");
-    return checked == 0 || v->counts[FB_FAILED] ? FB_EXIT_FAILED : FB_EXIT_OK;
+    return checked == 0 || wrong ? FB_EXIT_FAILED : FB_EXIT_OK;
 }
 
 /* One case file for a candidate. */
@@ -247,8 +253,7 @@ static fb_status prepare(verification *v) {
     if (!chosen->candidate)
         return FB_OK;
     FB_TRY(fb_candidate_open(chosen->candidate, &v->candidate));
-    if (chosen->precision >= 0)
-        fb_candidate_set_precision(v->candidate, (fb_dtype)chosen->precision);
+    fb_candidate_set_arithmetic(v->candidate, chosen->precision);
     return FB_OK;
 }
 
@@ -280,7 +285,7 @@ static int find_and_run(const settings *chosen) {
 }
 
 int fb_command_verify(int argc, char **argv) {
-    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT, .precision = -1};
+    settings chosen = {.isa = FB_ISA_CHOICE_CURRENT};
     int exit_status;
     if (fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         exit_status = find_and_run(&chosen);

@@ -1,0 +1,118 @@
+#include "oracle/arithmetic.h"
+
+#include "base/error.h"
+#include "base/half.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const names[] = {"auto", "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"};
+enum { COUNT = sizeof names / sizeof names[0] };
+
+const char *fb_arithmetic_name(fb_arithmetic arithmetic) {
+    return (unsigned)arithmetic < COUNT ? names[arithmetic] : "unknown";
+}
+
+fb_status fb_arithmetic_parse(const char *name, fb_arithmetic *arithmetic) {
+    for (unsigned i = 0; i < COUNT; i++)
+        if (strcmp(names[i], name) == 0) {
+            *arithmetic = (fb_arithmetic)i;
+            return FB_OK;
+        }
+    return fb_fail(FB_ERROR_ARGUMENT, "'%s' is none of auto, f32, tf32x3, tf32, f16, bf16, fp8",
+                   name);
+}
+
+/* A rounding is uniform in half a spacing to either side: spacing / sqrt(12). The weight may be
+ * anywhere between two powers of 2, so the spacing at 1 is the largest relative one. */
+double fb_arithmetic_roundoff(fb_arithmetic arithmetic) {
+    switch (arithmetic) {
+    case FB_ARITHMETIC_BF16:
+        return 0x1p-7 * 0.2886751;
+    case FB_ARITHMETIC_F16:
+    case FB_ARITHMETIC_TF32: /* also cut off: half a spacing of bias is in the gain */
+        return 0x1p-10 * 0.2886751;
+    case FB_ARITHMETIC_FP8: /* e4m3 */
+        return 0x1p-3 * 0.2886751;
+    case FB_ARITHMETIC_TF32X3:
+        return 0x1p-21;
+    case FB_ARITHMETIC_AUTO:
+    case FB_ARITHMETIC_F32:
+        break;
+    }
+    return 0.0;
+}
+
+double fb_arithmetic_underflow(fb_arithmetic arithmetic) {
+    return arithmetic == FB_ARITHMETIC_F16   ? 0x1p-24 * 0.2886751
+           : arithmetic == FB_ARITHMETIC_FP8 ? 0x1p-9 * 0.2886751
+                                             : 0.0;
+}
+
+static float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+float fb_rounded(fb_rounding rounding, float value) {
+    switch (rounding) {
+    case FB_ROUND_NONE:
+        break;
+    case FB_ROUND_BF16:
+        return fb_bf16_to_f32(fb_f32_to_bf16(value));
+    case FB_ROUND_F16:
+        return fb_f16_to_f32(fb_f32_to_f16(value));
+    case FB_ROUND_TF32:
+        return isfinite(value) ? from_bits((fb_f32_to_bits(value) + 0x1000u) & 0xffffe000u) : value;
+    case FB_ROUND_TF32_CUT:
+        return isfinite(value) ? from_bits(fb_f32_to_bits(value) & 0xffffe000u) : value;
+    }
+    return value;
+}
+
+#define HALF_READINGS(round, name)                                                                 \
+    {                                                                                              \
+        {round, round, false, false, "inputs rounded to " name},                                   \
+            {FB_ROUND_NONE, FB_ROUND_NONE, false, false, ""},                                      \
+            {round, round, true, false, "scaled queries rounded to " name},                        \
+            {round, round, true, true, "queries rounded to " name " after scale and log2 e"},      \
+    }
+
+const fb_reading *fb_arithmetic_readings(fb_arithmetic arithmetic, size_t *count) {
+    static const fb_reading bf16[] = HALF_READINGS(FB_ROUND_BF16, "bf16");
+    static const fb_reading f16[] = HALF_READINGS(FB_ROUND_F16, "f16");
+    static const fb_reading exact = {FB_ROUND_NONE, FB_ROUND_NONE, false, false, ""};
+    static const fb_reading tf32[] = {
+        {FB_ROUND_TF32, FB_ROUND_TF32, false, false, "inputs rounded to tf32"},
+        {FB_ROUND_TF32_CUT, FB_ROUND_TF32_CUT, false, false, "inputs cut to tf32"},
+        {FB_ROUND_NONE, FB_ROUND_NONE, false, false, ""},
+    };
+    switch (arithmetic) {
+    case FB_ARITHMETIC_BF16:
+    case FB_ARITHMETIC_FP8: /* q, k and v are bf16; only weights are fp8 */
+        *count = sizeof bf16 / sizeof bf16[0];
+        return bf16;
+    case FB_ARITHMETIC_F16:
+        *count = sizeof f16 / sizeof f16[0];
+        return f16;
+    case FB_ARITHMETIC_TF32:
+        *count = sizeof tf32 / sizeof tf32[0];
+        return tf32;
+    case FB_ARITHMETIC_TF32X3:
+    case FB_ARITHMETIC_AUTO:
+    case FB_ARITHMETIC_F32:
+        break;
+    }
+    *count = 1;
+    return &exact;
+}
+
+double fb_storage_variance(fb_dtype stored, double value) {
+    int exponent = 0;
+    frexp(value, &exponent);
+    int bits = stored == FB_BF16 ? 8 : stored == FB_F16 ? 11 : 24;
+    int lowest = stored == FB_F16 ? -24 : -149;
+    double spacing = ldexp(1.0, exponent - bits > lowest ? exponent - bits : lowest);
+    return spacing * spacing / 12.0;
+}

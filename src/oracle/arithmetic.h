@@ -1,0 +1,42 @@
+/* What kernels of a given arithmetic round, and by how much. */
+#ifndef FB_ORACLE_ARITHMETIC_H
+#define FB_ORACLE_ARITHMETIC_H
+
+#include <flashblock/experimental/oracle.h>
+#include <flashblock/types.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The root mean square error of rounding a weight exp(s - m) before the second product, relative to
+ * the weight; the absolute one, of numbers too small to be normal (weights are at most 1). */
+double fb_arithmetic_roundoff(fb_arithmetic arithmetic);
+double fb_arithmetic_underflow(fb_arithmetic arithmetic);
+
+/* How inputs of the matrix unit are rounded. */
+typedef enum fb_rounding {
+    FB_ROUND_NONE = 0,
+    FB_ROUND_BF16,
+    FB_ROUND_F16,
+    FB_ROUND_TF32,    /* to nearest, ties away from zero (cvt.rna.tf32) */
+    FB_ROUND_TF32_CUT /* the low 13 bits are ignored */
+} fb_rounding;
+
+float fb_rounded(fb_rounding rounding, float value);
+
+/* Honest kernels of one arithmetic differ in their inputs: the same results would be right for each
+ * of these. */
+typedef struct fb_reading {
+    fb_rounding q, kv;
+    /* q is multiplied by the scale, and by log2 e if `base2`, and rounded once more. */
+    bool scaled, base2;
+    const char *words; /* "queries rounded to bf16" */
+} fb_reading;
+
+/* The readings of an arithmetic, the most usual one first. */
+const fb_reading *fb_arithmetic_readings(fb_arithmetic arithmetic, size_t *count);
+
+/* The variance of rounding to a stored type, element by element: spacing^2 / 12. */
+double fb_storage_variance(fb_dtype stored, double value);
+
+#endif

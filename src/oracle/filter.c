@@ -1,0 +1,278 @@
+#include "oracle/filter.h"
+
+#include "base/memory.h"
+#include "oracle/statistics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+fb_status fb_filter_create(fb_trial *trial, fb_filter **made) {
+    fb_filter *f = NULL;
+    size_t sums = trial->num_tensors * trial->rows;
+    FB_TRY(fb_trial_take(trial, 1, sizeof *f, &f));
+    f->trial = trial;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        f->total += trial->tensors[i].value ? trial->tensors[i].count : 0;
+    double **arrays[] = {&f->x, &f->n, &f->d};
+    for (size_t i = 0; i < 3; i++)
+        FB_TRY(fb_trial_take(trial, sums, sizeof(double), arrays[i]));
+    FB_TRY(fb_trial_take(trial, trial->num_tensors, sizeof(double), &f->scale));
+    FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->scratch));
+    FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->clean));
+    FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->best.wrong));
+    FB_TRY(fb_trial_take(trial, sums, 1, &f->best.rows));
+    *made = f;
+    return FB_OK;
+}
+
+static size_t width_of(const fb_trial *trial, const fb_trial_tensor *t) {
+    return t->lse ? 1 : trial->dim;
+}
+
+void fb_filter_begin(fb_filter *f, bool fine) {
+    const fb_trial *trial = f->trial;
+    f->fine = fine;
+    f->best.found = false;
+    f->best.share = f->best.explained = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t width = width_of(trial, t), count = 0;
+        if (!t->value)
+            continue;
+        for (size_t row = 0; row < trial->rows; row++) {
+            double sum = 0.0;
+            for (size_t at = row * width; at < (row + 1) * width; at++) {
+                double ratio = t->error[at] / t->sigma[at];
+                sum += ratio * ratio;
+                if (t->usable[at])
+                    f->scratch[count++] = ratio;
+            }
+            f->x[i * trial->rows + row] = sum;
+        }
+        double typical = fb_median_magnitude(f->scratch, count) / 0.6745;
+        f->scale[i] = typical < 0.02 ? 0.02 : typical > 1.0 ? 1.0 : typical;
+    }
+    if (fine)
+        fb_filter_clean(f);
+}
+
+/* --- sums ------------------------------------------------------------------------------------- */
+
+/* n and d of all rows; returns whether the mistake changes anything. */
+static bool sum_up(fb_filter *f, const fb_wrong *w) {
+    const fb_trial *trial = f->trial;
+    double all = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t width = width_of(trial, t);
+        if (!t->value)
+            continue;
+        for (size_t row = 0; row < trial->rows; row++) {
+            double n = 0.0, d = 0.0;
+            for (size_t at = row * width; w->result[i] && at < (row + 1) * width; at++) {
+                if (!t->usable[at])
+                    continue;
+                double change = (w->result[i][at] - t->truth[at]) / t->sigma[at];
+                change = isfinite(change) ? change : 1e12;
+                n += change * t->error[at] / t->sigma[at];
+                d += change * change;
+            }
+            f->n[i * trial->rows + row] = n;
+            f->d[i * trial->rows + row] = d;
+            all += d;
+        }
+    }
+    return all > 0.0;
+}
+
+/* --- places ----------------------------------------------------------------------------------- */
+
+/* Where a mistake may have been made. */
+typedef enum place { EVERYWHERE, PASSES, HEADS, TOKENS, ROWS, NUM_PLACES } place;
+
+static size_t group_of(const fb_trial *trial, place p, size_t tensor, size_t row) {
+    switch (p) {
+    case PASSES:
+        return trial->tensors[tensor].pass;
+    case HEADS:
+        return row % trial->heads;
+    case TOKENS:
+        return row / trial->heads;
+    case ROWS:
+        return row;
+    case EVERYWHERE:
+    case NUM_PLACES:
+        break;
+    }
+    return 0;
+}
+
+static size_t num_groups(const fb_trial *trial, place p) {
+    return p == PASSES   ? 100
+           : p == HEADS  ? trial->heads
+           : p == TOKENS ? trial->rows / trial->heads
+           : p == ROWS   ? trial->rows
+                         : 1;
+}
+
+/* How much of the logarithm of each tensor's sum of squares is explained if the mistake was made in
+ * the chosen rows. *explained: of the sum of squares itself. */
+static double explained_by(const fb_filter *f, const unsigned char *chosen, double *explained) {
+    const fb_trial *trial = f->trial;
+    double share = 0.0, most = 0.0;
+    *explained = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        double x = 0.0, less = 0.0, count = (double)trial->tensors[i].count;
+        if (!trial->tensors[i].value)
+            continue;
+        for (size_t row = 0; row < trial->rows; row++) {
+            size_t at = i * trial->rows + row;
+            x += f->x[at];
+            less += chosen[at] ? 2.0 * f->n[at] - f->d[at] : 0.0;
+        }
+        double rest = x - less > 0.0 ? x - less : 0.0;
+        *explained += less;
+        share += log((x + count) / (rest + count));
+        most += x > count ? log((x + count) / (2.0 * count)) : 0.0;
+    }
+    return most > 0.0 ? fmin(1.0, share / most) : 0.0;
+}
+
+/* The groups in which the mistake explains more than it adds. Returns their number. */
+static size_t choose(const fb_filter *f, place p, unsigned char *chosen) {
+    const fb_trial *trial = f->trial;
+    size_t count = num_groups(trial, p), picked = 0;
+    double *gain = f->scratch; /* there is room: as many as rows */
+    if (count > f->total)
+        return 0;
+    for (size_t g = 0; g < count; g++)
+        gain[g] = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        for (size_t row = 0; trial->tensors[i].value && row < trial->rows; row++) {
+            size_t at = i * trial->rows + row;
+            gain[group_of(trial, p, i, row)] += 2.0 * f->n[at] - f->d[at];
+        }
+    for (size_t g = 0; g < count; g++)
+        picked += gain[g] > 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        for (size_t row = 0; row < trial->rows; row++)
+            chosen[i * trial->rows + row] =
+                trial->tensors[i].value && gain[group_of(trial, p, i, row)] > 0.0;
+    return picked;
+}
+
+/* The chosen groups in words, at most eight of them. */
+static void say_place(const fb_filter *f, place p, const unsigned char *chosen, char *text,
+                      size_t size) {
+    static const char *const names[] = {"", "step", "head", "token", "token"};
+    const fb_trial *trial = f->trial;
+    size_t shown = 0, used = 0, last = SIZE_MAX;
+    text[0] = '\0';
+    for (size_t g = 0; p != EVERYWHERE && g < num_groups(trial, p); g++) {
+        bool in = false;
+        for (size_t i = 0; i < trial->num_tensors; i++)
+            for (size_t row = 0; row < trial->rows; row++)
+                in = in || (chosen[i * trial->rows + row] && group_of(trial, p, i, row) == g &&
+                            f->d[i * trial->rows + row] > 0.0);
+        if (!in || last == g)
+            continue;
+        last = g;
+        if (shown == 4) {
+            snprintf(text + used, size - used, ", ...");
+            return;
+        }
+        int wrote = p == ROWS ? snprintf(text + used, size - used, "%s token %zu of head %zu",
+                                         shown ? "," : ", in", g / trial->heads, g % trial->heads)
+                              : snprintf(text + used, size - used, "%s %s %zu",
+                                         shown ? "," : ", in", names[p], g);
+        if (wrote < 0 || (size_t)wrote >= size - used)
+            return;
+        used += (size_t)wrote;
+        shown++;
+    }
+}
+
+static void keep(fb_filter *f, const fb_wrong *w, const char *words) {
+    const fb_trial *trial = f->trial;
+    size_t at = 0;
+    f->best.found = true;
+    snprintf(f->best.words, sizeof f->best.words, "%s", words);
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value)
+            continue;
+        memcpy(f->best.wrong + at, w->result[i] ? w->result[i] : t->truth,
+               t->count * sizeof(double));
+        at += t->count;
+    }
+}
+
+/* --- gross mistakes --------------------------------------------------------------------------- */
+
+static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
+    size_t sums = f->trial->num_tensors * f->trial->rows;
+    unsigned char *chosen = NULL, *best = NULL;
+    double best_share = 0.0, best_explained = 0.0;
+    place best_place = EVERYWHERE;
+    if (fb_alloc(2 * sums, 1, "places", &chosen) != FB_OK)
+        return;
+    best = chosen + sums;
+    for (place p = EVERYWHERE; p < NUM_PLACES; p++) {
+        double explained, share;
+        if (p == EVERYWHERE)
+            memset(chosen, 1, sums);
+        else if (w->everywhere)
+            break;
+        else if (choose(f, p, chosen) == 0)
+            continue;
+        share = explained_by(f, chosen, &explained);
+        /* a place with more groups has to explain more */
+        if (share > best_share + (p == EVERYWHERE ? 0.0 : 0.02) && explained > 0.0) {
+            best_share = share;
+            best_explained = explained;
+            best_place = p;
+            memcpy(best, chosen, sums);
+        }
+    }
+    if (best_share > f->best.share + 1e-3) {
+        keep(f, w, words);
+        f->best.share = best_share;
+        f->best.explained = best_explained;
+        f->best.size = 1.0;
+        f->best.error = 0.0;
+        memcpy(f->best.rows, best, sums);
+        say_place(f, best_place, best, f->best.place, sizeof f->best.place);
+    }
+    fb_free(chosen);
+}
+
+void fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {
+    f->tested++;
+    if (!sum_up(f, w))
+        return;
+    if (f->fine)
+        fb_filter_try_fine(f, w, words);
+    else
+        try_gross(f, w, words);
+}
+
+void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
+    keep(f, w, words);
+}
+
+void fb_filter_subtract(fb_filter *f) {
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        fb_trial_tensor *t = &f->trial->tensors[i];
+        size_t width = width_of(f->trial, t);
+        if (!t->value)
+            continue;
+        for (size_t at = 0; at < t->count; at++) {
+            double change = f->best.wrong[from + at] - t->truth[at];
+            if (f->best.rows[i * f->trial->rows + at / width] && t->usable[at] && isfinite(change))
+                t->error[at] -= change;
+        }
+        from += t->count;
+    }
+}

@@ -1,0 +1,199 @@
+/* Mistakes far below the largest honest error: thousands of elements average the noise away. */
+#include "oracle/filter.h"
+#include "oracle/statistics.h"
+
+#include <math.h>
+#include <stdio.h>
+
+double fb_filter_threshold(const fb_filter *f, double freedom) {
+    double tests = 400.0 + (double)f->tested;
+    return fb_student_quantile(freedom, 0.5 * FB_FALSE_ALARM / tests);
+}
+
+/* How far honest kernels may be off in all elements together: rounded constants, the exponential
+ * and the logarithm of the device. */
+static double systematic(const fb_trial *trial, const fb_trial_tensor *t, size_t at) {
+    if (!t->lse)
+        return 0x1p-22 * fabs(t->truth[at]);
+    const fb_moments *m = &trial->parts[t->external].m;
+    return 0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
+}
+
+/* The output of part number `which` of a merge as it is in the result, over sigma: what a gain of
+ * that part would change. */
+static double gain_of(const fb_trial *trial, const fb_trial_tensor *t, size_t which, size_t at) {
+    size_t row = at / trial->dim, part = which ? t->internal : t->external;
+    double weight = which ? 1.0 - t->weight[row] : t->weight[row];
+    return t->usable[at] ? weight * trial->parts[part].m.out[at] / t->sigma[at] : 0.0;
+}
+
+/* Takes from x what gains of the outputs, part by part, explain of it. Weights that are cut off,
+ * not rounded, are honest, and give such a gain. */
+static void remove_gains(const fb_trial *trial, const fb_trial_tensor *t, double *x) {
+    double aa = 0.0, ab = 0.0, bb = 0.0, ax = 0.0, bx = 0.0;
+    bool merge = t->internal != FB_NO_PART;
+    for (size_t at = 0; !t->lse && at < t->count; at++) {
+        double a = gain_of(trial, t, 0, at), b = merge ? gain_of(trial, t, 1, at) : 0.0;
+        aa += a * a;
+        ab += a * b;
+        bb += b * b;
+        ax += a * x[at];
+        bx += b * x[at];
+    }
+    double determinant = aa * bb - ab * ab;
+    if (!(aa > 0.0))
+        return;
+    bool both = determinant > 1e-6 * aa * bb;
+    double ga = both ? (ax * bb - bx * ab) / determinant : ax / aa;
+    double gb = both ? (bx * aa - ax * ab) / determinant : 0.0;
+    for (size_t at = 0; at < t->count; at++)
+        x[at] -= ga * gain_of(trial, t, 0, at) + (merge ? gb * gain_of(trial, t, 1, at) : 0.0);
+}
+
+void fb_filter_clean(fb_filter *f) {
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        if (!t->value)
+            continue;
+        for (size_t at = 0; at < t->count; at++)
+            f->clean[from + at] = t->error[at] / t->sigma[at];
+        remove_gains(f->trial, t, f->clean + from);
+        from += t->count;
+    }
+}
+
+/* The coefficient of a mistake in the errors, its standard error, and what honest systematic errors
+ * may add to it at most. */
+typedef struct coefficient {
+    double size, error, systematic, freedom, squares; /* squares: sum of (d / sigma)^2 */
+} coefficient;
+
+/* Sums of one row of all heads and tokens, over all tensors: their noise may be the same. */
+static void add_row(const fb_filter *f, size_t row, double size, double *n, double *d,
+                    double *absolute) {
+    size_t from = 0;
+    *n = *d = *absolute = 0.0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        size_t width = t->lse ? 1 : f->trial->dim;
+        if (!t->value)
+            continue;
+        double weight = 1.0 / (f->scale[i] * f->scale[i]);
+        for (size_t at = row * width; at < (row + 1) * width; at++) {
+            double change = f->scratch[from + at];
+            *n += weight * change * (f->clean[from + at] - size * change);
+            *d += weight * change * change;
+            *absolute += weight * fabs(change);
+        }
+        from += t->count;
+    }
+}
+
+static double systematic_sum(const fb_filter *f) {
+    double sum = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        if (!t->value)
+            continue;
+        double weight = 1.0 / (f->scale[i] * f->scale[i]);
+        for (size_t at = 0; at < t->count; at++)
+            if (t->usable[at])
+                sum += weight * fabs(f->scratch[from + at]) * systematic(f->trial, t, at) /
+                       t->sigma[at];
+        from += t->count;
+    }
+    return sum;
+}
+
+/* The change by the mistake, over sigma, without gains, in `scratch`. */
+static void load_change(fb_filter *f, const fb_wrong *w) {
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        if (!t->value)
+            continue;
+        for (size_t at = 0; at < t->count; at++) {
+            double change = w->result[i] ? (w->result[i][at] - t->truth[at]) / t->sigma[at] : 0.0;
+            f->scratch[from + at] = !t->usable[at] ? 0.0 : isfinite(change) ? change : 1e12;
+        }
+        if (w->result[i])
+            remove_gains(f->trial, t, f->scratch + from);
+        from += t->count;
+    }
+}
+
+static coefficient fit(fb_filter *f, const fb_wrong *w) {
+    coefficient c = {0};
+    double n, d, absolute, sum_n = 0.0, fourth = 0.0, scores = 0.0, coherent = 0.0;
+    load_change(f, w);
+    for (size_t row = 0; row < f->trial->rows; row++) {
+        add_row(f, row, 0.0, &n, &d, &absolute);
+        sum_n += n;
+        c.squares += d;
+        fourth += d * d;
+    }
+    if (!(c.squares > 0.0))
+        return c;
+    c.size = sum_n / c.squares;
+    double rows = c.squares * c.squares / fourth; /* that count */
+    for (size_t row = 0; row < f->trial->rows; row++) {
+        add_row(f, row, c.size, &n, &d, &absolute);
+        scores += n * n;
+        coherent += absolute * absolute;
+    }
+    c.freedom = rows > 2.0 ? rows - 1.0 : 1.0;
+    double spread = rows > 1.5 ? scores * rows / (rows - 1.0) : scores;
+    /* in few rows all elements of a row may err together, each by the largest honest error */
+    double squares = rows < 8.0 ? fmax(coherent, c.squares) : fmax(spread, c.squares);
+    if (rows < 8.0)
+        c.freedom = 1000.0;
+    c.error = sqrt(squares) / c.squares;
+    c.systematic = systematic_sum(f) / c.squares;
+    return c;
+}
+
+void fb_filter_try_fine(fb_filter *f, const fb_wrong *w, const char *words) {
+    coefficient c = fit(f, w);
+    if (!(c.squares > 0.0))
+        return;
+    double least = fb_filter_threshold(f, c.freedom) * c.error + c.systematic;
+    double explained = c.size * c.squares * (2.0 - 1.0 / fmax(c.size, 1e-9));
+    if (fabs(c.size) <= least || fabs(c.size - 1.0) > 0.1 + 4.0 * c.error + c.systematic ||
+        explained <= f->best.explained)
+        return;
+    fb_filter_keep(f, w, words);
+    for (size_t i = 0; i < f->trial->num_tensors * f->trial->rows; i++)
+        f->best.rows[i] = 1;
+    f->best.place[0] = '\0';
+    f->best.share = 1.0;
+    f->best.size = c.size;
+    f->best.error = c.error;
+    f->best.explained = explained;
+}
+
+void fb_filter_try_size(fb_filter *f, const fb_wrong *w, double unit, double least,
+                        const char *words) {
+    coefficient c = fit(f, w);
+    f->tested++;
+    if (!(c.squares > 0.0))
+        return;
+    double needed = fb_filter_threshold(f, c.freedom) * c.error + c.systematic;
+    double explained = c.size * c.size * c.squares;
+    if (fabs(c.size) <= needed || fabs(c.size * unit) <= least || explained <= f->best.explained)
+        return;
+    char text[400];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(text, sizeof text, words, c.size * unit, c.error * unit);
+#pragma GCC diagnostic pop
+    fb_filter_keep(f, w, text);
+    for (size_t i = 0; i < f->trial->num_tensors * f->trial->rows; i++)
+        f->best.rows[i] = 1;
+    f->best.place[0] = '\0';
+    f->best.share = 1.0;
+    f->best.size = 1.0;
+    f->best.error = c.error / fabs(c.size);
+    f->best.explained = explained;
+}

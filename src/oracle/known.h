@@ -1,0 +1,25 @@
+/* The known mistakes, by subject. Each function tries all of its subject's. */
+#ifndef FB_ORACLE_KNOWN_H
+#define FB_ORACLE_KNOWN_H
+
+#include "oracle/filter.h"
+
+typedef fb_status fb_try_known_fn(fb_filter *filter, fb_wrong *wrong);
+
+/* From what is known: a few keys, and sums over all. */
+fb_try_known_fn fb_try_results; /* known_results.c: layouts, bases, what is given out */
+fb_try_known_fn fb_try_merges;  /* known_merges.c: weights, LSEs in the merge, kept types */
+fb_try_known_fn fb_try_reuse;   /* known_reuse.c: stale and refreshed parts, rows, passes */
+fb_try_known_fn fb_try_ends;    /* known_ends.c: keys at either end, zeros read too many */
+fb_try_known_fn fb_try_sizes;   /* known_sizes.c: scale, offsets and factors, as large as found */
+fb_try_known_fn fb_try_block;   /* known_masks.c: masks; the block's own keys and values */
+
+/* These compute attention anew. */
+fb_try_known_fn fb_try_scales; /* known_heads.c: scales, exp2 */
+fb_try_known_fn fb_try_heads;  /* known_heads.c: which KV head a head reads, shifted values */
+fb_try_known_fn fb_try_pages; /* known_pages.c: tiles, pages and splits lost, or wrongly added up */
+
+/* Tries the mistakes of a list. */
+fb_status fb_try_list(fb_filter *filter, fb_wrong *wrong, const fb_known *list, size_t count);
+
+#endif

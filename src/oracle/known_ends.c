@@ -1,0 +1,189 @@
+/* Keys that are left out or read too many, at either end of a part. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/known.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* The parts that tensors use as external ones (or internal ones). */
+static bool is_used(const fb_trial *trial, size_t part, bool external) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (t->value && (external ? t->external : t->internal) == part)
+            return true;
+    }
+    return false;
+}
+
+/* A part plus (sign 1) or minus (-1) some keys, given as a part themselves. */
+static void add_keys(const fb_trial *trial, double *out, double *lse, const double *more_out,
+                     const double *more_lse, double sign) {
+    for (size_t row = 0; row < trial->rows; row++) {
+        double share = exp(more_lse[row] - lse[row]), total = 1.0 + sign * share;
+        if (lse[row] == -(double)INFINITY || more_lse[row] == -(double)INFINITY)
+            continue;
+        if (total <= 0.0 || total < 1e-9) { /* nothing is left */
+            for (size_t i = row * trial->dim; i < (row + 1) * trial->dim; i++)
+                out[i] = 0.0;
+            lse[row] = -(double)INFINITY;
+            continue;
+        }
+        for (size_t i = row * trial->dim; i < (row + 1) * trial->dim; i++)
+            out[i] = (out[i] + sign * share * more_out[i]) / total;
+        lse[row] += log(total);
+    }
+}
+
+/* Adds or takes away `n` keys at one end of all external (or internal) parts. */
+static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, size_t n) {
+    const fb_trial *trial = w->trial;
+    size_t *index = NULL;
+    double *more = NULL;
+    bool any = false;
+    FB_TRY(fb_alloc(n, sizeof *index, "keys", &index));
+    fb_status status = fb_alloc(trial->rows * (trial->dim + 1), sizeof *more, "keys", &more);
+    for (size_t part = 0; part < trial->num_parts && status == FB_OK; part++) {
+        const fb_attention_problem *p = &trial->parts[part].read;
+        double *out, *lse;
+        if (!is_used(trial, part, external) || !trial->parts[part].known || p->keys < n ||
+            (sign < 0.0 && p->keys == n) || p->mask.kind != FB_MASK_NONE)
+            continue;
+        for (size_t j = 0; j < n; j++)
+            index[j] = last ? p->keys - n + j : j;
+        const fb_variant variant = {.key_index = index, .value_index = index, .key_count = n};
+        double *more_lse = more + trial->rows * trial->dim;
+        status = fb_variant_attend(p, &variant, more, more_lse);
+        if (status == FB_OK)
+            status = fb_wrong_part(w, part, &out, &lse);
+        if (status == FB_OK)
+            add_keys(trial, out, lse, more, more_lse, sign);
+        any = true;
+    }
+    fb_free(more);
+    fb_free(index);
+    fb_wrong_finish(w);
+    return status != FB_OK || any ? status : FB_ERROR_UNSUPPORTED;
+}
+
+/* `n` keys and values of zeros are read too many: each weighs exp(0). */
+static fb_status zeros(fb_wrong *w, bool external, double n) {
+    const fb_trial *trial = w->trial;
+    bool any = false;
+    for (size_t part = 0; part < trial->num_parts; part++) {
+        double *out, *lse;
+        if (!is_used(trial, part, external) || !trial->parts[part].known)
+            continue;
+        FB_TRY(fb_wrong_part(w, part, &out, &lse));
+        for (size_t row = 0; row < trial->rows; row++) {
+            double share = n * exp(-lse[row]);
+            if (!isfinite(share))
+                continue;
+            for (size_t i = row * trial->dim; i < (row + 1) * trial->dim; i++)
+                out[i] /= 1.0 + share;
+            lse[row] += log1p(share);
+        }
+        any = true;
+    }
+    fb_wrong_finish(w);
+    return any ? FB_OK : FB_ERROR_UNSUPPORTED;
+}
+
+static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, double sign,
+                         size_t n) {
+    char words[300];
+    const char *keys = !w->trial->script ? "" : external ? "external " : "block's own ";
+    fb_wrong_reset(w);
+    fb_status status = change_end(w, external, last, sign, n);
+    if (status == FB_ERROR_UNSUPPORTED)
+        return FB_OK;
+    FB_TRY(status);
+    if (n == 1)
+        snprintf(words, sizeof words, "the %s %skey is %s", last ? "last" : "first", keys,
+                 sign < 0.0 ? "left out" : "read twice");
+    else
+        snprintf(words, sizeof words, "the %s %zu %skeys are %s", last ? "last" : "first", n, keys,
+                 sign < 0.0 ? "left out" : "read twice");
+    fb_filter_try(f, w, words);
+    return FB_OK;
+}
+
+static fb_status try_zeros(fb_filter *f, fb_wrong *w, bool external, size_t n) {
+    char words[300];
+    fb_wrong_reset(w);
+    fb_status status = zeros(w, external, (double)n);
+    if (status == FB_ERROR_UNSUPPORTED)
+        return FB_OK;
+    FB_TRY(status);
+    snprintf(words, sizeof words,
+             "%zu %s of zeros %s read after the %s: a tail that is not masked?", n,
+             n == 1 ? "key" : "keys", n == 1 ? "is" : "are",
+             !w->trial->script ? "keys"
+             : external        ? "context"
+                               : "block's own keys");
+    fb_filter_try(f, w, words);
+    return FB_OK;
+}
+
+/* How many zeros the LSEs tell of, or else the outputs: found by a few steps. */
+static double count_zeros(const fb_filter *f, fb_wrong *w, bool external) {
+    const fb_trial *trial = f->trial;
+    double n = 0.0;
+    bool has_lse = false;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        has_lse = has_lse || (trial->tensors[i].value && trial->tensors[i].lse);
+    for (int step = 0; step < 12; step++) {
+        double ed = 0.0, dd = 0.0, unit = 1e-4 * (n + 1.0);
+        fb_wrong_reset(w);
+        if (zeros(w, external, n + unit) != FB_OK)
+            return 0.0;
+        for (size_t i = 0; i < trial->num_tensors; i++) {
+            const fb_trial_tensor *t = &trial->tensors[i];
+            for (size_t at = 0; t->value && w->result[i] && at < t->count; at++)
+                if (t->usable[at] && (t->lse || !has_lse)) {
+                    double sigma = t->sigma[at] * f->scale[i];
+                    double d = (w->result[i][at] - t->truth[at]) / sigma;
+                    ed += d * t->error[at] / sigma;
+                    dd += d * d;
+                }
+        }
+        if (!(dd > 0.0))
+            return 0.0;
+        double next = (n + unit) * (ed / dd);
+        next = next < 0.0 ? 0.0 : next > 1e6 ? 1e6 : next;
+        if (fabs(next - n) < 1e-3 * (n + 1e-3))
+            return next;
+        n = next;
+    }
+    return n;
+}
+
+fb_status fb_try_ends(fb_filter *f, fb_wrong *w) {
+    static const size_t counts[] = {1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,   12,
+                                    13,  14,  15,  16,  17,  20,  24,  28,  31,  32,  33,   40,
+                                    48,  56,  60,  63,  64,  65,  80,  96,  100, 112, 127,  128,
+                                    129, 160, 192, 224, 240, 255, 256, 257, 384, 512, 1024, 2048};
+    size_t keys = w->trial->parts[0].right.keys, extra[3] = {keys % 16, keys % 64, keys % 128};
+    size_t num = sizeof counts / sizeof counts[0];
+    for (size_t end = 0; end < 4; end++)
+        for (size_t i = 0; i < num + 3; i++) {
+            size_t n = i < num ? counts[i] : extra[i - num];
+            if (n && (end < 2 || n <= 16 || n == 64 || n == 128 || n == 256))
+                FB_TRY(try_end(f, w, true, end % 2 == 0, end < 2 ? -1.0 : 1.0, n));
+        }
+    size_t own = w->trial->script ? w->trial->script->config.block_size : 0;
+    for (size_t n = 1; n < own && n <= 8; n++)
+        for (size_t end = 0; end < 4; end++)
+            FB_TRY(try_end(f, w, false, end % 2 == 0, end < 2 ? -1.0 : 1.0, n));
+    for (size_t external = 0; external < 2; external++) {
+        if (!external && !w->trial->script)
+            continue;
+        double found = round(count_zeros(f, w, external != 0));
+        for (size_t i = 0; i < 3; i++) { /* the nearest number first */
+            double n = found + (i == 1 ? -1.0 : i == 2 ? 1.0 : 0.0);
+            if (n >= 1.0)
+                FB_TRY(try_zeros(f, w, external != 0, (size_t)n));
+        }
+    }
+    return FB_OK;
+}

@@ -1,0 +1,181 @@
+/* Masks, and the block's own keys and values. */
+#include "base/error.h"
+#include "oracle/known.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A part becomes attention with another mask (or other keys: `problem` is the part's, changed). */
+static fb_status attend_as(fb_wrong *w, size_t part, const fb_attention_problem *problem,
+                           const fb_variant *variant) {
+    double *out, *lse;
+    FB_TRY(fb_wrong_part(w, part, &out, &lse));
+    return fb_variant_attend(problem, variant, out, lse);
+}
+
+/* --- the block of a sequence ------------------------------------------------------------------ */
+
+static bool is_internal(const fb_trial *trial, size_t part) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].value && trial->tensors[i].internal == part)
+            return true;
+    return false;
+}
+
+static fb_status mask_block(fb_wrong *w, fb_mask mask) {
+    if (!w->trial->script)
+        return FB_ERROR_UNSUPPORTED;
+    for (size_t part = 0; part < w->trial->num_parts; part++) {
+        if (!is_internal(w->trial, part))
+            continue;
+        fb_attention_problem p = w->trial->parts[part].read;
+        p.mask = mask;
+        FB_TRY(attend_as(w, part, &p, NULL));
+    }
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
+static fb_status block_causal(fb_wrong *w, size_t n) {
+    (void)n;
+    return mask_block(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0});
+}
+
+static fb_status block_stale(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    bool any = false;
+    for (size_t pass = 1; trial->script && pass < trial->script->num_passes; pass++) {
+        size_t part = trial->internal_of[pass], before = trial->internal_of[n ? pass - 1 : 0];
+        if (!is_internal(trial, part))
+            continue;
+        fb_attention_problem p = trial->parts[part].read;
+        p.k = trial->parts[before].read.k;
+        p.v = trial->parts[before].read.v;
+        FB_TRY(attend_as(w, part, &p, NULL));
+        any = true;
+    }
+    fb_wrong_finish(w);
+    return any ? FB_OK : FB_ERROR_UNSUPPORTED;
+}
+
+/* --- one attention ---------------------------------------------------------------------------- */
+
+static fb_status masked(fb_wrong *w, fb_mask mask) {
+    fb_attention_problem p = w->trial->parts[0].read;
+    if (w->trial->script)
+        return FB_ERROR_UNSUPPORTED;
+    p.mask = mask;
+    FB_TRY(attend_as(w, 0, &p, NULL));
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
+static fb_status causal_top_left(fb_wrong *w, size_t n) {
+    const fb_attention_problem *p = &w->trial->parts[0].read;
+    (void)n;
+    if (p->mask.kind != FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    return masked(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0});
+}
+
+static fb_status causal_bottom_right(fb_wrong *w, size_t n) {
+    const fb_attention_problem *p = &w->trial->parts[0].read;
+    (void)n;
+    if (p->mask.kind != FB_MASK_NONE || p->queries < 2 || p->queries > p->keys)
+        return FB_ERROR_UNSUPPORTED;
+    return masked(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, p->keys - p->queries, 0});
+}
+
+static fb_status not_masked(fb_wrong *w, size_t n) {
+    (void)n;
+    if (w->trial->parts[0].read.mask.kind == FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    return masked(w, (fb_mask){0});
+}
+
+static fb_status causal_in_block(fb_wrong *w, size_t n) {
+    fb_mask mask = w->trial->parts[0].read.mask;
+    (void)n;
+    if (mask.kind == FB_MASK_NONE || mask.block_size == 1)
+        return FB_ERROR_UNSUPPORTED;
+    mask.block_size = 1;
+    return masked(w, mask);
+}
+
+/* Blocks of another size, or keys and queries that are counted from another number. */
+static fb_status other_block(fb_wrong *w, size_t n) {
+    fb_mask mask = w->trial->parts[0].read.mask;
+    if (mask.kind == FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    if (n == 0)
+        mask.first_key += mask.block_size;
+    if (n == 1)
+        mask.first_query += mask.block_size;
+    if (n == 2)
+        mask.first_query += 1;
+    if (n == 3)
+        mask.first_key += 1;
+    if (n == 4)
+        mask.block_size *= 2;
+    if (n == 5 && (mask.block_size /= 2) == 0)
+        return FB_ERROR_UNSUPPORTED;
+    return masked(w, mask);
+}
+
+static fb_status own_keys_missing(fb_wrong *w, size_t n) {
+    const fb_attention_problem *p = &w->trial->parts[0].read;
+    (void)n;
+    if (w->trial->script || p->mask.kind != FB_MASK_NONE || p->keys <= p->queries)
+        return FB_ERROR_UNSUPPORTED;
+    const fb_variant variant = {.key_count = p->keys - p->queries};
+    FB_TRY(attend_as(w, 0, p, &variant));
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
+static const fb_known list[] = {
+    {"a causal mask is applied in the block, token by token: a block sees all of itself",
+     block_causal, 0},
+    {"the block's keys and values are those of the step before", block_stale, 1},
+    {"the block's keys and values are those of the first step", block_stale, 0},
+    {"a causal mask is applied (aligned bottom right): a block sees all of itself",
+     causal_bottom_right, 0},
+    {"a causal mask is applied (aligned top left): a block sees all of itself", causal_top_left, 0},
+    {"the block mask is not applied", not_masked, 0},
+    {"the mask is causal, token by token, not block by block", causal_in_block, 0},
+    {"a block does not see itself, only the ones before", other_block, 0},
+    {"a block sees the next one, too", other_block, 1},
+    {"the mask counts queries from one too many", other_block, 2},
+    {"the mask counts keys from one too many", other_block, 3},
+    {"the mask's blocks are twice as large as they should be", other_block, 4},
+    {"the mask's blocks are half as large as they should be", other_block, 5},
+    {"the block's own keys are left out", own_keys_missing, 0},
+};
+
+/* The internal part when a token sees only the tokens before it. */
+static fb_status strictly_causal(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    (void)n;
+    if (!trial->script)
+        return FB_ERROR_UNSUPPORTED;
+    for (size_t part = 0; part < trial->num_parts; part++) {
+        double *out, *lse;
+        if (!is_internal(trial, part))
+            continue;
+        fb_attention_problem p = trial->parts[part].read;
+        FB_TRY(fb_wrong_part(w, part, &out, &lse));
+        p.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0};
+        const fb_variant variant = {.strict = true};
+        FB_TRY(fb_variant_attend(&p, &variant, out, lse));
+    }
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
+fb_status fb_try_block(fb_filter *f, fb_wrong *w) {
+    static const fb_known strict = {
+        "a strictly causal mask is applied in the block: a token does not see itself",
+        strictly_causal, 0};
+    FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
+    return fb_try_list(f, w, &strict, 1);
+}

@@ -1,0 +1,240 @@
+/* Mistakes of results as they are given out: base, layout, rows that are not written. */
+#include "base/memory.h"
+#include "oracle/known.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const double log2_of_e = 0x1.71547652b82fep+0;
+
+/* Changes each LSE (or output) tensor by itself. `from` is the truth. */
+typedef double change_fn(const fb_trial *trial, const fb_trial_tensor *t, const double *from,
+                         size_t at);
+
+static fb_status change_all(fb_wrong *w, bool lse, change_fn *change) {
+    bool any = false;
+    for (size_t i = 0; i < w->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &w->trial->tensors[i];
+        if (!t->value || t->lse != lse)
+            continue;
+        any = true;
+        double *result = fb_wrong_result(w, i);
+        for (size_t at = 0; at < t->count; at++)
+            result[at] = change(w->trial, t, t->truth, at);
+    }
+    return any ? FB_OK : FB_ERROR_UNSUPPORTED;
+}
+
+static double largest_score(const fb_trial *trial, const fb_trial_tensor *t, size_t row) {
+    double max = trial->parts[t->external].m.max[row];
+    return t->internal == FB_NO_PART ? max : fmax(max, trial->parts[t->internal].m.max[row]);
+}
+
+/* The row whose result is read at `row` if the candidate wrote [tokens, heads] where the file has
+ * [heads, tokens], or the other way round. */
+static size_t turned(const fb_trial *trial, const fb_trial_tensor *t, size_t row) {
+    size_t entry = trial->tokens * trial->heads, b = row / entry, at = row % entry;
+    if (t->by_head)
+        return b * entry + at % trial->heads * trial->tokens + at / trial->heads;
+    return b * entry + at % trial->tokens * trial->heads + at / trial->tokens;
+}
+
+#define CHANGE(name, is_lse, expression)                                                           \
+    static double change_##name(const fb_trial *trial, const fb_trial_tensor *t,                   \
+                                const double *from, size_t at) {                                   \
+        (void)trial;                                                                               \
+        (void)t;                                                                                   \
+        (void)from;                                                                                \
+        (void)at;                                                                                  \
+        return expression;                                                                         \
+    }                                                                                              \
+    static fb_status name(fb_wrong *w, size_t n) {                                                 \
+        (void)n;                                                                                   \
+        return change_all(w, is_lse, change_##name);                                               \
+    }
+
+CHANGE(base2, true, from[at] * log2_of_e)
+CHANGE(lse_turned, true, from[turned(trial, t, at)])
+CHANGE(both_turned, true, log2_of_e *from[turned(trial, t, at)])
+CHANGE(without_max, true, from[at] - largest_score(trial, t, at))
+CHANGE(max_only, true, largest_score(trial, t, at))
+CHANGE(not_log, true, exp(from[at]))
+CHANGE(negated, true, -from[at])
+CHANGE(lse_zero, true, 0.0)
+CHANGE(lse_doubled, true, 2.0 * from[at])
+CHANGE(out_zero, false, 0.0)
+CHANGE(out_halved, false, 0.5 * from[at])
+CHANGE(out_doubled, false, 2.0 * from[at])
+CHANGE(lane_order, false, from[at % trial->dim % 2 ? at - 1 : at + 1 < t->count ? at + 1 : at])
+
+/* The row of an output at `row` if tokens and heads are mixed up. */
+static double change_out_turned(const fb_trial *trial, const fb_trial_tensor *t, const double *from,
+                                size_t at) {
+    (void)t;
+    size_t row = at / trial->dim, entry = trial->tokens * trial->heads, b = row / entry;
+    size_t in = row % entry, other = in % trial->tokens * trial->heads + in / trial->tokens;
+    return from[(b * entry + other) * trial->dim + at % trial->dim];
+}
+static fb_status out_turned(fb_wrong *w, size_t n) {
+    (void)n;
+    return w->trial->tokens == 1 ? FB_ERROR_UNSUPPORTED : change_all(w, false, change_out_turned);
+}
+
+/* O before the division by the row sum: sum exp(s - max) v, or sum exp(s) v. */
+static double change_undivided(const fb_trial *trial, const fb_trial_tensor *t, const double *from,
+                               size_t at) {
+    (void)from;
+    return from[at] * exp(trial->parts[t->external].m.lse[at / trial->dim]);
+}
+static double change_undivided_max(const fb_trial *trial, const fb_trial_tensor *t,
+                                   const double *from, size_t at) {
+    const fb_moments *m = &trial->parts[t->external].m;
+    return from[at] * exp(m->lse[at / trial->dim] - m->max[at / trial->dim]);
+}
+static fb_status undivided(fb_wrong *w, size_t n) {
+    if (w->trial->script)
+        return FB_ERROR_UNSUPPORTED;
+    return change_all(w, false, n ? change_undivided_max : change_undivided);
+}
+
+/* --- an LSE with padding ---------------------------------------------------------------------- */
+
+/* The file's flat position of a row's LSE. */
+static size_t flat_of(const fb_trial *trial, const fb_trial_tensor *t, size_t row) {
+    size_t entry = trial->tokens * trial->heads, b = row / entry, at = row % entry;
+    return t->by_head ? b * entry + at % trial->heads * trial->tokens + at / trial->heads : row;
+}
+
+/* [heads, padded tokens], read as if there were no padding: the layout of the file, or the other
+ * one. Padding is as the candidate has it. */
+static fb_status padded(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    size_t width = n / 2;
+    bool by_head = n % 2 == 0, any = false;
+    size_t inner = by_head ? trial->tokens : trial->heads;
+    size_t padded_inner = (inner + width - 1) / width * width;
+    if (padded_inner == inner || padded_inner > 2 * inner)
+        return FB_ERROR_UNSUPPORTED;
+    w->everywhere = true;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value || !t->lse)
+            continue;
+        any = true;
+        double *result = fb_wrong_result(w, i);
+        for (size_t row = 0; row < trial->rows; row++) {
+            size_t flat = flat_of(trial, t, row), major = flat / padded_inner;
+            size_t minor = flat % padded_inner;
+            size_t outer = trial->rows / inner;
+            if (minor >= inner || major >= outer) {
+                result[row] = t->usable[row] ? t->value[row] : t->truth[row];
+                continue;
+            }
+            size_t entry = by_head ? trial->heads : trial->tokens;
+            size_t b = major / entry, token = by_head ? minor : major % entry;
+            size_t head = by_head ? major % entry : minor;
+            result[row] = t->truth[(b * trial->tokens + token) * trial->heads + head];
+        }
+    }
+    return any ? FB_OK : FB_ERROR_UNSUPPORTED;
+}
+
+/* --- heads in another order ------------------------------------------------------------------- */
+
+static double row_distance(const fb_trial *trial, const fb_trial_tensor *t, size_t a, size_t b) {
+    size_t width = t->lse ? 1 : trial->dim;
+    double sum = 0.0;
+    for (size_t i = 0; i < width; i++) {
+        double value = t->value[a * width + i] - t->truth[b * width + i];
+        sum += isfinite(value) ? value * value : 1e30;
+    }
+    return sum;
+}
+
+/* The head whose truth the candidate's head is nearest to, over all tokens. */
+static size_t nearest_head(const fb_trial *trial, const fb_trial_tensor *t, size_t head) {
+    size_t nearest = head, tokens = trial->rows / trial->heads;
+    double least = INFINITY;
+    for (size_t other = 0; other < trial->heads; other++) {
+        double sum = 0.0;
+        for (size_t token = 0; token < tokens; token++)
+            sum +=
+                row_distance(trial, t, token * trial->heads + head, token * trial->heads + other);
+        if (sum < least) {
+            least = sum;
+            nearest = other;
+        }
+    }
+    return nearest;
+}
+
+/* Tensors of one sort whose heads hold the results of other heads. The words name some. */
+static void try_permuted(fb_filter *f, fb_wrong *w, bool lse) {
+    const fb_trial *trial = w->trial;
+    char words[400] = "", pairs[200] = "";
+    size_t used = 0, moved = 0;
+    fb_wrong_reset(w);
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t width = t->lse ? 1 : trial->dim, tokens = trial->rows / trial->heads;
+        if (!t->value || t->lse != lse)
+            continue;
+        for (size_t head = 0; head < trial->heads; head++) {
+            size_t from = nearest_head(trial, t, head);
+            if (from == head)
+                continue;
+            double *result = fb_wrong_result(w, i);
+            for (size_t token = 0; token < tokens; token++)
+                memcpy(result + (token * trial->heads + head) * width,
+                       t->truth + (token * trial->heads + from) * width, width * sizeof *result);
+            if (moved++ < 4 && used < sizeof pairs)
+                used += (size_t)snprintf(pairs + used, sizeof pairs - used, "%s%zu has that of %zu",
+                                         moved > 1 ? ", " : "", head, from);
+        }
+    }
+    if (!moved)
+        return;
+    snprintf(words, sizeof words, "heads are permuted in the %s: head %s%s", lse ? "LSE" : "output",
+             pairs, moved > 4 ? ", ..." : "");
+    fb_filter_try(f, w, words);
+}
+
+static const fb_known list[] = {
+    {"the LSE is in base 2 (log2 of the sum of exponentials): multiply by ln 2 = 0.693147 before "
+     "any merge in base e",
+     base2, 0},
+    {"the LSE is transposed", lse_turned, 0},
+    {"the LSE is in base 2 (log2 of the sum of exponentials), and transposed", both_turned, 0},
+    {"the output is transposed", out_turned, 0},
+    {"the LSE lacks the maximum: it is log(sum exp(s - max))", without_max, 0},
+    {"the LSE is the maximum only", max_only, 0},
+    {"the LSE is the row sum, not its logarithm", not_log, 0},
+    {"the LSE has the wrong sign", negated, 0},
+    {"the LSE is given out as 0: not written?", lse_zero, 0},
+    {"the LSE is twice what it should be", lse_doubled, 0},
+    {"the output is 0: not written?", out_zero, 0},
+    {"the output is half of what it should be", out_halved, 0},
+    {"the output is twice what it should be", out_doubled, 0},
+    {"neighbouring lanes are swapped", lane_order, 0},
+    {"the output is not divided by the row sum", undivided, 0},
+    {"the output is not divided by the row sum", undivided, 1},
+};
+
+fb_status fb_try_results(fb_filter *f, fb_wrong *w) {
+    static const size_t widths[] = {8, 16, 32, 64, 128, 256};
+    FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
+    for (size_t i = 0; i < 2 * (sizeof widths / sizeof widths[0]); i++) {
+        char words[200];
+        snprintf(words, sizeof words,
+                 "a padded LSE is read as packed: rows of [%s] are padded to a multiple of %zu",
+                 i % 2 ? "tokens, heads" : "heads, tokens", widths[i / 2]);
+        const fb_known known = {words, padded, 2 * widths[i / 2] + i % 2};
+        FB_TRY(fb_try_list(f, w, &known, 1));
+    }
+    if (!f->fine && w->trial->heads > 1) {
+        try_permuted(f, w, true);
+        try_permuted(f, w, false);
+    }
+    return FB_OK;
+}

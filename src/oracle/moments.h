@@ -1,0 +1,44 @@
+/* Attention in double precision, with what the noise of honest kernels is made of: sums over the
+ * keys of a row with weights p = softmax(s). It is as exact as truth.h, but not the same to the bit
+ * from machine to machine, and several times faster. */
+#ifndef FB_ORACLE_MOMENTS_H
+#define FB_ORACLE_MOMENTS_H
+
+#include "oracle/attention_problem.h"
+
+/* Attention that differs from the problem's. NULL and 0 change nothing. */
+typedef struct fb_variant {
+    double scale_factor;    /* of the scale; 0: 1 */
+    const size_t *kv_heads; /* [heads]: the KV head that a query head reads */
+    /* [key_count]: the token that is read as key, as value number j; SIZE_MAX: zeros. Without a
+     * mask only. */
+    const size_t *key_index, *value_index;
+    size_t key_count;
+    bool strict; /* with a mask, keys before the query's block only */
+} fb_variant;
+
+/* rows: [batch, queries, heads]; values: [rows, head_dim] */
+typedef struct fb_moments {
+    double *out, *lse;   /* sum p v [values], log sum exp(s) [rows] */
+    double *max;         /* [rows] the largest score */
+    double *p2, *p4;     /* [rows] sum p^2, p^4 */
+    double *ps;          /* [rows] sum p s */
+    float *p2v, *p2vv;   /* [values] sum p^2 v, p^2 v^2 */
+    float *psv;          /* [values] sum p s v */
+    double *score_size;  /* [rows] scale |q| |k|, |k| the root mean square of the keys' norms */
+    double *mean_square; /* [batch, kv_heads, head_dim] of v over the keys */
+    double *memory;
+} fb_moments;
+
+/* Memory for all; everything is 0. fb_moments_free. */
+fb_status fb_moments_create(const fb_attention_problem *problem, fb_moments *moments);
+void fb_moments_free(fb_moments *moments);
+
+/* Fills in all members. */
+fb_status fb_moments_compute(const fb_attention_problem *problem, fb_moments *moments);
+
+/* Only out and lse, of other attention: [values], [rows]. */
+fb_status fb_variant_attend(const fb_attention_problem *problem, const fb_variant *variant,
+                            double *out, double *lse);
+
+#endif

@@ -1,0 +1,97 @@
+/* A candidate on trial: all its results, the truth of each, and how large an honest error may be,
+ * element by element. docs/judge.md has the formulas.
+ *
+ * Everything is in rows [batch, tokens, heads], an LSE too, whatever the file's layout. A tensor is
+ * a part (attention to some keys), or two parts merged. */
+#ifndef FB_ORACLE_TRIAL_H
+#define FB_ORACLE_TRIAL_H
+
+#include "oracle/arithmetic.h"
+#include "oracle/candidate.h"
+#include "oracle/moments.h"
+#include "oracle/script.h"
+
+enum { FB_NO_PART = 1 << 20 };
+
+typedef struct fb_trial_part {
+    fb_attention_problem right; /* as the case has it */
+    fb_attention_problem read;  /* as the kernel reads it: inputs rounded */
+    float *inputs;              /* memory of `read` */
+    bool known;                 /* the moments are there */
+    fb_moments m;
+} fb_trial_part;
+
+/* The variances of an honest error, by cause: [count] each. */
+typedef struct fb_noise {
+    double *weights; /* of p before the second product */
+    double *scores;  /* of scores stored in the type of the inputs, as eager PyTorch does */
+    double *floats;  /* float32 arithmetic */
+    double *stored;  /* of the result as it is stored */
+    double *kept;    /* of parts that are kept in that type */
+} fb_noise;
+
+typedef struct fb_trial_tensor {
+    char name[96];
+    bool lse, required;
+    size_t pass;                /* of a sequence */
+    size_t external, internal;  /* parts; internal FB_NO_PART: the tensor is `external` itself */
+    const double *shift;        /* [rows] is added to the external LSEs in the merge, or NULL */
+    fb_dims shape;              /* the file's */
+    bool by_head;               /* the file's layout of an LSE: [batch, heads, tokens] */
+    const fb_tensor_view *view; /* the candidate's tensor; NULL: not given */
+    bool wrong_size;
+    fb_dtype stored;
+    size_t count;          /* rows, or rows x head_dim */
+    double *value, *truth; /* [count] */
+    double *error, *sigma; /* error: 0 where `usable` is not */
+    double *weight;        /* [rows] of the external part in the merge; 1 without a merge */
+    bool *usable;          /* value and truth are finite */
+    fb_noise noise;
+} fb_trial_tensor;
+
+typedef struct fb_trial {
+    size_t batch, tokens, heads, dim; /* tokens of one batch entry */
+    size_t rows;                      /* batch x tokens x heads */
+    fb_arithmetic arithmetic;
+    const fb_reading *reading;
+    bool eager; /* scores are allowed to be stored in a lower type */
+    fb_trial_part *parts;
+    size_t num_parts;
+    fb_trial_tensor *tensors;
+    size_t num_tensors;
+    const fb_script *script; /* NULL: one attention */
+    size_t *external_of;     /* [passes] the part of this pass' own external queries */
+    size_t *internal_of;     /* [passes] */
+    void **memory;
+    size_t num_memory;
+} fb_trial;
+
+/* Zeroed memory that is freed with the trial. */
+fb_status fb_trial_take(fb_trial *trial, size_t count, size_t size, void *result);
+void fb_trial_free(fb_trial *trial); /* NULL is allowed */
+
+/* Builds the trial of one attention, or of a sequence whose actions are known. `results` names the
+ * tensors of attention: out, then lse. Values of the candidate are read. */
+fb_status fb_trial_of_attention(const fb_attention_problem *problem, const char *out_name,
+                                const char *lse_name, fb_candidate *candidate, fb_trial **trial);
+fb_status fb_trial_of_script(const fb_script *script, fb_candidate *candidate, fb_trial **trial);
+
+/* The first `tokens` tokens of the first batch entry only: parts and given tensors of a trial. */
+fb_status fb_trial_sample(const fb_trial *trial, size_t tokens, fb_trial **sample);
+
+/* Reads the inputs as `reading` says, and finds truths, errors and noise of all given tensors. */
+fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_reading *reading);
+
+/* Whether any input of a given tensor is changed by the reading. */
+bool fb_trial_reading_matters(const fb_trial *trial, const fb_reading *reading);
+
+/* The moments of a part, computed when they are first asked for. */
+fb_status fb_trial_know(fb_trial *trial, size_t part);
+
+/* sigma from the noise; `eager` as in the trial. */
+void fb_trial_set_sigma(fb_trial *trial);
+
+/* The weight of the external part in a merge of LSEs a and b; 0.5 if both are -inf. */
+double fb_merge_weight(double a, double b);
+
+#endif

@@ -1,0 +1,443 @@
+#include "oracle/verdict.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/known.h"
+#include "oracle/statistics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What was found. */
+typedef struct verdict {
+    fb_trial *trial;
+    fb_filter *filter;
+    fb_wrong *wrong;
+    bool passed;
+    bool not_finite;
+    bool named;    /* the filter's best says what is wrong */
+    bool complete; /* nothing is left to explain */
+    fb_size_test size;
+    char words[640];
+    char second[500];
+} verdict;
+
+/* --- arithmetic and reading ------------------------------------------------------------------- */
+
+static bool all_are(const fb_trial *trial, fb_rounding rounding) {
+    for (size_t i = 0; i < trial->num_parts; i++) {
+        const fb_attention_problem *p = &trial->parts[i].right;
+        size_t count = p->batch * p->keys * p->kv_heads * p->head_dim;
+        for (size_t j = 0; j < count; j++)
+            if (fb_rounded(rounding, p->k[j]) != p->k[j] ||
+                fb_rounded(rounding, p->v[j]) != p->v[j])
+                return false;
+    }
+    return true;
+}
+
+/* What the kernel may compute in, the finest first: said, or found from what results and keys are
+ * stored in. */
+static size_t find_arithmetics(const fb_trial *trial, fb_arithmetic said, fb_arithmetic *list) {
+    bool bf16 = false, f16 = false;
+    if (said != FB_ARITHMETIC_AUTO) {
+        list[0] = said;
+        return 1;
+    }
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        bf16 = bf16 || (t->value && t->stored == FB_BF16);
+        f16 = f16 || (t->value && t->stored == FB_F16);
+    }
+    if (bf16 || f16) {
+        list[0] = bf16 ? FB_ARITHMETIC_BF16 : FB_ARITHMETIC_F16;
+        return 1;
+    }
+    list[0] = FB_ARITHMETIC_F32;
+    if (all_are(trial, FB_ROUND_BF16)) {
+        list[1] = FB_ARITHMETIC_BF16;
+        return 2;
+    }
+    if (all_are(trial, FB_ROUND_F16)) {
+        list[1] = FB_ARITHMETIC_F16;
+        return 2;
+    }
+    list[1] = FB_ARITHMETIC_TF32X3;
+    list[2] = FB_ARITHMETIC_TF32;
+    return 3;
+}
+
+/* Takes from x what y explains of it. */
+static void remove_direction(double *x, const double *y, size_t count) {
+    double xy = 0.0, yy = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        xy += x[i] * y[i];
+        yy += y[i] * y[i];
+    }
+    for (size_t i = 0; yy > 0.0 && i < count; i++)
+        x[i] -= xy / yy * y[i];
+}
+
+/* Errors of LSEs without what an offset, another scale and keys of zeros would explain of them:
+ * mistakes must not decide how inputs are read. more: [3][count] */
+static void remove_mistakes(const fb_trial *trial, const fb_trial_tensor *t, double *x,
+                            double *more) {
+    size_t rows = trial->rows;
+    const fb_moments *m = &trial->parts[t->external].m;
+    for (size_t row = 0; row < rows; row++) {
+        double there = t->usable[row] ? 1.0 : 0.0;
+        more[row] = there;
+        more[rows + row] = there * m->ps[row];
+        more[2 * rows + row] = there > 0.0 ? exp(-t->truth[row]) : 0.0;
+    }
+    for (size_t i = 0; i < 3; i++) {
+        for (size_t j = 0; j < i; j++)
+            remove_direction(more + i * rows, more + j * rows, rows);
+        remove_direction(x, more + i * rows, rows);
+    }
+}
+
+/* The sum over given tensors of the logarithm of the typical error. */
+static double typical_error(const fb_trial *trial, double *scratch) {
+    double sum = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t count = 0;
+        for (size_t at = 0; t->value && at < t->count; at++)
+            if (t->usable[at] || t->lse)
+                scratch[count++] = t->error[at] / t->sigma[at];
+        if (t->value && t->lse && trial->rows >= 12)
+            remove_mistakes(trial, t, scratch, scratch + count);
+        if (count)
+            sum += log(fb_median_magnitude(scratch, count) + 1e-3) * (t->lse ? 2.0 : 1.0);
+    }
+    return sum;
+}
+
+/* The reading that fits the first tokens clearly better than those before it: a mistake may make
+ * all of them fit badly. */
+static fb_status find_reading(const fb_trial *trial, fb_arithmetic arithmetic,
+                              const fb_reading **best) {
+    size_t count = 0;
+    const fb_reading *readings = fb_arithmetic_readings(arithmetic, &count);
+    fb_trial *sample = NULL;
+    double *scratch = NULL, least = INFINITY;
+    bool plain_tried = false;
+    *best = &readings[0];
+    if (count == 1)
+        return FB_OK;
+    FB_TRY(fb_trial_sample(trial, trial->heads < 16 ? 4 : 1, &sample));
+    fb_status status =
+        fb_trial_take(sample, sample->rows * (sample->dim + 4), sizeof *scratch, &scratch);
+    for (size_t i = 0; i < count && status == FB_OK; i++) {
+        bool same = !fb_trial_reading_matters(sample, &readings[i]); /* as the inputs are */
+        if (same && plain_tried)
+            continue;
+        plain_tried = plain_tried || same;
+        status = fb_trial_prepare(sample, arithmetic, &readings[i]);
+        double typical = status == FB_OK ? typical_error(sample, scratch) : 0.0;
+        if (typical < least - 0.7) {
+            least = typical;
+            *best = &readings[i];
+        }
+    }
+    fb_trial_free(sample);
+    return status;
+}
+
+/* --- tests ------------------------------------------------------------------------------------ */
+
+static fb_status try_cheap(verdict *v) {
+    static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_merges, fb_try_reuse,
+                                             fb_try_ends,    fb_try_sizes,  fb_try_block};
+    v->wrong->cheap = true;
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
+        FB_TRY(tries[i](v->filter, v->wrong));
+    return FB_OK;
+}
+
+static fb_status try_dear(verdict *v) {
+    static fb_try_known_fn *const tries[] = {fb_try_reuse, fb_try_scales, fb_try_heads,
+                                             fb_try_pages};
+    v->wrong->cheap = false;
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
+        FB_TRY(tries[i](v->filter, v->wrong));
+    return FB_OK;
+}
+
+static void restore_errors(fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++)
+            t->error[at] = t->usable[at] ? t->value[at] - t->truth[at] : 0.0;
+    }
+}
+
+static fb_status begin(verdict *v) {
+    if (v->filter)
+        return FB_OK;
+    FB_TRY(fb_filter_create(v->trial, &v->filter));
+    return fb_wrong_create(v->trial, &v->wrong);
+}
+
+/* The best mistake explains enough to be named: most of each tensor's error. */
+static bool is_named(const verdict *v) {
+    return v->filter->best.found && v->filter->best.share > 0.6;
+}
+
+/* Whether what the best mistake leaves is about as small as honest noise. The noise of a wrong
+ * result is not that of the right one, so it may be three times as large. */
+static bool leaves_noise(verdict *v) {
+    fb_filter_subtract(v->filter);
+    bool passed = fb_test_sizes(v->trial).excess < 3.0;
+    restore_errors(v->trial);
+    return passed;
+}
+
+/* The size test with the tests that are finer than it. */
+static fb_status judge_fine(verdict *v) {
+    fb_filter_begin(v->filter, true);
+    FB_TRY(try_cheap(v));
+    v->passed = !v->filter->best.found;
+    v->named = v->complete = v->filter->best.found;
+    return FB_OK;
+}
+
+/* One arithmetic, without what takes long. *done: no other needs to be tried. */
+static fb_status judge_as(verdict *v, fb_arithmetic arithmetic, bool *done) {
+    const fb_reading *reading = NULL;
+    FB_TRY(find_reading(v->trial, arithmetic, &reading));
+    v->trial->eager = false;
+    FB_TRY(fb_trial_prepare(v->trial, arithmetic, reading));
+    FB_TRY(begin(v));
+    v->size = fb_test_sizes(v->trial);
+    *done = v->size.passed;
+    if (v->size.passed)
+        return judge_fine(v);
+    fb_filter_begin(v->filter, false);
+    FB_TRY(try_cheap(v));
+    v->named = is_named(v);
+    v->complete = v->named && leaves_noise(v);
+    *done = v->complete;
+    if (*done || arithmetic == FB_ARITHMETIC_F32 || arithmetic == FB_ARITHMETIC_TF32X3)
+        return FB_OK;
+    v->trial->eager = true;
+    fb_trial_set_sigma(v->trial);
+    fb_size_test eager = fb_test_sizes(v->trial);
+    if (eager.passed) {
+        *done = true;
+        v->size = eager;
+        return judge_fine(v);
+    }
+    v->trial->eager = false;
+    fb_trial_set_sigma(v->trial);
+    return FB_OK;
+}
+
+/* A wrong result: everything known is tried, and then again on what is left. */
+static fb_status explain(verdict *v) {
+    fb_filter_begin(v->filter, false);
+    FB_TRY(try_cheap(v));
+    if (!is_named(v) || !leaves_noise(v))
+        FB_TRY(try_dear(v));
+    v->named = is_named(v);
+    v->complete = v->named && leaves_noise(v);
+    return FB_OK;
+}
+
+static void say_mistake(const fb_filter *f, char *words, size_t size) {
+    if (f->fine && fabs(f->best.size - 1.0) > 1e-12)
+        snprintf(words, size, "%.360s%.150s (%.5g +- %.2g of it)", f->best.words, f->best.place,
+                 f->best.size, f->best.error);
+    else
+        snprintf(words, size, "%s%s", f->best.words, f->best.place);
+}
+
+/* What is left after the first mistake may be a second one. */
+static fb_status explain_rest(verdict *v) {
+    say_mistake(v->filter, v->words, sizeof v->words);
+    if (v->complete)
+        return FB_OK;
+    fb_filter_subtract(v->filter);
+    fb_filter_begin(v->filter, false);
+    FB_TRY(try_cheap(v));
+    bool second = v->filter->best.found && v->filter->best.share > 0.8;
+    if (second) {
+        char words[560];
+        say_mistake(v->filter, words, sizeof words);
+        snprintf(v->second, sizeof v->second, "; and then %.480s", words);
+    }
+    restore_errors(v->trial);
+    return FB_OK;
+}
+
+/* --- findings --------------------------------------------------------------------------------- */
+
+/* Values and truth in the order of the file. */
+static size_t file_index(const fb_trial *trial, const fb_trial_tensor *t, size_t at) {
+    size_t entry = trial->tokens * trial->heads, in = at % entry;
+    return t->by_head ? at / entry * entry + in % trial->heads * trial->tokens + in / trial->heads
+                      : at;
+}
+
+static fb_status measure(const fb_trial *trial, const fb_trial_tensor *t, fb_finding *finding) {
+    float *values = NULL;
+    double *truth = NULL;
+    FB_TRY(fb_alloc(t->count, sizeof *values, "finding", &values));
+    fb_status status = fb_alloc(t->count, sizeof *truth, "finding", &truth);
+    for (size_t at = 0; at < t->count && status == FB_OK; at++) {
+        values[file_index(trial, t, at)] = (float)t->value[at];
+        truth[file_index(trial, t, at)] = t->truth[at];
+    }
+    if (status == FB_OK)
+        finding->errors = fb_errors_measure(values, truth, t->count);
+    size_t worst = finding->errors.worst, square = 0;
+    double sum = 0.0, z = fb_normal_quantile(FB_FALSE_ALARM / (6.0 * (double)(t->count + 1)));
+    for (size_t at = 0; at < t->count && status == FB_OK; at++) {
+        sum += t->sigma[at] * t->sigma[at];
+        square++;
+        if (file_index(trial, t, at) == worst)
+            finding->bound = z * t->sigma[at];
+    }
+    if (worst < t->count && status == FB_OK) {
+        finding->value = (double)values[worst];
+        finding->truth = truth[worst];
+    }
+    finding->plain_error = square ? sqrt(sum / (double)square) : 0.0;
+    fb_free(values);
+    fb_free(truth);
+    return status;
+}
+
+/* Whether the best mistake changes this tensor by more than its noise. */
+static bool is_touched(const verdict *v, size_t tensor) {
+    const fb_trial *trial = v->trial;
+    size_t from = 0;
+    for (size_t i = 0; i < tensor; i++)
+        from += trial->tensors[i].value ? trial->tensors[i].count : 0;
+    const fb_trial_tensor *t = &trial->tensors[tensor];
+    double scale = v->filter->scale[tensor] > 0.0 ? v->filter->scale[tensor] : 1.0, sum = 0.0;
+    size_t width = t->lse ? 1 : trial->dim;
+    for (size_t at = 0; at < t->count; at++) {
+        double d = (v->filter->best.wrong[from + at] - t->truth[at]) / (t->sigma[at] * scale);
+        if (v->filter->best.rows[tensor * trial->rows + at / width] && t->usable[at])
+            sum += d * d;
+    }
+    return sum > 25.0;
+}
+
+static void confirm_lse(const fb_trial_tensor *t, char *note, size_t size) {
+    snprintf(note, size, "base e, %s", t->by_head ? "[heads, rows]" : "[rows, heads]");
+}
+
+static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor) {
+    const fb_trial_tensor *t = &v->trial->tensors[tensor];
+    fb_finding finding = {.shape = t->shape, .of_candidate = true, .precision = t->stored};
+    snprintf(finding.tensor, sizeof finding.tensor, "%s", t->name);
+    if (t->wrong_size) {
+        fb_finding_other_size(&finding, t->view->count, t->count);
+        return fb_report_add(report, &finding);
+    }
+    fb_size_test worst = {.passed = true};
+    char words[400];
+    FB_TRY(measure(v->trial, t, &finding));
+    fb_test_size(v->trial, tensor, &finding.ratio, &worst);
+    size_t bad = fb_trial_not_finite(v->trial, tensor, words, sizeof words);
+    if (bad)
+        finding.ratio = INFINITY;
+    bool touched = !v->passed && v->named && is_touched(v, tensor);
+    finding.passed = bad == 0 && worst.passed && !(v->filter->fine && touched);
+    if (bad)
+        snprintf(finding.note, sizeof finding.note, "%.400s%s", words,
+                 v->named ? "" : "; no known mistake explains the others");
+    else if (finding.passed && t->lse)
+        confirm_lse(t, finding.note, sizeof finding.note);
+    else if (!finding.passed && v->named)
+        snprintf(finding.note, sizeof finding.note, "%.500s", v->words);
+    else if (!finding.passed)
+        snprintf(finding.note, sizeof finding.note,
+                 "no known mistake explains the difference (most of it is in %s: %.3g times the "
+                 "noise)",
+                 worst.where, worst.rms);
+    return fb_report_add(report, &finding);
+}
+
+/* "" if the inputs are such numbers anyway. */
+static const char *said_reading(const fb_trial *trial) {
+    return fb_trial_reading_matters(trial, trial->reading) ? trial->reading->words : "";
+}
+
+/* The verdict in one line. */
+static void say(fb_report *report, const verdict *v) {
+    const fb_trial *trial = v->trial;
+    char words[400];
+    for (size_t i = 0; i < trial->num_tensors && v->not_finite; i++)
+        if (fb_trial_not_finite(trial, i, words, sizeof words)) {
+            snprintf(report->reason, sizeof report->reason, "%s: %.400s", trial->tensors[i].name,
+                     words);
+            return;
+        }
+    if (v->passed)
+        snprintf(report->reason, sizeof report->reason, "within the noise of %s%s%.99s%s",
+                 fb_arithmetic_name(trial->arithmetic), said_reading(trial)[0] ? ", " : "",
+                 said_reading(trial), trial->eager ? ", scores stored in that type" : "");
+    else if (v->named)
+        snprintf(report->reason, sizeof report->reason, "%.330s%.170s%s", v->words, v->second,
+                 v->complete || v->second[0] ? "" : "; not all is explained");
+    else
+        snprintf(
+            report->reason, sizeof report->reason,
+            "no known mistake explains the difference; most of it is in %s, %s: %.3g times the "
+            "noise of %s",
+            trial->tensors[v->size.tensor].name, v->size.where, v->size.rms,
+            fb_arithmetic_name(trial->arithmetic));
+}
+
+static bool any_not_finite(const fb_trial *trial) {
+    char words[400];
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (fb_trial_not_finite(trial, i, words, sizeof words))
+            return true;
+    return false;
+}
+
+static fb_status judge(fb_report *report, verdict *v) {
+    fb_arithmetic list[4];
+    size_t count = find_arithmetics(v->trial, fb_candidate_arithmetic(report->candidate), list);
+    bool done = false;
+    for (size_t i = 0; i < count && !done; i++)
+        FB_TRY(judge_as(v, list[i], &done));
+    if (!done) {
+        if (count > 1) {
+            bool again;
+            FB_TRY(judge_as(v, list[0], &again));
+        }
+        FB_TRY(explain(v));
+    }
+    v->not_finite = any_not_finite(v->trial);
+    if (v->not_finite)
+        v->passed = false;
+    if (!v->passed && v->named)
+        FB_TRY(explain_rest(v));
+    return FB_OK;
+}
+
+fb_status fb_report_trial(fb_report *report, fb_trial *trial) {
+    verdict v = {.trial = trial};
+    size_t given = 0, judged = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        given += trial->tensors[i].view != NULL;
+        judged += trial->tensors[i].value != NULL;
+        if (!trial->tensors[i].view && trial->tensors[i].required)
+            FB_TRY(fb_report_missing(report, trial->tensors[i].name));
+    }
+    if (judged)
+        FB_TRY(judge(report, &v));
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].view)
+            FB_TRY(add_finding(report, &v, i));
+    if (judged)
+        say(report, &v);
+    return FB_OK;
+}
