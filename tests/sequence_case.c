@@ -17,6 +17,7 @@ fb_report *verify(const char *path, const char *candidate_path) {
     fb_report *report = NULL;
     fb_verify_options_init(&options);
     options.details = true;
+    options.partial = true; /* one tensor at a time */
     if (candidate_path)
         OK(fb_candidate_open(candidate_path, &options.candidate));
     OK(fb_verify_file(path, &options, &report));

@@ -41,7 +41,7 @@ from verify_support import (
 def judge(path, tensors, *more, name="candidate.safetensors"):
     """Output and exit status for a candidate with these tensors: name -> (dtype, shape, values)"""
     with folder() as where:
-        result = verify(path, "--candidate", write(where / name, tensors), *more)
+        result = verify(path, "--partial", "--candidate", write(where / name, tensors), *more)
     return result.stdout.decode(), result.returncode
 
 
@@ -445,6 +445,17 @@ def candidates_of_other_sizes_fail():
 
 
 @case
+def a_missing_result_is_said():
+    path, _, tensors = open_attention("attn/attn_06")
+    with folder() as where:
+        lse = write(where / "lse.safetensors", {"lse": tensors["lse"]})
+        text = text_of(verify(path, "--candidate", lse), 1)
+        expect("missing: out" in text and "INCOMPLETE, what is there is right" in text, text)
+        out = write(where / "out.safetensors", {"out": tensors["out"]})
+        expect("PASS" in text_of(verify(path, "--candidate", out), 0), "an LSE may be missing")
+
+
+@case
 def unknown_tensors_are_said():
     path, _, tensors = open_attention("attn/attn_06")
     text, status = judge(path, {"out": tensors["out"], "output\n": tensors["out"]})
@@ -462,7 +473,7 @@ def npy_candidates():
     with folder() as where:
         for name, (_, shape, values) in (("out", out), ("result", out), ("lse", lse)):
             candidate = write_npy(where / f"{name}.npy", shape, values)
-            text_of(verify(path, "--candidate", candidate), 0)
+            text_of(verify(path, "--partial", "--candidate", candidate), 0)
         wrong = transposed(lse[2], attention.heads, attention.queries)
         candidate = write_npy(where / "lse.npy", [2, 4, 8], wrong)
         expect("transposed" in text_of(verify(path, "--candidate", candidate), 1), "named")

@@ -34,7 +34,7 @@ void fb_filter_begin(fb_filter *f, bool fine) {
     const fb_trial *trial = f->trial;
     f->fine = fine;
     f->best.found = false;
-    f->best.share = f->best.explained = 0.0;
+    f->best.share = f->best.score = f->best.explained = 0.0;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         size_t width = width_of(trial, t), count = 0;
@@ -235,8 +235,10 @@ static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
             memcpy(best, chosen, sums);
         }
     }
-    if (best_share > f->best.share + 1e-3) {
+    double score = best_share - (best_place == EVERYWHERE ? 0.0 : 0.02);
+    if (score > f->best.score + 1e-3) {
         keep(f, w, words);
+        f->best.score = score;
         f->best.share = best_share;
         f->best.explained = best_explained;
         f->best.size = 1.0;

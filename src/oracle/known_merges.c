@@ -291,6 +291,8 @@ KEPT(out_kept, 2)
 KEPT(reused_out_kept, 2)
 
 static const fb_known list[] = {
+    {"the external part is missing: this is attention to the block alone", external_missing, 0},
+    {"the internal part is missing: this is the external part alone", internal_missing, 0},
     {"LSEs in base 2 are merged with natural exponentials: multiply them by ln 2 = 0.693147 first",
      both_base2, 0},
     {"LSEs in base 2 are merged with natural exponentials (and the result is turned to base e): "
@@ -311,8 +313,6 @@ static const fb_known list[] = {
      0},
     {"the parts are added without weights", added, 0},
     {"the weights of the merge are not divided by their sum", not_divided, 0},
-    {"the external part is missing: this is attention to the block alone", external_missing, 0},
-    {"the internal part is missing: this is the external part alone", internal_missing, 0},
     {"the LSE given out is the external part's, not the merged one", lse_external, 0},
     {"the LSE given out is the internal part's, not the merged one", lse_internal, 0},
     {"the LSE given out is the larger of the two, not the merged one", lse_largest, 0},

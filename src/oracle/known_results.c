@@ -55,8 +55,8 @@ static size_t turned(const fb_trial *trial, const fb_trial_tensor *t, size_t row
     }
 
 CHANGE(base2, true, from[at] * log2_of_e)
-CHANGE(lse_turned, true, from[turned(trial, t, at)])
-CHANGE(both_turned, true, log2_of_e *from[turned(trial, t, at)])
+CHANGE(lse_turned_any, true, from[turned(trial, t, at)])
+CHANGE(both_turned_any, true, log2_of_e *from[turned(trial, t, at)])
 CHANGE(without_max, true, from[at] - largest_score(trial, t, at))
 CHANGE(max_only, true, largest_score(trial, t, at))
 CHANGE(not_log, true, exp(from[at]))
@@ -67,6 +67,20 @@ CHANGE(out_zero, false, 0.0)
 CHANGE(out_halved, false, 0.5 * from[at])
 CHANGE(out_doubled, false, 2.0 * from[at])
 CHANGE(lane_order, false, from[at % trial->dim % 2 ? at - 1 : at + 1 < t->count ? at + 1 : at])
+
+/* n says whether the file's layout is [heads, rows]. */
+static bool is_by_head(const fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].by_head)
+            return true;
+    return false;
+}
+static fb_status lse_turned(fb_wrong *w, size_t n) {
+    return is_by_head(w->trial) == (n == 1) ? lse_turned_any(w, 0) : FB_ERROR_UNSUPPORTED;
+}
+static fb_status both_turned(fb_wrong *w, size_t n) {
+    return is_by_head(w->trial) == (n == 1) ? both_turned_any(w, 0) : FB_ERROR_UNSUPPORTED;
+}
 
 /* The row of an output at `row` if tokens and heads are mixed up. */
 static double change_out_turned(const fb_trial *trial, const fb_trial_tensor *t, const double *from,
@@ -204,8 +218,14 @@ static const fb_known list[] = {
     {"the LSE is in base 2 (log2 of the sum of exponentials): multiply by ln 2 = 0.693147 before "
      "any merge in base e",
      base2, 0},
-    {"the LSE is transposed", lse_turned, 0},
-    {"the LSE is in base 2 (log2 of the sum of exponentials), and transposed", both_turned, 0},
+    {"the LSE is transposed: it is [heads, rows] where [rows, heads] is expected", lse_turned, 0},
+    {"the LSE is transposed: it is [rows, heads] where [heads, rows] is expected", lse_turned, 1},
+    {"the LSE is in base 2 (log2 of the sum of exponentials), and transposed: it is [heads, rows] "
+     "where [rows, heads] is expected",
+     both_turned, 0},
+    {"the LSE is in base 2 (log2 of the sum of exponentials), and transposed: it is [rows, heads] "
+     "where [heads, rows] is expected",
+     both_turned, 1},
     {"the output is transposed", out_turned, 0},
     {"the LSE lacks the maximum: it is log(sum exp(s - max))", without_max, 0},
     {"the LSE is the maximum only", max_only, 0},

@@ -150,7 +150,7 @@ static fb_status find_reading(const fb_trial *trial, fb_arithmetic arithmetic,
 
 static fb_status try_cheap(verdict *v) {
     static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_merges, fb_try_reuse,
-                                             fb_try_ends,    fb_try_sizes,  fb_try_block};
+                                             fb_try_block,   fb_try_ends,   fb_try_sizes};
     v->wrong->cheap = true;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
         FB_TRY(tries[i](v->filter, v->wrong));
@@ -331,6 +331,27 @@ static void confirm_lse(const fb_trial_tensor *t, char *note, size_t size) {
     snprintf(note, size, "base e, %s", t->by_head ? "[heads, rows]" : "[rows, heads]");
 }
 
+/* One element in detail, for people. */
+static void detail_of(const fb_trial *trial, const fb_trial_tensor *t, fb_finding *finding) {
+    size_t worst = finding->errors.worst, at = 0;
+    while (at + 1 < t->count && file_index(trial, t, at) != worst)
+        at++;
+    size_t row = t->lse ? at : at / trial->dim, head = row % trial->heads;
+    const fb_trial_part *a = &trial->parts[t->external];
+    size_t group = a->right.heads / a->right.kv_heads;
+    int used = snprintf(finding->detail, sizeof finding->detail,
+                        "token %zu, head %zu, KV head %zu: %zu keys, maximum %.9g, LSE %.9g; an "
+                        "honest error is about %.3g",
+                        row / trial->heads, head, head / group, a->right.keys, a->m.max[row],
+                        a->m.lse[row], t->sigma[at]);
+    if (t->internal == FB_NO_PART || used < 0 || (size_t)used >= sizeof finding->detail)
+        return;
+    const fb_trial_part *b = &trial->parts[t->internal];
+    snprintf(finding->detail + used, sizeof finding->detail - (size_t)used,
+             "; weight of the external part %.9g; internal part: %zu keys, maximum %.9g, LSE %.9g",
+             t->weight[row], b->right.keys, b->m.max[row], b->m.lse[row]);
+}
+
 static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor) {
     const fb_trial_tensor *t = &v->trial->tensors[tensor];
     fb_finding finding = {.shape = t->shape, .of_candidate = true, .precision = t->stored};
@@ -344,6 +365,8 @@ static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor)
     FB_TRY(measure(v->trial, t, &finding));
     fb_test_size(v->trial, tensor, &finding.ratio, &worst);
     size_t bad = fb_trial_not_finite(v->trial, tensor, words, sizeof words);
+    if (report->verbose && finding.errors.worst < t->count)
+        detail_of(v->trial, t, &finding);
     if (bad)
         finding.ratio = INFINITY;
     bool touched = !v->passed && v->named && is_touched(v, tensor);
@@ -356,10 +379,7 @@ static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor)
     else if (!finding.passed && v->named)
         snprintf(finding.note, sizeof finding.note, "%.500s", v->words);
     else if (!finding.passed)
-        snprintf(finding.note, sizeof finding.note,
-                 "no known mistake explains the difference (most of it is in %s: %.3g times the "
-                 "noise)",
-                 worst.where, worst.rms);
+        snprintf(finding.note, sizeof finding.note, "no known mistake explains the difference");
     return fb_report_add(report, &finding);
 }
 
