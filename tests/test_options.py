@@ -27,7 +27,7 @@ RULES = {
     "info": set(),
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
-    "verify": {"precision"},
+    "verify": {"precision", "partial"},
     "video": {"clips"},
 }
 REQUIRED = {

@@ -96,7 +96,7 @@ static fb_status judge_candidate(fb_report *report, const fb_attention_problem *
 fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *p,
                              const fb_attention_claims *claims) {
     answers a = {0};
-    if (report->candidate)
+    if (report->candidate && fb_attention_problem_values(p) < 20000000)
         return judge_candidate(report, p, claims);
     fb_status status = claim_both(report, p, claims, &a);
     fb_free(a.out);

@@ -3,9 +3,8 @@
 #include "base/error.h"
 #include "base/exp.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "oracle/plain.h"
-
-#include <flashblock/runtime.h>
 
 #include <math.h>
 #include <stdint.h>
@@ -277,12 +276,27 @@ static workspace carve(const call *c, double *memory) {
     return w;
 }
 
+/* All tasks, and each worker's memory. */
+typedef struct tasks_call {
+    const call *c;
+    const task *tasks;
+    double *memory;
+    size_t doubles;
+} tasks_call;
+
+static void run_tasks(void *context, size_t first, size_t end, size_t worker) {
+    const tasks_call *t = context;
+    workspace w = carve(t->c, t->memory + worker * t->doubles);
+    for (size_t i = first; i < end; i++)
+        run_task(t->c, &t->tasks[i], &w);
+}
+
 static fb_status run(const call *c) {
     const fb_attention_problem *p = c->p;
     size_t most = p->batch * p->kv_heads + fb_attention_problem_rows(p) / ROWS + 1;
     size_t doubles = ROWS * c->keys * 2 + c->width * (TILE * 2 + ROWS * 3) + TILE;
     double products = (double)c->keys * (double)fb_attention_problem_values(p);
-    size_t threads = products < 4e6 ? 1 : (size_t)fb_num_threads(); /* others may use the cores */
+    size_t threads = products < 4e6 ? 1 : fb_parallel_threads();
     task *tasks = NULL;
     double *memory = NULL;
     FB_TRY(fb_alloc(most, sizeof *tasks, "attention truth", &tasks));
@@ -290,12 +304,8 @@ static fb_status run(const call *c) {
     fb_status status =
         fb_alloc_zeroed(doubles, threads * sizeof *memory, "attention truth", &memory);
     if (status == FB_OK) {
-#pragma omp parallel for num_threads((int)threads) schedule(static, 1)
-        for (size_t worker = 0; worker < threads; worker++) {
-            workspace w = carve(c, memory + worker * doubles);
-            for (size_t i = worker; i < count; i += threads)
-                run_task(c, &tasks[i], &w);
-        }
+        tasks_call all = {c, tasks, memory, doubles};
+        fb_parallel_for(count, 1, threads, run_tasks, &all);
     }
     fb_free(memory);
     fb_free(tasks);
