@@ -31,6 +31,14 @@ FB_REFRESH_HEADS = 4
 FB_PASSED = 0
 FB_FAILED = 1
 FB_SKIPPED = 2
+FB_INCOMPLETE = 3
+FB_ARITHMETIC_AUTO = 0
+FB_ARITHMETIC_F32 = 1
+FB_ARITHMETIC_TF32X3 = 2
+FB_ARITHMETIC_TF32 = 3
+FB_ARITHMETIC_F16 = 4
+FB_ARITHMETIC_BF16 = 5
+FB_ARITHMETIC_FP8 = 6
 
 
 class fb_kv(Structure):
@@ -186,6 +194,7 @@ class fb_verify_options(Structure):
         ("struct_size", c_size_t),
         ("candidate", c_void_p),
         ("details", c_bool),
+        ("partial", c_bool),
     ]
 
 
@@ -261,6 +270,8 @@ FUNCTIONS = {
         ("fb_block_attend", c_int, [POINTER(fb_block_call), POINTER(fb_part)]),
     ],
     "oracle": [
+        ("fb_arithmetic_name", c_char_p, [c_int]),
+        ("fb_arithmetic_parse", c_int, [c_char_p, c_void_p]),
         ("fb_report_destroy", None, [c_void_p]),
         ("fb_outcome_name", c_char_p, [c_int]),
         ("fb_report_outcome", c_int, [c_void_p]),
@@ -274,6 +285,8 @@ FUNCTIONS = {
         ("fb_report_finding", c_void_p, [c_void_p, c_size_t]),
         ("fb_report_num_unjudged", c_size_t, [c_void_p]),
         ("fb_report_unjudged", c_char_p, [c_void_p, c_size_t]),
+        ("fb_report_num_missing", c_size_t, [c_void_p]),
+        ("fb_report_missing_result", c_char_p, [c_void_p, c_size_t]),
         ("fb_finding_tensor", c_char_p, [c_void_p]),
         ("fb_finding_ndim", c_size_t, [c_void_p]),
         ("fb_finding_size", c_size_t, [c_void_p, c_size_t]),
@@ -294,6 +307,7 @@ FUNCTIONS = {
         ("fb_candidate_create", c_int, [c_void_p]),
         ("fb_candidate_add", c_int, [c_void_p, c_char_p, c_int, c_size_t, c_void_p, c_void_p]),
         ("fb_candidate_set_precision", None, [c_void_p, c_int]),
+        ("fb_candidate_set_arithmetic", None, [c_void_p, c_int]),
         ("fb_candidate_close", None, [c_void_p]),
         ("fb_verify_options_init_sized", None, [POINTER(fb_verify_options), c_size_t]),
         ("fb_verify_file", c_int, [c_char_p, POINTER(fb_verify_options), c_void_p]),
