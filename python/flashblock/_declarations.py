@@ -186,6 +186,7 @@ class fb_attention_check(Structure):
         ("lse_by_token", c_bool),
         ("has_precision", c_bool),
         ("precision", c_int),
+        ("arithmetic", c_int),
     ]
 
 

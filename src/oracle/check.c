@@ -167,6 +167,8 @@ static fb_status add_results(const fb_attention_check *c, fb_candidate *candidat
         FB_TRY(add_lse(c, candidate));
     if (c->has_precision)
         fb_candidate_set_precision(candidate, c->precision);
+    if (c->arithmetic != FB_ARITHMETIC_AUTO)
+        fb_candidate_set_arithmetic(candidate, c->arithmetic);
     return FB_OK;
 }
 

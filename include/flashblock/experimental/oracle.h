@@ -16,13 +16,13 @@
  *     fb_report_destroy(report);
  *
  * What holds everywhere here
- *   the rule   A result passes if its largest absolute error is at most twice the error of a plain
- *              implementation in the same precision. The plain one computes softmax(q k^T) v in one
- *              pass; it rounds inputs, scores, weights and outputs to that precision, and sums in
- *              float32. Nobody is asked for more than the spacing of the precision at the largest
- *              true value; in float32, two such spacings are added to the bound. With scores of 16
- *              and more, the bound of outputs is at least what the rounding of one score moves
- *              an output by.
+ *   the rule   How large an honest error may be is computed for each element, from what a kernel of
+ *              the same arithmetic rounds: the noise. A result passes if its errors are noise, by
+ *              tensor, head, token, channel and element, and if no known mistake shows in them, not
+ *              even far below the noise. All tensors of a candidate are judged together. Honest
+ *              results fail with a probability of at most 1e-4. (Of kinds of case files other than
+ *              attention and sequences, the largest error may be at most twice that of a plain
+ *              implementation in the same precision.)
  *   an LSE     is a natural logarithm, and -inf for a row that sees no key. Its output is then 0.
  *   errors     A call that fails leaves its results untouched and says why in fb_error_message. A
  *              wrong result is not an error: the call returns FB_OK and a report that says so.
@@ -95,7 +95,9 @@ FB_API const char *fb_report_kind(const fb_report *report);
 FB_API const char *fb_report_name(const fb_report *report);
 FB_API const char *fb_report_path(const fb_report *report);
 
-/* Why the case was skipped, or why it failed without a finding; "" otherwise. */
+/* Why the case was skipped, or why it failed without a finding. Of a candidate of attention or of a
+ * sequence the verdict on all its tensors: the mistake and its place, or within which noise it is.
+ * "" otherwise. */
 FB_API const char *fb_report_reason(const fb_report *report);
 
 /* The whole report as text for people: a table with one line for each tensor, and the verdicts.
@@ -141,9 +143,10 @@ FB_API const char *fb_finding_verdict(const fb_finding *finding);
  * its base and layout. "" if there is nothing to say. */
 FB_API const char *fb_finding_note(const fb_finding *finding);
 
-/* The largest absolute error and the largest one that is allowed; the error of the plain
- * implementation; the result's error divided by that. Infinite if an element is not finite where
- * the truth is, or the other way round. */
+/* The largest absolute error, and the largest one that is allowed in that element; the noise (the
+ * root mean square of an honest error), and the root mean square of error / noise. (Of other kinds:
+ * the error of the plain implementation, and the largest error divided by that.) Infinite if an
+ * element is not finite where the truth is, or the other way round. */
 FB_API double fb_finding_error(const fb_finding *finding);
 FB_API double fb_finding_bound(const fb_finding *finding);
 FB_API double fb_finding_plain_error(const fb_finding *finding);
@@ -155,7 +158,7 @@ FB_API size_t fb_finding_worst(const fb_finding *finding);
 FB_API double fb_finding_value(const fb_finding *finding);
 FB_API double fb_finding_truth(const fb_finding *finding);
 
-/* The precision that the result was judged in. */
+/* What the result is stored in. (Of other kinds: the precision that it was judged in.) */
 FB_API fb_dtype fb_finding_precision(const fb_finding *finding);
 
 /* --- one attention result in memory ---------------------------------------------------------- */
@@ -190,6 +193,7 @@ typedef struct fb_attention_check {
                          */
     fb_dtype precision; /* what it stores. Otherwise out is judged in its dtype, and lse in the
                            coarser of the two dtypes */
+    fb_arithmetic arithmetic; /* what the kernel computes in; it goes before `precision` */
 } fb_attention_check;
 
 /* Sets the defaults of the first struct_size bytes: fb_attention_check_init(&check) in C; bindings
@@ -201,8 +205,7 @@ static inline void fb_attention_check_init(fb_attention_check *check) {
 
 /* Judges one attention result. The report has the findings "out" and "lse". fb_report_destroy.
  *
- * The truth is computed with fb_attend_reference, in double precision on one thread; for a result
- * that fails, once more for each known mistake.
+ * The truth is computed in double precision, with the threads that are set.
  * FB_ERROR_ARGUMENT: sizes outside 1 to 2^24 (num_queries and num_keys may be 0; head_dim at most
  * 65536), no data, an unknown dtype. FB_ERROR_MEMORY. */
 FB_API fb_status fb_check_attention(const fb_attention_check *check, fb_report **report);
