@@ -89,6 +89,10 @@ static int place_regular(fb_file_writer *first, fb_file_writer **failed) {
     return code;
 }
 
+fb_status fb_file_writer_open(const char *path, fb_file_writer **writer) {
+    return fb_file_writer_make(path, batch.is_open, writer);
+}
+
 fb_status fb_file_writer_commit(fb_file_writer *writer) {
     fb_file_writer *failed = writer;
     fb_file_writer_finish(writer);
@@ -106,15 +110,22 @@ fb_status fb_file_writer_commit(fb_file_writer *writer) {
     return status;
 }
 
+fb_status fb_file_write(const char *path, const void *data, size_t size) {
+    fb_file_writer *writer = NULL;
+    FB_TRY(fb_file_writer_open(path, &writer));
+    fb_status status = fb_file_writer_put(writer, data, size);
+    if (status != FB_OK) {
+        fb_file_writer_abandon(writer);
+        return status;
+    }
+    return fb_file_writer_commit(writer);
+}
+
 void fb_file_batch_begin(void) {
     batch.is_open = true;
     batch.failed = false;
     batch.first = NULL;
     batch.end = &batch.first;
-}
-
-bool fb_file_batch_is_open(void) {
-    return batch.is_open;
 }
 
 void fb_file_batch_fail(void) {

@@ -188,11 +188,11 @@ static fb_status make_writer(fb_file_writer **writer) {
     return FB_OK;
 }
 
-fb_status fb_file_writer_open(const char *path, fb_file_writer **writer) {
+fb_status fb_file_writer_make(const char *path, bool keeps_bytes, fb_file_writer **writer) {
     fb_file_writer *made = NULL;
     FB_TRY(make_writer(&made));
     fb_status status = open_writer(made, path);
-    if (status == FB_ERROR_IO && fb_file_batch_is_open()) /* the bytes will be kept */
+    if (status == FB_ERROR_IO && keeps_bytes)
         status = fb_path_join("", fb_error_message(), &made->broken);
     if (status == FB_OK)
         *writer = made;
@@ -398,15 +398,4 @@ void fb_file_writer_take_back(fb_file_writer *writer) {
         write_old_back(writer);
     else if (!writer->place.exists)
         unlink(writer->place.path);
-}
-
-fb_status fb_file_write(const char *path, const void *data, size_t size) {
-    fb_file_writer *writer = NULL;
-    FB_TRY(fb_file_writer_open(path, &writer));
-    fb_status status = fb_file_writer_put(writer, data, size);
-    if (status != FB_OK) {
-        fb_file_writer_abandon(writer);
-        return status;
-    }
-    return fb_file_writer_commit(writer);
 }

@@ -23,8 +23,9 @@ struct fb_file_writer {
     fb_file_writer *next; /* in the batch */
 };
 
-/* Whether a batch has begun. */
-bool fb_file_batch_is_open(void);
+/* fb_file_writer_open. keeps_bytes: a place that cannot be written is not an error yet: the bytes
+ * will be kept elsewhere. */
+fb_status fb_file_writer_make(const char *path, bool keeps_bytes, fb_file_writer **writer);
 
 /* All bytes are in the temporary file, on the disk, or all in memory. */
 void fb_file_writer_finish(fb_file_writer *writer);
