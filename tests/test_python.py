@@ -392,6 +392,22 @@ def test_check_in_every_type_and_layout():
             flashblock.check(out=out.astype(dtype), lse=binary, q=q, k=k, v=v, layout="BHTD", lse_layout="BHT")
 
 
+def test_precisions():
+    q, k, v = normal(4, 2, 32), normal(90, 2, 32), normal(90, 2, 32)
+    out, lse = flashblock.attention(q, k, v, layout="THD")
+    given = {"out": out, "lse": lse, "q": q, "k": k, "v": v, "layout": "THD", "lse_layout": "TH"}
+    for precision in (None, "auto", "f32", "float32", "torch.float32"):
+        assert flashblock.check(precision=precision, **given).passed
+    with raises(flashblock.ArgumentError, "f64"):
+        flashblock.check(precision="f64", **given)
+    rounded = [x.astype("bf16").astype("f32") for x in (q, k, v)]  # what a bf16 kernel does to float32 inputs
+    out, lse = flashblock.attention(*rounded, layout="THD")
+    given.update(out=out, lse=lse)
+    assert flashblock.check(precision="bf16", **given).passed
+    with raises(flashblock.CheckFailed, ""):
+        flashblock.check(precision="f32", **given)
+
+
 def test_clear_mistakes_are_named():
     q, k, v = normal(6, 4, 32), normal(80, 2, 32), normal(80, 2, 32)
     scale = 1 / math.sqrt(32)

@@ -94,6 +94,9 @@ class Twice(Port):
     def external(self, q, k, v, scale):
         return super().external(q * scale, k, v, scale)
 
+    def internal(self, q, k, v, scale):
+        return super().internal(q * scale, k, v, scale)
+
 
 class Short(Port):
     """The last key is left out."""

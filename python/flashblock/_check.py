@@ -3,7 +3,7 @@ import ctypes
 import json
 
 from . import _declarations as c
-from ._arrays import dtype_name, fb_dtype
+from ._arrays import fb_dtype
 from ._attention import Problem, mask_struct
 from ._layout import Tensor, check_base, check_layout, scaled
 from ._library import check_status, library
@@ -34,7 +34,8 @@ class Finding:
 
 class Report:
     """What was judged. `passed`, `outcome`, `reason`; `findings`, a list of Finding; `text` for people; `json`, a dict;
-    `title`, what was judged; `seed` of a generated case."""
+    `missing`, required results that were not given; `unjudged`, others that nobody asked for; `title`, what was judged; `seed`
+    of a generated case."""
 
     def __init__(self, pointer, title, seed=None):
         oracle = library("oracle")
@@ -45,6 +46,8 @@ class Report:
             self.reason = oracle.fb_report_reason(pointer).decode("utf-8", "replace")
             count = oracle.fb_report_num_findings(pointer)
             self.findings = [Finding(oracle.fb_report_finding(pointer, i)) for i in range(count)]
+            missing = range(oracle.fb_report_num_missing(pointer))
+            self.missing = [oracle.fb_report_missing_result(pointer, i).decode("utf-8", "replace") for i in missing]
             unjudged = range(oracle.fb_report_num_unjudged(pointer))
             self.unjudged = [oracle.fb_report_unjudged(pointer, i).decode("utf-8", "replace") for i in unjudged]
             self.text, self.json = _text(oracle.fb_report_text, pointer), json.loads(_text(oracle.fb_report_json, pointer))
@@ -101,25 +104,12 @@ def _lse(lse, layout, base):
     return tensor.array if factor == 1.0 else scaled(tensor.floats(), factor)
 
 
-_KNOWN = {name for name, _, _ in c.FUNCTIONS["oracle"]}
-
-
-def set_precision(precision, options=None, candidate=None):
-    """What the kernel computes in: of an fb_attention_check, or of a candidate."""
-    if precision is None:
-        return
-    name, number = str(precision).rpartition(".")[2], ctypes.c_int()
+def arithmetic(precision):
+    """The fb_arithmetic of "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"; None: found from the results."""
+    name, number = "auto" if precision is None else str(precision).rpartition(".")[2], ctypes.c_int()
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
-    if "fb_arithmetic_parse" in _KNOWN:
-        check_status(library("oracle").fb_arithmetic_parse(name.encode(), ctypes.byref(number)))
-    if "fb_candidate_set_arithmetic" in _KNOWN and candidate is not None:
-        library("oracle").fb_candidate_set_arithmetic(candidate, number)
-    elif hasattr(options, "arithmetic"):
-        options.arithmetic = number.value
-    elif candidate is not None:
-        library("oracle").fb_candidate_set_precision(candidate, fb_dtype(dtype_name(name), "precision"))
-    else:
-        options.has_precision, options.precision = True, fb_dtype(dtype_name(name), "precision")
+    check_status(library("oracle").fb_arithmetic_parse(name.encode(), ctypes.byref(number)))
+    return number.value
 
 
 def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=None, lse_layout=None, lse_base="e",
@@ -134,7 +124,8 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
                 "BTH", "HT", "TH") and `lse_base` ("e" or "2"). Either may be left out. f32, bf16, f16
     scale       of the scores; None: 1 / sqrt(D)
     mask        None, or flashblock.Mask(block_size, first_query=..., first_key=...)
-    precision   "f32", "bf16", "f16": what the kernel computes in, where that is coarser than what it stores
+    precision   what the kernel computes in: "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"; None: found from what it is
+                given, what it returns, and the errors
 
     A layout that is not the tensor's is a mistake that the verdict names.
     """
@@ -162,7 +153,7 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
     arrays = {name: array if any(array.strides[:3]) else array.copy() for name, array in arrays.items()}
     for name, array in arrays.items():
         setattr(options, name, _tensor(array, name))
-    set_precision(precision, options)
+    options.arithmetic = arithmetic(precision)
     report = ctypes.c_void_p()
     check_status(oracle.fb_check_attention(options, ctypes.byref(report)))
     b, t, h, d = problem.q.shape

@@ -5,7 +5,7 @@ import weakref
 
 from . import _declarations as c
 from ._arrays import Array, dtype_name, fb_dtype
-from ._check import Report, judged, set_precision
+from ._check import Report, arithmetic, judged
 from ._layout import Tensor, check_base, check_layout, scaled
 from ._library import check_status, library
 
@@ -80,7 +80,7 @@ class Sequence:
                 shape = (ctypes.c_size_t * array.ndim)(*array.shape)
                 dtype = fb_dtype(array.dtype, name)
                 check_status(oracle.fb_candidate_add(candidate, name.encode(), dtype, array.ndim, shape, array.address))
-            set_precision(precision, candidate=candidate)
+            oracle.fb_candidate_set_arithmetic(candidate, arithmetic(precision))
             options = c.fb_verify_options()
             oracle.fb_verify_options_init_sized(options, ctypes.sizeof(options))
             options.candidate = candidate
@@ -266,14 +266,14 @@ def check_port(port, preset="trado-8b", *, context=None, dtype="bf16", layout="T
                     merge(out_a, lse_a, out_b, lse_b) -> out, lse
                 and with the option rows=True external_rows(q, k, v, scale, rows, kept) -> out, lse: the kept part,
                 with these rows computed anew; or one callable, which is called with each pass and keeps the part itself: see flashblock.Given. It
-                returns (out, lse), (out, lse, external_out, external_lse) or a dict of these
+                returns (out, lse), (out, lse, external_out, external_lse) or a dict of these. A merged lse may be None
     preset      "trado-8b", "sdar-8b", "sdar-1.7b", "longlive-1.3b", "tiny": heads, sizes, tau
     context     committed tokens (None: the preset's); `dtype` of queries, keys and values: "f32", "bf16", "f16"
     layout      of what the port is given, and of its outputs: "THD", "HTD", "BTHD", "BHTD". lse_layout: of its LSEs,
                 "TH", "HT", "BTH", "BHT"; it must be named. lse_base: "e" or "2"
     arrays      what the port is given: None (flashblock.Array), "torch", "numpy", "cupy", "jax"; on `device` ("cuda")
     seed        of the script and its numbers; None: 1, or what pytest's --flashblock-seed says
-    precision   "f32", "bf16", "f16": what the port computes in, where that is coarser than what it stores
+    precision   what the port computes in: "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"; None: found from the results
     save        a path: the case is written there, for `flashblock verify`
     options     block_size, tau, steps, num_heads, num_kv_heads, head_dim, scale, rows, correction
     """
