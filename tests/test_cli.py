@@ -432,6 +432,34 @@ def prompt_files():
 
 
 @case
+def prompts_in_other_encodings():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "prompt")
+        for encoding in ("utf-16-le", "utf-16-be"):
+            path.write_bytes("\ufeffAnd it".encode(encoding))
+            expect_error(generate("-f", path, "-n", 1), 1, path, "byte order mark of UTF-16")
+        path.write_bytes(b"caf\xe9")
+        result = generate("-f", path, "-n", 1)
+        succeeded(result)
+        expect(b"warning: --prompt-file: byte 3 (0xe9) is not UTF-8" in result.stderr, result.stderr)
+
+
+@case
+def equal_spellings_of_a_model():
+    """Another name of the activation, an unknown token that no byte needs, a byte order mark."""
+    with copy_of_model() as copy:
+        config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+        config["hidden_act"] = "swish"
+        (copy / "config.json").write_text("\ufeff" + json.dumps(config), encoding="utf-8")
+        tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+        tokenizer["model"]["unk_token"] = "<|endoftext|>"
+        tokenizer["model"]["vocab"].pop("<|endoftext|>", None)
+        (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        text = succeeded(generate("--prompt", PROMPT, "-n", 8, model=copy))
+        expect_equal(text, succeeded(generate("--prompt", PROMPT, "-n", 8)), "text")
+
+
+@case
 def standard_input():
     """Descriptor 0, whatever it is: from its offset, a pipe, a socket, closed; by any of its names."""
     words = b"skipped\nAnd it came to pass\n"

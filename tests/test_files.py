@@ -61,9 +61,9 @@ def succeeded(result):
     return result
 
 
-def failed(result, *words):
+def failed(result, *words, status=1):
     message = result.stderr.decode()
-    expect_equal(result.returncode, 1, f"exit status ({message!r})")
+    expect_equal(result.returncode, status, f"exit status ({message!r})")
     expect(message.startswith("flashblock: ") and message.count("\n") == 1, f"not one line: {message!r}")
     for word in words:
         expect(str(word) in message, f"{word!r} is not in {message!r}")
@@ -421,6 +421,37 @@ def closed_streams():
         result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", PROGRAM, "info"], capture_output=True,
                                 timeout=300, check=False)
         failed(result, "standard output", "Bad file descriptor")
+
+
+@case
+def outputs_that_are_read():
+    """A command never overwrites what it reads: by another name, a link, within a folder, as standard input."""
+    with folder() as where:
+        prompt, link, hard = where / "prompt", where / "link", where / "hard"
+        prompt.write_text("And it came")
+        link.symlink_to("prompt")
+        hard.hardlink_to(prompt)
+        copy = where / "model"
+        shutil.copytree(MODEL, copy, symlinks=False, ignore=shutil.ignore_patterns("eval", "trace"))
+        before = (copy / "config.json").read_bytes()
+        generate = lambda name, *more, **keys: run("generate", "-m", copy, "-n", 4, "--json", name, *more, **keys)
+        for name in (prompt, link, hard):
+            failed(generate(name, "-f", prompt), "is read", status=2)
+        with open(prompt, "rb") as stream:
+            result = subprocess.run([PROGRAM, "generate", "-m", MODEL, "-f", "-", "--json", link], stdin=stream,
+                                    capture_output=True, timeout=300, check=False)
+        failed(result, "/dev/stdin", "is read", status=2)
+        failed(generate(copy / "config.json", "-p", "x"), "config.json", "is read", status=2)
+        case_file = where / "case.safetensors"
+        succeeded(run("golden", "--preset", "tiny", "-o", case_file))
+        bytes_of_case = case_file.read_bytes()
+        result = run("verify", where, f"--json={case_file}", env={"TMPDIR": str(copy)})
+        failed(result, "is read by the same command", "its content is in")
+        expect_equal(case_file.read_bytes(), bytes_of_case, "the case")
+        expect_equal((copy / "config.json").read_bytes(), before, "the model")
+        expect_equal(prompt.read_text(), "And it came", "the prompt")
+        succeeded(generate(where / "new", "-f", prompt))
+        succeeded(generate(where / "new", "-f", prompt))
 
 
 @case

@@ -160,7 +160,9 @@ static fb_status load_bytes(const fb_json *vocab, fb_bpe *bpe, bool *complete) {
     return status;
 }
 
-static fb_status load_unknown(const fb_json *model, const char *where, fb_bpe *bpe) {
+/* Where every byte has a token, nothing is unknown, and the token need not exist. */
+static fb_status load_unknown(const fb_json *model, const char *where, bool has_every_byte,
+                              fb_bpe *bpe) {
     const char *text = NULL;
     FB_TRY(fb_json_get_string_or(model, where, "unk_token", NULL, &text));
     FB_TRY(fb_json_get_bool_or(model, where, "fuse_unk", false, &bpe->fuse_unknown));
@@ -168,6 +170,8 @@ static fb_status load_unknown(const fb_json *model, const char *where, fb_bpe *b
     if (!text)
         return FB_OK;
     const fb_json *id = fb_json_object_get(fb_json_object_get(model, "vocab"), text);
+    if (!id && has_every_byte)
+        return FB_OK;
     if (!id)
         return fb_fail(FB_ERROR_FORMAT, "%s: unk_token '%s' is not a token", where, text);
     bpe->unknown_id = id_of(id);
@@ -194,7 +198,7 @@ fb_status fb_bpe_load(const fb_json *model, const fb_vocabulary *vocabulary, con
     bpe->num_tokens = vocabulary->size;
     FB_TRY(load_bytes(fb_json_object_get(model, "vocab"), bpe, &has_every_byte));
     FB_TRY(check_features(model, where, has_every_byte));
-    FB_TRY(load_unknown(model, where, bpe));
+    FB_TRY(load_unknown(model, where, has_every_byte, bpe));
     FB_TRY(fb_json_get_bool_or(model, where, "ignore_merges", false, &bpe->ignore_merges));
     return load_merges(model, where, bpe);
 }

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NEUTRAL_SIZE = 128 };
+
 typedef struct check {
     const char *where;
     const fb_field *table, *more;
@@ -28,6 +30,16 @@ static bool is_neutral(const fb_field *field, const fb_json *value) {
     return false;
 }
 
+/* "a or b" of "a|b"; "null" of NULL. */
+static const char *show_neutral(const char *neutral, char text[NEUTRAL_SIZE]) {
+    const char *bar = neutral ? strchr(neutral, '|') : NULL;
+    if (bar)
+        snprintf(text, NEUTRAL_SIZE, "%.*s or %s", (int)(bar - neutral), neutral, bar + 1);
+    else
+        snprintf(text, NEUTRAL_SIZE, "%s", neutral ? neutral : "null");
+    return text;
+}
+
 /* Names that do not fit are counted by the "..." at the end. */
 static void note_unknown(check *job, const char *key, const fb_json *value) {
     char text[FB_JSON_SHOW_SIZE];
@@ -44,7 +56,7 @@ static void note_unknown(check *job, const char *key, const fb_json *value) {
 
 static fb_status check_field(void *user, const char *key, const fb_json *value) {
     check *job = user;
-    char text[FB_JSON_SHOW_SIZE];
+    char text[FB_JSON_SHOW_SIZE], neutral[NEUTRAL_SIZE];
     if (fb_json_is(value, "null", 4))
         return FB_OK;
     const fb_field *field = fb_fields_find(job->table, key);
@@ -60,8 +72,7 @@ static fb_status check_field(void *user, const char *key, const fb_json *value) 
         return fb_warn(job->warnings, "%s: %s is %s: %s", job->where, key,
                        fb_json_show(value, text), field->note);
     return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s is %s, expected %s (%s)", job->where, key,
-                   fb_json_show(value, text), field->neutral ? field->neutral : "null",
-                   field->note);
+                   fb_json_show(value, text), show_neutral(field->neutral, neutral), field->note);
 }
 
 fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,

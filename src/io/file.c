@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/buffer.h"
+#include "io/file_outputs.h"
 #include "io/file_place.h"
 
 #include <errno.h>
@@ -60,8 +61,12 @@ static fb_status open_to_read(const char *path, int *descriptor) {
     int fd = own < 0 ? open(path, O_RDONLY | O_CLOEXEC) : fcntl(own, F_DUPFD_CLOEXEC, 3);
     if (fd < 0)
         return fail_to_open(path);
-    *descriptor = fd;
-    return FB_OK;
+    fb_status status = fb_file_outputs_check(fd, path);
+    if (status != FB_OK)
+        close(fd);
+    else
+        *descriptor = fd;
+    return status;
 }
 
 fb_status fb_file_check_content(const char *path, const void *data, size_t size) {
@@ -112,14 +117,22 @@ fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size
     return FB_OK;
 }
 
+static bool begins_with(const char *data, size_t size, const char *bytes) {
+    return size >= strlen(bytes) && memcmp(data, bytes, strlen(bytes)) == 0;
+}
+
 fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t *size) {
-    static const char mark[] = "\xef\xbb\xbf";
-    const size_t length = sizeof mark - 1;
     FB_TRY(fb_file_read(path, limit, data, size));
-    if (*size < length || memcmp(*data, mark, length) != 0)
+    if (begins_with(*data, *size, "\xff\xfe") || begins_with(*data, *size, "\xfe\xff")) {
+        fb_free(*data);
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: begins with the byte order mark of UTF-16; expected UTF-8", path);
+    }
+    static const char mark[] = "\xef\xbb\xbf";
+    if (!begins_with(*data, *size, mark))
         return FB_OK;
-    *size -= length;
-    memmove(*data, *data + length, *size + 1); /* and the NUL */
+    *size -= strlen(mark);
+    memmove(*data, *data + strlen(mark), *size + 1); /* and the NUL */
     return FB_OK;
 }
 

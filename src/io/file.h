@@ -47,7 +47,7 @@ fb_status fb_file_check_content(const char *path, const void *data, size_t size)
 fb_status fb_file_read(const char *path, size_t limit, char **data, size_t *size);
 
 /* The same for text: a UTF-8 byte order mark at its beginning, which some editors write, is left
- * out. */
+ * out. One of UTF-16 is FB_ERROR_FORMAT. */
 fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t *size);
 
 /* false when there is nothing at `path`. A link that leads to nothing exists, and so does a file in
@@ -98,7 +98,8 @@ void fb_file_writer_abandon(fb_file_writer *writer);
 fb_status fb_file_write(const char *path, const void *data, size_t size);
 
 /* FB_ERROR_IO when fb_file_writer_open or the commit of an empty file would fail, as far as that
- * can be known without writing. A pipe is not opened: its reader would notice. */
+ * can be known without writing. A pipe is not opened: its reader would notice. Within a batch,
+ * reading a file that was checked here is FB_ERROR_ARGUMENT from then on. */
 fb_status fb_file_check_writable(const char *path);
 
 /* A batch: the files that a command writes are all written at its end, or none is (streams are

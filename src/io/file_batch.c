@@ -1,6 +1,7 @@
 #define _XOPEN_SOURCE 700 /* mkstemp */
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/file_outputs.h"
 #include "io/file_temporary.h"
 #include "io/file_writer.h"
 
@@ -123,6 +124,7 @@ fb_status fb_file_write(const char *path, const void *data, size_t size) {
 
 void fb_file_batch_begin(void) {
     batch.is_open = true;
+    fb_file_outputs_begin();
     batch.failed = false;
     batch.first = NULL;
     batch.end = &batch.first;
@@ -232,6 +234,7 @@ fb_status fb_file_batch_end(void) {
     fb_status status = FB_OK;
     bool wanted = batch.is_open && !batch.failed;
     batch.is_open = false;
+    fb_file_outputs_end();
     if (wanted) {
         fb_file_writer *failed = NULL;
         int code = place_regular(batch.first, &failed);

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/file_outputs.h"
 #include "io/file_temporary.h"
 
 #include <errno.h>
@@ -178,6 +179,9 @@ static fb_status open_writer(fb_file_writer *writer, const char *path) {
     FB_TRY(fb_path_join("", path, &writer->path));
     FB_TRY(fb_file_place_find(path, &writer->place));
     FB_TRY(check_access(path, &writer->place));
+    if (writer->place.path && writer->place.exists &&
+        fb_file_outputs_was_read(&writer->place.status))
+        return fb_fail(FB_ERROR_IO, "%s: is read by the same command", path);
     return fb_file_writer_is_regular(writer) ? open_temporary(writer) : FB_OK;
 }
 
@@ -217,6 +221,8 @@ fb_status fb_file_check_writable(const char *path) {
     fb_file_writer *writer = NULL;
     FB_TRY(make_writer(&writer));
     fb_status status = open_writer(writer, path);
+    if (status == FB_OK && writer->place.path && writer->place.exists)
+        status = fb_file_outputs_note(&writer->place.status);
     fb_file_writer_abandon(writer);
     return status;
 }

@@ -22,7 +22,7 @@ fb_status fb_json_parse(const char *text, size_t size, const char *where, const 
 fb_status fb_json_load(const char *path, size_t limit, const fb_json **object) {
     char *text = NULL;
     size_t size = 0;
-    FB_TRY(fb_file_read(path, limit, &text, &size));
+    FB_TRY(fb_file_read_text(path, limit, &text, &size));
     fb_status status = fb_file_check_content(path, text, size);
     if (status == FB_OK)
         status = fb_json_parse(text, size, path, object);

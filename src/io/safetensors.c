@@ -78,10 +78,18 @@ static fb_status read_offsets(const fb_json *entry, data_region region, fb_tenso
         return fb_fail(FB_ERROR_FORMAT, "data_offsets has %zu values, not 2",
                        fb_json_array_size(offsets));
     size_t begin = 0, end = 0;
-    FB_TRY(fb_json_size(fb_json_array_get(offsets, 0), "header", "data_offsets", 0, region.size,
-                        &begin));
-    FB_TRY(fb_json_size(fb_json_array_get(offsets, 1), "header", "data_offsets", begin, region.size,
-                        &end));
+    FB_TRY(
+        fb_json_size(fb_json_array_get(offsets, 0), "header", "data_offsets", 0, SIZE_MAX, &begin));
+    FB_TRY(
+        fb_json_size(fb_json_array_get(offsets, 1), "header", "data_offsets", 0, SIZE_MAX, &end));
+    if (begin > end)
+        return fb_fail(FB_ERROR_FORMAT, "data_offsets is [%zu, %zu], which ends before it begins",
+                       begin, end);
+    if (end > region.size)
+        return fb_fail(FB_ERROR_FORMAT,
+                       "data_offsets is [%zu, %zu], but the file has %zu bytes of data: it is cut "
+                       "short, or its header is wrong",
+                       begin, end, region.size);
     tensor->data = region.start + begin;
     tensor->bytes = end - begin;
     return FB_OK;

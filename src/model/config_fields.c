@@ -34,8 +34,8 @@ const fb_field fb_config_fields[] = {
     USED("layer_types", "\"full_attention\" for each layer"),
 
     /* what another computation would need */
-    REFUSED("hidden_act", "\"silu\"", "activation of the MLP"),
-    REFUSED("hidden_activation", "\"silu\"", "activation of the MLP"),
+    REFUSED("hidden_act", "\"silu\"|\"swish\"", "activation of the MLP"),
+    REFUSED("hidden_activation", "\"silu\"|\"swish\"", "activation of the MLP"),
     REFUSED("mlp_bias", "false", "biases of the MLP"),
     REFUSED("use_bias", "false", "biases"),
     REFUSED("bias", "false", "biases"),

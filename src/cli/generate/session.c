@@ -8,6 +8,7 @@
 #include "io/buffer.h"
 #include "io/chat_template.h"
 #include "io/file.h"
+#include "io/utf8.h"
 
 #include <string.h>
 
@@ -44,10 +45,25 @@ static fb_status append_file(fb_buffer *text, const char *name) {
     return status;
 }
 
+/* A text in another encoding is another text. */
+static void warn_of_encoding(const unsigned char *text, size_t length,
+                             const fb_option_value *value) {
+    size_t valid = fb_utf8_valid_prefix(text, length);
+    if (valid < length)
+        fb_print_error("warning: --%s: byte %zu (0x%02x) is not UTF-8; U+FFFD stands for such "
+                       "bytes",
+                       value->option->name, valid, text[valid]);
+}
+
 static fb_status append_prompt_text(fb_buffer *text, const fb_option_value *value) {
+    size_t before = text->size;
     if (strcmp(value->option->name, "prompt-file") == 0)
-        return append_file(text, value->text);
-    return fb_buffer_append_text(text, value->text);
+        FB_TRY(append_file(text, value->text));
+    else
+        FB_TRY(fb_buffer_append_text(text, value->text));
+    if (text->size > before)
+        warn_of_encoding(text->data + before, text->size - before, value);
+    return FB_OK;
 }
 
 /* --- ids of a prompt -------------------------------------------------------------------------- */
