@@ -186,9 +186,8 @@ static fb_status nearest_map(fb_filter *f, fb_wrong *w, size_t *map) {
 /* The map in words: a rule, or the heads that differ. */
 static void say_map(const fb_trial *trial, const size_t *map, char *words, size_t size) {
     size_t kv_heads = trial->parts[0].right.kv_heads, heads = trial->heads;
-    size_t group = heads / kv_heads, wrong = 0, modulo = 0, divided = 0, same = 0;
+    size_t group = heads / kv_heads, modulo = 0, divided = 0, same = 0;
     for (size_t h = 0; h < heads; h++) {
-        wrong += map[h] != h / group;
         modulo += map[h] == h % kv_heads;
         divided += map[h] == h / kv_heads % kv_heads;
         same += map[h] == map[0];
