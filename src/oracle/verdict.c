@@ -445,9 +445,8 @@ static fb_status judge(fb_report *report, verdict *v) {
 
 fb_status fb_report_trial(fb_report *report, fb_trial *trial) {
     verdict v = {.trial = trial};
-    size_t given = 0, judged = 0;
+    size_t judged = 0;
     for (size_t i = 0; i < trial->num_tensors; i++) {
-        given += trial->tensors[i].view != NULL;
         judged += trial->tensors[i].value != NULL;
         if (!trial->tensors[i].view && trial->tensors[i].required)
             FB_TRY(fb_report_missing(report, trial->tensors[i].name));
