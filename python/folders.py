@@ -1,5 +1,5 @@
-"""folders.py PREFIX LIBDIR GIVEN: prints the folder that the package is installed in, and the libraries' folder relative
-to it. GIVEN is the folder for packages; empty: where this Python looks for packages below the prefix, or where a
+"""folders.py PREFIX LIBDIR GIVEN: prints the folder that the package is installed in, and the libraries' folder
+relative to it. GIVEN is the folder for packages; empty: where this Python looks for packages below the prefix, or where a
 Python of that prefix would look."""
 import os
 import pathlib

@@ -23,8 +23,8 @@ def attend_kernel(
     k_head, k_token, v_head, v_token,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """q [groups, rows, dim]; k, v [groups, keys, dim] by strides; refreshed [groups, rows / tokens]: 0 leaves a head out;
-    part_out [groups, splits, rows, dim], part_lse [groups, splits, rows] in base 2, float32."""
+    """q [groups, rows, dim]; k, v [groups, keys, dim] by strides; refreshed [groups, rows / tokens]: 0 leaves a head
+    out; part_out [groups, splits, rows, dim], part_lse [groups, splits, rows] in base 2, float32."""
     split, group = tl.program_id(0), tl.program_id(1)
     splits = tl.num_programs(0)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
@@ -108,7 +108,8 @@ def merge_kernel(out_a, lse_a, out_b, lse_b, out, lse, dim, DIM: tl.constexpr):
 def attend(q, k, v, scale, heads=None, kept=None, splits=None):
     """The attention of q [B, H, T, D] to k, v [B, Hk, S, D]: out [B, H, T, D] in q's type, lse [B, H, T], natural.
 
-    heads [H], bool, and kept (out, lse): only these heads are computed, in place of theirs in `kept`, which is returned.
+    heads [H], bool, and kept (out, lse): only these heads are computed, in place of theirs in `kept`, which is
+    returned.
     """
     batch, num_heads, tokens, dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]

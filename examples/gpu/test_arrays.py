@@ -1,4 +1,5 @@
-"""Arrays of a GPU come in, results go out: PyTorch, CuPy, JAX. Each is skipped where it is not installed, or has no GPU."""
+"""Arrays of a GPU come in, results go out: PyTorch, CuPy, JAX. Each is skipped where it is not installed, or
+has no GPU."""
 import os
 
 import flashblock
@@ -9,7 +10,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would tak
 
 def inputs(dtype="f32"):
     """q [H, T, D], k and v [Hk, keys, D]: flashblock.Array."""
-    sequence = flashblock.Sequence("tiny", context=70, num_heads=4, num_kv_heads=2, head_dim=16, block_size=5, steps=2, dtype=dtype)
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "block_size": 5, "steps": 2}
+    sequence = flashblock.Sequence("tiny", context=70, dtype=dtype, **sizes)
     q = next(iter(sequence)).q
     return [x.transpose((1, 0, 2)).copy() for x in (q, sequence.context_k, sequence.context_v)]
 

@@ -105,7 +105,9 @@ class Short(Port):
         return super().external(q, k[:, :, :-1], v[:, :, :-1], scale)
 
 
-@pytest.mark.parametrize("mistake, words", [(Stale, "not refreshed"), (Base2, "base 2"), (Twice, "twice"), (Short, "wrong")])
+@pytest.mark.parametrize(
+    "mistake, words", [(Stale, "not refreshed"), (Base2, "base 2"), (Twice, "twice"), (Short, "key")]
+)
 def test_mistakes_are_found_and_named(mistake, words):
     with pytest.raises(AssertionError, match=words):
         check(mistake("eager"), DEVICE, preset="tiny", context=300, dtype="f32")

@@ -65,7 +65,8 @@ def main():
             def refresh(port=port, q=q, k=own_k, v=own_v, scale=scale, external=external):
                 return port.merge(*external(), *port.internal(q, k, v, scale))
 
-            print(f"{name:16} {context:8} {milliseconds(refresh):9.4f} {milliseconds(reuse):9.4f} {milliseconds(external):9.4f}")
+            times = [f"{milliseconds(call):9.4f}" for call in (refresh, reuse, external)]
+            print(f"{name:16} {context:8} {' '.join(times)}")
 
 
 main()

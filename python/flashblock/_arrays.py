@@ -9,7 +9,7 @@ Memory of a GPU is copied to the host by its owner: `x.cpu()` (PyTorch), `x.get(
 import array as _array_module
 import ctypes
 import struct
-from ctypes import POINTER, c_char_p, c_int32, c_int64, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, py_object
+from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, py_object
 
 from . import _declarations as c
 from ._library import check_status, library

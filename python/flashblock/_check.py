@@ -33,9 +33,9 @@ class Finding:
 
 
 class Report:
-    """What was judged. `passed`, `outcome`, `reason`; `findings`, a list of Finding; `text` for people; `json`, a dict;
-    `missing`, required results that were not given; `unjudged`, others that nobody asked for; `title`, what was judged; `seed`
-    of a generated case."""
+    """The verdict. `passed`, `outcome`, `reason`; `findings`, a list of Finding; `text` for people; `json`, a dict;
+    `missing`, required results that were not given; `unjudged`, others that nobody asked for; `title`, what was judged;
+    `seed` of a generated case."""
 
     def __init__(self, pointer, title, seed=None):
         oracle = library("oracle")
@@ -50,7 +50,8 @@ class Report:
             self.missing = [oracle.fb_report_missing_result(pointer, i).decode("utf-8", "replace") for i in missing]
             unjudged = range(oracle.fb_report_num_unjudged(pointer))
             self.unjudged = [oracle.fb_report_unjudged(pointer, i).decode("utf-8", "replace") for i in unjudged]
-            self.text, self.json = _text(oracle.fb_report_text, pointer), json.loads(_text(oracle.fb_report_json, pointer))
+            self.text = _text(oracle.fb_report_text, pointer)
+            self.json = json.loads(_text(oracle.fb_report_json, pointer))
         finally:
             oracle.fb_report_destroy(pointer)
 

@@ -92,9 +92,9 @@ class Sequence:
 
 
 class Pass:
-    """One pass of a sequence: `index`; `action` ("refresh+store", "refresh", "reuse", "refresh rows"); `commit`, whether
-    it is the last; `dirty`; `accepted` and `rows`, positions that it accepts, and whose external part it computes; q, k
-    and v, Arrays [T, H, D] and [T, Hk, D]."""
+    """One pass of a sequence: `index`; `action` ("refresh+store", "refresh", "reuse", "refresh rows"); `commit`: it is the
+    last; `dirty`; `accepted` and `rows`, positions that it accepts, and whose external part it computes; q, k and v,
+    Arrays [T, H, D] and [T, Hk, D]."""
 
     def __init__(self, sequence, index):
         oracle, pointer = library("oracle"), sequence._pointer
@@ -198,6 +198,9 @@ class _Parts:
         return results
 
 
+_RESULTS = ("out", "lse", "external_out", "external_lse")
+
+
 class _Step:
     """A port of one function, which keeps what it keeps: called with each pass, it returns (out, lse), or a dict with
     out, lse, and where the pass stores external_out, external_lse."""
@@ -207,7 +210,7 @@ class _Step:
 
     def step(self, given):
         results = self.port(given)
-        return results if isinstance(results, dict) else dict(zip(("out", "lse", "external_out", "external_lse"), results))
+        return results if isinstance(results, dict) else dict(zip(_RESULTS, results))
 
 
 class Given:
@@ -245,8 +248,8 @@ def _results(found, given, layout, lse_layout, factor):
     if found.get("out") is None:
         raise ValueError(f"step{given.index:02} returns no out")
     for name, x in found.items():
-        if name not in ("out", "lse", "external_out", "external_lse"):
-            raise ValueError(f"step{given.index:02} returns {name!r}: out, lse, external_out, external_lse are known")
+        if name not in _RESULTS:
+            raise ValueError(f"step{given.index:02} returns {name!r}: {', '.join(_RESULTS)} are known")
         if x is None or (name.startswith("external") and not stores):
             continue
         tensor = f"step{given.index:02}.{name}"
@@ -257,16 +260,16 @@ def _results(found, given, layout, lse_layout, factor):
 
 def check_port(port, preset="trado-8b", *, context=None, dtype="bf16", layout="THD", lse_layout=None, lse_base="e",
                arrays=None, device=None, seed=None, precision=None, save=None, **options):  # fmt: skip
-    """Drives a port through a scripted sequence of refreshes and reuses, and judges every result. Returns a Report if all
-    are right, raises CheckFailed (an AssertionError) if not.
+    """Drives a port through a scripted sequence of refreshes and reuses, and judges every result. Returns a Report if
+    all are right, raises CheckFailed (an AssertionError) if not.
 
     port        an object with three functions, whose external part is kept between passes as it returned it,
                     external(q, k, v, scale) -> out, lse     the attention to the committed tokens
                     internal(q, k, v, scale) -> out, lse     the attention to the block itself
                     merge(out_a, lse_a, out_b, lse_b) -> out, lse
                 and with the option rows=True external_rows(q, k, v, scale, rows, kept) -> out, lse: the kept part,
-                with these rows computed anew; or one callable, which is called with each pass and keeps the part itself: see flashblock.Given. It
-                returns (out, lse), (out, lse, external_out, external_lse) or a dict of these. A merged lse may be None
+                with these rows computed anew; or one callable, which is called with each pass and keeps the part itself:
+                see flashblock.Given. It returns (out, lse), (out, lse, external_out, external_lse) or a dict of these. A merged lse may be None
     preset      "trado-8b", "sdar-8b", "sdar-1.7b", "longlive-1.3b", "tiny": heads, sizes, tau
     context     committed tokens (None: the preset's); `dtype` of queries, keys and values: "f32", "bf16", "f16"
     layout      of what the port is given, and of its outputs: "THD", "HTD", "BTHD", "BHTD". lse_layout: of its LSEs,
@@ -293,5 +296,6 @@ def check_port(port, preset="trado-8b", *, context=None, dtype="bf16", layout="T
         given = Given(step, adapter, layout, kept)
         results.update(_results(runner.step(given), given, layout, lse_layout, factor))
     o = sequence.options
-    title = f"{preset}, {o.num_heads}/{o.num_kv_heads} heads of {o.head_dim}, a block of {o.block_size} after {o.context_length}"
-    return judged(sequence.judge(results, f"{title}, {sequence.dtype}", precision))
+    heads = f"{o.num_heads}/{o.num_kv_heads} heads of {o.head_dim}"
+    title = f"{preset}, {heads}, a block of {o.block_size} after {o.context_length}, {sequence.dtype}"
+    return judged(sequence.judge(results, title, precision))
