@@ -302,6 +302,13 @@ Test(model_files, files_that_name_different_mask_tokens) {
                    FB_ERROR_FORMAT,
                    "mask_token of tokenizer_config.json is token 151669, but mask_token_id of "
                    "config.json is 6");
+    static const char *const no_text[] = {"7", "[\"<x>\"]", "{\"content\": 7}", "false"};
+    for (size_t i = 0; i < sizeof no_text / sizeof no_text[0]; i++) {
+        char config[64];
+        snprintf(config, sizeof config, "{\"mask_token\": %s}", no_text[i]);
+        expect_message(read_config(sdar_8b, NULL, config, NULL, &c), FB_ERROR_FORMAT,
+                       "not a token's text");
+    }
     const char *text = with(sdar_8b, "mask_token_id", NULL);
     expect_message(read_config(text, "{\"mask_token_id\": 8}", decoder, NULL, &c), FB_ERROR_FORMAT,
                    "151669, but mask_token_id of generation_config.json is 8");
@@ -335,8 +342,7 @@ Test(model_files, bad_tokenizer_files) {
                    "tokenizer_config.json");
     expect_message(read_config(text, NULL, NULL, "[]", &config), FB_ERROR_FORMAT, "tokenizer.json");
     static const char *const odd[] = {
-        "{\"mask_token\": 5}",
-        "{\"mask_token\": [], \"added_tokens_decoder\": []}",
+        "{\"mask_token\": null, \"added_tokens_decoder\": []}",
         "{\"mask_token\": \"x\", \"added_tokens_decoder\": {\"-3\": {\"content\": \"x\"}}}",
         "{\"mask_token\": \"x\", \"added_tokens_decoder\": {\"y\": {\"content\": \"x\"}}}",
         "{\"mask_token\": \"x\", \"added_tokens_decoder\": {\"99999999999999999999\": \"x\"}}",

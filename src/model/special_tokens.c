@@ -99,7 +99,13 @@ static int32_t find_in_vocabulary(const documents *files, const char *text) {
 static fb_status find_named(documents *files, const fb_json *file, const char *name,
                             const char *key, int32_t *id) {
     *id = -1;
-    const char *text = content_of(fb_json_object_get(file, key));
+    const fb_json *token = fb_json_object_get(file, key);
+    const char *text = content_of(token);
+    if (!text && token && !fb_json_is_null(token)) {
+        char shown[FB_JSON_SHOW_SIZE];
+        return fb_fail(FB_ERROR_FORMAT, "%s/%s: %s is %s, not a token's text", files->directory,
+                       name, key, fb_json_show(token, shown));
+    }
     if (!text)
         return FB_OK;
     FB_TRY(find_added(files, text, id));
