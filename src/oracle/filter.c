@@ -38,8 +38,13 @@ void fb_filter_begin(fb_filter *f, bool fine) {
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         size_t width = width_of(trial, t), count = 0;
+        double exact = 0.0, all = 0.0; /* float32 arithmetic and storage: nobody is below that */
         if (!t->value)
             continue;
+        for (size_t at = 0; at < t->count; at++) {
+            exact += t->noise.floats[at] + t->noise.stored[at];
+            all += t->sigma[at] * t->sigma[at];
+        }
         for (size_t row = 0; row < trial->rows; row++) {
             double sum = 0.0;
             for (size_t at = row * width; at < (row + 1) * width; at++) {
@@ -51,7 +56,8 @@ void fb_filter_begin(fb_filter *f, bool fine) {
             f->x[i * trial->rows + row] = sum;
         }
         double typical = fb_median_magnitude(f->scratch, count) / 0.6745;
-        f->scale[i] = typical < 0.02 ? 0.02 : typical > 1.0 ? 1.0 : typical;
+        double least = 0.5 * sqrt(exact / (all + 1e-300));
+        f->scale[i] = typical < least ? least : typical > 1.0 ? 1.0 : typical;
     }
     if (fine)
         fb_filter_clean(f);

@@ -12,11 +12,23 @@ double fb_filter_threshold(const fb_filter *f, double freedom) {
 
 /* How far honest kernels may be off in all elements together: rounded constants, the exponential
  * and the logarithm of the device. */
-static double systematic(const fb_trial *trial, const fb_trial_tensor *t, size_t at) {
-    if (!t->lse)
-        return 0x1p-22 * fabs(t->truth[at]);
+static double systematic(const fb_filter *f, size_t tensor, size_t at) {
+    const fb_trial *trial = f->trial;
+    const fb_trial_tensor *t = &trial->tensors[tensor];
+    if (!t->lse) {
+        double gain = 0x1p-22 * fabs(t->truth[at]), weight = t->weight[at / trial->dim];
+        if (trial->arithmetic != FB_ARITHMETIC_TF32 || t->internal == FB_NO_PART)
+            return gain;
+        /* weights that are cut off move the LSE of a part, and so the merge */
+        double apart = trial->parts[t->external].m.out[at] - trial->parts[t->internal].m.out[at];
+        return gain + 1.8 * fb_arithmetic_roundoff(trial->arithmetic) * weight * (1.0 - weight) *
+                          fabs(apart);
+    }
     const fb_moments *m = &trial->parts[t->external].m;
-    return 0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
+    /* as noisy as weights that are rounded in the row sum, too: they may also be cut off there */
+    double weights = f->scale[tensor] > 0.2 ? fb_arithmetic_roundoff(trial->arithmetic) : 0.0;
+    return 1.8 * weights +
+           0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
 }
 
 /* The output of part number `which` of a merge as it is in the result, over sigma: what a gain of
@@ -100,8 +112,7 @@ static double systematic_sum(const fb_filter *f) {
         double weight = 1.0 / (f->scale[i] * f->scale[i]);
         for (size_t at = 0; at < t->count; at++)
             if (t->usable[at])
-                sum += weight * fabs(f->scratch[from + at]) * systematic(f->trial, t, at) /
-                       t->sigma[at];
+                sum += weight * fabs(f->scratch[from + at]) * systematic(f, i, at) / t->sigma[at];
         from += t->count;
     }
     return sum;

@@ -211,15 +211,18 @@ static double to_type(size_t type, double value) {
                             : to_fp8(value);
 }
 
-/* A candidate's own part, as it is given, if it is; the true one otherwise. */
-static double given_part(const fb_trial *trial, size_t part, bool lse, size_t at) {
+/* How far the rounding moves a part: from the candidate's own number where it is given, since that
+ * is what was rounded; from the true one otherwise. */
+static double rounding_of(const fb_trial *trial, size_t part, bool lse, size_t at, size_t type) {
+    const fb_moments *m = &trial->parts[part].m;
+    double value = lse ? m->lse[at] : m->out[at];
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         if (t->value && t->internal == FB_NO_PART && t->external == part && t->lse == lse &&
             t->usable[at] && fabs(t->error[at]) < 1e-2 * (1.0 + fabs(t->truth[at])))
-            return t->value[at];
+            value = t->value[at];
     }
-    return lse ? trial->parts[part].m.lse[at] : trial->parts[part].m.out[at];
+    return isfinite(value) ? to_type(type, value) - value : 0.0;
 }
 
 enum { EXTERNAL_LSE = 1, INTERNAL_LSE = 2, EXTERNAL_OUT = 4, REUSED_ONLY = 8 };
@@ -240,7 +243,7 @@ static fb_status kept(fb_wrong *w, unsigned which, size_t type) {
             double shift = t->shift ? t->shift[row] : 0.0, a = ma->lse[row], b = mb->lse[row];
             if (which &
                 EXTERNAL_LSE) /* from the very number that was kept, as far as it is known */
-                a = to_type(type, given_part(trial, t->external, true, row));
+                a += rounding_of(trial, t->external, true, row, type);
             if (which & INTERNAL_LSE)
                 b = to_type(type, b);
             a += shift;
@@ -253,7 +256,7 @@ static fb_status kept(fb_wrong *w, unsigned which, size_t type) {
             }
             double o = ma->out[at];
             if (which & EXTERNAL_OUT)
-                o = to_type(type, given_part(trial, t->external, false, at));
+                o += rounding_of(trial, t->external, false, at, type);
             result[at] = weight * o + (1.0 - weight) * mb->out[at];
         }
     }
