@@ -214,6 +214,17 @@ static void keep(fb_filter *f, const fb_wrong *w, const char *words) {
     }
 }
 
+/* The elements that the mistake changes in the chosen rows. */
+static size_t changed_elements(const fb_filter *f, const unsigned char *chosen) {
+    const fb_trial *trial = f->trial;
+    size_t count = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        for (size_t row = 0; trial->tensors[i].value && row < trial->rows; row++)
+            if (chosen[i * trial->rows + row] && f->d[i * trial->rows + row] > 0.0)
+                count += width_of(trial, &trial->tensors[i]);
+    return count;
+}
+
 /* --- gross mistakes --------------------------------------------------------------------------- */
 
 static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
@@ -233,6 +244,9 @@ static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
         else if (choose(f, p, chosen) == 0)
             continue;
         share = explained_by(f, chosen, &explained);
+        /* among many mistakes, one comes near a few numbers by chance */
+        if (p != EVERYWHERE && changed_elements(f, chosen) < 8 && share < 0.97)
+            continue;
         /* a place with more groups has to explain more */
         if (share > best_share + (p == EVERYWHERE ? 0.0 : 0.02) && explained > 0.0) {
             best_share = share;
