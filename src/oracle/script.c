@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "oracle/inputs.h"
+#include "oracle/plain.h"
 #include "oracle/truth.h"
 
 #include <flashblock/experimental/rows.h>
@@ -282,6 +283,18 @@ fb_status fb_script_generate(fb_script *s) {
 }
 
 /* --- this build's results --------------------------------------------------------------------- */
+
+fb_status fb_script_round_queries(fb_script *s) {
+    size_t count = fb_script_values(s);
+    for (size_t i = 0; i < s->num_passes; i++) {
+        float *rounded = NULL;
+        FB_TRY(take(s, count, sizeof *rounded, &rounded));
+        memcpy(rounded, s->passes[i].q, count * sizeof *rounded);
+        fb_plain_round(s->config.dtype, rounded, count);
+        s->passes[i].q = rounded;
+    }
+    return FB_OK;
+}
 
 /* The state of the reuse rule, from pass to pass. */
 typedef struct rule_state {

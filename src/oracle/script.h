@@ -112,6 +112,10 @@ void fb_script_free(fb_script *s); /* NULL is allowed */
 /* Makes the inputs from config.seed: the same bits everywhere. */
 fb_status fb_script_generate(fb_script *s);
 
+/* After fb_script_generate: rounds the queries to numbers that `dtype` holds, as a kernel of that
+ * type gets them. */
+fb_status fb_script_round_queries(fb_script *s);
+
 /* Fills in dirty, action, source, out, lse, external_*. The inputs must be set. */
 fb_status fb_script_run(fb_script *s);
 

@@ -96,7 +96,7 @@ static const fb_option options[] = {
      TARGET(dtype),
      .otherwise = "f32",
      .parse = fb_option_parse_dtype,
-     .help = "how keys and values are stored: f32, bf16 or f16"},
+     .help = "the type of queries, keys and values: f32, bf16 or f16"},
     FB_SEED_OPTION(settings, seed, "1", "another seed, other numbers"),
     FB_THREADS_OPTION(settings, threads, "threads; they change no bit of the file"),
     FB_JSON_OPTION(settings, json,
@@ -200,6 +200,7 @@ static void print(const fb_script *s, const char *path) {
 
 static fb_status make(fb_script *s, const settings *chosen) {
     FB_TRY(fb_script_generate(s));
+    FB_TRY(fb_script_round_queries(s));
     FB_TRY(fb_script_run(s));
     FB_TRY(fb_script_find_truth(s, show_progress, &s->config));
     fb_progress_end();
