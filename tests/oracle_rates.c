@@ -321,6 +321,8 @@ static kernel draw_kernel(uint64_t *state, fb_arithmetic arithmetic, planted mis
     }
     if (arithmetic == FB_ARITHMETIC_TF32)
         k.inputs = k.weights = draw(state, 2) ? FB_ROUND_TF32 : FB_ROUND_TF32_CUT;
+    if (k.weights == FB_ROUND_TF32_CUT) /* by the matrix unit: the row sum has whole weights */
+        k.sum_rounded = false;
     k.scaled = k.stored != FB_F32 && draw(state, 4) == 0;
     if (k.stored != FB_F32 && draw(state, 5) == 0)
         k.stored = FB_F32; /* keeps all results in float32 */

@@ -25,8 +25,8 @@ static double systematic(const fb_filter *f, size_t tensor, size_t at) {
                           fabs(apart);
     }
     const fb_moments *m = &trial->parts[t->external].m;
-    /* as noisy as weights that are rounded in the row sum, too: they may also be cut off there */
-    bool cut = f->scale[tensor] > 0.2 || trial->arithmetic == FB_ARITHMETIC_TF32;
+    /* weights that the matrix unit cuts off may be those of the row sum, too */
+    bool cut = trial->arithmetic == FB_ARITHMETIC_TF32;
     double weights = cut ? fb_arithmetic_roundoff(trial->arithmetic) : 0.0;
     return 1.8 * weights +
            0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
