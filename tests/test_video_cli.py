@@ -305,6 +305,7 @@ def bad_configs():
         ({"local_attn_size": 2}, "local_attn_size is 2"),
         ({"local_attn_size": 5}, "local_attn_size is 5"),
         ({"sink_size": 13}, "sink_size"),
+        ({"text_len": 131072}, "text_len is 131072"),
         ({"num_heads": 7}, "7 heads"),
         ({"num_layers": LAYERS + 1}, f"blocks.{LAYERS}.modulation"),
         ({"ffn_dim": 100}, "ffn.0.weight"),

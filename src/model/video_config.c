@@ -17,6 +17,7 @@ enum {
     MAX_LAYERS = 1 << 12,
     MAX_PIXELS = 1 << 14,
     MAX_FRAMES = 1 << 14,
+    MAX_TEXT = 4096, /* a pass takes memory for a text of this length; published: 512 */
     MAX_WORDS = 1 << 16,
     MAX_PATH = 4096,
 };
@@ -90,7 +91,7 @@ static fb_status read_sizes(const fb_json *root, const char *where, fb_video_con
         {"out_dim", 1, 4096, &c->out_dim},
         {"num_heads", 1, 4096, &c->num_heads},
         {"num_layers", 1, MAX_LAYERS, &c->num_layers},
-        {"text_len", 1, MAX_WIDTH, &c->text_len},
+        {"text_len", 1, MAX_TEXT, &c->text_len},
         {"text_dim", 1, MAX_WIDTH, &c->text_dim},
         {"frame_height", 1, MAX_PIXELS, &c->frame_height},
         {"frame_width", 1, MAX_PIXELS, &c->frame_width},
