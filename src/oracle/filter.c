@@ -199,21 +199,6 @@ static void say_place(const fb_filter *f, place p, const unsigned char *chosen, 
     }
 }
 
-static void keep(fb_filter *f, const fb_wrong *w, const char *words) {
-    const fb_trial *trial = f->trial;
-    size_t at = 0;
-    f->best.found = true;
-    snprintf(f->best.words, sizeof f->best.words, "%s", words);
-    for (size_t i = 0; i < trial->num_tensors; i++) {
-        const fb_trial_tensor *t = &trial->tensors[i];
-        if (!t->value)
-            continue;
-        memcpy(f->best.wrong + at, w->result[i] ? w->result[i] : t->truth,
-               t->count * sizeof(double));
-        at += t->count;
-    }
-}
-
 /* The elements that the mistake changes in the chosen rows. */
 static size_t changed_elements(const fb_filter *f, const unsigned char *chosen) {
     const fb_trial *trial = f->trial;
@@ -257,7 +242,7 @@ static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
     }
     double score = best_share - (best_place == EVERYWHERE ? 0.0 : 0.02);
     if (score > f->best.score + 1e-3) {
-        keep(f, w, words);
+        fb_filter_keep(f, w, words);
         f->best.score = score;
         f->best.share = best_share;
         f->best.explained = best_explained;
@@ -277,10 +262,6 @@ void fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {
         fb_filter_try_fine(f, w, words);
     else
         try_gross(f, w, words);
-}
-
-void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
-    keep(f, w, words);
 }
 
 void fb_filter_subtract(fb_filter *f) {

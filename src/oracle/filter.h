@@ -60,8 +60,8 @@ void fb_filter_try(fb_filter *filter, const fb_wrong *wrong, const char *words);
 void fb_filter_try_size(fb_filter *filter, const fb_wrong *wrong, double unit, double least,
                         const char *words);
 
-/* The parts of fb_filter_try: a mistake that is as large as it is known to be, while fine; the copy
- * of a mistake into `best`. */
+/* Below the others, in filter_fine.c. fb_filter_try while fine: a mistake that is as large as it is
+ * known to be; a copy of a mistake into `best`; the errors without gains. */
 void fb_filter_try_fine(fb_filter *filter, const fb_wrong *wrong, const char *words);
 void fb_filter_keep(fb_filter *filter, const fb_wrong *wrong, const char *words);
 void fb_filter_clean(fb_filter *filter);

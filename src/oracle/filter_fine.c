@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 double fb_filter_threshold(const fb_filter *f, double freedom) {
     double tests = 400.0 + (double)f->tested;
@@ -164,6 +165,21 @@ static coefficient fit(fb_filter *f, const fb_wrong *w) {
     c.error = sqrt(squares) / c.squares;
     c.systematic = systematic_sum(f) / c.squares;
     return c;
+}
+
+void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
+    const fb_trial *trial = f->trial;
+    size_t at = 0;
+    f->best.found = true;
+    snprintf(f->best.words, sizeof f->best.words, "%s", words);
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value)
+            continue;
+        memcpy(f->best.wrong + at, w->result[i] ? w->result[i] : t->truth,
+               t->count * sizeof(double));
+        at += t->count;
+    }
 }
 
 void fb_filter_try_fine(fb_filter *f, const fb_wrong *w, const char *words) {
