@@ -149,6 +149,9 @@ static fb_status map_regular(int fd, const char *path, const struct stat *status
         return FB_OK;
     size_t size = (size_t)status->st_size;
     void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED && errno == ENOMEM) /* says nothing about the file */
+        return fb_fail(FB_ERROR_MEMORY, "%s: cannot map %zu bytes: %s", path, size,
+                       strerror(errno));
     if (data == MAP_FAILED)
         return fail_with_errno(path, "cannot map");
     *map = (fb_file_map){.data = (const char *)data + offset,

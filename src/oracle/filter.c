@@ -1,6 +1,5 @@
 #include "oracle/filter.h"
 
-#include "base/memory.h"
 #include "oracle/statistics.h"
 
 #include <math.h>
@@ -22,6 +21,7 @@ fb_status fb_filter_create(fb_trial *trial, fb_filter **made) {
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->clean));
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->best.wrong));
     FB_TRY(fb_trial_take(trial, sums, 1, &f->best.rows));
+    FB_TRY(fb_trial_take(trial, 2 * sums, 1, &f->places));
     *made = f;
     return FB_OK;
 }
@@ -214,12 +214,9 @@ static size_t changed_elements(const fb_filter *f, const unsigned char *chosen) 
 
 static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
     size_t sums = f->trial->num_tensors * f->trial->rows;
-    unsigned char *chosen = NULL, *best = NULL;
+    unsigned char *chosen = f->places, *best = chosen + sums;
     double best_share = 0.0, best_explained = 0.0;
     place best_place = EVERYWHERE;
-    if (fb_alloc(2 * sums, 1, "places", &chosen) != FB_OK)
-        return;
-    best = chosen + sums;
     for (place p = EVERYWHERE; p < NUM_PLACES; p++) {
         double explained, share;
         if (p == EVERYWHERE)
@@ -251,7 +248,6 @@ static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
         memcpy(f->best.rows, best, sums);
         say_place(f, best_place, best, f->best.place, sizeof f->best.place);
     }
-    fb_free(chosen);
 }
 
 void fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {

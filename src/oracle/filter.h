@@ -42,6 +42,7 @@ typedef struct fb_filter {
     double *scale;     /* [tensors] the noise as it is, in units of sigma */
     double *scratch;
     double *clean; /* error / sigma without gains, while fine */
+    unsigned char *places; /* [2][tensors][rows] scratch: rows in which a mistake may be */
     size_t tested;
     bool fine; /* the size test was passed: only what is significant counts */
     fb_fit best;

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* The parts that tensors use as external ones (or internal ones). */
 static bool is_used(const fb_trial *trial, size_t part, bool external) {
@@ -89,6 +90,20 @@ static fb_status zeros(fb_wrong *w, bool external, double n) {
     return any ? FB_OK : FB_ERROR_UNSUPPORTED;
 }
 
+/* The tile whose incomplete end the last n keys of each part are; 0: none that kernels use. */
+static size_t tile_of_end(const fb_trial *trial, bool external, size_t n) {
+    static const size_t tiles[] = {128, 64, 32, 16};
+    for (size_t i = 0; i < sizeof tiles / sizeof tiles[0]; i++) {
+        bool fits = true;
+        for (size_t part = 0; part < trial->num_parts; part++)
+            if (is_used(trial, part, external) && trial->parts[part].known)
+                fits = fits && trial->parts[part].right.keys % tiles[i] == n;
+        if (fits)
+            return tiles[i];
+    }
+    return 0;
+}
+
 static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, double sign,
                          size_t n) {
     char words[300];
@@ -104,6 +119,10 @@ static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, do
     else
         snprintf(words, sizeof words, "the %s %zu %skeys are %s", last ? "last" : "first", n, keys,
                  sign < 0.0 ? "left out" : "read twice");
+    size_t used = strlen(words), tile = last ? tile_of_end(w->trial, external, n) : 0;
+    if (tile && n > 1)
+        snprintf(words + used, sizeof words - used, ": those after the last whole tile of %zu",
+                 tile);
     fb_filter_try(f, w, words);
     return FB_OK;
 }
