@@ -41,7 +41,7 @@ typedef struct fb_filter {
     double *x, *n, *d; /* [tensors][rows] sums of e^2, e d, d^2 over sigma^2 */
     double *scale;     /* [tensors] the noise as it is, in units of sigma */
     double *scratch;
-    double *clean; /* error / sigma without gains, while fine */
+    double *clean;         /* error / sigma without gains, while fine */
     unsigned char *places; /* [2][tensors][rows] scratch: rows in which a mistake may be */
     size_t tested;
     bool fine; /* the size test was passed: only what is significant counts */
