@@ -338,6 +338,21 @@ def lie_heads(metadata, tensors):
     metadata["params"]["Hk"] = 3
 
 
+@lie_case("a misspelt parameter", "'scale' is not known", "did you mean 'softmax_scale'?")
+def lie_misspelt(metadata, tensors):
+    metadata["params"]["scale"] = metadata["params"].pop("softmax_scale")
+
+
+@lie_case("a parameter of nothing", "'temperature' is not known")
+def lie_unknown(metadata, tensors):
+    metadata["params"]["temperature"] = 1
+
+
+@lie_case("another map of heads", "head_map")
+def lie_map(metadata, tensors):
+    metadata["params"]["head_map"] = "h % Hk"
+
+
 @lie_case("params that are no object", "params")
 def lie_params(metadata, tensors):
     metadata["params"] = "[1, 2]"
@@ -523,6 +538,65 @@ def the_specification_has_every_kind():
         kinds.add(read_header(path)[0].get("__metadata__", {}).get("kind"))
     for kind in kinds - {None}:
         expect(f"`{kind}`" in text, f"{kind} is not described")
+
+
+# What describes a case to people, or says again what tensors and other parameters say.
+DESCRIPTIONS = {
+    "attention_bias", "accepted_other_rows", "sparsity", "pad_id", "temperature of scheduler_trace", "top_k of scheduler_trace",
+    "top_p of scheduler_trace", "freq_denominators", "local_attn_size", "cos_counts", "name",
+    "seed", "denoising_step_list", "kv_cache_tokens of pipeline", "max_attention_size of pipeline",
+    "mask_id of model_logits", "reveal_groups", "preset",
+}  # fmt: skip
+
+
+def one_case_of_each_kind(where):
+    """kind -> the smallest golden case; a denoising sequence is made."""
+    made = where / "sequence.safetensors"
+    subprocess.run(
+        [PROGRAM, "golden", "--context", "9", "-o", made], stdout=subprocess.DEVNULL, check=True
+    )
+    found = {}
+    for path in sorted([made, *PAPER.rglob("*.safetensors")], key=lambda p: p.stat().st_size):
+        metadata = read_header(path)[0].get("__metadata__", {})
+        if "params" in metadata and not metadata["kind"].endswith(("_inputs", "_weights")):
+            found.setdefault(metadata["kind"], path)
+    return found
+
+
+def put_variants(path, where):
+    """The case with each of its params changed, and with an unknown one. Returns the params."""
+    header, data = read_header(path)
+    params = json.loads(header["__metadata__"]["params"])
+    for name in [*params, "untrue"]:
+        changed = json.dumps({**params, name: {"no": "value"}})
+        metadata = {**header["__metadata__"], "params": changed, "case": name}
+        text = json.dumps({**header, "__metadata__": metadata}).encode()
+        target = where / f"{name}.safetensors"
+        target.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return params
+
+
+@case
+def no_parameter_is_ignored():
+    """Every parameter of every kind is used, or checked, or listed above; others are errors."""
+    with folder() as root:
+        for kind, path in one_case_of_each_kind(root).items():
+            where = root / kind / "x"
+            where.mkdir(parents=True)
+            for beside in path.parent.iterdir():
+                if beside.stem.endswith(("_inputs", "_weights")):
+                    (where / beside.name).symlink_to(beside.resolve())
+            for other in PAPER.iterdir():
+                (where.parent / other.name).symlink_to(other.resolve())
+            params = put_variants(path, where)
+            results = json.loads(verify(where, "--json").stdout)["cases"]
+            outcomes = {c["name"]: c for c in results}
+            expect("'untrue' is not known" in outcomes["untrue"]["reason"], outcomes["untrue"])
+            for name in params:
+                described = name in DESCRIPTIONS or f"{name} of {kind}" in DESCRIPTIONS
+                expected = "passed" if described else "failed"
+                expect_equal(outcomes[name]["outcome"], expected, f"{kind}: {name}")
+                expect(described or name in outcomes[name]["reason"], kind, outcomes[name])
 
 
 @case

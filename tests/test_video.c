@@ -471,6 +471,9 @@ Test(calibration, hostile_files) {
         {"%s\"similarity\": [[[0.9]]], \"lse_change\": [[[0.1]]], \"internal_similarity\": "
          "[[[null]]], \"refresh\": [[[0]]]}",
          "say otherwise"},
+        {"%s\"similarity\": [[[0.9]]], \"simliarity_threshold\": 0.5}",
+         "'simliarity_threshold' is not known; did you mean 'similarity_threshold'?"},
+        {"%s\"similarity\": [[[0.9]]], \"notes\": \"x\"}", "'notes' is not known"},
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         const char *path = temporary_path("hostile.json");

@@ -2,8 +2,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
-enum { NEUTRAL_SIZE = 128 };
+enum { NEUTRAL_SIZE = 128, MAX_NEAR = 64 };
 
 typedef struct check {
     const char *where;
@@ -19,6 +20,63 @@ const fb_field *fb_fields_find(const fb_field *table, const char *name) {
             return field;
     return NULL;
 }
+
+/* --- misspelt names --------------------------------------------------------------------------- */
+
+static char lower(char c) {
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c == '-' ? '_' : c;
+}
+
+static size_t min3(size_t a, size_t b, size_t c) {
+    size_t least = a < b ? a : b;
+    return least < c ? least : c;
+}
+
+/* The number of letters to insert, leave out or replace (Levenshtein), but for capitals, and - for
+ * _. SIZE_MAX for long names. */
+static size_t distance(const char *a, const char *b) {
+    size_t length = strlen(b), row[MAX_NEAR + 1];
+    if (length > MAX_NEAR || strlen(a) > MAX_NEAR)
+        return SIZE_MAX;
+    for (size_t j = 0; j <= length; j++)
+        row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < length; j++) {
+            size_t replaced = diagonal + (lower(a[i]) != lower(b[j]));
+            diagonal = row[j + 1];
+            row[j + 1] = min3(replaced, row[j] + 1, row[j + 1] + 1);
+        }
+    }
+    return row[length];
+}
+
+/* "scale" is near to "softmax_scale". */
+static bool contains(const char *long_name, const char *name) {
+    size_t length = strlen(name);
+    for (const char *at = long_name; length > 2 && *at; at++)
+        if (strncasecmp(at, name, length) == 0)
+            return true;
+    return false;
+}
+
+const char *fb_fields_nearest(const fb_field *table, const char *name) {
+    const char *nearest = NULL;
+    size_t length = strlen(name), least = length < 3 ? length : length / 3 + 2; /* nearer than it */
+    for (const fb_field *field = table; field && field->name; field++) {
+        size_t away = distance(name, field->name);
+        if (contains(field->name, name) || contains(name, field->name))
+            away = away < 1 ? away : 1;
+        if (away < least) {
+            nearest = field->name;
+            least = away;
+        }
+    }
+    return nearest;
+}
+
+/* --- checks ----------------------------------------------------------------------------------- */
 
 static bool is_neutral(const fb_field *field, const fb_json *value) {
     for (const char *text = field->neutral; text;) {
@@ -85,4 +143,25 @@ fb_status fb_fields_check(const fb_json *object, const char *where, const fb_fie
     return fb_warn(warnings, "%s: %zu field%s not known, and not used: %s%s", where,
                    job.num_unknown, one ? " is" : "s are", job.unknown,
                    job.num_shown == job.num_unknown ? "" : ", ...");
+}
+
+typedef struct strict_check {
+    const char *where;
+    const fb_field *table;
+} strict_check;
+
+static fb_status check_known(void *user, const char *key, const fb_json *value) {
+    (void)value;
+    const strict_check *job = user;
+    if (fb_fields_find(job->table, key))
+        return FB_OK;
+    const char *nearest = fb_fields_nearest(job->table, key);
+    return fb_fail(FB_ERROR_FORMAT, "%s: '%.60s' is not known%s%s%s", job->where, key,
+                   nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+}
+
+fb_status fb_fields_check_all(const fb_json *object, const char *where, const fb_field *table) {
+    strict_check job = {where, table};
+    FB_TRY(fb_json_each(object, check_known, &job));
+    return fb_fields_check(object, where, table, NULL, NULL);
 }

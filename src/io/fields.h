@@ -26,6 +26,13 @@ typedef struct fb_field {
 fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,
                           const fb_field *more, fb_warnings *warnings);
 
+/* The same for a file that nobody but this project defines: a field that the table does not have is
+ * FB_ERROR_FORMAT. The message names it, and the nearest name of the table. */
+fb_status fb_fields_check_all(const fb_json *object, const char *where, const fb_field *table);
+
+/* The name of the table that a misspelt name most likely stands for; NULL when none is near. */
+const char *fb_fields_nearest(const fb_field *table, const char *name);
+
 /* The entry of a name; NULL when there is none. */
 const fb_field *fb_fields_find(const fb_field *table, const char *name);
 

@@ -1,6 +1,7 @@
 /* Calibration files: JSON, versioned; see calibration.h. */
 #include "base/error.h"
 #include "cache/calibration_state.h"
+#include "io/fields.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/json_write.h"
@@ -245,10 +246,29 @@ static fb_status fill(fb_calibration *c, const fb_json *root, const char *where)
     return FB_OK;
 }
 
+static const fb_field fields[] = {
+    {"format", FB_FIELD_USED, NULL, NULL},
+    {"version", FB_FIELD_USED, NULL, NULL},
+    {"num_layers", FB_FIELD_USED, NULL, NULL},
+    {"num_heads", FB_FIELD_USED, NULL, NULL},
+    {"num_steps", FB_FIELD_USED, NULL, NULL},
+    {"compat", FB_FIELD_USED, NULL, NULL},
+    {"similarity_threshold", FB_FIELD_USED, NULL, NULL},
+    {"similarity_threshold_by_step", FB_FIELD_USED, NULL, NULL},
+    {"lse_threshold", FB_FIELD_USED, NULL, NULL},
+    {"blocks", FB_FIELD_USED, NULL, NULL},
+    {"similarity", FB_FIELD_USED, NULL, NULL},
+    {"lse_change", FB_FIELD_USED, NULL, NULL},
+    {"internal_similarity", FB_FIELD_USED, NULL, NULL},
+    {"refresh", FB_FIELD_USED, NULL, NULL},
+    {NULL, FB_FIELD_USED, NULL, NULL},
+};
+
 static fb_status read_root(const fb_json *root, const char *where, fb_calibration **calibration) {
     fb_calibration_config config;
     fb_calibration *made = NULL;
     FB_TRY(read_config(root, where, &config));
+    FB_TRY(fb_fields_check_all(root, where, fields)); /* the version is known: so are its fields */
     FB_TRY(check_table(root, where, SIMILARITY, &config)); /* bounds what is allocated */
     fb_status status = fb_calibration_create(&config, &made);
     if (status != FB_OK)

@@ -25,6 +25,7 @@ struct fb_case {
     char path[MAX_PATH];
     char name[MAX_NAME];
     const fb_json *params; /* NULL until first asked for; belongs to the list */
+    const fb_field *known; /* names that params may have; NULL: any */
     belonging *belongings;
 };
 
@@ -130,19 +131,42 @@ static fb_status get_params(fb_case *c) {
     return FB_OK;
 }
 
-fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value) {
+/* A kind reads only what its table names; otherwise the table would call a good name unknown. */
+static fb_status find_param(fb_case *c, const char *key) {
+    if (c->known && !fb_fields_find(c->known, key))
+        return fb_fail(FB_ERROR_ARGUMENT, "%s: %s is not in the table of the kind's params",
+                       c->path, key);
+    return get_params(c);
+}
+
+fb_status fb_case_check_params(fb_case *c, const fb_field *table) {
+    c->known = table;
+    if (!fb_case_text(c, "params"))
+        return FB_OK;
     FB_TRY(get_params(c));
+    char where[MAX_PATH + 16];
+    snprintf(where, sizeof where, "%s: params", c->path);
+    return fb_fields_check_all(c->params, where, table);
+}
+
+fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value) {
+    FB_TRY(find_param(c, key));
     return fb_json_get_size(c->params, c->path, key, min, max, value);
 }
 
 fb_status fb_case_size_or(fb_case *c, const char *key, size_t min, size_t max, size_t otherwise,
                           size_t *value) {
-    FB_TRY(get_params(c));
+    FB_TRY(find_param(c, key));
     return fb_json_get_size_or(c->params, c->path, key, min, max, otherwise, value);
 }
 
+fb_status fb_case_expect_size(fb_case *c, const char *key, size_t expected) {
+    size_t value = 0;
+    return fb_case_size_or(c, key, expected, expected, expected, &value);
+}
+
 fb_status fb_case_real(fb_case *c, const char *key, double *value) {
-    FB_TRY(get_params(c));
+    FB_TRY(find_param(c, key));
     return fb_json_get_double(c->params, c->path, key, value);
 }
 
@@ -157,26 +181,50 @@ fb_status fb_case_positive(fb_case *c, const char *key, double *value) {
 }
 
 fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value) {
-    FB_TRY(get_params(c));
+    FB_TRY(find_param(c, key));
     return fb_json_get_double_or(c->params, c->path, key, otherwise, value);
 }
 
+fb_status fb_case_expect_scale(fb_case *c, const char *key, size_t head_dim) {
+    double expected = 1.0 / sqrt((double)head_dim), scale = 0.0;
+    FB_TRY(fb_case_real_or(c, key, expected, &scale));
+    if (!(fabs(scale - expected) <= 1e-6 * expected))
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s is %g, expected 1/sqrt(head_dim), %g", c->path,
+                       key, scale, expected);
+    return FB_OK;
+}
+
+fb_status fb_case_bool(fb_case *c, const char *key, bool *value) {
+    FB_TRY(find_param(c, key));
+    return fb_json_get_bool(c->params, c->path, key, value);
+}
+
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value) {
-    FB_TRY(get_params(c));
+    FB_TRY(find_param(c, key));
     return fb_json_get_bool_or(c->params, c->path, key, otherwise, value);
 }
 
 fb_status fb_case_string(fb_case *c, const char *key, const char **value) {
-    FB_TRY(get_params(c));
+    FB_TRY(find_param(c, key));
     return fb_json_get_string(c->params, c->path, key, value);
 }
 
-fb_status fb_case_param(fb_case *c, const char *key, const fb_json **value) {
-    FB_TRY(get_params(c));
+fb_status fb_case_param_or_null(fb_case *c, const char *key, const fb_json **value) {
+    FB_TRY(find_param(c, key));
     *value = fb_json_object_get(c->params, key);
+    return FB_OK;
+}
+
+fb_status fb_case_param(fb_case *c, const char *key, const fb_json **value) {
+    FB_TRY(fb_case_param_or_null(c, key, value));
     if (!*value)
         return fb_fail(FB_ERROR_FORMAT, "%s: params have no %s", c->path, key);
     return FB_OK;
+}
+
+fb_status fb_case_array(fb_case *c, const char *key, const fb_json **value) {
+    FB_TRY(find_param(c, key));
+    return fb_json_get_array(c->params, c->path, key, value);
 }
 
 #define FORMAT_NAME(name, format)                                                                  \

@@ -10,6 +10,7 @@
 #define FB_ORACLE_CASE_H
 
 #include "base/error.h"
+#include "io/fields.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "oracle/dims.h"
@@ -36,6 +37,10 @@ const fb_safetensors *fb_case_file(const fb_case *c);
 const char *fb_case_text(const fb_case *c, const char *key);
 fb_status fb_case_json(fb_case *c, const char *key, const fb_json **value);
 
+/* Checks the names in the metadata object `params`, if there is one, by the table: an unknown one
+ * is FB_ERROR_FORMAT. From then on only names of the table can be asked for. */
+fb_status fb_case_check_params(fb_case *c, const fb_field *table);
+
 /* Fields of the metadata object `params`: whole numbers within [min, max], numbers, text. The _or
  * form gives `otherwise` where the field is missing or null. */
 fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value);
@@ -45,10 +50,17 @@ fb_status fb_case_real(fb_case *c, const char *key, double *value);
 fb_status fb_case_real_or(fb_case *c, const char *key, double otherwise, double *value);
 /* A number that is used as a float32, which has to be finite and above 0. */
 fb_status fb_case_positive(fb_case *c, const char *key, double *value);
+fb_status fb_case_bool(fb_case *c, const char *key, bool *value);
 fb_status fb_case_bool_or(fb_case *c, const char *key, bool otherwise, bool *value);
 fb_status fb_case_string(fb_case *c, const char *key, const char **value);
-fb_status fb_case_param(fb_case *c, const char *key,
-                        const fb_json **value); /* any type; must be there */
+/* Of any type. The _or_null form gives NULL where the field is missing. */
+fb_status fb_case_param(fb_case *c, const char *key, const fb_json **value);
+fb_status fb_case_param_or_null(fb_case *c, const char *key, const fb_json **value);
+fb_status fb_case_array(fb_case *c, const char *key, const fb_json **value);
+
+/* A parameter that others imply: if it is there, it must be `expected`. */
+fb_status fb_case_expect_size(fb_case *c, const char *key, size_t expected);
+fb_status fb_case_expect_scale(fb_case *c, const char *key, size_t head_dim); /* 1/sqrt(head_dim) */
 
 #define FB_CASE_PRINTF __attribute__((format(printf, 4, 5)))
 

@@ -53,7 +53,7 @@ static fb_status read_prompts(fb_engine_trace *trace) {
 static fb_status read_stop_tokens(fb_engine_trace *trace) {
     const fb_json *eos = NULL, *words = NULL;
     FB_TRY(fb_case_param(trace->c, "eos_id", &eos));
-    FB_TRY(fb_case_param(trace->c, "stop_words", &words));
+    FB_TRY(fb_case_array(trace->c, "stop_words", &words));
     trace->num_stop_tokens = 1 + fb_json_array_size(words);
     FB_TRY(fb_case_alloc(trace->c, trace->num_stop_tokens, sizeof(int32_t), &trace->stop_tokens));
     for (size_t i = 0; i < trace->num_stop_tokens; i++) {

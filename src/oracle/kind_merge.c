@@ -292,14 +292,33 @@ typedef struct head_rows {
     unsigned char *masked, *masked_by_head;       /* [B x Lq, H], [H, B x Lq] */
 } head_rows;
 
+/* The params may say the mask, too. mask: NULL without a tensor */
+static fb_status check_stated_mask(fb_case *c, const int32_t *mask, size_t heads) {
+    const fb_json *stated = NULL;
+    FB_TRY(fb_case_param_or_null(c, "head_mask", &stated));
+    if (fb_json_is_null(stated))
+        return FB_OK;
+    bool same = fb_json_array_size(stated) == heads;
+    for (size_t head = 0; same && head < heads; head++) {
+        int64_t value = -1;
+        same = fb_json_is_int64(fb_json_array_get(stated, head), &value) &&
+               (value != 0) == (mask && mask[head] != 0);
+    }
+    return same ? FB_OK
+                : fb_fail(FB_ERROR_FORMAT, "%s: params.head_mask is not what the tensor says",
+                          fb_case_path(c));
+}
+
 static fb_status read_head_mask(fb_case *c, head_rows *r) {
     size_t tokens = r->batch * r->length, rows = tokens * r->heads;
     const int32_t *mask = NULL;
     FB_TRY(fb_case_alloc(c, rows, 1, &r->masked));
     FB_TRY(fb_case_alloc(c, rows, 1, &r->masked_by_head));
-    if (!fb_case_has(c, "head_mask"))
+    if (fb_case_has(c, "head_mask"))
+        FB_TRY(fb_case_i32(c, &mask, FB_DIMS(r->heads), "head_mask"));
+    FB_TRY(check_stated_mask(c, mask, r->heads));
+    if (!mask)
         return FB_OK;
-    FB_TRY(fb_case_i32(c, &mask, FB_DIMS(r->heads), "head_mask"));
     for (size_t row = 0; row < rows; row++) {
         r->masked[row] = mask[row % r->heads] != 0;
         r->masked_by_head[row] = mask[row / tokens] != 0;

@@ -37,8 +37,8 @@ static fb_status read_steps(pipeline *p) {
     fb_video_config *config = &p->config;
     const char *path = fb_case_path(p->c);
     const fb_json *steps = NULL, *sparse = NULL;
-    FB_TRY(fb_case_param(p->c, "steps", &steps));
-    FB_TRY(fb_case_param(p->c, "sparsity_steps", &sparse));
+    FB_TRY(fb_case_array(p->c, "steps", &steps));
+    FB_TRY(fb_case_array(p->c, "sparsity_steps", &sparse));
     config->num_denoising_steps = fb_json_array_size(steps);
     if (config->num_denoising_steps > FB_VIDEO_MAX_STEPS)
         return fb_fail(FB_ERROR_FORMAT, "%s: %zu steps", path, config->num_denoising_steps);
@@ -54,7 +54,7 @@ static fb_status read_steps(pipeline *p) {
 
 static fb_status read_patch(pipeline *p) {
     const fb_json *patch = NULL;
-    FB_TRY(fb_case_param(p->c, "patch_size", &patch));
+    FB_TRY(fb_case_array(p->c, "patch_size", &patch));
     for (size_t i = 0; i < 3; i++) {
         FB_TRY(fb_json_size(fb_json_array_get(patch, i), fb_case_path(p->c), "patch_size", 1,
                             i == 0 ? 1 : 64,
@@ -90,6 +90,10 @@ static fb_status read_config(pipeline *p) {
     config->warp_denoising_steps = true;
     if (p->frames % config->block_frames != 0 || p->calib_frames % config->block_frames != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: the frames are not whole blocks", fb_case_path(p->c));
+    FB_TRY(fb_case_expect_size(p->c, "head_dim", config->dim / config->num_heads));
+    FB_TRY(fb_case_expect_size(p->c, "frame_seqlen",
+                               (config->frame_height / config->patch_height) *
+                                   (config->frame_width / config->patch_width)));
     return read_steps(p);
 }
 

@@ -32,20 +32,41 @@ typedef struct replay {
     int32_t *numbers; /* [L] scratch */
 } replay;
 
+/* Environment variables are "1" or not there. */
 static bool is_on(const fb_json *value) {
-    return fb_json_is_true(value) ||
-           (fb_json_is_string(value) && strcmp(fb_json_string(value), "1") == 0);
+    return fb_json_is_string(value) && strcmp(fb_json_string(value), "1") == 0;
+}
+
+/* Environment variables of the paper's engine. */
+static const fb_field env_fields[] = {
+    {"TRADO_FORCE_DENOISE_NO_UPDATE", FB_FIELD_USED, NULL, NULL},
+    {"TRADO_NO_FORCE_UPDATE_ON_SAVE", FB_FIELD_USED, NULL, NULL},
+    {"TRADO_GPU_POST_SCHED_OPS", FB_FIELD_USED, NULL, NULL},
+    {NULL, FB_FIELD_USED, NULL, NULL},
+};
+
+static fb_status check_env(const fb_case *c, const fb_json *env) {
+    if (!fb_json_is_object(env))
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.env is not an object", fb_case_path(c));
+    for (size_t i = 0; i < fb_json_object_size(env); i++)
+        if (!is_on(fb_json_object_at(env, i)))
+            return fb_fail(FB_ERROR_FORMAT, "%s: params.env: %s is not \"1\"", fb_case_path(c),
+                           fb_json_object_key(env, i));
+    fb_status status = fb_fields_check_all(env, "params.env", env_fields);
+    return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", fb_case_path(c));
 }
 
 static fb_status read_schedule(replay *r) {
     fb_case *c = r->c;
-    const fb_json *env = NULL, *consistent = NULL, *ignore = NULL;
+    const fb_json *env = NULL;
+    bool consistent = false, ignore = false;
     const char *name = NULL;
     size_t mask = 0;
     fb_schedule *s = &r->schedule;
     FB_TRY(fb_case_param(c, "env", &env));
-    FB_TRY(fb_case_param(c, "consistent_sampling_params", &consistent));
-    FB_TRY(fb_case_param(c, "ignore_eos", &ignore));
+    FB_TRY(check_env(c, env));
+    FB_TRY(fb_case_bool(c, "consistent_sampling_params", &consistent));
+    FB_TRY(fb_case_bool(c, "ignore_eos", &ignore));
     FB_TRY(fb_case_string(c, "remasking", &name));
     FB_TRY(fb_case_size(c, "mask_id", 0, INT32_MAX, &mask));
     *s = (fb_schedule){
@@ -55,11 +76,11 @@ static fb_status read_schedule(replay *r) {
                       is_on(fb_json_object_get(env, "TRADO_NO_FORCE_UPDATE_ON_SAVE"))},
         .block_size = r->trace.block,
         .overwrite_decided =
-            is_on(fb_json_object_get(env, "TRADO_GPU_POST_SCHED_OPS")) || !is_on(consistent),
+            is_on(fb_json_object_get(env, "TRADO_GPU_POST_SCHED_OPS")) || !consistent,
         .mask_token = (int32_t)mask,
         .stop_tokens = r->trace.stop_tokens,
         .num_stop_tokens = r->trace.num_stop_tokens,
-        .ignore_stop = is_on(ignore),
+        .ignore_stop = ignore,
     };
     FB_TRY(fb_case_size(c, "tau", 0, SIZE_MAX >> 1, &s->reuse.tau));
     FB_TRY(fb_case_size(c, "denoising_steps", 1, FB_ENGINE_TRACE_MAX_STEPS, &s->denoising_steps));

@@ -68,7 +68,7 @@ static fb_status read_sizes(layer *l) {
     if (l->head_dim % 2 != 0 || l->heads % l->kv_heads != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: %zu heads, %zu KV heads, head_dim %zu",
                        fb_case_path(c), l->heads, l->kv_heads, l->head_dim);
-    return FB_OK;
+    return fb_case_expect_scale(c, "scale", l->head_dim);
 }
 
 static fb_status set_up(layer *l) {
@@ -269,9 +269,13 @@ static fb_status decide(layer *l, const int32_t *line, int32_t *decided, fb_reus
     if (*action != FB_REUSE)
         l->dirty = 0;
     const fb_json *accepted = NULL;
-    FB_TRY(fb_case_param(l->c, "accepted", &accepted));
+    FB_TRY(fb_case_array(l->c, "accepted", &accepted));
     const fb_json *block = fb_json_array_get(accepted, (size_t)line[BLOCK]);
-    l->dirty += fb_json_array_size(fb_json_array_get(block, (size_t)line[STEP]));
+    const fb_json *positions = fb_json_array_get(block, (size_t)line[STEP]);
+    if (!fb_json_is_array(positions))
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.accepted has no array for step %d of block %d",
+                       fb_case_path(l->c), (int)line[STEP], (int)line[BLOCK]);
+    l->dirty += fb_json_array_size(positions);
     return FB_OK;
 }
 

@@ -84,6 +84,10 @@ static fb_status read_dtype(video_layer *l) {
     const char *name = NULL;
     FB_TRY(fb_case_string(l->c, "dtype", &name));
     l->activations = strcmp(name, "torch.bfloat16") == 0 ? FB_BF16 : FB_F32;
+    if (l->activations == FB_F32 && strcmp(name, "torch.float32") != 0)
+        return fb_fail(FB_ERROR_UNSUPPORTED,
+                       "%s: dtype is '%s', expected torch.float32 or torch.bfloat16",
+                       fb_case_path(l->c), name);
     return FB_OK;
 }
 
@@ -105,6 +109,17 @@ static fb_status set_cache(video_layer *l, size_t window, size_t attended) {
     return FB_OK;
 }
 
+/* What the sizes imply. */
+static fb_status check_sizes(const video_layer *l) {
+    size_t frame = l->grid.rows * l->grid.columns;
+    FB_TRY(fb_case_expect_size(l->c, "dim", l->dim));
+    FB_TRY(fb_case_expect_size(l->c, "frame_seqlen", frame));
+    FB_TRY(fb_case_expect_size(l->c, "block_tokens", l->block_tokens));
+    FB_TRY(fb_case_expect_size(l->c, "sink_tokens", l->cache_config.sink_frames * frame));
+    FB_TRY(fb_case_expect_size(l->c, "clean_pass_step_index", l->steps - 1));
+    return fb_case_expect_scale(l->c, "scale", l->head_dim);
+}
+
 static fb_status read_sizes(video_layer *l) {
     fb_case *c = l->c;
     size_t window = 0, attended = 0;
@@ -124,13 +139,14 @@ static fb_status read_sizes(video_layer *l) {
     l->dim = l->heads * l->head_dim;
     l->block_tokens = l->grid.frames * l->grid.rows * l->grid.columns;
     FB_TRY(set_cache(l, window, attended));
+    FB_TRY(check_sizes(l));
     return read_dtype(l);
 }
 
 /* sparsity_steps: every step after the first; other rules are not known here. */
 static fb_status check_steps(video_layer *l) {
     const fb_json *steps = NULL;
-    FB_TRY(fb_case_param(l->c, "sparsity_steps", &steps));
+    FB_TRY(fb_case_array(l->c, "sparsity_steps", &steps));
     int64_t step = 0;
     bool all = fb_json_array_size(steps) == l->steps - 1;
     for (size_t i = 0; all && i < l->steps - 1; i++)
@@ -151,14 +167,20 @@ static fb_status read_thresholds(video_layer *l) {
     FB_TRY(fb_case_real(l->c, "head_lse_th", &config.lse_threshold));
     const fb_json *by_step = NULL;
     FB_TRY(fb_case_param(l->c, "head_sim_th_by_step", &by_step));
+    size_t used = 0;
     for (size_t step = 1; step < l->steps; step++) {
         char key[32];
         snprintf(key, sizeof key, "%zu", step);
         const fb_json *own = fb_json_object_get(by_step, key);
+        used += own != NULL;
         if (own && !fb_json_is_null(own))
             FB_TRY(fb_json_double(own, fb_case_path(l->c), "head_sim_th_by_step",
                                   &config.step_thresholds[step]));
     }
+    if (!fb_json_is_object(by_step) || used != fb_json_object_size(by_step))
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: params.head_sim_th_by_step is not an object of steps from 1 to %zu",
+                       fb_case_path(l->c), l->steps - 1);
     /* LSEs are rounded where the code runs in bf16, and only there */
     config.compat = l->activations == FB_F32 ? FB_COMPAT_PAPER : FB_COMPAT_RELEASED;
     return fb_calibration_create(&config, &l->calibration);

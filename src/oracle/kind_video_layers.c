@@ -75,6 +75,14 @@ static fb_status claim_rotated(const rope_case *r, const char *tensor, size_t fi
                  0x1p-23 * fb_largest_magnitude(r->x, count));
 }
 
+/* The pairs of each axis. */
+static fb_status check_pairs(fb_case *c, size_t head_dim) {
+    size_t pairs = head_dim / 2;
+    FB_TRY(fb_case_expect_size(c, "pairs_frame", pairs - 2 * (pairs / 3)));
+    FB_TRY(fb_case_expect_size(c, "pairs_row", pairs / 3));
+    return fb_case_expect_size(c, "pairs_col", pairs / 3);
+}
+
 fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
     rope_case r = {.c = c, .report = report};
     const fb_json *starts = NULL;
@@ -83,10 +91,11 @@ fb_status fb_recompute_rope_3d(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_size(c, "f", 1, 1024, &r.grid.frames));
     FB_TRY(fb_case_size(c, "h", 1, 1024, &r.grid.rows));
     FB_TRY(fb_case_size(c, "w", 1, 1024, &r.grid.columns));
-    FB_TRY(fb_case_param(c, "starts", &starts));
+    FB_TRY(fb_case_array(c, "starts", &starts));
     if (r.head_dim % 2 != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: head_dim is %zu, expected an even number",
                        fb_case_path(c), r.head_dim);
+    FB_TRY(check_pairs(c, r.head_dim));
     r.shape = FB_DIMS(2, r.grid.frames * r.grid.rows * r.grid.columns, r.heads, r.head_dim);
     FB_TRY(fb_case_f32(c, &r.x, r.shape, "x"));
     FB_TRY(claim_table(&r));

@@ -11,6 +11,7 @@ typedef fb_status fb_recompute_fn(fb_case *c, fb_report *report);
 typedef struct fb_kind {
     const char *name;
     fb_recompute_fn *recompute; /* NULL: inputs of other cases; there is nothing to check in them */
+    const fb_field *params;     /* the names that params may have; recompute asks for no others */
 } fb_kind;
 
 extern const fb_kind fb_kinds[];
@@ -33,5 +34,13 @@ fb_recompute_fn fb_recompute_flow_scheduler;
 fb_recompute_fn fb_recompute_pipeline;        /* kind_pipeline.c */
 fb_recompute_fn fb_recompute_video_attention; /* kind_video_attention.c */
 fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* kind_select.c */
+
+/* kind_params.c */
+extern const fb_field fb_attention_params[], fb_current_block_params[], fb_split_merge_params[],
+    fb_fused_merge_params[], fb_head_masked_merge_params[], fb_denoising_sequence_params[],
+    fb_rope_1d_params[], fb_rmsnorm_params[], fb_sdar_attention_params[], fb_model_logits_params[],
+    fb_generation_params[], fb_scheduler_trace_params[], fb_select_transfer_params[],
+    fb_sampler_filters_params[], fb_rope_3d_params[], fb_video_norm_params[],
+    fb_flow_scheduler_params[], fb_video_attention_params[], fb_pipeline_params[];
 
 #endif

@@ -13,6 +13,11 @@ void fb_verify_options_init_sized(fb_verify_options *options, size_t struct_size
     fb_sized_init(options, struct_size, &defaults, sizeof defaults);
 }
 
+static fb_status recompute_kind(const fb_kind *kind, fb_case *c, fb_report *report) {
+    FB_TRY(fb_case_check_params(c, kind->params));
+    return kind->recompute(c, report);
+}
+
 static fb_status recompute(fb_case *c, fb_report *report) {
     const fb_kind *kind = fb_kind_find(report->kind);
     if (!*report->kind)
@@ -22,7 +27,7 @@ static fb_status recompute(fb_case *c, fb_report *report) {
     else if (!kind->recompute)
         fb_report_skip(report, "inputs of other cases");
     else
-        return kind->recompute(c, report);
+        return recompute_kind(kind, c, report);
     return FB_OK;
 }
 
