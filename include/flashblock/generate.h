@@ -113,6 +113,10 @@ typedef struct fb_step_event {
     size_t num_new;                 /* how many of them, the last ones, this commit added */
     bool finished;                  /* this was the sequence's last pass */
     fb_finish_reason finish_reason; /* if finished: why */
+
+    const float *entropy;  /* [block_size] nats; NULL at a commit, and unless entropy_bounded */
+    const double *uniform; /* [block_size] the numbers in [0, 1) that drew `proposed`; NULL at a
+                              commit, and where tokens are not drawn */
 } fb_step_event;
 
 /* One layer's attention of one sequence's block, as on_attention sees it: during a pass, before

@@ -29,6 +29,7 @@ typedef struct generator {
     uint32_t *order;      /* [vocab_size] */
     int32_t *proposed;    /* [block_size], as all that follow */
     float *confidence, *entropy;
+    double *uniform;
     bool *accepted, *masked_before, *masked_after;
     int32_t *before, *after;
     fb_generation *generation;
@@ -47,6 +48,7 @@ static fb_status allocate_buffers(generator *g, size_t num_slots) {
     FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &g->proposed));
     FB_TRY(fb_alloc(size, sizeof(float), "confidences", &g->confidence));
     FB_TRY(fb_alloc(size, sizeof(float), "entropies", &g->entropy));
+    FB_TRY(fb_alloc(size, sizeof(double), "random numbers", &g->uniform));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "acceptances", &g->accepted));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_before));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_after));
@@ -63,6 +65,7 @@ static void free_buffers(generator *g) {
     fb_free(g->proposed);
     fb_free(g->confidence);
     fb_free(g->entropy);
+    fb_free(g->uniform);
     fb_free(g->accepted);
     fb_free(g->masked_before);
     fb_free(g->masked_after);
@@ -145,12 +148,12 @@ static fb_status propose(generator *g, size_t index) {
     const fb_sequence *sequence = slot->sequence;
     uint64_t seed = g->options.seeds ? g->options.seeds[slot->prompt] : g->options.seed;
     for (size_t i = 0; i < g->options.block_size; i++) {
-        double uniform = fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
-                                           (uint32_t)sequence->denoising_step, (uint32_t)i);
+        g->uniform[i] = fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
+                                          (uint32_t)sequence->denoising_step, (uint32_t)i);
         fb_proposal proposal;
         fb_status status =
             fb_sampler_propose(&g->sampler, slot_logits(g, index) + i * g->vocab_size,
-                               g->vocab_size, uniform, g->order, g->probabilities, &proposal);
+                               g->vocab_size, g->uniform[i], g->order, g->probabilities, &proposal);
         if (status != FB_OK)
             return fb_fail_in(status, "prompt %zu, position %zu", slot->prompt,
                               sequence->num_tokens + i);
@@ -214,6 +217,8 @@ static fb_status finish_denoising(generator *g, size_t index) {
     event.proposed = g->proposed;
     event.confidence = g->confidence;
     event.logits = slot_logits(g, index);
+    event.entropy = g->sampler.with_entropy ? g->entropy : NULL;
+    event.uniform = fb_sampler_draws(&g->sampler) ? g->uniform : NULL;
     report(g, index, &event);
     return FB_OK;
 }

@@ -116,6 +116,10 @@ fb_status fb_sampler_probabilities(const fb_sampler *sampler, const float *logit
     return FB_OK;
 }
 
+bool fb_sampler_draws(const fb_sampler *sampler) {
+    return !sampler->greedy && sampler->temperature > 0.0;
+}
+
 /* By logits: unequal logits may round to equal probabilities. */
 static size_t most_probable(const fb_sampler *sampler, const float *logits, size_t vocab_size) {
     size_t best = vocab_size;
@@ -154,9 +158,8 @@ fb_status fb_sampler_propose(const fb_sampler *sampler, const float *logits, siz
                              double uniform, uint32_t *order, float *probabilities,
                              fb_proposal *proposal) {
     FB_TRY(fb_sampler_probabilities(sampler, logits, vocab_size, order, probabilities));
-    bool greedy = sampler->greedy || !(sampler->temperature > 0.0);
-    size_t token = greedy ? most_probable(sampler, logits, vocab_size)
-                          : draw(probabilities, vocab_size, uniform);
+    size_t token = fb_sampler_draws(sampler) ? draw(probabilities, vocab_size, uniform)
+                                             : most_probable(sampler, logits, vocab_size);
     proposal->token = (int32_t)token;
     proposal->confidence = probabilities[token];
     proposal->entropy = sampler->with_entropy ? entropy_of(probabilities, vocab_size) : 0.0f;

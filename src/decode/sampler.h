@@ -29,6 +29,9 @@ typedef struct fb_proposal {
                          with_entropy */
 } fb_proposal;
 
+/* Whether tokens are drawn: otherwise the most probable one is proposed. */
+bool fb_sampler_draws(const fb_sampler *sampler);
+
 /* probabilities[vocab_size] of one row of logits[vocab_size]: softmax of (logits / temperature)
  * over what top-k, then top-p leave. `order` [vocab_size] is scratch. FB_ERROR_FORMAT when a logit
  * is NaN or +inf, or none is finite. No overlap of the arrays. */

@@ -180,7 +180,7 @@ static void count_pass(fb_sequence *sequence, const fb_plan *plan) {
     counts->stores += plan->action == FB_REFRESH_AND_STORE ? 1 : 0;
 }
 
-fb_plan fb_sequence_plan(fb_sequence *sequence) {
+fb_plan fb_sequence_rule(fb_sequence *sequence) {
     const fb_schedule *schedule = sequence->schedule;
     if (sequence->denoising_step == 0)
         clear_dirty(sequence);
@@ -191,11 +191,21 @@ fb_plan fb_sequence_plan(fb_sequence *sequence) {
                                    sequence->denoising_step),
     };
     plan.action = decide(sequence, &plan);
-    sequence->action = plan.action;
-    sequence->stored = sequence->stored || plan.action == FB_REFRESH_AND_STORE;
+    return plan;
+}
+
+fb_plan fb_sequence_plan_as(fb_sequence *sequence, fb_reuse_action action) {
+    fb_plan plan = fb_sequence_rule(sequence);
+    plan.action = action;
+    sequence->action = action;
+    sequence->stored = sequence->stored || action == FB_REFRESH_AND_STORE;
     plan_rows(sequence, &plan);
     count_pass(sequence, &plan);
     return plan;
+}
+
+fb_plan fb_sequence_plan(fb_sequence *sequence) {
+    return fb_sequence_plan_as(sequence, fb_sequence_rule(sequence).action);
 }
 
 /* The engine counts dirty tokens under one strategy, and only where it may need them. */
@@ -222,12 +232,9 @@ static fb_budget_rule budget_rule(const fb_schedule *schedule) {
                                                             : FB_BUDGET_FLOOR;
 }
 
-static void write_block(fb_sequence *sequence, const int32_t *proposed, size_t num_accepted,
-                        bool *accepted) {
-    memset(accepted, 0, sequence->schedule->block_size * sizeof(bool));
+static void write_block(fb_sequence *sequence, const int32_t *proposed, size_t num_accepted) {
     for (size_t i = 0; i < num_accepted; i++) {
         size_t position = sequence->order[i];
-        accepted[position] = true;
         sequence->block[position] = proposed[position];
         sequence->masked[position] = false;
         if (sequence->block_unmask_step[position] == 0)
@@ -237,8 +244,8 @@ static void write_block(fb_sequence *sequence, const int32_t *proposed, size_t n
         find_masks(sequence);
 }
 
-size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
-                          const float *entropy, bool *accepted) {
+size_t fb_sequence_choose(const fb_sequence *sequence, const float *confidence,
+                          const float *entropy, size_t *positions) {
     const fb_schedule *schedule = sequence->schedule;
     fb_remask_step step = {
         .strategy = schedule->remasking,
@@ -252,17 +259,39 @@ size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const 
         .confidence_threshold = schedule->confidence_threshold,
         .entropy_bound = schedule->entropy_bound,
     };
-    size_t num_accepted = fb_remask(&step, sequence->order);
+    return fb_remask(&step, positions);
+}
+
+/* The first num_accepted positions of sequence->order keep their proposals. */
+static void end_step(fb_sequence *sequence, const int32_t *proposed, size_t num_accepted) {
     mark_dirty(sequence, num_accepted);
-    write_block(sequence, proposed, num_accepted, accepted);
+    write_block(sequence, proposed, num_accepted);
     sequence->counts.accepted_tokens += num_accepted;
     sequence->denoising_step++;
     sequence->sequence_step++;
     sequence->steps_since_full++;
     sequence->accepted_since_full += num_accepted;
-    if (count_masked(sequence) == 0 || sequence->denoising_step >= schedule->denoising_steps)
+    if (count_masked(sequence) == 0 ||
+        sequence->denoising_step >= sequence->schedule->denoising_steps)
         sequence->status = FB_SEQUENCE_COMMIT;
+}
+
+size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
+                          const float *entropy, bool *accepted) {
+    size_t num_accepted = fb_sequence_choose(sequence, confidence, entropy, sequence->order);
+    memset(accepted, 0, sequence->schedule->block_size * sizeof(bool));
+    for (size_t i = 0; i < num_accepted; i++)
+        accepted[sequence->order[i]] = true;
+    end_step(sequence, proposed, num_accepted);
     return num_accepted;
+}
+
+void fb_sequence_accept_as(fb_sequence *sequence, const int32_t *tokens, const bool *accepted) {
+    size_t num_accepted = 0;
+    for (size_t i = 0; i < sequence->schedule->block_size; i++)
+        if (accepted[i])
+            sequence->order[num_accepted++] = i;
+    end_step(sequence, tokens, num_accepted);
 }
 
 static bool is_stop_token(const fb_schedule *schedule, int32_t token) {

@@ -106,6 +106,33 @@ size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const 
  * ends; if it does not end, the next block begins. Returns the completion tokens that it added. */
 size_t fb_sequence_commit(fb_sequence *sequence);
 
+/* --- decisions that were made elsewhere --------------------------------------------------------
+ *
+ * A replay of another decoder's run takes its decisions, and compares them with the rule:
+ *
+ *     fb_plan rule = fb_sequence_rule(sequence);
+ *     fb_plan plan = fb_sequence_plan_as(sequence, its_action);
+ *     ...the pass...
+ *     size_t count = fb_sequence_choose(sequence, confidence, NULL, positions);
+ *     fb_sequence_accept_as(sequence, its_tokens, its_accepted);
+ *
+ * fb_sequence_plan and fb_sequence_accept are these with the rule's own decisions. */
+
+/* What the rule says of the next pass, without its rows. Counts nothing. */
+fb_plan fb_sequence_rule(fb_sequence *sequence);
+
+/* fb_sequence_plan with another action. A reuse may find no part of this block. */
+fb_plan fb_sequence_plan_as(fb_sequence *sequence, fb_reuse_action action);
+
+/* The positions that the remasking strategy accepts, as fb_remask gives them; positions
+ * [block_size]. Changes nothing. */
+size_t fb_sequence_choose(const fb_sequence *sequence, const float *confidence,
+                          const float *entropy, size_t *positions);
+
+/* fb_sequence_accept with other decisions: tokens [block_size] are read where accepted
+ * [block_size] is set. */
+void fb_sequence_accept_as(fb_sequence *sequence, const int32_t *tokens, const bool *accepted);
+
 /* Ends the sequence with its committed tokens. */
 void fb_sequence_cancel(fb_sequence *sequence);
 

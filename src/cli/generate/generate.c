@@ -17,6 +17,7 @@ typedef struct settings {
     fb_generate_settings generate;
     size_t repeats;
     bool visual, compare;
+    const char *record;
 } settings;
 
 #define TARGET(field) .target = offsetof(settings, field)
@@ -42,6 +43,13 @@ static const fb_option option_list[] = {
      .max = 1000,
      .otherwise = "3",
      .help = "run both N times, in turn, and report medians"},
+    {.kind = FB_OPTION_OUTPUT,
+     .name = "record",
+     .argument = "FILE",
+     .needs = "!compare !sparse samples=1",
+     TARGET(record),
+     .help = "write every pass of the only prompt to FILE, as JSON lines: proposals, confidences, "
+             "decisions; flashblock verify --trajectory judges such records"},
     FB_JSON_OPTION(
         fb_generate_settings, json,
         "write texts, token ids, counts and times as JSON to FILE; without FILE, or with "
@@ -67,6 +75,8 @@ static const char *contradiction(const settings *given) {
         return wrong;
     if (given->visual && shared->prompts.count > 1)
         return "--visual shows one prompt only";
+    if (given->record && shared->prompts.count > 1)
+        return "--record takes one prompt only";
     return NULL;
 }
 
@@ -87,9 +97,15 @@ static fb_status run(fb_session *session, const settings *given) {
     if (fb_is_stdout(json))
         kind = FB_DISPLAY_NONE;
     fb_generation *generation = NULL;
+    if (given->record)
+        FB_TRY(fb_session_record(session, given->record));
     FB_TRY(fb_session_generate(session, kind, session->options.reuse.tau, &generation));
     fb_summary_print(session, generation);
     fb_status status = json ? write_generation(session, generation, json) : FB_OK;
+    if (status == FB_OK && session->record) {
+        status = fb_trajectory_writer_commit(session->record);
+        session->record = NULL;
+    }
     fb_generation_destroy(generation);
     return status;
 }

@@ -176,6 +176,25 @@ fb_status fb_session_resolve(fb_session *session) {
     return fb_generate_options_resolve(fb_model_config_of(session->model), &session->options);
 }
 
+fb_status fb_session_record(fb_session *session, const char *path) {
+    return fb_trajectory_writer_open(fb_output_path(path), session->directory, &session->options,
+                                     &session->prompts[0], &session->record);
+}
+
+/* What a generation shows and writes while it goes on. */
+typedef struct observer {
+    fb_display *display;
+    fb_trajectory_writer *record;
+    fb_status status; /* of the record */
+} observer;
+
+static bool see_step(void *user, const fb_step_event *event) {
+    observer *o = user;
+    if (o->record)
+        o->status = fb_trajectory_writer_step(o->record, event);
+    return o->status == FB_OK && fb_display_step(o->display, event);
+}
+
 fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, size_t tau,
                               fb_generation **generation) {
     fb_display *display = NULL;
@@ -185,13 +204,16 @@ fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, s
     options.reuse.tau = tau;
     if (tau == 0)
         options.reuse = (fb_reuse_policy){0}; /* dense */
-    options.on_step = fb_display_step;
-    options.user = display;
+    observer seen = {.display = display, .record = session->record};
+    options.on_step = see_step;
+    options.user = &seen;
     fb_generation *result = NULL;
     fb_status status =
         fb_generate(session->model, session->prompts, session->num_prompts, &options, &result);
     if (status == FB_OK)
         status = fb_display_status(display);
+    if (status == FB_OK)
+        status = seen.status;
     if (status == FB_OK)
         *generation = result;
     else
@@ -201,6 +223,7 @@ fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, s
 }
 
 void fb_session_free(fb_session *session) {
+    fb_trajectory_writer_abandon(session->record);
     for (size_t i = 0; i < session->num_prompts; i += session->samples)
         fb_free((void *)session->prompts[i].tokens);
     fb_free(session->prompts);

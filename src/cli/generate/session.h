@@ -4,6 +4,7 @@
 
 #include "cli/generate/display.h"
 #include "cli/options/options.h"
+#include "oracle/trajectory_write.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/model.h>
@@ -21,6 +22,7 @@ typedef struct fb_session {
     size_t num_prompts; /* the samples of each counted */
     size_t samples;     /* of a prompt */
     fb_generate_options options;
+    fb_trajectory_writer *record; /* of the only prompt's passes; NULL: none */
 } fb_session;
 
 /* How the text of a prompt becomes token ids. */
@@ -41,6 +43,9 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
 
 /* Replaces the defaults among the options by this model's values, and checks all options. */
 fb_status fb_session_resolve(fb_session *session);
+
+/* Begins the record of the passes that fb_session_generate makes. Of one prompt. */
+fb_status fb_session_record(fb_session *session, const char *path);
 
 /* Generates with the session's options and this tau, and shows the text meanwhile. */
 fb_status fb_session_generate(const fb_session *session, fb_display_kind display, size_t tau,
