@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "bench/block_script.h"
-#include "decode/sampler.h"
 #include "oracle/inputs.h"
 
 #include <flashblock/experimental/rows.h>
@@ -16,8 +15,7 @@ static fb_status allocate(fb_decode_run *data) {
     size_t vocab = config->vocab_size, width = config->num_key_value_heads * config->head_dim;
     FB_TRY(fb_alloc(data->block_size, sizeof *data->tokens, "tokens", &data->tokens));
     FB_TRY(fb_alloc(data->block_size, vocab * sizeof(float), "logits", &data->logits));
-    FB_TRY(fb_alloc(vocab, sizeof *data->order, "sampler", &data->order));
-    FB_TRY(fb_alloc(vocab, sizeof(float), "sampler", &data->probabilities));
+    FB_TRY(fb_proposals_create(data->block_size, vocab, &data->proposals));
     FB_TRY(fb_alloc(2 * CHUNK_TOKENS, width * sizeof(float), "keys", &data->rows));
     fb_input_normals(SEED, "keys", 1, data->rows, 2 * CHUNK_TOKENS * width);
     for (size_t i = 0; i < data->block_size; i++)
@@ -52,8 +50,7 @@ void fb_decode_run_free(fb_decode_run *data) {
     fb_model_destroy(data->model);
     fb_free(data->tokens);
     fb_free(data->logits);
-    fb_free(data->order);
-    fb_free(data->probabilities);
+    fb_proposals_free(&data->proposals);
     fb_free(data->rows);
     *data = (fb_decode_run){0};
 }
@@ -76,20 +73,15 @@ fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
 }
 
 /* The work after a denoising step: a proposal for each position. */
-static fb_status propose(const fb_decode_run *data) {
+static fb_status propose(fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
     const fb_sampler greedy = {.top_p = 1, .banned_token = config->mask_token_id};
-    for (size_t i = 0; i < data->block_size; i++) {
-        fb_proposal proposal;
-        FB_TRY(fb_sampler_propose(&greedy, data->logits + i * config->vocab_size,
-                                  config->vocab_size, 0, data->order, data->probabilities,
-                                  &proposal));
-    }
-    return FB_OK;
+    size_t failed = 0;
+    return fb_proposals_make(&data->proposals, &greedy, data->logits, &failed);
 }
 
 static fb_status run_block(fb_decode_block *run) {
-    const fb_decode_run *data = run->data;
+    fb_decode_run *data = run->data;
     fb_block_script script = {
         .tokens = data->block_size, .steps = data->steps, .tau = run->tau, .rows = run->rows};
     fb_reuse_action action;
@@ -110,16 +102,21 @@ static fb_status run_block(fb_decode_block *run) {
             .logits = commit ? NULL : data->logits,
         };
         FB_TRY(fb_model_forward(data->model, &forward, 1, &run->times));
+        double start = fb_seconds();
         if (!commit)
             FB_TRY(propose(data));
+        run->proposals += fb_seconds() - start;
     }
     return FB_OK;
 }
 
 fb_status fb_decode_run_block(void *context) {
     fb_decode_block *run = context;
+    fb_decode_run *data = run->data;
     double start = fb_seconds();
+    data->model->small = run->small;
     FB_TRY(run_block(run));
+    run->small = data->model->small;
     run->seconds += fb_seconds() - start;
     return FB_OK;
 }

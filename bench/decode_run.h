@@ -4,6 +4,9 @@
 #ifndef FB_BENCH_DECODE_RUN_H
 #define FB_BENCH_DECODE_RUN_H
 
+#include "decode/proposals.h"
+#include "model/model_state.h"
+
 #include <flashblock/model.h>
 
 #include <stdint.h>
@@ -17,8 +20,7 @@ typedef struct fb_decode_run {
     bool *refresh_rows; /* [block_size] scratch */
     int32_t *tokens;    /* [block_size] */
     float *logits;      /* [block_size, vocab_size] */
-    uint32_t *order;    /* [vocab_size] scratch of the sampler */
-    float *probabilities;
+    fb_proposals proposals;
     float *rows; /* random keys and values */
 } fb_decode_run;
 
@@ -37,8 +39,10 @@ typedef struct fb_decode_block {
     fb_decode_run *data;
     size_t tau;
     bool rows, corrected;   /* refresh by rows; the first-order correction */
-    fb_forward_times times; /* in forward passes, so far */
-    double seconds;         /* in fb_decode_run_block, so far */
+    fb_forward_times times; /* in forward passes, so far, as are small */
+    fb_small_times small;
+    double proposals; /* seconds in proposals, so far */
+    double seconds;   /* in fb_decode_run_block, so far */
 } fb_decode_block;
 
 fb_status fb_decode_run_block(void *decode_run);

@@ -347,6 +347,8 @@ def decoding_beyond_the_models_limit():
         shares = entry["attention_share"], entry["linear_share"], entry["other_share"]
         expect(all(0 <= share <= 1 for share in shares), entry)
         expect_close(sum(shares), 1, "sum of shares")
+        parts = sum(entry["other_shares"].values())
+        expect(0 < parts <= entry["other_share"], (parts, entry))
         expect_close(entry["tokens_per_second"], 4 / 5 * entry["passes_per_second"], "tokens/s")
     find(value, name="decode-demo-model-b4-c2048", implementation="dense")
     find(value, name="decode-demo-model-b4-c100", implementation="flashblock, tau 2")

@@ -2,10 +2,13 @@
  * properties that sampling must have. */
 #include "base/half.h"
 #include "base/rng.h"
-#include "decode/sampler.h"
+#include "decode/proposals.h"
 #include "tests/golden_case.h"
 #include "tests/golden_list.h"
 #include "tests/numbers.h"
+
+#include <flashblock/attention.h>
+#include <flashblock/runtime.h>
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -291,6 +294,75 @@ Test(sampler, bits_are_fixed) {
         hash = (hash ^ fb_f32_to_bits(p[i])) * 1099511628211u;
     hash = (hash ^ fb_f32_to_bits(propose(&sampler, logits, 256, 0.5).entropy)) * 1099511628211u;
     cr_assert_eq(hash, UINT64_C(0xad81e4a4d53440b4), "hash %#llx", (unsigned long long)hash);
+}
+
+/* The definition, plainly: a sum of exponentials in double precision, in the order of token ids. */
+static fb_proposal most_probable_plainly(const float *logits, size_t vocab_size,
+                                         int32_t banned_token) {
+    size_t best = vocab_size;
+    for (size_t i = 0; i < vocab_size; i++)
+        if ((int64_t)i != banned_token && (best == vocab_size || logits[i] > logits[best]))
+            best = i;
+    double sum = 0.0;
+    for (size_t i = 0; i < vocab_size; i++)
+        if ((int64_t)i != banned_token)
+            sum += (double)fb_exp(logits[i] - logits[best]);
+    return (fb_proposal){.token = (int32_t)best, .confidence = (float)(1.0 / sum)};
+}
+
+/* Rows around the size of the pieces in which the sampler works; the banned token, the largest of
+ * all, at the ends of a piece; any number of threads. */
+Test(sampler, long_rows_have_the_bits_of_the_definition) {
+    enum { ROWS = 5, LONGEST = 40000 };
+    static const size_t sizes[] = {1, 15, 16, 17, 2047, 2048, 2049, 4097, LONGEST};
+    static float logits[ROWS * LONGEST];
+    random_stream random = random_named(5);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int round = 0; round < 4; round++) {
+            size_t size = sizes[s];
+            random_logits(&random, logits, ROWS * size);
+            fb_sampler greedy = plain;
+            greedy.greedy = true;
+            if (round > 0 && size > 1) {
+                const size_t banned[] = {0, size - 1, size > 2048 ? 2047 : size / 2};
+                greedy.banned_token = (int32_t)banned[round - 1];
+                logits[size + banned[round - 1]] = 100.0f;
+            }
+            fb_proposals proposals;
+            cr_assert_eq(fb_proposals_create(ROWS, size, &proposals), FB_OK);
+            for (int threads = 1; threads <= 3; threads++) {
+                size_t failed;
+                cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+                cr_assert_eq(fb_proposals_make(&proposals, &greedy, logits, &failed), FB_OK);
+                for (size_t row = 0; row < ROWS; row++) {
+                    fb_proposal expected =
+                        most_probable_plainly(logits + row * size, size, greedy.banned_token);
+                    cr_assert_eq(proposals.rows[row].token, expected.token);
+                    cr_assert_eq(proposals.rows[row].confidence, expected.confidence,
+                                 "row %zu of %zu logits: %a, not %a", row, size,
+                                 (double)proposals.rows[row].confidence,
+                                 (double)expected.confidence);
+                }
+            }
+            fb_proposals_free(&proposals);
+        }
+}
+
+Test(sampler, the_first_row_that_fails_is_named) {
+    enum { ROWS = 4, SIZE = 20000 };
+    static float logits[ROWS * SIZE];
+    logits[2 * SIZE + 12345] = INFINITY;
+    logits[3 * SIZE + 7] = NAN;
+    fb_proposals proposals;
+    cr_assert_eq(fb_proposals_create(ROWS, SIZE, &proposals), FB_OK);
+    for (int threads = 1; threads <= 3; threads++) {
+        size_t failed = 0;
+        cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+        cr_assert_eq(fb_proposals_make(&proposals, &plain, logits, &failed), FB_ERROR_FORMAT);
+        cr_assert_eq(failed, 2);
+        cr_assert_not_null(strstr(fb_error_message(), "token 12345"), "%s", fb_error_message());
+    }
+    fb_proposals_free(&proposals);
 }
 
 /* --- the generator

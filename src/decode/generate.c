@@ -6,7 +6,7 @@
 #include "base/sized.h"
 #include "decode/generate_options.h"
 #include "decode/generation.h"
-#include "decode/sampler.h"
+#include "decode/proposals.h"
 #include "decode/schedule.h"
 #include "decode/slots.h"
 
@@ -23,13 +23,11 @@ typedef struct generator {
     fb_schedule schedule;
     fb_sampler sampler;
     fb_slots slots;
-    fb_forward *forwards; /* [max_active] */
-    float *logits;        /* [max_active, block_size, vocab_size] */
-    float *probabilities; /* [vocab_size] */
-    uint32_t *order;      /* [vocab_size] */
-    int32_t *proposed;    /* [block_size], as all that follow */
+    fb_forward *forwards;   /* [max_active] */
+    float *logits;          /* [max_active, block_size, vocab_size] */
+    fb_proposals proposals; /* of a block */
+    int32_t *proposed;      /* [block_size], as all that follow */
     float *confidence, *entropy;
-    double *uniform;
     bool *accepted, *masked_before, *masked_after;
     int32_t *before, *after;
     fb_generation *generation;
@@ -43,12 +41,10 @@ static fb_status allocate_buffers(generator *g, size_t num_slots) {
     FB_TRY(fb_slots_create(num_slots, &g->slots));
     FB_TRY(fb_alloc_zeroed(num_slots, sizeof *g->forwards, "forward passes", &g->forwards));
     FB_TRY(fb_alloc(rows, g->vocab_size, "logits", &g->logits));
-    FB_TRY(fb_alloc(g->vocab_size, sizeof(float), "probabilities", &g->probabilities));
-    FB_TRY(fb_alloc(g->vocab_size, sizeof(uint32_t), "token order", &g->order));
+    FB_TRY(fb_proposals_create(size, g->vocab_size, &g->proposals));
     FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &g->proposed));
     FB_TRY(fb_alloc(size, sizeof(float), "confidences", &g->confidence));
     FB_TRY(fb_alloc(size, sizeof(float), "entropies", &g->entropy));
-    FB_TRY(fb_alloc(size, sizeof(double), "random numbers", &g->uniform));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "acceptances", &g->accepted));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_before));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masks", &g->masked_after));
@@ -60,12 +56,10 @@ static void free_buffers(generator *g) {
     fb_slots_destroy(&g->slots);
     fb_free(g->forwards);
     fb_free(g->logits);
-    fb_free(g->probabilities);
-    fb_free(g->order);
+    fb_proposals_free(&g->proposals);
     fb_free(g->proposed);
     fb_free(g->confidence);
     fb_free(g->entropy);
-    fb_free(g->uniform);
     fb_free(g->accepted);
     fb_free(g->masked_before);
     fb_free(g->masked_after);
@@ -147,19 +141,20 @@ static fb_status propose(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
     uint64_t seed = g->options.seeds ? g->options.seeds[slot->prompt] : g->options.seed;
+    for (size_t i = 0; i < g->options.block_size; i++)
+        g->proposals.uniform[i] =
+            fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
+                              (uint32_t)sequence->denoising_step, (uint32_t)i);
+    size_t failed = 0;
+    fb_status status =
+        fb_proposals_make(&g->proposals, &g->sampler, slot_logits(g, index), &failed);
+    if (status != FB_OK)
+        return fb_fail_in(status, "prompt %zu, position %zu", slot->prompt,
+                          sequence->num_tokens + failed);
     for (size_t i = 0; i < g->options.block_size; i++) {
-        g->uniform[i] = fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
-                                          (uint32_t)sequence->denoising_step, (uint32_t)i);
-        fb_proposal proposal;
-        fb_status status =
-            fb_sampler_propose(&g->sampler, slot_logits(g, index) + i * g->vocab_size,
-                               g->vocab_size, g->uniform[i], g->order, g->probabilities, &proposal);
-        if (status != FB_OK)
-            return fb_fail_in(status, "prompt %zu, position %zu", slot->prompt,
-                              sequence->num_tokens + i);
-        g->proposed[i] = proposal.token;
-        g->confidence[i] = proposal.confidence;
-        g->entropy[i] = proposal.entropy;
+        g->proposed[i] = g->proposals.rows[i].token;
+        g->confidence[i] = g->proposals.rows[i].confidence;
+        g->entropy[i] = g->proposals.rows[i].entropy;
     }
     return FB_OK;
 }
@@ -218,7 +213,7 @@ static fb_status finish_denoising(generator *g, size_t index) {
     event.confidence = g->confidence;
     event.logits = slot_logits(g, index);
     event.entropy = g->sampler.with_entropy ? g->entropy : NULL;
-    event.uniform = fb_sampler_draws(&g->sampler) ? g->uniform : NULL;
+    event.uniform = fb_sampler_draws(&g->sampler) ? g->proposals.uniform : NULL;
     report(g, index, &event);
     return FB_OK;
 }

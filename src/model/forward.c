@@ -129,6 +129,7 @@ static fb_status prepare(pass *p) {
 static void embed(pass *p) {
     const fb_matrix *embedding = &p->model->weights.embedding;
     size_t hidden = p->config->hidden_size, half = p->config->head_dim / 2, row = 0;
+    double start = fb_seconds();
     for (size_t s = 0; s < p->count; s++) {
         const fb_forward *sequence = &p->sequences[s];
         size_t first = fb_kv_cache_length(sequence->kv);
@@ -139,6 +140,7 @@ static void embed(pass *p) {
                            p->a->sines + row * half);
         }
     }
+    p->model->small.embedding += fb_seconds() - start;
 }
 
 /* --- attention -------------------------------------------------------------------------------- */
@@ -163,13 +165,17 @@ static void norm_some_rows(void *context, size_t first, size_t end, size_t worke
 /* normed = rms_norm(x), row by row. */
 static void norm_rows(pass *p, const float *weight) {
     row_call call = {.p = p, .norm = weight};
+    double start = fb_seconds();
     fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->hidden_size),
                     norm_some_rows, &call);
+    p->model->small.norms += fb_seconds() - start;
 }
 
 /* x += normed, which holds what a sublayer gave. */
 static void add_rows(pass *p) {
+    double start = fb_seconds();
     fb_add(p->a->x, p->a->normed, p->num_rows * p->config->hidden_size);
+    p->model->small.residual += fb_seconds() - start;
 }
 
 /* Heads of one row: each normalised, then rotated to the row's position. */
@@ -197,7 +203,9 @@ static void place_some_rows(void *context, size_t first, size_t end, size_t work
 
 static void place_rows(pass *p, const fb_layer_weights *layer) {
     row_call call = {.p = p, .layer = layer};
+    double start = fb_seconds();
     fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->q_width), place_some_rows, &call);
+    p->model->small.positions += fb_seconds() - start;
 }
 
 /* Attention of a prefill: to everything committed, and to the new tokens of blocks up to one's
@@ -247,18 +255,20 @@ static void observe(const pass *p, size_t layer, const fb_forward *sequence,
 static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequence,
                                  size_t first_row) {
     size_t heads = p->config->num_attention_heads, head_dim = p->config->head_dim;
+    double start = fb_seconds();
     FB_TRY(fb_kv_cache_write(sequence->kv, layer, fb_kv_cache_length(sequence->kv),
                              sequence->num_tokens, p->a->k + first_row * p->kv_width,
                              p->a->v + first_row * p->kv_width));
+    double written = fb_seconds();
+    p->model->small.kv_write += written - start;
     fb_queries queries =
         fb_queries_rows(p->a->q + first_row * p->q_width, sequence->num_tokens, heads, head_dim);
     fb_part result = fb_part_rows(p->a->attended + first_row * p->q_width,
                                   p->a->lse + first_row * heads, heads, head_dim);
-    double start = fb_seconds();
     fb_status status = sequence->prefill_block > 0
                            ? attend_prefill(sequence, layer, &queries, &result)
                            : attend_block(sequence, layer, &queries, &result);
-    p->times.attention += fb_seconds() - start;
+    p->times.attention += fb_seconds() - written;
     if (status == FB_OK && sequence->on_attention && sequence->prefill_block == 0)
         observe(p, layer, sequence, &queries, &result);
     return status;
@@ -284,12 +294,19 @@ static fb_status attention_sublayer(pass *p, size_t index) {
 
 /* --- the feed-forward network ----------------------------------------------------------------- */
 
-static void swiglu_rows(void *context, size_t first, size_t end, size_t worker) {
+static void swiglu_some_rows(void *context, size_t first, size_t end, size_t worker) {
     const pass *p = context;
     size_t middle = p->config->intermediate_size;
     (void)worker;
     for (size_t row = first; row < end; row++)
         fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
+}
+
+static void swiglu_rows(pass *p) {
+    double start = fb_seconds();
+    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->intermediate_size),
+                    swiglu_some_rows, p);
+    p->model->small.swiglu += fb_seconds() - start;
 }
 
 /* x += down(silu(gate(rms_norm(x))) * up(rms_norm(x))) */
@@ -298,8 +315,7 @@ static fb_status mlp_sublayer(pass *p, size_t index) {
     norm_rows(p, layer->post_attention_norm);
     fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
     FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
-    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->intermediate_size),
-                    swiglu_rows, p);
+    swiglu_rows(p);
     fb_linear_output down = {&layer->down, p->a->normed};
     FB_TRY(linear(p, p->a->gate, p->num_rows, &down, 1));
     add_rows(p);

@@ -26,6 +26,17 @@ typedef struct fb_activations {
     size_t num_logit_rows;
 } fb_activations;
 
+/* Seconds in what is neither attention nor a linear layer, summed over forward passes: for
+ * `flashblock bench decode --breakdown`. */
+typedef struct fb_small_times {
+    double embedding; /* rows of the embedding, sines and cosines */
+    double norms;     /* of the residual stream */
+    double positions; /* norms and rotation of queries and keys */
+    double kv_write;  /* keys and values into the cache */
+    double swiglu;
+    double residual; /* additions to the residual stream */
+} fb_small_times;
+
 struct fb_model {
     fb_model_config config;
     fb_weights weights;
@@ -34,6 +45,7 @@ struct fb_model {
     fb_linear_scratch linear;
     fb_warnings warnings; /* of loading */
     fb_busy busy;
+    fb_small_times small;
     bool used; /* a forward pass has touched every weight */
 };
 

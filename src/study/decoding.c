@@ -12,8 +12,7 @@ fb_status fb_decoding_init(fb_model *model, const fb_generate_options *options, 
                        .sampler = fb_generate_sampler(options)};
     FB_TRY(fb_model_new_kv_cache(model, options->kv_dtype, &d->kv));
     FB_TRY(fb_alloc(size, vocab * sizeof(float), "logits", &d->logits));
-    FB_TRY(fb_alloc(vocab, sizeof(float), "probabilities", &d->probabilities));
-    FB_TRY(fb_alloc(vocab, sizeof(uint32_t), "token order", &d->order));
+    FB_TRY(fb_proposals_create(size, vocab, &d->proposals));
     FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &d->proposed));
     FB_TRY(fb_alloc(size, sizeof(float), "confidences", &d->confidence));
     FB_TRY(fb_alloc(size, sizeof(float), "entropies", &d->entropy));
@@ -21,10 +20,10 @@ fb_status fb_decoding_init(fb_model *model, const fb_generate_options *options, 
 }
 
 void fb_decoding_free(fb_decoding *d) {
-    void *arrays[] = {d->logits,     d->probabilities, d->order,   d->proposed,
-                      d->confidence, d->entropy,       d->accepted};
+    void *arrays[] = {d->logits, d->proposed, d->confidence, d->entropy, d->accepted};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         fb_free(arrays[i]);
+    fb_proposals_free(&d->proposals);
     fb_kv_cache_destroy(d->kv);
     *d = (fb_decoding){0};
 }
@@ -49,13 +48,12 @@ fb_status fb_decoding_read(fb_decoding *d, const int32_t *tokens, size_t num_tok
 }
 
 fb_status fb_decoding_propose(fb_decoding *d, const float *logits) {
+    size_t failed = 0;
+    FB_TRY(fb_proposals_make(&d->proposals, &d->sampler, logits, &failed));
     for (size_t i = 0; i < d->options.block_size; i++) {
-        fb_proposal proposal;
-        FB_TRY(fb_sampler_propose(&d->sampler, logits + i * d->vocab_size, d->vocab_size, 0.0,
-                                  d->order, d->probabilities, &proposal));
-        d->proposed[i] = proposal.token;
-        d->confidence[i] = proposal.confidence;
-        d->entropy[i] = proposal.entropy;
+        d->proposed[i] = d->proposals.rows[i].token;
+        d->confidence[i] = d->proposals.rows[i].confidence;
+        d->entropy[i] = d->proposals.rows[i].entropy;
     }
     return FB_OK;
 }

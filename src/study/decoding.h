@@ -3,7 +3,7 @@
 #ifndef FB_STUDY_DECODING_H
 #define FB_STUDY_DECODING_H
 
-#include "decode/sampler.h"
+#include "decode/proposals.h"
 
 #include <flashblock/generate.h>
 #include <flashblock/kv_cache.h>
@@ -19,9 +19,8 @@ typedef struct fb_decoding {
     size_t vocab_size;
     fb_sampler sampler;
     fb_kv_cache *kv;
-    float *logits;        /* [block_size, vocab_size] */
-    float *probabilities; /* [vocab_size] scratch of the sampler, as is order */
-    uint32_t *order;
+    float *logits; /* [block_size, vocab_size] */
+    fb_proposals proposals;
     int32_t *proposed; /* [block_size], as all that follow */
     float *confidence, *entropy;
     bool *accepted;

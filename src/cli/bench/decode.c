@@ -16,7 +16,7 @@ typedef struct settings {
     fb_bench_settings common;
     const char *model;
     fb_number_list contexts, taus;
-    bool row_refresh;
+    bool row_refresh, breakdown;
     size_t block_size, steps; /* 0: not given */
     fb_dtype kv_dtype;
 } settings;
@@ -44,6 +44,10 @@ static const fb_option options[] = {
      .name = "row-refresh",
      TARGET(row_refresh),
      .help = "also blocks refreshed by rows, with and without the first-order correction"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "breakdown",
+     TARGET(breakdown),
+     .help = "also what the parts beside attention and linear layers cost"},
     FB_BLOCK_SIZE_OPTION(settings, block_size),
     {.kind = FB_OPTION_SIZE,
      .name = "steps",
@@ -135,6 +139,28 @@ static void print_result(const decode_bench *b, size_t i) {
            r.roof_ratio);
 }
 
+/* The parts of "other". What their sum leaves out is the time between them. */
+enum { NUM_PARTS = 7 };
+static const char *const part_names[NUM_PARTS] = {"embedding", "norms",    "positions", "kv_write",
+                                                  "swiglu",    "residual", "proposals"};
+
+static void part_shares(const fb_decode_block *run, double shares[NUM_PARTS]) {
+    const fb_small_times *small = &run->small;
+    const double seconds[NUM_PARTS] = {small->embedding, small->norms,  small->positions,
+                                       small->kv_write,  small->swiglu, small->residual,
+                                       run->proposals};
+    for (size_t i = 0; i < NUM_PARTS; i++)
+        shares[i] = seconds[i] / run->seconds;
+}
+
+static void print_breakdown(const decode_bench *b, size_t i) {
+    double shares[NUM_PARTS], pass = 1 / result_of(b, i).passes_per_second;
+    part_shares(&b->runs[i], shares);
+    for (size_t part = 0; part < NUM_PARTS; part++)
+        printf("%34s%8.3f ms/pass%9.2f%%\n", part_names[part], 1e3 * pass * shares[part],
+               100 * shares[part]);
+}
+
 /* Attention of all layers to this many keys, over a whole block. */
 static void attention_work(const decode_bench *b, const fb_decode_block *run, double *flops,
                            double *bytes) {
@@ -190,6 +216,12 @@ static fb_status add_result(decode_bench *b, size_t i) {
     fb_json_put_double(w, "attention_share", r.attention);
     fb_json_put_double(w, "linear_share", r.linear);
     fb_json_put_double(w, "other_share", r.other);
+    double shares[NUM_PARTS];
+    part_shares(&b->runs[i], shares);
+    fb_json_open_object(w, "other_shares");
+    for (size_t part = 0; part < NUM_PARTS; part++)
+        fb_json_put_double(w, part_names[part], shares[part]);
+    fb_json_close_object(w);
     fb_json_put_double(w, "linear_by_weight_reading", r.read_ratio);
     fb_json_put_double(w, "linear_by_roofline", r.roof_ratio);
     fb_json_close_object(w);
@@ -228,6 +260,8 @@ static fb_status run_context(decode_bench *b, size_t context) {
         FB_TRY(add_result(b, i));
         if (!b->bench->quiet)
             print_result(b, i);
+        if (!b->bench->quiet && b->chosen->breakdown)
+            print_breakdown(b, i);
     }
     return FB_OK;
 }
