@@ -52,7 +52,8 @@ fb_status fb_limits_create(fb_limits *limits, const fb_machine *machine, const s
     if (limits->bytes < machine->num_cores * CORE_BUFFER)
         limits->bytes = machine->num_cores * CORE_BUFFER;
     FB_TRY(fb_huge_alloc(limits->bytes, "buffer of the bandwidth measurement", &limits->buffer));
-    memset(limits->buffer, 1, limits->bytes);
+    /* 0.0115 as f32 and bf16, 1.06 as f16: kernels may take it for keys, values or weights */
+    memset(limits->buffer, 0x3c, limits->bytes);
     return FB_OK;
 }
 

@@ -37,7 +37,8 @@ static fb_status calibrate(const fb_rounds *rounds, fb_limits *limits, fb_trial 
         FB_TRY(time_first(limits, trial));
     if (trial->first > very_long_seconds)
         FB_TRY(fb_samples_add(&trial->seconds, trial->first));
-    double runs = trial->first > 0 ? warm_seconds / trial->first : MAX_RUNS;
+    double seconds = rounds->sample > 0 ? rounds->sample : warm_seconds;
+    double runs = trial->first > 0 ? seconds / trial->first : MAX_RUNS;
     trial->runs = runs < MAX_RUNS ? (size_t)runs + 1 : MAX_RUNS;
     if (rounds->cold)
         trial->runs = 1;

@@ -21,13 +21,14 @@ typedef struct fb_rounds {
     size_t min_rounds;
     double min_seconds; /* go on until this much time has passed */
     bool cold;          /* flush the caches before every sample, which is then one run */
+    double sample;      /* seconds of a warm sample; 0: 10 ms */
     void (*on_round)(void *user, size_t round, double seconds); /* may be NULL */
     void *user;
 } fb_rounds;
 
 /* Every round takes a sample of memory's bandwidth for each number of threads that a trial has, and
  * a sample of each trial, directly after a sample of the multiply-adds that its threads can do. A
- * warm sample is 10 ms of runs, at least one run, after as much that is not timed. */
+ * warm sample is 10 ms (or `sample`) of runs, at least one run, after as much that is not timed. */
 fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *trials, size_t count);
 
 #endif

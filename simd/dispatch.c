@@ -112,9 +112,45 @@ static pthread_once_t tables_built = PTHREAD_ONCE_INIT;
 static fb_kernels tables[FB_ISA_COUNT];
 static bool usable[FB_ISA_COUNT]; /* sets that this CPU runs; to ask it each time would be slow */
 
-/* An entry that a set does not override is the entry of the set below. If another set's entry is
- * faster on some CPU, choose it here. */
-static void build_tables(void) {
+/* Where an fb_kernel is in a table. */
+typedef struct kernel_place {
+    const char *name;
+    size_t offset, bytes;
+} kernel_place;
+
+#define PLACE(NAME, MEMBER)                                                                        \
+    { NAME, offsetof(fb_kernels, MEMBER), sizeof((fb_kernels *)NULL)->MEMBER }
+#define PLACES(NAME, MEMBER)                                                                       \
+    PLACE(NAME " f32", MEMBER[FB_F32]), PLACE(NAME " bf16", MEMBER[FB_BF16]),                      \
+        PLACE(NAME " f16", MEMBER[FB_F16])
+
+static const kernel_place places[FB_NUM_KERNELS] = {
+    PLACES("scores", scores),        PLACES("values", values),
+    PLACES("transpose", transpose),  PLACE("dots", dots), /* dot_outputs goes with them, see take */
+    PLACE("softmax", softmax),       PLACE("merge_row", merge_row),
+    PLACE("divide_row", divide_row), PLACE("widen bf16", widen_bf16),
+    PLACE("widen f16", widen_f16),   PLACE("exp", exp),
+};
+
+const char *fb_kernel_name(fb_kernel kernel) {
+    return places[kernel].name;
+}
+
+bool fb_kernel_is_same(fb_kernel kernel, const fb_kernels *a, const fb_kernels *b) {
+    size_t offset = places[kernel].offset;
+    return !memcmp((const char *)a + offset, (const char *)b + offset, places[kernel].bytes);
+}
+
+/* Copies a kernel from one table to another. */
+static void take(fb_kernel kernel, const fb_kernels *from, fb_kernels *to) {
+    size_t offset = places[kernel].offset;
+    memcpy((char *)to + offset, (const char *)from + offset, places[kernel].bytes);
+    if (kernel == FB_KERNEL_DOTS)
+        to->dot_outputs = from->dot_outputs;
+}
+
+/* An entry that a set does not override is the entry of the set below. */
+static void build_sets(void) {
     tables[FB_ISA_SCALAR] = fb_kernels_scalar;
     for (size_t i = 0; i < NUM_SETS; i++) {
         const instruction_set *set = &sets[i];
@@ -126,6 +162,100 @@ static void build_tables(void) {
     }
 }
 
+/* ---- the fastest kernels of each kind of CPU ---- */
+
+/* CPUs on which a wider set is not always faster. */
+typedef enum cpu_kind {
+    CPU_OTHER, /* the widest set throughout */
+    CPU_ZEN4,
+    CPU_SAPPHIRE_RAPIDS, /* and Emerald Rapids, the same core */
+    CPU_OTHER_AVX512,    /* not measured */
+    NUM_CPU_KINDS
+} cpu_kind;
+
+static const char *const cpu_names[NUM_CPU_KINDS] = {
+    [CPU_OTHER] = "any other",
+    [CPU_ZEN4] = "AMD Zen 4",
+    [CPU_SAPPHIRE_RAPIDS] = "Intel Sapphire or Emerald Rapids",
+    [CPU_OTHER_AVX512] = "another one with AVX-512",
+};
+
+#if defined(__x86_64__)
+static cpu_kind this_cpu(void) {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!fb_isa_supported(FB_ISA_AVX512) || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
+        return CPU_OTHER;
+    unsigned family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
+    unsigned model = (eax >> 4 & 0xf) | (eax >> 12 & 0xf0);
+    __get_cpuid(0, &eax, &ebx, &ecx, &edx);
+    bool is_amd = ebx == signature_AMD_ebx, is_intel = ebx == signature_INTEL_ebx;
+    if (is_amd && family == 0x19) /* Zen 3 is the same family, without AVX-512 */
+        return CPU_ZEN4;
+    if (is_intel && family == 6 && (model == 0x8f || model == 0xcf))
+        return CPU_SAPPHIRE_RAPIDS;
+    return CPU_OTHER_AVX512;
+}
+
+/* The set of each kernel, by `flashblock bench isa` on such CPUs (docs/results/speed.md). No bit
+ * depends on it. CPUs that are not here are not known: AVX2 runs well on all of them. */
+#define W FB_ISA_AVX512
+#define N FB_ISA_AVX2
+static const struct {
+    fb_kernel kernel;
+    fb_isa isa[NUM_CPU_KINDS - 1];
+} choices[] = {
+    /*                                 Zen 4, Rapids, others */
+    {FB_KERNEL_SCORES + FB_F32, {N, N, N}},
+    {FB_KERNEL_SCORES + FB_BF16, {N, N, N}},
+    {FB_KERNEL_SCORES + FB_F16, {N, N, N}},
+    {FB_KERNEL_VALUES + FB_F32, {N, N, N}},
+    {FB_KERNEL_VALUES + FB_BF16, {N, N, N}},
+    {FB_KERNEL_VALUES + FB_F16, {N, N, N}},
+    {FB_KERNEL_DOTS, {W, W, W}},
+    {FB_KERNEL_MERGE_ROW, {N, N, N}},
+    {FB_KERNEL_WIDEN_F16, {N, N, N}},
+};
+#undef W
+#undef N
+#endif
+
+static cpu_kind cpu;
+static fb_kernels fastest;
+
+static void build_fastest(void) {
+    for (size_t i = 0; i < NUM_SETS; i++)
+        if (usable[sets[i].isa])
+            fastest = tables[sets[i].isa];
+#if defined(__x86_64__)
+    cpu = this_cpu();
+    for (size_t i = 0; cpu != CPU_OTHER && i < sizeof choices / sizeof choices[0]; i++)
+        take(choices[i].kernel, &tables[choices[i].isa[cpu - 1]], &fastest);
+#endif
+}
+
+static void build_tables(void) {
+    build_sets();
+    build_fastest();
+}
+
+const fb_kernels *fb_kernels_fastest(void) {
+    pthread_once(&tables_built, build_tables);
+    return &fastest;
+}
+
+fb_isa fb_kernel_choice(fb_kernel kernel) {
+    const fb_kernels *chosen = fb_kernels_fastest();
+    for (size_t i = 0; i < NUM_SETS; i++) /* the first one, if some share it */
+        if (usable[sets[i].isa] && fb_kernel_is_same(kernel, chosen, &tables[sets[i].isa]))
+            return sets[i].isa;
+    return FB_ISA_SCALAR;
+}
+
+const char *fb_kernels_cpu(void) {
+    pthread_once(&tables_built, build_tables);
+    return cpu_names[cpu];
+}
+
 const fb_kernels *fb_kernels_of(fb_isa isa) {
     pthread_once(&tables_built, build_tables);
     return (int)isa >= 0 && isa < FB_ISA_COUNT && usable[isa] ? &tables[isa] : NULL;
@@ -133,7 +263,8 @@ const fb_kernels *fb_kernels_of(fb_isa isa) {
 
 /* ---- the choice ---- */
 
-enum { ISA_UNSET = -1 };
+/* ISA_FASTEST: nobody has asked for a set. */
+enum { ISA_UNSET = -1, ISA_FASTEST = -2 };
 
 static atomic_int chosen_isa = ISA_UNSET;
 
@@ -147,32 +278,48 @@ static fb_status check_usable(fb_isa isa, const char *source) {
     return FB_OK;
 }
 
-static fb_status default_isa(fb_isa *isa) {
-    const char *name = getenv("FLASHBLOCK_ISA");
-    if (name && *name) {
-        fb_status status = fb_isa_parse(name, isa);
-        if (status != FB_OK)
-            return fb_fail_in(status, "FLASHBLOCK_ISA");
-        return check_usable(*isa, "FLASHBLOCK_ISA");
-    }
+/* The widest set that this CPU runs. */
+static fb_isa widest_isa(void) {
+    fb_isa isa = FB_ISA_SCALAR;
     for (size_t i = 0; i < NUM_SETS; i++)
         if (fb_isa_supported(sets[i].isa))
-            *isa = sets[i].isa;
+            isa = sets[i].isa;
+    return isa;
+}
+
+/* *choice: a set, or ISA_FASTEST. */
+static fb_status default_choice(int *choice) {
+    const char *name = getenv("FLASHBLOCK_ISA");
+    *choice = ISA_FASTEST;
+    if (!name || !*name)
+        return FB_OK;
+    fb_isa isa = FB_ISA_SCALAR;
+    fb_status status = fb_isa_parse(name, &isa);
+    if (status != FB_OK)
+        return fb_fail_in(status, "FLASHBLOCK_ISA");
+    *choice = (int)isa;
+    return check_usable(isa, "FLASHBLOCK_ISA");
+}
+
+static fb_status current_choice(int *choice) {
+    int current = atomic_load_explicit(&chosen_isa, memory_order_acquire);
+    if (current == ISA_UNSET) {
+        int chosen = ISA_FASTEST;
+        FB_TRY(default_choice(&chosen));
+        /* Two threads may come here at once: the first one's choice stands. */
+        int expected = ISA_UNSET;
+        current = chosen;
+        if (!atomic_compare_exchange_strong(&chosen_isa, &expected, current))
+            current = expected;
+    }
+    *choice = current;
     return FB_OK;
 }
 
 fb_status fb_isa_current(fb_isa *isa) {
-    int current = atomic_load_explicit(&chosen_isa, memory_order_acquire);
-    if (current == ISA_UNSET) {
-        fb_isa chosen = FB_ISA_SCALAR;
-        FB_TRY(default_isa(&chosen));
-        /* Two threads may come here at once: the first one's choice stands. */
-        int expected = ISA_UNSET;
-        current = (int)chosen;
-        if (!atomic_compare_exchange_strong(&chosen_isa, &expected, current))
-            current = expected;
-    }
-    *isa = (fb_isa)current;
+    int choice = ISA_FASTEST;
+    FB_TRY(current_choice(&choice));
+    *isa = choice == ISA_FASTEST ? widest_isa() : (fb_isa)choice;
     return FB_OK;
 }
 
@@ -186,8 +333,8 @@ fb_status fb_isa_select(fb_isa isa) {
 }
 
 fb_status fb_kernels_current(const fb_kernels **kernels) {
-    fb_isa isa = FB_ISA_SCALAR;
-    FB_TRY(fb_isa_current(&isa));
-    *kernels = fb_kernels_of(isa);
+    int choice = ISA_FASTEST;
+    FB_TRY(current_choice(&choice));
+    *kernels = choice == ISA_FASTEST ? fb_kernels_fastest() : fb_kernels_of((fb_isa)choice);
     return FB_OK;
 }

@@ -37,6 +37,7 @@
 #include <flashblock/runtime.h>
 #include <flashblock/types.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -193,7 +194,38 @@ typedef struct fb_kernels {
  * Tables are built once and never change. */
 const fb_kernels *fb_kernels_of(fb_isa isa);
 
-/* The table that fb_isa_current names. */
+/* What can be taken from one set or from another by itself. */
+typedef enum fb_kernel {
+    FB_KERNEL_SCORES, /* then by type, as the next two */
+    FB_KERNEL_VALUES = FB_KERNEL_SCORES + FB_NUM_DTYPES,
+    FB_KERNEL_TRANSPOSE = FB_KERNEL_VALUES + FB_NUM_DTYPES,
+    FB_KERNEL_DOTS = FB_KERNEL_TRANSPOSE + FB_NUM_DTYPES, /* all types, and dot_outputs */
+    FB_KERNEL_SOFTMAX,
+    FB_KERNEL_MERGE_ROW,
+    FB_KERNEL_DIVIDE_ROW,
+    FB_KERNEL_WIDEN_BF16,
+    FB_KERNEL_WIDEN_F16,
+    FB_KERNEL_EXP,
+    FB_NUM_KERNELS,
+} fb_kernel;
+
+/* "scores f32", "softmax" */
+const char *fb_kernel_name(fb_kernel kernel);
+
+/* Whether two tables have the same function in this place. */
+bool fb_kernel_is_same(fb_kernel kernel, const fb_kernels *a, const fb_kernels *b);
+
+/* The table that is used unless somebody asks for a set: of each kernel the one that is fastest on
+ * this CPU, as far as it has been measured (dispatch.c). */
+const fb_kernels *fb_kernels_fastest(void);
+
+/* The set that it has a kernel from. */
+fb_isa fb_kernel_choice(fb_kernel kernel);
+
+/* What it was chosen for: "AMD Zen 4". */
+const char *fb_kernels_cpu(void);
+
+/* fb_kernels_of(the set that somebody has asked for), or fb_kernels_fastest(). */
 FB_API fb_status fb_kernels_current(const fb_kernels **kernels);
 
 /* ---- for the files of the instruction sets ---- */

@@ -90,7 +90,7 @@ def folder():
 
 @case
 def help_texts():
-    for name in ("attention", "decode", "limits", "merge", "video"):
+    for name in ("attention", "decode", "isa", "limits", "merge", "video"):
         text = succeeded(bench(name, "--help"))
         expect(text.startswith(f"Usage: flashblock bench {name} "), text[:60])
         expect(all(len(line) <= 100 for line in text.split("\n")), name)
@@ -189,6 +189,27 @@ def limits_text():
     text = succeeded(bench("limits", "--repeats", 1))
     for word in ("threads", "multiply-adds, GFLOP/s", "memory"):
         expect(word in text, text)
+
+
+@case
+def kernels_of_all_sets():
+    value = measured("isa", "--short", "--filter", "row")
+    info = json.loads(succeeded(run(PROGRAM, "info", "--json")))
+    sets = {entry["name"] for entry in info["instruction_sets"]
+            if entry["built"] and entry["supported"]}
+    expect({"scores f32", "dots", "softmax", "merge_row"} <= {k["kernel"] for k in value["kernels"]},
+           value["kernels"])
+    for kernel in value["kernels"]:
+        expect(set(kernel["speed"]) <= sets and kernel["dispatch"] in kernel["speed"], kernel)
+        expect(kernel["fastest"] in kernel["speed"] and kernel["dispatch_by_fastest"] >= 1, kernel)
+        expect(all(speed > 0 for speed in kernel["speed"].values()), kernel)
+    expect_error(bench("isa", "--filter", "nonsense"), 2, "--filter", "'nonsense'")
+
+
+@case
+def kernels_as_text():
+    text = succeeded(bench("isa", "--short", "--filter", "exp"))
+    expect("exp, 1024" in text and "dispatch" in text, text)
 
 
 @case

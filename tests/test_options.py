@@ -16,6 +16,7 @@ GENERATE = {
 RULES = {
     "bench attention": {"heads", "kv-heads", "head-dim", "tau", "row-refresh", "steps"},
     "bench decode": set(),
+    "bench isa": set(),
     "bench limits": set(),
     "bench merge": set(),
     "bench video": {"reused-heads"},

@@ -33,12 +33,14 @@ FB_API fb_status fb_isa_parse(const char *name, fb_isa *isa);
 FB_API bool fb_isa_built(fb_isa isa);
 FB_API bool fb_isa_supported(fb_isa isa);
 
-/* The instruction set that later calls use. The first use of the library chooses: the one that
- * the environment variable FLASHBLOCK_ISA names, else the widest that is built and supported.
- * A FLASHBLOCK_ISA that cannot be had fails the first call that needs kernels. */
+/* The instruction set that later calls use: the one that fb_isa_select or the environment variable
+ * FLASHBLOCK_ISA names, for all kernels. If neither names one it is the widest that is built and
+ * supported; where a kernel of a narrower set is faster on this CPU, calls then take that kernel
+ * from there. FLASHBLOCK_ISA is read by the first use of the library, and if it cannot be had, it
+ * fails the first call that needs kernels. */
 FB_API fb_status fb_isa_current(fb_isa *isa);
 
-/* Chooses for the whole process. FB_ERROR_UNSUPPORTED when `isa` is not built or not supported.
+/* Chooses all kernels of a set, for the whole process. FB_ERROR_UNSUPPORTED when `isa` is not built or not supported.
  * Thread-safe; calls that are already running finish with the set that they began with. */
 FB_API fb_status fb_isa_select(fb_isa isa);
 

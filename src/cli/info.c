@@ -3,6 +3,7 @@
 #include "cli/options/common_options.h"
 #include "cli/options/options.h"
 #include "cli/output.h"
+#include "simd/kernels.h"
 
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
@@ -37,6 +38,42 @@ static void put_instruction_sets(fb_json_writer *w) {
     fb_json_close_array(w);
 }
 
+/* Whether each kernel is of the set that is fastest here: nobody has asked for a set. */
+static bool takes_fastest(void) {
+    const fb_kernels *kernels = NULL;
+    return fb_kernels_current(&kernels) == FB_OK && kernels == fb_kernels_fastest();
+}
+
+static fb_isa set_of(fb_kernel kernel, fb_isa chosen) {
+    return takes_fastest() ? fb_kernel_choice(kernel) : chosen;
+}
+
+static void put_kernels(fb_json_writer *w, fb_isa chosen) {
+    fb_json_open_object(w, "kernels");
+    for (fb_kernel kernel = 0; kernel < FB_NUM_KERNELS; kernel++)
+        fb_json_put_string(w, fb_kernel_name(kernel), fb_isa_name(set_of(kernel, chosen)));
+    fb_json_close_object(w);
+}
+
+/* A line for each set that has kernels: "avx2    scores f32, values f32". */
+static void print_kernels(void) {
+    enum { A_LINE = 6 };
+    printf("%-18s%s\n", "kernels", fb_kernels_cpu());
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++) {
+        size_t count = 0;
+        for (fb_kernel kernel = 0; kernel < FB_NUM_KERNELS; kernel++)
+            if (fb_kernel_choice(kernel) == isa) {
+                const char *name = count == 0 ? fb_isa_name(isa) : "";
+                if (count % A_LINE == 0)
+                    printf("%s%-18s%-8s", count ? ",\n" : "", "", name);
+                printf("%s%s", count % A_LINE ? ", " : "", fb_kernel_name(kernel));
+                count++;
+            }
+        if (count > 0)
+            printf("\n");
+    }
+}
+
 static const char *compiler(void) {
 #if defined(__clang__)
     return "clang " __clang_version__;
@@ -54,6 +91,7 @@ static fb_status write_json(fb_isa chosen, const char *path) {
     fb_json_put_string(&w, "version", fb_version());
     put_instruction_sets(&w);
     fb_json_put_string(&w, "instruction_set", fb_isa_name(chosen));
+    put_kernels(&w, chosen);
     fb_json_put_int64(&w, "threads", fb_num_threads());
     fb_json_put_int64(&w, "page_size", sysconf(_SC_PAGESIZE));
     fb_json_put_string(&w, "compiler", compiler());
@@ -67,7 +105,11 @@ static void print(fb_isa chosen) {
         printf("%-18s%-8s%s, %s%s\n", isa == 0 ? "instruction sets" : "", fb_isa_name((fb_isa)isa),
                fb_isa_built((fb_isa)isa) ? "built" : "not built",
                fb_isa_supported((fb_isa)isa) ? "supported" : "not supported by this CPU",
-               isa == (int)chosen ? ", used" : "");
+               isa != (int)chosen ? ""
+               : takes_fastest()  ? ", used where it is faster"
+                                  : ", used");
+    if (takes_fastest())
+        print_kernels();
     printf("%-18s%d\n", "threads", fb_num_threads());
     printf("%-18s%ld bytes\n", "page size", sysconf(_SC_PAGESIZE));
     printf("%-18s%s\n", "compiler", compiler());

@@ -20,6 +20,8 @@ static const fb_command bench_commands[] = {
      fb_command_bench_attention, NULL},
     {"decode", "forward passes of a model's blocks, dense and with FlashBlock",
      fb_command_bench_decode, NULL},
+    {"isa", "the kernels of every instruction set, and which ones the program chooses",
+     fb_command_bench_isa, NULL},
     {"limits", "what this machine can do at best", fb_command_bench_limits, NULL},
     {"merge", "the log-space merge of two parts", fb_command_bench_merge, NULL},
     {"video", "a video model's attention, dense and with head-wise reuse", fb_command_bench_video,

@@ -4,6 +4,7 @@
 #include "cli/options/isa_choice.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "simd/kernels.h"
 
 #include <flashblock/runtime.h>
 #include <flashblock/version.h>
@@ -69,8 +70,11 @@ void fb_bench_print_limits(const fb_bench *bench) {
     fb_isa isa = FB_ISA_SCALAR;
     fb_isa_current(&isa);
     fb_progress_end();
-    printf("%s, %zu cores; kernels: %s; limits: %s\n\n", bench->machine.cpu,
-           bench->machine.num_cores, fb_isa_name(isa), limits->kernels->name);
+    const fb_kernels *kernels = NULL;
+    bool mixed = fb_kernels_current(&kernels) == FB_OK && kernels == fb_kernels_fastest();
+    printf("%s, %zu cores; kernels: %s%s; limits: %s\n\n", bench->machine.cpu,
+           bench->machine.num_cores, mixed ? "the fastest for " : "",
+           mixed ? fb_kernels_cpu() : fb_isa_name(isa), limits->kernels->name);
     printf("%-24s", "threads");
     for (size_t i = 0; i < limits->count; i++)
         printf("%10zu", limits->limits[i].threads);
@@ -130,8 +134,8 @@ static void put_limits(fb_json_writer *w, const fb_bench *bench) {
 }
 
 static fb_status write_json(const fb_bench *bench) {
-    static const char *const names[] = {"cases",   "shapes", "steps",  "scaling",
-                                        "density", "peers",  "decode", "video"};
+    static const char *const names[] = {"cases", "shapes", "steps", "scaling", "density",
+                                        "peers", "decode", "video", "kernels"};
     fb_buffer text = {0};
     fb_json_writer w = fb_json_output(&text);
     fb_json_open_object(&w, NULL);

@@ -54,9 +54,10 @@ typedef struct fb_bench_settings {
          .name = "cold",                                                                           \
          .target = offsetof(structure, common.cold),                                               \
          .help = "flush the caches before every sample"},                                          \
-        FB_ISA_OPTION(structure, common.isa, fb_isa_choice_parse_one,                              \
-                      "instruction set of the kernels (default: FLASHBLOCK_ISA, or the widest); "  \
-                      "the machine's limits are always those of its widest")
+        FB_ISA_OPTION(                                                                             \
+            structure, common.isa, fb_isa_choice_parse_one,                                        \
+            "instruction set of the kernels (default: FLASHBLOCK_ISA, or the fastest of all); "    \
+            "the machine's limits are always those of its widest")
 
 /* Arrays of the JSON. Those without items are left out, except the cases. */
 typedef enum fb_bench_array {
@@ -68,6 +69,7 @@ typedef enum fb_bench_array {
     FB_BENCH_PEERS,
     FB_BENCH_DECODE,
     FB_BENCH_VIDEO,
+    FB_BENCH_KERNELS,
     FB_BENCH_NUM_ARRAYS
 } fb_bench_array;
 

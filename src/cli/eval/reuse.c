@@ -114,7 +114,7 @@ static const fb_option options[] = {
     FB_THREADS_OPTION(settings, threads, "threads (default: OMP_NUM_THREADS, or one for each CPU)"),
     FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one,
                   "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, "
-                  "or the widest)"),
+                  "or the fastest kernels of all)"),
     FB_JSON_OPTION(settings, json,
                    "write what was measured as JSON to FILE; without FILE, or with "
                    "\"-\", to standard output instead of the tables"),

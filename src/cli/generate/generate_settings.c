@@ -223,7 +223,7 @@ static const fb_option option_list[] = {
     FB_ISA_OPTION(
         fb_generate_settings, isa, fb_isa_choice_parse_one,
         "instruction set, of those that flashblock info lists (default: FLASHBLOCK_ISA, or "
-        "the widest)"),
+        "the fastest kernels of all)"),
     {.kind = FB_OPTION_SIZE,
      .name = "batch-size",
      .argument = "N",

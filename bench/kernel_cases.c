@@ -1,0 +1,272 @@
+#include "bench/kernel_cases.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "oracle/inputs.h"
+
+#include <flashblock/attention.h>
+
+#include <math.h>
+
+/* Sizes of a run. Attention takes one chunk of keys, or four side by side where rows are few, as
+ * its driver does. */
+enum {
+    TILE_GROUPS = FB_TILE_KEYS / FB_GROUP_KEYS,
+    CHUNK_TILES = FB_CHUNK_KEYS / FB_TILE_KEYS,
+    CACHED_TILES = 4, /* 128 KiB of f32: in the L2 cache */
+    DOT_CALLS = 64,
+    SMALL_CALLS = 64, /* of the kernels that take a row or a group */
+    HEAD_DIM = 128,
+    ELEMENTS = 1024,                         /* that widen and exp take at once */
+    DOT_WIDE = FB_DOT_OUTPUTS * FB_DOT_ROWS, /* after the sums */
+};
+
+#define PRODUCTS(KERNEL, DTYPE, SMALL_COLUMNS)                                                     \
+    {KERNEL, DTYPE, 4, HEAD_DIM, true, FB_KERNEL_PRODUCT},                                         \
+        {KERNEL, DTYPE, 16, HEAD_DIM, true, FB_KERNEL_PRODUCT},                                    \
+        {KERNEL, DTYPE, 32, HEAD_DIM, false, FB_KERNEL_PRODUCT},                                   \
+        {KERNEL, DTYPE, 48, HEAD_DIM, false, FB_KERNEL_PRODUCT}, {                                 \
+        KERNEL, DTYPE, 32, SMALL_COLUMNS, false, FB_KERNEL_PRODUCT                                 \
+    }
+#define DOTS(DTYPE)                                                                                \
+    {FB_KERNEL_DOTS, DTYPE, 4, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT},                           \
+        {FB_KERNEL_DOTS, DTYPE, 8, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT},                       \
+        {FB_KERNEL_DOTS, DTYPE, 16, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT}, {                    \
+        FB_KERNEL_DOTS, DTYPE, 32, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT                         \
+    }
+
+const fb_kernel_case fb_kernel_cases[] = {
+    PRODUCTS(FB_KERNEL_SCORES, FB_F32, 64),
+    PRODUCTS(FB_KERNEL_SCORES + FB_BF16, FB_BF16, 64),
+    PRODUCTS(FB_KERNEL_SCORES + FB_F16, FB_F16, 64),
+    PRODUCTS(FB_KERNEL_VALUES, FB_F32, 64),
+    PRODUCTS(FB_KERNEL_VALUES + FB_BF16, FB_BF16, 64),
+    PRODUCTS(FB_KERNEL_VALUES + FB_F16, FB_F16, 64),
+    {FB_KERNEL_SOFTMAX, FB_F32, 16, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_SOFTMAX, FB_F32, 48, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
+    DOTS(FB_F32),
+    DOTS(FB_BF16),
+    DOTS(FB_F16),
+    {FB_KERNEL_TRANSPOSE, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_TRANSPOSE + FB_BF16, FB_BF16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_TRANSPOSE + FB_F16, FB_F16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_MERGE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_DIVIDE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_WIDEN_BF16, FB_BF16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_WIDEN_F16, FB_F16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_EXP, FB_F32, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
+};
+const size_t fb_num_kernel_cases = sizeof fb_kernel_cases / sizeof fb_kernel_cases[0];
+
+fb_status fb_kernel_data_create(fb_kernel_data *data, const fb_limits *limits) {
+    const size_t row_floats = FB_DOT_ROWS * FB_DOT_COLUMNS; /* the largest of all A operands */
+    const size_t score_floats = FB_STREAMS * FB_MAX_ROWS * FB_SCORE_STRIDE;
+    const size_t out_floats = FB_STREAMS * FB_MAX_ROWS * HEAD_DIM;
+    *data = (fb_kernel_data){.memory = limits->buffer, .bytes = limits->bytes};
+    FB_TRY(fb_alloc(row_floats, sizeof(float), "rows", &data->rows));
+    FB_TRY(fb_alloc(score_floats, sizeof(float), "scores", &data->scores));
+    FB_TRY(fb_alloc_zeroed(out_floats, sizeof(float), "results", &data->out));
+    fb_input_normals(1, "rows", 1, data->rows, row_floats);
+    fb_input_normals(1, "scores", 1, data->scores, score_floats);
+    for (size_t i = 0; i < score_floats; i++) /* what softmax takes, and what exp takes */
+        data->scores[i] = -fabsf(3 * data->scores[i]);
+    return FB_OK;
+}
+
+void fb_kernel_data_free(fb_kernel_data *data) {
+    fb_free(data->rows);
+    fb_free(data->scores);
+    fb_free(data->out);
+    *data = (fb_kernel_data){0};
+}
+
+/* ---- the size of a run ---- */
+
+static bool is_attention(const fb_kernel_case *what) {
+    return what->kernel < FB_KERNEL_TRANSPOSE;
+}
+
+static size_t streams_of(const fb_kernel_case *what) {
+    return what->rows <= FB_STREAM_ROWS ? FB_STREAMS : 1;
+}
+
+static size_t tiles_of(const fb_kernel_case *what) {
+    return what->in_memory ? CHUNK_TILES : CACHED_TILES;
+}
+
+/* Bytes of keys, values or weights. */
+static size_t operand_bytes(const fb_kernel_case *what) {
+    size_t element = fb_dtype_size(what->dtype);
+    if (what->kernel == FB_KERNEL_DOTS)
+        return (size_t)DOT_CALLS * FB_DOT_OUTPUTS * what->columns * element;
+    return streams_of(what) * tiles_of(what) * FB_TILE_KEYS * what->columns * element;
+}
+
+double fb_kernel_flops(const fb_kernel_case *what) {
+    if (what->limit == FB_KERNEL_ELEMENTS)
+        return 0;
+    return 2.0 * (double)what->rows * (double)operand_bytes(what) /
+           (double)fb_dtype_size(what->dtype);
+}
+
+double fb_kernel_bytes(const fb_kernel_case *what) {
+    return what->in_memory ? (double)operand_bytes(what) : 0;
+}
+
+double fb_kernel_elements(const fb_kernel_case *what) {
+    size_t calls = what->kernel == FB_KERNEL_SOFTMAX ? CHUNK_TILES * what->rows : SMALL_CALLS;
+    size_t lines =
+        what->kernel >= FB_KERNEL_TRANSPOSE && what->kernel < FB_KERNEL_DOTS ? FB_GROUP_KEYS : 1;
+    return (double)(calls * what->columns * lines);
+}
+
+/* ---- runs ---- */
+
+/* Where this run's operands begin; the next run's are behind them. */
+static const char *next_operands(fb_kernel_run *run) {
+    size_t bytes = operand_bytes(run->what);
+    if (!run->what->in_memory)
+        return run->data->memory;
+    if (run->at + 2 * bytes > run->data->bytes) /* what is fetched ahead is there, too */
+        run->at = 0;
+    const char *operands = run->data->memory + run->at;
+    run->at += bytes;
+    return operands;
+}
+
+/* The groups of one tile of each stream. */
+static void list_groups(const fb_kernel_case *what, const char *operands, size_t tile,
+                        const void **groups) {
+    size_t group_bytes = FB_GROUP_KEYS * what->columns * fb_dtype_size(what->dtype);
+    for (size_t stream = 0; stream < streams_of(what); stream++)
+        for (size_t i = 0; i < TILE_GROUPS; i++) {
+            size_t group = (stream * tiles_of(what) + tile) * TILE_GROUPS + i;
+            *groups++ = operands + group * group_bytes;
+        }
+}
+
+static void run_scores(const fb_kernel_run *run, const void *const *groups, const void *next) {
+    const fb_kernel_case *what = run->what;
+    run->kernels->scores[what->dtype](&(fb_scores_call){
+        .q = run->data->rows,
+        .rows = what->rows,
+        .head_dim = what->columns,
+        .streams = streams_of(what),
+        .groups = groups,
+        .num_groups = TILE_GROUPS,
+        .scale = 0.125f,
+        .next = next,
+        .s = run->data->out,
+    });
+}
+
+static void run_values(const fb_kernel_run *run, const void *const *groups, const void *next) {
+    static const float alpha[FB_MAX_ROWS] = {0.5f}; /* outputs stay finite */
+    const fb_kernel_case *what = run->what;
+    run->kernels->values[what->dtype](&(fb_values_call){
+        .p = run->data->rows,
+        .rows = what->rows,
+        .num_keys = FB_TILE_KEYS,
+        .streams = streams_of(what),
+        .groups = groups,
+        .head_dim = what->columns,
+        .alpha = alpha,
+        .next = next,
+        .o = run->data->out,
+    });
+}
+
+static void run_attention(fb_kernel_run *run) {
+    const fb_kernel_case *what = run->what;
+    const void *groups[FB_STREAMS * TILE_GROUPS], *following[FB_STREAMS * TILE_GROUPS];
+    const char *operands = next_operands(run);
+    list_groups(what, operands, 0, groups);
+    for (size_t tile = 0; tile < tiles_of(what); tile++) {
+        list_groups(what, operands, (tile + 1) % tiles_of(what), following);
+        if (what->kernel < FB_KERNEL_VALUES)
+            run_scores(run, groups, following[0]);
+        else
+            run_values(run, groups, following[0]);
+        for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
+            groups[i] = following[i];
+    }
+}
+
+static void run_dots(fb_kernel_run *run) {
+    const fb_kernel_case *what = run->what;
+    size_t row_bytes = what->columns * fb_dtype_size(what->dtype);
+    const char *operands = next_operands(run);
+    const void *weights[FB_DOT_OUTPUTS], *next[FB_DOT_OUTPUTS];
+    for (size_t call = 0; call < DOT_CALLS; call++) {
+        for (size_t i = 0; i < FB_DOT_OUTPUTS; i++) {
+            weights[i] = operands + (i * DOT_CALLS + call) * row_bytes;
+            next[i] = (const char *)weights[i] + row_bytes;
+        }
+        run->kernels->dots[what->dtype](&(fb_dots_call){
+            .x = run->data->rows,
+            .rows = what->rows,
+            .weights = weights,
+            .outputs = FB_DOT_OUTPUTS,
+            .columns = what->columns,
+            .wide = run->data->out + DOT_WIDE,
+            .next = next,
+            .sums = run->data->out,
+        });
+    }
+}
+
+static void run_softmax(const fb_kernel_run *run) {
+    const fb_kernel_data *data = run->data;
+    size_t counts[FB_MAX_ROWS];
+    float max[FB_MAX_ROWS], sums[FB_MAX_ROWS * FB_GROUP_KEYS], alpha[FB_MAX_ROWS];
+    for (size_t row = 0; row < run->what->rows; row++) {
+        counts[row] = FB_TILE_KEYS;
+        max[row] = -INFINITY;
+    }
+    for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++)
+        sums[i] = 0;
+    for (size_t tile = 0; tile < CHUNK_TILES; tile++)
+        run->kernels->softmax(
+            &(fb_softmax_call){data->scores, run->what->rows, counts, max, sums, data->out, alpha});
+}
+
+static void run_small(const fb_kernel_run *run) {
+    const fb_kernels *kernels = run->kernels;
+    const fb_kernel_data *data = run->data;
+    size_t columns = run->what->columns;
+    float *out = data->out;
+    const uint16_t *halves = (const uint16_t *)(const void *)data->memory;
+    switch ((int)run->what->kernel) {
+    case FB_KERNEL_MERGE_ROW:
+        kernels->merge_row(data->rows, data->rows + columns, 0.5f, columns, out);
+        break;
+    case FB_KERNEL_DIVIDE_ROW:
+        kernels->divide_row(1, columns, out);
+        break;
+    case FB_KERNEL_WIDEN_BF16:
+        kernels->widen_bf16(halves, out, columns);
+        break;
+    case FB_KERNEL_WIDEN_F16:
+        kernels->widen_f16(halves, out, columns);
+        break;
+    case FB_KERNEL_EXP:
+        kernels->exp(data->scores, out, columns);
+        break;
+    default:
+        kernels->transpose[run->what->dtype](&(fb_transpose_call){data->memory, columns, out});
+    }
+}
+
+fb_status fb_kernel_run_once(void *context) {
+    fb_kernel_run *run = context;
+    if (is_attention(run->what))
+        run_attention(run);
+    else if (run->what->kernel == FB_KERNEL_DOTS)
+        run_dots(run);
+    else if (run->what->kernel == FB_KERNEL_SOFTMAX)
+        run_softmax(run);
+    else
+        for (size_t call = 0; call < SMALL_CALLS; call++)
+            run_small(run);
+    return FB_OK;
+}

@@ -1,0 +1,318 @@
+/* flashblock bench isa: the kernels of every instruction set of this CPU side by side, and whether
+ * the program chooses the fastest of them. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "bench/kernel_cases.h"
+#include "cli/bench/bench.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct settings {
+    fb_bench_settings common;
+    const char *filter;
+    bool brief;
+} settings;
+
+static const fb_option options[] = {
+    {.kind = FB_OPTION_STRING,
+     .name = "filter",
+     .argument = "TEXT",
+     .target = offsetof(settings, filter),
+     .help = "only kernels with TEXT in their name, such as \"scores f32\""},
+    {.kind = FB_OPTION_FLAG,
+     .name = "short",
+     .target = offsetof(settings, brief),
+     .help = "a few seconds; says which set is fastest, judges nothing"},
+    FB_BENCH_REPEATS_OPTION(settings, "11"),
+    FB_BENCH_JSON_OPTION(settings),
+};
+
+static const fb_option_table table = {
+    .usage = "bench isa [OPTION]...",
+    .summary =
+        "Times every kernel of every instruction set that this CPU has, in turn, on one core: as\n"
+        "fractions of what its multiply-adds and its memory allow, or in elements per nanosecond.\n"
+        "Says which set is fastest, and which one the program chooses by itself. If that one is\n"
+        "more than 3 % slower, and still is when both are measured again, the exit status is 1.",
+    FB_TABLE_OPTIONS(options),
+};
+
+static const double tolerance = 1.03;
+
+/* One case, with each of the sets; `runs` and `trials` by set. A set whose kernel is that of the
+ * set below it is not timed. */
+typedef struct isa_row {
+    const fb_kernel_case *what;
+    bool timed[FB_ISA_COUNT];
+    fb_kernel_run runs[FB_ISA_COUNT];
+    fb_trial trials[FB_ISA_COUNT];
+    double speed[FB_ISA_COUNT]; /* of the limit, or elements per nanosecond */
+    fb_isa fastest, chosen;
+    double slower; /* the time of the chosen set by that of the fastest */
+    bool is_wrong;
+} isa_row;
+
+typedef struct isa_bench {
+    fb_bench *bench;
+    const settings *chosen;
+    fb_kernel_data data;
+    isa_row *rows;
+    size_t num_rows;
+    fb_trial *trials; /* all that are timed: [num_rows][sets] without gaps, a copy */
+} isa_bench;
+
+/* "scores bf16, 16 rows, 128" */
+static void name_of(const fb_kernel_case *what, char *name, size_t size) {
+    const char *type = what->kernel == FB_KERNEL_DOTS ? fb_dtype_name(what->dtype) : "";
+    size_t length = (size_t)snprintf(name, size, "%s%s%s", fb_kernel_name(what->kernel),
+                                     *type ? " " : "", type);
+    if (what->rows && length < size)
+        length += (size_t)snprintf(name + length, size - length, ", %zu rows", what->rows);
+    if (length < size)
+        snprintf(name + length, size - length, ", %zu%s", what->columns,
+                 what->in_memory ? ", memory" : "");
+}
+
+static bool is_wanted(const settings *chosen, const fb_kernel_case *what) {
+    char name[80];
+    name_of(what, name, sizeof name);
+    return !chosen->filter || strstr(name, chosen->filter);
+}
+
+static fb_status check_filter(const settings *chosen) {
+    for (size_t i = 0; i < fb_num_kernel_cases; i++)
+        if (is_wanted(chosen, &fb_kernel_cases[i]))
+            return FB_OK;
+    return fb_fail(FB_ERROR_ARGUMENT, "--filter: no kernel has '%s' in its name", chosen->filter);
+}
+
+/* ---- measuring ---- */
+
+static bool is_usable(fb_isa isa) {
+    return fb_kernels_of(isa) != NULL;
+}
+
+/* Whether a set has a kernel of its own: no set before it has the same. */
+static bool has_own(fb_isa isa, fb_kernel kernel) {
+    for (fb_isa other = 0; is_usable(isa) && other < isa; other++)
+        if (is_usable(other) && fb_kernel_is_same(kernel, fb_kernels_of(isa), fb_kernels_of(other)))
+            return false;
+    return is_usable(isa);
+}
+
+static void prepare_row(isa_bench *b, const fb_kernel_case *what, isa_row *row) {
+    *row = (isa_row){.what = what, .chosen = fb_kernel_choice(what->kernel)};
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++) {
+        bool is_slow = isa == FB_ISA_SCALAR && b->chosen->brief && row->chosen != FB_ISA_SCALAR;
+        row->timed[isa] = has_own(isa, what->kernel) && !is_slow;
+        row->runs[isa] = (fb_kernel_run){what, fb_kernels_of(isa), &b->data, 0};
+    }
+}
+
+static fb_status prepare(isa_bench *b) {
+    FB_TRY(fb_kernel_data_create(&b->data, &b->bench->limits));
+    FB_TRY(fb_alloc_zeroed(fb_num_kernel_cases, sizeof *b->rows, "cases", &b->rows));
+    FB_TRY(fb_alloc_zeroed(fb_num_kernel_cases * FB_ISA_COUNT, sizeof *b->trials, "trials",
+                           &b->trials));
+    for (size_t i = 0; i < fb_num_kernel_cases; i++) {
+        if (is_wanted(b->chosen, &fb_kernel_cases[i]))
+            prepare_row(b, &fb_kernel_cases[i], &b->rows[b->num_rows++]);
+    }
+    return FB_OK;
+}
+
+static void free_samples(isa_row *row) {
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        fb_samples_free(&row->trials[isa].seconds);
+}
+
+/* Times the rows for which `wanted` holds, all of them in turn. */
+static fb_status time_rows(isa_bench *b, const char *title, size_t repeats,
+                           bool (*wanted)(const isa_row *row)) {
+    size_t count = 0;
+    for (size_t i = 0; i < b->num_rows; i++) {
+        isa_row *row = &b->rows[i];
+        for (fb_isa isa = 0; wanted(row) && isa < FB_ISA_COUNT; isa++)
+            if (row->timed[isa])
+                b->trials[count++] =
+                    (fb_trial){.run = fb_kernel_run_once, .context = &row->runs[isa], .threads = 1};
+    }
+    fb_rounds rounds = fb_bench_rounds(b->bench, title);
+    rounds.min_rounds = repeats;
+    rounds.sample = b->chosen->brief ? 1e-3 : 0;
+    fb_status status = fb_rounds_run(&rounds, &b->bench->limits, b->trials, count);
+    fb_progress_end();
+    count = 0;
+    for (size_t i = 0; i < b->num_rows; i++) {
+        isa_row *row = &b->rows[i];
+        if (!wanted(row))
+            continue;
+        free_samples(row);
+        for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+            if (row->timed[isa])
+                row->trials[isa] = b->trials[count++];
+    }
+    return status;
+}
+
+/* ---- what the times say ---- */
+
+/* Of the least time of its multiply-adds and its reading; or elements per nanosecond. */
+static double speed_of(const fb_bench *bench, const fb_kernel_case *what, double seconds) {
+    if (what->limit == FB_KERNEL_ELEMENTS)
+        return 1e-9 * fb_kernel_elements(what) / seconds;
+    double computing = 1e-9 * fb_kernel_flops(what) / fb_limits_fma(&bench->limits, 1);
+    double reading =
+        1e-9 * fb_kernel_bytes(what) / fb_limits_read(&bench->limits, 1, FB_LEVEL_MEMORY);
+    return (computing > reading ? computing : reading) / seconds;
+}
+
+static bool is_memory_bound(const fb_bench *bench, const fb_kernel_case *what) {
+    double gbs = fb_limits_read(&bench->limits, 1, FB_LEVEL_MEMORY);
+    return fb_kernel_bytes(what) / gbs > fb_kernel_flops(what) / fb_limits_fma(&bench->limits, 1);
+}
+
+/* Sets are compared by the ratios of their times within a round. */
+static void judge_row(const fb_bench *bench, isa_row *row) {
+    row->fastest = row->chosen;
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (row->timed[isa]) {
+            const fb_samples *seconds = &row->trials[isa].seconds;
+            row->speed[isa] = speed_of(bench, row->what, fb_samples_median(seconds, 0));
+            if (fb_samples_median_ratio(seconds, &row->trials[row->fastest].seconds) < 1)
+                row->fastest = isa;
+        }
+    row->slower = fb_samples_median_ratio(&row->trials[row->chosen].seconds,
+                                          &row->trials[row->fastest].seconds);
+    row->is_wrong = row->slower > tolerance;
+}
+
+static bool any_row(const isa_row *row) {
+    (void)row;
+    return true;
+}
+
+static bool wrong_row(const isa_row *row) {
+    return row->is_wrong;
+}
+
+static size_t count_wrong(const isa_bench *b) {
+    size_t count = 0;
+    for (size_t i = 0; i < b->num_rows; i++)
+        count += b->rows[i].is_wrong;
+    return count;
+}
+
+/* A set counts as slower only if it is so again, twice, in more rounds. */
+static fb_status measure(isa_bench *b) {
+    enum { MORE = 3, ATTEMPTS = 2 };
+    size_t repeats = b->chosen->brief ? 3 : b->bench->settings->repeats;
+    FB_TRY(time_rows(b, "kernels", repeats, any_row));
+    for (size_t i = 0; i < b->num_rows; i++)
+        judge_row(b->bench, &b->rows[i]);
+    for (size_t attempt = 0; attempt < ATTEMPTS && !b->chosen->brief && count_wrong(b); attempt++) {
+        FB_TRY(time_rows(b, "close calls", MORE * repeats, wrong_row));
+        for (size_t i = 0; i < b->num_rows; i++)
+            if (b->rows[i].is_wrong)
+                judge_row(b->bench, &b->rows[i]);
+    }
+    return FB_OK;
+}
+
+/* ---- results ---- */
+
+static const char *limit_name(const fb_bench *bench, const fb_kernel_case *what) {
+    return what->limit == FB_KERNEL_ELEMENTS ? "elements/ns"
+           : is_memory_bound(bench, what)    ? "of memory"
+                                             : "of peak";
+}
+
+static void print_row(const isa_bench *b, const isa_row *row) {
+    char name[80];
+    name_of(row->what, name, sizeof name);
+    printf("%-36s%-13s", name, limit_name(b->bench, row->what));
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (is_usable(isa) && row->timed[isa])
+            printf(row->what->limit == FB_KERNEL_ELEMENTS ? "%9.2f" : "%9.3f", row->speed[isa]);
+        else if (is_usable(isa))
+            printf("%9s", "-");
+    printf("   %-10s%-10s", fb_isa_name(row->fastest), fb_isa_name(row->chosen));
+    if (row->slower > 1)
+        printf("%6.3f%s", row->slower, row->is_wrong && !b->chosen->brief ? "  WRONG" : "");
+    printf("\n");
+}
+
+static void print(const isa_bench *b) {
+    fb_bench_print_limits(b->bench);
+    printf("\n%-36s%-13s", "kernel", "speed");
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (is_usable(isa))
+            printf("%9s", fb_isa_name(isa));
+    printf("   %-10s%-10s%s\n", "fastest", "dispatch", "its time by the fastest's");
+    for (size_t i = 0; i < b->num_rows; i++)
+        print_row(b, &b->rows[i]);
+    if (!b->chosen->brief)
+        printf("\n%zu of %zu: dispatch chooses a set that is more than %.0f %% slower\n",
+               count_wrong(b), b->num_rows, 100 * (tolerance - 1));
+}
+
+static fb_status put_rows(isa_bench *b) {
+    fb_json_writer *w = fb_bench_items(b->bench, FB_BENCH_KERNELS);
+    for (size_t i = 0; i < b->num_rows; i++) {
+        const isa_row *row = &b->rows[i];
+        fb_json_open_object(w, NULL);
+        fb_json_put_string(w, "kernel", fb_kernel_name(row->what->kernel));
+        fb_json_put_string(w, "dtype", fb_dtype_name(row->what->dtype));
+        fb_json_put_size(w, "rows", row->what->rows);
+        fb_json_put_size(w, "columns", row->what->columns);
+        fb_json_put_bool(w, "in_memory", row->what->in_memory);
+        fb_json_put_string(w, "unit", limit_name(b->bench, row->what));
+        fb_json_open_object(w, "speed");
+        for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+            if (row->timed[isa])
+                fb_json_put_double(w, fb_isa_name(isa), row->speed[isa]);
+        fb_json_close_object(w);
+        fb_json_put_string(w, "fastest", fb_isa_name(row->fastest));
+        fb_json_put_string(w, "dispatch", fb_isa_name(row->chosen));
+        fb_json_put_double(w, "dispatch_by_fastest", row->slower);
+        fb_json_put_bool(w, "wrong", row->is_wrong);
+        fb_json_close_object(w);
+    }
+    return fb_json_finish(w);
+}
+
+static fb_status bench_all(isa_bench *b) {
+    FB_TRY(prepare(b));
+    FB_TRY(measure(b));
+    if (!b->bench->quiet)
+        print(b);
+    return put_rows(b);
+}
+
+int fb_command_bench_isa(int argc, char **argv) {
+    settings chosen = {.common.isa = FB_ISA_CHOICE_CURRENT};
+    int exit_status;
+    if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
+        return exit_status;
+    fb_bench bench = {0};
+    isa_bench b = {.bench = &bench, .chosen = &chosen};
+    fb_status status = check_filter(&chosen);
+    if (status != FB_OK)
+        return fb_report_status(status);
+    status = fb_bench_begin(&bench, &chosen.common);
+    if (status == FB_OK)
+        status = bench_all(&b);
+    bool is_wrong = status == FB_OK && !chosen.brief && count_wrong(&b) > 0;
+    for (size_t i = 0; i < b.num_rows; i++)
+        free_samples(&b.rows[i]);
+    fb_free(b.rows);
+    fb_free(b.trials);
+    fb_kernel_data_free(&b.data);
+    exit_status = fb_report_status(fb_bench_finish(&bench, status));
+    return exit_status == FB_EXIT_OK && is_wrong ? FB_EXIT_FAILED : exit_status;
+}
