@@ -24,7 +24,7 @@ static const char *const names[FB_ISA_COUNT] = {
     [FB_ISA_NEON] = "neon",
 };
 
-#if defined(__x86_64__)
+#ifdef FB_HAVE_AVX2
 /* clang 14's __builtin_cpu_supports does not know F16C. */
 static bool has_f16c(void) {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -38,10 +38,12 @@ static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
+#ifdef FB_HAVE_AVX512
 static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+#endif
 #endif
 
 /* A set that this build holds. */
@@ -141,14 +143,6 @@ bool fb_kernel_is_same(fb_kernel kernel, const fb_kernels *a, const fb_kernels *
     return !memcmp((const char *)a + offset, (const char *)b + offset, places[kernel].bytes);
 }
 
-/* Copies a kernel from one table to another. */
-static void take(fb_kernel kernel, const fb_kernels *from, fb_kernels *to) {
-    size_t offset = places[kernel].offset;
-    memcpy((char *)to + offset, (const char *)from + offset, places[kernel].bytes);
-    if (kernel == FB_KERNEL_DOTS)
-        to->dot_outputs = from->dot_outputs;
-}
-
 /* An entry that a set does not override is the entry of the set below. */
 static void build_sets(void) {
     tables[FB_ISA_SCALAR] = fb_kernels_scalar;
@@ -180,7 +174,15 @@ static const char *const cpu_names[NUM_CPU_KINDS] = {
     [CPU_OTHER_AVX512] = "another one with AVX-512",
 };
 
-#if defined(__x86_64__)
+#ifdef FB_HAVE_AVX512
+/* Copies a kernel from one table to another. */
+static void take(fb_kernel kernel, const fb_kernels *from, fb_kernels *to) {
+    size_t offset = places[kernel].offset;
+    memcpy((char *)to + offset, (const char *)from + offset, places[kernel].bytes);
+    if (kernel == FB_KERNEL_DOTS)
+        to->dot_outputs = from->dot_outputs;
+}
+
 static cpu_kind this_cpu(void) {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     if (!fb_isa_supported(FB_ISA_AVX512) || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
@@ -226,7 +228,7 @@ static void build_fastest(void) {
     for (size_t i = 0; i < NUM_SETS; i++)
         if (usable[sets[i].isa])
             fastest = tables[sets[i].isa];
-#if defined(__x86_64__)
+#ifdef FB_HAVE_AVX512
     cpu = this_cpu();
     for (size_t i = 0; cpu != CPU_OTHER && i < sizeof choices / sizeof choices[0]; i++)
         take(choices[i].kernel, &tables[choices[i].isa[cpu - 1]], &fastest);

@@ -40,7 +40,8 @@ FB_API bool fb_isa_supported(fb_isa isa);
  * fails the first call that needs kernels. */
 FB_API fb_status fb_isa_current(fb_isa *isa);
 
-/* Chooses all kernels of a set, for the whole process. FB_ERROR_UNSUPPORTED when `isa` is not built or not supported.
+/* Chooses all kernels of a set, for the whole process. FB_ERROR_UNSUPPORTED when `isa` is not built
+ * or not supported.
  * Thread-safe; calls that are already running finish with the set that they began with. */
 FB_API fb_status fb_isa_select(fb_isa isa);
 
