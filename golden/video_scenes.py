@@ -95,7 +95,7 @@ def look(frame, asked):
     """frame [3, SIZE, SIZE] in [0, 1]; asked: a form. A Sight, or None if there is nothing."""
     excess = frame - ground(np)
     far = np.sqrt((excess**2).sum(0))
-    if far.max() < 0.2:
+    if not far.max() >= 0.2:  # or not a number
         return None
     mean = frame[:, far > 0.5 * far.max()].mean(1)
     colour = min(COLOURS, key=lambda name: ((mean - COLOURS[name]) ** 2).sum())
