@@ -78,7 +78,7 @@ FRAMES = CONFIG["num_frame_per_block"]
 BLOCKS = 7  # of a training clip: 21 frames
 LATEST = CONFIG["local_attn_size"] // FRAMES - 2  # finished blocks that a block sees besides the sink
 LONGEST = 24  # blocks of a clip
-PROMPTS = 64  # lines of prompts.txt
+PROMPTS = 256  # lines of prompts.txt
 CHECK_SEED = 1000  # of the clips of the check; training uses other scenes, drawn from --seed
 
 MUON_RATE = 0.015  # matrices of the layers
