@@ -57,6 +57,7 @@ static void read_model(const char *directory, outcome *o) {
         RESULT(o, "%.17g %.17g %d %d %zu %d %d ", c.rope_theta, c.rms_norm_eps,
                c.tie_word_embeddings, c.attention_bias, c.block_size, (int)c.mask_token_id,
                (int)c.pad_token_id);
+        RESULT(o, "%d %.17g %zu %.17g ", c.do_sample, c.temperature, c.top_k, c.top_p);
         for (size_t i = 0; i < c.num_eos_token_ids; i++)
             RESULT(o, "%d ", (int)c.eos_token_ids[i]);
     }
@@ -371,7 +372,7 @@ static const char by_layer_type[] =
 
 static const char generation[] =
     "{\"_from_model_config\": true, \"block_size\": 8, \"bos_token_id\": 151643,"
-    " \"do_sample\": false, \"eos_token_id\": [151645, 151643], \"mask_token_id\": 151669,"
+    " \"do_sample\": true, \"eos_token_id\": [151645, 151643], \"mask_token_id\": 151669,"
     " \"max_new_tokens\": 2048, \"min_p\": 0.0, \"num_beams\": 1, \"pad_token_id\": 151645,"
     " \"repetition_penalty\": 1.0, \"stop_strings\": null, \"suppress_tokens\": null,"
     " \"temperature\": 0.6, \"top_k\": 20, \"top_p\": 0.95, \"transformers_version\": \"4.52.3\","

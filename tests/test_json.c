@@ -37,7 +37,7 @@ static const fb_json *parse(const char *text) {
 Test(json_read, integers_are_exact) {
     const fb_json *o = parse("[0, -0, 18446744073709551615, 9223372036854775807, "
                              "9223372036854775808, -9223372036854775808, -9223372036854775809, "
-                             "18446744073709551616, 1.0]");
+                             "18446744073709551616, 1.5, 9007199254740993.0, 1021.0, 1e3, -4.0]");
     size_t n = 1;
     int64_t i = 1;
     double x = 0.0;
@@ -53,11 +53,16 @@ Test(json_read, integers_are_exact) {
                  FB_ERROR_FORMAT);
     cr_expect(strstr(fb_error_message(), "c: k is 9223372036854775808, not in ["), "%s",
               fb_error_message());
-    for (size_t k = 6; k < 9; k++) {
+    for (size_t k = 6; k < 10; k++) {
         cr_expect_not(fb_json_is_int64(fb_json_array_get(o, k), &i));
         cr_expect_eq(fb_json_double(fb_json_array_get(o, k), "c", "k", &x), FB_OK);
     }
-    cr_expect_eq(fb_json_size(fb_json_array_get(o, 9), "c", "k", 0, 9, &n), FB_ERROR_FORMAT);
+    cr_expect_eq(fb_json_size(fb_json_array_get(o, 10), "c", "k", 0, 9999, &n), FB_OK);
+    cr_expect_eq(n, 1021u);
+    cr_expect(fb_json_is_int64(fb_json_array_get(o, 11), &i) && i == 1000);
+    cr_expect_eq(fb_json_int64(fb_json_array_get(o, 12), "c", "k", -9, 9, &i), FB_OK);
+    cr_expect_eq(i, -4);
+    cr_expect_eq(fb_json_size(fb_json_array_get(o, 13), "c", "k", 0, 9, &n), FB_ERROR_FORMAT);
     cr_expect_str_eq(fb_error_message(), "c: k is missing");
     fb_json_free(o);
 }

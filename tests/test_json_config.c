@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "tests/temporary.h"
 
 #include <criterion/criterion.h>
@@ -318,16 +319,16 @@ Test(file, says_that_a_file_is_a_pointer_of_git_lfs) {
         "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
         "size 12345\n";
     const char *path = temporary_write_text("model.safetensors", pointer);
-    fb_file_map map = {0};
+    fb_safetensors *file = NULL;
     const fb_json *object = NULL;
     char *data = NULL;
     size_t size = 0;
-    cr_expect_eq(fb_file_map_open(path, &map), FB_ERROR_FORMAT);
-    cr_expect(strstr(fb_error_message(), "model.safetensors: is a Git LFS pointer"), "%s",
-              fb_error_message());
-    cr_expect_null(map.data);
+    cr_expect_eq(fb_safetensors_open(path, &file), FB_ERROR_FORMAT);
+    cr_expect(strstr(fb_error_message(), "model.safetensors: not a safetensors file but a Git LFS"),
+              "%s", fb_error_message());
+    cr_expect_null(file);
     cr_expect_eq(fb_json_load(path, 1000, &object), FB_ERROR_FORMAT);
-    cr_expect(strstr(fb_error_message(), "model.safetensors: is a Git LFS pointer"), "%s",
+    cr_expect(strstr(fb_error_message(), "model.safetensors: not JSON but a Git LFS pointer"), "%s",
               fb_error_message());
     cr_expect_eq(fb_file_read(path, 1000, &data, &size), FB_OK, "as text it is a text");
     fb_free(data);

@@ -80,20 +80,56 @@ Test(npy, accepts_version_2_scalars_and_empty_arrays) {
     free(data);
 }
 
+/* As other programs write them: version 3, Fortran order that is C order, Python 2's numbers, types
+ * of one byte with a byte order. */
+Test(npy, accepts_what_other_programs_write) {
+    static const char *const headers[] = {
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (2,), }",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2, 1), }",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1L, 2L), }",
+        "{'descr': '<u1', 'fortran_order': False, 'shape': (8,), }",
+        "{'descr': '<b1', 'fortran_order': False, 'shape': (8,), }",
+    };
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        static const unsigned char bytes[8];
+        size_t size = 0;
+        unsigned char *data = make_file(headers[i], bytes, i == 2 ? 4 : 8, &size);
+        fb_npy *file = NULL;
+        cr_expect_eq(fb_npy_parse(data, size, "x", &file), FB_OK, "%s: %s", headers[i],
+                     fb_error_message());
+        fb_npy_close(file);
+        free(data);
+    }
+    static const char version_3[] = "\x93NUMPY\3\0\x3a\0\0\0"
+                                    "{'shape':(),'descr':'<u1','fortran_order':False}"
+                                    "         \n*";
+    fb_npy *file = NULL;
+    cr_expect_eq(fb_npy_parse(version_3, sizeof version_3 - 1, "x", &file), FB_OK, "%s",
+                 fb_error_message());
+    fb_npy_close(file);
+}
+
 Test(npy, refuses_malformed_headers) {
     static const struct {
         const char *header, *words;
         size_t data_size;
         fb_status status;
     } cases[] = {
-        {"{'descr': '<f4', 'fortran_order': True, 'shape': (2,), }", "Fortran order", 8,
+        {"{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2, 2), }", "Fortran order", 16,
          FB_ERROR_UNSUPPORTED},
-        {"{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", "descr is '>f4'", 8,
+        {"{'descr': '<V2', 'fortran_order': False, 'shape': (2,), }", "bfloat16", 4,
          FB_ERROR_UNSUPPORTED},
+        {"{'descr': '<c8', 'fortran_order': False, 'shape': (2,), }", "complex", 16,
+         FB_ERROR_UNSUPPORTED},
+        {"{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", "descr is '>f4', big-endian",
+         8, FB_ERROR_UNSUPPORTED},
         {"{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "descr is '|O'", 8,
          FB_ERROR_UNSUPPORTED},
-        {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", "string is missing",
-         8, FB_ERROR_FORMAT},
+        {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", "structured type", 8,
+         FB_ERROR_UNSUPPORTED},
+        {"{'descr': 4, 'fortran_order': False, 'shape': (2,), }", "string is missing", 8,
+         FB_ERROR_FORMAT},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1)}", "more than 8", 4,
          FB_ERROR_UNSUPPORTED},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", "the file holds 7", 7,
@@ -136,7 +172,7 @@ Test(npy, refuses_other_files) {
     fb_npy *file = NULL;
     cr_expect_eq(fb_npy_parse("", 0, "x", &file), FB_ERROR_FORMAT);
     cr_expect_eq(fb_npy_parse("PK\3\4 a zip file", 15, "x", &file), FB_ERROR_FORMAT);
-    cr_expect_eq(fb_npy_parse("\x93NUMPY\3\0\0\0", 10, "x", &file), FB_ERROR_UNSUPPORTED);
+    cr_expect_eq(fb_npy_parse("\x93NUMPY\4\0\0\0", 10, "x", &file), FB_ERROR_UNSUPPORTED);
     cr_expect_eq(fb_npy_parse("\x93NUMPY\2\0\0\0", 10, "x", &file), FB_ERROR_FORMAT);
     cr_expect_eq(fb_npy_parse("\x93NUMPY\1\0\1\0", 10, "x", &file), FB_ERROR_FORMAT);
     cr_expect_null(file);

@@ -153,7 +153,8 @@ static void expect_length_refused(const void *data, size_t size, const char *wor
 }
 
 Test(safetensors, refuses_header_lengths) {
-    expect_length_refused("", 0, "0 bytes are too few");
+    expect_length_refused("", 0, "an empty file");
+    expect_length_refused("\1\0\0", 3, "3 bytes are too few");
     expect_length_refused("\2\0\0\0\0\0\0", 7, "7 bytes are too few");
     expect_length_refused("\0\0\0\0\0\0\0\0{}", 10, "header length is 0");
     expect_length_refused("\3\0\0\0\0\0\0\0{}", 10, "header length is 3, but only 2");
@@ -469,6 +470,35 @@ Test(safetensors, finds_tensors_among_many) {
     free(header);
 }
 
+/* What people have under the name of a safetensors file. */
+Test(safetensors, says_what_another_file_is) {
+    static const struct {
+        const char *bytes;
+        size_t size;
+        const char *words;
+    } files[] = {
+#define BYTES(text) text, sizeof text - 1
+        {BYTES("<!DOCTYPE html>\n<html class=\"\">"), "a web page (HTML)"},
+        {BYTES("\n\n  <html><head>"), "a web page (HTML)"},
+        {BYTES("GGUF\3\0\0\0\x23\1\0\0"), "a GGUF file"},
+        {BYTES("PK\3\4\0\0\0\0\0\0\0\0"), "a zip archive"},
+        {BYTES("\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.\x80\2M"), "a pickle of Python"},
+        {BYTES("\x1f\x8b\x08\0\0\0\0\0\0\3"), "a compressed file"},
+        {BYTES("{\"error\":\"Repository not found\"}"), "JSON text"},
+        {BYTES("Entry not found"), "plain text"},
+        {BYTES("Invalid username or password."), "plain text"},
+        {BYTES("<?xml version=\"1.0\"?><Error>"), "XML"},
+        {BYTES("\x93NUMPY\1\0\x76\0{'descr"), "a .npy file of NumPy"},
+        {BYTES("\0\0\0\0\0\0\0\0\0\0\0\0"), "begins with zeros"},
+        {BYTES("\x89HDF\r\n\x1a\n\0\0\0\0"), "an HDF5 file"},
+        {BYTES("version https://git-lfs.github.com/spec/v1\noid"), "a Git LFS pointer"},
+        {BYTES(""), "an empty file"},
+#undef BYTES
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        expect_length_refused(files[i].bytes, files[i].size, files[i].words);
+}
+
 static const char single[] = "model.safetensors";
 static const char sharded[] = "model.safetensors.index.json";
 
@@ -499,8 +529,16 @@ Test(checkpoint, opens_one_file_or_shards) {
 
     temporary_write_text(sharded, "{\"metadata\":{\"total_size\":1},\"weight_map\":{"
                                   "\"c\":\"2.safetensors\",\"a\":\"1.safetensors\"}}");
-    expect_checkpoint_refused(directory, FB_ERROR_FORMAT,
-                              "names 2.safetensors, but there is a model.safetensors beside it");
+    fb_warnings warnings = {0}; /* the single file goes first, as in transformers */
+    cr_assert_eq(fb_checkpoint_open(directory, false, &warnings, &checkpoint), FB_OK, "%s",
+                 fb_error_message());
+    cr_expect(fb_checkpoint_find(checkpoint, "x"));
+    cr_expect_null(fb_checkpoint_find(checkpoint, "a"));
+    fb_checkpoint_close(checkpoint);
+    cr_assert_eq(warnings.count, 1u);
+    cr_expect(strstr(warnings.texts[0], "model.safetensors is used, and not the files"), "%s",
+              warnings.texts[0]);
+    fb_warnings_free(&warnings);
     cr_assert_eq(remove(temporary_path(single)), 0);
     expect_checkpoint_refused(directory, FB_ERROR_IO, "1.safetensors: cannot open");
     write_shard("1.safetensors", "a", &written[0]);
@@ -601,7 +639,7 @@ Test(checkpoint, refuses_bad_indexes) {
         {"{}", "weight_map is missing", FB_ERROR_FORMAT},
         {"[]", "not a JSON object", FB_ERROR_FORMAT},
         {"", "not JSON", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"model.safetensors.index.json\"}}", "header length",
+        {"{\"weight_map\":{\"a\":\"model.safetensors.index.json\"}}", "not a safetensors file",
          FB_ERROR_FORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -55,11 +55,18 @@ typedef struct fb_model_config {
     bool attention_bias;
     size_t block_size; /* tokens of a diffusion block, 4096 at most; 0 when no file says */
     int32_t mask_token_id;
-    int32_t pad_token_id;     /* the tokenizer's, if no configuration has one; ids that are not
-                                 below vocab_size are none, here and among eos_token_ids */
-    int32_t eos_token_ids[8]; /* the tokenizer's, if no configuration has any */
+    int32_t pad_token_id;      /* the tokenizer's, if no configuration has one; ids that are not
+                                  below vocab_size are none, here and among eos_token_ids */
+    int32_t eos_token_ids[64]; /* the tokenizer's, if no configuration has any */
     size_t num_eos_token_ids;
     fb_dtype dtype; /* of the embedding as stored */
+
+    /* How generation_config.json (or config.json) asks to sample. Nothing in the library does so by
+     * itself: the caller's fb_generate_options decide, whose default is greedy. temperature, top_k
+     * and top_p are as there; 0 where do_sample is false or no file says. */
+    bool do_sample;
+    double temperature, top_p;
+    size_t top_k;
 } fb_model_config;
 
 typedef struct fb_model fb_model;

@@ -72,13 +72,13 @@ static fb_status read_placements(const fb_json *weight_map, placement_list *list
     return FB_OK;
 }
 
-/* An index beside model.safetensors may name only that file, as some writers have it. */
-static fb_status check_single(const placement_list *list) {
+/* An index beside model.safetensors may name only that file, as some writers have it. One that
+ * names others is of another copy of the weights, and not used, as in transformers. */
+static bool is_of_single(const placement_list *list) {
     for (size_t i = 0; i < list->count; i++)
         if (strcmp(list->items[i].shard, single_name) != 0)
-            return fb_fail(FB_ERROR_FORMAT, "names %s, but there is a %s beside it",
-                           list->items[i].shard, single_name);
-    return FB_OK;
+            return false;
+    return true;
 }
 
 static fb_status open_shard(fb_checkpoint *checkpoint, const char *name) {
@@ -150,9 +150,13 @@ static fb_status collect_tensors(fb_checkpoint *checkpoint, placement_list *list
     return check_unique(checkpoint);
 }
 
-static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, bool single) {
-    if (single)
-        FB_TRY(check_single(list));
+static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, bool single,
+                            fb_warnings *warnings) {
+    if (single && !is_of_single(list)) {
+        FB_TRY(fb_warn(warnings, "%s: %s is used, and not the files that %s names",
+                       checkpoint->directory, single_name, index_name));
+        list->count = 0;
+    }
     FB_TRY(open_shards(checkpoint, list, single));
     return collect_tensors(checkpoint, list);
 }
@@ -166,7 +170,7 @@ static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool si
     if (status == FB_OK) {
         status = read_placements(weight_map, &list);
         if (status == FB_OK)
-            status = load_files(checkpoint, &list, single);
+            status = load_files(checkpoint, &list, single, warnings);
         if (status != FB_OK)
             fb_fail_in(status, "%s", path);
     }
@@ -186,7 +190,7 @@ static fb_status load(fb_checkpoint *checkpoint, fb_warnings *warnings) {
         if (fb_file_exists(index))
             status = load_index(checkpoint, index, has_single, warnings);
         else if (has_single)
-            status = load_files(checkpoint, &(placement_list){0}, true);
+            status = load_files(checkpoint, &(placement_list){0}, true, NULL);
         else
             status = fb_fail(FB_ERROR_IO, "%s: holds neither %s nor %s", checkpoint->directory,
                              single_name, index_name);

@@ -69,16 +69,6 @@ static fb_status open_to_read(const char *path, int *descriptor) {
     return status;
 }
 
-fb_status fb_file_check_content(const char *path, const void *data, size_t size) {
-    static const char first_line[] = "version https://git-lfs.github.com/spec/";
-    const size_t length = sizeof first_line - 1;
-    if (size < length || memcmp(data, first_line, length) != 0)
-        return FB_OK;
-    return fb_fail(
-        FB_ERROR_FORMAT,
-        "%s: is a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'", path);
-}
-
 enum { READ_SIZE = 65536 };
 
 /* Appends everything up to the end of `fd`, and a NUL. FB_ERROR_FORMAT above `limit` bytes. */
@@ -209,13 +199,8 @@ static fb_status map_descriptor(int fd, const char *path, bool reads, fb_file_ma
     if (S_ISDIR(status.st_mode))
         return fb_fail(FB_ERROR_IO, "%s: is a directory", path);
     if (S_ISREG(status.st_mode))
-        FB_TRY((reads ? read_regular : map_regular)(fd, path, &status, map));
-    else
-        FB_TRY(map_by_reading(fd, path, map));
-    fb_status result = fb_file_check_content(path, map->data, map->size);
-    if (result != FB_OK)
-        fb_file_map_close(map);
-    return result;
+        return (reads ? read_regular : map_regular)(fd, path, &status, map);
+    return map_by_reading(fd, path, map);
 }
 
 static fb_status open_map(const char *path, bool reads, fb_file_map *map) {

@@ -37,10 +37,6 @@ fb_status fb_file_map_by_reading(const char *path, fb_file_map *map);
 /* Unmaps or frees the bytes and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
 
-/* FB_ERROR_FORMAT when data[0 .. size), the content of `path`, is a pointer that stands for a file
- * that was not fetched (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md). */
-fb_status fb_file_check_content(const char *path, const void *data, size_t size);
-
 /* Reads `path` to its end (a regular file, a pipe, a terminal). *data holds *size bytes and then a
  * NUL, which is not counted. The caller frees it with fb_free. FB_ERROR_FORMAT when there are more
  * than `limit` bytes. */

@@ -2,9 +2,11 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/file.h"
+#include "io/file_kind.h"
 #include "io/json_internal.h"
 #include "io/json_write.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,13 +21,20 @@ fb_status fb_json_parse(const char *text, size_t size, const char *where, const 
     return FB_OK;
 }
 
+/* Then the place of the error tells more than what kind of file it is. */
+static bool begins_as_json(const char *text, size_t size) {
+    size_t first = strspn(text, " \t\r\n");
+    return first < size && (text[first] == '{' || text[first] == '[');
+}
+
 fb_status fb_json_load(const char *path, size_t limit, const fb_json **object) {
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_file_read_text(path, limit, &text, &size));
-    fb_status status = fb_file_check_content(path, text, size);
-    if (status == FB_OK)
-        status = fb_json_parse(text, size, path, object);
+    fb_status status = fb_json_parse(text, size, path, object);
+    if (status == FB_ERROR_FORMAT && !begins_as_json(text, size) &&
+        fb_file_kind_check(text, size, "JSON") != FB_OK)
+        fb_fail_in(status, "%s", path);
     fb_free(text);
     return status;
 }
@@ -52,7 +61,22 @@ bool fb_json_is_number(const fb_json *value) {
     return is(value, FB_JSON_UNSIGNED) || is(value, FB_JSON_NEGATIVE) || is(value, FB_JSON_REAL);
 }
 
+/* 1021.0 and 1e3 are whole numbers, too: JSON has one type of numbers. From 2^53 on a double does
+ * not say which integer was written. Gives `value` itself, or `copy`. */
+static const fb_json *as_integer(const fb_json *value, fb_json *copy) {
+    double number = is(value, FB_JSON_REAL) ? value->of.real : 0.5;
+    if (fabs(number) >= 0x1p53 || number < floor(number) || number > floor(number))
+        return value;
+    if (number < 0.0)
+        *copy = (fb_json){.type = FB_JSON_NEGATIVE, .of.negative = (int64_t)number};
+    else
+        *copy = (fb_json){.type = FB_JSON_UNSIGNED, .of.whole = (uint64_t)number};
+    return copy;
+}
+
 bool fb_json_is_int64(const fb_json *value, int64_t *number) {
+    fb_json copy;
+    value = as_integer(value, &copy);
     if (is(value, FB_JSON_NEGATIVE))
         *number = value->of.negative;
     else if (is(value, FB_JSON_UNSIGNED) && value->of.whole <= INT64_MAX)
@@ -146,6 +170,12 @@ static fb_status check_magnitude(const fb_json *value, const char *where, const 
 
 fb_status fb_json_size(const fb_json *value, const char *where, const char *key, size_t min,
                        size_t max, size_t *size) {
+    fb_json copy;
+    return fb_json_exact_size(as_integer(value, &copy), where, key, min, max, size);
+}
+
+fb_status fb_json_exact_size(const fb_json *value, const char *where, const char *key, size_t min,
+                             size_t max, size_t *size) {
     char range[64];
     snprintf(range, sizeof range, "[%zu, %zu]", min, max);
     FB_TRY(check_magnitude(value, where, key, range));
@@ -162,6 +192,8 @@ fb_status fb_json_size(const fb_json *value, const char *where, const char *key,
 fb_status fb_json_int64(const fb_json *value, const char *where, const char *key, int64_t min,
                         int64_t max, int64_t *number) {
     char range[64];
+    fb_json copy;
+    value = as_integer(value, &copy);
     snprintf(range, sizeof range, "[%lld, %lld]", (long long)min, (long long)max);
     FB_TRY(check_magnitude(value, where, key, range));
     int64_t read = 0;

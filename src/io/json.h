@@ -5,8 +5,9 @@
  *
  * These are errors (FB_ERROR_FORMAT), with line and column: duplicate keys, invalid UTF-8, NUL or
  * half of a surrogate pair in a string, more than 2048 levels of nesting. Integers are exact within
- * [-2^63, 2^64); any other number is the nearest double. Numbers beyond double, and Python's NaN
- * and Infinity, are accepted where nobody reads them. They are an error where somebody does.
+ * [-2^63, 2^64), and 4.0 or 4e0 is the integer 4; any other number is the nearest double. Numbers
+ * beyond double, and Python's NaN and Infinity, are accepted where nobody reads them. They are an
+ * error where somebody does.
  *
  * Every message begins with `where`: the path or name of the file, and the parent field if there is
  * one ("config.json", "config.json: rope_scaling"). */
@@ -63,11 +64,13 @@ const fb_json *fb_json_object_get(const fb_json *object, const char *key);
 /* --- typed values ----------------------------------------------------------------------------- */
 
 /* A value that is not a field, such as an item of an array. `key` is only used in messages. NULL is
- * a missing value. FB_ERROR_FORMAT when the value is missing, or of another type. An integer is
- * written without point and exponent, and lies within [min, max]. A double may be written as an
- * integer. */
+ * a missing value. FB_ERROR_FORMAT when the value is missing, or of another type. An integer lies
+ * within [min, max]. A double may be written as an integer. */
 fb_status fb_json_size(const fb_json *value, const char *where, const char *key, size_t min,
                        size_t max, size_t *size);
+/* The same, but 4.0 is no integer. */
+fb_status fb_json_exact_size(const fb_json *value, const char *where, const char *key, size_t min,
+                             size_t max, size_t *size);
 fb_status fb_json_int64(const fb_json *value, const char *where, const char *key, int64_t min,
                         int64_t max, int64_t *number);
 fb_status fb_json_double(const fb_json *value, const char *where, const char *key, double *number);

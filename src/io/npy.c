@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/file.h"
+#include "io/file_kind.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -20,9 +21,11 @@ static const struct {
     const char *descr;
     fb_tensor_dtype dtype;
 } descriptions[] = {
-    {"<f8", FB_TENSOR_F64}, {"<f4", FB_TENSOR_F32}, {"<f2", FB_TENSOR_F16}, {"<i8", FB_TENSOR_I64},
-    {"<i4", FB_TENSOR_I32}, {"<i2", FB_TENSOR_I16}, {"|i1", FB_TENSOR_I8},  {"<u8", FB_TENSOR_U64},
-    {"<u4", FB_TENSOR_U32}, {"<u2", FB_TENSOR_U16}, {"|u1", FB_TENSOR_U8},  {"|b1", FB_TENSOR_BOOL},
+    {"<f8", FB_TENSOR_F64}, {"<f4", FB_TENSOR_F32}, {"<f2", FB_TENSOR_F16},
+    {"<i8", FB_TENSOR_I64}, {"<i4", FB_TENSOR_I32}, {"<i2", FB_TENSOR_I16},
+    {"|i1", FB_TENSOR_I8},  {"<u8", FB_TENSOR_U64}, {"<u4", FB_TENSOR_U32},
+    {"<u2", FB_TENSOR_U16}, {"|u1", FB_TENSOR_U8},  {"|b1", FB_TENSOR_BOOL},
+    {"<i1", FB_TENSOR_I8},  {"<u1", FB_TENSOR_U8},  {"<b1", FB_TENSOR_BOOL},
 };
 
 enum { DESCRIPTIONS = sizeof descriptions / sizeof descriptions[0] };
@@ -77,6 +80,7 @@ static fb_status read_size(reader *r, size_t *value) {
             return malformed("a dimension does not fit size_t");
     if (r->at == begin)
         return malformed("shape is not a tuple of sizes");
+    (void)accept(r, "L"); /* Python 2 wrote such numbers */
     *value = number;
     return FB_OK;
 }
@@ -97,8 +101,28 @@ static fb_status read_shape(reader *r, fb_tensor_view *tensor) {
     return FB_OK;
 }
 
+/* What to do about a type that is not in the list. */
+static const char *advice(const char *descr) {
+    switch (descr[0] == '>' ? '>' : descr[0] ? descr[1] : '\0') {
+    case '>':
+        return ", big-endian: save it with .astype(array.dtype.newbyteorder('<'))";
+    case 'V':
+        return ", a type that NumPy does not know, such as bfloat16 of ml_dtypes: save it as "
+               "float32, or as safetensors";
+    case 'O':
+        return ", Python objects: save an array of numbers";
+    case 'c':
+        return ", complex numbers: save real ones";
+    default:
+        return ": save it as float32";
+    }
+}
+
 static fb_status read_dtype(reader *r, fb_tensor_view *tensor) {
     char descr[32];
+    if (accept(r, "["))
+        return fb_fail(FB_ERROR_UNSUPPORTED, "header: the elements have fields (a structured "
+                                             "type); save one field as an array of its own");
     FB_TRY(read_string(r, descr, sizeof descr));
     for (size_t i = 0; i < DESCRIPTIONS; i++)
         if (strcmp(descr, descriptions[i].descr) == 0) {
@@ -106,17 +130,17 @@ static fb_status read_dtype(reader *r, fb_tensor_view *tensor) {
             tensor->dtype_name = fb_tensor_dtype_name(tensor->dtype);
             return FB_OK;
         }
-    return fb_fail(FB_ERROR_UNSUPPORTED, "header: descr is '%s'", descr);
+    return fb_fail(FB_ERROR_UNSUPPORTED, "header: descr is '%s'%s", descr, advice(descr));
 }
 
-static fb_status read_order(reader *r) {
-    if (accept(r, "True"))
-        return fb_fail(FB_ERROR_UNSUPPORTED, "the array is in Fortran order; write it with "
-                                             "numpy.ascontiguousarray");
+static fb_status read_order(reader *r, bool *fortran) {
+    *fortran = accept(r, "True");
+    if (*fortran)
+        return FB_OK;
     return accept(r, "False") ? FB_OK : malformed("fortran_order is neither True nor False");
 }
 
-static fb_status read_field(reader *r, fb_tensor_view *tensor, unsigned *seen) {
+static fb_status read_field(reader *r, fb_tensor_view *tensor, bool *fortran, unsigned *seen) {
     char key[16];
     FB_TRY(read_string(r, key, sizeof key));
     if (!accept(r, ":"))
@@ -128,15 +152,29 @@ static fb_status read_field(reader *r, fb_tensor_view *tensor, unsigned *seen) {
     if (field == 3 || (*seen & 1u << field))
         return fb_fail(FB_ERROR_FORMAT, "header: key '%s' is unknown or there twice", key);
     *seen |= 1u << field;
-    return field == 0 ? read_dtype(r, tensor) : field == 1 ? read_order(r) : read_shape(r, tensor);
+    return field == 0   ? read_dtype(r, tensor)
+           : field == 1 ? read_order(r, fortran)
+                        : read_shape(r, tensor);
+}
+
+/* Fortran order is the same order where at most one dimension is not 1. */
+static fb_status check_fortran(const fb_tensor_view *tensor) {
+    size_t wide = 0;
+    for (size_t i = 0; i < tensor->ndim; i++)
+        wide += tensor->shape[i] > 1;
+    if (wide > 1)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "the array is in Fortran order; write it with "
+                                             "numpy.ascontiguousarray");
+    return FB_OK;
 }
 
 static fb_status read_header(reader r, fb_tensor_view *tensor) {
     unsigned seen = 0;
+    bool fortran = false;
     if (!accept(&r, "{"))
         return malformed("does not begin with {");
     while (!accept(&r, "}")) {
-        FB_TRY(read_field(&r, tensor, &seen));
+        FB_TRY(read_field(&r, tensor, &fortran, &seen));
         if (!accept(&r, ",")) {
             if (!accept(&r, "}"))
                 return malformed("no , between fields");
@@ -146,21 +184,26 @@ static fb_status read_header(reader r, fb_tensor_view *tensor) {
     skip_spaces(&r);
     if (r.at != r.end)
         return malformed("something follows the }");
-    return seen == 7 ? FB_OK : malformed("descr, fortran_order or shape is missing");
+    if (seen != 7)
+        return malformed("descr, fortran_order or shape is missing");
+    return fortran ? check_fortran(tensor) : FB_OK;
 }
 
 static fb_status find_header(const unsigned char *bytes, size_t size, size_t *start,
                              size_t *length) {
-    if (size < PREFIX_V1 || memcmp(bytes, magic, MAGIC_SIZE) != 0)
+    if (size < PREFIX_V1 || memcmp(bytes, magic, MAGIC_SIZE) != 0) {
+        FB_TRY(fb_file_kind_check(bytes, size, "a .npy file"));
         return fb_fail(FB_ERROR_FORMAT, "not a .npy file");
-    unsigned version = bytes[6];
-    if ((version != 1 && version != 2) || bytes[7] != 0)
+    }
+    unsigned version =
+        bytes[6]; /* 3 is 2 with a header in UTF-8, which only names of fields need */
+    if (version < 1 || version > 3 || bytes[7] != 0)
         return fb_fail(FB_ERROR_UNSUPPORTED, ".npy version %u.%u", version, (unsigned)bytes[7]);
     size_t prefix = version == 1 ? PREFIX_V1 : PREFIX_V2;
     if (size < prefix)
         return fb_fail(FB_ERROR_FORMAT, "%zu bytes are too few for a header", size);
     uint32_t stated = bytes[8] | (uint32_t)bytes[9] << 8;
-    if (version == 2)
+    if (version > 1)
         stated |= (uint32_t)bytes[10] << 16 | (uint32_t)bytes[11] << 24;
     if (stated > size - prefix)
         return fb_fail(FB_ERROR_FORMAT, "header length is %u, but only %zu bytes follow",

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/file.h"
+#include "io/file_kind.h"
 #include "io/json.h"
 
 #include <stdlib.h>
@@ -26,7 +27,7 @@ typedef struct data_region {
     size_t size;
 } data_region;
 
-static fb_status find_header(const unsigned char *bytes, size_t size, size_t *length) {
+static fb_status read_length(const unsigned char *bytes, size_t size, size_t *length) {
     if (size < LENGTH_BYTES)
         return fb_fail(FB_ERROR_FORMAT, "%zu bytes are too few for a header length", size);
     uint64_t stated = 0;
@@ -36,13 +37,23 @@ static fb_status find_header(const unsigned char *bytes, size_t size, size_t *le
         return fb_fail(FB_ERROR_FORMAT, "header length is %llu, not in [1, %d]",
                        (unsigned long long)stated, MAX_HEADER);
     if (stated > size - LENGTH_BYTES)
-        return fb_fail(FB_ERROR_FORMAT, "header length is %llu, but only %zu bytes follow",
+        return fb_fail(FB_ERROR_FORMAT,
+                       "header length is %llu, but only %zu bytes follow: the file is cut short, "
+                       "or no safetensors file",
                        (unsigned long long)stated, size - LENGTH_BYTES);
     if (bytes[LENGTH_BYTES] != '{')
         return fb_fail(FB_ERROR_FORMAT, "header begins with byte 0x%02x, not with '{'",
                        bytes[LENGTH_BYTES]);
     *length = (size_t)stated;
     return FB_OK;
+}
+
+/* Where the header is. Of a file that is something else the message says what. */
+static fb_status find_header(const unsigned char *bytes, size_t size, size_t *length) {
+    fb_status status = read_length(bytes, size, length);
+    if (status != FB_OK)
+        FB_TRY(fb_file_kind_check(bytes, size, "a safetensors file"));
+    return status;
 }
 
 /* null is no metadata: the format's own reader takes it so. */
@@ -66,8 +77,8 @@ static fb_status read_shape(const fb_json *entry, fb_tensor_view *tensor) {
         return fb_fail(FB_ERROR_UNSUPPORTED, "shape has %zu dimensions, above %d", tensor->ndim,
                        FB_TENSOR_MAX_DIMS);
     for (size_t i = 0; i < tensor->ndim; i++)
-        FB_TRY(fb_json_size(fb_json_array_get(shape, i), "header", "shape", 0, SIZE_MAX,
-                            &tensor->shape[i]));
+        FB_TRY(fb_json_exact_size(fb_json_array_get(shape, i), "header", "shape", 0, SIZE_MAX,
+                                  &tensor->shape[i]));
     return FB_OK;
 }
 
@@ -78,10 +89,10 @@ static fb_status read_offsets(const fb_json *entry, data_region region, fb_tenso
         return fb_fail(FB_ERROR_FORMAT, "data_offsets has %zu values, not 2",
                        fb_json_array_size(offsets));
     size_t begin = 0, end = 0;
-    FB_TRY(
-        fb_json_size(fb_json_array_get(offsets, 0), "header", "data_offsets", 0, SIZE_MAX, &begin));
-    FB_TRY(
-        fb_json_size(fb_json_array_get(offsets, 1), "header", "data_offsets", 0, SIZE_MAX, &end));
+    FB_TRY(fb_json_exact_size(fb_json_array_get(offsets, 0), "header", "data_offsets", 0, SIZE_MAX,
+                              &begin));
+    FB_TRY(fb_json_exact_size(fb_json_array_get(offsets, 1), "header", "data_offsets", 0, SIZE_MAX,
+                              &end));
     if (begin > end)
         return fb_fail(FB_ERROR_FORMAT, "data_offsets is [%zu, %zu], which ends before it begins",
                        begin, end);

@@ -171,10 +171,10 @@ const fb_field fb_generation_fields[] = {
     USED("pad_token_id", "generation_config.json goes first; an id above the vocabulary is none"),
 
     /* the caller's options decide: fb_generate_options, or the program's command line */
-    WARNED("do_sample", "false", "sampling is not read from files, the caller's options decide"),
-    UNUSED("temperature", "only with do_sample"),
-    UNUSED("top_k", "only with do_sample"),
-    UNUSED("top_p", "only with do_sample"),
+    USED("do_sample", "a program can ask for it; flashblock generate says how to do it"),
+    USED("temperature", "with do_sample"),
+    USED("top_k", "with do_sample"),
+    USED("top_p", "with do_sample"),
     UNUSED("max_length", "the caller says how many tokens"),
     UNUSED("max_new_tokens", "the caller says how many tokens"),
     UNUSED("num_return_sequences", "the caller says how many texts"),
@@ -262,8 +262,9 @@ const fb_field fb_rope_fields[] = {
     USED("rope_theta", "must be the same wherever it stands"),
     USED("full_attention", "parameters of this type of layer"),
     USED("sliding_attention", "parameters of a type of layer that there is not: as full_attention"),
-    REFUSED("rope_type", "\"default\"", "scaled rotary positions"),
-    REFUSED("type", "\"default\"", "scaled rotary positions"),
+    REFUSED("rope_type", "\"default\"",
+            "scaled rotary positions; linear and llama3 with factor 1 do not scale"),
+    REFUSED("type", "\"default\"", "as rope_type"),
     REFUSED("factor", "1", "scaled rotary positions"),
     REFUSED("attention_factor", "1", "scaled rotary positions"),
     REFUSED("partial_rotary_factor", "1", "rotary positions of a part of a head"),
@@ -280,6 +281,18 @@ const fb_field fb_rope_fields[] = {
     REFUSED("mrope_section", 0, "rotary positions of several axes"),
     REFUSED("mrope_interleaved", "false", "rotary positions of several axes"),
     UNUSED("original_max_position_embeddings", "only scaled positions use it"),
+    END,
+};
+
+const fb_field fb_unscaled_rope_fields[] = {
+    USED("rope_theta", "must be the same wherever it stands"),
+    USED("rope_type", "linear or llama3, whose factor is 1"),
+    USED("type", "linear or llama3, whose factor is 1"),
+    USED("factor", "1"),
+    REFUSED("partial_rotary_factor", "1", "rotary positions of a part of a head"),
+    UNUSED("low_freq_factor", "frequencies between it and high_freq_factor are divided by factor"),
+    UNUSED("high_freq_factor", "as low_freq_factor"),
+    UNUSED("original_max_position_embeddings", "as low_freq_factor"),
     END,
 };
 

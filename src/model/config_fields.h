@@ -15,6 +15,9 @@ extern const fb_field fb_generation_fields[];
 /* rope_scaling and rope_parameters, and their objects by type of layer. */
 extern const fb_field fb_rope_fields[];
 
+/* The same where the type is one that scales, and the factor is 1: nothing is scaled. */
+extern const fb_field fb_unscaled_rope_fields[];
+
 /* config.json of a video model. */
 extern const fb_field fb_video_fields[];
 

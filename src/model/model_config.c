@@ -8,6 +8,7 @@
 #include "model/special_tokens.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,6 +28,11 @@ enum {
 /* What the Hugging Face classes of Qwen3 and SDAR take when config.json does not say. */
 static const double default_rope_theta = 10000.0, default_rms_norm_eps = 1e-6;
 enum { DEFAULT_HEAD_DIM = 128, DEFAULT_KEY_VALUE_HEADS = 32 };
+
+enum {
+    MAX_EOS =
+        sizeof((fb_model_config *)0)->eos_token_ids / sizeof((fb_model_config *)0)->eos_token_ids[0]
+};
 
 static const char config_name[] = "config.json";
 static const char generation_name[] = "generation_config.json";
@@ -133,6 +139,18 @@ static fb_status take_theta(const fb_json *object, const char *where, rope_readi
     return FB_OK;
 }
 
+/* Scaling by 1, of the types that do nothing else. YaRN may compute its factor from other fields.
+ */
+static bool is_unscaled(const fb_json *object) {
+    const fb_json *type = fb_json_object_get(object, "rope_type");
+    if (fb_json_is_null(type) || !type)
+        type = fb_json_object_get(object, "type");
+    const char *name = fb_json_string(type);
+    double factor = 0.0;
+    return name && (strcmp(name, "linear") == 0 || strcmp(name, "llama3") == 0) &&
+           fb_json_get_double(object, "", "factor", &factor) == FB_OK && factor == 1.0;
+}
+
 static fb_status take_rope(const fb_json *parent, const char *parent_where, const char *key,
                            rope_reading *r) {
     const fb_json *object = NULL;
@@ -141,7 +159,9 @@ static fb_status take_rope(const fb_json *parent, const char *parent_where, cons
         return FB_OK;
     FB_TRY(fb_json_get_object(parent, parent_where, key, &object));
     snprintf(where, sizeof where, "%s: %s", parent_where, key);
-    FB_TRY(fb_fields_check(object, where, fb_rope_fields, NULL, r->warnings));
+    bool unscaled = is_unscaled(object);
+    FB_TRY(fb_fields_check(object, where, unscaled ? fb_unscaled_rope_fields : fb_rope_fields, NULL,
+                           r->warnings));
     return take_theta(object, where, r);
 }
 
@@ -300,6 +320,12 @@ static fb_status add_eos(int64_t id, const char *where, reading *r) {
         return fb_warn(r->warnings,
                        "%s: eos_token_id is %lld, not below vocab_size %zu: no text ends there",
                        where, (long long)id, config->vocab_size);
+    for (size_t i = 0; i < config->num_eos_token_ids; i++)
+        if (config->eos_token_ids[i] == id)
+            return FB_OK;
+    if (id >= 0 && config->num_eos_token_ids == MAX_EOS)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: eos_token_id lists more than %d tokens", where,
+                       (int)MAX_EOS);
     if (id >= 0)
         config->eos_token_ids[config->num_eos_token_ids++] = (int32_t)id;
     return FB_OK;
@@ -308,16 +334,12 @@ static fb_status add_eos(int64_t id, const char *where, reading *r) {
 /* eos_token_id is one id or a list. */
 static fb_status read_eos(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
-    enum { MAX_IDS = sizeof config->eos_token_ids / sizeof config->eos_token_ids[0] };
     static const char key[] = "eos_token_id";
     if (!fb_json_has(root, key))
         return FB_OK;
     const fb_json *item = fb_json_object_get(root, key);
     bool list = fb_json_is_array(item);
     size_t count = list ? fb_json_array_size(item) : 1;
-    if (count > MAX_IDS)
-        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: %s lists %zu tokens, at most %d are supported",
-                       where, key, count, (int)MAX_IDS);
     config->num_eos_token_ids = 0;
     for (size_t i = 0; i < count; i++) {
         int64_t id = -1;
@@ -327,12 +349,34 @@ static fb_status read_eos(const fb_json *root, const char *where, reading *r) {
     return FB_OK;
 }
 
+/* How to sample, if the file says whether to. */
+static fb_status read_sampling(const fb_json *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    bool sample = false;
+    double temperature = 0.0, top_p = 0.0;
+    size_t top_k = 0;
+    if (!fb_json_has(root, "do_sample"))
+        return FB_OK;
+    FB_TRY(fb_json_get_bool(root, where, "do_sample", &sample));
+    if (sample) {
+        FB_TRY(fb_json_get_double_or(root, where, "temperature", 0.0, &temperature));
+        FB_TRY(fb_json_get_double_or(root, where, "top_p", 0.0, &top_p));
+        FB_TRY(fb_json_get_size_or(root, where, "top_k", 0, SIZE_MAX, 0, &top_k));
+    }
+    config->do_sample = sample;
+    config->temperature = temperature;
+    config->top_p = top_p;
+    config->top_k = top_k;
+    return FB_OK;
+}
+
 /* What both config.json and generation_config.json may say. */
 static fb_status read_ids(const fb_json *root, const char *where, reading *r) {
     FB_TRY(fb_json_get_size_or(root, where, "block_size", 1, MAX_BLOCK, r->config.block_size,
                                &r->config.block_size));
     FB_TRY(read_mask(root, where, r));
     FB_TRY(read_pad(root, where, r));
+    FB_TRY(read_sampling(root, where, r));
     return read_eos(root, where, r);
 }
 

@@ -121,6 +121,8 @@ static int generate(settings *given) {
     if (status == FB_OK)
         status = given->compare ? fb_compare(&session, given->repeats, given->generate.json)
                                 : run(&session, given);
+    if (status == FB_OK)
+        fb_summary_print_sampling(&session);
     fb_session_free(&session);
     return fb_report_status(status);
 }

@@ -183,6 +183,7 @@ static const fb_option option_list[] = {
      .name = "temperature",
      .argument = "X",
      TARGET(options.temperature),
+     .given = offsetof(fb_generate_settings, temperature_given),
      .otherwise = "0",
      .help = "0 takes the most probable token; otherwise tokens are drawn"},
     {.kind = FB_OPTION_SIZE,
@@ -288,6 +289,7 @@ fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model, given->no_mmap));
     session->options = given->options;
+    session->chose_sampling = given->temperature_given;
     session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
                                  : given->options.reuse.rows ? (size_t)ROWS_TAU
                                                              : (size_t)PAPER_TAU;

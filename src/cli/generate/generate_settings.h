@@ -17,6 +17,7 @@ typedef struct fb_generate_settings {
     size_t tau;
     fb_sparse_options sparse; /* if sparse.selector is not NULL */
     bool residual, centroids, no_mmap;
+    bool temperature_given;
     size_t samples; /* of each prompt */
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse_one */

@@ -23,6 +23,7 @@ typedef struct fb_session {
     size_t samples;     /* of a prompt */
     fb_generate_options options;
     fb_trajectory_writer *record; /* of the only prompt's passes; NULL: none */
+    bool chose_sampling;          /* --temperature was given */
 } fb_session;
 
 /* How the text of a prompt becomes token ids. */

@@ -10,6 +10,10 @@
 /* Three lines on standard error: tokens and speed, passes, time of attention. */
 void fb_summary_print(const fb_session *session, const fb_generation *generation);
 
+/* A line on standard error if the model's files ask for sampling, and the command line does not say
+ * how to draw: what was written is not what they ask for. */
+void fb_summary_print_sampling(const fb_session *session);
+
 /* Members of an object. What holds for every generation of a session: version, machine, model,
  * options. */
 void fb_summary_put_session(fb_json_writer *w, const fb_session *session);

@@ -29,6 +29,7 @@ typedef struct fb_option {
     char letter;           /* of the short form; 0: none */
     const char *argument;  /* name of the value in --help; NULL for a flag */
     size_t target;         /* offset of the variable in the structure given to fb_options_parse */
+    size_t given;          /* offset of a bool: whether the command line has the option; 0: none */
     double min, max;       /* of FB_OPTION_SIZE and FB_OPTION_DOUBLE; max 0: no upper limit */
     const char *otherwise; /* default, read as if it were given and shown in --help; or NULL */
     fb_status (*parse)(const char *text, void *target); /* of FB_OPTION_PARSED */

@@ -263,6 +263,14 @@ static fb_status check_files(const fb_option_table *table, const void *target) {
     return FB_OK;
 }
 
+static void note_given(const fb_option_table *table, const fb_option_texts *texts, void *target) {
+    for (size_t i = 0; i < fb_option_table_count(table); i++) {
+        const fb_option *option = fb_option_table_at(table, i);
+        if (option->given)
+            *(bool *)((char *)target + option->given) = texts->given[i] != NULL;
+    }
+}
+
 bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void *target,
                       int *exit_status) {
     fb_option_texts texts = {0};
@@ -275,6 +283,7 @@ bool fb_options_parse(const fb_option_table *table, int argc, char **argv, void 
         result = check_required(table, target);
     if (result == FB_OPTIONS_READY)
         result = check_rules(table, &texts);
+    note_given(table, &texts, target);
     *exit_status = result == FB_OPTIONS_WRONG    ? FB_EXIT_USAGE
                    : result == FB_OPTIONS_FAILED ? FB_EXIT_FAILED
                                                  : FB_EXIT_OK;
