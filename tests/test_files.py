@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """test_files.py PROGRAM MODEL_DIR: what the program's output files may be. Prints TAP."""
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -400,6 +401,106 @@ def a_reader_that_has_gone():
             else:
                 expect_equal(result.returncode, -signal.SIGPIPE, command)
                 expect_equal(result.stderr, b"", command)
+
+
+@case
+def files_of_a_reader_that_has_gone():
+    """`flashblock ... --json FILE | head -1`: the file is what it is without head."""
+    with folder() as where:
+        def texts(path):
+            return [result["text"] for result in json.loads(path.read_bytes())["results"]]
+
+        command = ["generate", "-m", MODEL, "-p", "Once", "-n", "60", "--visual", "--json"]
+        succeeded(run(*command, where / "right"))
+        for both in (False, True):
+            path = where / f"file{both}"
+            process = subprocess.Popen([PROGRAM, *command, path], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT if both else subprocess.PIPE)
+            process.stdout.readline()
+            process.stdout.close()
+            status = process.wait(timeout=300)
+            expect_equal(status, -signal.SIGPIPE, "exit status")
+            expect_equal(texts(path), texts(where / "right"), "texts")
+        expect_equal(sorted(p.name for p in where.iterdir()), ["fileFalse", "fileTrue", "right"], "files")
+
+
+@case
+def streams_that_do_not_block():
+    """A slow reader of a pipe with O_NONBLOCK gets everything."""
+    command = ["generate", "-m", MODEL, "-p", "Once", "-n", "60", "--visual"]
+    for arguments in (["generate", "--help"], command, ["info", "--json"]):
+        right = succeeded(run(*arguments)).stdout
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.set_blocking(writer, False)
+        process = subprocess.Popen([PROGRAM, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=writer,
+                                   stderr=subprocess.PIPE)
+        os.close(writer)
+        time.sleep(0.3)
+        with open(reader, "rb") as stream:
+            text = stream.read()
+        errors = process.communicate(timeout=300)[1]
+        expect_equal(process.returncode, 0, errors)
+        expect_equal(len(text), len(right), arguments)
+        expect(arguments[0] == "info" or text == right, arguments)
+
+
+@case
+def one_line_for_an_error_and_a_file_that_is_kept():
+    """A command fails after one of its files was finished."""
+    with folder() as where:
+        gone = where / "gone"
+        gone.mkdir()
+        pipe = where / "pipe"
+        os.mkfifo(pipe)
+        process = subprocess.Popen([PROGRAM, "generate", "-m", MODEL, "-f", pipe, "-n", "8", "--json", gone / "x"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   env={**os.environ, "TMPDIR": str(where)})
+        with open(pipe, "wb") as prompt:
+            shutil.rmtree(gone)
+            prompt.write(b"And it came to pass")
+        errors = process.communicate(timeout=300)[1].decode()
+        lines = [line for line in errors.splitlines() if line.startswith("flashblock: ")]
+        expect_equal(len(lines), 1, errors)
+        expect("its content is in" in lines[0], errors)
+
+
+@case
+def weights_that_become_shorter():
+    """As docs/robustness.md says: a map ends the process by SIGBUS; with --no-mmap nothing happens."""
+    with folder() as where:
+        model = where / "model"
+        command = ["generate", "-m", model, "-n", "40", "--ignore-eos"]
+        shutil.copytree(MODEL, model)
+        right = succeeded(run(*command, "-p", "Once")).stdout
+        for options, expected in ((["--no-mmap"], 0), ([], -signal.SIGBUS)):
+            shutil.rmtree(model)
+            shutil.copytree(MODEL, model)
+            pipe = where / "pipe"
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe)
+            process = subprocess.Popen([PROGRAM, *map(str, command), *options, "-f", pipe],
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            with open(pipe, "wb") as prompt: # the weights are loaded
+                os.truncate(model / "model.safetensors", 50000)
+                prompt.write(b"Once")
+            output, errors = process.communicate(timeout=300)
+            expect_equal(process.returncode, expected, errors)
+            expect(expected or output == right, output)
+        # Another file under the same name is no change of the mapped one.
+        shutil.rmtree(model)
+        shutil.copytree(MODEL, model)
+        pipe.unlink()
+        os.mkfifo(pipe)
+        process = subprocess.Popen([PROGRAM, *map(str, command), "-f", pipe], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with open(pipe, "wb") as prompt:
+            (where / "other").write_bytes(b"other weights")
+            os.replace(where / "other", model / "model.safetensors")
+            prompt.write(b"Once")
+        output, errors = process.communicate(timeout=300)
+        expect_equal((process.returncode, output), (0, right), errors)
 
 
 @case

@@ -1,5 +1,7 @@
 #include "base/error.h"
 
+#include "base/point.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,12 +42,19 @@ static void keep_one_line(void) {
             *c = '?';
 }
 
+static int print(char *text, size_t size, const char *format, va_list arguments) {
+    fb_point before = fb_point_begin();
+    int length = vsnprintf(text, size, format, arguments);
+    fb_point_end(before);
+    return length;
+}
+
 fb_status fb_fail(fb_status status, const char *format, ...) {
     /* An argument may be the kept message itself, so the text is formatted in another buffer. */
     char text[MESSAGE_SIZE];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    print(text, sizeof text, format, arguments);
     va_end(arguments);
     memcpy(message, text, sizeof text);
     keep_one_line();
@@ -56,7 +65,7 @@ fb_status fb_fail_in(fb_status status, const char *format, ...) {
     char text[MESSAGE_SIZE];
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(text, sizeof text, format, arguments);
+    int length = print(text, sizeof text, format, arguments);
     va_end(arguments);
     if (length < 0)
         return status;

@@ -1,6 +1,7 @@
 /* flashblock COMMAND [OPTION]...: the table of commands. */
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "cli/streams.h"
 #include "io/file.h"
 
 #include <flashblock/runtime.h>
@@ -112,19 +113,21 @@ static void handle_signals(void) {
 static int run_command(int argc, char **argv) {
     fb_file_batch_begin();
     int status = fb_command_group_run(&program, argc, argv);
-    fb_status written = fb_file_batch_end();
-    if (written != FB_OK) {
-        int failed = fb_report_status(written);
-        status = status == FB_EXIT_OK ? failed : status;
-    }
+    status = fb_report_files(status, fb_file_batch_end());
     return status == FB_EXIT_OK ? fb_finish_stdout() : status;
 }
 
 int main(int argc, char **argv) {
     open_missing_streams();
     handle_signals();
-    if (argc == 1 || strcmp(argv[1], "--version") != 0)
-        return run_command(argc, argv);
-    printf("flashblock %s\n", fb_version());
-    return fb_finish_stdout();
+    fb_streams_open();
+    int status = FB_EXIT_OK;
+    if (argc == 1 || strcmp(argv[1], "--version") != 0) {
+        status = run_command(argc, argv);
+    } else {
+        printf("flashblock %s\n", fb_version());
+        status = fb_finish_stdout();
+    }
+    fb_streams_close();
+    return status;
 }

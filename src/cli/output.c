@@ -40,12 +40,25 @@ void fb_print_video_warnings(const fb_video_model *model) {
         fb_print_error("warning: %s", fb_video_model_warning(model, i));
 }
 
+/* The error of a command that had finished files; "" for none. */
+static char delayed[2048];
+
 int fb_report_status(fb_status status) {
     if (status == FB_OK)
         return FB_EXIT_OK;
-    fb_print_error("%s", fb_error_message());
+    if (fb_file_batch_has_files())
+        snprintf(delayed, sizeof delayed, "%s", fb_error_message());
+    else
+        fb_print_error("%s", fb_error_message());
     fb_file_batch_fail();
     return status == FB_ERROR_ARGUMENT ? FB_EXIT_USAGE : FB_EXIT_FAILED;
+}
+
+int fb_report_files(int status, fb_status written) {
+    if (written != FB_OK || delayed[0])
+        fb_print_error("%s%s%s", delayed, delayed[0] && written != FB_OK ? "; " : "",
+                       written != FB_OK ? fb_error_message() : "");
+    return status == FB_EXIT_OK && written != FB_OK ? FB_EXIT_FAILED : status;
 }
 
 int fb_finish_stdout(void) {

@@ -26,8 +26,13 @@ void fb_print_tokenizer_warnings(const fb_tokenizer *tokenizer);
 void fb_print_video_warnings(const fb_video_model *model);
 
 /* The exit status that stands for `status`; unless that is FB_OK, the library's last error is
- * reported. 2 when it was an argument, as all of those come from the command line, else 1. */
+ * reported (at fb_report_files, if files were finished before). 2 when it was an argument, as all
+ * of those come from the command line, else 1. */
 int fb_report_status(fb_status status);
+
+/* At the end of the batch of files (io/file.h), which came to `written`: the exit status, `status`
+ * being the command's. One line says what went wrong, and where the content of files is. */
+int fb_report_files(int status, fb_status written);
 
 /* Flushes standard output. Returns FB_EXIT_FAILED and reports when not all of it was written. */
 int fb_finish_stdout(void);

@@ -110,6 +110,9 @@ void fb_file_batch_begin(void);
  * finished are kept as said above. */
 void fb_file_batch_fail(void);
 
+/* Whether a file of the batch is finished. */
+bool fb_file_batch_has_files(void);
+
 /* A file that the batch removes if it succeeds, unless the batch writes it. FB_ERROR_MEMORY. */
 fb_status fb_file_batch_remove(const char *path);
 

@@ -134,6 +134,10 @@ void fb_file_batch_fail(void) {
     batch.failed = true;
 }
 
+bool fb_file_batch_has_files(void) {
+    return batch.is_open && batch.first;
+}
+
 fb_status fb_file_batch_remove(const char *path) {
     fb_file_place place;
     if (fb_file_place_find(path, &place) != FB_OK)

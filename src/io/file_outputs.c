@@ -9,7 +9,7 @@ typedef struct identity {
     bool was_read; /* or would have been */
 } identity;
 
-static bool noting;
+static bool noting, expected;
 static fb_buffer noted; /* of identity */
 
 fb_status fb_file_outputs_note(const struct stat *file) {
@@ -40,11 +40,20 @@ bool fb_file_outputs_was_read(const struct stat *file) {
     return found && found->was_read;
 }
 
+void fb_file_outputs_expect(void) {
+    expected = noting;
+}
+
+bool fb_file_outputs_expected(void) {
+    return expected;
+}
+
 void fb_file_outputs_begin(void) {
     noting = true;
 }
 
 void fb_file_outputs_end(void) {
     noting = false;
+    expected = false;
     fb_buffer_free(&noted);
 }

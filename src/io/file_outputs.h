@@ -20,6 +20,10 @@ fb_status fb_file_outputs_check(int fd, const char *path);
 /* Whether that happened to the file: a command may go on without what it could not read. */
 bool fb_file_outputs_was_read(const struct stat *file);
 
+/* The command will write a file, regular or not, besides standard output. Until the end. */
+void fb_file_outputs_expect(void);
+bool fb_file_outputs_expected(void);
+
 /* Ends and forgets them. */
 void fb_file_outputs_end(void);
 

@@ -1,6 +1,7 @@
 #include "io/warnings.h"
 
 #include "base/memory.h"
+#include "base/point.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -40,7 +41,9 @@ fb_status fb_warn(fb_warnings *warnings, const char *format, ...) {
         return FB_OK;
     va_list arguments;
     va_start(arguments, format);
+    fb_point before = fb_point_begin();
     vsnprintf(text, sizeof text, format, arguments);
+    fb_point_end(before);
     va_end(arguments);
     keep_one_line(text);
     if (warnings->count >= MAX_WARNINGS)

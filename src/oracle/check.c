@@ -1,6 +1,7 @@
 /* fb_check_attention. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/point.h"
 #include "base/sized.h"
 #include "oracle/attention_claims.h"
 
@@ -226,7 +227,7 @@ static fb_status fill(const fb_attention_check *c, fb_candidate *candidate, fb_r
     return fb_report_end_candidate(report);
 }
 
-fb_status fb_check_attention(const fb_attention_check *check, fb_report **report) {
+static fb_status check_attention(const fb_attention_check *check, fb_report **report) {
     fb_attention_check own = {.batch = 1};
     fb_candidate *candidate = NULL;
     fb_report *made = NULL;
@@ -241,5 +242,12 @@ fb_status fb_check_attention(const fb_attention_check *check, fb_report **report
         *report = made;
     else
         fb_report_destroy(made);
+    return status;
+}
+
+fb_status fb_check_attention(const fb_attention_check *check, fb_report **report) {
+    fb_point before = fb_point_begin();
+    fb_status status = check_attention(check, report);
+    fb_point_end(before);
     return status;
 }

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/point.h"
 #include "oracle/hash_compute.h"
 
 #include <flashblock/runtime.h>
@@ -58,7 +59,7 @@ static fb_status compare(size_t index, const fb_hash_list *list, fb_hash_finding
     return status;
 }
 
-fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_finding **finding) {
+static fb_status check_case(size_t index, const fb_hash_list *list, fb_hash_finding **finding) {
     if (index >= fb_num_hash_cases)
         return fb_fail(FB_ERROR_ARGUMENT, "index is %zu, there are %zu golden hashes", index,
                        fb_num_hash_cases);
@@ -71,6 +72,13 @@ fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_fin
     }
     *finding = made;
     return FB_OK;
+}
+
+fb_status fb_hash_case_check(size_t index, const fb_hash_list *list, fb_hash_finding **finding) {
+    fb_point before = fb_point_begin();
+    fb_status status = check_case(index, list, finding);
+    fb_point_end(before);
+    return status;
 }
 
 void fb_hash_finding_destroy(fb_hash_finding *finding) {

@@ -1,6 +1,7 @@
 #include "oracle/report_text.h"
 
 #include "base/error.h"
+#include "base/point.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -211,7 +212,7 @@ void fb_report_write_candidate(FILE *file, const fb_report_style *style, const f
     fputc('\n', file);
 }
 
-fb_status fb_report_text(fb_report *report, const char **text) {
+static fb_status write_text(fb_report *report, const char **text) {
     const fb_report_style style = {.verbose = report->verbose};
     size_t size = 0;
     free(report->text);
@@ -227,4 +228,11 @@ fb_status fb_report_text(fb_report *report, const char **text) {
         return fb_fail(FB_ERROR_MEMORY, "no memory for a report's text");
     *text = report->text;
     return FB_OK;
+}
+
+fb_status fb_report_text(fb_report *report, const char **text) {
+    fb_point before = fb_point_begin();
+    fb_status status = write_text(report, text);
+    fb_point_end(before);
+    return status;
 }

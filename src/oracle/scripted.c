@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/point.h"
 #include "base/sized.h"
 
 #include <flashblock/runtime.h>
@@ -248,8 +249,8 @@ static fb_status judge(fb_scripted *sequence, const fb_verify_options *options, 
     return fb_report_end_candidate(report);
 }
 
-fb_status fb_scripted_judge(fb_scripted *sequence, const fb_verify_options *options,
-                            fb_report **report) {
+static fb_status judge_sequence(fb_scripted *sequence, const fb_verify_options *options,
+                                fb_report **report) {
     fb_verify_options own = {0};
     fb_report *made = NULL;
     FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
@@ -263,6 +264,14 @@ fb_status fb_scripted_judge(fb_scripted *sequence, const fb_verify_options *opti
     }
     *report = made;
     return FB_OK;
+}
+
+fb_status fb_scripted_judge(fb_scripted *sequence, const fb_verify_options *options,
+                            fb_report **report) {
+    fb_point before = fb_point_begin();
+    fb_status status = judge_sequence(sequence, options, report);
+    fb_point_end(before);
+    return status;
 }
 
 fb_status fb_scripted_write(fb_scripted *sequence, const char *path) {

@@ -1,6 +1,7 @@
 /* fb_verify_file. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/point.h"
 #include "base/sized.h"
 #include "oracle/kinds.h"
 
@@ -84,7 +85,8 @@ static fb_status fill(const char *path, const fb_verify_options *options, fb_rep
     return report->candidate ? fb_report_end_candidate(report) : FB_OK;
 }
 
-fb_status fb_verify_file(const char *path, const fb_verify_options *options, fb_report **report) {
+static fb_status verify_file(const char *path, const fb_verify_options *options,
+                             fb_report **report) {
     fb_verify_options own = {0};
     fb_report *made = NULL;
     if (options)
@@ -97,4 +99,11 @@ fb_status fb_verify_file(const char *path, const fb_verify_options *options, fb_
     }
     *report = made;
     return FB_OK;
+}
+
+fb_status fb_verify_file(const char *path, const fb_verify_options *options, fb_report **report) {
+    fb_point before = fb_point_begin();
+    fb_status status = verify_file(path, options, report);
+    fb_point_end(before);
+    return status;
 }

@@ -8,11 +8,13 @@
 #include "cli/options/options_help.h"
 #include "cli/output.h"
 #include "io/file.h"
+#include "io/file_outputs.h"
 #include "io/file_place.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef enum fb_options_result {
     FB_OPTIONS_READY,  /* the targets are set */
@@ -257,6 +259,8 @@ static fb_status check_files(const fb_option_table *table, const void *target) {
         if (!path)
             continue;
         FB_TRY(check_others(table, target, i, fb_output_path(path)));
+        if (fb_file_place_descriptor(fb_output_path(path)) != STDOUT_FILENO)
+            fb_file_outputs_expect();
         if (!option->in_new_folder)
             FB_TRY(fb_file_check_writable(fb_output_path(path)));
     }
