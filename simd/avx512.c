@@ -1,22 +1,5 @@
 /* The kernels for AVX-512 F, BW, VL and DQ: 16 lanes, 32 registers.
  *
- * Scores and values are the same product (kernels.h): rows of A against blocks of 16 lines of 16
- * elements. A line of a block is one register, so blocks are taken in pairs, those of two groups of
- * keys or of two panels of values. The register tile is 12 rows x 32 columns: 24 accumulators, the
- * pair's two lines, 1 broadcast element of A; 27 in all.
- *
- *                first block   second block     For each line of the pair: load two registers,
- *     row 0    [  acc[0][0]  |  acc[0][1]   ]   broadcast an element of each row, 24 fma. 14 loads
- *      ...          ...            ...          feed 24 fma, where two loads and two fma a cycle
- *     row 11   [  acc[11][0] |  acc[11][1]  ]   are possible; 8 independent chains would do.
- *
- * An odd block at the end is multiplied by itself, 12 rows x 16 columns. There each element of A is
- * used once, and its broadcast is part of the fma ({1to16}). In a pair it is used twice, and would
- * be loaded twice: 26 loads for 24 fma, more than the load ports can do.
- *
- * A block is one chain long; its first line multiplies instead of adding to zero. The sum of the
- * blocks so far stays in memory, in the L1 cache: there is no register left for it.
- *
  * Each lane computes one chain of the scalar kernel, operation by operation. So the bits are the
  * same. Tails are masked: they compute what the body computes, and touch nothing outside.
  */
@@ -35,8 +18,6 @@
 
 enum {
     LANES = 16,
-    TILE_ROWS = 12,
-    TILE_BLOCKS = 2,                       /* a line of each is a register */
     TILE_REGISTERS = FB_TILE_KEYS / LANES, /* of a row's scores */
 };
 
@@ -70,101 +51,9 @@ static void widen_f16(const uint16_t *from, float *to, size_t count) {
     widen(FB_F16, from, to, count);
 }
 
-/* ---- the product of some rows with a block, or with a pair ---- */
+/* ---- products ---- */
 
-/* acc = or += one line's products, for all rows. ROWS, BLOCKS and FIRST are constants wherever
- * these functions are inlined. */
-INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const bool FIRST, const float *a,
-                          const float *const *b, size_t line, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
-    __m512 b_x16[TILE_BLOCKS];
-    UNROLLED
-    for (size_t block = 0; block < BLOCKS; block++)
-        b_x16[block] = _mm512_loadu_ps(b[block] + line * LANES);
-    UNROLLED
-    for (size_t row = 0; row < ROWS; row++) {
-        __m512 a_x16 = _mm512_set1_ps(a[row * FB_SEGMENT + line]);
-        UNROLLED
-        for (size_t block = 0; block < BLOCKS; block++)
-            acc[row][block] = FIRST ? _mm512_mul_ps(a_x16, b_x16[block])
-                                    : _mm512_fmadd_ps(a_x16, b_x16[block], acc[row][block]);
-    }
-}
-
-/* acc = a . b, one chain: over all 16 lines of a block, or over the last, shorter one. */
-INLINE void multiply_block(const size_t ROWS, const size_t BLOCKS, const product_job *job,
-                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
-    const float *b[TILE_BLOCKS] = {job->b[0], job->b[1]};
-    multiply_line(ROWS, BLOCKS, true, job->a, b, 0, acc);
-    if (job->lines == FB_SEGMENT) {
-        UNROLLED
-        for (size_t line = 1; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
-    } else {
-        for (size_t line = 1; line < job->lines; line++)
-            multiply_line(ROWS, BLOCKS, false, job->a, b, line, acc);
-    }
-}
-
-#define EACH_ROW_AND_BLOCK                                                                         \
-    UNROLLED for (size_t row = 0; row < ROWS; row++)                                               \
-        UNROLLED for (size_t block = 0; block < BLOCKS; block++)
-
-INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const product_job *job) {
-    __m512 acc[TILE_ROWS][TILE_BLOCKS];
-    prefetch(job, BLOCKS);
-    multiply_block(ROWS, BLOCKS, job, acc);
-    float *sums = job->sums;
-    const size_t stride = job->sums_stride; /* for a compiler, stores might change the job */
-    if (!job->first) {
-        EACH_ROW_AND_BLOCK {
-            __m512 sum = _mm512_loadu_ps(sums + row * stride + block * LANES);
-            acc[row][block] = _mm512_add_ps(sum, acc[row][block]);
-        }
-    }
-    if (job->scale) {
-        EACH_ROW_AND_BLOCK acc[row][block] =
-            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][block]);
-    }
-    EACH_ROW_AND_BLOCK
-    _mm512_storeu_ps(sums + row * stride + block * LANES, acc[row][block]);
-}
-
-/* product_tiles[blocks - 1][rows - 1] */
-#define TILE(ROWS)                                                                                 \
-    static void product_##ROWS##x1(const product_job *job) {                                       \
-        product_tile(ROWS, 1, job);                                                                \
-    }                                                                                              \
-    static void product_##ROWS##x2(const product_job *job) {                                       \
-        product_tile(ROWS, 2, job);                                                                \
-    }
-TILE(1)
-TILE(2)
-TILE(3)
-TILE(4)
-TILE(5)
-TILE(6)
-TILE(7)
-TILE(8)
-TILE(9)
-TILE(10)
-TILE(11)
-TILE(12)
-static product_tile_fn *const product_tiles[TILE_BLOCKS][TILE_ROWS] = {
-    {product_1x1, product_2x1, product_3x1, product_4x1, product_5x1, product_6x1, product_7x1,
-     product_8x1, product_9x1, product_10x1, product_11x1, product_12x1},
-    {product_1x2, product_2x2, product_3x2, product_4x2, product_5x2, product_6x2, product_7x2,
-     product_8x2, product_9x2, product_10x2, product_11x2, product_12x2},
-};
-
-INLINE void scale_and_add(float *o, float alpha, const float *sums, size_t count) {
-    const __m512 alpha_x16 = _mm512_set1_ps(alpha);
-    for (size_t i = 0; i < count; i += LANES) {
-        __m512 sum = _mm512_loadu_ps(sums + i), old = _mm512_loadu_ps(o + i);
-        _mm512_storeu_ps(o + i, _mm512_fmadd_ps(old, alpha_x16, sum));
-    }
-}
-
-#include "simd/products.h"
+#include "simd/products_avx512.h"
 
 /* ---- exponentials ---- */
 
