@@ -283,6 +283,71 @@ def evaluation_of_reuse():
     expect("blocks of 4, 64 tokens" in succeeded(evaluate_reuse("--context", 64)), "table")
 
 
+def write_suite(folder):
+    """Problems whose answers no small model knows, but one: that a reply without an answer is wrong."""
+    asked = [dict(prompt=p, answer="7", kind="sum", steps=2) for p in (" Question: Who?\nWork:", " Question: Where?\nWork:")]
+    texts = ["In the beginning God created the heaven and the earth. " * 3, "And God said, Let there be light:"]
+    with open(folder / "small.jsonl", "w", encoding="utf-8") as file:
+        for text in texts:
+            file.write(json.dumps(dict(text=text, questions=asked)) + "\n")
+    return [text + question["prompt"] for text in texts for question in asked]
+
+
+def evaluate_tasks(folder, *arguments):
+    return run("eval", "tasks", "--model", MODEL, "--problems", folder, "--suite", "small", "-n", 16, *arguments)
+
+
+@case
+def evaluation_of_tasks():
+    policies = "tau:1,tau:2,tau:block,never,rows+correction,quest@40,quest@40+first,quest@40+residual:2," \
+               "quest@40+residual:once,quest@40+residual:once+sparse-first,quest@100"
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        prompts = write_suite(folder)
+        arguments = ["-b", "4,8", "--steps", "both", "--policies", policies, "--texts", "--json"]
+        facts = json.loads(succeeded(evaluate_tasks(folder, *arguments, "--threads", 1)))
+        names = ["dense", *policies.split(",")]
+        cells = facts["cells"]
+        expect_equal([cell["policy"] for cell in cells], 4 * names, "policies")
+        expect_equal([cell["problems"] for cell in cells], len(cells) * [4], "problems")
+        one_a_token = dict(zip(names, cells))
+        for same in ("dense", "tau:1", "quest@100"):
+            expect_equal(one_a_token[same]["equal_texts"], 4, same)
+        keys = [one_a_token[p]["keys_by_dense"] for p in ("dense", "tau:2", "tau:block", "never")]
+        expect(keys == sorted(keys, reverse=True) and keys[-1] < keys[-2], "keys", keys)
+        expect(one_a_token["never"]["reused"] > one_a_token["tau:2"]["reused"] > 0, "reused steps")
+        expect(one_a_token["quest@40"]["keys_by_dense"] < 1, "selected keys")
+        first = dict(zip(prompts, (r["text"] for r in facts["replies"] if r["policy"] == "dense")))
+        for prompt in prompts[2:]:  # as flashblock generate writes it
+            text = succeeded(generate("-p", prompt, "-n", 16, "-b", 4, "--tau", 0, "--confidence-threshold", 1))
+            expect(text.strip().endswith(first[prompt].strip()), repr(text), "ends in", repr(first[prompt]))
+        two = json.loads(succeeded(evaluate_tasks(folder, *arguments, "--threads", 2)))
+        for one, other in zip(cells, two["cells"]):
+            for key in set(one) - {"attention_seconds", "attention_by_dense"}:
+                expect_equal(one[key], other[key], key)
+        table = succeeded(evaluate_tasks(folder, "-b", 4, "--policies", "tau:2", "--count", 1))
+        expect("small, blocks of 4, one token a step: 1 problems" in table, table)
+
+
+@case
+def wrong_tasks():
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_suite(folder)
+        for words, status, named in [
+            (["--policies", "quest"], 2, "quest"),
+            (["--policies", "quest@101"], 2, "quest@101"),
+            (["--policies", "tau:2,,"], 2, "tau:2"),
+            (["--policies", "quest@20+residual"], 2, "residual"),
+            (["--steps", "two"], 2, "two"),
+            (["--suite", "nonesuch"], 1, "nonesuch-1k.jsonl"),
+            (["--plot", "x.gif"], 2, "--plot"),
+        ]:
+            expect_error(evaluate_tasks(folder, *words), status, named)
+        (folder / "small.jsonl").write_text('{"text": "x", "questions": [{"prompt": "y"}]}\n', encoding="utf-8")
+        expect_error(evaluate_tasks(folder), 1, "line 1", "answer")
+
+
 @case
 def wrong_evaluations():
     expect_error(run("eval"), 2, "--help")

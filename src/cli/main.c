@@ -41,6 +41,8 @@ static const fb_command eval_commands[] = {
      fb_command_eval_sparse, NULL},
     {"reuse", "what policies of reuse cost and save, in real decoding", fb_command_eval_reuse,
      NULL},
+    {"tasks", "how many problems are solved with each policy, and what that takes",
+     fb_command_eval_tasks, NULL},
     {"video", "what thresholds of calibrations cost and save, in clips", fb_command_eval_video,
      NULL},
 };

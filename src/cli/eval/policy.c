@@ -2,15 +2,13 @@
 
 #include "base/error.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const size_t largest = (size_t)1 << 30;
 
-/* Takes `word` from *text if it is there. */
-static bool take(const char **text, const char *word) {
+bool fb_policy_take_word(const char **text, const char *word) {
     size_t length = strlen(word);
     if (strncmp(*text, word, length) != 0)
         return false;
@@ -18,8 +16,7 @@ static bool take(const char **text, const char *word) {
     return true;
 }
 
-/* A number of at least 1. */
-static bool take_number(const char **text, size_t *number) {
+bool fb_policy_take_number(const char **text, size_t *number) {
     if (**text < '1' || **text > '9') /* strtoull would take spaces and signs */
         return false;
     char *end = NULL;
@@ -31,30 +28,30 @@ static bool take_number(const char **text, size_t *number) {
 
 /* The word after a '+'. */
 static bool take_addition(const char **text, fb_reuse_policy *policy) {
-    if (take(text, "correction"))
+    if (fb_policy_take_word(text, "correction"))
         return policy->correction = true;
     if (!policy->rows)
         return false;
-    if (take(text, "every:"))
-        return take_number(text, &policy->refresh_every);
-    if (take(text, "dirty:"))
-        return take_number(text, &policy->refresh_dirty);
-    return take(text, "commit") && (policy->refresh_commit = true);
+    if (fb_policy_take_word(text, "every:"))
+        return fb_policy_take_number(text, &policy->refresh_every);
+    if (fb_policy_take_word(text, "dirty:"))
+        return fb_policy_take_number(text, &policy->refresh_dirty);
+    return fb_policy_take_word(text, "commit") && (policy->refresh_commit = true);
 }
 
-static bool take_policy(const char **text, fb_reuse_policy *policy) {
+bool fb_policy_take(const char **text, fb_reuse_policy *policy) {
     *policy = (fb_reuse_policy){0};
-    if (take(text, "dense"))
+    if (fb_policy_take_word(text, "dense"))
         return true;
-    if (take(text, "rows")) {
+    if (fb_policy_take_word(text, "rows")) {
         policy->rows = true;
         policy->tau = 1;
-        if (take(text, ":") && !take_number(text, &policy->tau))
+        if (fb_policy_take_word(text, ":") && !fb_policy_take_number(text, &policy->tau))
             return false;
-    } else if (!take(text, "tau:") || !take_number(text, &policy->tau)) {
+    } else if (!fb_policy_take_word(text, "tau:") || !fb_policy_take_number(text, &policy->tau)) {
         return false;
     }
-    while (take(text, "+"))
+    while (fb_policy_take_word(text, "+"))
         if (!take_addition(text, policy))
             return false;
     return true;
@@ -66,7 +63,7 @@ fb_status fb_policy_list_parse(const char *text, void *target) {
         if (list.count == FB_POLICY_LIST_MAX)
             return fb_fail(FB_ERROR_ARGUMENT, "'%s' holds more than %d policies", text,
                            FB_POLICY_LIST_MAX);
-        if (!take_policy(&at, &list.policies[list.count++]) || (*at != ',' && *at != '\0'))
+        if (!fb_policy_take(&at, &list.policies[list.count++]) || (*at != ',' && *at != '\0'))
             return fb_fail(FB_ERROR_ARGUMENT,
                            "'%s' is not a list of policies such as dense,tau:2,rows+correction",
                            text);
