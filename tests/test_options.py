@@ -25,12 +25,12 @@ RULES = {
     "eval sparse": {"selectors", "density", "key-block", "select-every-step", "confidence-threshold"},
     "eval tasks": {"texts"},
     "eval video": set(),
-    "generate": GENERATE | {"visual", "compare", "repeats"},
+    "generate": GENERATE | {"visual", "compare", "repeats", "record"},
     "golden": {"correction", "reuse"},
     "info": set(),
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
-    "verify": {"precision", "partial"},
+    "verify": {"precision", "partial", "trajectory", "model"},
     "video": {"clips"},
 }
 REQUIRED = {

@@ -26,9 +26,11 @@ from ._library import (
     version,
 )
 from ._ports import Given, Pass, Sequence, check_port
+from ._trajectory import TrajectoryWriter, check_trajectory
 
 __all__ = [
     "ArgumentError", "Array", "Block", "CheckFailed", "FileError", "Finding", "FlashBlockError", "FormatError", "Given",
-    "LibraryNotFound", "Mask", "OutOfMemory", "Pass", "Report", "Sequence", "StaleError", "UnsupportedError", "array",
-    "as_array", "attention", "block", "check", "check_port", "empty", "library", "merge", "reference", "version",
+    "LibraryNotFound", "Mask", "OutOfMemory", "Pass", "Report", "Sequence", "StaleError", "TrajectoryWriter",
+    "UnsupportedError", "array", "as_array", "attention", "block", "check", "check_port", "check_trajectory", "empty",
+    "library", "merge", "reference", "version",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ class Finding:
 
 
 class Report:
-    """The verdict. `passed`, `outcome`, `reason`; `findings`, a list of Finding; `text` for people; `json`, a dict;
+    """The verdict. `passed`, `outcome`, `reason`, `kind`; `findings`, a list of Finding; `text` for people; `json`, a dict;
     `missing`, required results that were not given; `unjudged`, others that nobody asked for; `title`, what was judged;
     `seed` of a generated case."""
 
@@ -43,6 +43,7 @@ class Report:
             self.title, self.seed = title, seed
             outcome = oracle.fb_report_outcome(pointer)
             self.outcome, self.passed = oracle.fb_outcome_name(outcome).decode(), outcome == c.FB_PASSED
+            self.kind = oracle.fb_report_kind(pointer).decode("utf-8", "replace")
             self.reason = oracle.fb_report_reason(pointer).decode("utf-8", "replace")
             count = oracle.fb_report_num_findings(pointer)
             self.findings = [Finding(oracle.fb_report_finding(pointer, i)) for i in range(count)]
@@ -67,6 +68,8 @@ class Report:
     @property
     def summary(self):
         """One line: the outcome, and why."""
+        if self.kind == "trajectory":
+            return self.outcome + (f": {self.reason}" if self.reason else "")
         failed = [finding for finding in self.findings if not finding.passed]
         if not failed:
             return self.outcome + (f": {self.reason}" if self.reason else "")

@@ -199,6 +199,15 @@ class fb_verify_options(Structure):
     ]
 
 
+class fb_trajectory_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tensors", c_char_p),
+        ("precision", c_int),
+        ("partial", c_bool),
+    ]
+
+
 class fb_scripted_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -312,6 +321,8 @@ FUNCTIONS = {
         ("fb_candidate_close", None, [c_void_p]),
         ("fb_verify_options_init_sized", None, [POINTER(fb_verify_options), c_size_t]),
         ("fb_verify_file", c_int, [c_char_p, POINTER(fb_verify_options), c_void_p]),
+        ("fb_trajectory_options_init_sized", None, [POINTER(fb_trajectory_options), c_size_t]),
+        ("fb_verify_trajectory", c_int, [c_char_p, c_char_p, POINTER(fb_trajectory_options), c_void_p]),
         ("fb_scripted_options_init_sized", None, [POINTER(fb_scripted_options), c_size_t]),
         ("fb_scripted_preset_name", c_char_p, [c_size_t]),
         ("fb_scripted_preset", c_int, [c_char_p, POINTER(fb_scripted_options)]),

@@ -1,6 +1,7 @@
 /* The forward pass, in the order in which it happens. */
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/half.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
@@ -44,6 +45,29 @@ static fb_status linear(pass *p, const float *x, size_t num_rows, const fb_linea
     fb_status status = fb_linear(&p->model->linear, &input, outputs, num_outputs);
     p->times.linear += fb_seconds() - start;
     return status;
+}
+
+/* fb_model_round_activations: `count` results of an operation. */
+static void round_results(const pass *p, float *x, size_t count) {
+    int bits = p->model->significand_bits;
+    if (bits == 0)
+        return;
+    uint32_t drop = (uint32_t)(24 - bits), half = (1u << (drop - 1)) - 1;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t u = fb_f32_to_bits(x[i]);
+        if ((u & 0x7f800000u) == 0x7f800000u)
+            continue;
+        u += half + ((u >> drop) & 1u);
+        x[i] = fb_bits_to_f32(u & ~((1u << drop) - 1));
+    }
+}
+
+static void round_rows(const pass *p, float *x, size_t width) {
+    round_results(p, x, p->num_rows * width);
+}
+
+void fb_model_round_activations(fb_model *model, int significand_bits) {
+    model->significand_bits = significand_bits;
 }
 
 /* --- arguments -------------------------------------------------------------------------------- */
@@ -141,6 +165,9 @@ static void embed(pass *p) {
         }
     }
     p->model->small.embedding += fb_seconds() - start;
+    round_rows(p, p->a->x, hidden);
+    round_rows(p, p->a->cosines, half);
+    round_rows(p, p->a->sines, half);
 }
 
 /* --- attention -------------------------------------------------------------------------------- */
@@ -169,13 +196,17 @@ static void norm_rows(pass *p, const float *weight) {
     fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->hidden_size),
                     norm_some_rows, &call);
     p->model->small.norms += fb_seconds() - start;
+    round_rows(p, p->a->normed, p->config->hidden_size);
 }
 
 /* x += normed, which holds what a sublayer gave. */
 static void add_rows(pass *p) {
+    size_t hidden = p->config->hidden_size;
+    round_rows(p, p->a->normed, hidden);
     double start = fb_seconds();
-    fb_add(p->a->x, p->a->normed, p->num_rows * p->config->hidden_size);
+    fb_add(p->a->x, p->a->normed, p->num_rows * hidden);
     p->model->small.residual += fb_seconds() - start;
+    round_rows(p, p->a->x, hidden);
 }
 
 /* Heads of one row: each normalised, then rotated to the row's position. */
@@ -206,6 +237,8 @@ static void place_rows(pass *p, const fb_layer_weights *layer) {
     double start = fb_seconds();
     fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->q_width), place_some_rows, &call);
     p->model->small.positions += fb_seconds() - start;
+    round_rows(p, p->a->q, p->q_width);
+    round_rows(p, p->a->k, p->kv_width);
 }
 
 /* Attention of a prefill: to everything committed, and to the new tokens of blocks up to one's
@@ -280,12 +313,16 @@ static fb_status attention_sublayer(pass *p, size_t index) {
     norm_rows(p, layer->input_norm);
     fb_linear_output qkv[] = {{&layer->q, p->a->q}, {&layer->k, p->a->k}, {&layer->v, p->a->v}};
     FB_TRY(linear(p, p->a->normed, p->num_rows, qkv, 3));
+    round_rows(p, p->a->q, p->q_width);
+    round_rows(p, p->a->k, p->kv_width);
+    round_rows(p, p->a->v, p->kv_width);
     place_rows(p, layer);
     size_t row = 0;
     for (size_t s = 0; s < p->count; s++) {
         FB_TRY(attend_sequence(p, index, &p->sequences[s], row));
         row += p->sequences[s].num_tokens;
     }
+    round_rows(p, p->a->attended, p->q_width);
     fb_linear_output o = {&layer->o, p->a->normed};
     FB_TRY(linear(p, p->a->attended, p->num_rows, &o, 1));
     add_rows(p);
@@ -311,11 +348,15 @@ static void swiglu_rows(pass *p) {
 
 /* x += down(silu(gate(rms_norm(x))) * up(rms_norm(x))) */
 static fb_status mlp_sublayer(pass *p, size_t index) {
+    size_t middle = p->config->intermediate_size;
     const fb_layer_weights *layer = &p->model->weights.layers[index];
     norm_rows(p, layer->post_attention_norm);
     fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
     FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
+    round_rows(p, p->a->gate, middle);
+    round_rows(p, p->a->up, middle);
     swiglu_rows(p);
+    round_rows(p, p->a->gate, middle);
     fb_linear_output down = {&layer->down, p->a->normed};
     FB_TRY(linear(p, p->a->gate, p->num_rows, &down, 1));
     add_rows(p);
@@ -361,6 +402,7 @@ static fb_status give_logits(pass *p) {
     gather_wanting(p);
     fb_linear_output head = {&p->model->weights.head, logits};
     FB_TRY(linear(p, p->a->normed, p->num_logit_rows, &head, 1));
+    round_results(p, logits, p->num_logit_rows * p->config->vocab_size);
     for (size_t s = 0; s < p->count && p->num_wanting > 1; s++)
         if (sequences[s].logits) {
             size_t values = sequences[s].num_tokens * p->config->vocab_size;

@@ -46,8 +46,15 @@ struct fb_model {
     fb_warnings warnings; /* of loading */
     fb_busy busy;
     fb_small_times small;
-    bool used; /* a forward pass has touched every weight */
+    bool used;            /* a forward pass has touched every weight */
+    int significand_bits; /* fb_model_round_activations */
 };
+
+/* From now on a forward pass rounds what each operation gives to so many significant bits, to
+ * nearest even: 8 is what a model in bf16 stores, 11 is f16 without its limits of range. Sums stay
+ * float32. 0, as loaded: nothing is rounded. For the oracle, which wants to know how far a right
+ * implementation in another type is from this one. */
+void fb_model_round_activations(fb_model *model, int significand_bits);
 
 /* Makes room for num_rows rows, num_logit_rows of them with logits in
  * `logits` (0 when they go elsewhere). What the arrays held is lost if they grow. */

@@ -22,10 +22,12 @@ void fb_report_release(fb_report *report) {
     report->num_missing = 0;
     fb_free(report->findings);
     free(report->text);
+    free(report->words);
+    fb_buffer_free(&report->members);
     fb_free(report->json);
     report->unjudged = NULL;
     report->findings = NULL;
-    report->text = report->json = NULL;
+    report->text = report->json = report->words = NULL;
     report->num_unjudged = report->num_findings = 0;
 }
 

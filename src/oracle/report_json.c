@@ -103,6 +103,8 @@ void fb_report_put_json(fb_json_writer *w, const fb_report *report) {
     for (size_t i = 0; i < report->num_findings; i++)
         put_finding(w, &report->findings[i]);
     fb_json_close_array(w);
+    if (report->members.size)
+        fb_json_put_raw(w, report->kind, (const char *)report->members.data, report->members.size);
     fb_json_close_object(w);
 }
 

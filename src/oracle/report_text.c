@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *capital_name(fb_outcome outcome) {
     return outcome == FB_PASSED       ? "PASS"
@@ -128,6 +129,18 @@ static void put_tensor(FILE *file, const fb_report_style *style, const fb_findin
         put_detail(file, finding);
 }
 
+void fb_report_write_trajectory(FILE *file, const fb_report *report) {
+    if (report->words) {
+        fputs(report->words, file);
+        return;
+    }
+    fprintf(file, "trajectory ");
+    fb_finding_write_text(file, report->path);
+    fprintf(file, "\n%s: ", capital_name(report->outcome));
+    fb_finding_write_text(file, report->reason);
+    fputc('\n', file);
+}
+
 void fb_report_write_case(FILE *file, const fb_report_style *style, const fb_report *report) {
     char kind[sizeof report->kind], name[sizeof report->name], reason[sizeof report->reason];
     put_isa(file, style, report->isa);
@@ -218,7 +231,9 @@ static fb_status write_text(fb_report *report, const char **text) {
     free(report->text);
     report->text = NULL;
     FILE *file = open_memstream(&report->text, &size);
-    if (file && report->of_candidate) {
+    if (file && strcmp(report->kind, "trajectory") == 0) {
+        fb_report_write_trajectory(file, report);
+    } else if (file && report->of_candidate) {
         fb_report_write_candidate(file, &style, report);
     } else if (file) {
         fb_report_write_heading(file, &style);

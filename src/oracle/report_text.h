@@ -18,6 +18,9 @@ void fb_report_write_heading(FILE *file, const fb_report_style *style);
  * every tensor that fails, and why. */
 void fb_report_write_case(FILE *file, const fb_report_style *style, const fb_report *report);
 
+/* A trajectory: how many decisions agree, the first difference, the verdict. */
+void fb_report_write_trajectory(FILE *file, const fb_report *report);
+
 /* A candidate: each of its tensors, and its verdict. */
 void fb_report_write_candidate(FILE *file, const fb_report_style *style, const fb_report *report);
 

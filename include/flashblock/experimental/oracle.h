@@ -259,6 +259,41 @@ static inline void fb_verify_options_init(fb_verify_options *options) {
 FB_API fb_status fb_verify_file(const char *path, const fb_verify_options *options,
                                 fb_report **report);
 
+/* --- trajectories ---------------------------------------------------------------------------- */
+
+/* How a trajectory is judged. fb_trajectory_options_init sets struct_size and the defaults; new
+ * members may be added at the end. */
+typedef struct fb_trajectory_options {
+    size_t struct_size;
+    const char *tensors;     /* the file of hidden states, parts, logits and noise; NULL (default):
+                                the one that the record names, beside it */
+    fb_arithmetic precision; /* what the port computes in; FB_ARITHMETIC_AUTO (default): as the
+                                record says */
+    bool partial;            /* what the record lacks is not needed: none is FB_INCOMPLETE */
+} fb_trajectory_options;
+
+/* As fb_attention_check_init_sized: fb_trajectory_options_init(&options) in C. */
+FB_API void fb_trajectory_options_init_sized(fb_trajectory_options *options, size_t struct_size);
+static inline void fb_trajectory_options_init(fb_trajectory_options *options) {
+    fb_trajectory_options_init_sized(options, sizeof *options);
+}
+
+/* Judges the record of a whole decoding by another implementation: JSON lines, which
+ * docs/trajectory.md specifies. The decoding is replayed with its own decisions forced. The report
+ * says the first step, layer and decision that differs, and whether that is a tie within the noise
+ * of the port's precision or a mistake. Its findings are "actions", "confidence", "proposals",
+ * "decisions", and the states that the record has ("hidden", "logits", ...): of these the error is
+ * the largest error / noise.
+ *
+ *   model  a Hugging Face directory, as fb_model_load takes it
+ *
+ * A record that contradicts itself, or cannot be read, is FB_FAILED with a reason that names the
+ * line. `options` may be NULL. fb_report_destroy.
+ * FB_ERROR_ARGUMENT: NULL, or struct_size is wrong. FB_ERROR_MEMORY. Other errors: the model cannot
+ * be loaded. */
+FB_API fb_status fb_verify_trajectory(const char *path, const char *model,
+                                      const fb_trajectory_options *options, fb_report **report);
+
 /* --- scripted sequences ---------------------------------------------------------------------- */
 
 /* A block of a language or video model that is denoised by a script, in memory: one layer, step by

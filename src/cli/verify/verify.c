@@ -23,7 +23,7 @@
 /* The command line. */
 typedef struct settings {
     fb_option_list paths, kinds;
-    const char *json, *candidate;
+    const char *json, *candidate, *trajectory, *model;
     fb_arithmetic precision;
     size_t threads; /* 0: not given */
     int isa;        /* fb_isa_choice_parse */
@@ -65,31 +65,46 @@ static const fb_option options[] = {
      TARGET(candidate),
      .help = "judge these results of one case: .safetensors with the names of the case's results, "
              "or one .npy (out.npy, lse.npy)"},
+    {.kind = FB_OPTION_STRING,
+     .name = "trajectory",
+     .needs = "model !candidate !kind",
+     .argument = "FILE",
+     TARGET(trajectory),
+     .help = "judge the record of a whole decoding (docs/trajectory.md), in place of case files"},
+    {.kind = FB_OPTION_STRING,
+     .name = "model",
+     .letter = 'm',
+     .needs = "trajectory",
+     .argument = "DIR",
+     TARGET(model),
+     .help = "the model of the trajectory, a Hugging Face directory"},
     {.kind = FB_OPTION_PARSED,
      .name = "precision",
-     .needs = "candidate",
+     .needs = "candidate|trajectory",
      .argument = "NAME",
      TARGET(precision),
      .parse = parse_precision,
-     .help = "what the candidate computes in: auto (found from its results), f32, tf32, tf32x3, "
-             "bf16, f16, fp8"},
+     .help = "what the candidate computes in: auto (found from its results; of a trajectory, as "
+             "its record says), f32, tf32, tf32x3, bf16, f16, fp8"},
     {.kind = FB_OPTION_FLAG,
      .name = "partial",
-     .needs = "candidate",
+     .needs = "candidate|trajectory",
      TARGET(partial),
      .help = "the candidate needs not have every required result; without it, a missing one makes "
              "it INCOMPLETE"},
 };
 
-static const fb_arguments arguments = {"PATH", 1, 0, offsetof(settings, paths)};
+static const fb_arguments arguments = {"PATH", 0, 0, offsetof(settings, paths)};
 
 static const fb_option_table table = {
-    .usage = "verify PATH... [OPTION]...",
+    .usage = "verify PATH... [OPTION]..., or verify --trajectory FILE --model DIR [OPTION]...",
     .summary =
         "Recomputes case files (docs/case-files.md describes them) and says how far this build\n"
         "and the file are from the truth; PATHs are files, and directories whose cases are all\n"
         "taken. With --candidate it judges another implementation's results of one case, at most\n"
-        "twice as far from the truth as a plain implementation, and names known mistakes.",
+        "twice as far from the truth as a plain implementation, and names known mistakes. With\n"
+        "--trajectory it replays the record of a whole decoding, and says the first step that\n"
+        "differs, and whether that is a tie or a mistake.",
     FB_TABLE_OPTIONS(options),
     .arguments = &arguments,
 };
@@ -112,6 +127,10 @@ static void show(verification *v, const fb_report *report) {
     fb_report_put_json(&v->cases, report);
     if (fb_is_stdout(v->chosen->json))
         return;
+    if (v->chosen->trajectory) {
+        fb_report_write_trajectory(stdout, report);
+        return;
+    }
     if (v->candidate) {
         fb_report_write_candidate(stdout, &v->style, report);
         return;
@@ -156,13 +175,26 @@ static fb_status verify_with(verification *v, const char *path, fb_outcome *outc
     return FB_OK;
 }
 
+static fb_status verify_trajectory(verification *v, fb_outcome *outcome) {
+    fb_trajectory_options how;
+    fb_report *report = NULL;
+    fb_trajectory_options_init(&how);
+    how.precision = v->chosen->precision;
+    how.partial = v->chosen->partial;
+    FB_TRY(fb_verify_trajectory(v->chosen->trajectory, v->chosen->model, &how, &report));
+    *outcome = report->outcome;
+    show(v, report);
+    fb_report_destroy(report);
+    return FB_OK;
+}
+
 static fb_status verify_path(verification *v, const char *path, fb_isa current) {
     fb_outcome outcome;
     for (int isa = 0; isa < FB_ISA_COUNT; isa++) {
         if (!fb_isa_choice_has(v->chosen->isa, current, (fb_isa)isa))
             continue;
         FB_TRY(fb_isa_select((fb_isa)isa));
-        FB_TRY(verify_with(v, path, &outcome));
+        FB_TRY(path ? verify_with(v, path, &outcome) : verify_trajectory(v, &outcome));
         if (outcome == FB_SKIPPED)
             break; /* once is enough */
     }
@@ -172,6 +204,8 @@ static fb_status verify_path(verification *v, const char *path, fb_isa current) 
 static fb_status verify_all(verification *v, const fb_found_paths *paths) {
     fb_isa current;
     FB_TRY(fb_isa_current(&current));
+    if (v->chosen->trajectory)
+        return verify_path(v, NULL, current);
     for (size_t i = 0; i < paths->count; i++) {
         if (fb_seconds() - v->begin > 1.0) /* short runs say nothing */
             fb_progress_often("%zu of %zu", i + 1, paths->count);
@@ -240,6 +274,15 @@ static int summarize(const verification *v) {
 
 /* One case file for a candidate. */
 static int check_usage(const settings *chosen, const fb_found_paths *paths) {
+    if (!chosen->trajectory && chosen->paths.count == 0) {
+        fb_print_error("no PATH given; see flashblock verify --help");
+        return FB_EXIT_USAGE;
+    }
+    if (chosen->trajectory && chosen->paths.count > 0) {
+        fb_print_error("--trajectory: takes the place of case files, %zu are given",
+                       chosen->paths.count);
+        return FB_EXIT_USAGE;
+    }
     if (chosen->candidate && (paths->count != 1 || !paths->paths[0].named)) {
         fb_print_error("--candidate: is judged by one case file, %zu are given", paths->count);
         return FB_EXIT_USAGE;

@@ -1,0 +1,225 @@
+"""Whole decodings: a record of what a port proposed and decided, and its verdict. docs/trajectory.md has the format."""
+import ctypes
+import json
+import os
+import pathlib
+import struct
+import tempfile
+
+from . import _declarations as c
+from ._arrays import as_array
+from ._check import Report, arithmetic, judged
+from ._library import check_status, library
+
+VERSION = 1
+# Tensors of a pass, and how many axes they have.
+STATES = {
+    "logits": 2, "gumbel": 2, "hidden": 3, "external_out": 4, "external_lse": 3, "internal_out": 4, "internal_lse": 3,
+    "out": 4, "lse": 3,
+}  # fmt: skip
+_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
+
+
+def _plain(values):
+    """A list of Python's numbers: of a tensor, an array, a list."""
+    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    while len(values) == 1 and isinstance(values[0], list):  # a batch of one
+        values = values[0]
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+class _Tensors:
+    """A .safetensors file that is written tensor by tensor: the bytes wait in a file beside it."""
+
+    def __init__(self, path):
+        self.path, self.header, self.size = pathlib.Path(path), {}, 0
+        self.bytes = tempfile.TemporaryFile(dir=self.path.parent)
+
+    def add(self, name, value, ndim):
+        pieces = list(value) if isinstance(value, (list, tuple)) else [value]
+        arrays = [self._squeezed(as_array(piece, name), ndim - isinstance(value, (list, tuple))) for piece in pieces]
+        if any(array.dtype != arrays[0].dtype or array.shape != arrays[0].shape for array in arrays):
+            raise ValueError(f"{name}: its layers have different types or shapes")
+        if arrays[0].dtype not in _NAMES:
+            raise TypeError(f"{name} is {arrays[0].dtype}, expected f32, bf16 or f16: convert it first")
+        begin = self.size
+        for array in arrays:
+            self.size += self.bytes.write(array.dense().memoryview().cast("B"))
+        shape = list(arrays[0].shape)
+        self.header[name] = {
+            "dtype": _NAMES[arrays[0].dtype],
+            "shape": [len(arrays), *shape] if isinstance(value, (list, tuple)) else shape,
+            "data_offsets": [begin, self.size],
+        }
+
+    @staticmethod
+    def _squeezed(array, ndim):
+        while array.ndim > ndim and array.shape[0] == 1:  # a batch of one
+            array = array[0]
+        return array
+
+    def close(self):
+        text = json.dumps(self.header).encode()
+        text += b" " * (-len(text) % 8)
+        self.bytes.seek(0)
+        with open(self.path, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for piece in iter(lambda: self.bytes.read(1 << 20), b""):
+                file.write(piece)
+        self.bytes.close()
+
+
+class TrajectoryWriter:
+    """Writes the record of one decoding, line by line, while a port decodes.
+
+        with flashblock.TrajectoryWriter("run.jsonl", precision="bf16", prompt=ids, block_size=4, tau=2) as record:
+            ...each denoising step...
+            record.step(block, step, before=ids, proposed=tokens, confidence=probabilities, accepted=positions,
+                        action="refresh")
+            ...each pass over a finished block...
+            record.commit(block)
+            record.end("stop", tokens)
+
+    path        of the record; tensors go into PATH.safetensors
+    precision   what the port computes in: "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"
+    prompt      its token ids
+    options     block_size, denoising_steps, max_tokens, remasking, confidence_threshold, tau, temperature, top_k, top_p,
+                mask_token, stop_tokens, ignore_stop, ...: docs/trajectory.md lists all. What is not given is as in
+                `flashblock generate`
+
+    Values are lists, or what has `tolist`: tensors of PyTorch, arrays of NumPy. Tensors of a pass are f32, bf16 or f16;
+    `hidden` may be the tuple of layers that Hugging Face's output_hidden_states gives.
+    """
+
+    def __init__(self, path, *, precision, prompt, model="", **options):
+        self.path, self._tensors = pathlib.Path(path), None
+        if "stop_tokens" in options:
+            options["stop_tokens"] = _plain(options["stop_tokens"])
+        self._header = {
+            "trajectory": VERSION, "model": str(model), "precision": precision, "prompt": _plain(prompt),
+            "options": options,
+        }  # fmt: skip
+        self._file = open(self.path, "w", encoding="utf-8")
+        self._begun = False
+
+    def _put(self, line):
+        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def _begin(self, states):
+        """The first line says whether there are tensors: it is written with the first pass."""
+        if states and self._tensors is None:
+            if self._begun:
+                raise ValueError("tensors are given, but the first pass had none: give them from the first pass on")
+            self._tensors = _Tensors(f"{self.path}.safetensors")
+            self._header["tensors"] = self._tensors.path.name
+        if not self._begun:
+            self._put(self._header)
+            self._begun = True
+
+    def _pass(self, line, states):
+        states = {name: value for name, value in states.items() if value is not None}
+        for name in states:
+            if name not in STATES:
+                raise TypeError(f"{name} is not a part of a pass; tensors are {', '.join(STATES)}")
+        self._begin(states)
+        for name, value in states.items():
+            key = f"block{line['block']}.{line['step']}.{name}"
+            self._tensors.add(key, value, STATES[name])
+            line[name] = key
+        self._put(line)
+
+    def step(self, block, step, *, before, proposed, confidence, accepted, tokens=None, action=None, entropy=None,
+             uniform=None, **states):  # fmt: skip
+        """A denoising step.
+
+        block, step   numbers from 0; steps are counted in each block
+        before        the block's ids that the pass was given
+        proposed, confidence  of every position; what decided ones have does not matter
+        accepted      the positions that are unmasked: indices, or a boolean of every position
+        tokens        their ids, in the same order; None: those that are proposed there
+        action        "refresh" or "reuse" of the external part
+        entropy, uniform  of every position: nats; the numbers in [0, 1) that drew the tokens
+        logits, gumbel, hidden, external_out, external_lse, internal_out, internal_lse, out, lse  tensors
+        """
+        accepted = _plain(accepted)
+        if accepted and all(isinstance(value, bool) for value in accepted):
+            accepted = [position for position, value in enumerate(accepted) if value]
+        line = {"block": int(block), "step": int(step)}
+        if action is not None:
+            line["action"] = action
+        line.update(before=_plain(before), proposed=_plain(proposed), confidence=_plain(confidence))
+        for key, values in (("entropy", entropy), ("uniform", uniform)):
+            if values is not None:
+                line[key] = _plain(values)
+        line["accepted"] = accepted
+        if tokens is not None:
+            line["tokens"] = _plain(tokens)
+        self._pass(line, states)
+
+    def commit(self, block, *, before=None, action=None, **states):
+        """The pass over a finished block."""
+        line = {"block": int(block), "step": "commit"}
+        if action is not None:
+            line["action"] = action
+        if before is not None:
+            line["before"] = _plain(before)
+        self._pass(line, states)
+
+    def end(self, reason, tokens=None):
+        """The decoding is over: "stop", "length", "context", or "cancelled" before its end. tokens: the completion."""
+        self._begin({})
+        line = {"end": reason}
+        if tokens is not None:
+            line["tokens"] = _plain(tokens)
+        self._put(line)
+
+    def close(self):
+        if self._file.closed:
+            return
+        self._begin({})
+        self._file.close()
+        if self._tensors:
+            self._tensors.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def check_trajectory(record, *, model, precision=None, tensors=None, partial=False):
+    """Judges the record of a whole decoding: replays it with its own decisions forced. Returns a Report if every
+    difference is a tie within the noise of the port's precision; raises CheckFailed (an AssertionError) if not.
+
+        flashblock.check_trajectory("run.jsonl", model="models/SDAR-1.7B-Chat")
+
+    record      the path of a record, a TrajectoryWriter (which is closed), or its lines as dictionaries
+    model       the model's Hugging Face directory
+    precision   what the port computes in; None: as the record says
+    tensors     the path of the file of tensors; None: the one that the record names, beside it
+    partial     what the record lacks is not needed
+
+    The report's `json["trajectory"]` has the agreement of decisions, and the first difference and the first mistake with
+    their line, block, step and layer.
+    """
+    if isinstance(record, TrajectoryWriter):
+        record.close()
+        record = record.path
+    if isinstance(record, (str, os.PathLike)):
+        return _judge(record, model, precision, tensors, partial)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "record.jsonl"
+        with open(path, "w", encoding="utf-8") as file:
+            for line in record:
+                file.write(json.dumps(line) + "\n")
+        return _judge(path, model, precision, tensors, partial)
+
+
+def _judge(path, model, precision, tensors, partial):
+    oracle, options, report = library("oracle"), c.fb_trajectory_options(), ctypes.c_void_p()
+    oracle.fb_trajectory_options_init_sized(options, ctypes.sizeof(options))
+    options.tensors = os.fsencode(tensors) if tensors is not None else None
+    options.precision, options.partial = arithmetic(precision), partial
+    check_status(oracle.fb_verify_trajectory(os.fsencode(path), os.fsencode(model), options, ctypes.byref(report)))
+    return judged(Report(report, f"trajectory {path}"))

@@ -1,0 +1,108 @@
+/* fb_verify_trajectory. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/sized.h"
+#include "oracle/trajectory_report.h"
+
+#include <flashblock/runtime.h>
+
+#include <stdio.h>
+
+void fb_trajectory_options_init_sized(fb_trajectory_options *options, size_t struct_size) {
+    const fb_trajectory_options defaults = {0};
+    fb_sized_init(options, struct_size, &defaults, sizeof defaults);
+}
+
+static bool is_fine(fb_arithmetic precision) {
+    return fb_trajectory_significand_bits(precision) > 20;
+}
+
+/* A record that says f32, and was computed in less: it would pass as what it is. */
+static fb_status try_coarser(fb_trajectory *record, fb_model *model, fb_trajectory_judgement *j) {
+    static const fb_arithmetic coarser[] = {FB_ARITHMETIC_F16, FB_ARITHMETIC_BF16};
+    fb_arithmetic said = record->precision;
+    if (!j->mistake.there || j->name[0] || !is_fine(said) ||
+        j->mistake.subject == FB_SUBJECT_ACTION || j->mistake.subject == FB_SUBJECT_DECISION)
+        return FB_OK;
+    for (size_t i = 0; i < sizeof coarser / sizeof *coarser; i++) {
+        fb_trajectory_judgement as = {0};
+        record->precision = coarser[i];
+        fb_status status = fb_trajectory_judge(record, model, &as);
+        bool passes = status == FB_OK && !as.mistake.there;
+        fb_trajectory_judgement_free(&as);
+        record->precision = said;
+        FB_TRY(status);
+        if (!passes)
+            continue;
+        const char *name = fb_arithmetic_name(coarser[i]);
+        snprintf(j->name, sizeof j->name,
+                 "the errors are those of %s, not of %s (as %s the record passes)", name,
+                 fb_arithmetic_name(said), name);
+        return FB_OK;
+    }
+    return FB_OK;
+}
+
+static fb_status judge(fb_trajectory *record, fb_model *model, const char *directory,
+                       fb_report *report) {
+    fb_trajectory_judgement judgement = {0};
+    fb_status status = fb_trajectory_judge(record, model, &judgement);
+    if (status == FB_OK)
+        status = try_coarser(record, model, &judgement);
+    if (status == FB_OK)
+        status = fb_trajectory_report(&judgement, directory, report);
+    fb_trajectory_judgement_free(&judgement);
+    return status;
+}
+
+/* A record that cannot be replayed has failed; nothing else has. */
+static fb_status verify(const char *path, const char *directory, fb_model *model,
+                        const fb_trajectory_options *options, fb_report *report) {
+    fb_trajectory record;
+    fb_status status =
+        fb_trajectory_open(path, options->tensors, fb_model_config_of(model), &record);
+    if (options->precision != FB_ARITHMETIC_AUTO)
+        record.precision = options->precision;
+    if (status == FB_OK)
+        status = judge(&record, model, directory, report);
+    fb_trajectory_close(&record);
+    if (status == FB_ERROR_MEMORY || status == FB_OK)
+        return status;
+    report->outcome = FB_FAILED;
+    snprintf(report->reason, sizeof report->reason, "%s", fb_error_message());
+    return FB_OK;
+}
+
+static fb_status make(const char *path, const char *directory, const fb_trajectory_options *options,
+                      fb_report *report) {
+    fb_isa isa;
+    fb_model *model = NULL;
+    FB_TRY(fb_isa_current(&isa));
+    report->isa = fb_isa_name(isa);
+    report->partial = options->partial;
+    snprintf(report->kind, sizeof report->kind, "trajectory");
+    snprintf(report->path, sizeof report->path, "%s", path);
+    snprintf(report->name, sizeof report->name, "%s", path);
+    FB_TRY(fb_model_load(directory, &model));
+    fb_status status = verify(path, directory, model, options, report);
+    fb_model_destroy(model);
+    return status;
+}
+
+fb_status fb_verify_trajectory(const char *path, const char *model,
+                               const fb_trajectory_options *options, fb_report **report) {
+    fb_trajectory_options own = {0};
+    fb_report *made = NULL;
+    if (!path || !model)
+        return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", path ? "model" : "path");
+    if (options)
+        FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "report", &made));
+    fb_status status = make(path, model, &own, made);
+    if (status != FB_OK) {
+        fb_report_destroy(made);
+        return status;
+    }
+    *report = made;
+    return FB_OK;
+}
