@@ -13,7 +13,7 @@
 static const double OTHER_PLACES = 1.75;
 
 /* Of states: a row of a layer has few independent errors, and some rows have more than others. */
-const double fb_trajectory_state_allowed = 8.0;
+const double fb_trajectory_state_allowed = 12.0;
 
 /* --- replay ----------------------------------------------------------------------------------- */
 

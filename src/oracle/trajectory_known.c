@@ -303,7 +303,7 @@ static fb_status find(trial *t, char *name, size_t size) {
     if (right.action == FB_REFRESH_AND_STORE)
         right.action = FB_REFRESH_ONLY;
     FB_TRY(fb_trajectory_replay_other(&t->replay, &right));
-    if (found >= 0 && least <= t->j->allowed && least < misfit(t) / 3.0)
+    if (found >= 0 && least <= 0.4 * t->j->allowed && least < 0.4 * misfit(t))
         say(t, (known)found, name, size);
     return FB_OK;
 }

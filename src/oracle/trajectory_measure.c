@@ -263,7 +263,8 @@ static void measure_confidence(const row_view *v, const fb_trajectory_pass *pass
     row->noise = hypot(noise_of(v), storage_at(largest, v->bits));
     row->storage = hypot(ldexp(1.0, -v->bits) / sqrt(3.0), 1e-8);
     row->own = p > 0.0 ? log(fmax(p, SMALLEST)) : -INFINITY;
-    row->error = proposed >= 0 && p > 0.0 ? log(fmax(given, SMALLEST)) - row->own : NAN;
+    row->error =
+        proposed >= 0 && p > 0.0 && !isnan(given) ? log(fmax(given, SMALLEST)) - row->own : NAN;
     row->shape = shape_of_log(v, t);
     row->rounded = (int64_t)t == v->sampler->banned_token ? 0.0 : rounded_error(v, t);
     row->slack = slack_of(v, row->noise);

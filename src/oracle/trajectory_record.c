@@ -135,7 +135,7 @@ static fb_status read_number(const reader *r, const char *key, size_t position, 
                              double *number) {
     char text[FB_JSON_SHOW_SIZE];
     *number = NAN;
-    if (fb_json_is_null(item))
+    if (!item || fb_json_is_null(item))
         return FB_OK;
     if (!fb_json_is_number(item))
         return fb_fail(FB_ERROR_FORMAT, "%s: %s of position %zu is %s, not a finite number",
@@ -476,7 +476,7 @@ static fb_status read_proposed(const reader *r, const fb_json *line, fb_trajecto
         pass->proposed[i] = -1;
         if (!pass->masked[i])
             continue;
-        if (fb_json_is_null(item) || !item)
+        if (!item || fb_json_is_null(item))
             missing = true;
         else
             FB_TRY(read_id(r, "proposed", item, &pass->proposed[i]));

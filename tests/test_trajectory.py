@@ -1,0 +1,377 @@
+#!/usr/bin/python3
+"""test_trajectory.py PROGRAM GOLDEN: `flashblock generate --record` and `flashblock verify --trajectory`. Prints TAP.
+
+The port whose records are judged is trajectory_port.py, which shares nothing with the program.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import trajectory_port as port
+from verify_support import GOLDEN, PROGRAM, case, expect, expect_equal, expect_usage_error, folder, main, text_of, verify
+
+MODEL = os.path.join(tempfile.mkdtemp(prefix="trajectory-"), "model")
+WEIGHTS = port.make_model(MODEL)
+
+
+def judge(path, *arguments, model=None):
+    """The case of --json."""
+    done = verify("--trajectory", path, "--model", model or MODEL, "--json=-", *arguments)
+    expect(done.stdout, done.stderr)
+    report = json.loads(done.stdout)["cases"][0]
+    expect_equal(done.returncode, 0 if report["outcome"] == "passed" else 1, f"exit status of {report['reason']}")
+    return report
+
+
+def made(where, **how):
+    """The path of a port's record."""
+    path = where / "record.jsonl"
+    port.record(path, WEIGHTS, **how)
+    return path
+
+
+def expect_mistake(report, words, block, step, subject, layer=None):
+    expect_equal(report["outcome"], "failed", report["reason"])
+    first = report["trajectory"]["first_mistake"]
+    expect(words in report["reason"], words, "is not in", report["reason"])
+    expect_equal((first["block"], first["step"], first["subject"]), (block, step, subject), report["reason"])
+    expect(not first["tie"] and first["line"] > 1, first)
+    if layer is not None:
+        expect_equal((first["state"], first["layer"]), ("hidden", layer), report["reason"])
+
+
+# --- the program's own records --------------------------------------------------------------------
+
+
+OWN = (
+    "", "--tau 0", "--tau 4", "--remasking low_confidence_static", "--remasking sequential", "--confidence-threshold 0.3",
+    "--remasking entropy_bounded", "--temperature 0.9", "--temperature 0.8 --top-k 20", "--temperature 0.8 --top-p 0.9",
+    "--kv-dtype bf16", "--reuse rows", "--reuse rows --correction", "--block-size 8 --denoising-steps 4",
+    "--reuse-at-commit", "--reuse-always", "--compat released", "--compat released --temperature 1", "--ignore-eos",
+)  # fmt: skip
+
+
+def own(path, *options, prompt="And it came to pass", tokens="10"):
+    model = GOLDEN / "demo-model"
+    done = subprocess.run(
+        [PROGRAM, "generate", "-m", model, "-p", prompt, "-n", tokens, "--record", path, *options],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    expect_equal(done.returncode, 0, done.stderr)
+
+
+@case
+def own_records_pass_bit_for_bit():
+    with folder() as where:
+        for options in OWN:
+            own(where / "own.jsonl", *options.split())
+            report = judge(where / "own.jsonl", model=GOLDEN / "demo-model")
+            expect_equal((report["outcome"], report["reason"]), ("passed", "bit for bit"), options)
+            agreement = report["trajectory"]["agreement"]
+            expect(all(share["agree"] == share["of"] for share in agreement.values()), options, agreement)
+            expect(agreement["actions"]["of"] and agreement["decisions"]["of"], options, agreement)
+
+
+@case
+def on_every_instruction_set():
+    with folder() as where:
+        own(where / "own.jsonl", "--isa", "scalar")
+        text = text_of(verify("--trajectory", where / "own.jsonl", "-m", GOLDEN / "demo-model", "--isa", "all"), 0)
+        expect(text.count("PASS: bit for bit") >= 1 and "FAIL" not in text, text)
+        expect_equal(text.count("PASS"), int(text.split("\n")[-2].split()[0]), text)
+
+
+@case
+def a_long_prompt_is_prefilled_in_the_same_pieces():
+    with folder() as where:
+        own(where / "own.jsonl", prompt="And the LORD said unto Moses, " * 30, tokens="4")
+        expect_equal(judge(where / "own.jsonl", model=GOLDEN / "demo-model")["reason"], "bit for bit", "reason")
+
+
+@case
+def record_takes_one_prompt():
+    model = ["generate", "-m", str(GOLDEN / "demo-model"), "-p", "a", "-n", "4", "--record", os.devnull]
+    run = lambda *more: subprocess.run([PROGRAM, *model, *more], capture_output=True, check=False)  # noqa: E731
+    expect_usage_error(run("-p", "b"), "--record")
+    expect_usage_error(run("--samples", "2", "--temperature", "1"), "--record", "--samples")
+    expect_usage_error(run("--compare"), "--record", "--compare")
+
+
+@case
+def usage():
+    expect_usage_error(verify("--trajectory", "x"), "--model")
+    expect_usage_error(verify("--model", "x", "y"), "--trajectory")
+    expect_usage_error(verify("--trajectory", "x", "--model", "y", "z"), "--trajectory")
+    done = verify("--trajectory", "/nonesuch.jsonl", "--model", MODEL)
+    expect(done.returncode == 1 and b"/nonesuch.jsonl" in done.stdout, done.stdout)
+
+
+# --- an honest port -------------------------------------------------------------------------------
+
+
+@case
+def honest_ports_pass():
+    with folder() as where:
+        for precision in ("f32", "bf16"):
+            for states in (False, True):
+                for tau in (0, 1, 2, 3):
+                    report = judge(made(where, precision=precision, states=states, tau=tau))
+                    expect_equal(report["outcome"], "passed", report["reason"])
+                    names = {finding["tensor"] for finding in report["findings"]}
+                    expect(({"hidden", "logits"} <= names) == states, names)
+
+
+@case
+def the_errors_of_bf16_are_not_those_of_f32():
+    with folder() as where:
+        path = made(where, precision="bf16", states=True)
+        expect_mistake(judge(path, "--precision", "f32"), "the errors are those of bf16, not of f32", 0, 0, "state")
+
+
+@case
+def noise_is_replayed():
+    with folder() as where:
+        for precision in ("f32", "bf16"):
+            for noise in ("uniform", "gumbel"):
+                report = judge(made(where, precision=precision, temperature=0.8, noise=noise))
+                expect_equal(report["outcome"], "passed", report["reason"])
+                expect(report["trajectory"]["agreement"]["proposals"]["of"] > 20, report)
+
+
+@case
+def wrong_noise_is_a_mistake():
+    with folder() as where:
+        path = made(where, temperature=0.8, noise="uniform")
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines[4]["uniform"] = [1 - u for u in lines[4]["uniform"]]
+        port.write(path, lines)
+        report = judge(path)
+        expect_equal((report["outcome"], report["trajectory"]["first_mistake"]["line"]), ("failed", 5), report["reason"])
+        expect_equal(report["trajectory"]["first_mistake"]["subject"], "proposal", report["reason"])
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+@case
+def actions_of_another_tau():
+    with folder() as where:
+        for precision in ("f32", "bf16"):
+            report = judge(made(where, precision=precision, mistake="tau", remasking="low_confidence_static"))
+            words = "the refresh comes too late: these are the actions of tau 3, not 2"
+            expect_mistake(report, words, 1, 2, "action")
+            actions = report["trajectory"]["agreement"]["actions"]
+            expect(0 < actions["agree"] < actions["of"], actions)
+
+
+@case
+def a_softmax_over_half_of_the_vocabulary():
+    with folder() as where:
+        for precision in ("f32", "bf16"):
+            report = judge(made(where, precision=precision, mistake="half softmax"))
+            expect_mistake(report, "a softmax over half of the vocabulary", 0, 0, "confidence")
+
+
+@case
+def the_last_position_is_accepted():
+    with folder() as where:
+        for precision in ("f32", "bf16"):
+            how = {"precision": precision, "mistake": "last position", "remasking": "low_confidence_static"}
+            report = judge(made(where, **how))
+            expect_mistake(report, "the highest position is taken for the highest confidence", 0, 0, "decision")
+
+
+@case
+def a_threshold_that_is_reached():
+    with folder() as where:
+        step = port.record(where / "record.jsonl", WEIGHTS)[1]
+        second = sorted(step["confidence"][2:])[0]
+        right = judge(made(where, confidence_threshold=second))
+        expect_equal(right["outcome"], "passed", right["reason"])
+        report = judge(made(where, mistake="at least", confidence_threshold=second))
+        expect_mistake(report, ">= in place of >", 0, 0, "decision")
+
+
+@case
+def what_the_model_computes():
+    places = (
+        ("no commit", 1, 2, "keys and values of block 1 are those of its last denoising step"),
+        ("stale part", 2, 2, "it is an earlier block's, kept over the commit of block 1"),
+        ("causal", 1, 1, "a causal mask within the block"),
+        ("positions", 2, 2, "rotary positions of the block are one too high"),
+    )
+    with folder() as where:
+        for mistake, begin, block, words in places:
+            how = {"mistake": mistake, "mistake_block": begin}
+            expect_mistake(judge(made(where, **how)), words, block, 0, "confidence")
+            expect_mistake(judge(made(where, states=True, **how)), words, block, 0, "state", layer=1)
+            report = judge(made(where, states=True, precision="bf16", **how))
+            expect_mistake(report, "", block, 0, "state", layer=1)
+            expect("before" in report["trajectory"], report)
+
+
+@case
+def a_decision_at_a_near_tie():
+    """Two confidences are within 2 %: in bf16 either may be taken, in f32 not."""
+    with folder() as where:
+        how = {"mistake": "flip", "remasking": "low_confidence_static", "max_tokens": 48}
+        exact = judge(made(where, **how))
+        expect_equal(exact["trajectory"]["first_mistake"]["subject"], "decision", exact["reason"])
+        report = judge(made(where, precision="bf16", **how))
+        expect_equal(report["outcome"], "passed", report["reason"])
+        expect("a tie within the noise of bf16" in report["reason"], report["reason"])
+        trajectory = report["trajectory"]
+        expect(trajectory["ties"] and trajectory["first_difference"]["tie"], trajectory)
+        steps = trajectory["agreement"]["steps"]
+        expect(steps["agree"] < steps["of"], steps)
+
+
+# --- incomplete and hostile records ---------------------------------------------------------------
+
+
+def edited(where, lines, number, change):
+    """Writes the record with the line (from 1) changed: a function of it, text, or None for no such line."""
+    text = [json.dumps(line) for line in lines]
+    if callable(change):
+        line = json.loads(text[number - 1])
+        change(line)
+        text[number - 1] = json.dumps(line)
+    elif change is None:
+        del text[number - 1]
+    else:
+        text[number - 1] = change
+    path = where / "edited.jsonl"
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return path
+
+
+@case
+def incomplete_records():
+    with folder() as where:
+        lines = port.record(where / "record.jsonl", WEIGHTS)
+
+        def incomplete(number, change, words):
+            path = edited(where, lines, number, change)
+            report = judge(path)
+            expect_equal(report["outcome"], "incomplete", report["reason"])
+            expect(words in report["reason"], words, "is not in", report["reason"])
+            expect_equal(judge(path, "--partial")["outcome"], "passed", words)
+
+        incomplete(len(lines), None, "without its end")
+        incomplete(3, lambda line: line.pop("confidence"), "line 3, confidence")
+        incomplete(3, lambda line: line.pop("action"), "line 3, action")
+        incomplete(3, lambda line: line.pop("before"), "line 3, before")
+        incomplete(2, lambda line: line.update(proposed=[None] * 4), "line 2, proposed")
+        report = judge(made(where, temperature=0.8))
+        expect("uniform (or gumbel)" in report["reason"] and report["outcome"] == "incomplete", report["reason"])
+        without = [line for line in lines if line.get("step") != "commit"]
+        port.write(where / "record.jsonl", without)
+        expect_equal(judge(where / "record.jsonl")["outcome"], "passed", "without commits")
+
+
+def put(key, value):
+    return lambda line: line.update({key: value})
+
+
+def item(key, index, value):
+    return lambda line: line[key].__setitem__(index, value)
+
+
+@case
+def hostile_records():
+    """Each is a failure with a line number, and nothing else."""
+    with folder() as where:
+        lines = port.record(where / "record.jsonl", WEIGHTS)
+        steps = [i + 1 for i, line in enumerate(lines) if isinstance(line.get("step"), int)]
+        first, second = steps[0], steps[1]
+        decided = lines[first - 1]["accepted"][0]
+        whole = json.dumps(lines[second - 1])
+        bad = (
+            (first, whole[: len(whole) // 2], "JSON"),
+            (first, "[1]", ""),
+            (first, "nonsense", ""),
+            (first, '{"block":0,"block":0}', "block"),
+            (first, put("proposed", [0, 0, 4000, 0]), "not a token id"),
+            (first, put("proposed", [0, 0, -1, 0]), "not a token id"),
+            (first, put("proposed", [0, 0, 1.5, 0]), "not a token id"),
+            (first, put("proposed", [0, 0]), "expected 4"),
+            (first, item("tokens", 0, 40), "not a token id"),
+            (first, put("block", 1), "is next"),
+            (first, put("block", 10**30), "block"),
+            (first, put("block", -1), "block"),
+            (first, put("step", 1), "is next"),
+            (first, put("step", "late"), "step"),
+            (first, put("step", "commit"), "is next"),
+            (second, None, "is next"),
+            (second, lambda line: line.update(accepted=[decided], tokens=[1]), "not masked"),
+            (first, lambda line: line.update(accepted=[4], tokens=[1]), "accepted"),
+            (first, lambda line: line.update(accepted=[0], tokens=[1]), "not masked"),
+            (first, lambda line: line.update(accepted=[2, 2], tokens=[1, 1]), "twice"),
+            (first, put("accepted", "all"), "accepted"),
+            (first, item("confidence", 2, float("nan")), "not a finite number"),
+            (first, item("confidence", 2, float("inf")), "not a finite number"),
+            (first, item("confidence", 2, -0.5), "not a probability"),
+            (first, item("confidence", 2, "high"), "not a finite number"),
+            (first, item("before", 2, 3), "masked"),
+            (second, item("before", decided, 3), "was decided"),
+            (first, put("action", "maybe"), "maybe"),
+            (first, put("confidences", []), "confidences"),
+            (first, put("hidden", "x"), "names no tensors"),
+            (first, put("uniform", [0, 0, 1.0, 0]), "not in [0, 1)"),
+            (1, put("trajectory", 2), "this version reads 1"),
+            (1, lambda line: line.pop("trajectory"), "not the first line"),
+            (1, lambda line: line.pop("precision"), "precision"),
+            (1, put("precision", "f31"), "f31"),
+            (1, put("prompt", [1, 2, 40]), "not a token id"),
+            (1, put("prompt", list(range(30)) * 20), "prompt"),
+            (1, put("options", {"tua": 2}), "tua"),
+            (1, put("options", {"block_size": 0}), "block_size"),
+            (1, put("options", {"block_size": 1000}), "block_size"),
+            (1, put("options", {"remasking": "none"}), "none"),
+            (1, put("options", {"top_p": 7}), "top_p"),
+            (1, put("tensors", "../x"), "beside"),
+            (1, put("tensors", "nonesuch.safetensors"), "nonesuch"),
+            (len(lines), put("end", "stop"), "expected 'length'"),
+            (len(lines), item("tokens", 0, 1), "was decided to be"),
+            (len(lines), put("tokens", [1]), "1 items"),
+        )
+        for number, change, words in bad:
+            report = judge(edited(where, lines, number, change))
+            expect_equal(report["outcome"], "failed", words)
+            reason = report["reason"]
+            line = number if change is not None else second
+            expect("nonesuch" in reason or f"line {line}" in reason, f"line {line} is not in", reason)
+            expect(words in reason, words, "is not in", reason)
+            expect(not report["findings"] and "\n" not in reason, report)
+        text = "".join(json.dumps(line) + "\n" for line in [*lines, lines[-1]])
+        (where / "more.jsonl").write_text(text, encoding="utf-8")
+        expect("follows the end" in judge(where / "more.jsonl")["reason"], "after the end")
+        (where / "more.jsonl").write_text("", encoding="utf-8")
+        expect("is empty" in judge(where / "more.jsonl")["reason"], "empty")
+
+
+@case
+def hostile_tensors():
+    with folder() as where:
+        path = where / "record.jsonl"
+        lines = port.record(path, WEIGHTS, states=True)
+        lines[1]["hidden"] = "nonesuch"
+        port.write(path, lines)
+        expect("line 2: hidden" in judge(path)["reason"], "a missing tensor")
+        lines[1]["hidden"] = lines[1]["logits"]
+        port.write(path, lines)
+        expect("line 2: hidden" in judge(path)["reason"], "another shape")
+        lines[1]["hidden"] = lines[2]["hidden"]
+        port.write(path, lines)
+        expect_mistake(judge(path), "", 0, 0, "state")
+        lines[1].pop("hidden")
+        name, shape = "0.0.logits", [4, port.CONFIG["vocab_size"]]
+        port.save(f"{path}.safetensors", {name: (shape, [float("nan")] * (shape[0] * shape[1]))})
+        port.write(path, [{k: v for k, v in line.items() if k != "hidden" and (k != "logits" or v == name)} for line in lines])
+        expect_mistake(judge(path), "", 0, 0, "state")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
