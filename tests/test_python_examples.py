@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 from python_support import Skip, run_tests
 
@@ -54,6 +55,13 @@ def test_test_port_py():
     need("numpy", "pytest")
     status, printed = pytest(examples / "test_port.py", "--flashblock-seed", "3")
     assert status == 0 and " passed" in printed and "seed 3" in printed, printed
+
+
+def test_trajectory_py():
+    need("numpy")
+    with tempfile.TemporaryDirectory() as folder:
+        status, printed = run(examples / "trajectory.py", root / "golden" / "demo-model", pathlib.Path(folder) / "run.jsonl")
+    assert status == 0 and "PASS: within the noise of f32" in printed and "hidden" in printed, printed
 
 
 def test_examples_for_gpus_run_or_are_skipped():

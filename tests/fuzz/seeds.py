@@ -292,6 +292,49 @@ def language_models(seeds):
     seeds.put("model", "rope_parameters", join(as_json(config), weights, b"", described, tokenizer))
 
 
+def trajectory(options, states=(), blocks=2):
+    """A record that can be replayed, of the small model; its numbers are made up."""
+    generator, size, mask = random.Random(3), 4, MODEL["mask_token_id"]
+    rows = {"logits": [size, 17], "gumbel": [size, 17], "hidden": [3, size, 8], "external_out": [2, size, 2, 6],
+            "external_lse": [2, size, 2], "out": [2, size, 2, 6]}
+    lines = [{"trajectory": 1, "precision": "bf16", "prompt": [1, 2, 0, 1, 2], "options": options}]
+    tensors, left, tokens = {}, [2], []
+    for block in range(blocks):
+        ids, step = left + [mask] * (size - len(left)), 0
+        given, left = len(left), []
+        while mask in ids:
+            masked = [i for i in range(size) if ids[i] == mask]
+            proposed = [generator.randrange(13) for _ in range(size)]
+            line = {"block": block, "step": step, "action": "reuse" if step % 2 else "refresh", "before": list(ids),
+                    "proposed": proposed, "confidence": [0.5] * size, "entropy": [0.7] * size, "uniform": [0.25] * size,
+                    "accepted": masked[:1], "tokens": [proposed[masked[0]]]}
+            for name in states:
+                line[name] = f"{block}.{step}.{name}"
+                tensors[line[name]] = numbers(generator, "F32", rows[name])
+            lines.append(line)
+            ids[masked[0]] = proposed[masked[0]]
+            step += 1
+        lines.append({"block": block, "step": "commit", "action": "refresh", "before": list(ids)})
+        tokens += ids[given:]
+    lines.append({"end": "length", "tokens": tokens})
+    if states:
+        lines[0]["tensors"] = "record.safetensors"
+    config, weights = language_model("F32", False, False)
+    return join(b"\n".join(map(as_json, lines)), safetensors(tensors) if states else b"", as_json(config), weights)
+
+
+def trajectories(seeds):
+    common = {"max_tokens": 7, "tau": 2}
+    seeds.put("trajectory", "plain", trajectory(common))
+    seeds.put("trajectory", "states", trajectory(common, ("hidden", "logits")))
+    seeds.put("trajectory", "parts", trajectory(common, ("external_out", "external_lse", "out")))
+    seeds.put("trajectory", "drawn", trajectory({**common, "temperature": 0.8, "top_k": 5, "top_p": 0.9}))
+    seeds.put("trajectory", "gumbel", trajectory({**common, "temperature": 0.8}, ("gumbel",)))
+    seeds.put("trajectory", "entropy", trajectory({**common, "remasking": "entropy_bounded", "kv_dtype": "bf16"}))
+    seeds.put("trajectory", "rows", trajectory({**common, "reuse": "rows", "tau": 1, "correction": True}))
+    seeds.put("trajectory", "released", trajectory({**common, "compat": "released", "reuse_at_commit": True}))
+
+
 VIDEO = {
     "_class_name": "CausalWanModel", "model_type": "t2v", "dim": 16, "ffn_dim": 12, "freq_dim": 8,
     "in_dim": 3, "out_dim": 3, "coordinate_channels": 0, "num_heads": 2, "num_layers": 1,
@@ -433,7 +476,7 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, video_models, tokenizers, calibrations, documents, chat_templates, kept):
+                 language_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, kept):
         make(seeds)
 
 

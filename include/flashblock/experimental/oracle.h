@@ -278,12 +278,16 @@ static inline void fb_trajectory_options_init(fb_trajectory_options *options) {
     fb_trajectory_options_init_sized(options, sizeof *options);
 }
 
-/* Judges the record of a whole decoding by another implementation: JSON lines, which
- * docs/trajectory.md specifies. The decoding is replayed with its own decisions forced. The report
- * says the first step, layer and decision that differs, and whether that is a tie within the noise
- * of the port's precision or a mistake. Its findings are "actions", "confidence", "proposals",
- * "decisions", and the states that the record has ("hidden", "logits", ...): of these the error is
- * the largest error / noise.
+/* Judges the record of a whole decoding by another implementation. It is replayed with its own
+ * decisions forced. The report says the first step, layer and decision that differs, and whether
+ * that is a tie within the noise of the port's precision or a mistake. Its findings are "actions",
+ * "confidence", "proposals", "decisions", and the states that the record has ("hidden", "logits",
+ * ...): of these the error is the largest error / noise.
+ *
+ * A record is a text file, as `flashblock generate --record` writes it: each line a JSON object.
+ * The first has "trajectory": 1, "precision", "prompt" and "options"; each pass has "block",
+ * "step", "action", "before", "proposed", "confidence", "accepted" and "tokens"; the last has
+ * "end".
  *
  *   model  a Hugging Face directory, as fb_model_load takes it
  *
