@@ -192,9 +192,7 @@ typedef enum other_rule {
 static const char *const rule_words[NUM_OTHER_RULES] = {
     [AT_LEAST] = "a confidence equal to the threshold is accepted: >= in place of >",
     [LEAST_CONFIDENT] = "the least confident positions are accepted, not the most confident ones",
-    [LAST_POSITIONS] =
-        "the last masked positions are accepted, whatever their confidence: the highest position "
-        "is taken for the highest confidence",
+    [LAST_POSITIONS] = "the highest position is taken for the highest confidence",
     [FIRST_POSITIONS] = "the first masked positions are accepted, whatever their confidence",
     [NO_THRESHOLD] = "only the budget is accepted: the threshold is not looked at",
     [ONLY_THRESHOLD] = "only what is above the threshold is accepted: the budget is not looked at",
