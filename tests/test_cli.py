@@ -611,6 +611,53 @@ def chat_format():
 
 
 @case
+def a_chat_ends_with_the_turn():
+    """<|im_end|> ends the model's turn, also where the configuration does not list it."""
+    with copy_of_model() as copy:
+        end = rename_special_tokens(copy / "tokenizer.json", ["<|im_start|>", "<|im_end|>"])[1]
+
+        def ids(*more):
+            result = json.loads(succeeded(generate("--prompt", PROMPT, "-n", 400, "--temperature", 100,
+                                                   "--json", *more, model=copy)))["results"][0]
+            return result["token_ids"], result["finish_reason"]
+
+        for seed in range(20):
+            whole = ids("--chat", "--ignore-eos", "--seed", seed)[0]
+            cut, reason = ids("--chat", "--seed", seed)
+            expect_equal(cut, whole[: len(cut)], "tokens")
+            if reason == "stop" and cut[-1] == end:
+                break
+            expect(end not in cut, "the text goes on after its end", seed)
+        else:
+            raise AssertionError("no text ended")
+
+
+@case
+def prompts_that_are_no_text():
+    with tempfile.TemporaryDirectory() as name:
+        path = pathlib.Path(name) / "prompt"
+        path.write_bytes("Once".encode("utf-16-le"))
+        result = generate("--prompt-file", path, "-n", 1)
+        succeeded(result)
+        expect(b"warning: --prompt-file: byte 1 is 0: is the text UTF-16" in result.stderr, result.stderr)
+
+
+@case
+def sampling_that_the_files_ask_for():
+    """A line says which options do it, if the command line does not say how to draw."""
+    with copy_of_model() as copy:
+        (copy / "generation_config.json").write_text(
+            json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95})
+        )
+        line = b"asks for --temperature 0.6 --top-k 20 --top-p 0.95\n"
+        for options, expected in (([], True), (["--temperature", 0], False), (["--temperature", 1], False)):
+            result = generate("--prompt", PROMPT, "-n", 1, *options, model=copy)
+            succeeded(result)
+            expect_equal(line in result.stderr, expected, options)
+            expect(b"warning" not in result.stderr, result.stderr)
+
+
+@case
 def mask_tokens():
     facts = generate_json()
     number = facts["options"]["mask_token_id"]

@@ -141,6 +141,10 @@ Test(model_files, other_spellings) {
         sdar_8b, "{\"do_sample\": true, \"temperature\": 0.6, \"top_k\": 20, \"top_p\": 0.95}",
         NULL, NULL);
     cr_assert(c.do_sample && c.temperature == 0.6 && c.top_k == 20 && c.top_p == 0.95);
+    c = expect_config(sdar_8b, "{\"do_sample\": true, \"temperature\": 0}", NULL, NULL);
+    cr_assert(!c.do_sample && c.temperature == 0.0);
+    c = expect_config(sdar_8b, "{\"do_sample\": true}", NULL, NULL);
+    cr_assert(c.do_sample && c.temperature == 1.0 && c.top_k == 0);
     c = expect_config(sdar_8b, "{\"do_sample\": false, \"temperature\": 0.6}", NULL, NULL);
     cr_assert(!c.do_sample && c.temperature == 0.0);
     text = with(sdar_8b, "eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9, 1]");
@@ -427,6 +431,10 @@ Test(model_files, what_is_not_used_is_warned_of) {
     expect_warning(with(with(sdar_8b, "fudge", "\"a\\nb\""), "other", "[1]"), NULL, NULL, NULL,
                    "2 fields are not known, and not used: fudge (\"a\\nb\"), other ([1])");
     expect_warning(with(sdar_8b, "fudge", "null"), NULL, NULL, NULL, NULL);
+    expect_warning(with(sdar_8b, "rope_thetas", "1"), NULL, NULL, NULL,
+                   "not used: rope_thetas (1; did you mean rope_theta?)");
+    expect_warning(with(sdar_8b, "eos_token_id", "151669"), NULL, NULL, NULL,
+                   "token 151669 is the mask token and ends a text");
     expect_warning(sdar_8b, "{\"do_sample\": true, \"temperature\": 0.6}", NULL, NULL, NULL);
     expect_warning(sdar_8b, "{\"eos_token_id\": [151936, 151643]}", NULL, NULL,
                    "eos_token_id is 151936, not below vocab_size 151936");
@@ -644,10 +652,13 @@ Test(model_files, lying_config) {
 
 Test(model_files, files_that_are_not_there) {
     fb_model *model = NULL;
-    expect_message(fb_model_load("/nonexistent", &model), FB_ERROR_IO, "/nonexistent/config.json");
+    expect_message(fb_model_load("/nonexistent", &model), FB_ERROR_IO,
+                   "/nonexistent: there is no such directory");
     expect_message(fb_model_load(NULL, &model), FB_ERROR_ARGUMENT, "directory is NULL");
     expect_message(fb_model_load(".", NULL), FB_ERROR_ARGUMENT, "model is NULL");
     const char *directory = tiny_model_write(&tiny_model_small);
+    expect_message(fb_model_load(temporary_path("config.json"), &model), FB_ERROR_IO,
+                   "is a file; expected the directory");
     remove(temporary_path("model.safetensors"));
     expect_message(fb_model_load(directory, &model), FB_ERROR_IO, "model.safetensors");
     cr_assert_null(model);

@@ -582,6 +582,42 @@ static void write_two(const char *file, const char *first, float a, const char *
     cr_assert_eq(fb_safetensors_write(temporary_path(file), views, 2, NULL, 0), FB_OK);
 }
 
+Test(checkpoint, takes_paths_within_the_directory) {
+    const char *directory = temporary_make();
+    write_shard("1.safetensors", "a", &written[0]);
+    temporary_write_text(sharded, "{\"weight_map\":{\"a\":\"./1.safetensors\"}}");
+    fb_checkpoint *checkpoint = open_checkpoint(directory);
+    expect_value(checkpoint, "a", written[0]);
+    cr_expect_str_eq(fb_checkpoint_similar(checkpoint, "model.a"), "a");
+    cr_expect_null(fb_checkpoint_similar(checkpoint, "b"));
+    fb_checkpoint_close(checkpoint);
+    static const char *const out[] = {"../1.safetensors", "a/../../b", "a//b", "/a", "a/", ""};
+    for (size_t i = 0; i < sizeof out / sizeof out[0]; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "{\"weight_map\":{\"a\":\"%s\"}}", out[i]);
+        temporary_write_text(sharded, text);
+        expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "is not a file in the model's");
+    }
+    temporary_remove();
+}
+
+Test(checkpoint, says_what_is_there_instead) {
+    static const struct {
+        const char *name, *words;
+    } files[] = {
+        {"pytorch_model.bin", "it holds pytorch_model.bin: save the weights with safetensors"},
+        {"model.gguf", "it holds model.gguf"},
+        {"consolidated.safetensors", "must be called model.safetensors"},
+        {"model.safetensors.incomplete", "did not finish"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        const char *directory = temporary_make();
+        temporary_write_text(files[i].name, "x");
+        expect_checkpoint_refused(directory, FB_ERROR_IO, files[i].words);
+        temporary_remove();
+    }
+}
+
 /* Some writers add an index to a single file (mlx_lm does). */
 Test(checkpoint, takes_an_index_beside_its_only_file) {
     const char *directory = temporary_make();
@@ -627,13 +663,13 @@ Test(checkpoint, refuses_bad_indexes) {
         const char *index, *words;
         fb_status status;
     } cases[] = {
-        {"{\"weight_map\":{\"a\":\"../1.safetensors\"}}", "'../1.safetensors' is not a plain",
+        {"{\"weight_map\":{\"a\":\"../1.safetensors\"}}", "'../1.safetensors' is not a file in",
          FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'/etc/passwd' is not a plain",
+        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'/etc/passwd' is not a file in",
          FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"..\"}}", "'..' is not a plain", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\".\"}}", "'.' is not a plain", FB_ERROR_FORMAT},
-        {"{\"weight_map\":{\"a\":\"\"}}", "'' is not a plain", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\"..\"}}", "'..' is not a file in", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\".\"}}", "'.' is not a file in", FB_ERROR_FORMAT},
+        {"{\"weight_map\":{\"a\":\"\"}}", "'' is not a file in", FB_ERROR_FORMAT},
         {"{\"weight_map\":{\"a\":1}}", "a is 1, not a string", FB_ERROR_FORMAT},
         {"{\"weight_map\":[]}", "weight_map is [], not an object", FB_ERROR_FORMAT},
         {"{}", "weight_map is missing", FB_ERROR_FORMAT},

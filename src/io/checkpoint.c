@@ -7,6 +7,7 @@
 #include "io/safetensors.h"
 #include "io/tokenizer_fields.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,11 +53,27 @@ static int compare_tensors(const void *left, const void *right) {
     return strcmp((*a)->name, (*b)->name);
 }
 
+static bool is_part(const char *part, size_t length, const char *text) {
+    return length == strlen(text) && memcmp(part, text, length) == 0;
+}
+
 /* The names come from a file. None may lead out of the directory. */
-static fb_status check_plain_name(const char *name) {
-    if (name[0] == '\0' || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is not a plain file name", name);
-    return FB_OK;
+static bool is_inside(const char *name) {
+    for (const char *part = name;; part++) {
+        size_t length = strcspn(part, "/");
+        if (length == 0 || is_part(part, length, ".."))
+            return false;
+        if (!part[length])
+            return !is_part(part, length, ".");
+        part += length;
+    }
+}
+
+static fb_status check_name(const char *name) {
+    return is_inside(name)
+               ? FB_OK
+               : fb_fail(FB_ERROR_FORMAT, "weight_map: '%s' is not a file in the model's directory",
+                         name);
 }
 
 static fb_status read_placements(const fb_json *weight_map, placement_list *list) {
@@ -67,7 +84,7 @@ static fb_status read_placements(const fb_json *weight_map, placement_list *list
         placement *item = &list->items[list->count++];
         item->name = key;
         FB_TRY(fb_json_text(fb_json_object_at(weight_map, i), "weight_map", key, &item->shard));
-        FB_TRY(check_plain_name(item->shard));
+        FB_TRY(check_name(item->shard));
     }
     return FB_OK;
 }
@@ -181,6 +198,50 @@ static fb_status load_index(fb_checkpoint *checkpoint, const char *path, bool si
     return status;
 }
 
+static bool ends_with(const char *name, const char *ending) {
+    size_t length = strlen(name), size = strlen(ending);
+    return length > size && strcmp(name + length - size, ending) == 0;
+}
+
+/* What a file's name says about a directory without the weights that are looked for. */
+static const char *advice_on(const char *name) {
+    static const struct {
+        const char *ending, *advice;
+    } list[] = {
+        {".incomplete", "its download did not finish"},
+        {".aria2", "its download did not finish"},
+        {".part", "its download did not finish"},
+        {".safetensors",
+         "a single file must be called model.safetensors, several need their index"},
+        {".bin",
+         "save the weights with safetensors: save_pretrained(..., safe_serialization=True)"},
+        {".pt", "save the weights with safetensors"},
+        {".pth", "save the weights with safetensors"},
+        {".gguf", "take the model's Hugging Face directory"},
+        {".h5", "save the weights with safetensors"},
+        {".msgpack", "save the weights with safetensors"},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (ends_with(name, list[i].ending))
+            return list[i].advice;
+    return NULL;
+}
+
+/* The message names a file that explains it, the same one wherever the directory is. */
+static fb_status fail_without_weights(const char *directory) {
+    char name[256] = "";
+    DIR *entries = opendir(directory);
+    for (struct dirent *entry; entries && (entry = readdir(entries));)
+        if (advice_on(entry->d_name) && strlen(entry->d_name) < sizeof name &&
+            (!name[0] || strcmp(entry->d_name, name) < 0))
+            strcpy(name, entry->d_name);
+    if (entries)
+        closedir(entries);
+    return fb_fail(FB_ERROR_IO, "%s: holds neither %s nor %s%s%s%s%s", directory, single_name,
+                   index_name, name[0] ? "; it holds " : "", name, name[0] ? ": " : "",
+                   name[0] ? advice_on(name) : "");
+}
+
 static fb_status load(fb_checkpoint *checkpoint, fb_warnings *warnings) {
     char *single = NULL, *index = NULL;
     FB_TRY(fb_path_join(checkpoint->directory, single_name, &single));
@@ -192,8 +253,7 @@ static fb_status load(fb_checkpoint *checkpoint, fb_warnings *warnings) {
         else if (has_single)
             status = load_files(checkpoint, &(placement_list){0}, true, NULL);
         else
-            status = fb_fail(FB_ERROR_IO, "%s: holds neither %s nor %s", checkpoint->directory,
-                             single_name, index_name);
+            status = fail_without_weights(checkpoint->directory);
     }
     fb_free(single);
     fb_free(index);
@@ -235,6 +295,15 @@ const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const 
     const fb_tensor_view *const *found = bsearch(&key, checkpoint->tensors, checkpoint->count,
                                                  sizeof(fb_tensor_view *), compare_tensors);
     return found ? *found : NULL;
+}
+
+const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name) {
+    for (size_t i = 0; i < checkpoint->count; i++) {
+        const char *other = checkpoint->tensors[i]->name;
+        if (ends_with(other, name) || ends_with(name, other))
+            return other;
+    }
+    return NULL;
 }
 
 static bool is_derived(const char *name) {

@@ -28,6 +28,10 @@ void fb_checkpoint_close(fb_checkpoint *checkpoint);
 /* The tensor of this name, in O(log n); NULL when there is none. */
 const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name);
 
+/* The name of a tensor that `name` is a part of, or that is a part of it, with something before it
+ * ("module.NAME"); NULL when there is none. */
+const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name);
+
 /* Warns of tensors that a model does not use. used[0 .. count) are views of fb_checkpoint_find, in
  * any order; they are sorted here. Frequencies of rotary positions that a file repeats
  * (rotary_emb.inv_freq) follow from the configuration, and are not warned of. */

@@ -98,12 +98,24 @@ static const char *show_neutral(const char *neutral, char text[NEUTRAL_SIZE]) {
     return text;
 }
 
+/* The used field whose name is one or two letters away. */
+static const char *misspelt(const check *job, const char *key) {
+    const fb_field *tables[] = {job->table, job->more};
+    for (size_t i = 0; i < 2 && strlen(key) > 4; i++)
+        for (const fb_field *field = tables[i]; field && field->name; field++)
+            if (field->use == FB_FIELD_USED && distance(key, field->name) <= 2)
+                return field->name;
+    return NULL;
+}
+
 /* Names that do not fit are counted by the "..." at the end. */
 static void note_unknown(check *job, const char *key, const fb_json *value) {
     char text[FB_JSON_SHOW_SIZE];
     size_t left = sizeof job->unknown - job->unknown_length;
-    int length = snprintf(job->unknown + job->unknown_length, left, "%s%.60s (%s)",
-                          job->num_unknown ? ", " : "", key, fb_json_show(value, text));
+    const char *meant = misspelt(job, key);
+    int length = snprintf(job->unknown + job->unknown_length, left, "%s%.60s (%s%s%s%s)",
+                          job->num_unknown ? ", " : "", key, fb_json_show(value, text),
+                          meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
     bool fits = job->num_shown == job->num_unknown++ && length >= 0 && (size_t)length < left;
     job->num_shown += fits;
     if (fits)

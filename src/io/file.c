@@ -241,6 +241,11 @@ bool fb_file_is_directory(const char *path) {
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+bool fb_file_is_file(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 bool fb_file_is_stream(const char *path) {
     struct stat status;
     int own = fb_file_place_descriptor(path);

@@ -50,6 +50,7 @@ fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t 
  * a folder that cannot be searched: opening them is an error that says so. */
 bool fb_file_exists(const char *path);
 bool fb_file_is_directory(const char *path);
+bool fb_file_is_file(const char *path); /* a regular one, after links */
 
 /* Whether it can be read once only: a pipe, a socket, a device. */
 bool fb_file_is_stream(const char *path);

@@ -24,7 +24,8 @@ fb_status fb_json_parse(const char *text, size_t size, const char *where, const 
 /* Then the place of the error tells more than what kind of file it is. */
 static bool begins_as_json(const char *text, size_t size) {
     size_t first = strspn(text, " \t\r\n");
-    return first < size && (text[first] == '{' || text[first] == '[');
+    return first < size &&
+           (text[first] == '{' || text[first] == '[' || text[first] == '/' || text[first] == '#');
 }
 
 fb_status fb_json_load(const char *path, size_t limit, const fb_json **object) {

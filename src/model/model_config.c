@@ -359,14 +359,16 @@ static fb_status read_sampling(const fb_json *root, const char *where, reading *
         return FB_OK;
     FB_TRY(fb_json_get_bool(root, where, "do_sample", &sample));
     if (sample) {
-        FB_TRY(fb_json_get_double_or(root, where, "temperature", 0.0, &temperature));
+        FB_TRY(fb_json_get_double_or(root, where, "temperature", 1.0, &temperature));
         FB_TRY(fb_json_get_double_or(root, where, "top_p", 0.0, &top_p));
         FB_TRY(fb_json_get_size_or(root, where, "top_k", 0, SIZE_MAX, 0, &top_k));
     }
+    if (sample && temperature == 0.0) /* the most probable token after all */
+        sample = false;
     config->do_sample = sample;
-    config->temperature = temperature;
-    config->top_p = top_p;
-    config->top_k = top_k;
+    config->temperature = sample ? temperature : 0.0;
+    config->top_p = sample ? top_p : 0.0;
+    config->top_k = sample ? top_k : 0;
     return FB_OK;
 }
 
@@ -469,6 +471,11 @@ static fb_status read_tokenizer(const char *directory, reading *r) {
         config->pad_token_id = tokens.pad;
     if (config->num_eos_token_ids == 0)
         FB_TRY(add_eos(tokens.eos, directory, r));
+    for (size_t i = 0; i < config->num_eos_token_ids; i++)
+        if (config->eos_token_ids[i] == config->mask_token_id)
+            return fb_warn(r->warnings,
+                           "%s: token %ld is the mask token and ends a text: no text ends there",
+                           directory, (long)config->mask_token_id);
     return FB_OK;
 }
 
@@ -483,12 +490,35 @@ static fb_status check_adapter(const char *directory) {
     return status;
 }
 
+/* What people give instead of a model's directory. */
+static fb_status check_directory(const char *directory) {
+    char *snapshots = NULL;
+    if (!fb_file_exists(directory))
+        return fb_fail(FB_ERROR_IO,
+                       "%s: there is no such directory (models are not downloaded; a name on the "
+                       "Hugging Face Hub is none)",
+                       directory);
+    if (fb_file_is_file(directory))
+        return fb_fail(FB_ERROR_IO, "%s: is a file; expected the directory that holds %s",
+                       directory, config_name);
+    FB_TRY(fb_path_join(directory, "snapshots", &snapshots));
+    fb_status status = fb_file_is_directory(snapshots)
+                           ? fb_fail(FB_ERROR_IO,
+                                     "%s: is a folder of the Hub's cache; the model "
+                                     "is in a folder of %s",
+                                     directory, snapshots)
+                           : FB_OK;
+    fb_free(snapshots);
+    return status;
+}
+
 fb_status fb_model_config_read(const char *directory, fb_model_config *config,
                                fb_warnings *warnings) {
     reading r = {.config = {.mask_token_id = -1, .pad_token_id = -1},
                  .mask = -1,
                  .mask_of_generation = -1,
                  .warnings = warnings};
+    FB_TRY(check_directory(directory));
     FB_TRY(read_file(directory, config_name, false, read_config, &r));
     FB_TRY(read_file(directory, generation_name, true, read_generation, &r));
     FB_TRY(read_tokenizer(directory, &r));

@@ -28,8 +28,11 @@ static fb_status find(binder *b, const char *name, size_t ndim, const size_t *sh
     char full[MAX_NAME];
     snprintf(full, sizeof full, "%s%s", b->prefix, name);
     const fb_tensor_view *found = fb_checkpoint_find(b->weights->checkpoint, full);
-    if (!found)
-        return fb_fail(FB_ERROR_FORMAT, "no tensor called %s", full);
+    if (!found) {
+        const char *other = fb_checkpoint_similar(b->weights->checkpoint, full);
+        return fb_fail(FB_ERROR_FORMAT, "no tensor called %s%s%s", full,
+                       other ? ", but one called " : "", other ? other : "");
+    }
     FB_TRY(fb_tensor_check_shape(found, ndim, shape));
     fb_dtype dtype = FB_F32;
     FB_TRY(fb_tensor_storage(found, &dtype));

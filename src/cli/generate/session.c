@@ -49,6 +49,10 @@ static fb_status append_file(fb_buffer *text, const char *name) {
 static void warn_of_encoding(const unsigned char *text, size_t length,
                              const fb_option_value *value) {
     size_t valid = fb_utf8_valid_prefix(text, length);
+    const unsigned char *nul = memchr(text, 0, length);
+    if (nul)
+        fb_print_error("warning: --%s: byte %zu is 0: is the text UTF-16, or no text?",
+                       value->option->name, (size_t)(nul - text));
     if (valid < length)
         fb_print_error("warning: --%s: byte %zu (0x%02x) is not UTF-8; U+FFFD stands for such "
                        "bytes",
@@ -142,6 +146,7 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
                                   const fb_prompt_format *format, size_t samples) {
     size_t count = 0;
     FB_TRY(check_stdin(list));
+    session->chat = format->chat;
     if (format->chat)
         FB_TRY(check_chat(session->directory));
     if (!fb_size_mul(list->count, samples, &count))
@@ -172,8 +177,25 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
 /* --- generation --------------------------------------------------------------------------------
  */
 
+/* The model's turn ends with <|im_end|>, whatever its configuration lists. */
+static fb_status stop_at_turn(fb_session *session) {
+    fb_generate_options *options = &session->options;
+    int32_t end = fb_tokenizer_token_id(session->tokenizer, "<|im_end|>");
+    for (size_t i = 0; i < options->num_stop_tokens; i++)
+        if (options->stop_tokens[i] == end)
+            return FB_OK;
+    FB_TRY(
+        fb_alloc(options->num_stop_tokens + 1, sizeof end, "stop tokens", &session->stop_tokens));
+    if (options->num_stop_tokens > 0)
+        memcpy(session->stop_tokens, options->stop_tokens, options->num_stop_tokens * sizeof end);
+    session->stop_tokens[options->num_stop_tokens++] = end;
+    options->stop_tokens = session->stop_tokens;
+    return FB_OK;
+}
+
 fb_status fb_session_resolve(fb_session *session) {
-    return fb_generate_options_resolve(fb_model_config_of(session->model), &session->options);
+    FB_TRY(fb_generate_options_resolve(fb_model_config_of(session->model), &session->options));
+    return session->chat ? stop_at_turn(session) : FB_OK;
 }
 
 fb_status fb_session_record(fb_session *session, const char *path) {
@@ -226,6 +248,7 @@ void fb_session_free(fb_session *session) {
     fb_trajectory_writer_abandon(session->record);
     for (size_t i = 0; i < session->num_prompts; i += session->samples)
         fb_free((void *)session->prompts[i].tokens);
+    fb_free(session->stop_tokens);
     fb_free(session->prompts);
     fb_free(session->seeds);
     fb_tokenizer_destroy(session->tokenizer);

@@ -23,6 +23,8 @@ typedef struct fb_session {
     size_t samples;     /* of a prompt */
     fb_generate_options options;
     fb_trajectory_writer *record; /* of the only prompt's passes; NULL: none */
+    bool chat;                    /* prompts are turns of a chat */
+    int32_t *stop_tokens;         /* the model's and <|im_end|>; NULL: the model's */
     bool chose_sampling;          /* --temperature was given */
 } fb_session;
 
