@@ -24,6 +24,7 @@ sys.path[:0] = [str(root / "python"), str(root / "tests")]
 
 import flashblock  # noqa: E402
 from flashblock import _declarations  # noqa: E402
+import trajectory_port  # noqa: E402
 from python_support import Skip, raises, run_tests  # noqa: E402
 
 numbers = random.Random(1)
@@ -558,6 +559,74 @@ def test_sequences():
         flashblock.check_port(Port(), "tiny")
     with raises(TypeError, "callable"):
         flashblock.check_port(None, "tiny", lse_layout="TH")
+
+
+# --- trajectories ---------------------------------------------------------------------------------
+
+
+def test_check_trajectory():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        weights = trajectory_port.make_model(folder / "model")
+        right = trajectory_port.record(folder / "right.jsonl", weights)
+        for record in (right, folder / "right.jsonl", str(folder / "right.jsonl")):
+            report = flashblock.check_trajectory(record, model=folder / "model")
+            assert report.passed and report.kind == "trajectory" and "within the noise of f32" in report.summary
+            assert report.json["trajectory"]["agreement"]["decisions"] == {"agree": 18, "of": 18}, report.json
+        wrong = trajectory_port.record(folder / "wrong.jsonl", weights, mistake="positions", mistake_block=2)
+        with raises(flashblock.CheckFailed, "rotary positions of the block are one too high") as failed:
+            flashblock.check_trajectory(wrong, model=folder / "model")
+        first = failed.error.report.json["trajectory"]["first_mistake"]
+        assert (first["block"], first["step"]) == (2, 0) and failed.error.report.mistakes
+        with raises(flashblock.CheckFailed, "without its end"):
+            flashblock.check_trajectory(right[:-1], model=folder / "model")
+        assert flashblock.check_trajectory(right[:-1], model=folder / "model", partial=True).passed
+        with raises(flashblock.CheckFailed, "line 2"):
+            flashblock.check_trajectory([right[0], {**right[1], "accepted": [0]}], model=folder / "model")
+        with raises(flashblock.FileError, "nonesuch"):
+            flashblock.check_trajectory(right, model="/nonesuch")
+        with raises(flashblock.ArgumentError, "f31"):
+            flashblock.check_trajectory(right, model=folder / "model", precision="f31")
+
+
+class Numbers(list):
+    """A tensor of a framework, as far as the writer looks at it."""
+
+    def tolist(self):
+        return list(self)
+
+
+def test_trajectory_writer():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        weights = trajectory_port.make_model(folder / "model")
+        tensors = {}
+        options = {"block_size": 4, "denoising_steps": 4, "max_tokens": 8, "remasking": "low_confidence_static",
+                   "confidence_threshold": 0.9, "tau": 2, "ignore_stop": True, "temperature": 0.0}  # fmt: skip
+        lines = trajectory_port.decode(trajectory_port.Port(weights), [5, 9, 30], options, {}, tensors)
+        record = flashblock.TrajectoryWriter(folder / "run.jsonl", precision="f32", prompt=Numbers([5, 9, 30]), **options)
+        for line in lines[1:-1]:
+            if line["step"] == "commit":
+                record.commit(line["block"], action=line["action"], before=Numbers(line["before"]))
+                continue
+            shape, flat = tensors[line["hidden"]]
+            hidden = flashblock.array(flat, "f32", shape)
+            accepted = Numbers(i in line["accepted"] for i in range(4))
+            record.step(line["block"], line["step"], before=Numbers(line["before"]), proposed=Numbers(line["proposed"]),
+                        confidence=[line["confidence"]], accepted=accepted, action=line["action"],
+                        hidden=[hidden[i].with_batch() for i in range(3)], logits=None)  # fmt: skip
+        record.end("length", lines[-1]["tokens"])
+        report = flashblock.check_trajectory(record, model=folder / "model")
+        assert report.passed and any(finding.tensor == "hidden" for finding in report.findings), report.text
+        with raises(TypeError, "middle"):
+            flashblock.TrajectoryWriter(folder / "x.jsonl", precision="f32", prompt=[]).step(
+                0, 0, before=[0], proposed=[0], confidence=[1], accepted=[0], middle=hidden
+            )
+        plain = flashblock.TrajectoryWriter(folder / "x.jsonl", precision="f32", prompt=[])
+        plain.commit(0)
+        with raises(ValueError, "first pass"):
+            plain.commit(1, hidden=hidden)
+        plain.close()
 
 
 if __name__ == "__main__":

@@ -205,6 +205,7 @@ class fb_trajectory_options(Structure):
         ("tensors", c_char_p),
         ("precision", c_int),
         ("partial", c_bool),
+        ("details", c_bool),
     ]
 
 

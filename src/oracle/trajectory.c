@@ -80,6 +80,7 @@ static fb_status make(const char *path, const char *directory, const fb_trajecto
     FB_TRY(fb_isa_current(&isa));
     report->isa = fb_isa_name(isa);
     report->partial = options->partial;
+    report->verbose = options->details;
     snprintf(report->kind, sizeof report->kind, "trajectory");
     snprintf(report->path, sizeof report->path, "%s", path);
     snprintf(report->name, sizeof report->name, "%s", path);

@@ -21,6 +21,7 @@ void fb_trajectory_judgement_free(fb_trajectory_judgement *j) {
     for (size_t i = 0; i < j->num_steps; i++)
         fb_trajectory_step_free(&j->steps[i]);
     fb_free(j->steps);
+    fb_free(j->differences);
     for (int i = 0; i < FB_TRAJECTORY_NUM_STATES; i++)
         fb_free(j->pooled[i]);
     *j = (fb_trajectory_judgement){0};
@@ -329,6 +330,8 @@ static void take(fb_trajectory_judgement *j, const fb_trajectory_difference *fou
     if (!found->there)
         return;
     *(found->tie ? &j->ties : &j->mistakes) += 1;
+    if (j->num_differences < FB_TRAJECTORY_MAX_DIFFERENCES)
+        j->differences[j->num_differences++] = *found;
     if (!j->first.there)
         j->first = *found;
     if (!found->tie && !j->mistake.there)
@@ -377,6 +380,8 @@ fb_status fb_trajectory_judge(const fb_trajectory *record, fb_model *model,
                               fb_trajectory_judgement *j) {
     j->record = record;
     j->config = fb_model_config_of(model);
+    FB_TRY(fb_alloc(FB_TRAJECTORY_MAX_DIFFERENCES, sizeof *j->differences, "differences",
+                    &j->differences));
     FB_TRY(replay(model, j));
     pool_logits(j);
     for (int i = 0; i < FB_TRAJECTORY_NUM_STATES; i++)

@@ -35,6 +35,8 @@ typedef struct fb_trajectory_agreement {
     fb_trajectory_share actions, steps, decisions, proposals;
 } fb_trajectory_agreement;
 
+enum { FB_TRAJECTORY_MAX_DIFFERENCES = 200 };
+
 typedef struct fb_trajectory_judgement {
     const fb_trajectory *record;
     const fb_model_config *config;
@@ -51,6 +53,9 @@ typedef struct fb_trajectory_judgement {
     fb_trajectory_agreement all, before, after; /* before and after the first difference's step */
     fb_trajectory_difference first, mistake;    /* the first of all; the first mistake */
     size_t ties, mistakes;
+    fb_trajectory_difference
+        *differences; /* the first ones, at most FB_TRAJECTORY_MAX_DIFFERENCES */
+    size_t num_differences;
     char name[300]; /* what the mistake is, if it is a known one */
 } fb_trajectory_judgement;
 

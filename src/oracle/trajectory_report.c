@@ -190,6 +190,8 @@ static void write_text(FILE *file, const fb_trajectory_judgement *j, const char 
             j->num_confidences);
     put_agreement(file, j);
     put_sizes(file, j);
+    for (size_t i = 0; i < j->num_differences && report->verbose; i++)
+        put_difference(file, j, "difference", &j->differences[i]);
     put_difference(file, j, "first difference", &j->first);
     if (j->mistake.there && (j->first.tie || j->first.step != j->mistake.step))
         put_difference(file, j, "first mistake", &j->mistake);
@@ -264,6 +266,10 @@ static fb_status write_json(const fb_trajectory_judgement *j, fb_buffer *text) {
     fb_json_put_text(&w, "name", j->name);
     put_json_difference(&w, "first_difference", j, &j->first);
     put_json_difference(&w, "first_mistake", j, &j->mistake);
+    fb_json_open_array(&w, "differences");
+    for (size_t i = 0; i < j->num_differences; i++)
+        put_json_difference(&w, NULL, j, &j->differences[i]);
+    fb_json_close_array(&w);
     fb_json_close_object(&w);
     FB_TRY(fb_json_finish(&w));
     return fb_buffer_terminate(text);

@@ -270,6 +270,7 @@ typedef struct fb_trajectory_options {
     fb_arithmetic precision; /* what the port computes in; FB_ARITHMETIC_AUTO (default): as the
                                 record says */
     bool partial;            /* what the record lacks is not needed: none is FB_INCOMPLETE */
+    bool details;            /* the text has every difference, not only the first ones */
 } fb_trajectory_options;
 
 /* As fb_attention_check_init_sized: fb_trajectory_options_init(&options) in C. */

@@ -51,7 +51,8 @@ static const fb_option options[] = {
      .name = "verbose",
      .letter = 'v',
      TARGET(verbose),
-     .help = "every tensor, its worst element, and its scores, maximum and row sum"},
+     .help = "every tensor, its worst element, and its scores, maximum and row sum; of a "
+             "trajectory every difference"},
     {.kind = FB_OPTION_FILE,
      .name = "json",
      .argument = "FILE.json",
@@ -181,6 +182,7 @@ static fb_status verify_trajectory(verification *v, fb_outcome *outcome) {
     fb_trajectory_options_init(&how);
     how.precision = v->chosen->precision;
     how.partial = v->chosen->partial;
+    how.details = v->chosen->verbose;
     FB_TRY(fb_verify_trajectory(v->chosen->trajectory, v->chosen->model, &how, &report));
     *outcome = report->outcome;
     show(v, report);
