@@ -348,6 +348,20 @@ def what_killed_runs_left_is_removed():
 
 
 @case
+def process_ids_come_again():
+    """In containers every run has the same id: one that was killed leaves a file of the next one's name."""
+    with folder() as where:
+        for lock in (False, True):
+            script = "echo left > x.tmp-$$-0; " + ('exec 9< x.tmp-$$-0; flock -s 9; ' if lock else "")
+            succeeded(subprocess.run(["sh", "-c", script + 'exec "$0" info --json x',
+                                      os.path.abspath(PROGRAM)], cwd=where, capture_output=True, timeout=300,
+                                     check=False))
+            expect(is_info((where / "x").read_bytes()), "lock", lock)
+            left = [path.name for path in where.iterdir() if ".tmp-" in path.name]
+            expect_equal(len(left), int(lock), left) # what somebody holds stays
+
+
+@case
 def a_long_name():
     with folder() as where:
         path = where / ("n" * 255)

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 /* A name in a folder is at most NAME_MAX long: of longer ones the beginning is taken. */
-enum { MAX_OPEN = 64, SUFFIX = 48, LONGEST_BASE = NAME_MAX - SUFFIX };
+enum { MAX_OPEN = 64, MAX_TRIES = 100, SUFFIX = 48, LONGEST_BASE = NAME_MAX - SUFFIX };
 
 /* What a signal handler removes. */
 static _Atomic(const char *) open_names[MAX_OPEN];
@@ -83,6 +83,16 @@ void fb_file_release_signals(void) {
         raise(number);
 }
 
+static atomic_uint counter; /* of this process's names */
+
+/* In a container, processes have the same few ids again and again. A number that was not given yet
+ * is of one that had ours. */
+static bool has_ended(long pid, unsigned long number) {
+    if (pid == (long)getpid())
+        return number >= atomic_load(&counter);
+    return kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+}
+
 /* Whether `name`, of `length` bytes of a base and "PID-N", is of a process that has ended. */
 static bool is_left_over(const char *name, const char *base, size_t length) {
     static const char middle[] = ".tmp-";
@@ -94,7 +104,7 @@ static bool is_left_over(const char *name, const char *base, size_t length) {
     if (numbers[0] < '1' || numbers[0] > '9' || pid <= 0 || pid > INT_MAX || *end != '-' ||
         end[1] == '\0' || end[1 + strspn(end + 1, "0123456789")] != '\0')
         return false;
-    return kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+    return has_ended(pid, strtoul(end + 1, NULL, 10));
 }
 
 /* The lock says that no process holds it, also none that has other process ids (of a container). */
@@ -119,8 +129,18 @@ static void remove_left_over(const char *folder, const char *base, size_t length
     closedir(entries);
 }
 
+/* The umask decides about 0666, as for a file that is written in place. */
+static int open_noted(const char *name, int *code) {
+    fb_file_hold_signals();
+    int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    *code = errno;
+    if (fd >= 0)
+        note(name);
+    fb_file_release_signals();
+    return fd;
+}
+
 int fb_file_temporary_open(const char *path, char **name) {
-    static atomic_uint counter;
     const char *slash = strrchr(path, '/');
     const char *base = slash ? slash + 1 : path;
     size_t folder = (size_t)(base - path), length = strlen(base);
@@ -134,15 +154,12 @@ int fb_file_temporary_open(const char *path, char **name) {
     }
     snprintf(made, size, "%.*s", (int)folder, path);
     remove_left_over(folder > 0 ? made : ".", base, length);
-    snprintf(made, size, "%.*s.tmp-%ld-%u", (int)(folder + length), path, (long)getpid(),
-             atomic_fetch_add(&counter, 1));
-    fb_file_hold_signals();
-    /* The umask decides about 0666, as for a file that is written in place. */
-    int fd = open(made, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    int code = errno;
-    if (fd >= 0)
-        note(made);
-    fb_file_release_signals();
+    int fd = -1, code = EEXIST;
+    for (int tries = 0; tries < MAX_TRIES && fd < 0 && code == EEXIST; tries++) {
+        snprintf(made, size, "%.*s.tmp-%ld-%u", (int)(folder + length), path, (long)getpid(),
+                 atomic_fetch_add(&counter, 1));
+        fd = open_noted(made, &code);
+    }
     if (fd < 0) {
         fb_free(made);
         errno = code;
