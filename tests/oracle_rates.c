@@ -1,23 +1,28 @@
-/* How often the oracle is wrong: emulated kernels, honest ones and ones with a planted mistake, are
- * judged over seeds, shapes and arithmetics. docs/results/oracle.md has the table that it prints.
+/* How often the oracle is wrong: emulated kernels (oracle/emulate.h), honest ones and ones with a
+ * planted mistake, are judged over seeds, shapes, inputs and arithmetics. docs/results/oracle.md
+ * has the tables that it prints.
  *
- *     oracle_rates DRAWS [SEED [say | honest]]
+ *     oracle_rates [DRAWS [SEED [honest | mistakes] [ARITHMETIC]]] [say]
  *
- * DRAWS honest kernels of each arithmetic; of each mistake a tenth as many, at least 10. `say`
- * shows every verdict that is not right; `honest` leaves the mistakes out. The exit status is 1 if
- * more than 1 in 1,000 honest kernels fail. */
+ * DRAWS honest kernels of each arithmetic (of ARITHMETIC only), numbered from SEED; two thirds play
+ * a sequence of passes, the others compute one attention of inputs that are hard in some way. Then
+ * as many of each mistake, at most 8. `say` shows each verdict that is not right. The draws are
+ * shared among the threads that are set. The exit status is 1 if more than 1 in 1,000 honest
+ * kernels fail. */
 #include "base/half.h"
+#include "base/parallel.h"
 #include "base/rng.h"
-#include "oracle/arithmetic.h"
+#include "oracle/emulate.h"
 
 #include <flashblock/experimental/oracle.h>
+#include <flashblock/runtime.h>
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --- kernels ---------------------------------------------------------------------------------- */
+/* --- mistakes --------------------------------------------------------------------------------- */
 
 typedef enum planted {
     HONEST,
@@ -56,169 +61,113 @@ static const struct {
     {"causal in the block", "causal mask is applied in the block"},
 };
 
-/* An emulated kernel. */
-typedef struct kernel {
-    fb_arithmetic arithmetic;
-    fb_dtype stored;
-    fb_rounding inputs, weights;
-    bool scaled, sum_rounded, base2;
-    size_t tile, splits;
-    planted mistake;
-} kernel;
-
 typedef struct shape {
     size_t heads, kv_heads, dim, block, context;
 } shape;
+
+/* An emulated kernel, and what is wrong about it. */
+typedef struct kernel {
+    fb_arithmetic arithmetic;
+    fb_honest how;
+    fb_dtype inputs, stored, lse_stored;
+    planted mistake;
+} kernel;
 
 /* One part: out [block, heads, dim], lse [block, heads]. */
 typedef struct part {
     float *out, *lse;
 } part;
 
-static float fp8(float value) {
-    int exponent = 0;
-    frexpf(value, &exponent);
-    float spacing = ldexpf(1.0f, (exponent - 1 < -6 ? -6 : exponent - 1) - 3);
-    return nearbyintf(value / spacing) * spacing;
+static void *take(size_t count, size_t size) {
+    void *block = calloc(count + 1, size);
+    if (!block)
+        abort();
+    return block;
 }
 
-static float weight_as(const kernel *k, float p) {
-    return k->arithmetic == FB_ARITHMETIC_FP8 ? fp8(p) : fb_rounded(k->weights, p);
-}
-
-static float read_as(const kernel *k, const float *base, size_t at) {
-    return base ? fb_rounded(k->inputs, base[at]) : 0.0f;
-}
-
-/* Keys first .. end - 1; keys from `real` on are zeros. */
-typedef struct keys {
-    const float *k, *v;
-    size_t first, end, real;
-    bool external;
-} keys;
-
-static float score(const kernel *how, const shape *s, const float *q, const keys *in, size_t key,
-                   size_t kv_head, float scale) {
-    float sum = 0.0f;
-    const float *k = key < in->real ? in->k + (key * s->kv_heads + kv_head) * s->dim : NULL;
-    for (size_t d = 0; d < s->dim; d++)
-        sum += q[d] * read_as(how, k, d);
-    return sum * scale;
-}
-
-/* One row over keys first .. end - 1, tile by tile. *max, *sum and acc are not normalised. */
-static void row_part(const kernel *how, const shape *s, const float *q, const keys *in,
-                     size_t first, size_t end, size_t kv_head, float scale, float *max, float *sum,
-                     float *acc) {
-    *max = -INFINITY;
-    *sum = 0.0f;
-    memset(acc, 0, s->dim * sizeof *acc);
-    for (size_t tile = first; tile < end; tile += how->tile) {
-        size_t stop = end < tile + how->tile ? end : tile + how->tile;
-        float p[256], largest = *max;
-        for (size_t j = tile; j < stop; j++) {
-            p[j - tile] = score(how, s, q, in, j, kv_head, scale);
-            largest = fmaxf(largest, p[j - tile]);
-        }
-        float again = how->base2 ? exp2f(*max - largest) : expf(*max - largest);
-        *sum *= again;
-        for (size_t d = 0; d < s->dim; d++)
-            acc[d] *= again;
-        for (size_t j = tile; j < stop; j++) {
-            float x = p[j - tile] - largest, w = how->base2 ? exp2f(x) : expf(x);
-            float r = weight_as(how, w);
-            *sum += how->sum_rounded ? r : w;
-            const float *v = j < in->real ? in->v + (j * s->kv_heads + kv_head) * s->dim : NULL;
-            for (size_t d = 0; d < s->dim; d++)
-                acc[d] += r * read_as(how, v, d);
-        }
-        *max = largest;
+static void ok(fb_status status) {
+    if (status != FB_OK) {
+        fprintf(stderr, "%s\n", fb_error_message());
+        abort();
     }
 }
 
-static void attend_row(const kernel *how, const shape *s, const float *q_in, const keys *in,
-                       size_t kv_head, float *out, float *lse) {
-    const float log2_of_e = 1.44269504f;
-    float scale = (float)(1.0 / sqrt((double)s->dim)), q[256], total = 0.0f, best = -INFINITY;
-    float maxima[8], sums[8], accs[8][256];
-    if (how->mistake == SCALE_OFF)
-        scale = (float)((1.0 + 1e-5) / sqrt((double)s->dim));
-    if (how->base2)
-        scale *= log2_of_e;
-    for (size_t d = 0; d < s->dim; d++) {
-        q[d] = fb_rounded(how->inputs, q_in[d]);
-        if (how->scaled)
-            q[d] = fb_rounded(how->inputs, q[d] * scale);
-    }
-    size_t count = in->end - in->first, splits = count >= 64 ? how->splits : 1;
-    for (size_t i = 0; i < splits; i++) {
-        row_part(how, s, q, in, in->first + count * i / splits,
-                 in->first + count * (i + 1) / splits, kv_head, how->scaled ? 1.0f : scale,
-                 &maxima[i], &sums[i], accs[i]);
-        best = fmaxf(best, maxima[i]);
-    }
-    memset(out, 0, s->dim * sizeof *out);
-    for (size_t i = 0; i < splits; i++) {
-        float again = how->base2 ? exp2f(maxima[i] - best) : expf(maxima[i] - best);
-        total += sums[i] * again;
-        for (size_t d = 0; d < s->dim; d++)
-            out[d] += accs[i][d] * again;
-    }
-    for (size_t d = 0; d < s->dim; d++)
-        out[d] /= total;
-    *lse = how->base2 ? (best + log2f(total)) / log2_of_e : best + logf(total);
+static fb_attention_problem problem_of(const fb_scripted *sequence, const shape *s, const float *q,
+                                       const float *k, const float *v, size_t keys) {
+    return (fb_attention_problem){.batch = 1,
+                                  .queries = s->block,
+                                  .keys = keys,
+                                  .heads = s->heads,
+                                  .kv_heads = s->kv_heads,
+                                  .head_dim = s->dim,
+                                  .scale = fb_scripted_options_of(sequence)->scale,
+                                  .q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .lse_by_token = true};
 }
 
-static void attend(const kernel *how, const shape *s, const float *q, keys in, const part *to) {
-    size_t group = s->heads / s->kv_heads;
-    if (in.external && how->mistake == LAST_KEY_DROPPED)
-        in.end -= 1;
-    if (in.external && how->mistake == LAST_4_DROPPED)
-        in.end -= 4;
-    if (in.external && how->mistake == FIRST_KEY_DROPPED)
-        in.first += 1;
-    if (in.external && how->mistake == ZERO_KEYS)
-        in.end += 16;
-    for (size_t row = 0; row < s->block * s->heads; row++) {
-        size_t head = row % s->heads;
-        keys own = in;
-        if (!in.external && how->mistake == CAUSAL_BLOCK)
-            own.end = row / s->heads + 1;
-        size_t kv_head = how->mistake == WRONG_KV_HEAD ? head % s->kv_heads : head / group;
-        attend_row(how, s, q + row * s->dim, &own, kv_head, to->out + row * s->dim, to->lse + row);
+/* Attention by the kernel, with its mistake. */
+static void attend(const kernel *k, fb_attention_problem p, bool external, const part *to) {
+    size_t kv = p.kv_heads * p.head_dim, *kv_heads = NULL;
+    float *longer = NULL;
+    if (external && k->mistake == LAST_KEY_DROPPED)
+        p.keys -= 1;
+    if (external && k->mistake == LAST_4_DROPPED)
+        p.keys -= 4;
+    if (external && k->mistake == FIRST_KEY_DROPPED)
+        p.keys -= 1, p.k += kv, p.v += kv;
+    if (external && k->mistake == ZERO_KEYS) {
+        longer = take(2 * (p.keys + 16) * kv, sizeof *longer);
+        memcpy(longer, p.k, p.keys * kv * sizeof *longer);
+        memcpy(longer + (p.keys + 16) * kv, p.v, p.keys * kv * sizeof *longer);
+        p.keys += 16;
+        p.k = longer, p.v = longer + p.keys * kv;
     }
+    if (!external && k->mistake == CAUSAL_BLOCK)
+        p.mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1};
+    if (k->mistake == SCALE_OFF)
+        p.scale *= 1.0 + 1e-5;
+    if (k->mistake == WRONG_KV_HEAD) {
+        kv_heads = take(p.heads, sizeof *kv_heads);
+        for (size_t head = 0; head < p.heads; head++)
+            kv_heads[head] = head % p.kv_heads;
+    }
+    ok(fb_honest_attend(&p, &k->how, kv_heads, to->out, to->lse));
+    free(longer);
+    free(kv_heads);
 }
 
-static void merge(const kernel *how, const shape *s, const part *a, const part *b, bool reused,
+static void merge(const kernel *k, const shape *s, const part *a, const part *b, bool reused,
                   const part *to) {
-    for (size_t row = 0; row < s->block * s->heads; row++) {
-        float la = a->lse[row], lb = b->lse[row];
-        if (how->mistake == CACHED_LSE_BF16 && reused)
-            la = fb_rounded(FB_ROUND_BF16, la);
-        float max = fmaxf(la, lb), wa = expf(la - max), wb = expf(lb - max), sum = wa + wb;
-        to->lse[row] = max + logf(sum);
-        if (how->mistake == WEIGHTS_SWAPPED) {
-            float w = wa;
-            wa = wb;
-            wb = w;
-        }
-        for (size_t d = row * s->dim; d < (row + 1) * s->dim; d++)
-            to->out[d] = (wa * a->out[d] + wb * b->out[d]) / sum;
+    size_t rows = s->block * s->heads;
+    float *la = take(rows, sizeof *la), *lb = take(rows, sizeof *lb);
+    memcpy(la, a->lse, rows * sizeof *la);
+    memcpy(lb, b->lse, rows * sizeof *lb);
+    for (size_t row = 0; row < rows; row++)
+        if (k->mistake == CACHED_LSE_BF16 && reused)
+            la[row] = fb_rounded(FB_ROUND_BF16, la[row]);
+    fb_honest_merge(&k->how, a->out, la, b->out, lb, rows, s->dim, to->out, to->lse);
+    if (k->mistake == WEIGHTS_SWAPPED) {
+        float *lse = take(rows, sizeof *lse);
+        fb_honest_merge(&k->how, a->out, lb, b->out, la, rows, s->dim, to->out, lse);
+        free(lse);
     }
+    free(la);
+    free(lb);
 }
 
 /* --- one sequence ----------------------------------------------------------------------------- */
 
 static float *widened(fb_dtype dtype, const void *stored, size_t count) {
-    float *values = malloc((count + 1) * sizeof *values);
-    if (!values || fb_to_f32(dtype, stored, values, count) != FB_OK)
-        abort();
+    float *values = take(count, sizeof *values);
+    ok(fb_to_f32(dtype, stored, values, count));
     return values;
 }
 
 static part part_of(const shape *s) {
-    part p = {calloc(s->block * s->heads * s->dim, sizeof(float)),
-              calloc(s->block * s->heads, sizeof(float))};
+    part p = {take(s->block * s->heads * s->dim, sizeof(float)),
+              take(s->block * s->heads, sizeof(float))};
     return p;
 }
 
@@ -227,12 +176,24 @@ static void release(part *p) {
     free(p->lse);
 }
 
-/* Rounds a part's output to the type it is stored in, and gives it to the candidate. */
+/* Rounds values in place to what they are stored in, and gives them to the candidate. */
+static void give_tensor(fb_candidate *candidate, const char *name, fb_dtype stored, size_t ndim,
+                        const size_t *sizes, float *values) {
+    size_t count = 1;
+    for (size_t i = 0; i < ndim; i++)
+        count *= sizes[i];
+    void *narrow = take(count, sizeof(float));
+    ok(fb_from_f32(stored, values, narrow, count));
+    ok(fb_to_f32(stored, narrow, values, count));
+    ok(fb_candidate_add(candidate, name, stored, ndim, sizes, narrow));
+    free(narrow);
+}
+
+/* A part: what is stored of its output is what goes into a merge. */
 static void give(fb_candidate *candidate, const kernel *k, const shape *s, size_t pass,
                  const char *prefix, part *p) {
-    size_t count = s->block * s->heads * s->dim, shape3[3] = {s->block, s->heads, s->dim};
-    void *stored = malloc(count * sizeof(float));
-    float *lse = malloc(s->block * s->heads * sizeof *lse);
+    const size_t sizes[3] = {s->block, s->heads, s->dim};
+    float *lse = take(s->block * s->heads, sizeof *lse);
     char name[40];
     for (size_t i = 0; i < s->block * s->heads; i++) {
         lse[i] = p->lse[i];
@@ -241,16 +202,10 @@ static void give(fb_candidate *candidate, const kernel *k, const shape *s, size_
         if (k->mistake == LSE_BASE_2)
             lse[i] *= 1.44269504f;
     }
-    if (fb_from_f32(k->stored, p->out, stored, count) != FB_OK ||
-        fb_to_f32(k->stored, stored, p->out, count) != FB_OK)
-        abort();
     snprintf(name, sizeof name, "step%02zu.%sout", pass, prefix);
-    if (fb_candidate_add(candidate, name, k->stored, 3, shape3, stored) != FB_OK)
-        abort();
+    give_tensor(candidate, name, k->stored, 3, sizes, p->out);
     snprintf(name, sizeof name, "step%02zu.%slse", pass, prefix);
-    if (fb_candidate_add(candidate, name, FB_F32, 2, shape3, lse) != FB_OK)
-        abort();
-    free(stored);
+    give_tensor(candidate, name, FB_F32, 2, sizes, lse);
     free(lse);
 }
 
@@ -277,13 +232,13 @@ static void play(const fb_scripted *sequence, const kernel *k, const shape *s,
         if (refresh && !stale) {
             memcpy(before.out, external.out, values * sizeof(float));
             memcpy(before.lse, external.lse, s->block * s->heads * sizeof(float));
-            attend(k, s, q, (keys){ck, cv, 0, s->context, s->context, true}, &external);
+            attend(k, problem_of(sequence, s, q, ck, cv, s->context), true, &external);
             if (k->mistake == STALE_ROW && pass > 0)
                 copy_row(s, &external, &before, 1);
         }
         if (action == FB_REFRESH_AND_STORE)
             give(candidate, k, s, pass, "external_", &external);
-        attend(k, s, q, (keys){bk, bv, 0, s->block, s->block, false}, &internal);
+        attend(k, problem_of(sequence, s, q, bk, bv, s->block), false, &internal);
         merge(k, s, &external, &internal, !refresh, &result);
         give(candidate, k, s, pass, "", &result);
         free(q);
@@ -299,132 +254,284 @@ static void play(const fb_scripted *sequence, const kernel *k, const shape *s,
 
 /* --- draws ------------------------------------------------------------------------------------ */
 
-static uint32_t draw(uint64_t *state, uint32_t below) {
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 33) % below;
+static size_t choice(uint64_t seed, uint32_t question, size_t answers) {
+    return (size_t)(fb_random_uniform(seed, question, 0x72617465u, 0, 0) * (double)answers);
 }
 
-static kernel draw_kernel(uint64_t *state, fb_arithmetic arithmetic, planted mistake) {
-    static const size_t tiles[] = {16, 32, 64, 128};
-    kernel k = {.arithmetic = arithmetic, .mistake = mistake, .stored = FB_F32};
-    k.tile = tiles[draw(state, 4)];
-    k.splits = 1 + draw(state, 4);
-    k.base2 = draw(state, 2);
-    k.sum_rounded = draw(state, 4) == 0;
-    if (arithmetic == FB_ARITHMETIC_BF16 || arithmetic == FB_ARITHMETIC_FP8) {
-        k.inputs = k.weights = FB_ROUND_BF16;
-        k.stored = FB_BF16;
-    }
-    if (arithmetic == FB_ARITHMETIC_F16) {
-        k.inputs = k.weights = FB_ROUND_F16;
-        k.stored = FB_F16;
-    }
-    if (arithmetic == FB_ARITHMETIC_TF32)
-        k.inputs = k.weights = draw(state, 2) ? FB_ROUND_TF32 : FB_ROUND_TF32_CUT;
-    if (k.weights == FB_ROUND_TF32_CUT) /* by the matrix unit: the row sum has whole weights */
-        k.sum_rounded = false;
-    k.scaled = k.stored != FB_F32 && draw(state, 4) == 0;
-    if (k.stored != FB_F32 && draw(state, 5) == 0)
-        k.stored = FB_F32; /* keeps all results in float32 */
+static kernel draw_kernel(uint64_t seed, fb_arithmetic arithmetic, planted mistake) {
+    kernel k = {.arithmetic = arithmetic, .mistake = mistake, .inputs = FB_F32};
+    k.how = fb_honest_draw(arithmetic, seed);
+    if (arithmetic == FB_ARITHMETIC_BF16 || arithmetic == FB_ARITHMETIC_FP8)
+        k.inputs = FB_BF16;
+    if (arithmetic == FB_ARITHMETIC_F16)
+        k.inputs = FB_F16;
+    k.stored = choice(seed, 10, 5) == 0 ? FB_F32 : k.inputs; /* all results in float32 */
+    k.lse_stored = choice(seed, 11, 16) == 0 ? k.stored : FB_F32;
     return k;
 }
 
-static shape draw_shape(uint64_t *state) {
+static shape draw_shape(uint64_t seed, planted mistake) {
     static const size_t dims[] = {16, 32, 64, 80, 128}, groups[] = {1, 2, 3, 4};
-    shape s = {.kv_heads = 2 + draw(state, 3), .dim = dims[draw(state, 5)]};
-    s.heads = s.kv_heads * groups[draw(state, 4)];
-    s.block = 4 + 2 * draw(state, 3);
-    s.context = 40 + draw(state, 600);
+    shape s = {.kv_heads = 2 + choice(seed, 1, 3), .dim = dims[choice(seed, 2, 5)]};
+    s.heads = s.kv_heads * groups[choice(seed, 3, 4)];
+    s.block = 4 + 2 * choice(seed, 4, 3);
+    s.context = 40 + choice(seed, 5, choice(seed, 6, 2) ? 600 : 100);
+    if (choice(seed, 7, 100) == 0)
+        s.context = 4096;
+    if (mistake == WRONG_KV_HEAD && s.heads == s.kv_heads)
+        s.heads *= 2;
     return s;
 }
 
-/* The verdict on one drawn kernel. Returns 0: passed, 1: failed, 2: failed and named right. */
-static int judge(uint64_t seed, fb_arithmetic arithmetic, planted mistake, bool say) {
-    uint64_t state = seed * 2862933555777941757u + 3037000493u;
-    for (int i = 0; i < 8; i++)
-        draw(&state, 2);
+static fb_report *judge_sequence(uint64_t seed, const kernel *k, char *what, size_t size) {
+    shape s = draw_shape(seed, k->mistake);
     fb_scripted_options options;
     fb_scripted *sequence = NULL;
     fb_candidate *candidate = NULL;
     fb_report *report = NULL;
     fb_verify_options judging;
-    shape s = draw_shape(&state);
-    kernel k = draw_kernel(&state, arithmetic, mistake);
-    if (mistake == WRONG_KV_HEAD && s.heads == s.kv_heads)
-        s.heads *= 2;
     fb_scripted_options_init(&options);
     options.num_heads = s.heads, options.num_kv_heads = s.kv_heads, options.head_dim = s.dim;
     options.block_size = s.block, options.context_length = s.context;
     options.tau = 2, options.steps = 4, options.seed = seed;
-    options.dtype = k.inputs == FB_ROUND_BF16  ? FB_BF16
-                    : k.inputs == FB_ROUND_F16 ? FB_F16
-                                               : FB_F32;
+    options.dtype = k->inputs;
     fb_verify_options_init(&judging);
-    if (fb_scripted_create(&options, &sequence) != FB_OK ||
-        fb_candidate_create(&candidate) != FB_OK)
-        abort();
-    play(sequence, &k, &s, candidate);
-    if (arithmetic == FB_ARITHMETIC_FP8 || (k.stored == FB_F32 && k.inputs != FB_ROUND_NONE))
-        fb_candidate_set_arithmetic(candidate, arithmetic);
+    ok(fb_scripted_create(&options, &sequence));
+    ok(fb_candidate_create(&candidate));
+    play(sequence, k, &s, candidate);
+    if (k->arithmetic == FB_ARITHMETIC_FP8)
+        fb_candidate_set_arithmetic(candidate, k->arithmetic);
     judging.candidate = candidate;
-    if (fb_scripted_judge(sequence, &judging, &report) != FB_OK)
-        abort();
+    ok(fb_scripted_judge(sequence, &judging, &report));
+    snprintf(what, size, "%zu/%zu heads of %zu, block %zu, context %zu", s.heads, s.kv_heads, s.dim,
+             s.block, s.context);
+    fb_candidate_close(candidate);
+    fb_scripted_destroy(sequence);
+    return report;
+}
+
+/* --- one attention ---------------------------------------------------------------------------- */
+
+typedef enum inputs {
+    NORMAL,
+    LARGE_SCORES,
+    HUGE_SCORES,
+    SINK,          /* one key takes most of the weight */
+    LARGE_CHANNEL, /* of the values, 100 times the others */
+    MEAN_VALUES,   /* values have a common mean */
+    MEAN_KEYS,
+    MASK,
+    FEW_KEYS,
+    EQUAL_KEYS, /* all weights are nearly the same */
+    NUM_INPUTS
+} inputs;
+
+static const char *const input_names[] = {"normal",        "scores x 6", "scores x 40", "sink",
+                                          "channel x 100", "values + 4", "keys + 1",    "mask",
+                                          "few keys",      "equal keys"};
+
+static float normal(uint64_t seed, uint32_t tensor, uint32_t index) {
+    double u = fb_random_uniform(seed, index, tensor, 1, 0);
+    double v = fb_random_uniform(seed, index, tensor, 2, 0);
+    return (float)(sqrt(-2.0 * log(1.0 - u)) * cos(6.283185307179586 * v));
+}
+
+static float *draw_tensor(uint64_t seed, uint32_t tensor, size_t count) {
+    float *values = take(count, sizeof *values);
+    for (size_t i = 0; i < count; i++)
+        values[i] = normal(seed, tensor, (uint32_t)i);
+    return values;
+}
+
+static void make_hard(uint64_t seed, inputs kind, const fb_attention_problem *p, float *q, float *k,
+                      float *v) {
+    size_t kv = p->batch * p->keys * p->kv_heads * p->head_dim;
+    size_t channel = choice(seed, 37, p->head_dim);
+    for (size_t i = 0; i < fb_attention_problem_values(p); i++)
+        q[i] *= kind == LARGE_SCORES ? 6.0f : kind == HUGE_SCORES ? 40.0f : 1.0f;
+    for (size_t i = 0; i < kv; i++) {
+        size_t token = i / (p->kv_heads * p->head_dim) % p->keys;
+        if (kind == SINK && token == 0)
+            k[i] = q[i % fb_attention_problem_values(p)] * 2.0f;
+        k[i] = kind == MEAN_KEYS ? k[i] + 1.0f : kind == EQUAL_KEYS ? k[i] * 0.01f : k[i];
+        if (kind == LARGE_CHANNEL && i % p->head_dim == channel)
+            v[i] *= 100.0f;
+        v[i] += kind == MEAN_VALUES ? 4.0f : 0.0f;
+    }
+}
+
+/* Values in the inputs' type. */
+static void *narrowed(fb_dtype dtype, const float *values, size_t count) {
+    void *stored = take(count, sizeof(float));
+    ok(fb_from_f32(dtype, values, stored, count));
+    return stored;
+}
+
+static void *rounded_to(fb_dtype dtype, float *values, size_t count) {
+    void *stored = narrowed(dtype, values, count);
+    ok(fb_to_f32(dtype, stored, values, count));
+    return stored;
+}
+
+static fb_report *judge_attention(uint64_t seed, const kernel *k, char *what, size_t size) {
+    static const size_t dims[] = {16, 32, 64, 80, 128};
+    inputs kind = (inputs)choice(seed, 30, NUM_INPUTS);
+    fb_attention_problem p = {.batch = 1 + choice(seed, 31, 2),
+                              .queries = 1 + choice(seed, 32, 40),
+                              .kv_heads = 1 + choice(seed, 33, 3),
+                              .head_dim = dims[choice(seed, 34, 5)],
+                              .keys = kind == FEW_KEYS ? 1 + choice(seed, 35, 8)
+                                                       : 20 + choice(seed, 35, 500),
+                              .lse_by_token = true};
+    p.heads = p.kv_heads * (1 + choice(seed, 36, 4));
+    p.scale = 1.0 / sqrt((double)p.head_dim);
+    if (kind == MASK)
+        p.mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1 + choice(seed, 38, 8)};
+    size_t values = fb_attention_problem_values(&p), rows = fb_attention_problem_rows(&p);
+    size_t kv = p.batch * p.keys * p.kv_heads * p.head_dim;
+    float *q = draw_tensor(seed, 1, values), *keys = draw_tensor(seed, 2, kv);
+    float *v = draw_tensor(seed, 3, kv), *out = take(values, sizeof *out);
+    float *lse = take(rows, sizeof *lse);
+    make_hard(seed, kind, &p, q, keys, v);
+    /* a kernel may also be given float32, and round by itself */
+    fb_dtype given = choice(seed, 39, 4) == 0 ? FB_F32 : k->inputs;
+    void *q_given = rounded_to(given, q, values), *k_given = rounded_to(given, keys, kv);
+    void *v_given = rounded_to(given, v, kv);
+    p.q = q, p.k = keys, p.v = v;
+    ok(fb_honest_attend(&p, &k->how, NULL, out, lse));
+    void *out_stored = narrowed(k->stored, out, values);
+    void *lse_stored = narrowed(k->lse_stored, lse, rows);
+    fb_attention_check check;
+    fb_report *report = NULL;
+    fb_attention_check_init(&check);
+    check.batch = p.batch, check.num_queries = p.queries, check.num_keys = p.keys;
+    check.num_heads = p.heads, check.num_kv_heads = p.kv_heads, check.head_dim = p.head_dim;
+    check.mask = p.mask, check.lse_by_token = true;
+    check.q = (fb_check_tensor){.data = q_given, .dtype = given};
+    check.k = (fb_check_tensor){.data = k_given, .dtype = given};
+    check.v = (fb_check_tensor){.data = v_given, .dtype = given};
+    check.out = (fb_check_tensor){.data = out_stored, .dtype = k->stored};
+    check.lse = (fb_check_tensor){.data = lse_stored, .dtype = k->lse_stored};
+    if (k->arithmetic == FB_ARITHMETIC_FP8 || (k->inputs != FB_F32 && k->stored == FB_F32))
+        check.arithmetic = k->arithmetic;
+    ok(fb_check_attention(&check, &report));
+    snprintf(what, size, "%s, batch %zu, %zu queries, %zu keys, %zu/%zu heads of %zu, given %s",
+             input_names[kind], p.batch, p.queries, p.keys, p.heads, p.kv_heads, p.head_dim,
+             fb_dtype_name(given));
+    void *all[] = {q, keys, v, out, lse, q_given, k_given, v_given, out_stored, lse_stored};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
+    return report;
+}
+
+/* --- rates ------------------------------------------------------------------------------------ */
+
+static const char *const products[] = {"f32", "unit", "unit x3"};
+static const char *const roundings[] = {"", ", bf16", ", f16", ", tf32", ", tf32 cut", ", fp8"};
+
+static void say(uint64_t seed, const kernel *k, const char *what, const char *verdict) {
+    const fb_honest *h = &k->how;
+    printf("  seed %llu, %s, %s: %s; %s of %zu%s%s, tile %zu, splits %zu%s%s%s%s%s%s, exp %+.1f "
+           "+- %.1f, stored %s: %s\n",
+           (unsigned long long)seed, fb_arithmetic_name(k->arithmetic), mistakes[k->mistake].name,
+           what, products[h->product], h->lanes, roundings[h->weights], h->cut ? ", cut" : "",
+           h->tile, h->splits, h->sum_rounded ? ", rounded sum" : "", h->exp2 ? ", exp2" : "",
+           h->fused ? ", fused" : "", h->eager ? ", eager" : "",
+           h->read.scaled ? ", scaled queries" : "", h->reciprocal ? ", reciprocal" : "",
+           h->exp_bias, h->exp_spread, fb_dtype_name(k->stored), verdict);
+}
+
+/* The verdict on one drawn kernel. Returns 0: passed, 1: failed, 2: failed and named right. */
+static int judge(uint64_t seed, fb_arithmetic arithmetic, planted mistake, bool speak) {
+    kernel k = draw_kernel(seed, arithmetic, mistake);
+    char what[200];
+    fb_report *report = mistake == HONEST && choice(seed, 20, 3) == 0
+                            ? judge_attention(seed, &k, what, sizeof what)
+                            : judge_sequence(seed, &k, what, sizeof what);
     int verdict = fb_report_outcome(report) == FB_PASSED                     ? 0
                   : strstr(fb_report_reason(report), mistakes[mistake].word) ? 2
                                                                              : 1;
-    if (say)
-        printf(
-            "  seed %llu, %s, %s: %zu/%zu heads of %zu, block %zu, context %zu, tile %zu, splits "
-            "%zu%s%s%s: %s\n",
-            (unsigned long long)seed, fb_arithmetic_name(arithmetic), mistakes[mistake].name,
-            s.heads, s.kv_heads, s.dim, s.block, s.context, k.tile, k.splits,
-            k.base2 ? ", exp2" : "", k.sum_rounded ? ", rounded sum" : "",
-            k.scaled ? ", scaled queries" : "", fb_report_reason(report));
+    if (speak && verdict != (mistake == HONEST ? 0 : 2))
+        say(seed, &k, what, fb_report_reason(report));
     fb_report_destroy(report);
-    fb_candidate_close(candidate);
-    fb_scripted_destroy(sequence);
     return verdict;
 }
 
-static const fb_arithmetic arithmetics[] = {FB_ARITHMETIC_F32, FB_ARITHMETIC_TF32,
-                                            FB_ARITHMETIC_F16, FB_ARITHMETIC_BF16,
-                                            FB_ARITHMETIC_FP8};
+typedef struct rates {
+    uint64_t seed;
+    fb_arithmetic arithmetic;
+    planted mistake;
+    bool say;
+    unsigned char *verdicts;
+} rates;
+
+static void judge_draws(void *context, size_t first, size_t end, size_t worker) {
+    const rates *r = context;
+    (void)worker;
+    for (size_t i = first; i < end; i++)
+        r->verdicts[i] = (unsigned char)judge(r->seed + i, r->arithmetic, r->mistake, r->say);
+}
+
+/* A line of the table. Returns how many failed. */
+static size_t judge_all(rates r, size_t draws) {
+    size_t failed = 0, named = 0;
+    r.verdicts = take(draws, 1);
+    fb_parallel_for(draws, 1, (size_t)fb_num_threads(), judge_draws, &r);
+    for (size_t i = 0; i < draws; i++) {
+        failed += r.verdicts[i] > 0;
+        named += r.verdicts[i] == 2;
+    }
+    free(r.verdicts);
+    printf("%-28s %-6s %8zu %8zu", mistakes[r.mistake].name, fb_arithmetic_name(r.arithmetic),
+           draws, failed);
+    if (r.mistake != HONEST)
+        printf(" %8zu", named);
+    printf("\n");
+    fflush(stdout);
+    return failed;
+}
+
+static const fb_arithmetic arithmetics[] = {FB_ARITHMETIC_F32,  FB_ARITHMETIC_TF32X3,
+                                            FB_ARITHMETIC_TF32, FB_ARITHMETIC_F16,
+                                            FB_ARITHMETIC_BF16, FB_ARITHMETIC_FP8};
 enum { NUM_ARITHMETICS = sizeof arithmetics / sizeof arithmetics[0] };
+
+static bool has_word(int argc, char **argv, const char *word) {
+    for (int i = 3; i < argc; i++)
+        if (strcmp(argv[i], word) == 0)
+            return true;
+    return false;
+}
+
+/* The arithmetic that is asked for; auto: all. */
+static fb_arithmetic asked_for(int argc, char **argv) {
+    fb_arithmetic arithmetic;
+    for (int i = 3; i < argc; i++)
+        if (fb_arithmetic_parse(argv[i], &arithmetic) == FB_OK)
+            return arithmetic;
+    return FB_ARITHMETIC_AUTO;
+}
 
 int main(int argc, char **argv) {
     size_t draws = argc > 1 ? (size_t)strtoul(argv[1], NULL, 10) : 20, alarms = 0, honest = 0;
-    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    bool say = argc > 3 && strcmp(argv[3], "say") == 0;
-    bool honest_only = argc > 3 && strcmp(argv[3], "honest") == 0;
+    size_t each = draws < 8 ? draws : 8;
+    fb_arithmetic only = asked_for(argc, argv);
+    rates r = {.seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1,
+               .say = has_word(argc, argv, "say")};
     printf("%-28s %-6s %8s %8s %8s\n", "kernel", "", "draws", "failed", "named");
-    for (size_t a = 0; a < NUM_ARITHMETICS; a++) {
-        size_t failed = 0;
-        for (size_t i = 0; i < draws; i++) {
-            bool fails = judge(seed + i, arithmetics[a], HONEST, false) != 0;
-            if (fails && argc > 3)
-                judge(seed + i, arithmetics[a], HONEST, true);
-            failed += fails;
-        }
-        printf("%-28s %-6s %8zu %8zu\n", "honest", fb_arithmetic_name(arithmetics[a]), draws,
-               failed);
-        fflush(stdout);
-        alarms += failed;
+    for (size_t a = 0; a < NUM_ARITHMETICS && !has_word(argc, argv, "mistakes"); a++) {
+        r.arithmetic = arithmetics[a];
+        if (only != FB_ARITHMETIC_AUTO && only != r.arithmetic)
+            continue;
+        alarms += judge_all(r, draws);
         honest += draws;
     }
-    size_t each = draws < 10 ? draws : draws / 10 < 10 ? 10 : draws / 10;
-    for (planted m = LAST_KEY_DROPPED; m < NUM_PLANTED && !honest_only; m++)
+    for (size_t m = LAST_KEY_DROPPED; m < NUM_PLANTED && !has_word(argc, argv, "honest"); m++)
         for (size_t a = 0; a < NUM_ARITHMETICS - 1; a++) {
-            size_t failed = 0, named = 0;
-            for (size_t i = 0; i < each; i++) {
-                int verdict = judge(seed + i, arithmetics[a], m, false);
-                if (say && verdict != 2)
-                    judge(seed + i, arithmetics[a], m, true);
-                failed += verdict > 0;
-                named += verdict == 2;
-            }
-            printf("%-28s %-6s %8zu %8zu %8zu\n", mistakes[m].name,
-                   fb_arithmetic_name(arithmetics[a]), each, failed, named);
-            fflush(stdout);
+            r.arithmetic = arithmetics[a];
+            r.mistake = (planted)m;
+            if (only == FB_ARITHMETIC_AUTO || only == r.arithmetic)
+                judge_all(r, each);
         }
     printf("false alarms: %zu of %zu honest draws\n", alarms, honest);
     return alarms * 1000 > honest;

@@ -49,10 +49,39 @@ double fb_arithmetic_underflow(fb_arithmetic arithmetic) {
                                              : 0.0;
 }
 
+/* tf32 numbers have 10 bits of fraction. A weight between two powers of 2 loses half a spacing, up
+ * to 2^-11 of it where it is just above the lower one, and 0.72 of that in many weights. Of three
+ * products for one, what is left out is the product of the two smaller numbers, which are half a
+ * spacing on average (2^-22), and the last bits of both operands (2^-23 and less). */
+fb_cut fb_arithmetic_cut(fb_arithmetic arithmetic) {
+    switch (arithmetic) {
+    case FB_ARITHMETIC_TF32:
+        return (fb_cut){.weights = 0x1p-11 * 0.9};
+    case FB_ARITHMETIC_TF32X3:
+        return (fb_cut){.products = 0x1p-22 + 0x1p-23 + 0x1p-24};
+    case FB_ARITHMETIC_AUTO:
+    case FB_ARITHMETIC_F32:
+    case FB_ARITHMETIC_F16:
+    case FB_ARITHMETIC_BF16:
+    case FB_ARITHMETIC_FP8:
+        break;
+    }
+    return (fb_cut){0};
+}
+
 static float from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+/* To nearest, ties to even; exponents from -6, 3 bits of fraction. */
+static float to_e4m3(float value) {
+    int exponent = 0;
+    frexpf(value, &exponent);
+    float spacing = ldexpf(1.0f, (exponent - 1 < -6 ? -6 : exponent - 1) - 3);
+    float rounded = nearbyintf(value / spacing) * spacing;
+    return rounded > 448.0f ? 448.0f : rounded < -448.0f ? -448.0f : rounded;
 }
 
 float fb_rounded(fb_rounding rounding, float value) {
@@ -67,6 +96,8 @@ float fb_rounded(fb_rounding rounding, float value) {
         return isfinite(value) ? from_bits((fb_f32_to_bits(value) + 0x1000u) & 0xffffe000u) : value;
     case FB_ROUND_TF32_CUT:
         return isfinite(value) ? from_bits(fb_f32_to_bits(value) & 0xffffe000u) : value;
+    case FB_ROUND_FP8:
+        return to_e4m3(value);
     }
     return value;
 }

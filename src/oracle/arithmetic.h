@@ -13,13 +13,22 @@
 double fb_arithmetic_roundoff(fb_arithmetic arithmetic);
 double fb_arithmetic_underflow(fb_arithmetic arithmetic);
 
+/* Operands that are cut off instead of rounded make every product smaller. By how much at most, on
+ * average, relative to the product: in scores and in outputs (`products`, of the two operands of
+ * tf32x3); in weights, and in the row sum if it is made of them (`weights`, tf32). */
+typedef struct fb_cut {
+    double products, weights;
+} fb_cut;
+fb_cut fb_arithmetic_cut(fb_arithmetic arithmetic);
+
 /* How inputs of the matrix unit are rounded. */
 typedef enum fb_rounding {
     FB_ROUND_NONE = 0,
     FB_ROUND_BF16,
     FB_ROUND_F16,
     FB_ROUND_TF32,    /* to nearest, ties away from zero (cvt.rna.tf32) */
-    FB_ROUND_TF32_CUT /* the low 13 bits are ignored */
+    FB_ROUND_TF32_CUT, /* the low 13 bits are ignored */
+    FB_ROUND_FP8       /* e4m3, at most 448 */
 } fb_rounding;
 
 float fb_rounded(fb_rounding rounding, float value);

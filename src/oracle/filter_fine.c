@@ -11,25 +11,41 @@ double fb_filter_threshold(const fb_filter *f, double freedom) {
     return fb_student_quantile(freedom, 0.5 * FB_FALSE_ALARM / tests);
 }
 
+/* What cut operands may add to a row of a part: to the LSE, to an output (beside a gain). */
+static double cut_lse(const fb_trial *trial, size_t part, size_t row) {
+    const fb_cut cut = fb_arithmetic_cut(trial->arithmetic);
+    return cut.weights + cut.products * fabs(trial->parts[part].m.ps[row]);
+}
+
+/* The largest weight is 1 and loses nothing, the others do. */
+static double cut_out(const fb_trial *trial, size_t part, size_t at) {
+    const fb_moments *m = &trial->parts[part].m;
+    const fb_cut cut = fb_arithmetic_cut(trial->arithmetic);
+    size_t row = at / trial->dim;
+    double o = m->out[at], change = (double)m->psv[at] - o * m->ps[row];
+    double centred = (double)m->p2vv[at] - 2.0 * o * (double)m->p2v[at] + o * o * m->p2[row];
+    return cut.products * fabs(change) + cut.weights * sqrt(fmax(0.0, centred));
+}
+
 /* How far honest kernels may be off in all elements together: rounded constants, the exponential
- * and the logarithm of the device. */
+ * and the logarithm of the device, cut operands. */
 static double systematic(const fb_filter *f, size_t tensor, size_t at) {
     const fb_trial *trial = f->trial;
     const fb_trial_tensor *t = &trial->tensors[tensor];
+    size_t row = t->lse ? at : at / trial->dim;
+    bool merge = t->internal != FB_NO_PART;
+    double w = t->weight[row], lse = cut_lse(trial, t->external, row);
+    double other = merge ? cut_lse(trial, t->internal, row) : 0.0;
     if (!t->lse) {
-        double gain = 0x1p-22 * fabs(t->truth[at]), weight = t->weight[at / trial->dim];
-        if (trial->arithmetic != FB_ARITHMETIC_TF32 || t->internal == FB_NO_PART)
-            return gain;
-        /* weights that are cut off move the LSE of a part, and so the merge */
+        double limit = 0x1p-22 * fabs(t->truth[at]) + w * cut_out(trial, t->external, at);
+        if (!merge)
+            return limit;
         double apart = trial->parts[t->external].m.out[at] - trial->parts[t->internal].m.out[at];
-        return gain + 1.8 * fb_arithmetic_roundoff(trial->arithmetic) * weight * (1.0 - weight) *
-                          fabs(apart);
+        return limit + (1.0 - w) * cut_out(trial, t->internal, at) +
+               fmax(lse, other) * w * (1.0 - w) * fabs(apart);
     }
     const fb_moments *m = &trial->parts[t->external].m;
-    /* weights that the matrix unit cuts off may be those of the row sum, too */
-    bool cut = trial->arithmetic == FB_ARITHMETIC_TF32;
-    double weights = cut ? fb_arithmetic_roundoff(trial->arithmetic) : 0.0;
-    return 1.8 * weights +
+    return w * lse + (1.0 - w) * other +
            0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
 }
 

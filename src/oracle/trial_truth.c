@@ -123,22 +123,16 @@ static double stored_scores(const fb_trial *t, const fb_moments *m, size_t row) 
     return 2.0 * square(u * (fabs(m->max[row]) + 1.0));
 }
 
-/* tf32 units ignore the low bits: weights lose half a spacing on average, and the row sum, if it is
- * made of them, too. */
-static double cut_off(const fb_trial *t) {
-    return t->arithmetic == FB_ARITHMETIC_TF32
-               ? square(1.25 * fb_arithmetic_roundoff(FB_ARITHMETIC_TF32))
-               : 0.0;
-}
-
 static causes part_lse(const fb_trial *t, const fb_trial_part *part, size_t row) {
     const fb_moments *m = &part->m;
     double u = fb_arithmetic_roundoff(t->arithmetic), keys = (double)part->read.keys;
     double small = fb_arithmetic_underflow(t->arithmetic) * exp(m->max[row] - m->lse[row]);
+    const fb_cut cut = fb_arithmetic_cut(t->arithmetic);
     if (m->lse[row] == -(double)INFINITY)
         return (causes){0};
     return (causes){
-        .weights = u * u * m->p2[row] + small * small * keys + cut_off(t),
+        .weights = u * u * m->p2[row] + small * small * keys + square(cut.weights) +
+                   square(cut.products * m->ps[row]),
         .scores = stored_scores(t, m, row) * m->p2[row],
         .floats = float_scores(m, row) * m->p2[row] +
                   square(0x1p-24) * (keys / 9.0 + square(2.0 + 0.5 * fabs(m->lse[row]))),
@@ -156,10 +150,12 @@ static causes part_out(const fb_trial *t, const fb_trial_part *part, size_t at) 
     double plain = (double)m->p2vv[at];
     double centred = fmax(0.0, plain - 2.0 * o * (double)m->p2v[at] + o * o * m->p2[row]);
     double small = fb_arithmetic_underflow(t->arithmetic) * exp(m->max[row] - m->lse[row]);
+    const fb_cut cut = fb_arithmetic_cut(t->arithmetic);
     return (causes){
-        .weights = u * u * fmax(plain, centred) +
+        .weights = u * u * fmax(plain, centred) + square(cut.weights) * centred +
                    small * small * keys * m->mean_square[kv * t->dim + at % t->dim] +
-                   cut_off(t) * o * o,
+                   square(o * (cut.weights + cut.products)) +
+                   square(cut.products * ((double)m->psv[at] - o * m->ps[row])),
         .scores = stored_scores(t, m, row) * centred + u * u * plain,
         .floats = float_scores(m, row) * centred +
                   square(0x1p-24) * (keys * (o * o / 9.0 + plain / 6.0) + 4.0 * (o * o + plain)),

@@ -204,35 +204,73 @@ static fb_status judge_fine(verdict *v) {
     return FB_OK;
 }
 
-/* One arithmetic, without what takes long. *done: no other needs to be tried. */
-static fb_status judge_as(verdict *v, fb_arithmetic arithmetic, bool *done) {
+/* The typical error, of outputs or of LSEs, is larger than this noise: most elements are wrong, not
+ * some. */
+static bool is_wrong_everywhere(const verdict *v) {
+    const fb_trial *trial = v->trial;
+    double *ratios = v->filter->scratch, most = 0.0;
+    for (int lse = 0; lse < 2; lse++) {
+        size_t count = 0;
+        for (size_t i = 0; i < trial->num_tensors; i++) {
+            const fb_trial_tensor *t = &trial->tensors[i];
+            for (size_t at = 0; t->value && t->lse == (lse == 1) && at < t->count; at++)
+                if (t->usable[at])
+                    ratios[count++] = t->error[at] / t->sigma[at];
+        }
+        most = fmax(most, fb_median_magnitude(ratios, count));
+    }
+    return most > 2.0;
+}
+
+/* One arithmetic, without what takes long: sets passed, named and complete. */
+static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     const fb_reading *reading = NULL;
+    v->passed = v->named = v->complete = false;
     FB_TRY(find_reading(v->trial, arithmetic, &reading));
     v->trial->eager = false;
     FB_TRY(fb_trial_prepare(v->trial, arithmetic, reading));
     FB_TRY(begin(v));
     v->size = fb_test_sizes(v->trial);
-    *done = v->size.passed;
     if (v->size.passed)
         return judge_fine(v);
     fb_filter_begin(v->filter, false);
     FB_TRY(try_cheap(v));
     v->named = is_named(v);
     v->complete = v->named && leaves_noise(v);
-    *done = v->complete;
-    if (*done || arithmetic == FB_ARITHMETIC_F32 || arithmetic == FB_ARITHMETIC_TF32X3)
+    if (v->complete || arithmetic == FB_ARITHMETIC_F32 || arithmetic == FB_ARITHMETIC_TF32X3)
         return FB_OK;
     v->trial->eager = true;
     fb_trial_set_sigma(v->trial);
     fb_size_test eager = fb_test_sizes(v->trial);
     if (eager.passed) {
-        *done = true;
         v->size = eager;
         return judge_fine(v);
     }
     v->trial->eager = false;
     fb_trial_set_sigma(v->trial);
     return FB_OK;
+}
+
+/* The first arithmetic in which the candidate is right. If a mistake explained everything in a
+ * finer one, and changed a few elements only or all by little, it is that mistake: it is not the
+ * noise of a coarser one. If the candidate is wrong in all: the first in which a mistake explains
+ * everything, or the first. */
+static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
+    size_t best = count;
+    bool everywhere = true;
+    for (size_t i = 0; i < count; i++) {
+        FB_TRY(judge_as(v, list[i]));
+        bool close = i > 0 && list[i] == FB_ARITHMETIC_TF32X3;
+        if (v->passed && (best == count || everywhere || close))
+            return FB_OK;
+        if (v->complete && !v->passed && best == count) {
+            best = i;
+            everywhere = is_wrong_everywhere(v);
+        }
+    }
+    v->passed = false;
+    best = best < count ? best : 0;
+    return count > 1 ? judge_as(v, list[best]) : FB_OK;
 }
 
 /* A wrong result: everything known is tried, and then again on what is left. */
@@ -425,16 +463,9 @@ static bool any_not_finite(const fb_trial *trial) {
 static fb_status judge(fb_report *report, verdict *v) {
     fb_arithmetic list[4];
     size_t count = find_arithmetics(v->trial, fb_candidate_arithmetic(report->candidate), list);
-    bool done = false;
-    for (size_t i = 0; i < count && !done; i++)
-        FB_TRY(judge_as(v, list[i], &done));
-    if (!done) {
-        if (count > 1) {
-            bool again;
-            FB_TRY(judge_as(v, list[0], &again));
-        }
+    FB_TRY(judge_all(v, list, count));
+    if (!v->passed && !v->complete)
         FB_TRY(explain(v));
-    }
     v->not_finite = any_not_finite(v->trial);
     if (v->not_finite)
         v->passed = false;
