@@ -49,6 +49,23 @@ double fb_arithmetic_underflow(fb_arithmetic arithmetic) {
                                              : 0.0;
 }
 
+fb_weight_format fb_arithmetic_weights(fb_arithmetic arithmetic) {
+    switch (arithmetic) {
+    case FB_ARITHMETIC_BF16:
+        return (fb_weight_format){.bits = 8};
+    case FB_ARITHMETIC_F16:
+        return (fb_weight_format){11, 0x1p-14, 0x1p-24};
+    case FB_ARITHMETIC_FP8:
+        return (fb_weight_format){4, 0x1p-6, 0x1p-9};
+    case FB_ARITHMETIC_AUTO:
+    case FB_ARITHMETIC_F32:
+    case FB_ARITHMETIC_TF32X3:
+    case FB_ARITHMETIC_TF32: /* what is cut off is larger than what rounding adds */
+        break;
+    }
+    return (fb_weight_format){0};
+}
+
 /* tf32 numbers have 10 bits of fraction. A weight between two powers of 2 loses half a spacing, up
  * to 2^-11 of it where it is just above the lower one, and 0.72 of that in many weights. Of three
  * products for one, what is left out is the product of the two smaller numbers, which are half a
@@ -87,6 +104,7 @@ static float to_e4m3(float value) {
 float fb_rounded(fb_rounding rounding, float value) {
     switch (rounding) {
     case FB_ROUND_NONE:
+    case FB_NUM_ROUNDINGS:
         break;
     case FB_ROUND_BF16:
         return fb_bf16_to_f32(fb_f32_to_bf16(value));
@@ -100,6 +118,32 @@ float fb_rounded(fb_rounding rounding, float value) {
         return to_e4m3(value);
     }
     return value;
+}
+
+void fb_rounded_values(fb_rounding rounding, const float *from, float *to, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = fb_rounded(rounding, from[i]);
+}
+
+/* Numbers of these types end in zeros. (Of f16 not all that do are such numbers.) */
+bool fb_rounding_changes(fb_rounding rounding, const float *values, size_t count) {
+    uint32_t low = rounding == FB_ROUND_BF16                                    ? 0xffffu
+                   : rounding == FB_ROUND_TF32 || rounding == FB_ROUND_TF32_CUT ? 0x1fffu
+                                                                                : 0;
+    if (rounding == FB_ROUND_NONE)
+        return false;
+    for (size_t first = 0; low && first < count; first += 4096) {
+        size_t end = count - first < 4096 ? count : first + 4096;
+        uint32_t bits = 0;
+        for (size_t i = first; i < end; i++)
+            bits |= fb_f32_to_bits(values[i]);
+        if (bits & low)
+            return true;
+    }
+    for (size_t i = 0; !low && i < count; i++)
+        if (fb_rounded(rounding, values[i]) != values[i])
+            return true;
+    return false;
 }
 
 #define HALF_READINGS(round, name)                                                                 \

@@ -13,6 +13,14 @@
 double fb_arithmetic_roundoff(fb_arithmetic arithmetic);
 double fb_arithmetic_underflow(fb_arithmetic arithmetic);
 
+/* The numbers that a weight is rounded to: `bits` of them in the fraction, the leading 1 included;
+ * below `normal` they are multiples of `spacing`. bits 0: weights are not rounded. */
+typedef struct fb_weight_format {
+    int bits;
+    double normal, spacing;
+} fb_weight_format;
+fb_weight_format fb_arithmetic_weights(fb_arithmetic arithmetic);
+
 /* Operands that are cut off instead of rounded make every product smaller. By how much at most, on
  * average, relative to the product: in scores and in outputs (`products`, of the two operands of
  * tf32x3); in weights, and in the row sum if it is made of them (`weights`, tf32). */
@@ -26,12 +34,17 @@ typedef enum fb_rounding {
     FB_ROUND_NONE = 0,
     FB_ROUND_BF16,
     FB_ROUND_F16,
-    FB_ROUND_TF32,    /* to nearest, ties away from zero (cvt.rna.tf32) */
+    FB_ROUND_TF32,     /* to nearest, ties away from zero (cvt.rna.tf32) */
     FB_ROUND_TF32_CUT, /* the low 13 bits are ignored */
-    FB_ROUND_FP8       /* e4m3, at most 448 */
+    FB_ROUND_FP8,      /* e4m3, at most 448 */
+    FB_NUM_ROUNDINGS
 } fb_rounding;
 
 float fb_rounded(fb_rounding rounding, float value);
+
+/* All of them; `to` may be `from`. Whether any of them is changed. */
+void fb_rounded_values(fb_rounding rounding, const float *from, float *to, size_t count);
+bool fb_rounding_changes(fb_rounding rounding, const float *values, size_t count);
 
 /* Honest kernels of one arithmetic differ in their inputs: the same results would be right for each
  * of these. */

@@ -183,7 +183,7 @@ static float load_query(const fb_attention_problem *p, const fb_honest *h, const
 /* exp as this kernel's device has it. */
 static float power(const fb_honest *h, float x, uint32_t which) {
     float value = h->exp2 ? exp2f(x) : expf(x);
-    if (h->exp_spread == 0.0)
+    if (h->exp_spread == 0.0 || x == 0.0f) /* exp(0) is 1 everywhere */
         return value;
     uint32_t mixed = (which + (uint32_t)h->seed) * 2654435761u;
     double uniform = (double)(mixed ^ mixed >> 15) * 0x1p-31 - 1.0;

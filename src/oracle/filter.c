@@ -17,7 +17,7 @@ fb_status fb_filter_create(fb_trial *trial, fb_filter **made) {
     for (size_t i = 0; i < 3; i++)
         FB_TRY(fb_trial_take(trial, sums, sizeof(double), arrays[i]));
     FB_TRY(fb_trial_take(trial, trial->num_tensors, sizeof(double), &f->scale));
-    FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->scratch));
+    FB_TRY(fb_trial_take(trial, f->total + 4 * trial->rows, sizeof(double), &f->scratch));
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->clean));
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->best.wrong));
     FB_TRY(fb_trial_take(trial, sums, 1, &f->best.rows));

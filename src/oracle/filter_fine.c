@@ -45,7 +45,9 @@ static double systematic(const fb_filter *f, size_t tensor, size_t at) {
                fmax(lse, other) * w * (1.0 - w) * fabs(apart);
     }
     const fb_moments *m = &trial->parts[t->external].m;
-    return w * lse + (1.0 - w) * other +
+    /* scores that are rounded: exp(s + e) is exp(s) (1 + e^2 / 2) on average */
+    double scores = trial->eager ? 0.5 * t->noise.scores[at] / (m->p2[row] + 1e-300) : 0.0;
+    return w * lse + (1.0 - w) * other + scores +
            0x1p-24 * (4.0 + fabs(t->truth[at]) + fabs(m->max[at]) + 0.5 * m->score_size[at]);
 }
 
@@ -136,6 +138,35 @@ static double systematic_sum(const fb_filter *f) {
     return sum;
 }
 
+/* What a row sum of rounded weights changes in a part's LSE, in a result. */
+static double lost_in(const fb_trial *trial, const fb_trial_tensor *t, size_t at) {
+    size_t row = t->lse ? at : at / trial->dim;
+    double w = t->weight[row], a = -trial->parts[t->external].m.lost[row];
+    if (t->internal == FB_NO_PART)
+        return t->lse ? a : 0.0;
+    const fb_moments *ma = &trial->parts[t->external].m, *mb = &trial->parts[t->internal].m;
+    double b = -mb->lost[row];
+    return t->lse ? w * a + (1.0 - w) * b : w * (1.0 - w) * (ma->out[at] - mb->out[at]) * (a - b);
+}
+
+/* The part of a mistake that row sums of rounded weights look like: of weights that are all nearly
+ * the same, they are off by as much in every row. */
+static double lost_sum(const fb_filter *f) {
+    double sum = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        if (!t->value)
+            continue;
+        double weight = 1.0 / (f->scale[i] * f->scale[i]);
+        for (size_t at = 0; at < t->count; at++)
+            if (t->usable[at])
+                sum += weight * f->scratch[from + at] * lost_in(f->trial, t, at) / t->sigma[at];
+        from += t->count;
+    }
+    return fabs(sum);
+}
+
 /* The change by the mistake, over sigma, without gains, in `scratch`. */
 static void load_change(fb_filter *f, const fb_wrong *w) {
     size_t from = 0;
@@ -180,6 +211,8 @@ static coefficient fit(fb_filter *f, const fb_wrong *w) {
         c.freedom = 1000.0;
     c.error = sqrt(squares) / c.squares;
     c.systematic = systematic_sum(f) / c.squares;
+    if (fb_arithmetic_weights(f->trial->arithmetic).bits)
+        c.systematic += fmax(0.0, 1.5 * lost_sum(f) / c.squares - 2.0 * c.error);
     return c;
 }
 

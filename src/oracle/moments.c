@@ -18,14 +18,16 @@
 #define CLONES
 #endif
 
-/* Rows of one KV head share widened tiles. Lanes: what one register-sized loop works on. */
-enum { ROWS = 16, TILE = 64, LANES = 16 };
+/* Rows of one KV head share widened tiles. Lanes: what one loop keeps in registers. Keys lie STRIDE
+ * apart: with a power of 2 they would share few lines of the cache. */
+enum { ROWS = 16, TILE = 64, LANES = 32, STRIDE = TILE + 8 };
 
 typedef struct call {
     const fb_attention_problem *p;
     const fb_variant *variant;
     fb_moments *m;
-    bool moments;       /* more than out and lse */
+    bool moments; /* more than out and lse */
+    fb_weight_format weights;
     size_t keys, width; /* width: head_dim rounded up to whole lanes */
     double scale;
 } call;
@@ -41,7 +43,7 @@ typedef struct task {
 typedef struct workspace {
     double *p;     /* [ROWS][keys] scores, then weights */
     float *ps;     /* [ROWS][keys] p s */
-    double *tile;  /* [width][TILE] keys, or [TILE][width] values */
+    double *tile;  /* [width][STRIDE] keys, or [TILE][width] values */
     float *narrow; /* [2][TILE][width] v, v^2 */
     double *sums;  /* [ROWS][width] */
     float *more;   /* [ROWS][3][width] */
@@ -75,11 +77,11 @@ static const float *row_of(const call *c, const float *base, const size_t *index
 static void load_keys(const call *c, const task *t, const workspace *w, size_t first,
                       size_t count) {
     const size_t *index = c->variant ? c->variant->key_index : NULL;
-    memset(w->tile, 0, c->width * TILE * sizeof *w->tile);
+    memset(w->tile, 0, c->width * STRIDE * sizeof *w->tile);
     for (size_t j = 0; j < count; j++) {
         const float *k = row_of(c, c->p->k, index, t, first + j);
         for (size_t d = 0; k && d < c->p->head_dim; d++)
-            w->tile[d * TILE + j] = (double)k[d];
+            w->tile[d * STRIDE + j] = (double)k[d];
     }
 }
 
@@ -89,7 +91,7 @@ CLONES static void tile_scores(const call *c, const float *q, const double *keys
         for (size_t d = 0; d < c->p->head_dim; d++) {
             double factor = (double)q[d];
             for (size_t j = 0; j < LANES; j++)
-                sums[j] += factor * keys[d * TILE + at + j];
+                sums[j] += factor * keys[d * STRIDE + at + j];
         }
         for (size_t j = 0; j < LANES; j++)
             scores[at + j] = c->scale * sums[j];
@@ -117,6 +119,31 @@ static inline double small_exp(double x) {
     return x > -700.0 ? value * fb_power_of_two(bits) : 0.0;
 }
 
+/* The sum of weights without that of the rounded ones, relative to `sum`. Weights are `factor`
+ * times as large where the maximum so far is smaller. Adding and taking away a number that is so
+ * much larger rounds to nearest. */
+CLONES static double lost_at(fb_weight_format format, const double *weights, size_t count,
+                             double factor) {
+    double split = ldexp(1.0, 53 - format.bits) + 1.0, sum = 0.0;
+    double large = 0x1.8p52 * format.spacing;
+    for (size_t j = 0; j < count; j++) {
+        double w = weights[j] * factor, scaled = w * split, normal = scaled - (scaled - w);
+        double small = (w + large) - large;
+        sum += w - (w < format.normal ? small : normal);
+    }
+    return sum / factor;
+}
+
+/* With few bits, weights that are nearly the same lose the more or less by where the maximum is. */
+static double lost_by(fb_weight_format format, const double *weights, size_t count) {
+    double most = lost_at(format, weights, count, 1.0);
+    for (int i = 1; i < 4 && format.bits < 8; i++) {
+        double lost = lost_at(format, weights, count, 1.0 + 0.01 * (double)i);
+        most = fabs(lost) > fabs(most) ? lost : most;
+    }
+    return most;
+}
+
 /* Scores become weights. */
 CLONES static void softmax(const call *c, const task *t, const workspace *w, size_t r) {
     double *p = w->p + r * c->keys, max = -(double)INFINITY, sum = 0.0;
@@ -131,6 +158,8 @@ CLONES static void softmax(const call *c, const task *t, const workspace *w, siz
         sum += p[j];
     }
     c->m->lse[row] = seen ? max + log(sum) : -(double)INFINITY;
+    if (c->moments)
+        c->m->lost[row] = seen && c->weights.bits ? lost_by(c->weights, p, seen) / sum : 0.0;
     double inverse = seen ? 1.0 / sum : 0.0, p2 = 0.0, p4 = 0.0, mean = 0.0;
     for (size_t j = 0; j < seen; j++) {
         p[j] *= inverse;
@@ -269,7 +298,7 @@ static workspace carve(const call *c, double *memory) {
     size_t narrow = 2 * TILE * c->width;
     workspace w = {.p = memory};
     w.tile = w.p + ROWS * c->keys;
-    w.sums = w.tile + TILE * c->width;
+    w.sums = w.tile + STRIDE * c->width;
     w.ps = (float *)(w.sums + ROWS * c->width);
     w.narrow = w.ps + ROWS * c->keys;
     w.more = w.narrow + narrow;
@@ -294,7 +323,7 @@ static void run_tasks(void *context, size_t first, size_t end, size_t worker) {
 static fb_status run(const call *c) {
     const fb_attention_problem *p = c->p;
     size_t most = p->batch * p->kv_heads + fb_attention_problem_rows(p) / ROWS + 1;
-    size_t doubles = ROWS * c->keys * 2 + c->width * (TILE * 2 + ROWS * 3) + TILE;
+    size_t doubles = ROWS * c->keys * 2 + c->width * (STRIDE + TILE + ROWS * 3) + TILE;
     double products = (double)c->keys * (double)fb_attention_problem_values(p);
     size_t threads = products < 4e6 ? 1 : fb_parallel_threads();
     task *tasks = NULL;
@@ -355,7 +384,7 @@ static void sizes_of(const fb_attention_problem *p, size_t b, size_t kv_head, fb
 fb_status fb_moments_create(const fb_attention_problem *p, fb_moments *m) {
     size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
     size_t squares = p->batch * p->kv_heads * p->head_dim;
-    FB_TRY(fb_alloc_zeroed(3 * values + 6 * rows + squares + 1, sizeof *m->memory,
+    FB_TRY(fb_alloc_zeroed(3 * values + 7 * rows + squares + 1, sizeof *m->memory,
                            "attention truth", &m->memory));
     double *at = m->memory;
     m->out = at;
@@ -364,7 +393,8 @@ fb_status fb_moments_create(const fb_attention_problem *p, fb_moments *m) {
     m->p2 = m->max + rows;
     m->p4 = m->p2 + rows;
     m->ps = m->p4 + rows;
-    m->score_size = m->ps + rows;
+    m->lost = m->ps + rows;
+    m->score_size = m->lost + rows;
     m->mean_square = m->score_size + rows;
     m->p2v = (float *)(m->mean_square + squares);
     m->p2vv = m->p2v + values;
@@ -377,9 +407,11 @@ void fb_moments_free(fb_moments *m) {
     *m = (fb_moments){0};
 }
 
-fb_status fb_moments_compute(const fb_attention_problem *p, fb_moments *m) {
+fb_status fb_moments_compute(const fb_attention_problem *p, fb_weight_format weights,
+                             fb_moments *m) {
     call c = begin(p, NULL, m);
     c.moments = true;
+    c.weights = weights;
     memset(m->mean_square, 0, p->batch * p->kv_heads * p->head_dim * sizeof *m->mean_square);
     FB_TRY(run(&c));
     for (size_t b = 0; b < p->batch; b++)

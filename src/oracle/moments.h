@@ -4,6 +4,7 @@
 #ifndef FB_ORACLE_MOMENTS_H
 #define FB_ORACLE_MOMENTS_H
 
+#include "oracle/arithmetic.h"
 #include "oracle/attention_problem.h"
 
 /* Attention that differs from the problem's. NULL and 0 change nothing. */
@@ -23,6 +24,7 @@ typedef struct fb_moments {
     double *max;         /* [rows] the largest score */
     double *p2, *p4;     /* [rows] sum p^2, p^4 */
     double *ps;          /* [rows] sum p s */
+    double *lost;        /* [rows] sum p - rounded p, of weights exp(s - max) that are rounded */
     float *p2v, *p2vv;   /* [values] sum p^2 v, p^2 v^2 */
     float *psv;          /* [values] sum p s v */
     double *score_size;  /* [rows] scale |q| |k|, |k| the root mean square of the keys' norms */
@@ -34,8 +36,9 @@ typedef struct fb_moments {
 fb_status fb_moments_create(const fb_attention_problem *problem, fb_moments *moments);
 void fb_moments_free(fb_moments *moments);
 
-/* Fills in all members. */
-fb_status fb_moments_compute(const fb_attention_problem *problem, fb_moments *moments);
+/* Fills in all members, `lost` for these weights. */
+fb_status fb_moments_compute(const fb_attention_problem *problem, fb_weight_format weights,
+                             fb_moments *moments);
 
 /* Only out and lse, of other attention: [values], [rows]. */
 fb_status fb_variant_attend(const fb_attention_problem *problem, const fb_variant *variant,

@@ -29,8 +29,10 @@ void fb_trial_free(fb_trial *trial) {
         return;
     for (size_t i = 0; i < trial->num_parts; i++) {
         fb_moments_free(&trial->parts[i].m);
-        fb_free(trial->parts[i].inputs);
+        fb_free(trial->parts[i].queries);
     }
+    for (size_t i = 0; i < trial->num_inputs; i++)
+        fb_free(trial->inputs[i].rounded);
     for (size_t i = 0; i < trial->num_memory; i++)
         fb_free(trial->memory[i]);
     fb_free(trial->memory);
@@ -49,6 +51,7 @@ static fb_status begin(size_t parts, size_t tensors, const fb_attention_problem 
     t->dim = shape->head_dim;
     t->rows = shape->batch * shape->queries * shape->heads;
     FB_TRY(fb_trial_take(t, parts, sizeof *t->parts, &t->parts));
+    FB_TRY(fb_trial_take(t, 2 * parts * FB_NUM_ROUNDINGS, sizeof *t->inputs, &t->inputs));
     return fb_trial_take(t, tensors, sizeof *t->tensors, &t->tensors);
 }
 
@@ -198,6 +201,14 @@ fb_status fb_trial_of_script(const fb_script *s, fb_candidate *candidate, fb_tri
 
 /* --- a sample --------------------------------------------------------------------------------- */
 
+/* The pass of the first given tensor: one is enough. */
+static size_t first_pass(const fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].value)
+            return trial->tensors[i].pass;
+    return 0;
+}
+
 static fb_status build_sample(const fb_trial *from, fb_trial *t) {
     for (size_t i = 0; i < from->num_parts; i++) {
         t->parts[i].right = from->parts[i].right;
@@ -209,6 +220,8 @@ static fb_status build_sample(const fb_trial *from, fb_trial *t) {
         fb_trial_tensor *tensor = &t->tensors[i];
         *tensor = from->tensors[i];
         tensor->count = tensor->lse ? t->rows : t->rows * t->dim;
+        if (tensor->pass != first_pass(from))
+            tensor->value = NULL;
         tensor->truth = tensor->error = tensor->sigma = tensor->weight = NULL;
         tensor->usable = NULL;
         tensor->noise = (fb_noise){0};

@@ -16,8 +16,10 @@ enum { FB_NO_PART = 1 << 20 };
 typedef struct fb_trial_part {
     fb_attention_problem right; /* as the case has it */
     fb_attention_problem read;  /* as the kernel reads it: inputs rounded */
-    float *inputs;              /* memory of `read` */
-    bool known;                 /* the moments are there */
+    float *queries;             /* memory of read.q */
+    fb_rounding read_kv;        /* what read.k and read.v are rounded to; NONE: the case's own */
+    bool known;                 /* the moments are there, for these weights */
+    int weight_bits;
     fb_moments m;
 } fb_trial_part;
 
@@ -49,6 +51,14 @@ typedef struct fb_trial_tensor {
     fb_noise noise;
 } fb_trial_tensor;
 
+/* Keys or values that several parts share, and what they are rounded to. */
+typedef struct fb_rounded_input {
+    const float *from;
+    fb_rounding rounding;
+    bool changes;
+    float *rounded; /* NULL: not needed yet */
+} fb_rounded_input;
+
 typedef struct fb_trial {
     size_t batch, tokens, heads, dim; /* tokens of one batch entry */
     size_t rows;                      /* batch x tokens x heads */
@@ -59,9 +69,11 @@ typedef struct fb_trial {
     size_t num_parts;
     fb_trial_tensor *tensors;
     size_t num_tensors;
-    const fb_script *script; /* NULL: one attention */
-    size_t *external_of;     /* [passes] the part of this pass' own external queries */
-    size_t *internal_of;     /* [passes] */
+    const fb_script *script;  /* NULL: one attention */
+    size_t *external_of;      /* [passes] the part of this pass' own external queries */
+    size_t *internal_of;      /* [passes] */
+    fb_rounded_input *inputs; /* [num_inputs] */
+    size_t num_inputs;
     void **memory;
     size_t num_memory;
 } fb_trial;
@@ -76,14 +88,15 @@ fb_status fb_trial_of_attention(const fb_attention_problem *problem, const char 
                                 const char *lse_name, fb_candidate *candidate, fb_trial **trial);
 fb_status fb_trial_of_script(const fb_script *script, fb_candidate *candidate, fb_trial **trial);
 
-/* The first `tokens` tokens of the first batch entry only: parts and given tensors of a trial. */
+/* The first `tokens` tokens of the first batch entry and of one pass: parts and given tensors of a
+ * trial. */
 fb_status fb_trial_sample(const fb_trial *trial, size_t tokens, fb_trial **sample);
 
 /* Reads the inputs as `reading` says, and finds truths, errors and noise of all given tensors. */
 fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_reading *reading);
 
 /* Whether any input of a given tensor is changed by the reading. */
-bool fb_trial_reading_matters(const fb_trial *trial, const fb_reading *reading);
+bool fb_trial_reading_matters(fb_trial *trial, const fb_reading *reading);
 
 /* The moments of a part, computed when they are first asked for. */
 fb_status fb_trial_know(fb_trial *trial, size_t part);

@@ -11,11 +11,28 @@ static size_t kv_values(const fb_attention_problem *p) {
     return p->batch * p->keys * p->kv_heads * p->head_dim;
 }
 
-static bool changes(fb_rounding rounding, const float *values, size_t count) {
-    for (size_t i = 0; rounding != FB_ROUND_NONE && i < count; i++)
-        if (fb_rounded(rounding, values[i]) != values[i])
-            return true;
-    return false;
+/* Keys or values of a part as they are rounded. Parts of a sequence share those of the context. */
+static fb_rounded_input *find_input(fb_trial *trial, const float *from, size_t count,
+                                    fb_rounding rounding) {
+    for (size_t i = 0; i < trial->num_inputs; i++)
+        if (trial->inputs[i].from == from && trial->inputs[i].rounding == rounding)
+            return &trial->inputs[i];
+    fb_rounded_input *made = &trial->inputs[trial->num_inputs++];
+    *made = (fb_rounded_input){from, rounding, fb_rounding_changes(rounding, from, count), NULL};
+    return made;
+}
+
+static fb_status round_input(fb_trial *trial, const float **input, size_t count,
+                             fb_rounding rounding) {
+    fb_rounded_input *in = find_input(trial, *input, count, rounding);
+    if (!in->changes)
+        return FB_OK;
+    if (!in->rounded) {
+        FB_TRY(fb_alloc(count, sizeof *in->rounded, "rounded inputs", &in->rounded));
+        fb_rounded_values(rounding, *input, in->rounded, count);
+    }
+    *input = in->rounded;
+    return FB_OK;
 }
 
 static bool is_used(const fb_trial *trial, size_t part) {
@@ -26,14 +43,16 @@ static bool is_used(const fb_trial *trial, size_t part) {
     return false;
 }
 
-bool fb_trial_reading_matters(const fb_trial *trial, const fb_reading *reading) {
+bool fb_trial_reading_matters(fb_trial *trial, const fb_reading *reading) {
     if (reading->scaled)
         return true;
     for (size_t i = 0; i < trial->num_parts; i++) {
         const fb_attention_problem *p = &trial->parts[i].right;
+        size_t kv = kv_values(p);
         if (is_used(trial, i) &&
-            (changes(reading->q, p->q, fb_attention_problem_values(p)) ||
-             changes(reading->kv, p->k, kv_values(p)) || changes(reading->kv, p->v, kv_values(p))))
+            (fb_rounding_changes(reading->q, p->q, fb_attention_problem_values(p)) ||
+             find_input(trial, p->k, kv, reading->kv)->changes ||
+             find_input(trial, p->v, kv, reading->kv)->changes))
             return true;
     }
     return false;
@@ -54,44 +73,43 @@ static void read_queries(const fb_attention_problem *p, const fb_reading *readin
         *scale = reading->base2 ? 1.0 / log2_of_e : 1.0;
 }
 
-static fb_status read_part(fb_trial_part *part, const fb_reading *reading) {
-    fb_attention_problem *p = &part->read;
+/* Whether two readings have the same queries, keys and values. */
+static bool same_inputs(const fb_attention_problem *a, const fb_attention_problem *b) {
+    return a->k == b->k && a->v == b->v && a->scale == b->scale &&
+           memcmp(a->q, b->q, fb_attention_problem_values(a) * sizeof *a->q) == 0;
+}
+
+/* Moments that are known stay so if the reading changes nothing. */
+static fb_status read_part(fb_trial *trial, fb_trial_part *part, const fb_reading *reading) {
+    fb_attention_problem before = part->read, *p = &part->read;
     size_t queries = fb_attention_problem_values(&part->right), kv = kv_values(&part->right);
+    float *q = NULL;
     *p = part->right;
-    part->known = false;
-    fb_free(part->inputs);
-    part->inputs = NULL;
-    bool q = reading->q != FB_ROUND_NONE, k = changes(reading->kv, p->k, kv);
-    bool v = changes(reading->kv, p->v, kv);
-    size_t size = (q ? queries : 0) + (k ? kv : 0) + (v ? kv : 0);
-    if (!size)
-        return FB_OK;
-    FB_TRY(fb_alloc(size, sizeof *part->inputs, "rounded inputs", &part->inputs));
-    float *at = part->inputs;
-    if (q) {
-        read_queries(&part->right, reading, at, &p->scale);
-        p->q = at;
-        at += queries;
+    part->known = part->known && part->weight_bits == fb_arithmetic_weights(trial->arithmetic).bits;
+    if (reading->q != FB_ROUND_NONE) {
+        FB_TRY(fb_alloc(queries, sizeof *q, "rounded inputs", &q));
+        read_queries(&part->right, reading, q, &p->scale);
+        p->q = q;
     }
-    const float **inputs[] = {k ? &p->k : NULL, v ? &p->v : NULL};
-    for (size_t i = 0; i < 2; i++)
-        if (inputs[i]) {
-            for (size_t j = 0; j < kv; j++)
-                at[j] = fb_rounded(reading->kv, (*inputs[i])[j]);
-            *inputs[i] = at;
-            at += kv;
-        }
-    return FB_OK;
+    fb_status status = round_input(trial, &p->k, kv, reading->kv);
+    if (status == FB_OK)
+        status = round_input(trial, &p->v, kv, reading->kv);
+    part->known = part->known && status == FB_OK && same_inputs(p, &before);
+    fb_free(part->queries);
+    part->queries = q;
+    return status;
 }
 
 fb_status fb_trial_know(fb_trial *trial, size_t index) {
     fb_trial_part *part = &trial->parts[index];
+    const fb_weight_format weights = fb_arithmetic_weights(trial->arithmetic);
     if (part->known)
         return FB_OK;
     if (!part->m.memory)
         FB_TRY(fb_moments_create(&part->read, &part->m));
-    FB_TRY(fb_moments_compute(&part->read, &part->m));
+    FB_TRY(fb_moments_compute(&part->read, weights, &part->m));
     part->known = true;
+    part->weight_bits = weights.bits;
     return FB_OK;
 }
 
@@ -131,8 +149,8 @@ static causes part_lse(const fb_trial *t, const fb_trial_part *part, size_t row)
     if (m->lse[row] == -(double)INFINITY)
         return (causes){0};
     return (causes){
-        .weights = u * u * m->p2[row] + small * small * keys + square(cut.weights) +
-                   square(cut.products * m->ps[row]),
+        .weights = u * u * m->p2[row] + small * small * keys + square(m->lost[row]) +
+                   square(cut.weights) + square(cut.products * m->ps[row]),
         .scores = stored_scores(t, m, row) * m->p2[row],
         .floats = float_scores(m, row) * m->p2[row] +
                   square(0x1p-24) * (keys / 9.0 + square(2.0 + 0.5 * fabs(m->lse[row]))),
@@ -154,7 +172,7 @@ static causes part_out(const fb_trial *t, const fb_trial_part *part, size_t at) 
     return (causes){
         .weights = u * u * fmax(plain, centred) + square(cut.weights) * centred +
                    small * small * keys * m->mean_square[kv * t->dim + at % t->dim] +
-                   square(o * (cut.weights + cut.products)) +
+                   square(o) * (square(m->lost[row]) + square(cut.weights + cut.products)) +
                    square(cut.products * ((double)m->psv[at] - o * m->ps[row])),
         .scores = stored_scores(t, m, row) * centred + u * u * plain,
         .floats = float_scores(m, row) * centred +
@@ -273,7 +291,7 @@ fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_r
     trial->arithmetic = arithmetic;
     trial->reading = reading;
     for (size_t i = 0; i < trial->num_parts; i++)
-        FB_TRY(read_part(&trial->parts[i], reading));
+        FB_TRY(read_part(trial, &trial->parts[i], reading));
     for (size_t i = 0; i < trial->num_tensors; i++)
         if (trial->tensors[i].value)
             FB_TRY(find_tensor(trial, &trial->tensors[i]));
