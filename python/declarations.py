@@ -20,6 +20,7 @@ HEADERS = {
 
 # Numbers in C. Other types are structs, enums (int) and what stands behind pointers.
 NUMBERS = {
+    "uint32_t": "c_uint32",
     "void": "None",
     "bool": "c_bool",
     "int": "c_int",
@@ -65,9 +66,13 @@ class Declarations:
         self.enums.add(name)
 
     def members(self, line):
-        """[(name, type)] of one line of a struct: "size_t a, b" or "const void *k, *v"."""
+        """[(name, type)] of one line of a struct: "size_t a, b", "const void *k, *v", "bool unused[sizeof(size_t) - 2]"."""
         line = " ".join(line.split())
         if not line:
+            return
+        if array := re.fullmatch(r"(\w+) (\w+)\[sizeof\((\w+)\) - (\d+)\]", line):
+            base, name, of, less = array.groups()
+            yield name, f"{self.type_of(base)} * (sizeof({self.type_of(of)}) - {less})"
             return
         first, *others = line.split(",")
         base, stars, name = re.fullmatch(r"(.*?)\s*(\**)\s*(\w+)", first.strip()).groups()

@@ -153,12 +153,35 @@ Test(check, strides_are_followed) {
         memcpy(q_by_head + to, q + row * DIM, DIM * sizeof *q);
         memcpy(out_by_head + to, out + row * DIM, DIM * sizeof *out);
     }
-    check.q = (fb_check_tensor){q_by_head, FB_F32, QUERIES * HEADS * DIM, DIM, QUERIES * DIM};
-    check.out = (fb_check_tensor){out_by_head, FB_F32, QUERIES * HEADS * DIM, DIM, QUERIES * DIM};
+    check.q = (fb_check_tensor){q_by_head, FB_F32, QUERIES * HEADS * DIM, DIM, QUERIES * DIM, true};
+    check.out =
+        (fb_check_tensor){out_by_head, FB_F32, QUERIES * HEADS * DIM, DIM, QUERIES * DIM, true};
     expect_passed(&check, "heads first");
     check.out.head_stride = DIM;
     check.out.token_stride = HEADS * DIM;
     expect_failed(&check, "out", "transposed");
+}
+
+/* One query row that stands for all: three strides of 0, which are read as such. The row is
+ * followed by nothing that may be read. */
+Test(check, a_row_can_stand_for_all) {
+    fb_attention_check check = made();
+    fill();
+    for (size_t row = 1; row < ROWS; row++)
+        memcpy(q + row * DIM, q, DIM * sizeof *q);
+    attend(&check);
+    float *one = malloc(DIM * sizeof *one);
+    cr_assert_not_null(one);
+    memcpy(one, q, DIM * sizeof *one);
+    check.q = (fb_check_tensor){.data = one, .dtype = FB_F32, .has_strides = true};
+    expect_passed(&check, "one row");
+    free(one);
+}
+
+Test(check, members_of_later_versions_are_refused) {
+    fb_attention_check check = made();
+    check.unused = 1;
+    cr_expect_eq(fb_check_attention(&check, &(fb_report *){NULL}), FB_ERROR_ARGUMENT);
 }
 
 Test(check, precision_is_the_results) {

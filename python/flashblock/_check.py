@@ -97,8 +97,8 @@ def judged(report):
 
 
 def _tensor(view, what):
-    """The struct over an array [B, T, H, D] or [B, T, H]: strides in elements, not all of them 0."""
-    return c.fb_check_tensor(view.address, fb_dtype(view.dtype, what), *view.strides[:3])
+    """The struct over an array [B, T, H, D] or [B, T, H]: strides in elements."""
+    return c.fb_check_tensor(view.address, fb_dtype(view.dtype, what), *view.strides[:3], True)
 
 
 def _lse(lse, layout, base):
@@ -154,7 +154,6 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
     options.lse_by_token = bool(lse_layout) and lse_layout.index("T") < lse_layout.index("H")
     if mask is not None:
         options.mask = mask_struct(mask)
-    arrays = {name: array if any(array.strides[:3]) else array.copy() for name, array in arrays.items()}
     for name, array in arrays.items():
         setattr(options, name, _tensor(array, name))
     options.arithmetic = arithmetic(precision)

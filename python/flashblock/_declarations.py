@@ -164,6 +164,7 @@ class fb_check_tensor(Structure):
         ("batch_stride", c_ssize_t),
         ("token_stride", c_ssize_t),
         ("head_stride", c_ssize_t),
+        ("has_strides", c_bool),
     ]
 
 
@@ -187,6 +188,7 @@ class fb_attention_check(Structure):
         ("has_precision", c_bool),
         ("precision", c_int),
         ("arithmetic", c_int),
+        ("unused", c_uint32),
     ]
 
 
@@ -196,6 +198,7 @@ class fb_verify_options(Structure):
         ("candidate", c_void_p),
         ("details", c_bool),
         ("partial", c_bool),
+        ("unused", c_bool * (sizeof(c_size_t) - 2)),
     ]
 
 
@@ -224,6 +227,7 @@ class fb_scripted_options(Structure):
         ("seed", c_uint64),
         ("rows", c_bool),
         ("correction", c_bool),
+        ("unused", c_bool * (sizeof(c_size_t) - 2)),
     ]
 
 

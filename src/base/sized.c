@@ -49,3 +49,11 @@ fb_status fb_sized_read(void *own, size_t known, const void *given, const char *
     memcpy(own, &known, sizeof known);
     return FB_OK;
 }
+
+fb_status fb_sized_unused(const bool *unused, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (unused[i])
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "%s.unused[%zu] is set: the program needs a later version", name, i);
+    return FB_OK;
+}

@@ -7,6 +7,7 @@
 
 #include <flashblock/status.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* A longer struct_size is a number that was never set: nothing looks so far beyond a struct.
@@ -29,6 +30,9 @@ FB_API void fb_sized_init(void *given, size_t size, const void *defaults, size_t
  * struct_size is a size that no struct has, or when a longer struct has anything but zeros where
  * this library knows no member. */
 FB_API fb_status fb_sized_read(void *own, size_t known, const void *given, const char *name);
+
+/* For members `unused` that fill a struct up: FB_ERROR_ARGUMENT if one is set. */
+FB_API fb_status fb_sized_unused(const bool *unused, size_t count, const char *name);
 
 /* For experimental structs: FB_ERROR_ARGUMENT unless struct_size is `known`, as their layout may
  * change from one release to the next. */

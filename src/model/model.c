@@ -43,11 +43,7 @@ fb_status fb_model_options_read(const fb_model_options *options, fb_model_option
     *own = (fb_model_options){0};
     if (options)
         FB_TRY(fb_sized_read(own, sizeof *own, options, "options"));
-    for (size_t i = 0; i < sizeof own->unused / sizeof *own->unused; i++)
-        if (own->unused[i])
-            return fb_fail(FB_ERROR_ARGUMENT,
-                           "options.unused[%zu] is set: the program needs a later version", i);
-    return FB_OK;
+    return fb_sized_unused(own->unused, sizeof own->unused / sizeof *own->unused, "options");
 }
 
 fb_status fb_model_load(const char *directory, fb_model **model) {

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+FB_SIZED_ENDS_WITH(fb_attention_check, unused);
+
 void fb_attention_check_init_sized(fb_attention_check *check, size_t struct_size) {
     const fb_attention_check defaults = {.batch = 1};
     fb_sized_init(check, struct_size, &defaults, sizeof defaults);
@@ -47,6 +49,8 @@ static fb_status check_mask(const fb_mask *mask) {
 }
 
 static fb_status check_arguments(const fb_attention_check *c) {
+    if (c->unused)
+        return fb_fail(FB_ERROR_ARGUMENT, "check.unused is set: the program needs a later version");
     FB_TRY(check_sizes(c));
     FB_TRY(check_mask(&c->mask));
     if (!isfinite(c->scale))
@@ -80,7 +84,7 @@ static fb_status count_elements(const layout *l, size_t *rows, size_t *count) {
 /* The strides that are given, or those of the dense tensor. */
 static fb_check_tensor with_strides(const layout *l) {
     fb_check_tensor t = *l->tensor;
-    if (t.batch_stride || t.token_stride || t.head_stride)
+    if (t.has_strides || t.batch_stride || t.token_stride || t.head_stride)
         return t;
     t.head_stride = (ptrdiff_t)(l->by_head ? l->tokens * l->width : l->width);
     t.token_stride = (ptrdiff_t)(l->by_head ? l->width : l->heads * l->width);

@@ -85,6 +85,7 @@ static void put_finding(fb_json_writer *w, const fb_finding *f) {
     fb_json_put_string(w, "precision", fb_dtype_name(f->precision));
     put_number(w, "plain_error", f->plain_error);
     put_number(w, "ratio", f->ratio);
+    fb_json_put_text(w, "verdict", f->verdict);
     fb_json_put_text(w, "note", f->note);
     fb_json_put_text(w, "detail", f->detail);
     put_worst(w, f);

@@ -62,6 +62,8 @@ static fb_script_config config_of(const fb_scripted_options *options) {
     };
 }
 
+FB_SIZED_ENDS_WITH(fb_scripted_options, unused);
+
 void fb_scripted_options_init_sized(fb_scripted_options *options, size_t struct_size) {
     fb_scripted_options defaults = {0};
     fb_script_config config;
@@ -123,6 +125,7 @@ fb_status fb_scripted_create(const fb_scripted_options *options, fb_scripted **s
     fb_scripted *made = NULL;
     fb_scripted_options_init(&own);
     FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_sized_unused(own.unused, sizeof own.unused, "options"));
     if (fb_dtype_size(own.dtype) == 0)
         return fb_fail(FB_ERROR_ARGUMENT, "dtype is %d", (int)own.dtype);
     if (own.head_dim == 0 || own.head_dim > 65536)
@@ -254,6 +257,7 @@ static fb_status judge_sequence(fb_scripted *sequence, const fb_verify_options *
     fb_verify_options own = {0};
     fb_report *made = NULL;
     FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_sized_unused(own.unused, sizeof own.unused, "options"));
     if (!own.candidate)
         return fb_fail(FB_ERROR_ARGUMENT, "options.candidate is NULL: nothing is to be judged");
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "report", &made));

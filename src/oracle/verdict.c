@@ -216,22 +216,25 @@ static fb_status judge_fine(verdict *v) {
     return FB_OK;
 }
 
-/* The typical error, of outputs or of LSEs, is larger than this noise: most elements are wrong, not
- * some. */
-static bool is_wrong_everywhere(const verdict *v) {
+/* The typical error of LSEs, or of outputs, over its noise; 0 if there are none. */
+static double typical_ratio(const verdict *v, bool lse) {
     const fb_trial *trial = v->trial;
-    double *ratios = v->filter->scratch, most = 0.0;
-    for (int lse = 0; lse < 2; lse++) {
-        size_t count = 0;
-        for (size_t i = 0; i < trial->num_tensors; i++) {
-            const fb_trial_tensor *t = &trial->tensors[i];
-            for (size_t at = 0; t->value && t->lse == (lse == 1) && at < t->count; at++)
-                if (t->usable[at])
-                    ratios[count++] = t->error[at] / t->sigma[at];
-        }
-        most = fmax(most, fb_median_magnitude(ratios, count));
+    double *ratios = v->filter->scratch;
+    size_t count = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && t->lse == lse && at < t->count; at++)
+            if (t->usable[at])
+                ratios[count++] = t->error[at] / t->sigma[at];
     }
-    return most > 2.0;
+    return fb_median_magnitude(ratios, count);
+}
+
+static bool has_lse(const fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].value && trial->tensors[i].lse)
+            return true;
+    return false;
 }
 
 /* One arithmetic, without what takes long: sets passed, named and complete. */
@@ -263,24 +266,29 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
 
 /* The first arithmetic in which the candidate is right. If a mistake explained everything in a
  * finer one, and changed a few elements only or all by little, it is that mistake: it is not the
- * noise of a coarser one. If the candidate is wrong in all: the first in which a mistake explains
- * everything, or the first. */
+ * noise of a coarser one. LSEs that are as exact as float32 are not those of a tf32 kernel. If the
+ * candidate is wrong in all: the first in which a mistake explains everything, or the first. */
 static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
-    size_t best = count;
-    bool everywhere = true;
+    size_t best = count, last = 0;
+    bool everywhere = true, exact = false;
     for (size_t i = 0; i < count; i++) {
+        if (list[i] == FB_ARITHMETIC_TF32 && exact)
+            continue;
         FB_TRY(judge_as(v, list[i]));
+        last = i;
         bool close = i > 0 && list[i] == FB_ARITHMETIC_TF32X3;
         if (v->passed && (best == count || everywhere || close))
             return FB_OK;
+        if (i == 0)
+            exact = count > 1 && has_lse(v->trial) && typical_ratio(v, true) <= 2.0;
         if (v->complete && !v->passed && best == count) {
             best = i;
-            everywhere = is_wrong_everywhere(v);
+            everywhere = fmax(typical_ratio(v, true), typical_ratio(v, false)) > 2.0;
         }
     }
     v->passed = false;
     best = best < count ? best : 0;
-    return count > 1 ? judge_as(v, list[best]) : FB_OK;
+    return best != last ? judge_as(v, list[best]) : FB_OK;
 }
 
 /* A wrong result that the cheap ones do not explain. */

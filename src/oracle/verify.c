@@ -9,6 +9,8 @@
 
 #include <stdio.h>
 
+FB_SIZED_ENDS_WITH(fb_verify_options, unused);
+
 void fb_verify_options_init_sized(fb_verify_options *options, size_t struct_size) {
     const fb_verify_options defaults = {0};
     fb_sized_init(options, struct_size, &defaults, sizeof defaults);
@@ -91,6 +93,7 @@ static fb_status verify_file(const char *path, const fb_verify_options *options,
     fb_report *made = NULL;
     if (options)
         FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_sized_unused(own.unused, sizeof own.unused, "options"));
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "report", &made));
     fb_status status = fill(path, &own, made);
     if (status != FB_OK) {

@@ -105,8 +105,8 @@ FB_API const char *fb_report_reason(const fb_report *report);
 FB_API fb_status fb_report_text(fb_report *report, const char **text);
 
 /* The whole report as one JSON object, as in the list `cases` of `flashblock verify --json`: path,
- * kind, name, outcome, reason, isa, findings. Infinities and NaN are the strings "inf", "-inf" and
- * "nan". *text belongs to the report. FB_ERROR_MEMORY. */
+ * kind, name, outcome, reason, isa, findings (each with its verdict in words). Infinities and NaN
+ * are the strings "inf", "-inf" and "nan". *text belongs to the report. FB_ERROR_MEMORY. */
 FB_API fb_status fb_report_json(fb_report *report, const char **text);
 
 /* The number of findings. */
@@ -163,12 +163,16 @@ FB_API fb_dtype fb_finding_precision(const fb_finding *finding);
 
 /* --- one attention result in memory ---------------------------------------------------------- */
 
-/* A tensor in memory. Strides are in elements; the last axis (head_dim) is contiguous. All three
- * strides 0: the tensor is dense in the order that fb_attention_check gives. Never grows. */
+/* A tensor in memory. Strides are in elements; the last axis (head_dim) is contiguous. The strides
+ * count if has_strides is set, or if one of them is not 0. Otherwise the tensor is dense in the
+ * order that fb_attention_check gives: {.data = q, .dtype = FB_F32}. A stride of 0 repeats what is
+ * there; one row that stands for all of them has three strides of 0 and needs has_strides. Never
+ * grows. */
 typedef struct fb_check_tensor {
     const void *data;
     fb_dtype dtype;
     ptrdiff_t batch_stride, token_stride, head_stride;
+    bool has_strides;
 } fb_check_tensor;
 
 /* Attention, and the result to be judged. Set struct_size and defaults with
@@ -194,6 +198,7 @@ typedef struct fb_attention_check {
     fb_dtype precision; /* what it stores. Otherwise out is judged in its dtype, and lse in the
                            coarser of the two dtypes */
     fb_arithmetic arithmetic; /* what the kernel computes in; it goes before `precision` */
+    uint32_t unused;          /* 0: room for members of later versions */
 } fb_attention_check;
 
 /* Sets the defaults of the first struct_size bytes: fb_attention_check_init(&check) in C; bindings
@@ -243,6 +248,7 @@ typedef struct fb_verify_options {
     fb_candidate *candidate; /* is judged; NULL (default): this build's results and the file's */
     bool details;            /* the text and JSON also say how the worst elements came about */
     bool partial;            /* the candidate needs not have all results: none is FB_INCOMPLETE */
+    bool unused[sizeof(size_t) - 2]; /* false: room for members of later versions */
 } fb_verify_options;
 
 /* As fb_attention_check_init_sized: fb_verify_options_init(&options) in C. */
@@ -331,6 +337,7 @@ typedef struct fb_scripted_options {
     double scale;      /* of the scores; 0: 1/sqrt(head_dim) */
     uint64_t seed;
     bool rows, correction; /* refresh by rows; the first-order correction: experimental/rows.h */
+    bool unused[sizeof(size_t) - 2]; /* false: room for members of later versions */
 } fb_scripted_options;
 
 /* As fb_attention_check_init_sized: fb_scripted_options_init(&options) in C. */
