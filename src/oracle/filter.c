@@ -212,7 +212,7 @@ static size_t changed_elements(const fb_filter *f, const unsigned char *chosen) 
 
 /* --- gross mistakes --------------------------------------------------------------------------- */
 
-static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
+static double try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
     size_t sums = f->trial->num_tensors * f->trial->rows;
     unsigned char *chosen = f->places, *best = chosen + sums;
     double best_share = 0.0, best_explained = 0.0;
@@ -248,16 +248,17 @@ static void try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
         memcpy(f->best.rows, best, sums);
         say_place(f, best_place, best, f->best.place, sizeof f->best.place);
     }
+    return score;
 }
 
-void fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {
+double fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {
     f->tested++;
     if (!sum_up(f, w))
-        return;
-    if (f->fine)
-        fb_filter_try_fine(f, w, words);
-    else
-        try_gross(f, w, words);
+        return 0.0;
+    if (!f->fine)
+        return try_gross(f, w, words);
+    fb_filter_try_fine(f, w, words);
+    return 0.0;
 }
 
 void fb_filter_subtract(fb_filter *f) {

@@ -53,8 +53,9 @@ fb_status fb_filter_create(fb_trial *trial, fb_filter **filter);
 /* Begins anew with the trial's present errors; `fine` as above. */
 void fb_filter_begin(fb_filter *filter, bool fine);
 
-/* Tries a mistake, and keeps it if it explains more than the best so far. */
-void fb_filter_try(fb_filter *filter, const fb_wrong *wrong, const char *words);
+/* Tries a mistake, and keeps it if it explains more than the best so far. Returns its score; 0
+ * while fine. */
+double fb_filter_try(fb_filter *filter, const fb_wrong *wrong, const char *words);
 
 /* A mistake with a size that is found: d is its result for a small size `unit`. Only while fine.
  * `words` is a printf format for the size found. Sizes below `least` are not mistakes. */

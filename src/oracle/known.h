@@ -17,7 +17,8 @@ fb_try_known_fn fb_try_block;   /* known_masks.c: masks; the block's own keys an
 /* These compute attention anew. */
 fb_try_known_fn fb_try_scales; /* known_heads.c: scales, exp2 */
 fb_try_known_fn fb_try_heads;  /* known_heads.c: which KV head a head reads, shifted values */
-fb_try_known_fn fb_try_pages; /* known_pages.c: tiles, pages and splits lost, or wrongly added up */
+fb_try_known_fn fb_try_keys;  /* known_keys.c: keys and values lost, repeated, exchanged */
+fb_try_known_fn fb_try_pages; /* known_pages.c: tiles and splits that are wrongly added up */
 
 /* Tries the mistakes of a list. */
 fb_status fb_try_list(fb_filter *filter, fb_wrong *wrong, const fb_known *list, size_t count);

@@ -231,36 +231,6 @@ static void say_map(const fb_trial *trial, const size_t *map, char *words, size_
     }
 }
 
-/* Values one token further than keys, or one token back. */
-static fb_status try_shifted(fb_filter *f, fb_wrong *w, size_t forward, size_t by) {
-    char words[200];
-    size_t keys = w->trial->parts[0].right.keys;
-    size_t *index = NULL;
-    if (keys <= by || w->trial->parts[0].right.mask.kind != FB_MASK_NONE)
-        return FB_OK;
-    FB_TRY(fb_alloc(keys, sizeof *index, "keys", &index));
-    for (size_t turn = 0; turn < 3; turn++) { /* the end wraps, repeats, or is zeros */
-        for (size_t j = 0; j < keys; j++) {
-            bool in = forward ? j + by < keys : j >= by;
-            size_t wrapped = forward ? (j + by) % keys : (j + keys - by) % keys;
-            index[j] = in || turn == 0 ? wrapped : turn == 1 ? (forward ? keys - 1 : 0) : SIZE_MAX;
-        }
-        const fb_variant variant = {.value_index = index, .key_count = keys};
-        fb_wrong_reset(w);
-        fb_status status = vary(w, &variant, false);
-        if (status != FB_OK) {
-            fb_free(index);
-            return status;
-        }
-        snprintf(words, sizeof words,
-                 "values are shifted against keys: key j has the value of j %c %zu",
-                 forward ? '+' : '-', by);
-        fb_filter_try(f, w, words);
-    }
-    fb_free(index);
-    return FB_OK;
-}
-
 fb_status fb_try_heads(fb_filter *f, fb_wrong *w) {
     size_t kv_heads = w->trial->parts[0].right.kv_heads, *map = NULL;
     char words[300];
@@ -274,7 +244,5 @@ fb_status fb_try_heads(fb_filter *f, fb_wrong *w) {
         fb_free(map);
         FB_TRY(status);
     }
-    for (size_t i = 0; i < 2; i++)
-        FB_TRY(try_shifted(f, w, i, 1));
     return FB_OK;
 }

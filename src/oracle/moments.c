@@ -34,7 +34,7 @@ typedef struct call {
 
 /* Rows of a KV head of one batch entry. */
 typedef struct task {
-    size_t batch, kv_head, count;
+    size_t batch, kv_head, value_head, count;
     size_t rows[ROWS];    /* their indices */
     size_t visible[ROWS]; /* the keys that each sees: the first ones */
     size_t most;
@@ -62,16 +62,21 @@ static size_t visible_keys(const call *c, size_t query) {
     size_t block = (mask->first_query + query) / mask->block_size;
     size_t end = (c->variant && c->variant->strict ? block : block + 1) * mask->block_size;
     end = end > mask->first_key ? end - mask->first_key : 0;
+    if (c->variant && c->variant->more < 0)
+        end = end > (size_t)-c->variant->more ? end - (size_t)-c->variant->more : 0;
+    else if (c->variant)
+        end += (size_t)c->variant->more;
     return end < c->keys ? end : c->keys;
 }
 
 static const float *row_of(const call *c, const float *base, const size_t *index, const task *t,
-                           size_t key) {
+                           size_t kv_head, size_t key) {
     const fb_attention_problem *p = c->p;
     size_t token = index ? index[key] : key;
+    size_t batch = c->variant && c->variant->batches ? c->variant->batches[t->batch] : t->batch;
     if (token == SIZE_MAX)
         return NULL;
-    return base + ((t->batch * p->keys + token) * p->kv_heads + t->kv_head) * p->head_dim;
+    return base + ((batch * p->keys + token) * p->kv_heads + kv_head) * p->head_dim;
 }
 
 static void load_keys(const call *c, const task *t, const workspace *w, size_t first,
@@ -79,7 +84,7 @@ static void load_keys(const call *c, const task *t, const workspace *w, size_t f
     const size_t *index = c->variant ? c->variant->key_index : NULL;
     memset(w->tile, 0, c->width * STRIDE * sizeof *w->tile);
     for (size_t j = 0; j < count; j++) {
-        const float *k = row_of(c, c->p->k, index, t, first + j);
+        const float *k = row_of(c, c->p->k, index, t, t->kv_head, first + j);
         for (size_t d = 0; k && d < c->p->head_dim; d++)
             w->tile[d * STRIDE + j] = (double)k[d];
     }
@@ -173,8 +178,9 @@ CLONES static void softmax(const call *c, const task *t, const workspace *w, siz
         p[j] = 0.0;
         ps[j] = 0.0f;
     }
-    if (c->moments) {
+    if (c->m->max)
         c->m->max[row] = max;
+    if (c->moments) {
         c->m->p2[row] = p2;
         c->m->p4[row] = p4;
         c->m->ps[row] = mean;
@@ -186,7 +192,7 @@ static void load_values(const call *c, const task *t, const workspace *w, size_t
     const size_t *index = c->variant ? c->variant->value_index : NULL;
     memset(w->tile, 0, c->width * TILE * sizeof *w->tile);
     for (size_t j = 0; j < count; j++) {
-        const float *v = row_of(c, c->p->v, index, t, first + j);
+        const float *v = row_of(c, c->p->v, index, t, t->value_head, first + j);
         for (size_t d = 0; v && d < c->p->head_dim; d++)
             w->tile[j * c->width + d] = (double)v[d];
     }
@@ -269,8 +275,11 @@ static void run_task(const call *c, const task *t, const workspace *w) {
 /* Adds a row to the last task, or to a new one. */
 static void add_row(const call *c, task *tasks, size_t *count, size_t first, size_t b,
                     size_t kv_head, size_t query, size_t head) {
-    if (*count == first || tasks[*count - 1].count == ROWS) {
-        tasks[*count] = (task){.batch = b, .kv_head = kv_head};
+    size_t value_head =
+        c->variant && c->variant->value_heads ? c->variant->value_heads[head] : kv_head;
+    if (*count == first || tasks[*count - 1].count == ROWS ||
+        tasks[*count - 1].value_head != value_head) {
+        tasks[*count] = (task){.batch = b, .kv_head = kv_head, .value_head = value_head};
         (*count)++;
     }
     task *t = &tasks[*count - 1];
@@ -322,7 +331,9 @@ static void run_tasks(void *context, size_t first, size_t end, size_t worker) {
 
 static fb_status run(const call *c) {
     const fb_attention_problem *p = c->p;
-    size_t most = p->batch * p->kv_heads + fb_attention_problem_rows(p) / ROWS + 1;
+    size_t most = fb_attention_problem_rows(p) + 1;
+    if (!c->variant || !c->variant->value_heads)
+        most = p->batch * p->kv_heads + most / ROWS + 1;
     size_t doubles = ROWS * c->keys * 2 + c->width * (STRIDE + TILE + ROWS * 3) + TILE;
     double products = (double)c->keys * (double)fb_attention_problem_values(p);
     size_t threads = products < 4e6 ? 1 : fb_parallel_threads();
@@ -422,7 +433,7 @@ fb_status fb_moments_compute(const fb_attention_problem *p, fb_weight_format wei
 
 fb_status fb_variant_attend(const fb_attention_problem *p, const fb_variant *variant, double *out,
                             double *lse) {
-    fb_moments results = {.out = out, .lse = lse};
+    fb_moments results = {.out = out, .lse = lse, .max = variant ? variant->max : NULL};
     call c = begin(p, variant, &results);
     return run(&c);
 }

@@ -9,13 +9,17 @@
 
 /* Attention that differs from the problem's. NULL and 0 change nothing. */
 typedef struct fb_variant {
-    double scale_factor;    /* of the scale; 0: 1 */
-    const size_t *kv_heads; /* [heads]: the KV head that a query head reads */
+    double scale_factor;       /* of the scale; 0: 1 */
+    const size_t *kv_heads;    /* [heads]: the KV head that a query head reads */
+    const size_t *value_heads; /* [heads]: the KV head of its values, if it is another */
     /* [key_count]: the token that is read as key, as value number j; SIZE_MAX: zeros. Without a
      * mask only. */
     const size_t *key_index, *value_index;
     size_t key_count;
-    bool strict; /* with a mask, keys before the query's block only */
+    bool strict;           /* with a mask, keys before the query's block only */
+    ptrdiff_t more;        /* with a mask, so many keys are seen too many (or, below 0, too few) */
+    const size_t *batches; /* [batch]: the entry whose keys and values are read */
+    double *max;           /* [rows] is filled in with the largest scores */
 } fb_variant;
 
 /* rows: [batch, queries, heads]; values: [rows, head_dim] */

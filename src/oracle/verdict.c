@@ -170,7 +170,7 @@ static fb_status try_cheap(verdict *v) {
 }
 
 static fb_status try_dear(verdict *v) {
-    static fb_try_known_fn *const tries[] = {fb_try_reuse, fb_try_scales, fb_try_heads,
+    static fb_try_known_fn *const tries[] = {fb_try_reuse, fb_try_scales, fb_try_heads, fb_try_keys,
                                              fb_try_pages};
     v->wrong->cheap = false;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)

@@ -1,0 +1,120 @@
+/* An emulated attention kernel with a mistake planted in it: float32 sums, tiles with a running
+ * maximum, splits, weights rounded before the second product, results stored in their type. */
+#ifndef FB_TESTS_PLANTED_KERNEL_H
+#define FB_TESTS_PLANTED_KERNEL_H
+
+#include "oracle/arithmetic.h"
+
+#include <flashblock/experimental/oracle.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { ZERO_TOKEN = -1, MAX_PLANTED_DIM = 128, MAX_PLANTED_SPLITS = 16 };
+
+typedef struct planted planted;
+
+/* What is computed: one attention, or a denoising sequence. */
+typedef struct scene {
+    size_t batch, tokens, heads, kv_heads, dim, keys; /* keys: of the context, of an attention */
+    size_t mask_block, mask_from;                     /* block-causal mask of an attention, or 0 */
+    fb_dtype dtype;
+    fb_arithmetic arithmetic;
+    fb_rounding rounding; /* of inputs and of weights */
+    bool base2;
+    size_t tile, splits;
+    const planted *mistake;
+    const fb_scripted *sequence; /* NULL: one attention */
+    size_t pass;
+} scene;
+
+/* One row of a part, and the tokens that it reads as keys and as values, or ZERO_TOKEN. */
+typedef struct row_plan {
+    const scene *s;
+    bool external; /* or the block's attention to itself; an attention is external */
+    size_t b, token, head;
+    size_t count, keys; /* tokens in the lists; tokens there are */
+    ptrdiff_t *key, *value;
+    size_t k_head, v_head, kv_batch;
+    double scale;
+} row_plan;
+
+/* Results: out [batch, tokens, heads, dim], lse [batch, tokens, heads]. */
+typedef struct part {
+    float *out, *lse;
+} part;
+
+/* One row of a merge, or some lanes of it. */
+typedef struct merging {
+    const scene *s;
+    size_t row, lane;
+    float a, b;               /* LSEs */
+    float weight_a, weight_b; /* not divided yet */
+    float sum, lse;           /* lse: the result */
+} merging;
+
+/* The external part of a pass. */
+typedef enum source { KEPT, OF_BEFORE, OF_OWN_QUERIES, OF_FIRST } source;
+
+/* Mistakes inside of a part. */
+enum {
+    ACC_BF16 = 1,
+    RESCALE_OUT = 2,  /* the output is not rescaled at one tile */
+    RESCALE_BOTH = 4, /* nor is the row sum */
+    LSE_OF_LAST = 8,  /* split's */
+    SPLITS_AVERAGED = 16,
+    SPLIT_UNWEIGHED = 32, /* the second split is added as if its maximum were the largest */
+    SPLIT_BASE_2 = 64,    /* the second split's LSE is in base 2 */
+    SUM_LACKS_TILE = 128, /* the row sum lacks the last tile */
+    P_FP8 = 256,
+    NO_LOG2_E = 512,
+    SCORES_BF16 = 1024,
+    OUTPUT_BF16 = 2048, /* of a part, rounded before the merge */
+    EXTERNAL_ONLY = 4096,
+};
+
+struct planted {
+    const char *name;
+    const char *word;  /* of the verdict that names it */
+    const char *place; /* of the verdict that says where; NULL: everywhere */
+    unsigned where;    /* below */
+    unsigned inside;   /* of a part */
+    void (*plan)(row_plan *plan);
+    void (*part)(const scene *s, bool external, part *p);
+    void (*merge)(merging *m);
+    source (*pick)(const scene *s, size_t row);
+    void (*give)(const scene *s, bool external, part *p);
+    size_t q_lag, kv_lag; /* passes: the queries, the block's keys and values are those of before */
+};
+
+/* Where a mistake can be made, and seen. */
+enum {
+    ATTENTION = 1,
+    SEQUENCE = 2,
+    BOTH = 3,
+    GROUPED = 4, /* with fewer KV heads than heads */
+    LONG = 8,    /* with many keys */
+    MASKED = 16, /* an attention with a mask */
+    BATCHED = 32,
+    COARSE = 64,  /* in f32 only: coarser arithmetic does it rightly, or hides it */
+    HONEST = 128, /* changes nothing, or too little: it must pass */
+};
+
+part make_part(const scene *s);
+void release_part(part *p);
+size_t rows_of(const scene *s);
+
+/* Attention of `tokens` queries: q [batch, tokens, heads, dim], k and v [batch, keys, kv_heads,
+ * dim]. */
+void attend_planted(const scene *s, bool external, const float *q, const float *k, const float *v,
+                    size_t keys, part *to);
+
+/* Plays all passes and gives their results to the candidate. */
+void play_planted(scene *s, fb_candidate *candidate);
+
+/* Rounds outputs to the type that they are stored in; returns them in it. */
+void *store_planted(const scene *s, float *values, size_t count);
+
+float *widened(fb_dtype dtype, const void *stored, size_t count);
+
+#endif
