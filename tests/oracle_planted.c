@@ -495,7 +495,7 @@ static const planted list[] = {
      .word = "causal mask is applied in the block",
      .where = SEQUENCE,
      .plan = causal_one_more},
-    {.name = "blocks half as large", .word = "half", .where = SEQUENCE, .plan = half_blocks},
+    {.name = "blocks half as large", .word = "masked as 2 blocks", .where = SEQUENCE, .plan = half_blocks},
     {.name = "causal",
      .word = "a causal mask is applied",
      .where = ATTENTION,

@@ -210,6 +210,50 @@ static size_t changed_elements(const fb_filter *f, const unsigned char *chosen) 
     return count;
 }
 
+/* Whether all of one tensor's rows of a group are changed, if any of them is. */
+static bool is_place(const fb_filter *f, place p) {
+    const fb_trial *trial = f->trial;
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        for (size_t row = 0; row < trial->rows; row++) {
+            if (!(f->d[i * trial->rows + row] > 0.0) || !trial->tensors[i].value)
+                continue;
+            for (size_t other = 0; other < trial->rows; other++)
+                if (group_of(trial, p, i, other) == group_of(trial, p, i, row) &&
+                    !(f->d[i * trial->rows + other] > 0.0))
+                    return false;
+        }
+    return true;
+}
+
+/* Where a mistake that was found in some rows is. */
+static place place_found(const fb_filter *f) {
+    static const place order[] = {PASSES, HEADS, TOKENS};
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++)
+        if (is_place(f, order[i]))
+            return order[i] == PASSES ? EVERYWHERE : order[i];
+    return ROWS;
+}
+
+/* Whether a mistake gives the results of the best one so far. */
+static bool is_same(const fb_filter *f, const fb_wrong *w) {
+    double apart = 0.0, all = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++) {
+            double wrong = w->result[i] ? w->result[i][at] : t->truth[at];
+            double x = (wrong - f->best.wrong[from + at]) / t->sigma[at];
+            double d = (wrong - t->truth[at]) / t->sigma[at];
+            if (t->usable[at] && isfinite(x) && isfinite(d)) {
+                apart += x * x;
+                all += d * d;
+            }
+        }
+        from += t->value ? t->count : 0;
+    }
+    return apart < 1e-8 * all;
+}
+
 /* --- gross mistakes --------------------------------------------------------------------------- */
 
 static double try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
@@ -246,7 +290,13 @@ static double try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
         f->best.size = 1.0;
         f->best.error = 0.0;
         memcpy(f->best.rows, best, sums);
+        if (w->found_there && best_place == EVERYWHERE)
+            best_place = place_found(f);
         say_place(f, best_place, best, f->best.place, sizeof f->best.place);
+        f->best.same[0] = '\0';
+    } else if (score > f->best.score - 1e-3 && score > 0.5 && !f->best.same[0] &&
+               strcmp(words, f->best.words) != 0 && is_same(f, w)) {
+        snprintf(f->best.same, sizeof f->best.same, "%s", words);
     }
     return score;
 }

@@ -26,6 +26,7 @@ typedef struct fb_fit {
     bool found;
     char words[400]; /* of the mistake, with its number */
     char place[160]; /* " in head 5"; "" for everywhere */
+    char same[300];  /* the words of another mistake that gives the same results here, or "" */
     double score;    /* share, and less where the place is not everywhere */
     double share;    /* of what there is to explain: 0 to 1 */
     double size;     /* its coefficient, 1 for the mistake itself, and its standard error */

@@ -220,6 +220,7 @@ void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
     const fb_trial *trial = f->trial;
     size_t at = 0;
     f->best.found = true;
+    f->best.same[0] = '\0';
     snprintf(f->best.words, sizeof f->best.words, "%s", words);
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];

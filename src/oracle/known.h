@@ -8,13 +8,15 @@ typedef fb_status fb_try_known_fn(fb_filter *filter, fb_wrong *wrong);
 
 /* From what is known: a few keys, and sums over all. */
 fb_try_known_fn fb_try_results; /* known_results.c: layouts, bases, what is given out */
+fb_try_known_fn fb_try_lanes;   /* known_lanes.c: outputs that are not written */
 fb_try_known_fn fb_try_merges;  /* known_merges.c: weights, LSEs in the merge, kept types */
 fb_try_known_fn fb_try_reuse;   /* known_reuse.c: stale and refreshed parts, rows, passes */
 fb_try_known_fn fb_try_ends;    /* known_ends.c: keys at either end, zeros read too many */
 fb_try_known_fn fb_try_sizes;   /* known_sizes.c: scale, offsets and factors, as large as found */
 fb_try_known_fn fb_try_block;   /* known_masks.c: masks; the block's own keys and values */
 
-/* These compute attention anew. */
+/* These compute attention anew, or take long otherwise. */
+fb_try_known_fn fb_try_lane_order; /* known_lanes.c: lanes in another order */
 fb_try_known_fn fb_try_scales; /* known_heads.c: scales, exp2 */
 fb_try_known_fn fb_try_heads;  /* known_heads.c: which KV head a head reads, shifted values */
 fb_try_known_fn fb_try_keys;  /* known_keys.c: keys and values lost, repeated, exchanged */

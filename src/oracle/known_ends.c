@@ -36,6 +36,12 @@ static void add_keys(const fb_trial *trial, double *out, double *lse, const doub
     }
 }
 
+/* The keys that the first query sees under a mask. */
+static size_t seen_by_first(const fb_attention_problem *p) {
+    size_t end = (p->mask.first_query / p->mask.block_size + 1) * p->mask.block_size;
+    return end > p->mask.first_key ? end - p->mask.first_key : 0;
+}
+
 /* Adds or takes away `n` keys at one end of all external (or internal) parts. */
 static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, size_t n) {
     const fb_trial *trial = w->trial;
@@ -48,13 +54,17 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, 
         const fb_attention_problem *p = &trial->parts[part].read;
         double *out, *lse;
         if (!is_used(trial, part, external) || !trial->parts[part].known || p->keys < n ||
-            (sign < 0.0 && p->keys == n) || p->mask.kind != FB_MASK_NONE)
+            (sign < 0.0 && p->keys == n) || (last && p->mask.kind != FB_MASK_NONE))
+            continue;
+        fb_attention_problem seen = *p;
+        seen.mask = (fb_mask){0};
+        if (p->mask.kind != FB_MASK_NONE && seen_by_first(p) < n) /* not seen by all rows */
             continue;
         for (size_t j = 0; j < n; j++)
             index[j] = last ? p->keys - n + j : j;
         const fb_variant variant = {.key_index = index, .value_index = index, .key_count = n};
         double *more_lse = more + trial->rows * trial->dim;
-        status = fb_variant_attend(p, &variant, more, more_lse);
+        status = fb_variant_attend(&seen, &variant, more, more_lse);
         if (status == FB_OK)
             status = fb_wrong_part(w, part, &out, &lse);
         if (status == FB_OK)

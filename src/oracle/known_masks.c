@@ -1,5 +1,6 @@
 /* Masks, and the block's own keys and values. */
 #include "base/error.h"
+#include "base/memory.h"
 #include "oracle/known.h"
 
 #include <math.h>
@@ -39,6 +40,20 @@ static fb_status mask_block(fb_wrong *w, fb_mask mask) {
 static fb_status block_causal(fb_wrong *w, size_t n) {
     (void)n;
     return mask_block(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0});
+}
+
+/* A causal mask that is off by n tokens, and smaller blocks in the block. */
+static fb_status block_causal_off(fb_wrong *w, size_t n) {
+    if (w->trial->script && w->trial->script->config.block_size <= n + 1)
+        return FB_ERROR_UNSUPPORTED;
+    return mask_block(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, n, 0});
+}
+
+static fb_status block_divided(fb_wrong *w, size_t n) {
+    size_t block = w->trial->script ? w->trial->script->config.block_size : 0;
+    if (block < 2 * n)
+        return FB_ERROR_UNSUPPORTED;
+    return mask_block(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, (block + n - 1) / n, 0, 0});
 }
 
 static fb_status block_stale(fb_wrong *w, size_t n) {
@@ -122,6 +137,19 @@ static fb_status other_block(fb_wrong *w, size_t n) {
     return masked(w, mask);
 }
 
+/* Every row sees a key too many (n 0) or too few: the end of the mask is off by one. */
+static fb_status end_off(fb_wrong *w, size_t n) {
+    const fb_attention_problem *p = &w->trial->parts[0].read;
+    double *out, *lse;
+    if (w->trial->script || p->mask.kind == FB_MASK_NONE)
+        return FB_ERROR_UNSUPPORTED;
+    const fb_variant variant = {.more = n ? -1 : 1};
+    FB_TRY(fb_wrong_part(w, 0, &out, &lse));
+    FB_TRY(fb_variant_attend(p, &variant, out, lse));
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
 static fb_status own_keys_missing(fb_wrong *w, size_t n) {
     const fb_attention_problem *p = &w->trial->parts[0].read;
     (void)n;
@@ -136,6 +164,11 @@ static fb_status own_keys_missing(fb_wrong *w, size_t n) {
 static const fb_known list[] = {
     {"a causal mask is applied in the block, token by token: a block sees all of itself",
      block_causal, 0},
+    {"a causal mask is applied in the block, and is off by one: a token sees one token after it, "
+     "not the whole block",
+     block_causal_off, 1},
+    {"the block is masked as %zu blocks: a block sees all of itself", block_divided, 2},
+    {"the block is masked as %zu blocks: a block sees all of itself", block_divided, 4},
     {"the block's keys and values are those of the step before", block_stale, 1},
     {"the block's keys and values are those of the first step", block_stale, 0},
     {"a causal mask is applied (aligned bottom right): a block sees all of itself",
@@ -149,7 +182,37 @@ static const fb_known list[] = {
     {"the mask counts keys from one too many", other_block, 3},
     {"the mask's blocks are twice as large as they should be", other_block, 4},
     {"the mask's blocks are half as large as they should be", other_block, 5},
+    {"every query sees one key too many: the end of the mask is off by one", end_off, 0},
+    {"every query sees one key too few: the end of the mask is off by one", end_off, 1},
     {"the block's own keys are left out", own_keys_missing, 0},
+};
+
+/* All entries of the batch read the keys and values of entry 0 (n 0), of the one before (1), of the
+ * next (2). */
+static fb_status other_batch(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    double *out, *lse;
+    size_t *batches = NULL;
+    if (trial->script || trial->batch < 2)
+        return FB_ERROR_UNSUPPORTED;
+    FB_TRY(fb_wrong_part(w, 0, &out, &lse));
+    FB_TRY(fb_alloc(trial->batch, sizeof *batches, "batch", &batches));
+    for (size_t b = 0; b < trial->batch; b++)
+        batches[b] = n == 0   ? 0
+                     : n == 1 ? (b + trial->batch - 1) % trial->batch
+                              : (b + 1) % trial->batch;
+    const fb_variant variant = {.batches = batches};
+    fb_status status = fb_variant_attend(&trial->parts[0].read, &variant, out, lse);
+    fb_free(batches);
+    fb_wrong_finish(w);
+    return status;
+}
+
+static const fb_known batch_list[] = {
+    {"all sequences of the batch read the keys and values of batch entry 0", other_batch, 0},
+    {"a sequence of the batch reads the keys and values of the batch entry before it", other_batch,
+     1},
+    {"a sequence of the batch reads the keys and values of the next batch entry", other_batch, 2},
 };
 
 /* The internal part when a token sees only the tokens before it. */
@@ -177,5 +240,6 @@ fb_status fb_try_block(fb_filter *f, fb_wrong *w) {
         "a strictly causal mask is applied in the block: a token does not see itself",
         strictly_causal, 0};
     FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
+    FB_TRY(fb_try_list(f, w, batch_list, sizeof batch_list / sizeof batch_list[0]));
     return fb_try_list(f, w, &strict, 1);
 }

@@ -19,7 +19,7 @@ typedef struct verdict {
     bool named;    /* the filter's best says what is wrong */
     bool complete; /* nothing is left to explain */
     fb_size_test size;
-    char words[640];
+    char words[720];
     char second[500];
 } verdict;
 
@@ -161,8 +161,9 @@ static fb_status find_reading(fb_trial *trial, fb_arithmetic arithmetic, double 
 /* --- tests ------------------------------------------------------------------------------------ */
 
 static fb_status try_cheap(verdict *v) {
-    static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_merges, fb_try_reuse,
-                                             fb_try_block,   fb_try_ends,   fb_try_sizes};
+    static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_lanes, fb_try_merges,
+                                             fb_try_reuse,   fb_try_block, fb_try_ends,
+                                             fb_try_sizes};
     v->wrong->cheap = true;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
         FB_TRY(tries[i](v->filter, v->wrong));
@@ -170,8 +171,8 @@ static fb_status try_cheap(verdict *v) {
 }
 
 static fb_status try_dear(verdict *v) {
-    static fb_try_known_fn *const tries[] = {fb_try_reuse, fb_try_scales, fb_try_heads, fb_try_keys,
-                                             fb_try_pages};
+    static fb_try_known_fn *const tries[] = {fb_try_reuse, fb_try_lane_order, fb_try_scales,
+                                             fb_try_heads, fb_try_keys,       fb_try_pages};
     v->wrong->cheap = false;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
         FB_TRY(tries[i](v->filter, v->wrong));
@@ -198,13 +199,25 @@ static bool is_named(const verdict *v) {
     return v->filter->best.found && v->filter->best.share > 0.6;
 }
 
+static double sum_of_squares(const fb_trial *trial) {
+    double sum = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++)
+            sum += t->error[at] * t->error[at] / (t->sigma[at] * t->sigma[at]);
+    }
+    return sum;
+}
+
 /* Whether what the best mistake leaves is about as small as honest noise. The noise of a wrong
- * result is not that of the right one, so it may be three times as large. */
+ * result is not that of the right one, so it may be three times as large; more, if almost all is
+ * explained. */
 static bool leaves_noise(verdict *v) {
+    double before = sum_of_squares(v->trial);
     fb_filter_subtract(v->filter);
-    bool passed = fb_test_sizes(v->trial).excess < 3.0;
+    double excess = fb_test_sizes(v->trial).excess, after = sum_of_squares(v->trial);
     restore_errors(v->trial);
-    return passed;
+    return excess < 3.0 || (excess < 100.0 && after < 1e-6 * before);
 }
 
 /* The size test with the tests that are finer than it. */
@@ -300,7 +313,10 @@ static fb_status explain(verdict *v) {
 }
 
 static void say_mistake(const fb_filter *f, char *words, size_t size) {
-    if (f->fine && fabs(f->best.size - 1.0) > 1e-12)
+    if (f->best.same[0])
+        snprintf(words, size, "%.270s%.100s (or, the same here: %.200s)", f->best.words,
+                 f->best.place, f->best.same);
+    else if (f->fine && fabs(f->best.size - 1.0) > 1e-12)
         snprintf(words, size, "%.360s%.150s (%.5g +- %.2g of it)", f->best.words, f->best.place,
                  f->best.size, f->best.error);
     else
@@ -317,7 +333,7 @@ static fb_status explain_rest(verdict *v) {
     FB_TRY(try_cheap(v));
     bool second = v->filter->best.found && v->filter->best.share > 0.8;
     if (second) {
-        char words[560];
+        char words[sizeof v->words];
         say_mistake(v->filter, words, sizeof words);
         snprintf(v->second, sizeof v->second, "; and then %.480s", words);
     }
@@ -456,7 +472,7 @@ static void say(fb_report *report, const verdict *v) {
                  fb_arithmetic_name(trial->arithmetic), said_reading(trial)[0] ? ", " : "",
                  said_reading(trial), trial->eager ? ", scores stored in that type" : "");
     else if (v->named)
-        snprintf(report->reason, sizeof report->reason, "%.330s%.170s%s", v->words, v->second,
+        snprintf(report->reason, sizeof report->reason, "%.600s%.300s%s", v->words, v->second,
                  v->complete || v->second[0] ? "" : "; not all is explained");
     else
         snprintf(

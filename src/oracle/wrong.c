@@ -25,7 +25,7 @@ fb_status fb_wrong_create(fb_trial *trial, fb_wrong **made) {
 }
 
 void fb_wrong_reset(fb_wrong *w) {
-    w->everywhere = false;
+    w->everywhere = w->found_there = false;
     memset(w->out, 0, w->trial->num_parts * sizeof *w->out);
     memset(w->lse, 0, w->trial->num_parts * sizeof *w->lse);
     memset(w->result, 0, w->trial->num_tensors * sizeof *w->result);

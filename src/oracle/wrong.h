@@ -7,6 +7,7 @@
 typedef struct fb_wrong {
     fb_trial *trial;
     bool everywhere;     /* the mistake is made in all rows or not at all */
+    bool found_there;    /* the mistake was found in some rows, and is made there only */
     bool cheap;          /* parts that are not known yet are not computed */
     double **out, **lse; /* [parts] as the mistake has them; NULL: right */
     double **result;     /* [tensors] NULL: right */
