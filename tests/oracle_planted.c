@@ -239,9 +239,9 @@ static void lse_heads_mixed(const scene *s, bool external, part *p) {
 static bool reuses(const scene *s) {
     return fb_scripted_action(s->sequence, s->pass) == FB_REUSE;
 }
-/* Whether a row's token was accepted since the last refresh but one. */
+/* Whether a row's token was accepted between the last two refreshes. */
 static bool is_dirty(const scene *s, size_t row) {
-    for (size_t pass = 0; pass < s->pass; pass++)
+    for (size_t pass = s->stored_before; pass < s->stored; pass++)
         if (fb_scripted_accepts(s->sequence, pass, row / s->heads))
             return true;
     return false;
@@ -250,7 +250,7 @@ PICK(stale, true, OF_BEFORE)
 PICK(stale_head, row % s->heads == 3, OF_BEFORE)
 PICK(stale_row, row / s->heads == 1, OF_BEFORE)
 PICK(stale_row_of_head, row / s->heads == 1 && row % s->heads == 2, OF_BEFORE)
-PICK(stale_clean, !is_dirty(s, row), OF_BEFORE)
+PICK(stale_clean, s->stored > 0 && !is_dirty(s, row), OF_BEFORE)
 PICK(stale_dirty, is_dirty(s, row), OF_BEFORE)
 PICK(never_refreshed, true, OF_FIRST)
 PICK(recomputed, reuses(s), OF_OWN_QUERIES)
@@ -461,7 +461,10 @@ static const planted list[] = {
      .word = "half the head_dim",
      .where = BOTH,
      .plan = scale_half_d},
-    {.name = "scale off by 1 %", .word = "(1 +0.01", .where = BOTH, .plan = scale_1},
+    {.name = "scale off by 1 %",
+     .word = "the scale of the scores is off: (1 +0.0",
+     .where = BOTH,
+     .plan = scale_1},
     {.name = "scale off by 0.1 %",
      .word = "the scale of the scores is off",
      .where = BOTH,
@@ -495,7 +498,10 @@ static const planted list[] = {
      .word = "causal mask is applied in the block",
      .where = SEQUENCE,
      .plan = causal_one_more},
-    {.name = "blocks half as large", .word = "masked as 2 blocks", .where = SEQUENCE, .plan = half_blocks},
+    {.name = "blocks half as large",
+     .word = "masked as 2 blocks",
+     .where = SEQUENCE,
+     .plan = half_blocks},
     {.name = "causal",
      .word = "a causal mask is applied",
      .where = ATTENTION,
@@ -661,15 +667,15 @@ static const planted list[] = {
      .where = SEQUENCE,
      .merge = external_doubled},
     {.name = "external LSE transposed",
-     .word = "the external part's LSE is read transposed",
+     .word = "the external part's LSE is transposed, and merged so",
      .where = SEQUENCE,
      .part = lse_turned},
     {.name = "external LSE of the next head",
-     .word = "the external part's LSE in the merge",
+     .word = "the external part's LSE is that of the next head",
      .where = SEQUENCE,
      .part = lse_next_head},
     {.name = "external LSE of other heads",
-     .word = "external part's LSE",
+     .word = "that is merged is that of other heads",
      .where = SEQUENCE,
      .part = lse_heads_mixed},
     /* types */

@@ -280,7 +280,7 @@ static size_t lagged(const scene *s, size_t lag) {
     return s->pass > lag ? s->pass - lag : 0;
 }
 
-static void play_pass(const scene *s, const float *ck, const float *cv, externals *e,
+static void play_pass(scene *s, const float *ck, const float *cv, externals *e,
                       fb_candidate *candidate) {
     fb_reuse_action action = fb_scripted_action(s->sequence, s->pass);
     float *q = inputs_of(s, 'q', lagged(s, s->mistake->q_lag));
@@ -296,6 +296,8 @@ static void play_pass(const scene *s, const float *ck, const float *cv, external
             copy_part(s, &e->first, &e->own);
             copy_part(s, &e->kept, &e->own);
         }
+        s->stored_before = s->stored;
+        s->stored = s->pass;
         copy_part(s, &e->before, &e->kept);
         copy_part(s, &e->kept, &e->own);
     }

@@ -24,8 +24,8 @@ typedef struct scene {
     bool base2;
     size_t tile, splits;
     const planted *mistake;
-    const fb_scripted *sequence; /* NULL: one attention */
-    size_t pass;
+    const fb_scripted *sequence;        /* NULL: one attention */
+    size_t pass, stored, stored_before; /* stored: the passes of the last two refreshes */
 } scene;
 
 /* One row of a part, and the tokens that it reads as keys and as values, or ZERO_TOKEN. */

@@ -42,8 +42,24 @@ static size_t seen_by_first(const fb_attention_problem *p) {
     return end > p->mask.first_key ? end - p->mask.first_key : 0;
 }
 
+/* What happens to some keys. */
+typedef enum end_change { LOST, TWICE, NOT_IN_SUM, NOT_IN_OUTPUT } end_change;
+
+/* A part whose row sum lacks some keys, or whose output does, while the other has them. */
+static void halve_keys(const fb_trial *trial, double *out, double *lse, const double *more_out,
+                       const double *more_lse, bool in_output) {
+    for (size_t row = 0; row < trial->rows; row++) {
+        double share = exp(more_lse[row] - lse[row]);
+        if (!(share < 1.0 - 1e-9))
+            continue;
+        for (size_t i = row * trial->dim; i < (row + 1) * trial->dim; i++)
+            out[i] = in_output ? out[i] / (1.0 - share) : out[i] - share * more_out[i];
+        lse[row] += in_output ? log1p(-share) : 0.0;
+    }
+}
+
 /* Adds or takes away `n` keys at one end of all external (or internal) parts. */
-static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, size_t n) {
+static fb_status change_end(fb_wrong *w, bool external, bool last, end_change change, size_t n) {
     const fb_trial *trial = w->trial;
     size_t *index = NULL;
     double *more = NULL;
@@ -54,7 +70,7 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, 
         const fb_attention_problem *p = &trial->parts[part].read;
         double *out, *lse;
         if (!is_used(trial, part, external) || !trial->parts[part].known || p->keys < n ||
-            (sign < 0.0 && p->keys == n) || (last && p->mask.kind != FB_MASK_NONE))
+            (change != TWICE && p->keys == n) || (last && p->mask.kind != FB_MASK_NONE))
             continue;
         fb_attention_problem seen = *p;
         seen.mask = (fb_mask){0};
@@ -67,8 +83,10 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, double sign, 
         status = fb_variant_attend(&seen, &variant, more, more_lse);
         if (status == FB_OK)
             status = fb_wrong_part(w, part, &out, &lse);
-        if (status == FB_OK)
-            add_keys(trial, out, lse, more, more_lse, sign);
+        if (status == FB_OK && change >= NOT_IN_SUM)
+            halve_keys(trial, out, lse, more, more_lse, change == NOT_IN_SUM);
+        else if (status == FB_OK)
+            add_keys(trial, out, lse, more, more_lse, change == TWICE ? 1.0 : -1.0);
         any = true;
     }
     fb_free(more);
@@ -114,23 +132,24 @@ static size_t tile_of_end(const fb_trial *trial, bool external, size_t n) {
     return 0;
 }
 
-static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, double sign,
+static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, end_change change,
                          size_t n) {
-    char words[300];
+    static const char *const done[] = {
+        "left out", "read twice", "not in the row sum, but in the output",
+        "in the row sum, but not in the output: their values are zeros, or not added"};
+    char words[300], number[24] = "";
     const char *keys = !w->trial->script ? "" : external ? "external " : "block's own ";
     fb_wrong_reset(w);
-    fb_status status = change_end(w, external, last, sign, n);
+    fb_status status = change_end(w, external, last, change, n);
     if (status == FB_ERROR_UNSUPPORTED)
         return FB_OK;
     FB_TRY(status);
-    if (n == 1)
-        snprintf(words, sizeof words, "the %s %skey is %s", last ? "last" : "first", keys,
-                 sign < 0.0 ? "left out" : "read twice");
-    else
-        snprintf(words, sizeof words, "the %s %zu %skeys are %s", last ? "last" : "first", n, keys,
-                 sign < 0.0 ? "left out" : "read twice");
+    if (n > 1)
+        snprintf(number, sizeof number, "%zu ", n);
+    snprintf(words, sizeof words, "the %s %s%skey%s %s", last ? "last" : "first", number, keys,
+             n == 1 ? " is" : "s are", done[change]);
     size_t used = strlen(words), tile = last ? tile_of_end(w->trial, external, n) : 0;
-    if (tile && n > 1)
+    if (tile && n > 1 && change != NOT_IN_OUTPUT)
         snprintf(words + used, sizeof words - used, ": those after the last whole tile of %zu",
                  tile);
     fb_filter_try(f, w, words);
@@ -198,12 +217,18 @@ fb_status fb_try_ends(fb_filter *f, fb_wrong *w) {
         for (size_t i = 0; i < num + 3; i++) {
             size_t n = i < num ? counts[i] : extra[i - num];
             if (n && (end < 2 || n <= 16 || n == 64 || n == 128 || n == 256))
-                FB_TRY(try_end(f, w, true, end % 2 == 0, end < 2 ? -1.0 : 1.0, n));
+                FB_TRY(try_end(f, w, true, end % 2 == 0, end < 2 ? LOST : TWICE, n));
         }
+    static const size_t tails[] = {1, 16, 32, 64, 128};
+    for (size_t i = 0; i < sizeof tails / sizeof tails[0] + 3; i++) {
+        size_t n = i < sizeof tails / sizeof tails[0] ? tails[i] : extra[i - 5];
+        for (end_change change = NOT_IN_SUM; n && change <= NOT_IN_OUTPUT; change++)
+            FB_TRY(try_end(f, w, true, true, change, n));
+    }
     size_t own = w->trial->script ? w->trial->script->config.block_size : 0;
     for (size_t n = 1; n < own && n <= 8; n++)
         for (size_t end = 0; end < 4; end++)
-            FB_TRY(try_end(f, w, false, end % 2 == 0, end < 2 ? -1.0 : 1.0, n));
+            FB_TRY(try_end(f, w, false, end % 2 == 0, end < 2 ? LOST : TWICE, n));
     for (size_t external = 0; external < 2; external++) {
         if (!external && !w->trial->script)
             continue;

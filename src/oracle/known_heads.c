@@ -7,20 +7,24 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool is_used(const fb_trial *trial, size_t part, bool internal_too) {
+/* Which parts of a sequence; one attention is external. */
+enum { EXTERNAL = 1, INTERNAL = 2, ALL = 3 };
+
+static bool is_used(const fb_trial *trial, size_t part, unsigned which) {
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
-        if (t->value && (t->external == part || (internal_too && t->internal == part)))
+        if (t->value && (((which & EXTERNAL) && t->external == part) ||
+                         ((which & INTERNAL) && t->internal == part)))
             return true;
     }
     return false;
 }
 
 /* All used parts become this variant. */
-static fb_status vary(fb_wrong *w, const fb_variant *variant, bool internal_too) {
+static fb_status vary(fb_wrong *w, const fb_variant *variant, unsigned which) {
     for (size_t part = 0; part < w->trial->num_parts; part++) {
         double *out, *lse;
-        if (!is_used(w->trial, part, internal_too))
+        if (!is_used(w->trial, part, which))
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         FB_TRY(fb_variant_attend(&w->trial->parts[part].read, variant, out, lse));
@@ -31,11 +35,30 @@ static fb_status vary(fb_wrong *w, const fb_variant *variant, bool internal_too)
 
 /* --- scales ----------------------------------------------------------------------------------- */
 
-static fb_status try_scale(fb_filter *f, fb_wrong *w, double factor, bool all, const char *words) {
+static const char *const only[] = {"", " (in the external part only)",
+                                   " (in the block's own part "
+                                   "only)",
+                                   ""};
+
+static void try_words(fb_filter *f, fb_wrong *w, const char *words, unsigned which) {
+    char text[380];
+    snprintf(text, sizeof text, "%.340s%s", words, w->trial->script ? only[which] : "");
+    fb_filter_try(f, w, text);
+}
+
+/* In the external part, in both, and in the internal one. */
+static fb_status try_scale(fb_filter *f, fb_wrong *w, double factor, const char *words) {
     const fb_variant variant = {.scale_factor = factor};
     fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, all));
-    fb_filter_try(f, w, words);
+    FB_TRY(vary(w, &variant, EXTERNAL));
+    try_words(f, w, words, EXTERNAL);
+    if (!w->trial->script)
+        return FB_OK;
+    FB_TRY(vary(w, &variant, INTERNAL)); /* too */
+    try_words(f, w, words, ALL);
+    fb_wrong_reset(w);
+    FB_TRY(vary(w, &variant, INTERNAL));
+    try_words(f, w, words, INTERNAL);
     return FB_OK;
 }
 
@@ -71,7 +94,7 @@ static fb_status find_scale(fb_filter *f, fb_wrong *w) {
                 continue;
             const fb_variant variant = {.scale_factor = factor};
             fb_wrong_reset(w);
-            FB_TRY(vary(w, &variant, true));
+            FB_TRY(vary(w, &variant, ALL));
             double distance = scale_distance(f->trial, w);
             if (distance < least) {
                 least = distance;
@@ -81,30 +104,42 @@ static fb_status find_scale(fb_filter *f, fb_wrong *w) {
         step *= 0.45;
     }
     snprintf(words, sizeof words, "the scale of the scores is off: %.5g times the right one", best);
-    return try_scale(f, w, best, true, words);
+    return try_scale(f, w, best, words);
 }
 
 /* exp2 where exp is meant, without log2 e: weights 2^(s - m). What is given out as the LSE depends
- * on where the factor is missing: m + log sum, m + log2 sum, (m + log2 sum) ln 2. */
-static fb_status try_exp2(fb_filter *f, fb_wrong *w, size_t form, bool all) {
+ * on where the factor is missing: m + log sum, m + log2 sum, (m + log2 sum) ln 2. `raw`: LSEs of
+ * the smaller scale. */
+static void set_exp2_lses(fb_wrong *w, size_t form, const double *raw) {
     const double ln2 = 0x1.62e42fefa39efp-1;
-    const fb_variant variant = {.scale_factor = ln2};
-    fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, all));
     for (size_t part = 0; part < w->trial->num_parts; part++) {
         const double *max = w->trial->parts[part].m.max;
-        if (!w->lse[part])
-            continue;
-        for (size_t row = 0; row < w->trial->rows; row++) {
-            double sum = w->lse[part][row] - max[row] * ln2; /* the logarithm of the row sum */
-            w->lse[part][row] = form == 0   ? max[row] + sum
-                                : form == 1 ? max[row] + sum / ln2
-                                            : w->lse[part][row];
+        for (size_t row = 0; w->lse[part] && row < w->trial->rows; row++) {
+            double lse = raw[part * w->trial->rows + row];
+            double sum = lse - max[row] * ln2; /* the logarithm of the row sum */
+            w->lse[part][row] = form == 0 ? max[row] + sum : form == 1 ? max[row] + sum / ln2 : lse;
         }
     }
     fb_wrong_finish(w);
-    fb_filter_try(f, w,
-                  "exp2 is taken without log2 e: exp2(s * 1.442695) is exp(s), exp2(s) is not");
+}
+
+static fb_status try_exp2(fb_filter *f, fb_wrong *w, unsigned first, unsigned more) {
+    const fb_variant variant = {.scale_factor = 0x1.62e42fefa39efp-1};
+    size_t rows = w->trial->rows;
+    double *raw = NULL;
+    fb_wrong_reset(w);
+    FB_TRY(vary(w, &variant, first | more));
+    FB_TRY(fb_alloc(w->trial->num_parts, rows * sizeof *raw, "LSEs", &raw));
+    for (size_t part = 0; part < w->trial->num_parts; part++)
+        if (w->lse[part])
+            memcpy(raw + part * rows, w->lse[part], rows * sizeof *raw);
+    for (size_t form = 0; form < 3; form++) {
+        set_exp2_lses(w, form, raw);
+        try_words(f, w,
+                  "exp2 is taken without log2 e: exp2(s * 1.442695) is exp(s), exp2(s) is not",
+                  first | more);
+    }
+    fb_free(raw);
     return FB_OK;
 }
 
@@ -121,13 +156,14 @@ fb_status fb_try_scales(fb_filter *f, fb_wrong *w) {
         {1.0 / (dim * scale), "the scale is 1 / head_dim, not its root"},
         {1.442695040888963, "log2 e is applied twice: exp of scores that are scaled for exp2"},
     };
-    for (size_t all = 0; all < 2; all++)
-        for (size_t form = 0; form < 3; form++)
-            if (all || w->trial->script)
-                FB_TRY(try_exp2(f, w, form, all != 0));
+    FB_TRY(try_exp2(f, w, EXTERNAL, INTERNAL));
+    if (w->trial->script) {
+        FB_TRY(try_exp2(f, w, INTERNAL, 0));
+        FB_TRY(try_exp2(f, w, EXTERNAL, 0));
+    }
     for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++)
         if (fabs(scales[i].factor - 1.0) > 1e-3)
-            FB_TRY(try_scale(f, w, scales[i].factor, true, scales[i].words));
+            FB_TRY(try_scale(f, w, scales[i].factor, scales[i].words));
     if (f->best.share < 0.5)
         FB_TRY(find_scale(f, w));
     return FB_OK;
@@ -135,18 +171,20 @@ fb_status fb_try_scales(fb_filter *f, fb_wrong *w) {
 
 /* --- KV heads --------------------------------------------------------------------------------- */
 
-static fb_status try_map(fb_filter *f, fb_wrong *w, const size_t *map, bool all,
-                         const char *words) {
-    const fb_variant variant = {.kv_heads = map};
-    fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, all));
-    fb_filter_try(f, w, words);
-    return FB_OK;
+/* What a wrong head is read for. */
+typedef enum half { KEYS_AND_VALUES, KEYS, VALUES } half;
+
+static fb_variant variant_of(half which, const size_t *map, const size_t *right) {
+    return (fb_variant){.kv_heads = which == VALUES ? right : map,
+                        .value_heads = which == KEYS     ? right
+                                       : which == VALUES ? map
+                                                         : NULL};
 }
 
 /* What each head reads, found head by head: attention as if all heads read one KV head, for each
  * KV head; then the nearest is taken. */
-static fb_status nearest_map(fb_filter *f, fb_wrong *w, size_t *map) {
+static fb_status nearest_map(fb_filter *f, fb_wrong *w, half which, const size_t *right,
+                             size_t *map) {
     const fb_trial *trial = f->trial;
     size_t kv_heads = trial->parts[0].right.kv_heads, heads = trial->heads;
     double *least = NULL;
@@ -158,9 +196,9 @@ static fb_status nearest_map(fb_filter *f, fb_wrong *w, size_t *map) {
     for (size_t kv = 0; kv < kv_heads && status == FB_OK; kv++) {
         for (size_t h = 0; h < heads; h++)
             all[h] = kv;
-        const fb_variant variant = {.kv_heads = all};
+        const fb_variant variant = variant_of(which, all, right);
         fb_wrong_reset(w);
-        status = vary(w, &variant, true);
+        status = vary(w, &variant, ALL);
         for (size_t h = 0; h < heads && status == FB_OK; h++) {
             double distance = 0.0;
             for (size_t i = 0; i < trial->num_tensors; i++) {
@@ -183,66 +221,104 @@ static fb_status nearest_map(fb_filter *f, fb_wrong *w, size_t *map) {
     return status;
 }
 
-/* The map in words: a rule, or the heads that differ. */
-static void say_map(const fb_trial *trial, const size_t *map, char *words, size_t size) {
-    size_t kv_heads = trial->parts[0].right.kv_heads, heads = trial->heads;
-    size_t group = heads / kv_heads, modulo = 0, divided = 0, same = 0;
-    for (size_t h = 0; h < heads; h++) {
-        modulo += map[h] == h % kv_heads;
-        divided += map[h] == h / kv_heads % kv_heads;
-        same += map[h] == map[0];
-    }
-    if (modulo == heads) {
-        snprintf(words, size,
-                 "the wrong KV head is read: query head h reads h mod num_kv_heads, not h / "
-                 "(num_heads / num_kv_heads)");
-        return;
-    }
-    if (divided == heads) {
-        snprintf(words, size,
-                 "the wrong KV head is read: query head h reads h / num_kv_heads, not h / "
-                 "(num_heads / num_kv_heads)");
-        return;
-    }
-    if (same == heads) {
-        snprintf(words, size, "the wrong KV head is read: all heads read KV head %zu", map[0]);
-        return;
-    }
-    int used = snprintf(words, size, "the wrong KV head is read:");
-    size_t shown = 0;
-    for (size_t h = 0; h < heads && used > 0 && (size_t)used < size; h++) {
+/* The heads that read another KV head: "query heads 12 to 15 read 4, query head 2 reads 0". */
+static void say_heads(const fb_trial *trial, const size_t *map, char *words, size_t size) {
+    size_t heads = trial->heads, group = heads / trial->parts[0].right.kv_heads, shown = 0;
+    size_t used = 0;
+    words[0] = '\0';
+    for (size_t h = 0; h < heads && used < size; h++) {
         size_t last = h;
         if (map[h] == h / group)
             continue;
         while (last + 1 < heads && map[last + 1] == map[h] && (last + 1) / group == h / group)
             last++;
-        if (shown++ == 6) {
-            snprintf(words + used, size - (size_t)used, ", ...");
-            break;
+        if (shown == 6) {
+            snprintf(words + used, size - used, ", ...");
+            return;
         }
+        const char *comma = shown++ ? ", " : "";
         if (last > h)
-            used +=
-                snprintf(words + used, size - (size_t)used, "%s query heads %zu to %zu read %zu",
-                         shown > 1 ? "," : "", h, last, map[h]);
+            used += (size_t)snprintf(words + used, size - used, "%squery heads %zu to %zu read %zu",
+                                     comma, h, last, map[h]);
         else
-            used += snprintf(words + used, size - (size_t)used, "%s query head %zu reads %zu",
-                             shown > 1 ? "," : "", h, map[h]);
+            used += (size_t)snprintf(words + used, size - used, "%squery head %zu reads %zu", comma,
+                                     h, map[h]);
         h = last;
     }
 }
 
-fb_status fb_try_heads(fb_filter *f, fb_wrong *w) {
-    size_t kv_heads = w->trial->parts[0].right.kv_heads, *map = NULL;
-    char words[300];
-    if (kv_heads > 1) {
-        FB_TRY(fb_alloc(w->trial->heads, sizeof *map, "heads", &map));
-        fb_status status = nearest_map(f, w, map);
-        say_map(w->trial, map, words, sizeof words);
-        for (size_t all = 0; all < 2 && status == FB_OK; all++)
-            if (all || w->trial->script)
-                status = try_map(f, w, map, all == 1, words);
-        fb_free(map);
-        FB_TRY(status);
+/* The rules that a map may follow; all that it follows are said. */
+static const char *const rules[] = {
+    "query head h reads h mod num_kv_heads, not h / (num_heads / num_kv_heads)",
+    "query head h reads h / num_kv_heads, not h / (num_heads / num_kv_heads)",
+    "the order of the KV heads is reversed",
+    "all heads read KV head 0",
+};
+
+static bool follows(const fb_trial *trial, const size_t *map, size_t rule) {
+    size_t kv_heads = trial->parts[0].right.kv_heads, group = trial->heads / kv_heads;
+    for (size_t h = 0; h < trial->heads; h++) {
+        size_t expected = rule == 0   ? h % kv_heads
+                          : rule == 1 ? h / kv_heads % kv_heads
+                          : rule == 2 ? kv_heads - 1 - h / group
+                                      : 0;
+        if (map[h] != expected)
+            return false;
     }
+    return true;
+}
+
+static void say_map(const fb_trial *trial, half which, const size_t *map, char *words,
+                    size_t size) {
+    static const char *const begins[] = {
+        "the wrong KV head is read: ",
+        "keys of the wrong KV head are read (the values are right): ",
+        "values of the wrong KV head are read (the keys are right): ",
+    };
+    char heads[200];
+    size_t used = (size_t)snprintf(words, size, "%s", begins[which]), found = 0;
+    for (size_t rule = 0; rule < sizeof rules / sizeof rules[0] && used < size; rule++)
+        if (follows(trial, map, rule))
+            used += (size_t)snprintf(words + used, size - used, "%s%s",
+                                     found++ ? "; or, the same here: " : "", rules[rule]);
+    say_heads(trial, map, heads, sizeof heads);
+    if (!found && used < size)
+        snprintf(words + used, size - used, "%s", heads);
+}
+
+static fb_status try_map(fb_filter *f, fb_wrong *w, half which, const size_t *right, size_t *map) {
+    char words[380];
+    FB_TRY(nearest_map(f, w, which, right, map));
+    const fb_variant variant = variant_of(which, map, right);
+    say_map(w->trial, which, map, words, sizeof words);
+    fb_wrong_reset(w);
+    FB_TRY(vary(w, &variant, EXTERNAL));
+    try_words(f, w, words, EXTERNAL);
+    if (!w->trial->script)
+        return FB_OK;
+    FB_TRY(vary(w, &variant, INTERNAL));
+    try_words(f, w, words, ALL);
     return FB_OK;
+}
+
+static fb_status try_half(fb_filter *f, fb_wrong *w, half which) {
+    size_t kv_heads = w->trial->parts[0].right.kv_heads, heads = w->trial->heads, *map = NULL;
+    if (kv_heads < 2)
+        return FB_OK;
+    FB_TRY(fb_alloc(2 * heads, sizeof *map, "heads", &map));
+    for (size_t h = 0; h < heads; h++)
+        map[heads + h] = h / (heads / kv_heads);
+    fb_status status = try_map(f, w, which, map + heads, map);
+    fb_free(map);
+    return status;
+}
+
+fb_status fb_try_heads(fb_filter *f, fb_wrong *w) {
+    return try_half(f, w, KEYS_AND_VALUES);
+}
+
+/* Keys and values of different KV heads. */
+fb_status fb_try_half_heads(fb_filter *f, fb_wrong *w) {
+    FB_TRY(try_half(f, w, KEYS));
+    return try_half(f, w, VALUES);
 }

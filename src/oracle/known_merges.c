@@ -1,5 +1,6 @@
 /* Mistakes of merging two parts, and of keeping them. */
 #include "base/error.h"
+#include "base/memory.h"
 #include "oracle/known.h"
 
 #include <math.h>
@@ -98,6 +99,42 @@ REMERGE(lse_largest, m->result = fmax(m->a, m->b);)
 REMERGE(not_divided, double max = fmax(m->a, m->b); m->weight_a = exp(m->a - max);
         m->weight_b = exp(m->b - max);)
 
+/* One part is added with weight 1, not exp(its LSE - the maximum). */
+static void set_sum(merging *m, double a, double b) {
+    double max = fmax(m->a, m->b);
+    m->weight_a = a / (a + b);
+    m->weight_b = b / (a + b);
+    m->result = max + log(a + b);
+}
+REMERGE(external_unweighed, set_sum(m, 1.0, exp(m->b - fmax(m->a, m->b)));)
+REMERGE(internal_unweighed, set_sum(m, exp(m->a - fmax(m->a, m->b)), 1.0);)
+REMERGE(external_twice,
+        set_sum(m, 2.0 * exp(m->a - fmax(m->a, m->b)), exp(m->b - fmax(m->a, m->b)));)
+REMERGE(internal_twice,
+        set_sum(m, exp(m->a - fmax(m->a, m->b)), 2.0 * exp(m->b - fmax(m->a, m->b)));)
+REMERGE(without_max, m->result -= fmax(m->a, m->b);)
+/* exp(L) of each without the maximum of the part itself: both are 1 */
+REMERGE(own_maxima, m->weight_a = m->weight_b = 0.5; m->result = fmax(m->a, m->b) + log(2.0);)
+
+/* LSEs of the parts that lack their maxima. */
+static fb_status parts_without_max(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t side = 0; fb_wrong_is_merge(w, i) && side < 2; side++) {
+            size_t part = side ? t->internal : t->external;
+            double *out, *lse;
+            if ((n == 1 && side) || (n == 2 && !side) || w->lse[part])
+                continue;
+            FB_TRY(fb_wrong_part(w, part, &out, &lse));
+            for (size_t row = 0; row < trial->rows; row++)
+                lse[row] -= trial->parts[part].m.max[row];
+        }
+    }
+    fb_wrong_finish(w);
+    return FB_OK;
+}
+
 /* The merge is done in place: the result's LSE is where the external (or internal) one was. Lanes
  * of the second half (of the first) read it when it is new already. */
 static void alias(merging *m, bool external, bool divide) {
@@ -122,8 +159,16 @@ REMERGE(alias_odd, if (lane % 2) alias(m, true, true);)
 
 /* --- LSEs of other rows ----------------------------------------------------------------------- */
 
-/* The external (or internal) LSEs of a merge are read from other rows. */
-static fb_status read_rows(fb_wrong *w, bool external,
+/* The parts themselves are right. */
+static void forget_parts(fb_wrong *w) {
+    for (size_t i = 0; i < w->trial->num_tensors; i++)
+        if (w->trial->tensors[i].internal == FB_NO_PART)
+            w->result[i] = NULL;
+}
+
+/* The external (or internal) LSEs of a merge are read from other rows. given_too: they are given
+ * out so, too. */
+static fb_status read_rows(fb_wrong *w, bool external, bool given_too,
                            size_t (*row_of)(const fb_trial *trial, size_t row)) {
     const fb_trial *trial = w->trial;
     for (size_t i = 0; i < trial->num_parts; i++) {
@@ -140,9 +185,8 @@ static fb_status read_rows(fb_wrong *w, bool external,
             lse[row] = trial->parts[i].m.lse[row_of(trial, row)];
     }
     fb_wrong_finish(w);
-    for (size_t i = 0; i < trial->num_tensors; i++) /* the parts themselves are right */
-        if (trial->tensors[i].internal == FB_NO_PART)
-            w->result[i] = NULL;
+    if (!given_too)
+        forget_parts(w);
     return FB_OK;
 }
 
@@ -179,7 +223,7 @@ static size_t reversed_head(const fb_trial *trial, size_t row) {
 static fb_status lse_of_other_rows(fb_wrong *w, size_t n) {
     static size_t (*const maps[])(const fb_trial *, size_t) = {
         transposed, next_head, previous_head, first_token, reversed_head, transposed_back};
-    return read_rows(w, n < 6, maps[n % 6]);
+    return read_rows(w, n != 6, n > 6, maps[n < 6 ? n : n == 6 ? 0 : n - 7]);
 }
 #define OTHER_ROWS(index)                                                                          \
     static fb_status other_rows_##index(fb_wrong *w, size_t n) {                                   \
@@ -193,6 +237,12 @@ OTHER_ROWS(3)
 OTHER_ROWS(4)
 OTHER_ROWS(5)
 OTHER_ROWS(6)
+OTHER_ROWS(7)
+OTHER_ROWS(8)
+OTHER_ROWS(9)
+OTHER_ROWS(10)
+OTHER_ROWS(11)
+OTHER_ROWS(12)
 
 /* --- kept in a lower type --------------------------------------------------------------------- */
 
@@ -211,6 +261,21 @@ static double to_type(size_t type, double value) {
                             : to_fp8(value);
 }
 
+/* Whether all that is given of a part is such numbers: it was kept so, and stored as float32. */
+static bool is_given_in(const fb_trial *trial, size_t part, bool lse, size_t type) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value || t->internal != FB_NO_PART || t->external != part || t->lse != lse ||
+            t->stored != FB_F32)
+            continue;
+        for (size_t at = 0; at < t->count; at++)
+            if (t->usable[at] && to_type(type, t->value[at]) != t->value[at])
+                return false;
+        return t->count >= 4;
+    }
+    return false;
+}
+
 /* How far the rounding moves a part: from the candidate's own number where it is given, since that
  * is what was rounded; from the true one otherwise. */
 static double rounding_of(const fb_trial *trial, size_t part, bool lse, size_t at, size_t type) {
@@ -219,9 +284,11 @@ static double rounding_of(const fb_trial *trial, size_t part, bool lse, size_t a
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         if (t->value && t->internal == FB_NO_PART && t->external == part && t->lse == lse &&
-            t->usable[at] && fabs(t->error[at]) < 1e-2 * (1.0 + fabs(t->truth[at])))
+            t->usable[at] && fabs(t->value[at] - t->truth[at]) < 1e-2 * (1.0 + fabs(t->truth[at])))
             value = t->value[at];
     }
+    if (is_given_in(trial, part, lse, type))
+        return value - (lse ? m->lse[at] : m->out[at]);
     return isfinite(value) ? to_type(type, value) - value : 0.0;
 }
 
@@ -231,6 +298,13 @@ static fb_status kept(fb_wrong *w, unsigned which, size_t type) {
     const fb_trial *trial = w->trial;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
+        bool here = (which & (t->lse ? EXTERNAL_LSE : EXTERNAL_OUT)) != 0;
+        if (t->value && t->internal == FB_NO_PART && here &&
+            is_given_in(trial, t->external, t->lse, type)) {
+            double *result = fb_wrong_result(w, i);
+            for (size_t at = 0; at < t->count; at++)
+                result[at] += rounding_of(trial, t->external, t->lse, at, type);
+        }
         if (!fb_wrong_is_merge(w, i))
             continue;
         bool reused = !trial->script || trial->script->passes[t->pass].source != t->pass;
@@ -290,6 +364,10 @@ KEPT(reused_lse_kept, 0)
 KEPT(reused_lse_kept, 1)
 KEPT(lses_kept, 0)
 KEPT(lses_kept, 1)
+KEPT(out_kept, 0)
+KEPT(out_kept, 1)
+KEPT(reused_out_kept, 0)
+KEPT(reused_out_kept, 1)
 KEPT(out_kept, 2)
 KEPT(reused_out_kept, 2)
 
@@ -316,6 +394,18 @@ static const fb_known list[] = {
      0},
     {"the parts are added without weights", added, 0},
     {"the weights of the merge are not divided by their sum", not_divided, 0},
+    {"the external part is merged with weight 1: it lacks exp(its LSE - the maximum)",
+     external_unweighed, 0},
+    {"the internal part is merged with weight 1: it lacks exp(its LSE - the maximum)",
+     internal_unweighed, 0},
+    {"both parts are merged with weight 1: the maximum of each is taken away from itself",
+     own_maxima, 0},
+    {"the external part counts twice in the merge", external_twice, 0},
+    {"the internal part counts twice in the merge", internal_twice, 0},
+    {"the merged LSE lacks the maximum: it is log(sum exp(L - max))", without_max, 0},
+    {"the LSEs of both parts lack their maxima", parts_without_max, 0},
+    {"the external part's LSE lacks the maximum", parts_without_max, 1},
+    {"the internal part's LSE lacks the maximum", parts_without_max, 2},
     {"the LSE given out is the external part's, not the merged one", lse_external, 0},
     {"the LSE given out is the internal part's, not the merged one", lse_internal, 0},
     {"the LSE given out is the larger of the two, not the merged one", lse_largest, 0},
@@ -347,16 +437,100 @@ static const fb_known list[] = {
     {"the external part's LSE in the merge is that of the head before", other_rows_2, 0},
     {"the external part's LSE in the merge is that of the first token", other_rows_3, 0},
     {"the external part's LSE in the merge has its heads in reverse order", other_rows_4, 0},
+    {"the external part's LSE is transposed, and merged so", other_rows_7, 0},
+    {"the external part's LSE is transposed, and merged so", other_rows_12, 0},
+    {"the external part's LSE is that of the next head, and merged so", other_rows_8, 0},
+    {"the external part's LSE is that of the head before, and merged so", other_rows_9, 0},
+    {"the external part's LSE is that of the first token, and merged so", other_rows_10, 0},
+    {"the external part's LSE has its heads in reverse order, and is merged so", other_rows_11, 0},
     {"the external part's LSE is kept in bf16", lse_kept_0, 0},
     {"the external part's LSE is kept in f16", lse_kept_1, 0},
     {"the cached LSE is kept in bf16", reused_lse_kept_0, 0},
     {"the cached LSE is kept in f16", reused_lse_kept_1, 0},
     {"the LSEs of both parts are kept in bf16", lses_kept_0, 0},
     {"the LSEs of both parts are kept in f16", lses_kept_1, 0},
+    {"the external part's output is kept in bf16", out_kept_0, 0},
+    {"the external part's output is kept in f16", out_kept_1, 0},
+    {"the cached output is kept in bf16", reused_out_kept_0, 0},
+    {"the cached output is kept in f16", reused_out_kept_1, 0},
     {"the external part's output is kept in fp8 (e4m3)", out_kept_2, 0},
     {"the cached output is kept in fp8 (e4m3)", reused_out_kept_2, 0},
 };
 
+/* How far the merges of one head are from the candidate if its external LSEs are those of another
+ * head. */
+static double distance_with(const fb_wrong *w, size_t head, size_t other) {
+    const fb_trial *trial = w->trial;
+    double sum = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!fb_wrong_is_merge(w, i))
+            continue;
+        const fb_moments *a = &trial->parts[t->external].m, *b = &trial->parts[t->internal].m;
+        size_t width = t->lse ? 1 : trial->dim;
+        for (size_t row = head; row < trial->rows; row += trial->heads) {
+            double la = a->lse[row - head + other] + (t->shift ? t->shift[row] : 0.0);
+            double weight = fb_merge_weight(la, b->lse[row]), max = fmax(la, b->lse[row]);
+            for (size_t at = row * width; at < (row + 1) * width; at++) {
+                double wrong = t->lse ? max + log1p(exp(fmin(la, b->lse[row]) - max))
+                                      : weight * a->out[at] + (1.0 - weight) * b->out[at];
+                double x = (t->value[at] - wrong) / t->sigma[at];
+                sum += t->usable[at] && isfinite(x) ? x * x : 0.0;
+            }
+        }
+    }
+    return sum;
+}
+
+/* External LSEs of a merge that are those of other heads, whichever they are. */
+static fb_status try_other_heads(fb_filter *f, fb_wrong *w) {
+    const fb_trial *trial = w->trial;
+    char words[300], pairs[160] = "";
+    size_t moved = 0, used = 0, *from = NULL;
+    FB_TRY(fb_alloc(trial->heads, sizeof *from, "heads", &from));
+    for (size_t head = 0; head < trial->heads; head++) {
+        double least = distance_with(w, head, head);
+        from[head] = head;
+        for (size_t other = 0; other < trial->heads; other++) {
+            double x = distance_with(w, head, other);
+            if (x < 0.5 * least) {
+                least = x;
+                from[head] = other;
+            }
+        }
+        if (from[head] != head && moved++ < 4 && used < sizeof pairs)
+            used += (size_t)snprintf(pairs + used, sizeof pairs - used, "%s%zu has that of %zu",
+                                     moved > 1 ? ", " : "", head, from[head]);
+    }
+    fb_wrong_reset(w);
+    fb_status status = FB_OK;
+    for (size_t i = 0; i < trial->num_parts && status == FB_OK && moved; i++) {
+        double *out, *lse;
+        bool merged = false;
+        for (size_t t = 0; t < trial->num_tensors; t++)
+            merged = merged || (fb_wrong_is_merge(w, t) && trial->tensors[t].external == i);
+        if (!merged)
+            continue;
+        status = fb_wrong_part(w, i, &out, &lse);
+        for (size_t row = 0; row < trial->rows && status == FB_OK; row++)
+            lse[row] =
+                trial->parts[i].m.lse[row / trial->heads * trial->heads + from[row % trial->heads]];
+    }
+    fb_wrong_finish(w);
+    fb_free(from);
+    FB_TRY(status);
+    snprintf(words, sizeof words,
+             "the external part's LSE that is merged is that of other heads: head %s%s", pairs,
+             moved > 4 ? ", ..." : "");
+    for (size_t given_too = 2; moved && given_too-- > 0;) {
+        if (!given_too)
+            forget_parts(w);
+        fb_filter_try(f, w, words);
+    }
+    return FB_OK;
+}
+
 fb_status fb_try_merges(fb_filter *f, fb_wrong *w) {
-    return fb_try_list(f, w, list, sizeof list / sizeof list[0]);
+    FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
+    return w->trial->script && !f->fine ? try_other_heads(f, w) : FB_OK;
 }

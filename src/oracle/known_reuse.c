@@ -1,5 +1,6 @@
 /* Mistakes of what is refreshed and what is reused, in a denoising sequence. */
 #include "base/error.h"
+#include "base/memory.h"
 #include "oracle/known.h"
 
 #include <math.h>
@@ -104,6 +105,10 @@ static fb_status never_refreshed(fb_wrong *w, size_t tensor, const pass_of *p) {
     return p->source == 0 ? FB_ERROR_UNSUPPORTED : replace(w, tensor, 0, NULL);
 }
 
+static fb_status never_merged(fb_wrong *w, size_t tensor, const pass_of *p) {
+    return is_part(w, tensor) ? FB_ERROR_UNSUPPORTED : never_refreshed(w, tensor, p);
+}
+
 static fb_status recomputed(fb_wrong *w, size_t tensor, const pass_of *p) {
     if (is_part(w, tensor) || p->pass->action != FB_REUSE)
         return FB_ERROR_UNSUPPORTED;
@@ -122,17 +127,16 @@ static fb_status exchanged(fb_wrong *w, size_t tensor, const pass_of *p) {
     return replace(w, tensor, older, NULL);
 }
 
-enum { MAX_TOKENS = 1 << 16 };
-
 /* The tokens accepted from `begin` to before `end`, or the others. */
 static fb_status replace_tokens(fb_wrong *w, size_t tensor, size_t from, const fb_script *s,
                                 size_t begin, size_t end, bool accepted) {
-    static _Thread_local bool rows[MAX_TOKENS];
-    if (s->config.block_size > MAX_TOKENS)
-        return FB_ERROR_UNSUPPORTED;
+    bool *rows = NULL;
+    FB_TRY(fb_alloc(s->config.block_size, sizeof *rows, "known mistakes", &rows));
     for (size_t i = 0; i < s->config.block_size; i++)
         rows[i] = accepted_in(s, i, begin, end) == accepted;
-    return replace(w, tensor, from, rows);
+    fb_status status = replace(w, tensor, from, rows);
+    fb_free(rows);
+    return status;
 }
 
 static fb_status dirty_kept(fb_wrong *w, size_t tensor, const pass_of *p) {
@@ -233,6 +237,7 @@ static fb_status output_of_refresh(fb_wrong *w, size_t tensor, const pass_of *p)
 EACH(not_refreshed)
 EACH(not_refreshed_stored)
 EACH(never_refreshed)
+EACH(never_merged)
 EACH(recomputed)
 EACH(exchanged)
 EACH(dirty_kept)
@@ -250,6 +255,48 @@ static fb_status each_internal_twice(fb_wrong *w, size_t n) {
     return FB_OK;
 }
 
+/* --- queries of another step ------------------------------------------------------------------ */
+
+enum { IN_EXTERNAL = 1, IN_INTERNAL = 2 };
+
+/* The block's attention to itself, with the queries of the step before. */
+static fb_status lag_internal(fb_wrong *w, size_t pass) {
+    const fb_trial *trial = w->trial;
+    size_t part = trial->internal_of[pass];
+    double *out, *lse;
+    FB_TRY(fb_wrong_part(w, part, &out, &lse));
+    fb_attention_problem p = trial->parts[part].read;
+    p.q = trial->parts[trial->internal_of[pass - 1]].read.q;
+    return p.q ? fb_variant_attend(&p, NULL, out, lse) : FB_ERROR_UNSUPPORTED;
+}
+
+/* `which` says in which part. */
+static fb_status queries_before(fb_wrong *w, size_t which) {
+    const fb_trial *trial = w->trial;
+    if (!trial->script)
+        return FB_ERROR_UNSUPPORTED;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t external = t->external;
+        if (!t->value)
+            continue;
+        pass_of p = pass_of_tensor(w, i);
+        if ((which & IN_EXTERNAL) && p.source > 0)
+            external = trial->external_of[p.source - 1];
+        FB_TRY(fb_wrong_need(w, external));
+        const fb_moments *a = &trial->parts[external].m;
+        if (t->internal == FB_NO_PART) {
+            memcpy(fb_wrong_result(w, i), t->lse ? a->lse : a->out, t->count * sizeof(double));
+            continue;
+        }
+        if ((which & IN_INTERNAL) && p.index > 0)
+            FB_TRY(lag_internal(w, p.index));
+        fb_wrong_merge(w, i, a->out, a->lse, fb_wrong_out(w, t->internal),
+                       fb_wrong_lse(w, t->internal));
+    }
+    return FB_OK;
+}
+
 static const fb_known list[] = {
     {"the external part is not refreshed: it is the one that an earlier refresh stored",
      each_not_refreshed, 0},
@@ -257,6 +304,7 @@ static const fb_known list[] = {
      "again",
      each_not_refreshed_stored, 0},
     {"the external part is not refreshed: it is the first step's", each_never_refreshed, 0},
+    {"the external part is not refreshed: it is the first step's", each_never_merged, 0},
     {"the external part is recomputed although the step reuses: a reuse takes the part that the "
      "last refresh stored, for the queries of that step",
      each_recomputed, 0},
@@ -277,6 +325,9 @@ static const fb_known list[] = {
     {"the block's own keys are in the stored external part", each_internal_included, 0},
     {"the block's own keys are in the stored external part, and count twice in the merge",
      each_internal_twice, 0},
+    {"the queries are those of the step before", queries_before, IN_EXTERNAL | IN_INTERNAL},
+    {"the queries of the internal part are those of the step before", queries_before, IN_INTERNAL},
+    {"the queries of the external part are those of the step before", queries_before, IN_EXTERNAL},
     {"the result of the refresh is given out again: a reuse keeps the external part only",
      each_output_of_refresh, 0},
 };

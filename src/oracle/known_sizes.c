@@ -7,13 +7,26 @@
 #include <math.h>
 #include <stdio.h>
 
-/* d of all used parts by the logarithm of the scale, times `unit`. */
-static fb_status scale_by(fb_wrong *w, double unit) {
+/* Whether a part is known, and an external (1) or internal (2) one. */
+static bool is_of(const fb_trial *trial, size_t part, unsigned which) {
+    bool external = false, internal = false;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        external = external || (trial->tensors[i].value && trial->tensors[i].external == part);
+        internal = internal || (trial->tensors[i].value && trial->tensors[i].internal == part);
+    }
+    return trial->parts[part].known && ((external && (which & 1)) || (internal && (which & 2)));
+}
+
+static const char *const only[] = {"", " in the external part only",
+                                   " in the block's own part only", ""};
+
+/* d of these parts by the logarithm of the scale, times `unit`. */
+static fb_status scale_by(fb_wrong *w, double unit, unsigned which) {
     const fb_trial *trial = w->trial;
     for (size_t part = 0; part < trial->num_parts; part++) {
         const fb_moments *m = &trial->parts[part].m;
         double *out, *lse;
-        if (!trial->parts[part].known)
+        if (!is_of(trial, part, which))
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         for (size_t row = 0; row < trial->rows; row++) {
@@ -89,12 +102,12 @@ static double best_size(const fb_filter *f, const fb_wrong *d, double unit, cons
 }
 
 /* The parts for another scale, exactly. */
-static fb_status scale_exactly(fb_wrong *w, double factor) {
+static fb_status scale_exactly(fb_wrong *w, double factor, unsigned which) {
     const fb_variant variant = {.scale_factor = factor};
     fb_wrong_reset(w);
     for (size_t part = 0; part < w->trial->num_parts; part++) {
         double *out, *lse;
-        if (!w->trial->parts[part].known)
+        if (!is_of(w->trial, part, which))
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         FB_TRY(fb_variant_attend(&w->trial->parts[part].read, &variant, out, lse));
@@ -116,7 +129,7 @@ static void leave(const fb_trial *trial, const fb_wrong *w, double *left) {
 }
 
 /* A scale that is off by so much that it is not linear any more, but by less than a third. */
-static fb_status try_larger_scale(fb_filter *f, fb_wrong *w) {
+static fb_status try_larger_scale(fb_filter *f, fb_wrong *w, unsigned which) {
     const double unit = 1e-4;
     double size = 0.0, *left = NULL;
     char words[200];
@@ -125,21 +138,21 @@ static fb_status try_larger_scale(fb_filter *f, fb_wrong *w) {
     fb_status status = FB_OK;
     for (int step = 0; step < 3 && status == FB_OK; step++) {
         fb_wrong_reset(w);
-        status = scale_by(w, unit);
+        status = scale_by(w, unit, which);
         if (status != FB_OK)
             break;
         size += best_size(f, w, unit, left);
         if (!(fabs(size) < 0.3) || fabs(size) < 1e-7)
             break;
-        status = scale_exactly(w, 1.0 + size);
+        status = scale_exactly(w, 1.0 + size, which);
         leave(f->trial, w, left);
     }
     fb_free(left);
     FB_TRY(status);
     if (!(fabs(size) < 0.3) || fabs(size) < 1e-7)
         return FB_OK;
-    snprintf(words, sizeof words, "the scale of the scores is off: (1 %+.4g) times the right one",
-             size);
+    snprintf(words, sizeof words, "the scale of the scores is off%s: (1 %+.4g) times the right one",
+             w->trial->script ? only[which] : "", size);
     fb_filter_try(f, w, words);
     return FB_OK;
 }
@@ -178,18 +191,73 @@ static fb_status try_larger_lse(fb_filter *f, fb_wrong *w) {
     return FB_OK;
 }
 
+/* The merge with the external (or internal) LSEs off by `by`, exactly. */
+static void lse_merged_exactly(fb_wrong *w, double by, bool external) {
+    const fb_trial *trial = w->trial;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!fb_wrong_is_merge(w, i))
+            continue;
+        const fb_moments *a = &trial->parts[t->external].m, *b = &trial->parts[t->internal].m;
+        double *result = fb_wrong_result(w, i);
+        for (size_t at = 0; at < t->count; at++) {
+            size_t row = t->lse ? at : at / trial->dim;
+            double la = a->lse[row] + (t->shift ? t->shift[row] : 0.0) + (external ? by : 0.0);
+            double lb = b->lse[row] + (external ? 0.0 : by), max = fmax(la, lb);
+            double weight = fb_merge_weight(la, lb);
+            if (isfinite(max))
+                result[at] = t->lse ? max + log1p(exp(fmin(la, lb) - max))
+                                    : weight * a->out[at] + (1.0 - weight) * b->out[at];
+        }
+    }
+}
+
+/* One part's LSE is off in the merge by so much that it is not linear any more. */
+static fb_status try_larger_merge(fb_filter *f, fb_wrong *w, bool external) {
+    const double unit = 1e-4;
+    double size = 0.0, *left = NULL;
+    char words[200];
+    if (!w->trial->script)
+        return FB_OK;
+    FB_TRY(fb_alloc(f->total, sizeof *left, "errors", &left));
+    leave(f->trial, NULL, left);
+    for (int step = 0; step < 5 && fabs(size) < 3.0; step++) {
+        fb_wrong_reset(w);
+        lse_merged(w, unit, external);
+        size += best_size(f, w, unit, left);
+        fb_wrong_reset(w);
+        lse_merged_exactly(w, size, external);
+        leave(f->trial, w, left);
+    }
+    fb_free(left);
+    if (fabs(size) < 1e-7 || !(fabs(size) < 3.0))
+        return FB_OK;
+    snprintf(words, sizeof words, "the %s part's LSE is off in the merge by %+.4g",
+             external ? "external" : "internal", size);
+    fb_filter_try(f, w, words);
+    return FB_OK;
+}
+
 fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
     const double unit = 1e-4;
     if (!f->fine) {
         FB_TRY(try_larger_lse(f, w));
-        return try_larger_scale(f, w);
+        for (size_t external = 0; external < 2; external++)
+            FB_TRY(try_larger_merge(f, w, external));
+        for (unsigned which = 1; which <= (w->trial->script ? 3 : 1); which++)
+            FB_TRY(try_larger_scale(f, w, which));
+        return FB_OK;
     }
-    fb_wrong_reset(w);
-    FB_TRY(scale_by(w, unit));
-    fb_filter_try_size(
-        f, w, unit, 1e-6,
-        "the scale of the scores is off: (1 %+.3g) times the right one, give or take "
-        "%.1g");
+    for (unsigned which = w->trial->script ? 1 : 3; which <= 3; which++) {
+        char words[200];
+        snprintf(words, sizeof words,
+                 "the scale of the scores is off%s: (1 %%+.3g) times the right one, give or take "
+                 "%%.1g",
+                 only[which]);
+        fb_wrong_reset(w);
+        FB_TRY(scale_by(w, unit, which));
+        fb_filter_try_size(f, w, unit, 1e-6, words);
+    }
     for (size_t merged = 0; merged < 2; merged++) {
         fb_wrong_reset(w);
         lse_given(w, unit, false, merged);
@@ -206,11 +274,11 @@ fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
     fb_wrong_reset(w);
     lse_merged(w, unit, true);
     fb_filter_try_size(f, w, unit, 0.0,
-                       "the external part's LSE is off in the merge: %+.3g, give or take %.1g");
+                       "the external part's LSE is off in the merge by %+.3g, give or take %.1g");
     fb_wrong_reset(w);
     lse_merged(w, unit, false);
     fb_filter_try_size(f, w, unit, 0.0,
-                       "the internal part's LSE is off in the merge: %+.3g, give or take %.1g");
+                       "the internal part's LSE is off in the merge by %+.3g, give or take %.1g");
     fb_wrong_reset(w);
     output_by(w, unit);
     fb_filter_try_size(f, w, unit, 0.0, "every output is off by %+.3g, give or take %.1g");
