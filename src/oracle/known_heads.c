@@ -46,20 +46,36 @@ static void try_words(fb_filter *f, fb_wrong *w, const char *words, unsigned whi
     fb_filter_try(f, w, text);
 }
 
-/* In the external part, in both, and in the internal one. */
-static fb_status try_scale(fb_filter *f, fb_wrong *w, double factor, const char *words) {
-    const fb_variant variant = {.scale_factor = factor};
+/* The internal parts are right again. */
+static void restore_internal(fb_wrong *w) {
+    for (size_t part = 0; part < w->trial->num_parts; part++)
+        if (is_used(w->trial, part, INTERNAL))
+            w->out[part] = w->lse[part] = NULL;
+    memset(w->result, 0, w->trial->num_tensors * sizeof *w->result);
+    fb_wrong_finish(w);
+}
+
+/* In both parts, in the external one, and (which ALL) in the internal one. */
+static fb_status try_variant(fb_filter *f, fb_wrong *w, const fb_variant *variant,
+                             const char *words, unsigned which) {
     fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, EXTERNAL));
-    try_words(f, w, words, EXTERNAL);
+    FB_TRY(vary(w, variant, ALL));
+    try_words(f, w, words, ALL);
     if (!w->trial->script)
         return FB_OK;
-    FB_TRY(vary(w, &variant, INTERNAL)); /* too */
-    try_words(f, w, words, ALL);
+    restore_internal(w);
+    try_words(f, w, words, EXTERNAL);
+    if (!(which & INTERNAL))
+        return FB_OK;
     fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, INTERNAL));
+    FB_TRY(vary(w, variant, INTERNAL));
     try_words(f, w, words, INTERNAL);
     return FB_OK;
+}
+
+static fb_status try_scale(fb_filter *f, fb_wrong *w, double factor, const char *words) {
+    const fb_variant variant = {.scale_factor = factor};
+    return try_variant(f, w, &variant, words, ALL);
 }
 
 /* The first token's outputs and LSEs for other scales: the distance of the candidate's. */
@@ -291,14 +307,7 @@ static fb_status try_map(fb_filter *f, fb_wrong *w, half which, const size_t *ri
     FB_TRY(nearest_map(f, w, which, right, map));
     const fb_variant variant = variant_of(which, map, right);
     say_map(w->trial, which, map, words, sizeof words);
-    fb_wrong_reset(w);
-    FB_TRY(vary(w, &variant, EXTERNAL));
-    try_words(f, w, words, EXTERNAL);
-    if (!w->trial->script)
-        return FB_OK;
-    FB_TRY(vary(w, &variant, INTERNAL));
-    try_words(f, w, words, ALL);
-    return FB_OK;
+    return try_variant(f, w, &variant, words, EXTERNAL);
 }
 
 static fb_status try_half(fb_filter *f, fb_wrong *w, half which) {

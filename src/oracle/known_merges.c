@@ -294,8 +294,16 @@ static double rounding_of(const fb_trial *trial, size_t part, bool lse, size_t a
 
 enum { EXTERNAL_LSE = 1, INTERNAL_LSE = 2, EXTERNAL_OUT = 4, REUSED_ONLY = 8 };
 
+/* Whether kernels of this arithmetic keep outputs in such a type: that is honest. */
+static bool is_own_type(const fb_trial *trial) {
+    return trial->arithmetic == FB_ARITHMETIC_BF16 || trial->arithmetic == FB_ARITHMETIC_F16 ||
+           trial->arithmetic == FB_ARITHMETIC_FP8;
+}
+
 static fb_status kept(fb_wrong *w, unsigned which, size_t type) {
     const fb_trial *trial = w->trial;
+    if (!trial->script || ((which & EXTERNAL_OUT) && type < 2 && is_own_type(trial)))
+        return FB_ERROR_UNSUPPORTED;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         bool here = (which & (t->lse ? EXTERNAL_LSE : EXTERNAL_OUT)) != 0;

@@ -152,6 +152,31 @@ static fb_status padded(fb_wrong *w, size_t n) {
     return any ? FB_OK : FB_ERROR_UNSUPPORTED;
 }
 
+/* --- stored as float32, but kept in less ------------------------------------------------------ */
+
+/* All LSEs are numbers of a lower type (n 0: bf16, 1: f16): they are as the candidate has them. */
+static fb_status lse_rounded(fb_wrong *w, size_t n) {
+    const fb_trial *trial = w->trial;
+    size_t count = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value || !t->lse)
+            continue;
+        double *result = fb_wrong_result(w, i);
+        for (size_t at = 0; at < t->count; at++) {
+            double kept = (double)fb_rounded(n ? FB_ROUND_F16 : FB_ROUND_BF16, (float)t->value[at]);
+            double spacing = fabs(t->truth[at]) * (n ? 0x1p-10 : 0x1p-7);
+            if (!t->usable[at])
+                continue;
+            if (t->stored != FB_F32 || kept != t->value[at] || fabs(t->error[at]) > spacing)
+                return FB_ERROR_UNSUPPORTED;
+            result[at] = t->value[at];
+            count++;
+        }
+    }
+    return count < 8 ? FB_ERROR_UNSUPPORTED : FB_OK;
+}
+
 /* --- heads in another order ------------------------------------------------------------------- */
 
 static double row_distance(const fb_trial *trial, const fb_trial_tensor *t, size_t a, size_t b) {
@@ -229,6 +254,8 @@ static const fb_known list[] = {
     {"the LSE is the maximum only", max_only, 0},
     {"the LSE is the row sum, not its logarithm", not_log, 0},
     {"the LSE has the wrong sign", negated, 0},
+    {"the LSE is rounded to bf16, though it is stored as float32", lse_rounded, 0},
+    {"the LSE is rounded to f16, though it is stored as float32", lse_rounded, 1},
     {"the LSE is given out as 0: not written?", lse_zero, 0},
     {"the LSE is twice what it should be", lse_doubled, 0},
     {"the output is half of what it should be", out_halved, 0},

@@ -244,11 +244,11 @@ fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
         FB_TRY(try_larger_lse(f, w));
         for (size_t external = 0; external < 2; external++)
             FB_TRY(try_larger_merge(f, w, external));
-        for (unsigned which = 1; which <= (w->trial->script ? 3 : 1); which++)
+        for (unsigned which = 3; which >= (w->trial->script ? 1 : 3); which--)
             FB_TRY(try_larger_scale(f, w, which));
         return FB_OK;
     }
-    for (unsigned which = w->trial->script ? 1 : 3; which <= 3; which++) {
+    for (unsigned which = 3; which >= (w->trial->script ? 1 : 3); which--) {
         char words[200];
         snprintf(words, sizeof words,
                  "the scale of the scores is off%s: (1 %%+.3g) times the right one, give or take "
