@@ -1,4 +1,5 @@
 /* denoising_sequence: everything that script.h lists is recomputed from the file's inputs. */
+#include "base/error.h"
 #include "base/memory.h"
 #include "oracle/kinds.h"
 #include "oracle/script_mistakes.h"
@@ -249,6 +250,73 @@ static bool is_large(const fb_script *s) {
     return (double)fb_script_values(s) * (double)s->num_passes > 2e7;
 }
 
+/* What is wrong about an action or a number of dirty tokens that a port states. */
+static void say_stated(const fb_script *s, size_t pass, bool dirty, int32_t stated, char *note,
+                       size_t size) {
+    const fb_script_pass *right = &s->passes[pass];
+    if (dirty)
+        snprintf(note, size,
+                 "step %zu: %d dirty tokens are stated, it has %d: those that the step of the last "
+                 "refresh accepted, and those accepted since",
+                 pass, (int)stated, (int)right->dirty);
+    else
+        snprintf(
+            note, size, "step %zu: %s is stated where %s is due, with %d dirty tokens and tau %zu",
+            pass,
+            stated >= 0 && stated <= FB_REFRESH_ROWS ? fb_reuse_action_name((fb_reuse_action)stated)
+                                                     : "no action",
+            fb_reuse_action_name((fb_reuse_action)right->action), (int)right->dirty, s->config.tau);
+}
+
+/* Whole numbers, stored as such or as floating-point numbers. */
+static fb_status read_numbers(const fb_tensor_view *view, size_t count, int32_t *numbers) {
+    if (fb_tensor_read_i32(view, 0, count, numbers) == FB_OK)
+        return FB_OK;
+    for (size_t i = 0; i < count; i++) {
+        float value;
+        FB_TRY(fb_tensor_read_f32(view, i, 1, &value));
+        numbers[i] = value >= -1e6f && value <= 1e6f ? (int32_t)value : INT32_MIN;
+    }
+    return FB_OK;
+}
+
+/* `action` or `dirty`, if the candidate states them. */
+static fb_status judge_stated(fb_report *report, const fb_script *s, bool dirty) {
+    const char *name = dirty ? "dirty" : "action";
+    const fb_tensor_view *view = fb_candidate_find(report->candidate, name);
+    fb_finding finding = {.shape = FB_DIMS(s->num_passes), .decisions = true, .of_candidate = true};
+    int32_t *stated = NULL;
+    if (!view)
+        return FB_OK;
+    snprintf(finding.tensor, sizeof finding.tensor, "%s", name);
+    if (view->count != s->num_passes) {
+        fb_finding_other_size(&finding, view->count, s->num_passes);
+        return fb_report_add(report, &finding);
+    }
+    FB_TRY(fb_alloc(s->num_passes, sizeof *stated, name, &stated));
+    fb_status status = read_numbers(view, s->num_passes, stated);
+    for (size_t i = s->num_passes; i-- > 0 && status == FB_OK;) {
+        int32_t right = dirty ? s->passes[i].dirty : s->passes[i].action;
+        if (stated[i] == right)
+            continue;
+        finding.differing++;
+        finding.errors.worst = i; /* the first one, in the end */
+        finding.value = (double)stated[i];
+        finding.truth = (double)right;
+        say_stated(s, i, dirty, stated[i], finding.note, sizeof finding.note);
+    }
+    fb_free(stated);
+    FB_TRY(status);
+    finding.passed = finding.differing == 0;
+    if (!finding.passed) {
+        char results[sizeof report->reason / 2];
+        snprintf(results, sizeof results, "%.499s", report->reason);
+        snprintf(report->reason, sizeof report->reason, "%.400s; the results: %s", finding.note,
+                 results);
+    }
+    return fb_report_add(report, &finding);
+}
+
 /* A candidate's results, all of them together; where there are too many, tensor by tensor. */
 fb_status fb_claim_script(fb_report *report, const fb_script *s) {
     const file_pass none = {0};
@@ -257,11 +325,12 @@ fb_status fb_claim_script(fb_report *report, const fb_script *s) {
         FB_TRY(fb_trial_of_script(s, report->candidate, &trial));
         fb_status status = fb_report_trial(report, trial);
         fb_trial_free(trial);
-        return status;
+        FB_TRY(status);
     }
-    for (size_t i = 0; i < s->num_passes; i++)
+    for (size_t i = 0; is_large(s) && i < s->num_passes; i++)
         FB_TRY(claim_pass(NULL, report, s, i, &none, FB_BOUND_FILE));
-    return FB_OK;
+    FB_TRY(judge_stated(report, s, false));
+    return judge_stated(report, s, true);
 }
 
 static fb_status claim_decisions(fb_case *c, fb_report *report, const fb_script *s,

@@ -35,9 +35,7 @@ static fb_status vary(fb_wrong *w, const fb_variant *variant, unsigned which) {
 
 /* --- scales ----------------------------------------------------------------------------------- */
 
-static const char *const only[] = {"", " (in the external part only)",
-                                   " (in the block's own part "
-                                   "only)",
+static const char *const only[] = {"", " (in the external part only)", " (in the own part only)",
                                    ""};
 
 static void try_words(fb_filter *f, fb_wrong *w, const char *words, unsigned which) {
