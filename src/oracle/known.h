@@ -17,11 +17,11 @@ fb_try_known_fn fb_try_block;   /* known_masks.c: masks; the block's own keys an
 
 /* These compute attention anew, or take long otherwise. */
 fb_try_known_fn fb_try_lane_order; /* known_lanes.c: lanes in another order */
-fb_try_known_fn fb_try_scales; /* known_heads.c: scales, exp2 */
-fb_try_known_fn fb_try_heads;  /* known_heads.c: which KV head a head reads, shifted values */
+fb_try_known_fn fb_try_scales;     /* known_heads.c: scales, exp2 */
+fb_try_known_fn fb_try_heads;      /* known_heads.c: which KV head a head reads, shifted values */
 fb_try_known_fn fb_try_half_heads; /* known_heads.c: keys and values of different KV heads */
-fb_try_known_fn fb_try_keys;  /* known_keys.c: keys and values lost, repeated, exchanged */
-fb_try_known_fn fb_try_pages; /* known_pages.c: tiles and splits that are wrongly added up */
+fb_try_known_fn fb_try_keys;       /* known_keys.c: keys and values lost, repeated, exchanged */
+fb_try_known_fn fb_try_pages;      /* known_pages.c: tiles and splits that are wrongly added up */
 
 /* Tries the mistakes of a list. */
 fb_status fb_try_list(fb_filter *filter, fb_wrong *wrong, const fb_known *list, size_t count);
