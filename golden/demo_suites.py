@@ -73,7 +73,7 @@ def sheet_suite(seed, count, tokens, length, questions=5, top=8):
 
 # ---------------------------------------------------------------------------------------------- every suite
 
-LEDGERS = {"1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192, "16k": 16000}  # tokens
+LEDGERS = {"1k": 1024, "4k": 4096, "8k": 8192, "16k": 16000}  # tokens
 SEED = 20
 
 
@@ -99,12 +99,25 @@ def suites(tokenizer, verses, seed, counts):
             yield f"sheet-{context}", sheet_suite(seed, counts(f"sheet-{context}"), LEDGERS[context], length)
 
 
+def demo_suites(tokenizer, verses, seed):
+    """What ./demo shows: a ledger of 3,000 tokens with one question, and 20 problems."""
+
+    def length(text):
+        return len(tokenizer.encode(text))
+
+    ledger = ledger_suite(seed, 1, 3200, length, verses, 1, kinds=("has",), depths=(2,))
+    short = ledger_suite(seed + 1, 10, LEDGERS["1k"], length, verses)
+    return {"demo-ledger": ledger, "demo-problems": short + arithmetic_suite(seed + 2, 10, 3, 6)}
+
+
 def write(args):
     tokenizer = demo_text.Tokenizer(args.work / "tokenizer.json")
     verses = demo_text.verses_of((args.work / "held-out.txt").read_text())
     args.directory.mkdir(parents=True, exist_ok=True)
     wanted = set(args.suites or [])
-    for name, suite in suites(tokenizer, verses, args.seed, lambda n: args.count if not wanted or n in wanted else 0):
+    made = dict(suites(tokenizer, verses, args.seed, lambda n: args.count if not wanted or n in wanted else 0))
+    made |= {n: suite for n, suite in demo_suites(tokenizer, verses, args.seed).items() if not wanted or n in wanted}
+    for name, suite in made.items():
         with open(args.directory / f"{name}.jsonl", "w") as file:
             for text in suite:
                 file.write(json.dumps(text) + "\n")
