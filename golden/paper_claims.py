@@ -25,9 +25,9 @@ MODEL = ROOT / "golden" / "demo-model"
 HELD_OUT = MODEL / "held-out.txt"
 BLOCK_SIZES = (4, 8)
 TAUS = (1, 2, 3, 4, 5)
-PROMPTS = 9  # of 0, 128, ... 1,024 tokens, each continued by 128
+PROMPTS = 5  # of 0, 256, ... 1,024 tokens, each continued by 128
 TOKENS = 128
-CHARACTERS = 3.1  # a token, about
+CHARACTERS = 3.45  # a token, about
 CONTEXT = 512  # of the evaluation's first block; a window is WINDOW tokens
 WINDOW = 256
 PICTURES = ("stability-4", "stability-8", "heads-4", "mass-4", "error-4", "error-8")
@@ -44,7 +44,7 @@ def trace(arguments, size):
     if not (folder / "trace.json").exists():
         text, prompts, at = HELD_OUT.read_text(), [], 0
         for i in range(PROMPTS):
-            length = int(i * TOKENS * CHARACTERS)
+            length = int(i * 2 * TOKENS * CHARACTERS)
             path = arguments.directory / f"prompt-{i}.txt"
             path.write_text(text[at : at + length].rpartition(" ")[0])
             prompts += ["--prompt-file", path]
@@ -159,7 +159,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "src" / "cli" / "flashblock")
-    parser.add_argument("--windows", type=int, default=8, help="of the evaluation, 256 tokens each (8)")
+    parser.add_argument("--windows", type=int, default=4, help="of the evaluation, 256 tokens each (4)")
     parser.add_argument("--pictures", type=pathlib.Path, metavar="DIR",
                         help="copies of the pictures that docs/results/claims.md shows")
     arguments = parser.parse_args()

@@ -46,7 +46,6 @@ class Reply:
             self.passes = [one for one in rest if "step" in one]
         self.seconds = json.loads(done.stdout)["seconds"]["decode"]["attention"]
         self.prompt, self.block_size = first["prompt"], args.block_size
-        self.steps = [p for p in self.passes if p["step"] != "commit"]
         self.reading = sum(p["action"] != "reuse" for p in self.passes)
 
     def text_after(self, tokenizer, count):
@@ -110,7 +109,7 @@ def one_question(args, tokenizer):
     prompt = problem["text"] + question["prompt"]
     lines = problem["text"].strip().split("\n")
     print(f"{BOLD}1. A question about a long text{PLAIN}\n")
-    for line in (*lines[:2], f"... {len(lines) - 4} more days ...", *lines[-1:]):
+    for line in (*lines[:2], f"... {len(lines) - 3} more days ...", *lines[-1:]):
         print(DIM + textwrap.shorten(line, 4 * WIDTH) + PLAIN)
     print(f"\n{question['prompt'].splitlines()[0]}\n")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
@@ -119,7 +118,7 @@ def one_question(args, tokenizer):
         replies = [Reply(args, file.name, tau) for tau in (0, args.tau)]
     say(f"""The text has {len(replies[0].prompt):,} tokens. The model writes blocks of {args.block_size}: each begins as
         masks ({MASK}), and every step fills in the one token that the model is surest of. Dense attention reads the whole
-        text at every step. FlashBlock reads it at a block's first step and after {args.tau} more tokens, and
+        text at every pass. FlashBlock reads it at a block's first step and whenever {args.tau} more tokens are there, and
         reuses what it found in between.""")
     print()
     play(replies, tokenizer)
@@ -158,9 +157,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("--tau", type=int, default=4)
-    parser.add_argument("--block-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tau", type=int, default=2, help="tokens after which FlashBlock reads the text again (2, as in the paper)")
+    parser.add_argument("--block-size", type=int, default=16, help="tokens of a block (16)")
+    parser.add_argument("--threads", type=int, default=2, help="(2)")
     args = parser.parse_args()
     tokenizer = demo_text.Tokenizer(args.model / "tokenizer.json")
     print(f"{BOLD}FlashBlock: attention that is computed once and reused, on a small language model{PLAIN}\n")

@@ -806,7 +806,7 @@ def evaluation_of_sparse_attention():
             everything = methods[selector, 1, residual]
             expect_equal(everything["agreeing"], 8, "everything selected")
             expect_equal(everything["divergence"], 0, "everything selected")
-            expect_equal(everything["layer_errors"], [0] * 6, "everything selected")
+            expect_equal(everything["layer_errors"], [0] * 8, "everything selected")
         expect_equal(numbers(methods[selector, 0, "cached"]), numbers(flashblock), "nothing selected")
         expect(methods[selector, 0, "none"]["keys"] == 0, "keys")
         expect(methods[selector, 0.4, "none"]["divergence"] > 0, "divergence")
@@ -829,8 +829,8 @@ def wrong_evaluations():
     expect_error(evaluate("--density", "101"), 2, "--density", "101")
     expect_error(evaluate("--key-block", 20), 2, "20", "16")
     expect_error(evaluate("--context", 1022), 2, "1022", "4")
-    expect_error(evaluate("--context", 1280), 2, "1280")
-    expect_error(evaluate("--context", 1020, "--blocks", 100), 2, "100", "1280")
+    expect_error(evaluate("--context", 16384), 2, "16384")
+    expect_error(evaluate("--context", 16380, "--blocks", 100), 2, "100", "16384")
 
 
 @case

@@ -11,8 +11,8 @@
  * last page, to which the query block's tokens will be added, is attended to before all others and
  * counts in the budget: so do the released kernels (github.com/mit-han-lab/Quest, quest/utils),
  * while the code of its evaluation ranks that page too, by a bound over the keys that it has. The
- * fewer these are, the tighter is the bound: on golden/demo-model a last page of 4 keys, of 16, has
- * 29 % of the softmax mass, and would be among the best 20 % of the pages in 22 % of the cases.
+ * fewer these are, the tighter is the bound: on the first demo model a last page of 4 keys, of 16,
+ * has 29 % of the softmax mass, and would be among the best 20 % of the pages in 22 % of the cases.
  *
  * Different here:
  *   - a page is a key block (the paper: 16 tokens);
@@ -21,7 +21,7 @@
  *     any of them;
  *   - the paper leaves the first two layers dense: options.dense_layers, 0 unless it is set.
  *
- * How loose the bound is: on golden/demo-model (head_dim 64, pages of 16 tokens) it is above the
+ * How loose the bound is: on the first demo model (head_dim 64, pages of 16 tokens) it is above the
  * largest score of its page by 10.6 on average, with a standard deviation of 1.1 between pages,
  * where the largest scores differ by 1.7. 20 % of the pages hold 69 % of the softmax mass; by the
  * largest scores themselves it would be 73 %, by mean keys 74 %, by exact mass 77 %. */

@@ -64,13 +64,13 @@ def check(place, right, usual, expected, **options):
 
 
 @case
-def every_command_runs_in_60_mb():
+def every_command_runs_in_90_mb():
     for command in COMMANDS:
         with Workplace(command) as place:
             right, usual = undisturbed(place)
-            status = check(place, right, usual, MEMORY, preexec_fn=limited(resource.RLIMIT_AS, 60 * MIB),
+            status = check(place, right, usual, MEMORY, preexec_fn=limited(resource.RLIMIT_AS, 90 * MIB),
                            timeout=60)
-            expect(status == 0, command.name, "needs more than 60 MB")
+            expect(status == 0, command.name, "needs more than 90 MB")
 
 
 @case
@@ -102,7 +102,7 @@ def no_thread_at_all():
     run = [PROGRAM, *map(str, text)]
     one, many = (subprocess.run([*run, "--threads", threads], capture_output=True, check=False, timeout=100,
                                 preexec_fn=limited(resource.RLIMIT_AS, size * MIB))
-                 for threads, size in (("1", 200), ("1000", 60)))
+                 for threads, size in (("1", 200), ("1000", 90)))
     expect(one.returncode == 0 and one.stdout == many.stdout, many)
 
 
