@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""test_video_cli.py PROGRAM MODEL_DIR: runs `flashblock calibrate` and `flashblock video`.
+"""test_video_cli.py PROGRAM MODEL_DIR: runs `flashblock calibrate`, `flashblock video` and `flashblock eval video`.
 Prints TAP.
 
 Clips are a few frames of the model in MODEL_DIR, made with one thread: small passes gain nothing from
@@ -50,7 +50,7 @@ def expect_equal(one, other, what):
 
 def run(command, *arguments, threads=1):
     return subprocess.run(
-        [PROGRAM, command, "--threads", str(threads), *map(str, arguments)],
+        [PROGRAM, *command.split(), "--threads", str(threads), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=500,
@@ -280,9 +280,50 @@ def wrong_usage():
         expect_error(video(where, frames=0), 2, "frames")
         expect_error(video(where, model="/no/such/model"), 1, "/no/such/model")
         expect_error(video(where / "none"), 1, "clip.y4m")
-        for command in ("video", "calibrate"):
+        for command in ("video", "calibrate", "eval video"):
             text = succeeded(run(command, "--help"))
             expect(all(len(line) <= 100 for line in text.split("\n")), command)
+
+
+# --- evaluations ---------------------------------------------------------------------------------
+
+
+def evaluate(*arguments):
+    return run("eval video", "-m", MODEL, "--samples", 1, "--clips", 2, "-n", 6, *arguments)
+
+
+@case
+def thresholds_compared():
+    with folder() as where:
+        thresholds = "1:0,0.85:0.5,-1:inf"
+        value = json.loads(succeeded(evaluate("--thresholds", thresholds, "--json")))
+        dense, never, some, always = value["ways"]
+        expect(value["checked"] and dense["dense"] and not never["dense"], value)
+        expect_equal([dense["heads_reused"], never["heads_reused"], always["heads_reused"]], [0, 0, 1], "heads")
+        expect_equal([never["equal_to_dense"], never["psnr_db"], never["work_by_dense"]], [2, None, 1], "never")
+        expect(always["psnr_db"] > 0 and always["work_by_dense"] <= some["work_by_dense"] < 1, value)
+        expect(always["lse_threshold"] is None and some["similarity_threshold"] == 0.85, value)
+        for way in value["ways"]:
+            parts = [way[f"right_{part}"] for part in ("colour", "form", "place", "motion")]
+            expect(0 <= way["right"] <= min(parts) and max(parts) <= way["clips"] == 2, way)
+            expect_equal(way["right"], dense["right"] - way["lost"] + way["won"], "right clips")
+        path = calibration(where, "--samples", 1, "-n", 6, "--lse-threshold", 0.5)
+        refresh = json.loads(path.read_text())["refresh"]
+        flat = [head for step in refresh for layer in step for head in layer]
+        expect(abs(some["heads_reused"] - 1 + sum(flat) / len(flat)) < 1e-6, "the calibration is that of calibrate")
+        (where / "prompts.txt").write_text("red circle\n")
+        given = ("--prompts", where / "prompts.txt", "--thresholds", "-1:inf")
+        expect("cannot be checked" in succeeded(evaluate(*given)), "clips that were not checked")
+        if shutil.which("gnuplot"):
+            succeeded(evaluate("--thresholds", "0.85:0.5,-1:inf", "--plot", where / "plot.png"))
+            expect((where / "plot.png").read_bytes().startswith(b"\x89PNG"), "PNG")
+
+
+@case
+def wrong_thresholds_compared():
+    for thresholds in ("0.85", "0.85:", "2:0.05", "0.85:-1", "0.85:0.05,", "nan:1", "0.85:nan", "0.9:1;0.8:1"):
+        expect_error(evaluate("--thresholds", thresholds), 2, "thresholds")
+    expect_error(evaluate("--frames", 3), 2, "--frames")
 
 
 # --- damaged models ------------------------------------------------------------------------------

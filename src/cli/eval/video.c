@@ -76,7 +76,9 @@ static const fb_option options[] = {
      .name = "plot",
      .argument = "FILE",
      TARGET(plot),
-     .help = "right clips and PSNR against attention time (.png or .svg, by gnuplot)"},
+     .help =
+         "right clips and PSNR against the pairs of query and key that are left (.png or .svg, by "
+         "gnuplot)"},
     FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one, "the instruction set"),
     FB_THREADS_OPTION(settings, threads, "threads; they change no pixel"),
     FB_JSON_OPTION(settings, json,
@@ -205,7 +207,7 @@ static void print_row(const evaluation *e, const char *name, const fb_video_tria
 static void print(const evaluation *e) {
     printf("%zu clips of %zu frames, calibrated on %zu others%s\n", e->given->clips,
            e->given->frames, e->given->samples,
-           e->checked ? "" : "; the prompts are not ones that clips can be checked against");
+           e->checked ? "" : "; clips cannot be checked against these prompts");
     printf("%-12s%8s", "thresholds", "reuse");
     if (e->checked)
         printf("%8s%5s%8s%8s%8s%8s%6s%6s", "right", "+-", "colour", "form", "place", "motion",

@@ -14,18 +14,18 @@ static void put_number(FILE *gnuplot, double number) {
         fprintf(gnuplot, "%.6g ", number);
 }
 
-/* attention time, right, its error, PSNR, its error, label; times and shares in percent */
+/* work, right, its error, PSNR, its error, label; work and shares in percent */
 static void put_rows(FILE *gnuplot, const fb_video_plot *plot) {
     fputs("$rows << END\n", gnuplot);
     for (size_t i = 0; i < plot->thresholds->count; i++) {
         const fb_thresholds *t = &plot->thresholds->values[i];
         fb_video_trial_result r = fb_video_trial_result_of(&plot->scores[i + 1], &plot->scores[0]);
-        put_number(gnuplot, 100.0 * r.attention);
+        put_number(gnuplot, 100.0 * r.work);
         put_number(gnuplot, 100.0 * r.right);
         put_number(gnuplot, 100.0 * r.right_error);
         put_number(gnuplot, r.psnr);
         put_number(gnuplot, r.psnr_error);
-        fprintf(gnuplot, "'%g:%g'\n", t->similarity, t->lse);
+        fprintf(gnuplot, "%g:%g\n", t->similarity, t->lse);
     }
     fputs("END\n", gnuplot);
 }
@@ -42,11 +42,12 @@ static void put_panel(FILE *gnuplot, const char *title, const char *unit, int va
 static void put_script(FILE *gnuplot, const void *user) {
     const fb_video_plot *plot = user;
     put_rows(gnuplot, plot);
-    fprintf(gnuplot,
-            "set multiplot layout %d,1\nset border 3\nset tics nomirror out\n"
-            "set grid back lc rgb '#dddddd'\nset datafile missing 'NaN'\nset offsets 4, 12, 0, 0\n"
-            "set xlabel 'attention time, %% of dense (labels: similarity and LSE threshold)'\n",
-            plot->checked ? 2 : 1);
+    fprintf(
+        gnuplot,
+        "set multiplot layout %d,1\nset border 3\nset tics nomirror out\n"
+        "set grid back lc rgb '#dddddd'\nset datafile missing 'NaN'\nset offsets 4, 12, 0, 0\n"
+        "set xlabel 'pairs of query and key, %% of dense (labels: similarity and LSE threshold)'\n",
+        plot->checked ? 2 : 1);
     if (plot->checked) {
         double dense = fb_video_trial_result_of(&plot->scores[0], &plot->scores[0]).right;
         fprintf(gnuplot,

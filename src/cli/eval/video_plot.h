@@ -1,5 +1,5 @@
 /* What thresholds of calibrations cost and save, as a picture: right clips and PSNR against the
- * time of attention. */
+ * work of attention, which other than its time is the same everywhere. */
 #ifndef FB_CLI_EVAL_VIDEO_PLOT_H
 #define FB_CLI_EVAL_VIDEO_PLOT_H
 
