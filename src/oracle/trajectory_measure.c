@@ -51,6 +51,15 @@ void fb_trajectory_step_free(fb_trajectory_step *step) {
 
 /* --- one row ---------------------------------------------------------------------------------- */
 
+/* Top-k and top-p: for tokens at the edge it is decided by less than the noise whether they are
+ * kept. */
+typedef struct edge {
+    double sure;     /* everybody keeps tokens that are kept here with a logit from this one on */
+    double possible; /* others may keep tokens that are left out here with a logit from this on */
+    double moved;    /* the share of the tokens in between */
+    double total;    /* by how much the sum of what is kept may differ, as a share of it */
+} edge;
+
 /* A row of logits, and what is made of it. */
 typedef struct row_view {
     const fb_sampler *sampler;
@@ -60,6 +69,8 @@ typedef struct row_view {
     const float *gumbel;           /* or NULL */
     double temperature;            /* 1 where it is 0 */
     int bits;                      /* of the record's precision */
+    double log_total;              /* ln of the sum before top-k and top-p, where there are such */
+    edge edge;
 } row_view;
 
 static bool is_filtered(const fb_sampler *sampler, size_t vocab) {
@@ -121,26 +132,68 @@ static double shape_of_log(const row_view *v, size_t t) {
     return sqrt((1.0 - own) * (1.0 - own) + sum) / v->temperature;
 }
 
-/* One token more or less within top-k and top-p changes all confidences, by as much as the least
- * probable of those that stay. Where that is decided by less than the noise, it may be so. */
-static double slack_of(const row_view *v, double noise) {
-    double smallest = INFINITY, outside = -INFINITY, all = 0.0;
-    double total = log_sum(v, 0, v->vocab, v->sampler->banned_token, v->temperature);
-    if (!is_filtered(v->sampler, v->vocab))
-        return 0.0;
+/* The share of all probability that kept tokens with logits below z have, or left out ones from z
+ * on. */
+static double share_beside(const row_view *v, bool kept, double z) {
+    double sum = 0.0;
     for (size_t i = 0; i < v->vocab; i++) {
-        double p = exp((double)v->logits[i] / v->temperature - total);
-        if (v->probabilities[i] > 0.0f) {
-            smallest = fmin(smallest, p);
-            all += p;
-        } else if ((int64_t)i != v->sampler->banned_token)
-            outside = fmax(outside, p);
+        double logit = (double)v->logits[i];
+        bool counts = (v->probabilities[i] > 0.0f) == kept && (logit < z) == kept &&
+                      (int64_t)i != v->sampler->banned_token;
+        sum += counts ? exp(logit / v->temperature - v->log_total) : 0.0;
     }
-    double wide = 6.0 * noise / v->temperature;
-    bool exchanged = outside > 0.0 && log(smallest / outside) < 2.0 * wide;
-    bool mass = v->sampler->top_p < 1.0 && (all - smallest > v->sampler->top_p * (1.0 - wide) ||
-                                            all < v->sampler->top_p * (1.0 + wide));
-    return exchanged || mass ? smallest / all : 0.0;
+    return sum;
+}
+
+/* The farthest logit, on the way from `near` to `far`, with at most `share` beside it. */
+static double edge_with(const row_view *v, bool kept, double near, double far, double share) {
+    for (int i = 0; i < 40; i++) {
+        double middle = 0.5 * (near + far);
+        *(share_beside(v, kept, middle) <= share ? &near : &far) = middle;
+    }
+    return near;
+}
+
+/* The smallest and the largest logit, of tokens that are kept or left out. */
+static void logit_range(const row_view *v, bool kept, double *smallest, double *largest) {
+    *smallest = INFINITY, *largest = -INFINITY;
+    for (size_t i = 0; i < v->vocab; i++) {
+        if ((v->probabilities[i] > 0.0f) != kept || (int64_t)i == v->sampler->banned_token)
+            continue;
+        *smallest = fmin(*smallest, (double)v->logits[i]);
+        *largest = fmax(*largest, (double)v->logits[i]);
+    }
+}
+
+/* Top-p: the share that may be kept or not, because the sum is as near to top_p as the noise. */
+static double undecided_share(const row_view *v, double noise, double least_logit) {
+    double top_p = v->sampler->top_p, least = exp(least_logit / v->temperature - v->log_total);
+    double kept = share_beside(v, true, INFINITY);
+    double off = 12.0 * noise / v->temperature * kept * (1.0 - kept) + 1e-6;
+    if (!(top_p < 1.0) || fmin(kept - top_p, top_p - (kept - least)) > off)
+        return 0.0;
+    return least + off;
+}
+
+static void find_edge(row_view *v, double noise) {
+    double in_least, in_most, out_least, out_most, near = 16.0 * noise;
+    v->edge = (edge){.sure = -INFINITY, .possible = INFINITY};
+    if (!is_filtered(v->sampler, v->vocab))
+        return;
+    v->log_total = log_sum(v, 0, v->vocab, v->sampler->banned_token, v->temperature);
+    logit_range(v, true, &in_least, &in_most);
+    logit_range(v, false, &out_least, &out_most);
+    if (!(out_most >= out_least))
+        return;
+    double share = undecided_share(v, noise, in_least);
+    double sure = share > 0.0 ? edge_with(v, true, in_least, in_most, share) : in_least;
+    double possible = share > 0.0 ? edge_with(v, false, out_most, out_least, share) : out_most;
+    v->edge.sure = fmax(sure, out_most) + near;
+    v->edge.possible = fmin(possible, in_least) - near;
+    double kept = share_beside(v, true, INFINITY);
+    v->edge.moved =
+        (share_beside(v, true, v->edge.sure) + share_beside(v, false, v->edge.possible)) / kept;
+    v->edge.total = share / kept + v->edge.moved; /* equal logits may all be kept */
 }
 
 /* What rounding does to ln p of token t, before top-k and top-p. */
@@ -192,6 +245,7 @@ static void gap_of_uniform(const row_view *v, size_t t, double uniform, fb_traje
     double above = below + (double)v->probabilities[t] / total;
     bool low = uniform < below;
     row->gap = low ? below - uniform : uniform > above ? uniform - above : 0.0;
+    row->gap = fmax(row->gap - v->edge.moved, 0.0);
     double at = low ? below : above;
     for (size_t i = 0; i < v->vocab; i++) {
         double p = (double)v->probabilities[i] / total;
@@ -202,20 +256,22 @@ static void gap_of_uniform(const row_view *v, size_t t, double uniform, fb_traje
         sqrt(before * (1.0 - at) * (1.0 - at) + after * at * at) / v->temperature + 1e-3;
 }
 
+/* Others may leave out tokens at the edge: those do not win over the record's. */
 static void gap_of_gumbel(const row_view *v, size_t t, fb_trajectory_row *row) {
-    double largest = -INFINITY, own = -INFINITY;
+    double largest = -INFINITY, sure = -INFINITY;
+    double own = (double)v->logits[t] / v->temperature + (double)v->gumbel[t];
     for (size_t i = 0; i < v->vocab; i++) {
+        double w = (double)v->logits[i] / v->temperature + (double)v->gumbel[i];
         if (!(v->probabilities[i] > 0.0f))
             continue;
-        double w = log((double)v->probabilities[i]) + (double)v->gumbel[i];
         if (w > largest) {
             largest = w;
             row->ours = (int32_t)i;
         }
-        if (i == t)
-            own = w;
+        if ((double)v->logits[i] >= v->edge.sure)
+            sure = fmax(sure, w);
     }
-    row->gap = largest - own;
+    row->gap = fmax(sure - own, 0.0);
     row->gap_shape = sqrt(2.0) / v->temperature;
 }
 
@@ -230,7 +286,9 @@ static void gap_of_left_out(const row_view *v, size_t t, fb_trajectory_row *row)
 }
 
 static void measure_gap(const row_view *v, size_t t, double uniform, fb_trajectory_row *row) {
-    if (!(v->probabilities[t] > 0.0f) && fb_sampler_draws(v->sampler))
+    bool left_out = !(v->probabilities[t] > 0.0f) && ((double)v->logits[t] < v->edge.possible ||
+                                                      (int64_t)t == v->sampler->banned_token);
+    if (left_out && fb_sampler_draws(v->sampler))
         gap_of_left_out(v, t, row);
     else if (!fb_sampler_draws(v->sampler)) {
         row->gap = (int64_t)t == v->sampler->banned_token
@@ -254,20 +312,21 @@ static double shape_of_entropy(const row_view *v, double entropy) {
     return sqrt(sum) / v->temperature;
 }
 
-static void measure_confidence(const row_view *v, const fb_trajectory_pass *pass,
+static void measure_confidence(row_view *v, const fb_trajectory_pass *pass,
                                fb_trajectory_row *row) {
     int32_t proposed = pass->proposed[row->position];
     size_t t = proposed >= 0 ? (size_t)proposed : (size_t)row->ours;
     double p = (double)v->probabilities[t], given = (double)pass->confidence[row->position];
     double largest = (double)v->logits[best_of(v->logits, v->vocab, v->sampler->banned_token)];
     row->noise = hypot(noise_of(v), storage_at(largest, v->bits));
+    find_edge(v, row->noise);
     row->storage = hypot(ldexp(1.0, -v->bits) / sqrt(3.0), 1e-8);
     row->own = p > 0.0 ? log(fmax(p, SMALLEST)) : -INFINITY;
     row->error =
         proposed >= 0 && p > 0.0 && !isnan(given) ? log(fmax(given, SMALLEST)) - row->own : NAN;
     row->shape = shape_of_log(v, t);
     row->rounded = (int64_t)t == v->sampler->banned_token ? 0.0 : rounded_error(v, t);
-    row->slack = slack_of(v, row->noise);
+    row->slack = v->edge.total;
     if (proposed >= 0 && p > 0.0)
         guess_confidence(v, t, row);
 }
