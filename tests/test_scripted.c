@@ -53,8 +53,20 @@ static void add(fb_candidate *candidate, const fb_scripted_options *o, size_t pa
     free(stored);
 }
 
-/* Runs the sequence. A stale port refreshes only at the first pass. */
-static fb_report *run(fb_scripted *s, bool stale) {
+/* What the port decided: action and dirty of each pass, in one of them `off` too much at pass 1. */
+static void state(const fb_scripted *s, fb_candidate *candidate, const char *name, float off) {
+    const size_t shape[] = {fb_scripted_num_passes(s)};
+    float numbers[100];
+    for (size_t pass = 0; pass < shape[0]; pass++)
+        numbers[pass] = strcmp(name, "dirty") == 0 ? (float)fb_scripted_dirty(s, pass)
+                                                   : (float)fb_scripted_action(s, pass);
+    numbers[1] += off;
+    OK(fb_candidate_add(candidate, name, FB_F32, 1, shape, numbers));
+}
+
+/* Runs the sequence. A stale port refreshes only at the first pass. stated: NULL, or what the port
+ * states, `off` too much at pass 1. */
+static fb_report *run_stating(fb_scripted *s, bool stale, const char *stated, float off) {
     const fb_scripted_options *o = fb_scripted_options_of(s);
     fb_candidate *candidate = NULL;
     part kept = {NULL, NULL};
@@ -78,6 +90,8 @@ static fb_report *run(fb_scripted *s, bool stale) {
         free_part(internal);
     }
     free_part(kept);
+    if (stated)
+        state(s, candidate, stated, off);
     fb_verify_options options;
     fb_report *report = NULL;
     fb_verify_options_init(&options);
@@ -85,6 +99,10 @@ static fb_report *run(fb_scripted *s, bool stale) {
     OK(fb_scripted_judge(s, &options, &report));
     fb_candidate_close(candidate);
     return report;
+}
+
+static fb_report *run(fb_scripted *s, bool stale) {
+    return run_stating(s, stale, NULL, 0.0f);
 }
 
 static fb_scripted *created(fb_dtype dtype) {
@@ -169,5 +187,22 @@ Test(scripted, options_are_checked) {
     fb_verify_options_init(&nothing);
     cr_expect_eq(fb_scripted_judge(s, &nothing, &report), FB_ERROR_ARGUMENT);
     cr_expect_null(report);
+    fb_scripted_destroy(s);
+}
+
+Test(scripted, action_and_dirty_are_judged_where_they_are_stated) {
+    static const char *const names[] = {"action", "dirty"};
+    fb_scripted *s = created(FB_F32);
+    for (size_t i = 0; i < 2; i++) {
+        fb_report *right = run_stating(s, false, names[i], 0.0f);
+        fb_report *wrong = run_stating(s, false, names[i], 1.0f);
+        cr_expect_eq(fb_report_outcome(right), FB_PASSED, "%s", fb_report_reason(right));
+        cr_expect_eq(fb_report_outcome(wrong), FB_FAILED);
+        cr_expect(strstr(fb_report_reason(wrong), "step 1: "), "%s", fb_report_reason(wrong));
+        cr_expect(strstr(fb_report_reason(wrong), i ? "dirty tokens are stated" : "is due"), "%s",
+                  fb_report_reason(wrong));
+        fb_report_destroy(right);
+        fb_report_destroy(wrong);
+    }
     fb_scripted_destroy(s);
 }
