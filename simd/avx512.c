@@ -75,9 +75,8 @@ INLINE void exponentials(const int COUNT, __m512 *x) {
     EACH p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(FB_EXP_C2));
     EACH p[i] = _mm512_fmadd_ps(p[i], r[i], one);
     EACH p[i] = _mm512_fmadd_ps(p[i], r[i], one);
-    EACH n[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(rounded[i]), 23));
-    EACH p[i] = _mm512_mul_ps(p[i], n[i]); /* n is 2^(n + 64) now */
-    EACH x[i] = _mm512_mul_ps(p[i], _mm512_set1_ps(FB_EXP_UNSCALE));
+    /* p * 2^n, rounded once: the scalar function's two products, of which one is exact */
+    EACH x[i] = _mm512_scalef_ps(p[i], n[i]);
 #undef EACH
 }
 
@@ -91,20 +90,44 @@ INLINE uint64_t first_keys(size_t count) {
     return count < FB_TILE_KEYS ? (UINT64_C(1) << count) - 1u : UINT64_MAX;
 }
 
-/* A row's scores number first .. first + 15, -inf where there is no key. */
-INLINE __m512 score_x16(const float *s, size_t first, uint64_t keys) {
+/* A row's scores number first .. first + 15, -inf where there is no key. WHOLE: all are there. */
+INLINE __m512 score_x16(const bool WHOLE, const float *s, size_t first, uint64_t keys) {
+    if (WHOLE)
+        return _mm512_loadu_ps(s + first);
     __mmask16 present = (__mmask16)(keys >> first & 0xffff);
     return _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), present, s + first);
 }
 
-/* The largest of a row's scores, -inf when there is none. The maximum of a set is the same in any
- * order; -0 and +0 differ in no result. As max(s, m) gives m when s is NaN, it is never NaN. */
-INLINE float largest_score(const float *s, uint64_t keys) {
+/* The largest of a row's scores, -inf when there is none, in any of the lanes. The maximum of a set
+ * is the same in any order; -0 and +0 differ in no result. As max(s, m) gives m when s is NaN, it
+ * is never NaN. */
+INLINE __m512 largest_scores(const bool WHOLE, const float *s, uint64_t keys) {
     __m512 largest = _mm512_set1_ps(-INFINITY);
     UNROLLED
     for (size_t i = 0; i < FB_TILE_KEYS; i += LANES)
-        largest = _mm512_max_ps(score_x16(s, i, keys), largest);
-    return _mm512_reduce_max_ps(largest);
+        largest = _mm512_max_ps(score_x16(WHOLE, s, i, keys), largest);
+    return largest;
+}
+
+/* Lane i: the largest of the lanes of rows[i]. Registers are folded in pairs, so that each step
+ * halves their number. */
+INLINE __m512 fold_maxima(__m512 rows[LANES]) {
+    __m512 halves[8], quarters[4], pairs[2];
+    UNROLLED
+    for (int i = 0; i < 8; i++) /* 128-bit parts: of row i twice, of row i + 8 twice */
+        halves[i] = _mm512_max_ps(_mm512_shuffle_f32x4(rows[i], rows[i + 8], 0x44),
+                                  _mm512_shuffle_f32x4(rows[i], rows[i + 8], 0xee));
+    UNROLLED
+    for (int i = 0; i < 4; i++) /* of rows i, i + 8, i + 4, i + 12 */
+        quarters[i] = _mm512_max_ps(_mm512_shuffle_f32x4(halves[i], halves[i + 4], 0x88),
+                                    _mm512_shuffle_f32x4(halves[i], halves[i + 4], 0xdd));
+    UNROLLED
+    for (int i = 0; i < 2; i++) /* in each part, of rows i, i + 2, i, i + 2 */
+        pairs[i] = _mm512_max_ps(_mm512_unpacklo_ps(quarters[i], quarters[i + 2]),
+                                 _mm512_unpackhi_ps(quarters[i], quarters[i + 2]));
+    __m512 folded = _mm512_max_ps(_mm512_unpacklo_ps(pairs[0], pairs[1]),
+                                  _mm512_unpackhi_ps(pairs[0], pairs[1]));
+    return _mm512_shuffle_f32x4(folded, folded, 0xd8); /* parts 0, 2, 1, 3 */
 }
 
 /* The number to subtract from scores: their maximum, or 0 while every score is -inf. */
@@ -113,15 +136,15 @@ INLINE __m512 subtrahend(__m512 max) {
                                max);
 }
 
-/* p = exp(s - max), and sums = sums * alpha + p. The 16 row sums are one register. */
-INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, float *sums,
-                      float *p) {
-    const __m512 subtract_x16 = subtrahend(_mm512_set1_ps(max));
+/* p = exp(s - subtract), and sums = sums * alpha + p. The 16 row sums are one register. */
+INLINE void weigh_row(const bool WHOLE, const float *s, uint64_t keys, float subtract, float alpha,
+                      float *sums, float *p) {
+    const __m512 subtract_x16 = _mm512_set1_ps(subtract);
     __m512 x[TILE_REGISTERS];
     UNROLLED
     for (size_t i = 0; i < TILE_REGISTERS; i++)
         /* An absent key is -inf here, and its exponential exactly +0. */
-        x[i] = _mm512_sub_ps(score_x16(s, i * LANES, keys), subtract_x16);
+        x[i] = _mm512_sub_ps(score_x16(WHOLE, s, i * LANES, keys), subtract_x16);
     exponentials(TILE_REGISTERS, x);
     __m512 sums_x16 = _mm512_mul_ps(_mm512_loadu_ps(sums), _mm512_set1_ps(alpha));
     UNROLLED
@@ -134,30 +157,55 @@ INLINE void weigh_row(const float *s, uint64_t keys, float max, float alpha, flo
 
 /* Up to 16 rows: their maxima, then their factors, one register of each, then their weights. Row
  * by row, each step would wait for the step before. */
-static void softmax_rows(const fb_softmax_call *call, size_t first, size_t rows) {
+INLINE void softmax_rows(const bool WHOLE, const fb_softmax_call *call, size_t first, size_t rows) {
     const float *s = call->s + first * FB_SCORE_STRIDE;
     const size_t *counts = call->counts + first;
     float *max = call->max + first, *alpha = call->alpha + first;
     float *sums = call->sums + first * FB_GROUP_KEYS, *p = call->p + first * FB_SEGMENT;
-    float largest[LANES] = {0};
+    __m512 largest[LANES];
     __mmask16 present = first_lanes(rows);
-    for (size_t row = 0; row < rows; row++)
-        largest[row] = largest_score(s + row * FB_SCORE_STRIDE, first_keys(counts[row]));
+    if (rows == LANES) {
+        UNROLLED
+        for (size_t row = 0; row < LANES; row++)
+            largest[row] =
+                largest_scores(WHOLE, s + row * FB_SCORE_STRIDE, first_keys(counts[row]));
+    } else {
+        for (size_t row = 0; row < LANES; row++)
+            largest[row] = row < rows ? largest_scores(WHOLE, s + row * FB_SCORE_STRIDE,
+                                                       first_keys(counts[row]))
+                                      : _mm512_setzero_ps();
+    }
     __m512 old_max = _mm512_maskz_loadu_ps(present, max);
-    __m512 new_max = _mm512_max_ps(_mm512_loadu_ps(largest), old_max);
+    __m512 new_max = _mm512_max_ps(fold_maxima(largest), old_max);
     __mmask16 stays = _mm512_cmp_ps_mask(new_max, old_max, _CMP_EQ_OQ);
-    __m512 alpha_x16 = exp_x16(_mm512_sub_ps(old_max, subtrahend(new_max)));
+    __m512 subtract_x16 = subtrahend(new_max);
+    __m512 alpha_x16 = exp_x16(_mm512_sub_ps(old_max, subtract_x16));
+    float subtract[LANES];
     alpha_x16 = _mm512_mask_mov_ps(alpha_x16, stays, _mm512_set1_ps(1.0f));
     _mm512_mask_storeu_ps(max, present, new_max);
     _mm512_mask_storeu_ps(alpha, present, alpha_x16);
+    _mm512_storeu_ps(subtract, subtract_x16);
     for (size_t row = 0; row < rows; row++)
-        weigh_row(s + row * FB_SCORE_STRIDE, first_keys(counts[row]), max[row], alpha[row],
-                  sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
+        weigh_row(WHOLE, s + row * FB_SCORE_STRIDE, first_keys(counts[row]), subtract[row],
+                  alpha[row], sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
+}
+
+static bool are_whole(const size_t *counts, size_t rows) {
+    size_t all = FB_TILE_KEYS;
+    for (size_t row = 0; row < rows; row++)
+        all = counts[row] < all ? counts[row] : all;
+    return all == FB_TILE_KEYS;
 }
 
 static void softmax(const fb_softmax_call *call) {
-    for (size_t row = 0; row < call->rows; row += LANES)
-        softmax_rows(call, row, call->rows - row < LANES ? call->rows - row : LANES);
+    const bool are_all_whole = are_whole(call->counts, call->rows);
+    for (size_t row = 0; row < call->rows; row += LANES) {
+        size_t rows = call->rows - row < LANES ? call->rows - row : LANES;
+        if (are_all_whole)
+            softmax_rows(true, call, row, rows);
+        else
+            softmax_rows(false, call, row, rows);
+    }
 }
 
 /* x / y; each NaN becomes the library's. */
