@@ -79,7 +79,8 @@ fb_status fb_rounds_run(const fb_rounds *rounds, fb_limits *limits, fb_trial *tr
     for (size_t round = 0;
          round < MAX_ROUNDS && (round < rounds->min_rounds || passed < rounds->min_seconds);
          round++) {
-        for (size_t i = 0; i < count; i++)
+        bool samples_memory = rounds->memory_every == 0 || round % rounds->memory_every == 0;
+        for (size_t i = 0; samples_memory && i < count; i++)
             FB_TRY(sample_memory(limits, trials, i));
         for (size_t i = 0; i < count; i++)
             if (!is_done(rounds, &trials[i]))

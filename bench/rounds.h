@@ -19,9 +19,10 @@ typedef struct fb_trial {
 
 typedef struct fb_rounds {
     size_t min_rounds;
-    double min_seconds; /* go on until this much time has passed */
-    bool cold;          /* flush the caches before every sample, which is then one run */
-    double sample;      /* seconds of a warm sample; 0: 10 ms */
+    double min_seconds;  /* go on until this much time has passed */
+    bool cold;           /* flush the caches before every sample, which is then one run */
+    double sample;       /* seconds of a warm sample; 0: 10 ms */
+    size_t memory_every; /* memory's bandwidth is sampled every so many rounds; 0: in all */
     void (*on_round)(void *user, size_t round, double seconds); /* may be NULL */
     void *user;
 } fb_rounds;

@@ -102,6 +102,9 @@ typedef struct tile_job {
     const char *next;  /* memory to prefetch: 16 lines of a block take 8 cache lines of it */
     float *sums;       /* [ROWS][16] at stride sums_stride */
     size_t sums_stride;
+    float *o; /* [ROWS][16] at stride o_stride, where the values kernel's sums go at last */
+    size_t o_stride;
+    const float *alpha; /* [ROWS] */
 } tile_job;
 
 /* acc = or += one line's products, for all rows. */
@@ -144,6 +147,8 @@ typedef enum destination {
     NEXT_SUM,     /* sums += acc */
     SCALED_FIRST, /* sums = scale * acc */
     SCALED_LAST,  /* sums = scale * (sums + acc) */
+    OUTPUT_FIRST, /* o = o * alpha + acc */
+    OUTPUT_LAST,  /* o = o * alpha + (sums + acc) */
 } destination;
 
 INLINE void store_sums(const int ROWS, const int HOW, const bool ADD, const float *scale,
@@ -167,6 +172,25 @@ INLINE void store_sums(const int ROWS, const int HOW, const bool ADD, const floa
     }
 }
 
+INLINE void add_to_output(const int ROWS, const int HOW, const bool ADD, const tile_job *job,
+                          __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
+    UNROLLED
+    for (int row = 0; row < ROWS; row++) {
+        const float *at = job->sums + (size_t)row * job->sums_stride;
+        float *o = job->o + (size_t)row * job->o_stride;
+        const __m256 alpha = _mm256_broadcast_ss(job->alpha + row);
+        __m256 *sums = acc[row];
+        if (ADD) {
+            sums[0] = _mm256_add_ps(_mm256_loadu_ps(at), sums[0]);
+            sums[1] = _mm256_add_ps(_mm256_loadu_ps(at + LANES), sums[1]);
+        }
+        if (HOW & EVEN_ODD)
+            interleave(sums);
+        _mm256_storeu_ps(o, _mm256_fmadd_ps(_mm256_loadu_ps(o), alpha, sums[0]));
+        _mm256_storeu_ps(o + LANES, _mm256_fmadd_ps(_mm256_loadu_ps(o + LANES), alpha, sums[1]));
+    }
+}
+
 INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const int HOW, const tile_job *job,
                           size_t lines, destination to, const float *scale) {
     __m256 acc[TILE_ROWS][TILE_COLUMNS];
@@ -183,6 +207,12 @@ INLINE void multiply_tile(const int ROWS, const fb_dtype DTYPE, const int HOW, c
         break;
     case SCALED_LAST:
         store_sums(ROWS, HOW, true, scale, job, acc);
+        break;
+    case OUTPUT_FIRST:
+        add_to_output(ROWS, HOW, false, job, acc);
+        break;
+    case OUTPUT_LAST:
+        add_to_output(ROWS, HOW, true, job, acc);
         break;
     }
 }
@@ -208,6 +238,8 @@ INLINE void next_tile(const int ROWS, fetch_plan plan, tile_job *job) {
     job->a += ROWS * FB_SEGMENT;
     job->sums += (size_t)ROWS * job->sums_stride;
     job->next += plan.step;
+    job->o += (size_t)ROWS * job->o_stride;
+    job->alpha += ROWS;
 }
 
 /* Multiplies all row tiles of a call with one block. The longer tiles have ROWS rows, the others
@@ -302,14 +334,17 @@ typedef struct values_job {
     size_t num_groups;          /* of a stream */
     size_t first_panel, num_panels; /* the ones to compute */
     float *wide;                    /* [16][16] */
-    float *sums;                    /* [num_panels][streams][rows][16], out */
+    float *sums;                    /* [num_panels][streams][rows][16] */
 } values_job;
 
 /* One block of a group, in every stream; `tile` is the first stream's. */
 INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW, const values_job *job,
                          fetch_plan plan, tile_job tile, size_t group, size_t panel, size_t lines) {
     const fb_values_call *call = &job->call;
-    const destination to = group == 0 ? FIRST_SUM : NEXT_SUM;
+    const bool last = group + 1 == job->num_groups;
+    const destination to = group == 0 ? last ? OUTPUT_FIRST : FIRST_SUM
+                           : last     ? OUTPUT_LAST
+                                      : NEXT_SUM;
     for (size_t stream = 1;; stream++) {
         multiply_rows(ROWS, DTYPE, HOW, job->tiles, plan, tile, lines, to, NULL);
         if (!(HOW & FEW) || stream >= call->streams)
@@ -318,10 +353,12 @@ INLINE void values_block(const int ROWS, const fb_dtype DTYPE, const int HOW, co
         tile.lines = (const char *)call->groups[stream * job->num_groups + group] +
                      (job->first_panel + panel) * block_bytes(DTYPE);
         tile.sums += call->rows * FB_PANEL_DIMS;
+        tile.o += call->rows * tile.o_stride;
+        tile.alpha += call->rows;
     }
 }
 
-/* sums = p . v, groups one after the other, as they are in memory. */
+/* o = fma(o, alpha, p . v), groups one after the other, as they are in memory. */
 INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
                           const values_job *job) {
     const fb_values_call *call = &job->call;
@@ -336,6 +373,9 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
             .next = (const char *)job->fetches[group] + offset,
             .sums = job->sums,
             .sums_stride = FB_PANEL_DIMS,
+            .o = call->o + job->first_panel * FB_PANEL_DIMS,
+            .o_stride = fb_padded_dim(call->head_dim),
+            .alpha = call->alpha,
         };
         for (size_t panel = 0; panel < job->num_panels; panel++) {
             values_block(ROWS, DTYPE, HOW, job, plan, tile, group, panel,
@@ -343,29 +383,7 @@ INLINE void values_groups(const int ROWS, const fb_dtype DTYPE, const int HOW,
             tile.lines = (const char *)tile.lines + block_bytes(DTYPE);
             tile.next += block_bytes(DTYPE);
             tile.sums += call->streams * call->rows * FB_PANEL_DIMS;
-        }
-    }
-}
-
-/* o = fma(o, alpha, sums) for the panels of a job. All members are read before the loops: for a
- * compiler, each store might change the job. */
-INLINE void add_sums(const int HOW, const values_job *job) {
-    const float *alpha = job->call.alpha;
-    const size_t rows = job->call.streams * job->call.rows, panels = job->num_panels;
-    const size_t o_stride = fb_padded_dim(job->call.head_dim);
-    float *o = job->call.o + job->first_panel * FB_PANEL_DIMS;
-    for (size_t row = 0; row < rows; row++, o += o_stride) {
-        const __m256 alpha_x8 = _mm256_broadcast_ss(alpha + row);
-        const float *sums = job->sums + row * FB_PANEL_DIMS;
-        for (size_t panel = 0; panel < panels; panel++, sums += rows * FB_PANEL_DIMS) {
-            __m256 sum[TILE_COLUMNS] = {_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + LANES)};
-            if (HOW & EVEN_ODD)
-                interleave(sum);
-            UNROLLED
-            for (int i = 0; i < TILE_COLUMNS; i++) {
-                float *to = o + panel * FB_PANEL_DIMS + i * LANES;
-                _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), alpha_x8, sum[i]));
-            }
+            tile.o += FB_PANEL_DIMS;
         }
     }
 }
@@ -474,7 +492,6 @@ static void values(fb_dtype dtype, const fb_values_call *call) {
     for (; job.first_panel < panels; job.first_panel += job.num_panels) {
         job.num_panels = panels_at_once(call->streams * call->rows, panels - job.first_panel);
         values_by_type[dtype][whole][function_of(call->rows, job.tiles)](&job);
-        add_sums(order_of(dtype), &job);
     }
 }
 

@@ -190,6 +190,17 @@ INLINE void softmax_rows(const bool WHOLE, const fb_softmax_call *call, size_t f
                   alpha[row], sums + row * FB_GROUP_KEYS, p + row * FB_SEGMENT);
 }
 
+/* On their own: in one function compilers would keep constants of the exponentials on the stack. */
+static __attribute__((noinline)) void softmax_whole_rows(const fb_softmax_call *call, size_t first,
+                                                         size_t rows) {
+    softmax_rows(true, call, first, rows);
+}
+
+static __attribute__((noinline)) void softmax_short_rows(const fb_softmax_call *call, size_t first,
+                                                         size_t rows) {
+    softmax_rows(false, call, first, rows);
+}
+
 static bool are_whole(const size_t *counts, size_t rows) {
     size_t all = FB_TILE_KEYS;
     for (size_t row = 0; row < rows; row++)
@@ -202,9 +213,9 @@ static void softmax(const fb_softmax_call *call) {
     for (size_t row = 0; row < call->rows; row += LANES) {
         size_t rows = call->rows - row < LANES ? call->rows - row : LANES;
         if (are_all_whole)
-            softmax_rows(true, call, row, rows);
+            softmax_whole_rows(call, row, rows);
         else
-            softmax_rows(false, call, row, rows);
+            softmax_short_rows(call, row, rows);
     }
 }
 

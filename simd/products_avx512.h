@@ -33,6 +33,7 @@ typedef struct tile_job {
     const float *a; /* [num_chains][FB_MAX_ROWS][16], from the tile's first row on */
     const void *b[TILE_CHAINS][TILE_BLOCKS]; /* each [16][16] elements */
     float (*wide)[TILE_BLOCKS][BLOCK];       /* [TILE_CHAINS]: to keep them in */
+    const char *next[TILE_CHAINS][2];        /* of each, 8 cache lines to prefetch */
     size_t num_chains;
     size_t last_lines; /* of the last chain: 1 to 16 */
     float *to;         /* [rows][16 or 32] at this stride */
@@ -76,10 +77,12 @@ INLINE __m512 load_line(const fb_dtype DTYPE, const bool PERMUTED, const void *b
 /* acc = or += one line's products, for all rows. */
 INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
                           const int HOW, const bool WHOLE, const float *a, const void *const *b,
-                          float (*wide)[BLOCK], size_t line, bool first,
+                          float (*wide)[BLOCK], const char *const *next, size_t line, bool first,
                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
     const bool PERMUTED = WHOLE && ROWS <= PERMUTED_ROWS;
     __m512 b_x16[TILE_BLOCKS];
+    if (WHOLE)
+        _mm_prefetch(next[line / 8] + line % 8 * CACHE_LINE, _MM_HINT_T1);
     UNROLLED
     for (size_t block = 0; block < BLOCKS; block++) {
         b_x16[block] = load_line(DTYPE, PERMUTED, b[block], line);
@@ -101,16 +104,17 @@ INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const fb_dtype
 /* acc = a . b, one chain: over all 16 lines of the blocks, or over the first ones. */
 INLINE void multiply_chain(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
                            const int HOW, const float *a, const void *const *blocks,
-                           float (*wide)[BLOCK], size_t lines, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
+                           float (*wide)[BLOCK], const char *const *next, size_t lines,
+                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
     const void *b[TILE_BLOCKS] = {blocks[0], blocks[1]};
     if (lines == FB_SEGMENT) {
         UNROLLED
         for (size_t line = 0; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, BLOCKS, DTYPE, HOW, true, a, b, wide, line, line == 0, acc);
+            multiply_line(ROWS, BLOCKS, DTYPE, HOW, true, a, b, wide, next, line, line == 0, acc);
     } else {
-        multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, 0, true, acc);
+        multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, next, 0, true, acc);
         for (size_t line = 1; line < lines; line++)
-            multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, line, false, acc);
+            multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, next, line, false, acc);
     }
 }
 
@@ -121,14 +125,16 @@ INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const fb_dtype 
     float *to = job->to;
     const size_t stride = job->stride, num_chains = job->num_chains;
     size_t lines = num_chains == 1 ? job->last_lines : FB_SEGMENT;
-    multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[0], job->wide[0], lines, total);
+    multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[0], job->wide[0], job->next[0], lines,
+                   total);
     if (!(HOW & VALUES) && job->add)
         EACH_ROW_AND_BLOCK total[row][block] =
             _mm512_add_ps(_mm512_loadu_ps(to + row * stride + block * LANES), total[row][block]);
     for (size_t chain = 1; chain < num_chains; chain++) {
         lines = chain + 1 == num_chains ? job->last_lines : FB_SEGMENT;
         a += FB_ROWS_BLOCK;
-        multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[chain], job->wide[chain], lines, acc);
+        multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[chain], job->wide[chain],
+                       job->next[chain], lines, acc);
         EACH_ROW_AND_BLOCK total[row][block] = _mm512_add_ps(total[row][block], acc[row][block]);
     }
     if (HOW & VALUES)
@@ -188,11 +194,32 @@ static const tile_table values_tiles[FB_NUM_DTYPES][2] = {
     {tiles_values_f16, tiles_values_f16_kept},
 };
 
+/* The blocks that a call reads next, chain by chain as the present ones. */
+typedef const char *next_blocks[TILE_CHAINS][TILE_BLOCKS];
+
+/* What row tile number `tile` prefetches: of f32 blocks the first two tiles one each, of 16-bit
+ * blocks, which are half as long, the first tile both. If there is one tile of f32 the hardware
+ * reads ahead faster by itself, and so it does in several streams. All others get an address that
+ * is in the cache. */
+INLINE void choose_next(fb_dtype dtype, size_t num_tiles, size_t tile, size_t streams,
+                        next_blocks ahead, tile_job *job) {
+    const bool is_f32 = dtype == FB_F32;
+    const bool fetches = streams == 1 && (is_f32 ? num_tiles > 1 && tile < 2 : tile == 0);
+    for (size_t chain = 0; chain < job->num_chains; chain++) {
+        const char *first = fetches ? ahead[chain][is_f32 ? tile : 0] : (const char *)job->a;
+        job->next[chain][0] = first;
+        job->next[chain][1] = !fetches ? first : is_f32 ? first + 8 * CACHE_LINE : ahead[chain][1];
+    }
+}
+
 /* Multiplies all row tiles of a call with the blocks of a job, which is the first tile's. */
 INLINE void multiply_rows(const tile_table tables[FB_NUM_DTYPES][2], fb_dtype dtype,
-                          row_tiles tiles, size_t blocks, tile_job *job) {
+                          row_tiles tiles, size_t blocks, size_t streams, next_blocks ahead,
+                          tile_job *job) {
     for (size_t tile = 0; tile < tiles.count; tile++) {
         size_t rows = tiles.base + (tile >= tiles.count - tiles.longer);
+        if (tile < 3)
+            choose_next(dtype, tiles.count, tile, streams, ahead, job);
         tables[tile == 0 ? dtype : FB_F32][tiles.count > 1][blocks - 1][rows - 1](job);
         if (tile == 0 && dtype != FB_F32)
             for (size_t chain = 0; chain < job->num_chains; chain++)
@@ -227,10 +254,20 @@ INLINE void scores_chains(fb_dtype dtype, const fb_scores_call *call, row_tiles 
         .scale = lines == left ? &call->scale : NULL,
         .alpha = &call->scale, /* not used */
     };
+    next_blocks ahead;
+    const bool is_last = group + 2 * TILE_BLOCKS > call->num_groups;
+    const size_t bytes = block_bytes(dtype), panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS;
     for (size_t chain = 0; chain < job.num_chains; chain++)
-        for (size_t i = 0; i < blocks; i++)
-            job.b[chain][i] = (const char *)groups[i] + (first + chain) * block_bytes(dtype);
-    multiply_rows(scores_tiles, dtype, tiles, blocks, &job);
+        for (size_t i = 0; i < TILE_BLOCKS; i++) {
+            if (i < blocks)
+                job.b[chain][i] = (const char *)groups[i] + (first + chain) * bytes;
+            /* values: first come two pairs of panels, of all four groups */
+            ahead[chain][i] = is_last
+                                  ? (const char *)call->next +
+                                        (chain / 2 * panels + chain % 2 * TILE_BLOCKS + i) * bytes
+                                  : (const char *)groups[TILE_BLOCKS + i] + (first + chain) * bytes;
+        }
+    multiply_rows(scores_tiles, dtype, tiles, blocks, call->streams, ahead, &job);
 }
 
 static void scores(fb_dtype dtype, const fb_scores_call *call) {
@@ -261,11 +298,19 @@ static void values(fb_dtype dtype, const fb_values_call *call) {
                 .stride = stride,
                 .alpha = call->alpha + stream * call->rows,
             };
+            next_blocks ahead;
+            const size_t bytes = block_bytes(dtype), later = panel + 2 * TILE_BLOCKS;
             for (size_t chain = 0; chain < num_groups; chain++)
-                for (size_t i = 0; i < blocks; i++)
-                    job.b[chain][i] = (const char *)call->groups[stream * num_groups + chain] +
-                                      (panel + i) * block_bytes(dtype);
-            multiply_rows(values_tiles, dtype, tiles, blocks, &job);
+                for (size_t i = 0; i < TILE_BLOCKS; i++) {
+                    const char *group = call->groups[stream * num_groups + chain];
+                    if (i < blocks)
+                        job.b[chain][i] = group + (panel + i) * bytes;
+                    /* keys: first comes a pair of groups, all of their chains */
+                    size_t key_block = i * panels + (later - panels) * 2 + chain;
+                    ahead[chain][i] = later < panels ? group + (later + i) * bytes
+                                                     : (const char *)call->next + key_block * bytes;
+                }
+            multiply_rows(values_tiles, dtype, tiles, blocks, call->streams, ahead, &job);
         }
 }
 

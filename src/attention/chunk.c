@@ -392,12 +392,16 @@ static void begin_part(const fb_attend_problem *problem, fb_row_unit unit, const
 static void chunk_part(const fb_attend_problem *problem, fb_row_unit unit,
                        const fb_key_chunk *chunk, size_t following, const fb_workspace *w,
                        const fb_unit_part *part) {
-    size_t counts[FB_UNIT_ROWS];
+    size_t counts[FB_UNIT_ROWS], counted = 0; /* if not 0: each row sees so many keys of a tile */
     begin_part(problem, unit, w, part);
     for (size_t begin = chunk->begin; begin < chunk->end; begin += FB_TILE_KEYS) {
         size_t left = chunk->end - begin;
         size_t tile_keys = left < FB_TILE_KEYS ? left : FB_TILE_KEYS;
-        count_visible(w, unit.rows, chunk->ordinal + (begin - chunk->begin), tile_keys, counts);
+        size_t ordinal = chunk->ordinal + (begin - chunk->begin);
+        bool all_seen = w->visible[0] >= ordinal + tile_keys;
+        if (!all_seen || counted != tile_keys)
+            count_visible(w, unit.rows, ordinal, tile_keys, counts);
+        counted = all_seen ? tile_keys : 0;
         size_t keys = counts[unit.rows - 1];
         if (keys == 0)
             break;

@@ -6,9 +6,7 @@
 #include "cli/bench/bench.h"
 #include "cli/commands.h"
 #include "cli/output.h"
-#include "cli/progress.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +26,7 @@ static const fb_option options[] = {
      .name = "short",
      .target = offsetof(settings, brief),
      .help = "a few seconds; says which set is fastest, judges nothing"},
-    FB_BENCH_REPEATS_OPTION(settings, "11"),
+    FB_BENCH_REPEATS_OPTION(settings, "9"),
     FB_BENCH_JSON_OPTION(settings),
 };
 
@@ -42,16 +40,17 @@ static const fb_option_table table = {
     FB_TABLE_OPTIONS(options),
 };
 
-static const double tolerance = 1.03;
+/* A choice is wrong from the first factor on. Up to the second one that is measured again. */
+static const double tolerance = 1.03, clearly_slower = 1.15;
 
-/* One case, with each of the sets; `runs` and `trials` by set. A set whose kernel is that of the
- * set below it is not timed. */
+/* One case, with each of the sets. A set whose kernel is that of the set below it is not timed. */
 typedef struct isa_row {
     const fb_kernel_case *what;
     bool timed[FB_ISA_COUNT];
     fb_kernel_run runs[FB_ISA_COUNT];
-    fb_trial trials[FB_ISA_COUNT];
+    fb_samples seconds[FB_ISA_COUNT];
     double speed[FB_ISA_COUNT]; /* of the limit, or elements per nanosecond */
+    bool from_memory;           /* reading takes longer than the multiply-adds */
     fb_isa fastest, chosen;
     double slower; /* the time of the chosen set by that of the fastest */
     bool is_wrong;
@@ -63,7 +62,6 @@ typedef struct isa_bench {
     fb_kernel_data data;
     isa_row *rows;
     size_t num_rows;
-    fb_trial *trials; /* all that are timed: [num_rows][sets] without gaps, a copy */
 } isa_bench;
 
 /* "scores bf16, 16 rows, 128" */
@@ -117,88 +115,98 @@ static void prepare_row(isa_bench *b, const fb_kernel_case *what, isa_row *row) 
 static fb_status prepare(isa_bench *b) {
     FB_TRY(fb_kernel_data_create(&b->data, &b->bench->limits));
     FB_TRY(fb_alloc_zeroed(fb_num_kernel_cases, sizeof *b->rows, "cases", &b->rows));
-    FB_TRY(fb_alloc_zeroed(fb_num_kernel_cases * FB_ISA_COUNT, sizeof *b->trials, "trials",
-                           &b->trials));
-    for (size_t i = 0; i < fb_num_kernel_cases; i++) {
+    for (size_t i = 0; i < fb_num_kernel_cases; i++)
         if (is_wanted(b->chosen, &fb_kernel_cases[i]))
             prepare_row(b, &fb_kernel_cases[i], &b->rows[b->num_rows++]);
-    }
     return FB_OK;
 }
 
 static void free_samples(isa_row *row) {
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
-        fb_samples_free(&row->trials[isa].seconds);
+        fb_samples_free(&row->seconds[isa]);
 }
 
-/* Times the rows for which `wanted` holds, all of them in turn. */
-static fb_status time_rows(isa_bench *b, const char *title, size_t repeats,
-                           bool (*wanted)(const isa_row *row)) {
+/* Times some sets of a row in turn, so many rounds. */
+static fb_status time_sets(isa_bench *b, isa_row *row, const bool *sets, size_t repeats) {
+    fb_trial trials[FB_ISA_COUNT];
     size_t count = 0;
-    for (size_t i = 0; i < b->num_rows; i++) {
-        isa_row *row = &b->rows[i];
-        for (fb_isa isa = 0; wanted(row) && isa < FB_ISA_COUNT; isa++)
-            if (row->timed[isa])
-                b->trials[count++] =
-                    (fb_trial){.run = fb_kernel_run_once, .context = &row->runs[isa], .threads = 1};
-    }
-    fb_rounds rounds = fb_bench_rounds(b->bench, title);
-    rounds.min_rounds = repeats;
-    rounds.sample = b->chosen->brief ? 1e-3 : 0;
-    fb_status status = fb_rounds_run(&rounds, &b->bench->limits, b->trials, count);
-    fb_progress_end();
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (sets[isa])
+            trials[count++] =
+                (fb_trial){.run = fb_kernel_run_once, .context = &row->runs[isa], .threads = 1};
+    fb_rounds rounds = {
+        .min_rounds = repeats,
+        .sample = b->chosen->brief ? 1e-3 : 4e-3,
+        .memory_every = repeats, /* once; it takes long where caches are large */
+    };
+    fb_status status = fb_rounds_run(&rounds, &b->bench->limits, trials, count);
     count = 0;
-    for (size_t i = 0; i < b->num_rows; i++) {
-        isa_row *row = &b->rows[i];
-        if (!wanted(row))
-            continue;
-        free_samples(row);
-        for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
-            if (row->timed[isa])
-                row->trials[isa] = b->trials[count++];
-    }
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (sets[isa]) {
+            fb_samples_free(&row->seconds[isa]);
+            row->seconds[isa] = trials[count++].seconds;
+        }
     return status;
 }
 
 /* ---- what the times say ---- */
 
-/* Of the least time of its multiply-adds and its reading; or elements per nanosecond. */
-static double speed_of(const fb_bench *bench, const fb_kernel_case *what, double seconds) {
-    if (what->limit == FB_KERNEL_ELEMENTS)
-        return 1e-9 * fb_kernel_elements(what) / seconds;
+/* The least time of a case's multiply-adds or of its reading, whichever is longer; 0: neither
+ * limits it. */
+static double least_time(const fb_bench *bench, const fb_kernel_case *what, bool *from_memory) {
     double computing = 1e-9 * fb_kernel_flops(what) / fb_limits_fma(&bench->limits, 1);
     double reading =
         1e-9 * fb_kernel_bytes(what) / fb_limits_read(&bench->limits, 1, FB_LEVEL_MEMORY);
-    return (computing > reading ? computing : reading) / seconds;
+    *from_memory = reading > computing;
+    return what->limit == FB_KERNEL_ELEMENTS ? 0 : *from_memory ? reading : computing;
 }
 
-static bool is_memory_bound(const fb_bench *bench, const fb_kernel_case *what) {
-    double gbs = fb_limits_read(&bench->limits, 1, FB_LEVEL_MEMORY);
-    return fb_kernel_bytes(what) / gbs > fb_kernel_flops(what) / fb_limits_fma(&bench->limits, 1);
+/* By the limits of the whole run so far: those of a few rounds say little on a busy machine. */
+static void judge_sets(fb_bench *bench, isa_row *row, const bool *sets) {
+    fb_limits_begin_period(&bench->limits);
+    const double least = least_time(bench, row->what, &row->from_memory);
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+        if (sets[isa]) {
+            double seconds = fb_samples_median(&row->seconds[isa], 0);
+            row->speed[isa] =
+                least > 0 ? least / seconds : 1e-9 * fb_kernel_elements(row->what) / seconds;
+        }
 }
 
 /* Sets are compared by the ratios of their times within a round. */
-static void judge_row(const fb_bench *bench, isa_row *row) {
+static void compare_sets(isa_row *row, const bool *sets) {
     row->fastest = row->chosen;
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
-        if (row->timed[isa]) {
-            const fb_samples *seconds = &row->trials[isa].seconds;
-            row->speed[isa] = speed_of(bench, row->what, fb_samples_median(seconds, 0));
-            if (fb_samples_median_ratio(seconds, &row->trials[row->fastest].seconds) < 1)
-                row->fastest = isa;
-        }
-    row->slower = fb_samples_median_ratio(&row->trials[row->chosen].seconds,
-                                          &row->trials[row->fastest].seconds);
+        if (sets[isa] &&
+            fb_samples_median_ratio(&row->seconds[isa], &row->seconds[row->fastest]) < 1)
+            row->fastest = isa;
+    row->slower = fb_samples_median_ratio(&row->seconds[row->chosen], &row->seconds[row->fastest]);
     row->is_wrong = row->slower > tolerance;
 }
 
-static bool any_row(const isa_row *row) {
-    (void)row;
-    return true;
-}
-
-static bool wrong_row(const isa_row *row) {
-    return row->is_wrong;
+/* The scalar set is slow: once is enough, unless it is the one that is chosen. A set counts as
+ * slightly slower only if it is so again, twice, in more rounds. */
+static fb_status measure_row(isa_bench *b, isa_row *row) {
+    enum { MORE = 3, ATTEMPTS = 2 };
+    size_t repeats = b->chosen->brief ? 3 : b->bench->settings->repeats;
+    bool fast[FB_ISA_COUNT], slow[FB_ISA_COUNT] = {false};
+    memcpy(fast, row->timed, sizeof fast);
+    if (fast[FB_ISA_SCALAR] && row->chosen != FB_ISA_SCALAR) {
+        fast[FB_ISA_SCALAR] = false;
+        slow[FB_ISA_SCALAR] = true;
+        FB_TRY(time_sets(b, row, slow, 1));
+        judge_sets(b->bench, row, slow);
+    }
+    FB_TRY(time_sets(b, row, fast, repeats));
+    compare_sets(row, fast);
+    for (size_t attempt = 0;
+         attempt < ATTEMPTS && !b->chosen->brief && row->is_wrong && row->slower < clearly_slower;
+         attempt++) {
+        FB_TRY(time_sets(b, row, fast, MORE * repeats));
+        compare_sets(row, fast);
+    }
+    judge_sets(b->bench, row, fast);
+    return FB_OK;
 }
 
 static size_t count_wrong(const isa_bench *b) {
@@ -208,34 +216,18 @@ static size_t count_wrong(const isa_bench *b) {
     return count;
 }
 
-/* A set counts as slower only if it is so again, twice, in more rounds. */
-static fb_status measure(isa_bench *b) {
-    enum { MORE = 3, ATTEMPTS = 2 };
-    size_t repeats = b->chosen->brief ? 3 : b->bench->settings->repeats;
-    FB_TRY(time_rows(b, "kernels", repeats, any_row));
-    for (size_t i = 0; i < b->num_rows; i++)
-        judge_row(b->bench, &b->rows[i]);
-    for (size_t attempt = 0; attempt < ATTEMPTS && !b->chosen->brief && count_wrong(b); attempt++) {
-        FB_TRY(time_rows(b, "close calls", MORE * repeats, wrong_row));
-        for (size_t i = 0; i < b->num_rows; i++)
-            if (b->rows[i].is_wrong)
-                judge_row(b->bench, &b->rows[i]);
-    }
-    return FB_OK;
-}
-
 /* ---- results ---- */
 
-static const char *limit_name(const fb_bench *bench, const fb_kernel_case *what) {
-    return what->limit == FB_KERNEL_ELEMENTS ? "elements/ns"
-           : is_memory_bound(bench, what)    ? "of memory"
-                                             : "of peak";
+static const char *limit_name(const isa_row *row) {
+    return row->what->limit == FB_KERNEL_ELEMENTS ? "elements/ns"
+           : row->from_memory                     ? "of memory"
+                                                  : "of peak";
 }
 
 static void print_row(const isa_bench *b, const isa_row *row) {
     char name[80];
     name_of(row->what, name, sizeof name);
-    printf("%-36s%-13s", name, limit_name(b->bench, row->what));
+    printf("%-36s%-13s", name, limit_name(row));
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa) && row->timed[isa])
             printf(row->what->limit == FB_KERNEL_ELEMENTS ? "%9.2f" : "%9.3f", row->speed[isa]);
@@ -247,15 +239,16 @@ static void print_row(const isa_bench *b, const isa_row *row) {
     printf("\n");
 }
 
-static void print(const isa_bench *b) {
+static void print_head(const isa_bench *b) {
     fb_bench_print_limits(b->bench);
     printf("\n%-36s%-13s", "kernel", "speed");
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa))
             printf("%9s", fb_isa_name(isa));
     printf("   %-10s%-10s%s\n", "fastest", "dispatch", "its time by the fastest's");
-    for (size_t i = 0; i < b->num_rows; i++)
-        print_row(b, &b->rows[i]);
+}
+
+static void print_end(const isa_bench *b) {
     if (!b->chosen->brief)
         printf("\n%zu of %zu: dispatch chooses a set that is more than %.0f %% slower\n",
                count_wrong(b), b->num_rows, 100 * (tolerance - 1));
@@ -271,7 +264,7 @@ static fb_status put_rows(isa_bench *b) {
         fb_json_put_size(w, "rows", row->what->rows);
         fb_json_put_size(w, "columns", row->what->columns);
         fb_json_put_bool(w, "in_memory", row->what->in_memory);
-        fb_json_put_string(w, "unit", limit_name(b->bench, row->what));
+        fb_json_put_string(w, "unit", limit_name(row));
         fb_json_open_object(w, "speed");
         for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
             if (row->timed[isa])
@@ -287,10 +280,19 @@ static fb_status put_rows(isa_bench *b) {
 }
 
 static fb_status bench_all(isa_bench *b) {
+    const bool quiet = b->bench->quiet;
     FB_TRY(prepare(b));
-    FB_TRY(measure(b));
-    if (!b->bench->quiet)
-        print(b);
+    if (!quiet)
+        print_head(b);
+    for (size_t i = 0; i < b->num_rows; i++) {
+        FB_TRY(measure_row(b, &b->rows[i]));
+        if (!quiet) {
+            print_row(b, &b->rows[i]);
+            fflush(stdout);
+        }
+    }
+    if (!quiet)
+        print_end(b);
     return put_rows(b);
 }
 
@@ -311,7 +313,6 @@ int fb_command_bench_isa(int argc, char **argv) {
     for (size_t i = 0; i < b.num_rows; i++)
         free_samples(&b.rows[i]);
     fb_free(b.rows);
-    fb_free(b.trials);
     fb_kernel_data_free(&b.data);
     exit_status = fb_report_status(fb_bench_finish(&bench, status));
     return exit_status == FB_EXIT_OK && is_wrong ? FB_EXIT_FAILED : exit_status;
