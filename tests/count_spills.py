@@ -19,6 +19,7 @@ import sys
 # (part of the library's name, pattern of the function): (accesses at most, why they cost nothing)
 ALLOWED = {
     ("avx2", r"softmax"): (2, "its array of what the maxima change by, one value a row"),
+    ("avx512", r"softmax_(whole|short)_rows"): (1, "its array of what is subtracted, one value a row"),
     ("avx2", r"(scores|values)_\w+_[123]"): (
         5,
         "clang 14, tiles of one or two rows, where memory takes the time: pointers; and, in products whose "
