@@ -36,6 +36,8 @@
 #ifndef FB_ORACLE_SCRIPT_H
 #define FB_ORACLE_SCRIPT_H
 
+#include "io/json_write.h"
+
 #include <flashblock/reuse.h>
 #include <flashblock/types.h>
 
@@ -131,6 +133,9 @@ fb_status fb_script_set_truth(fb_script *s, size_t pass, const double *out, cons
 
 /* Writes the case file. Equal sequences give equal bytes. The truths must be set. */
 fb_status fb_script_write(const fb_script *s, const char *path);
+
+/* Puts the params of the case file into the object that is open. */
+void fb_script_put_params(const fb_script_config *config, fb_json_writer *w);
 
 /* In files of fb_script_write, `produced_by` begins with this. A recomputation of their results
  * must have the same bits on every machine. */

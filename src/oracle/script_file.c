@@ -1,7 +1,6 @@
 /* The case file of a denoising sequence; its tensors are listed in script.h. */
 #include "base/error.h"
 #include "base/memory.h"
-#include "io/json_write.h"
 #include "io/safetensors.h"
 #include "oracle/script.h"
 
@@ -153,24 +152,28 @@ static const char rows_notes[] =
     "L(q0) + scale (q - q0) . k, k being the mean key under the softmax of q0; external_lse is "
     "L(q0).";
 
+void fb_script_put_params(const fb_script_config *c, fb_json_writer *w) {
+    fb_json_put_string(w, "preset", c->preset);
+    fb_json_put_size(w, "num_heads", c->num_heads);
+    fb_json_put_size(w, "num_kv_heads", c->num_kv_heads);
+    fb_json_put_size(w, "head_dim", c->head_dim);
+    fb_json_put_size(w, "block_size", c->block_size);
+    fb_json_put_size(w, "context_length", c->context_length);
+    fb_json_put_size(w, "tau", c->tau);
+    fb_json_put_size(w, "steps", c->steps);
+    fb_json_put_string(w, "dtype", fb_dtype_name(c->dtype));
+    fb_json_put_double(w, "softmax_scale", c->scale);
+    if (c->rows)
+        fb_json_put_bool(w, "rows", true);
+    if (c->correction)
+        fb_json_put_bool(w, "correction", true);
+}
+
 /* Text that ends with a NUL. */
 static fb_status build_params(const fb_script_config *c, fb_buffer *text) {
     fb_json_writer w = fb_json_writer_to(text, FB_JSON_COMPACT);
     fb_json_open_object(&w, NULL);
-    fb_json_put_string(&w, "preset", c->preset);
-    fb_json_put_size(&w, "num_heads", c->num_heads);
-    fb_json_put_size(&w, "num_kv_heads", c->num_kv_heads);
-    fb_json_put_size(&w, "head_dim", c->head_dim);
-    fb_json_put_size(&w, "block_size", c->block_size);
-    fb_json_put_size(&w, "context_length", c->context_length);
-    fb_json_put_size(&w, "tau", c->tau);
-    fb_json_put_size(&w, "steps", c->steps);
-    fb_json_put_string(&w, "dtype", fb_dtype_name(c->dtype));
-    fb_json_put_double(&w, "softmax_scale", c->scale);
-    if (c->rows)
-        fb_json_put_bool(&w, "rows", true);
-    if (c->correction)
-        fb_json_put_bool(&w, "correction", true);
+    fb_script_put_params(c, &w);
     fb_json_close_object(&w);
     FB_TRY(fb_json_finish(&w));
     return fb_buffer_terminate(text);

@@ -157,20 +157,11 @@ static void put_pass(fb_json_writer *w, const fb_script *s, size_t index) {
 }
 
 static fb_status write_json(const fb_script *s, const settings *chosen) {
-    const fb_script_config *c = &s->config;
     fb_buffer text = {0};
     fb_json_writer w = fb_json_output(&text);
     fb_json_open_object(&w, NULL);
     fb_json_put_text(&w, "file", chosen->output);
-    fb_json_put_string(&w, "preset", c->preset);
-    fb_json_put_size(&w, "num_heads", c->num_heads);
-    fb_json_put_size(&w, "num_kv_heads", c->num_kv_heads);
-    fb_json_put_size(&w, "head_dim", c->head_dim);
-    fb_json_put_size(&w, "block_size", c->block_size);
-    fb_json_put_size(&w, "context_length", c->context_length);
-    fb_json_put_size(&w, "tau", c->tau);
-    fb_json_put_size(&w, "steps", c->steps);
-    fb_json_put_string(&w, "dtype", fb_dtype_name(c->dtype));
+    fb_script_put_params(&s->config, &w);
     fb_json_put_string(&w, "kind", "denoising_sequence");
     fb_json_open_array(&w, "passes");
     for (size_t i = 0; i < s->num_passes; i++)
