@@ -149,22 +149,30 @@ static double lost_in(const fb_trial *trial, const fb_trial_tensor *t, size_t at
     return t->lse ? w * a + (1.0 - w) * b : w * (1.0 - w) * (ma->out[at] - mb->out[at]) * (a - b);
 }
 
-/* The part of a mistake that row sums of rounded weights look like: of weights that are all nearly
- * the same, they are off by as much in every row. */
-static double lost_sum(const fb_filter *f) {
-    double sum = 0.0;
+/* How much of a mistake row sums of rounded weights look like: of weights that are all nearly the
+ * same, they are off by as much in every row. Other weights lose some, at random from row to row;
+ * that is in the standard error. */
+static double lost_sum(fb_filter *f) {
+    double sum = 0.0, squares = 0.0, *rows = f->scratch + f->total;
     size_t from = 0;
+    memset(rows, 0, f->trial->rows * sizeof *rows);
     for (size_t i = 0; i < f->trial->num_tensors; i++) {
         const fb_trial_tensor *t = &f->trial->tensors[i];
+        size_t width = t->lse ? 1 : f->trial->dim;
         if (!t->value)
             continue;
         double weight = 1.0 / (f->scale[i] * f->scale[i]);
         for (size_t at = 0; at < t->count; at++)
             if (t->usable[at])
-                sum += weight * f->scratch[from + at] * lost_in(f->trial, t, at) / t->sigma[at];
+                rows[at / width] +=
+                    weight * f->scratch[from + at] * lost_in(f->trial, t, at) / t->sigma[at];
         from += t->count;
     }
-    return fabs(sum);
+    for (size_t row = 0; row < f->trial->rows; row++) {
+        sum += rows[row];
+        squares += rows[row] * rows[row];
+    }
+    return fmax(0.0, fabs(sum) - 3.0 * sqrt(squares));
 }
 
 /* The change by the mistake, over sigma, without gains, in `scratch`. */
@@ -212,7 +220,7 @@ static coefficient fit(fb_filter *f, const fb_wrong *w) {
     c.error = sqrt(squares) / c.squares;
     c.systematic = systematic_sum(f) / c.squares;
     if (fb_arithmetic_weights(f->trial->arithmetic).bits)
-        c.systematic += fmax(0.0, 1.5 * lost_sum(f) / c.squares - 2.0 * c.error);
+        c.systematic += 1.5 * lost_sum(f) / c.squares;
     return c;
 }
 

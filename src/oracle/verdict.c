@@ -288,7 +288,8 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
  * noise of a coarser one. LSEs that are as exact as float32 are not those of a tf32 kernel. If the
  * candidate is wrong in all: the first in which a mistake explains everything, or the first. */
 static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
-    size_t best = count, last = 0;
+    size_t best = count, last = 0, named = 0;
+    double share = 0.0;
     bool everywhere = true, exact = false;
     for (size_t i = 0; i < count; i++) {
         if (list[i] == FB_ARITHMETIC_TF32 && exact)
@@ -300,13 +301,17 @@ static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) 
             return FB_OK;
         if (i == 0)
             exact = count > 1 && has_lse(v->trial) && typical_ratio(v, true) <= 2.0;
+        if (v->named && v->filter->best.share > share) {
+            share = v->filter->best.share;
+            named = i;
+        }
         if (v->complete && !v->passed && best == count) {
             best = i;
             everywhere = fmax(typical_ratio(v, true), typical_ratio(v, false)) > 2.0;
         }
     }
     v->passed = false;
-    best = best < count ? best : 0;
+    best = best < count ? best : named;
     return best != last ? judge_as(v, list[best]) : FB_OK;
 }
 
