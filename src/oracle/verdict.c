@@ -290,14 +290,14 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
 static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
     size_t best = count, last = 0, named = 0;
     double share = 0.0;
-    bool everywhere = true, exact = false;
+    bool exact = false;
     for (size_t i = 0; i < count; i++) {
         if (list[i] == FB_ARITHMETIC_TF32 && exact)
             continue;
         FB_TRY(judge_as(v, list[i]));
         last = i;
         bool close = i > 0 && list[i] == FB_ARITHMETIC_TF32X3;
-        if (v->passed && (best == count || everywhere || close))
+        if (v->passed && (best == count || close))
             return FB_OK;
         if (i == 0)
             exact = count > 1 && has_lse(v->trial) && typical_ratio(v, true) <= 2.0;
@@ -305,10 +305,8 @@ static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) 
             share = v->filter->best.share;
             named = i;
         }
-        if (v->complete && !v->passed && best == count) {
+        if (v->complete && !v->passed && best == count)
             best = i;
-            everywhere = fmax(typical_ratio(v, true), typical_ratio(v, false)) > 2.0;
-        }
     }
     v->passed = false;
     best = best < count ? best : named;
