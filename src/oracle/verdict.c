@@ -292,7 +292,7 @@ static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) 
     double share = 0.0;
     bool exact = false;
     for (size_t i = 0; i < count; i++) {
-        if (list[i] == FB_ARITHMETIC_TF32 && exact)
+        if (list[i] == FB_ARITHMETIC_TF32 && (exact || best < count))
             continue;
         FB_TRY(judge_as(v, list[i]));
         last = i;
