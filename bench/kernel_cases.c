@@ -21,12 +21,15 @@ enum {
     DOT_WIDE = FB_DOT_OUTPUTS * FB_DOT_ROWS, /* after the sums */
 };
 
-#define PRODUCTS(KERNEL, DTYPE, SMALL_COLUMNS)                                                     \
-    {KERNEL, DTYPE, 4, HEAD_DIM, true, FB_KERNEL_PRODUCT},                                         \
-        {KERNEL, DTYPE, 16, HEAD_DIM, true, FB_KERNEL_PRODUCT},                                    \
-        {KERNEL, DTYPE, 32, HEAD_DIM, false, FB_KERNEL_PRODUCT},                                   \
-        {KERNEL, DTYPE, 48, HEAD_DIM, false, FB_KERNEL_PRODUCT}, {                                 \
-        KERNEL, DTYPE, 32, SMALL_COLUMNS, false, FB_KERNEL_PRODUCT                                 \
+/* In memory, scores and values take turns, as they do in attention: each fetches what the other one
+ * reads. Such a case stands with the scores. */
+#define IN_MEMORY(DTYPE, ROWS)                                                                     \
+    { FB_KERNEL_SCORES + DTYPE, DTYPE, ROWS, HEAD_DIM, true, FB_KERNEL_PRODUCT }
+#define PRODUCTS(KERNEL, DTYPE)                                                                    \
+    {KERNEL + DTYPE, DTYPE, 16, HEAD_DIM, false, FB_KERNEL_PRODUCT},                               \
+        {KERNEL + DTYPE, DTYPE, 32, HEAD_DIM, false, FB_KERNEL_PRODUCT},                           \
+        {KERNEL + DTYPE, DTYPE, 48, HEAD_DIM, false, FB_KERNEL_PRODUCT}, {                         \
+        KERNEL + DTYPE, DTYPE, 32, HEAD_DIM / 2, false, FB_KERNEL_PRODUCT                          \
     }
 #define DOTS(DTYPE)                                                                                \
     {FB_KERNEL_DOTS, DTYPE, 4, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT},                           \
@@ -36,12 +39,18 @@ enum {
     }
 
 const fb_kernel_case fb_kernel_cases[] = {
-    PRODUCTS(FB_KERNEL_SCORES, FB_F32, 64),
-    PRODUCTS(FB_KERNEL_SCORES + FB_BF16, FB_BF16, 64),
-    PRODUCTS(FB_KERNEL_SCORES + FB_F16, FB_F16, 64),
-    PRODUCTS(FB_KERNEL_VALUES, FB_F32, 64),
-    PRODUCTS(FB_KERNEL_VALUES + FB_BF16, FB_BF16, 64),
-    PRODUCTS(FB_KERNEL_VALUES + FB_F16, FB_F16, 64),
+    IN_MEMORY(FB_F32, 4),
+    IN_MEMORY(FB_F32, 16),
+    IN_MEMORY(FB_BF16, 4),
+    IN_MEMORY(FB_BF16, 16),
+    IN_MEMORY(FB_F16, 4),
+    IN_MEMORY(FB_F16, 16),
+    PRODUCTS(FB_KERNEL_SCORES, FB_F32),
+    PRODUCTS(FB_KERNEL_SCORES, FB_BF16),
+    PRODUCTS(FB_KERNEL_SCORES, FB_F16),
+    PRODUCTS(FB_KERNEL_VALUES, FB_F32),
+    PRODUCTS(FB_KERNEL_VALUES, FB_BF16),
+    PRODUCTS(FB_KERNEL_VALUES, FB_F16),
     {FB_KERNEL_SOFTMAX, FB_F32, 16, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
     {FB_KERNEL_SOFTMAX, FB_F32, 48, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
     DOTS(FB_F32),
@@ -99,7 +108,8 @@ static size_t operand_bytes(const fb_kernel_case *what) {
     size_t element = fb_dtype_size(what->dtype);
     if (what->kernel == FB_KERNEL_DOTS)
         return (size_t)DOT_CALLS * FB_DOT_OUTPUTS * what->columns * element;
-    return streams_of(what) * tiles_of(what) * FB_TILE_KEYS * what->columns * element;
+    size_t operands = is_attention(what) && what->in_memory ? 2 : 1; /* keys and values */
+    return operands * streams_of(what) * tiles_of(what) * FB_TILE_KEYS * what->columns * element;
 }
 
 double fb_kernel_flops(const fb_kernel_case *what) {
@@ -176,19 +186,32 @@ static void run_values(const fb_kernel_run *run, const void *const *groups, cons
     });
 }
 
-static void run_attention(fb_kernel_run *run) {
-    const fb_kernel_case *what = run->what;
-    const void *groups[FB_STREAMS * TILE_GROUPS], *following[FB_STREAMS * TILE_GROUPS];
+/* In the cache: one kernel again and again. */
+static void run_product(fb_kernel_run *run) {
+    const void *groups[FB_STREAMS * TILE_GROUPS];
     const char *operands = next_operands(run);
-    list_groups(what, operands, 0, groups);
-    for (size_t tile = 0; tile < tiles_of(what); tile++) {
-        list_groups(what, operands, (tile + 1) % tiles_of(what), following);
-        if (what->kernel < FB_KERNEL_VALUES)
-            run_scores(run, groups, following[0]);
+    for (size_t tile = 0; tile < tiles_of(run->what); tile++) {
+        list_groups(run->what, operands, tile, groups);
+        if (run->what->kernel < FB_KERNEL_VALUES)
+            run_scores(run, groups, groups[0]);
         else
-            run_values(run, groups, following[0]);
-        for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
-            groups[i] = following[i];
+            run_values(run, groups, groups[0]);
+    }
+}
+
+/* In memory: the keys of a tile, then its values, which lie behind all keys. */
+static void run_products(fb_kernel_run *run) {
+    const fb_kernel_case *what = run->what;
+    const void *keys[FB_STREAMS * TILE_GROUPS], *values[FB_STREAMS * TILE_GROUPS];
+    const void *following[FB_STREAMS * TILE_GROUPS];
+    const char *operands = next_operands(run);
+    const char *all_values = operands + operand_bytes(what) / 2;
+    for (size_t tile = 0; tile < tiles_of(what); tile++) {
+        list_groups(what, operands, tile, keys);
+        list_groups(what, all_values, tile, values);
+        list_groups(what, operands, (tile + 1) % tiles_of(what), following);
+        run_scores(run, keys, values[0]);
+        run_values(run, values, following[0]);
     }
 }
 
@@ -259,8 +282,10 @@ static void run_small(const fb_kernel_run *run) {
 
 fb_status fb_kernel_run_once(void *context) {
     fb_kernel_run *run = context;
-    if (is_attention(run->what))
-        run_attention(run);
+    if (is_attention(run->what) && run->what->in_memory)
+        run_products(run);
+    else if (is_attention(run->what))
+        run_product(run);
     else if (run->what->kernel == FB_KERNEL_DOTS)
         run_dots(run);
     else if (run->what->kernel == FB_KERNEL_SOFTMAX)

@@ -258,6 +258,10 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 /* transpose stays AVX2's: it takes a small part of any call's time. */
 void fb_kernels_init_avx512(fb_kernels *kernels) {
+    for (size_t dtype = 0; dtype < FB_NUM_DTYPES; dtype++) { /* AVX2's so far */
+        streamed_scores[dtype] = kernels->scores[dtype];
+        streamed_values[dtype] = kernels->values[dtype];
+    }
     kernels->scores[FB_F32] = scores_f32;
     kernels->scores[FB_BF16] = scores_bf16;
     kernels->scores[FB_F16] = scores_f16;

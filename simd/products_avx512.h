@@ -199,12 +199,11 @@ typedef const char *next_blocks[TILE_CHAINS][TILE_BLOCKS];
 
 /* What row tile number `tile` prefetches: of f32 blocks the first two tiles one each, of 16-bit
  * blocks, which are half as long, the first tile both. If there is one tile of f32 the hardware
- * reads ahead faster by itself, and so it does in several streams. All others get an address that
- * is in the cache. */
-INLINE void choose_next(fb_dtype dtype, size_t num_tiles, size_t tile, size_t streams,
-                        next_blocks ahead, tile_job *job) {
+ * reads ahead faster by itself. All others get an address that is in the cache. */
+INLINE void choose_next(fb_dtype dtype, size_t num_tiles, size_t tile, next_blocks ahead,
+                        tile_job *job) {
     const bool is_f32 = dtype == FB_F32;
-    const bool fetches = streams == 1 && (is_f32 ? num_tiles > 1 && tile < 2 : tile == 0);
+    const bool fetches = is_f32 ? num_tiles > 1 && tile < 2 : tile == 0;
     for (size_t chain = 0; chain < job->num_chains; chain++) {
         const char *first = fetches ? ahead[chain][is_f32 ? tile : 0] : (const char *)job->a;
         job->next[chain][0] = first;
@@ -214,12 +213,11 @@ INLINE void choose_next(fb_dtype dtype, size_t num_tiles, size_t tile, size_t st
 
 /* Multiplies all row tiles of a call with the blocks of a job, which is the first tile's. */
 INLINE void multiply_rows(const tile_table tables[FB_NUM_DTYPES][2], fb_dtype dtype,
-                          row_tiles tiles, size_t blocks, size_t streams, next_blocks ahead,
-                          tile_job *job) {
+                          row_tiles tiles, size_t blocks, next_blocks ahead, tile_job *job) {
     for (size_t tile = 0; tile < tiles.count; tile++) {
         size_t rows = tiles.base + (tile >= tiles.count - tiles.longer);
         if (tile < 3)
-            choose_next(dtype, tiles.count, tile, streams, ahead, job);
+            choose_next(dtype, tiles.count, tile, ahead, job);
         tables[tile == 0 ? dtype : FB_F32][tiles.count > 1][blocks - 1][rows - 1](job);
         if (tile == 0 && dtype != FB_F32)
             for (size_t chain = 0; chain < job->num_chains; chain++)
@@ -236,19 +234,18 @@ INLINE size_t at_most(size_t limit, size_t count) {
 }
 
 /* The chains `first` .. first + TILE_CHAINS - 1, or those that are left, of one or two groups. */
-INLINE void scores_chains(fb_dtype dtype, const fb_scores_call *call, row_tiles tiles,
-                          size_t stream, size_t group, size_t first,
-                          float (*wide)[TILE_BLOCKS][BLOCK]) {
+INLINE void scores_chains(fb_dtype dtype, const fb_scores_call *call, row_tiles tiles, size_t group,
+                          size_t first, float (*wide)[TILE_BLOCKS][BLOCK]) {
     size_t left = call->head_dim - first * FB_SEGMENT;
     size_t lines = at_most(TILE_CHAINS * FB_SEGMENT, left);
     size_t blocks = at_most(TILE_BLOCKS, call->num_groups - group);
-    const void *const *groups = call->groups + stream * call->num_groups + group;
+    const void *const *groups = call->groups + group;
     tile_job job = {
         .a = call->q + first * FB_ROWS_BLOCK,
         .wide = wide,
         .num_chains = (lines + FB_SEGMENT - 1) / FB_SEGMENT,
         .last_lines = (lines - 1) % FB_SEGMENT + 1,
-        .to = call->s + stream * call->rows * FB_SCORE_STRIDE + group * FB_GROUP_KEYS,
+        .to = call->s + group * FB_GROUP_KEYS,
         .stride = FB_SCORE_STRIDE,
         .add = first > 0,
         .scale = lines == left ? &call->scale : NULL,
@@ -267,51 +264,62 @@ INLINE void scores_chains(fb_dtype dtype, const fb_scores_call *call, row_tiles 
                                         (chain / 2 * panels + chain % 2 * TILE_BLOCKS + i) * bytes
                                   : (const char *)groups[TILE_BLOCKS + i] + (first + chain) * bytes;
         }
-    multiply_rows(scores_tiles, dtype, tiles, blocks, call->streams, ahead, &job);
+    multiply_rows(scores_tiles, dtype, tiles, blocks, ahead, &job);
 }
 
+/* The kernels of AVX2, for calls of several streams: these have few rows and wait for memory, and
+ * AVX2's order of blocks reads more places at once. Set before any call. */
+static fb_scores_fn *streamed_scores[FB_NUM_DTYPES];
+static fb_values_fn *streamed_values[FB_NUM_DTYPES];
+
 static void scores(fb_dtype dtype, const fb_scores_call *call) {
+    if (call->streams > 1) {
+        streamed_scores[dtype](call);
+        return;
+    }
     _Alignas(CACHE_LINE) float wide[TILE_CHAINS][TILE_BLOCKS][BLOCK];
     const row_tiles tiles = cut_rows(call->rows, TILE_ROWS);
     for (size_t group = 0; group < call->num_groups; group += TILE_BLOCKS)
         for (size_t first = 0; first * FB_SEGMENT < call->head_dim; first += TILE_CHAINS)
-            for (size_t stream = 0; stream < call->streams; stream++)
-                scores_chains(dtype, call, tiles, stream, group, first, wide);
+            scores_chains(dtype, call, tiles, group, first, wide);
 }
 
 FB_BY_DTYPE(scores)
 
 static void values(fb_dtype dtype, const fb_values_call *call) {
+    if (call->streams > 1) {
+        streamed_values[dtype](call);
+        return;
+    }
     _Alignas(CACHE_LINE) float wide[TILE_CHAINS][TILE_BLOCKS][BLOCK];
     const row_tiles tiles = cut_rows(call->rows, TILE_ROWS);
     const size_t stride = fb_padded_dim(call->head_dim), panels = stride / FB_PANEL_DIMS;
     const size_t num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    for (size_t panel = 0; panel < panels; panel += TILE_BLOCKS)
-        for (size_t stream = 0; stream < call->streams; stream++) {
-            size_t blocks = at_most(TILE_BLOCKS, panels - panel);
-            tile_job job = {
-                .a = call->p + stream * call->rows * FB_SEGMENT,
-                .wide = wide,
-                .num_chains = num_groups,
-                .last_lines = (call->num_keys - 1) % FB_SEGMENT + 1,
-                .to = call->o + stream * call->rows * stride + panel * FB_PANEL_DIMS,
-                .stride = stride,
-                .alpha = call->alpha + stream * call->rows,
-            };
-            next_blocks ahead;
-            const size_t bytes = block_bytes(dtype), later = panel + 2 * TILE_BLOCKS;
-            for (size_t chain = 0; chain < num_groups; chain++)
-                for (size_t i = 0; i < TILE_BLOCKS; i++) {
-                    const char *group = call->groups[stream * num_groups + chain];
-                    if (i < blocks)
-                        job.b[chain][i] = group + (panel + i) * bytes;
-                    /* keys: first comes a pair of groups, all of their chains */
-                    size_t key_block = i * panels + (later - panels) * 2 + chain;
-                    ahead[chain][i] = later < panels ? group + (later + i) * bytes
-                                                     : (const char *)call->next + key_block * bytes;
-                }
-            multiply_rows(values_tiles, dtype, tiles, blocks, call->streams, ahead, &job);
-        }
+    for (size_t panel = 0; panel < panels; panel += TILE_BLOCKS) {
+        size_t blocks = at_most(TILE_BLOCKS, panels - panel);
+        tile_job job = {
+            .a = call->p,
+            .wide = wide,
+            .num_chains = num_groups,
+            .last_lines = (call->num_keys - 1) % FB_SEGMENT + 1,
+            .to = call->o + panel * FB_PANEL_DIMS,
+            .stride = stride,
+            .alpha = call->alpha,
+        };
+        next_blocks ahead;
+        const size_t bytes = block_bytes(dtype), later = panel + 2 * TILE_BLOCKS;
+        for (size_t chain = 0; chain < num_groups; chain++)
+            for (size_t i = 0; i < TILE_BLOCKS; i++) {
+                const char *group = call->groups[chain];
+                if (i < blocks)
+                    job.b[chain][i] = group + (panel + i) * bytes;
+                /* keys: first comes a pair of groups, all of their chains */
+                size_t key_block = i * panels + (later - panels) * 2 + chain;
+                ahead[chain][i] = later < panels ? group + (later + i) * bytes
+                                                 : (const char *)call->next + key_block * bytes;
+            }
+        multiply_rows(values_tiles, dtype, tiles, blocks, ahead, &job);
+    }
 }
 
 FB_BY_DTYPE(values)

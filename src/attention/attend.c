@@ -1,10 +1,11 @@
 /* The tiled driver: attention of query rows over a view, in the order of docs/contract.md C3.
  *
  *   call    -> units: a KV head and up to 48 of its query rows (all heads of the group stacked:
- *              row = query * heads_per_kv + head in group), each on its own
+ *              row = query * heads_per_kv + head in group), each on its own; fewer for many threads
  *   view    -> ranges -> chunks of up to 1024 keys, each a part; parts merge left to right
  *   chunk   -> tiles of 64 keys: scores, online softmax, values. If there are few rows, the tiles
- * of four chunks side by side: the order of reading changes, the order of adding does not (chunk.c)
+ *              of four chunks side by side: the order of reading changes, the order of adding does
+ *              not (chunk.c)
  *
  * Places: a key is known by its place. That is its token or, in a gathered view, its number among
  * all keys of the view. Only the functions that read a key ask for the token (token_at).
@@ -28,16 +29,17 @@
 
 enum {
     TASKS_PER_THREAD = 4,    /* enough to even out threads that are not equally fast */
+    LEAST_UNIT_ROWS = 4,     /* of fewer rows products are slow: each key is used too seldom */
     PARALLEL_FMAS = 1 << 18, /* below this, starting threads costs more than it saves */
 };
 
 static fb_row_unit unit_at(const fb_attend_problem *problem, size_t index) {
-    size_t first = index % problem->units_per_head * FB_UNIT_ROWS;
+    size_t first = index % problem->units_per_head * problem->unit_rows;
     size_t left = problem->num_rows - first;
     return (fb_row_unit){
         .kv_head = index / problem->units_per_head,
         .first_row = first,
-        .rows = left < FB_UNIT_ROWS ? left : FB_UNIT_ROWS,
+        .rows = left < problem->unit_rows ? left : problem->unit_rows,
     };
 }
 
@@ -323,9 +325,24 @@ static size_t useful_threads(const fb_attend_problem *problem) {
     return fmas < (double)PARALLEL_FMAS ? 1 : fb_parallel_threads();
 }
 
+/* Cuts the rows of each KV head into units. If there are fewer pairs of a unit and a chunk than
+ * threads, units are smaller: rows are independent, so no bit changes. Keys are then read by
+ * several threads, which is faster than to leave threads idle. */
+static void cut_into_units(fb_attend_problem *problem, size_t threads) {
+    const size_t rows = problem->num_rows, heads = problem->kv->num_kv_heads;
+    size_t units = (rows + FB_UNIT_ROWS - 1) / FB_UNIT_ROWS; /* of a head */
+    problem->unit_rows = FB_UNIT_ROWS;
+    while (units * heads < threads && units * heads * problem->num_chunks < threads &&
+           rows / (2 * units) >= LEAST_UNIT_ROWS) {
+        units *= 2;
+        problem->unit_rows = (rows + units - 1) / units;
+    }
+    problem->units_per_head = (rows + problem->unit_rows - 1) / problem->unit_rows;
+    problem->num_units = problem->units_per_head * heads;
+}
+
 /* Takes the memory first: nothing can fail once threads run. */
-static fb_status run_problem(const fb_attend_problem *problem) {
-    size_t threads = useful_threads(problem);
+static fb_status run_problem(const fb_attend_problem *problem, size_t threads) {
     size_t workspaces = threads * fb_workspace_floats(problem->head_dim);
     size_t tasks = threads * TASKS_PER_THREAD;
     bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
@@ -376,15 +393,15 @@ static fb_status attend(const fb_queries *queries, const fb_view *view, bool gat
     if (!fb_size_mul(queries->num_queries, problem.heads_per_kv, &problem.num_rows))
         return fb_fail(FB_ERROR_ARGUMENT, "queries: %zu queries x %zu heads overflow",
                        queries->num_queries, queries->num_heads);
-    problem.units_per_head = (problem.num_rows + FB_UNIT_ROWS - 1) / FB_UNIT_ROWS;
-    problem.num_units = problem.units_per_head * kv->num_kv_heads;
     fb_key_chunk *chunks = NULL;
     size_t *tokens = NULL;
     FB_TRY(cut_into_chunks(view, gathered, num_keys, &chunks, &problem.num_chunks));
     problem.chunks = chunks;
+    const size_t threads = useful_threads(&problem);
+    cut_into_units(&problem, threads);
     fb_status status = gathered ? place_tokens(view, num_keys, &problem, &tokens) : FB_OK;
     if (status == FB_OK)
-        status = run_problem(&problem);
+        status = run_problem(&problem, threads);
     fb_scratch_release(tokens);
     fb_scratch_release(chunks);
     return status;

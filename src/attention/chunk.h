@@ -39,6 +39,7 @@ typedef struct fb_attend_problem {
     size_t head_dim, padded_dim; /* of an output row */
     size_t heads_per_kv;
     size_t num_rows;       /* of one KV head: num_queries * heads_per_kv */
+    size_t unit_rows;      /* of a unit, at most */
     size_t units_per_head; /* row blocks of one KV head */
     size_t num_units;
     size_t num_keys;

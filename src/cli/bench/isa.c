@@ -73,7 +73,9 @@ static void name_of(const fb_kernel_case *what, char *name, size_t size) {
         length += (size_t)snprintf(name + length, size - length, ", %zu rows", what->rows);
     if (length < size)
         snprintf(name + length, size - length, ", %zu%s", what->columns,
-                 what->in_memory ? ", memory" : "");
+                 !what->in_memory                ? ""
+                 : what->kernel < FB_KERNEL_DOTS ? ", memory, and values"
+                                                 : ", memory");
 }
 
 static bool is_wanted(const settings *chosen, const fb_kernel_case *what) {
@@ -227,7 +229,7 @@ static const char *limit_name(const isa_row *row) {
 static void print_row(const isa_bench *b, const isa_row *row) {
     char name[80];
     name_of(row->what, name, sizeof name);
-    printf("%-36s%-13s", name, limit_name(row));
+    printf("%-46s%-13s", name, limit_name(row));
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa) && row->timed[isa])
             printf(row->what->limit == FB_KERNEL_ELEMENTS ? "%9.2f" : "%9.3f", row->speed[isa]);
@@ -241,7 +243,7 @@ static void print_row(const isa_bench *b, const isa_row *row) {
 
 static void print_head(const isa_bench *b) {
     fb_bench_print_limits(b->bench);
-    printf("\n%-36s%-13s", "kernel", "speed");
+    printf("\n%-46s%-13s", "kernel", "speed");
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa))
             printf("%9s", fb_isa_name(isa));
