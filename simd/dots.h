@@ -11,8 +11,9 @@
  *                        weights[output][index .. index + 7], widened
  *   dot_widened(w, float *wide)  stores them: output by output, FB_DOT_COLUMNS apart
  *   dot_fma(x, w, sum)
- *   dot_fold(ROWS, const dot_vector *chains, float *sums, size_t stride)
- *                        adds the sums of ROWS (at most 4) rows' chains; outputs a stride apart
+ *   dot_fold(ROWS, FIRST, chains, float *sums, size_t stride)
+ *                        adds the sums of the chains of ROWS (at most 4) rows from FIRST on, of
+ *                        chains [DOT_VECTORS][DOT_TILE_ROWS], to sums [outputs] a stride apart
  *   dot_in_register(vector)
  *                        keeps compilers from loading a vector again in every fma that uses it
  *
@@ -76,12 +77,13 @@ INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const bool WIDEN,
     }
 }
 
-INLINE void dots_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
-    dot_fold(ROWS < DOT_FOLD_ROWS ? ROWS : DOT_FOLD_ROWS, chains, sums, stride);
+INLINE void dots_fold(const int ROWS, dot_vector chains[DOT_VECTORS][DOT_TILE_ROWS], float *sums,
+                      size_t stride) {
+    dot_fold(ROWS < DOT_FOLD_ROWS ? ROWS : DOT_FOLD_ROWS, 0, chains, sums, stride);
     if (ROWS == DOT_FOLD_ROWS + 1) /* clang 14 left all chains in memory when 1 was a difference */
-        dot_fold(1, chains + DOT_FOLD_ROWS, sums + DOT_FOLD_ROWS, stride);
+        dot_fold(1, DOT_FOLD_ROWS, chains, sums + DOT_FOLD_ROWS, stride);
     else if (ROWS > DOT_FOLD_ROWS)
-        dot_fold(ROWS - DOT_FOLD_ROWS, chains + DOT_FOLD_ROWS, sums + DOT_FOLD_ROWS, stride);
+        dot_fold(ROWS - DOT_FOLD_ROWS, DOT_FOLD_ROWS, chains, sums + DOT_FOLD_ROWS, stride);
 }
 
 INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const dots_job *job) {
@@ -108,9 +110,7 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
         for (size_t step = 0; step < FB_DOT_STEP; step += DOT_LANES)
             dots_columns(ROWS, DTYPE, WIDEN, x, weights, wide, column + step, chains);
     }
-    dots_fold(ROWS, chains[0], job->sums, job->stride);
-    dots_fold(ROWS, chains[1], job->sums + DOT_PER_VECTOR * job->stride, job->stride);
-    dots_fold(ROWS, chains[2], job->sums + 2 * DOT_PER_VECTOR * job->stride, job->stride);
+    dots_fold(ROWS, chains, job->sums, job->stride);
 }
 
 typedef void dots_tile_fn(const dots_job *job);

@@ -42,8 +42,7 @@ INLINE float32x4_t dot_halves(dot_vector a, dot_vector b) {
                      vcombine_f32(vget_high_f32(a_x4), vget_high_f32(b_x4)));
 }
 
-INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size_t stride) {
-    (void)stride; /* there is one output */
+INLINE void dot_fold_rows(const int ROWS, const dot_vector *chains, float *sums) {
     float32x4_t ab = dot_halves(chains[0], ROWS > 1 ? chains[1] : dot_zero());
     float32x4_t cd =
         dot_halves(ROWS > 2 ? chains[2] : dot_zero(), ROWS > 3 ? chains[3] : dot_zero());
@@ -56,6 +55,13 @@ INLINE void dot_fold(const int ROWS, const dot_vector *chains, float *sums, size
     vst1q_f32(folded, abcd);
     for (int row = 0; row < ROWS; row++)
         sums[row] += folded[row];
+}
+
+INLINE void dot_fold(const int ROWS, const int FIRST, dot_vector chains[3][DOT_TILE_ROWS],
+                     float *sums, size_t stride) {
+    dot_fold_rows(ROWS, chains[0] + FIRST, sums);
+    dot_fold_rows(ROWS, chains[1] + FIRST, sums + stride);
+    dot_fold_rows(ROWS, chains[2] + FIRST, sums + 2 * stride);
 }
 
 #include "simd/dots.h"

@@ -22,9 +22,7 @@ bool fb_size_add(size_t a, size_t b, size_t *sum) {
     return true;
 }
 
-/* Asks for huge pages: a walk through a KV cache of 4 KiB pages spends a tenth of its time on
- * translating addresses. This is a hint: if the system ignores it, only the speed changes. */
-static void ask_for_huge_pages(void *memory, size_t bytes) {
+void fb_ask_for_huge_pages(void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #else
@@ -48,7 +46,7 @@ static void *allocate(size_t count, size_t size, const char *what) {
     if (!memory)
         fb_fail(FB_ERROR_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
     else if (alignment == FB_HUGE_PAGE)
-        ask_for_huge_pages(memory, rounded);
+        fb_ask_for_huge_pages(memory, rounded);
     return memory;
 }
 

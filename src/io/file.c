@@ -128,6 +128,9 @@ fb_status fb_file_read_text(const char *path, size_t limit, char **data, size_t 
 
 /* --- maps ------------------------------------------------------------------------------------- */
 
+/* Files from here on are weights. Smaller ones do not fill many huge pages. */
+enum { LARGE_FILE = 64 << 20 };
+
 /* Maps what follows the descriptor's offset, which stays. */
 static fb_status map_regular(int fd, const char *path, const struct stat *status,
                              fb_file_map *map) {
@@ -144,6 +147,8 @@ static fb_status map_regular(int fd, const char *path, const struct stat *status
                        strerror(errno));
     if (data == MAP_FAILED)
         return fail_with_errno(path, "cannot map");
+    if (size >= LARGE_FILE)
+        fb_ask_for_huge_pages(data, size);
     *map = (fb_file_map){.data = (const char *)data + offset,
                          .size = size - (size_t)offset,
                          .mapped = data,

@@ -12,8 +12,8 @@
  *
  * Weights in place against weights packed for the kernel of scores, where a vector holds 16
  * features: that product needs no sum over a vector in the end, but a transposition of every weight
- * in every call, or a second copy of them all. Mapped pages of 4 KiB were read as fast as huge ones
- * (21.2 GB/s on one core), so a copy would not even be faster to read.
+ * in every call, or a second copy of them all. A file whose pages come into memory while it is
+ * mapped has huge pages on systems that can (src/io/file.c); pages of 4 KiB cost 10 to 15 %.
  */
 #include "model/linear.h"
 
@@ -206,7 +206,8 @@ static void widen_weights(const unit *u, const place *at, const void *weights[GR
     }
 }
 
-/* `next` is the place after this one, or NULL. sums  [group_features][rows, see fb_dots_fn] */
+/* `next` is the place whose weights to fetch, or NULL. sums  [group_features][rows, see fb_dots_fn]
+ */
 static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
     const void *weights[GROUP], *fetched[GROUP];
     bool in_place = readable(u, at->segment), fetches = next && readable(u, next->segment);
@@ -247,8 +248,8 @@ static void give_chunk(const unit *u, size_t begin, size_t end) {
     }
 }
 
-/* The place after a place in the chunk of groups begin .. end-1; at the end, the first place after
- * the chunk. */
+/* The place after a place in the chunk of groups begin .. end-1, or after the first place of the
+ * next chunk. */
 static place place_after(const unit *u, place at, size_t begin, size_t end) {
     if (u->call->row_by_row) {
         if (++at.segment < u->call->num_segments)
@@ -257,18 +258,21 @@ static place place_after(const unit *u, place at, size_t begin, size_t end) {
     }
     if (++at.group < end)
         return at;
+    if (at.group > end) /* of the next chunk */
+        return at;
     if (++at.segment < u->call->num_segments)
         return (place){begin, at.segment};
     return (place){end, 0};
 }
 
-/* Groups begin .. end-1. */
+/* Groups begin .. end-1. Weights are fetched two places ahead: one is over before memory answers. */
 static void multiply_chunk(const unit *u, size_t begin, size_t end) {
     size_t of_group = u->call->group_features * fb_dot_stride(u->rows);
     memset(u->sums, 0, (end - begin) * of_group * sizeof *u->sums);
-    for (place at = {begin, 0}, next; at.group < end; at = next) {
-        next = place_after(u, at, begin, end);
-        multiply_group(u, &at, next.group < u->num_groups ? &next : NULL,
+    for (place at = {begin, 0}, next = place_after(u, at, begin, end), fetched; at.group < end;
+         at = next, next = fetched) {
+        fetched = place_after(u, next, begin, end);
+        multiply_group(u, &at, fetched.group < u->num_groups ? &fetched : NULL,
                        u->sums + (at.group - begin) * of_group);
     }
     give_chunk(u, begin, end);
