@@ -19,7 +19,7 @@ typedef enum fb_isa {
     FB_ISA_AVX2,       /* x86-64 with AVX2, FMA and F16C */
     FB_ISA_AVX512,     /* x86-64 with AVX-512 F, BW, VL and DQ */
     FB_ISA_NEON,       /* aarch64; AdvSIMD is its baseline */
-    FB_ISA_COUNT
+    FB_ISA_COUNT       /* sets that this header knows; a later version may know more */
 } fb_isa;
 
 /* "scalar", "avx2", "avx512", "neon"; "unknown" otherwise. Never NULL. */

@@ -265,7 +265,8 @@ static place place_after(const unit *u, place at, size_t begin, size_t end) {
     return (place){end, 0};
 }
 
-/* Groups begin .. end-1. Weights are fetched two places ahead: one is over before memory answers. */
+/* Groups begin .. end-1. Weights are fetched two places ahead: one place is over before memory
+ * answers. */
 static void multiply_chunk(const unit *u, size_t begin, size_t end) {
     size_t of_group = u->call->group_features * fb_dot_stride(u->rows);
     memset(u->sums, 0, (end - begin) * of_group * sizeof *u->sums);
