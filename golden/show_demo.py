@@ -82,11 +82,12 @@ def columns(left, right, height):
 def play(replies, tokenizer):
     """The two decodings, pass by pass: in place on a terminal, else four moments of them."""
     passes = max(len(r.passes) for r in replies)
-    height = max(len(columns(*[r.text_after(tokenizer, len(r.passes)) for r in replies], 0)), 4)
+    texts = [[r.text_after(tokenizer, count) for r in replies] for count in range(passes + 1)]
+    height = max(len(columns(*both, 0)) for both in texts)
     print(f"{BOLD}{'dense attention':{WIDTH}} | FlashBlock{PLAIN}")
     shown = range(1, passes + 1) if sys.stdout.isatty() else sorted({6, 12, passes // 2, passes})
     for count in shown:
-        lines = columns(*[r.text_after(tokenizer, count) for r in replies], height)
+        lines = columns(*texts[count], height)
         says = [r.says(count) for r in replies]
         print(f"{DIM}{says[0]:{WIDTH}} | {says[1]}{PLAIN}\033[K" if sys.stdout.isatty() else
               f"after pass {count}:\n{says[0]:{WIDTH}} | {says[1]}")  # fmt: skip
