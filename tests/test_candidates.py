@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+import subprocess
 import sys
 
 from verify_support import (
@@ -15,9 +16,11 @@ from verify_support import (
     INF,
     MASKED,
     NAN,
+    PROGRAM,
     case,
     expect,
     expect_equal,
+    expect_failed,
     folder,
     from_bf16,
     golden,
@@ -417,6 +420,84 @@ def mistakes_of_head_masks_are_named():
     expect_named(path, {"hist_out": tensors["hist_out_in"]}, "the cache is not refreshed")
     expect_named(path, {"hist_lse": tensors["hist_lse_in"]}, "the cache is not refreshed")
     expect_named(path, {"hist_lse": tensors["lse_hist"]}, "do not store")
+
+
+# options of golden --kind attention -> mistakes: words, and what is wrong in Attention.compute
+MADE = {
+    ("--queries", "1", "--keys", "7"): {
+        "the last key is left out": {"sees": lambda i, j: j < 6},
+        "reads h mod num_kv_heads": {"kv_head": lambda h: h % 2},
+    },
+    ("--queries", "3", "--keys", "21", "--batch", "3"): {
+        "the first key is left out": {"sees": lambda i, j: j > 0},
+    },
+    ("--queries", "8", "--keys", "21", "--mask-block", "4"): {
+        "the block mask is not applied": {"sees": None},
+        "causal, token by token": {"sees": lambda i, j: j <= 13 + i},
+    },
+    ("--queries", "8", "--keys", "12", "--mask-block", "4", "--first-query", "0", "--first-key", "4"): {
+        "the block mask is not applied": {"sees": None},
+    },
+    ("--queries", "3", "--key-lengths", "19,0,30,5"): {
+        "number of keys is ignored": {"lengths": [30] * 4},
+        "one key too many: its number of keys": {"lengths": [20, 1, 30, 6]},
+        "one key too few: its number of keys": {"lengths": [18, 0, 29, 4]},
+        "the number of keys of batch entry 0": {"lengths": [19] * 4},
+        "of the batch entry before it": {"lengths": [5, 19, 0, 30]},
+        "of the next batch entry": {"lengths": [0, 30, 5, 19]},
+    },
+    ("--queries", "8", "--key-lengths", "19,0,30,5", "--keys", "32", "--mask-block", "4"): {
+        "the block mask is not applied": {"sees": None},
+        "number of keys is ignored": {"lengths": [32] * 4},
+    },
+}
+
+
+def right_of_made(params):
+    """What the case asks for, said once more."""
+    block, first = params.get("mask_block_size"), params.get("first_query", 0)
+    return {
+        "lengths": params.get("key_lengths"),
+        "sees": block and (lambda i, j: (params["first_key"] + j) // block <= (first + i) // block),
+    }
+
+
+@case
+def made_attention_cases_show_mistakes():
+    """Short, batched, masked, with lengths of their own: right results pass, mistakes are named."""
+    with folder() as where:
+        path = where / "made.safetensors"
+        for options, mistakes in MADE.items():
+            made = [PROGRAM, "golden", "--kind", "attention", *options, "-o", path]
+            subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
+            text_of(verify(path), 0)
+            metadata, tensors = read(path)
+            params = json.loads(metadata["params"])
+            attention, right = Attention(params, tensors), right_of_made(params)
+            shape, lse_shape = tensors["out"][1], tensors["lse"][1]
+            out, lse = attention.compute(**right)
+            expect_right(path, {"out": ("F32", shape, out), "lse": ("F32", lse_shape, lse)})
+            expect_right(path, {"out": ("BF16", shape, out), "lse": ("F32", lse_shape, lse)})
+            for words, mistake in mistakes.items():
+                out, lse = attention.compute(**{**right, **mistake})
+                wrong = {"out": ("F32", shape, out), "lse": ("F32", lse_shape, lse)}
+                expect_named(path, wrong, words)
+            tensors["out"][2][0] += 1e-3 # the file itself is judged, too
+            del tensors["out64"]
+            expect_failed(write(where / "lie.safetensors", tensors, metadata), "out")
+
+
+@case
+def wrong_key_lengths_are_errors():
+    with folder() as where:
+        path = where / "made.safetensors"
+        made = [PROGRAM, "golden", "--kind", "attention", "--key-lengths", "3,7", "-o", path]
+        subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
+        metadata, tensors = read(path)
+        params = json.loads(metadata["params"])
+        for lengths in ([3], [3, 7, 1], [3, 8], [3, -1], [3, "7"], 7, {}):
+            metadata["params"] = json.dumps({**params, "key_lengths": lengths})
+            expect_failed(write(where / "wrong.safetensors", tensors, metadata), "key_lengths")
 
 
 @case

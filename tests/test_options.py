@@ -26,7 +26,8 @@ RULES = {
     "eval tasks": {"texts"},
     "eval video": set(),
     "generate": GENERATE | {"visual", "compare", "repeats", "record"},
-    "golden": {"correction", "reuse"},
+    "golden": {"correction", "reuse", "context", "block-size", "tau", "steps", "queries", "keys", "batch",
+               "key-lengths", "mask-block", "first-query", "first-key"},
     "info": set(),
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
@@ -50,11 +51,11 @@ REQUIRED = {
 VALUES = {
     "selectors": "quest", "write": "/dev/null", "json": "-", "candidate": "x", "calibration": "x",
     "remasking": "sequential", "reuse": "rows", "sparse": "quest", "preset": "small", "prompt": "y",
-    "isa": "all", "compat": "released", "precision": "f32", "T,T...": "2",
+    "isa": "all", "key-lengths": "3,4", "kind": "attention", "compat": "released", "precision": "f32", "T,T...": "2",
 }
 
 # A value of an option that another one needs to have a certain value.
-OTHERS = {"remasking": "sequential", "reuse": "tau", "samples": "2", "sweep": "2"}
+OTHERS = {"kind": "denoising_sequence", "remasking": "sequential", "reuse": "tau", "samples": "2", "sweep": "2"}
 
 
 def run(*arguments):

@@ -184,8 +184,8 @@ class Attention:
         at = ((b * tokens + token) * heads + head) * self.dim
         return values[at : at + self.dim]
 
-    def compute(self, scale=None, kv_head=None, sees=None, normalise=True):
-        """out [B, Sq, H, D], lse [B, H, Sq]"""
+    def compute(self, scale=None, kv_head=None, sees=None, normalise=True, lengths=None):
+        """out [B, Sq, H, D], lse [B, H, Sq]; lengths: the keys of each batch entry"""
         scale = self.scale if scale is None else scale
         kv_head = kv_head or (lambda h: h // (self.heads // self.kv_heads))
         sees = sees or (lambda query, key: True)
@@ -194,7 +194,7 @@ class Attention:
         for b in range(self.batch):
             for i in range(self.queries):
                 for h in range(self.heads):
-                    keys = [j for j in range(self.keys) if sees(i, j)]
+                    keys = [j for j in range(lengths[b] if lengths else self.keys) if sees(i, j)]
                     if not keys:
                         continue
                     q = self.row(self.q, self.heads, self.queries, b, i, h)

@@ -205,7 +205,7 @@ static double score_of(const fb_attention_problem *p, const row_index *r, size_t
 
 static row_scores scores_of(const fb_attention_problem *p, const row_index *r) {
     row_scores s = {.max = -INFINITY};
-    for (size_t key = 0; key < p->keys; key++) {
+    for (size_t key = 0; key < fb_attention_problem_keys(p, r->b); key++) {
         if (!fb_plain_sees(&p->mask, r->query, key))
             continue;
         double score = score_of(p, r, key);

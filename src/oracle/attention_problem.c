@@ -36,6 +36,24 @@ size_t fb_attention_problem_values(const fb_attention_problem *problem) {
     return fb_attention_problem_rows(problem) * problem->head_dim;
 }
 
+size_t fb_attention_problem_keys(const fb_attention_problem *p, size_t b) {
+    return p->key_lengths ? p->key_lengths[b] : p->keys;
+}
+
+size_t fb_attention_problem_seen(const fb_attention_problem *p, size_t b, size_t query) {
+    const fb_mask *mask = &p->mask;
+    size_t keys = fb_attention_problem_keys(p, b);
+    if (mask->kind == FB_MASK_NONE)
+        return keys;
+    size_t end = ((mask->first_query + query) / mask->block_size + 1) * mask->block_size;
+    end = end > mask->first_key ? end - mask->first_key : 0;
+    return end < keys ? end : keys;
+}
+
+bool fb_attention_problem_whole(const fb_attention_problem *p) {
+    return p->mask.kind == FB_MASK_NONE && !p->key_lengths;
+}
+
 /* The problem of one batch entry as the library's types; `all` outlives the view. */
 typedef struct batch_entry {
     fb_queries queries;
@@ -49,7 +67,7 @@ static void entry_of(const fb_attention_problem *p, size_t b, batch_entry *e) {
     e->queries = fb_queries_rows(p->q + b * q_size, p->queries, p->heads, p->head_dim);
     e->kv = fb_kv_rows(FB_F32, p->k + b * p->keys * kv_size, p->v + b * p->keys * kv_size, p->keys,
                        p->kv_heads, p->head_dim);
-    e->all = (fb_range){0, p->keys};
+    e->all = (fb_range){0, fb_attention_problem_keys(p, b)};
     e->view = (fb_view){&e->kv, &e->all, 1};
 }
 
@@ -97,7 +115,7 @@ static fb_status vary_entry(const fb_attention_problem *p, size_t b,
     double *entry_out = scratch, *entry_lse = scratch + rows * p->head_dim;
     batch_entry e;
     entry_of(p, b, &e);
-    e.all = (fb_range){0, v->last_key};
+    e.all.end = v->last_key < e.all.end ? v->last_key : e.all.end;
     if (v->wrong_heads) {
         reorder_heads(p, e.queries.q, q);
         e.queries.q = q;

@@ -16,8 +16,9 @@ enum { FB_ATTENTION_MAX_SIZE = 1 << 24, FB_ATTENTION_MAX_HEAD_DIM = 65536 };
 
 typedef struct fb_attention_problem {
     size_t batch, queries, keys, heads, kv_heads, head_dim;
-    double scale; /* never 0 */
-    fb_mask mask; /* {0}: every query sees every key */
+    double scale;              /* never 0 */
+    fb_mask mask;              /* {0}: every query sees every key */
+    const size_t *key_lengths; /* [batch] the keys that an entry has; NULL: all of them */
     const float *q, *k, *v;
     bool lse_by_token; /* lse is [batch, queries, heads] */
 } fb_attention_problem;
@@ -30,6 +31,13 @@ fb_status fb_attention_problem_scale(fb_case *c, fb_attention_problem *problem);
 
 size_t fb_attention_problem_rows(const fb_attention_problem *problem); /* batch x queries x heads */
 size_t fb_attention_problem_values(const fb_attention_problem *problem); /* rows x head_dim */
+
+/* The keys of a batch entry, and the keys that a query of it sees: the first ones. */
+size_t fb_attention_problem_keys(const fb_attention_problem *problem, size_t b);
+size_t fb_attention_problem_seen(const fb_attention_problem *problem, size_t b, size_t query);
+
+/* Whether every query sees all keys of the tensors. */
+bool fb_attention_problem_whole(const fb_attention_problem *problem);
 
 /* The index of a row's LSE. */
 size_t fb_attention_problem_lse(const fb_attention_problem *problem, size_t b, size_t query,
@@ -44,7 +52,7 @@ typedef struct fb_attention_variation {
     double scale;
     bool wrong_heads; /* query head h reads KV head h mod num_kv_heads */
     fb_mask mask;     /* causal: block_size 1 */
-    size_t last_key;  /* the keys after it are not seen */
+    size_t last_key;  /* the keys after it are not seen, nor those that the entry lacks */
 } fb_attention_variation;
 
 /* The variation that changes nothing. */

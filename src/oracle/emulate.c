@@ -252,18 +252,10 @@ static void finish_row(const fb_honest *h, const head *in, size_t splits, size_t
                       : (largest + log2f(total)) * ln_2;
 }
 
-static size_t visible(const fb_attention_problem *p, size_t query) {
-    const fb_mask *mask = &p->mask;
-    if (mask->kind == FB_MASK_NONE)
-        return p->keys;
-    size_t end = ((mask->first_query + query) / mask->block_size + 1) * mask->block_size;
-    end = end > mask->first_key ? end - mask->first_key : 0;
-    return end < p->keys ? end : p->keys;
-}
-
 static void run_row(const fb_attention_problem *p, const fb_honest *h, const head *in, size_t row,
                     float *out, float *lse) {
-    size_t dim = p->head_dim, keys = visible(p, row / p->heads % p->queries);
+    size_t dim = p->head_dim, query = row / p->heads;
+    size_t keys = fb_attention_problem_seen(p, query / p->queries, query % p->queries);
     size_t splits = keys >= 64 ? h->splits : 1;
     float scale = load_query(p, h, p->q + row * dim, in);
     memset(in->acc, 0, splits * dim * sizeof *in->acc);

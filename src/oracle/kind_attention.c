@@ -20,6 +20,26 @@ static fb_status read_mask(fb_case *c, fb_mask *mask) {
     return FB_OK;
 }
 
+/* params key_lengths: the keys of each entry of the batch, at most Sk; all of them where it is
+ * missing. */
+static fb_status read_lengths(fb_case *c, fb_attention_problem *p) {
+    const fb_json *list = NULL;
+    size_t *lengths = NULL;
+    FB_TRY(fb_case_param_or_null(c, "key_lengths", &list));
+    if (!list || fb_json_is_null(list))
+        return FB_OK;
+    FB_TRY(fb_case_array(c, "key_lengths", &list));
+    if (fb_json_array_size(list) != p->batch)
+        return fb_fail(FB_ERROR_FORMAT, "%s: params.key_lengths has %zu numbers, B is %zu",
+                       fb_case_path(c), fb_json_array_size(list), p->batch);
+    FB_TRY(fb_case_alloc(c, p->batch, sizeof *lengths, &lengths));
+    for (size_t b = 0; b < p->batch; b++)
+        FB_TRY(fb_json_size(fb_json_array_get(list, b), fb_case_path(c), "key_lengths", 0, p->keys,
+                            &lengths[b]));
+    p->key_lengths = lengths;
+    return FB_OK;
+}
+
 /* A result of the file. Where a candidate is judged, the file need not have one. */
 static fb_status read_result(fb_case *c, const fb_report *report, const float **values,
                              fb_dims shape, const char *name) {
@@ -28,8 +48,8 @@ static fb_status read_result(fb_case *c, const fb_report *report, const float **
     return fb_case_f32(c, values, shape, "%s", name);
 }
 
-/* params B, Sq, Sk, H, Hk, D, softmax_scale and those of the mask; out64 and lse64 may be
- * missing. */
+/* params B, Sq, Sk, H, Hk, D, softmax_scale, key_lengths and those of the mask; out64 and lse64 may
+ * be missing. */
 fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     fb_attention_problem p = {0};
     fb_attention_claims claims = {
@@ -43,6 +63,7 @@ fb_status fb_recompute_attention(fb_case *c, fb_report *report) {
     FB_TRY(fb_case_size(c, "Sq", 0, FB_ATTENTION_MAX_SIZE, &p.queries));
     FB_TRY(fb_case_size(c, "Sk", 0, FB_ATTENTION_MAX_SIZE, &p.keys));
     FB_TRY(read_mask(c, &p.mask));
+    FB_TRY(read_lengths(c, &p));
     fb_dims kv = FB_DIMS(p.batch, p.keys, p.kv_heads, p.head_dim);
     fb_dims out = FB_DIMS(p.batch, p.queries, p.heads, p.head_dim);
     fb_dims lse = FB_DIMS(p.batch, p.heads, p.queries);

@@ -22,6 +22,8 @@ const fb_field fb_attention_params[] = {
     USED("mask_block_size"),
     USED("first_query"),
     USED("first_key"),
+    USED("key_lengths"),
+    UNUSED("preset", "where the sizes are from"),
     REFUSED("head_map", "\"kv head of q head h is h // (H/Hk)\"", "the only map"),
     END,
 };

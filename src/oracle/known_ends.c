@@ -36,10 +36,14 @@ static void add_keys(const fb_trial *trial, double *out, double *lse, const doub
     }
 }
 
-/* The keys that the first query sees under a mask. */
-static size_t seen_by_first(const fb_attention_problem *p) {
-    size_t end = (p->mask.first_query / p->mask.block_size + 1) * p->mask.block_size;
-    return end > p->mask.first_key ? end - p->mask.first_key : 0;
+/* The keys that all queries see: the first ones. */
+static size_t seen_by_all(const fb_attention_problem *p) {
+    size_t least = p->keys;
+    for (size_t b = 0; b < p->batch && p->queries > 0; b++) {
+        size_t seen = fb_attention_problem_seen(p, b, 0);
+        least = seen < least ? seen : least;
+    }
+    return least;
 }
 
 /* What happens to some keys. */
@@ -70,11 +74,12 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, end_change ch
         const fb_attention_problem *p = &trial->parts[part].read;
         double *out, *lse;
         if (!is_used(trial, part, external) || !trial->parts[part].known || p->keys < n ||
-            (change != TWICE && p->keys == n) || (last && p->mask.kind != FB_MASK_NONE))
+            (change != TWICE && p->keys == n) || (last && !fb_attention_problem_whole(p)))
             continue;
         fb_attention_problem seen = *p;
         seen.mask = (fb_mask){0};
-        if (p->mask.kind != FB_MASK_NONE && seen_by_first(p) < n) /* not seen by all rows */
+        seen.key_lengths = NULL;
+        if (seen_by_all(p) < n)
             continue;
         for (size_t j = 0; j < n; j++)
             index[j] = last ? p->keys - n + j : j;

@@ -627,7 +627,7 @@ static size_t worst_head(const spectrum *s) {
 fb_status fb_try_keys(fb_filter *f, fb_wrong *w) {
     const fb_trial *trial = f->trial;
     const fb_trial_tensor *out = worst_output(trial);
-    if (!out || trial->parts[out->external].read.mask.kind != FB_MASK_NONE)
+    if (!out || !fb_attention_problem_whole(&trial->parts[out->external].read))
         return FB_OK;
     size_t keys = trial->parts[out->external].read.keys;
     if (keys < 2 || (double)keys * (double)trial->rows > 6e7)

@@ -96,7 +96,7 @@ static fb_status causal_top_left(fb_wrong *w, size_t n) {
 static fb_status causal_bottom_right(fb_wrong *w, size_t n) {
     const fb_attention_problem *p = &w->trial->parts[0].read;
     (void)n;
-    if (p->mask.kind != FB_MASK_NONE || p->queries < 2 || p->queries > p->keys)
+    if (!fb_attention_problem_whole(p) || p->queries < 2 || p->queries > p->keys)
         return FB_ERROR_UNSUPPORTED;
     return masked(w, (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, p->keys - p->queries, 0});
 }
@@ -153,7 +153,7 @@ static fb_status end_off(fb_wrong *w, size_t n) {
 static fb_status own_keys_missing(fb_wrong *w, size_t n) {
     const fb_attention_problem *p = &w->trial->parts[0].read;
     (void)n;
-    if (w->trial->script || p->mask.kind != FB_MASK_NONE || p->keys <= p->queries)
+    if (w->trial->script || !fb_attention_problem_whole(p) || p->keys <= p->queries)
         return FB_ERROR_UNSUPPORTED;
     const fb_variant variant = {.key_count = p->keys - p->queries};
     FB_TRY(attend_as(w, 0, p, &variant));
@@ -215,6 +215,53 @@ static const fb_known batch_list[] = {
     {"a sequence of the batch reads the keys and values of the next batch entry", other_batch, 2},
 };
 
+/* What entry b of n takes for its number of keys. */
+static size_t other_length(const fb_attention_problem *p, size_t b, size_t n) {
+    const size_t *lengths = p->key_lengths;
+    switch (n) {
+    case 0:
+        return p->keys;
+    case 1:
+        return lengths[b] < p->keys ? lengths[b] + 1 : p->keys;
+    case 2:
+        return lengths[b] > 0 ? lengths[b] - 1 : 0;
+    case 3:
+        return lengths[0];
+    case 4:
+        return lengths[(b + p->batch - 1) % p->batch];
+    default:
+        return lengths[(b + 1) % p->batch];
+    }
+}
+
+static fb_status other_lengths(fb_wrong *w, size_t n) {
+    fb_attention_problem p = w->trial->parts[0].read;
+    size_t *lengths = NULL;
+    if (w->trial->script || !p.key_lengths || (n >= 3 && p.batch < 2))
+        return FB_ERROR_UNSUPPORTED;
+    FB_TRY(fb_alloc(p.batch, sizeof *lengths, "batch", &lengths));
+    for (size_t b = 0; b < p.batch; b++)
+        lengths[b] = other_length(&p, b, n);
+    p.key_lengths = lengths;
+    fb_status status = attend_as(w, 0, &p, NULL);
+    fb_free(lengths);
+    fb_wrong_finish(w);
+    return status;
+}
+
+static const fb_known length_list[] = {
+    {"the keys after the end of a sequence are read: its number of keys is ignored", other_lengths,
+     0},
+    {"every sequence of the batch reads one key too many: its number of keys is off by one",
+     other_lengths, 1},
+    {"every sequence of the batch reads one key too few: its number of keys is off by one",
+     other_lengths, 2},
+    {"all sequences of the batch have the number of keys of batch entry 0", other_lengths, 3},
+    {"a sequence of the batch has the number of keys of the batch entry before it", other_lengths,
+     4},
+    {"a sequence of the batch has the number of keys of the next batch entry", other_lengths, 5},
+};
+
 /* The internal part when a token sees only the tokens before it. */
 static fb_status strictly_causal(fb_wrong *w, size_t n) {
     const fb_trial *trial = w->trial;
@@ -241,5 +288,6 @@ fb_status fb_try_block(fb_filter *f, fb_wrong *w) {
         strictly_causal, 0};
     FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
     FB_TRY(fb_try_list(f, w, batch_list, sizeof batch_list / sizeof batch_list[0]));
+    FB_TRY(fb_try_list(f, w, length_list, sizeof length_list / sizeof length_list[0]));
     return fb_try_list(f, w, &strict, 1);
 }

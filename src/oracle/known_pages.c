@@ -309,7 +309,7 @@ fb_status fb_try_pages(fb_filter *f, fb_wrong *w) {
     while (width < 1024 && (p->keys / width > MAX_CHUNKS ||
                             (double)(p->keys / width) * (double)values * 16.0 > 3e7))
         width *= 2;
-    if (p->keys <= width || p->keys > width * MAX_CHUNKS || p->mask.kind != FB_MASK_NONE)
+    if (p->keys <= width || p->keys > width * MAX_CHUNKS || !fb_attention_problem_whole(p))
         return FB_OK;
     FB_TRY(fb_alloc_zeroed(trial->num_parts, sizeof *all, "tiles", &all));
     fb_status status = FB_OK;

@@ -55,10 +55,12 @@ static size_t kv_head_of(const call *c, size_t head) {
     return head / (c->p->heads / c->p->kv_heads);
 }
 
-static size_t visible_keys(const call *c, size_t query) {
+static size_t visible_keys(const call *c, size_t b, size_t query) {
     const fb_mask *mask = &c->p->mask;
+    bool chosen = c->variant && c->variant->key_count;
+    size_t keys = chosen ? c->keys : fb_attention_problem_keys(c->p, b);
     if (mask->kind == FB_MASK_NONE)
-        return c->keys;
+        return keys;
     size_t block = (mask->first_query + query) / mask->block_size;
     size_t end = (c->variant && c->variant->strict ? block : block + 1) * mask->block_size;
     end = end > mask->first_key ? end - mask->first_key : 0;
@@ -66,7 +68,7 @@ static size_t visible_keys(const call *c, size_t query) {
         end = end > (size_t)-c->variant->more ? end - (size_t)-c->variant->more : 0;
     else if (c->variant)
         end += (size_t)c->variant->more;
-    return end < c->keys ? end : c->keys;
+    return end < keys ? end : keys;
 }
 
 static const float *row_of(const call *c, const float *base, const size_t *index, const task *t,
@@ -284,7 +286,7 @@ static void add_row(const call *c, task *tasks, size_t *count, size_t first, siz
     }
     task *t = &tasks[*count - 1];
     t->rows[t->count] = (b * c->p->queries + query) * c->p->heads + head;
-    t->visible[t->count] = visible_keys(c, query);
+    t->visible[t->count] = visible_keys(c, b, query);
     t->most = t->visible[t->count] > t->most ? t->visible[t->count] : t->most;
     t->count++;
 }
@@ -373,9 +375,10 @@ static double square_norm(const float *x, size_t dim) {
 
 static void sizes_of(const fb_attention_problem *p, size_t b, size_t kv_head, fb_moments *m) {
     size_t dim = p->head_dim, group = p->heads / p->kv_heads;
-    size_t step = p->keys / 1024 + 1, taken = 0; /* of many keys, some are enough */
+    size_t all = fb_attention_problem_keys(p, b), step = all / 1024 + 1,
+           taken = 0; /* of many keys, some are enough */
     double keys = 0.0, *square = m->mean_square + (b * p->kv_heads + kv_head) * dim;
-    for (size_t j = 0; j < p->keys; j += step, taken++) {
+    for (size_t j = 0; j < all; j += step, taken++) {
         size_t at = ((b * p->keys + j) * p->kv_heads + kv_head) * dim;
         keys += square_norm(p->k + at, dim);
         for (size_t d = 0; d < dim; d++)

@@ -209,11 +209,39 @@ static size_t first_pass(const fb_trial *trial) {
     return 0;
 }
 
+/* The entry of the batch that has the most keys. */
+static size_t longest(const fb_attention_problem *p) {
+    size_t best = 0;
+    for (size_t b = 1; b < p->batch; b++)
+        if (fb_attention_problem_keys(p, b) > fb_attention_problem_keys(p, best))
+            best = b;
+    return best;
+}
+
+/* One entry of the batch, from token `first` on. */
+static void cut(fb_attention_problem *p, size_t b, size_t first, size_t tokens) {
+    size_t kv = b * p->keys * p->kv_heads * p->head_dim;
+    if (p->q)
+        p->q += (b * p->queries + first) * p->heads * p->head_dim;
+    if (kv) {
+        p->k += kv;
+        p->v += kv;
+    }
+    if (p->key_lengths)
+        p->key_lengths += b;
+    p->mask.first_query += first;
+    p->batch = 1;
+    p->queries = tokens;
+}
+
 static fb_status build_sample(const fb_trial *from, fb_trial *t) {
+    const fb_attention_problem *p = &from->parts[0].right;
+    /* with a mask, the last tokens see the most keys */
+    size_t b = longest(p), first = p->mask.kind == FB_MASK_NONE ? 0 : from->tokens - t->tokens;
+    size_t row = (b * from->tokens + first) * from->heads;
     for (size_t i = 0; i < from->num_parts; i++) {
         t->parts[i].right = from->parts[i].right;
-        t->parts[i].right.batch = 1;
-        t->parts[i].right.queries = t->tokens;
+        cut(&t->parts[i].right, b, first, t->tokens);
     }
     t->num_parts = from->num_parts;
     for (size_t i = 0; i < from->num_tensors; i++) {
@@ -222,6 +250,8 @@ static fb_status build_sample(const fb_trial *from, fb_trial *t) {
         tensor->count = tensor->lse ? t->rows : t->rows * t->dim;
         if (tensor->pass != first_pass(from))
             tensor->value = NULL;
+        if (tensor->value)
+            tensor->value += tensor->lse ? row : row * t->dim;
         tensor->truth = tensor->error = tensor->sigma = tensor->weight = NULL;
         tensor->usable = NULL;
         tensor->noise = (fb_noise){0};

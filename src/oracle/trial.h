@@ -88,8 +88,8 @@ fb_status fb_trial_of_attention(const fb_attention_problem *problem, const char 
                                 const char *lse_name, fb_candidate *candidate, fb_trial **trial);
 fb_status fb_trial_of_script(const fb_script *script, fb_candidate *candidate, fb_trial **trial);
 
-/* The first `tokens` tokens of the first batch entry and of one pass: parts and given tensors of a
- * trial. */
+/* `tokens` tokens, of the batch entry with the most keys and of one pass: parts and given tensors
+ * of a trial. The first tokens; with a mask, the last ones. */
 fb_status fb_trial_sample(const fb_trial *trial, size_t tokens, fb_trial **sample);
 
 /* Reads the inputs as `reading` says, and finds truths, errors and noise of all given tensors. */

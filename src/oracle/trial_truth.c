@@ -141,9 +141,14 @@ static double stored_scores(const fb_trial *t, const fb_moments *m, size_t row) 
     return 2.0 * square(u * (fabs(m->max[row]) + 1.0));
 }
 
+/* The keys of the row's batch entry. */
+static double keys_of(const fb_trial *t, const fb_trial_part *part, size_t row) {
+    return (double)fb_attention_problem_keys(&part->read, row / (t->tokens * t->heads));
+}
+
 static causes part_lse(const fb_trial *t, const fb_trial_part *part, size_t row) {
     const fb_moments *m = &part->m;
-    double u = fb_arithmetic_roundoff(t->arithmetic), keys = (double)part->read.keys;
+    double u = fb_arithmetic_roundoff(t->arithmetic), keys = keys_of(t, part, row);
     double small = fb_arithmetic_underflow(t->arithmetic) * exp(m->max[row] - m->lse[row]);
     const fb_cut cut = fb_arithmetic_cut(t->arithmetic);
     if (m->lse[row] == -(double)INFINITY)
@@ -162,7 +167,7 @@ static causes part_out(const fb_trial *t, const fb_trial_part *part, size_t at) 
     const fb_attention_problem *p = &part->read;
     size_t row = at / t->dim, head = row % t->heads, b = row / (t->tokens * t->heads);
     size_t kv = b * p->kv_heads + head / (p->heads / p->kv_heads);
-    double u = fb_arithmetic_roundoff(t->arithmetic), o = m->out[at], keys = (double)p->keys;
+    double u = fb_arithmetic_roundoff(t->arithmetic), o = m->out[at], keys = keys_of(t, part, row);
     if (m->lse[row] == -(double)INFINITY)
         return (causes){0};
     double plain = (double)m->p2vv[at];

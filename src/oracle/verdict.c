@@ -427,12 +427,14 @@ static void detail_of(const fb_trial *trial, const fb_trial_tensor *t, fb_findin
         at++;
     size_t row = t->lse ? at : at / trial->dim, head = row % trial->heads;
     const fb_trial_part *a = &trial->parts[t->external];
-    size_t group = a->right.heads / a->right.kv_heads;
-    int used = snprintf(finding->detail, sizeof finding->detail,
-                        "token %zu, head %zu, KV head %zu: %zu keys, maximum %.9g, LSE %.9g; an "
-                        "honest error is about %.3g",
-                        row / trial->heads, head, head / group, a->right.keys, a->m.max[row],
-                        a->m.lse[row], t->sigma[at]);
+    size_t group = a->right.heads / a->right.kv_heads, token = row / trial->heads;
+    int used =
+        snprintf(finding->detail, sizeof finding->detail,
+                 "token %zu, head %zu, KV head %zu: %zu keys, maximum %.9g, LSE %.9g; an "
+                 "honest error is about %.3g",
+                 token, head, head / group,
+                 fb_attention_problem_seen(&a->right, token / trial->tokens, token % trial->tokens),
+                 a->m.max[row], a->m.lse[row], t->sigma[at]);
     if (t->internal == FB_NO_PART || used < 0 || (size_t)used >= sizeof finding->detail)
         return;
     const fb_trial_part *b = &trial->parts[t->internal];
