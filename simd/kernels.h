@@ -25,7 +25,8 @@
  * Prefetching: while kernels work on a group (or two groups) they fetch the next group (or two),
  * evenly spread. While they work on the last group they fetch as many bytes from `next`, which is
  * the memory that will be read after this call. They never read from `next`: if there is nothing to
- * fetch, any address will do.
+ * fetch, any address will do. A kernel may assume that after its scores the values of a tile are
+ * read, whose first group is at `next` and the others behind it, and after values the next keys.
  *
  * Streams: a call of few rows waits for memory, and a CPU reads ahead faster in several places at
  * once than in one place. So a call may multiply the same rows with several tiles, each in its own
