@@ -462,17 +462,21 @@ def right_of_made(params):
     }
 
 
+def make_golden(path, *options):
+    made = [PROGRAM, "golden", "--kind", "attention", *options, "-o", path]
+    subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
+    metadata, tensors = read(path)
+    return metadata, tensors, json.loads(metadata["params"])
+
+
 @case
 def made_attention_cases_show_mistakes():
     """Short, batched, masked, with lengths of their own: right results pass, mistakes are named."""
     with folder() as where:
         path = where / "made.safetensors"
         for options, mistakes in MADE.items():
-            made = [PROGRAM, "golden", "--kind", "attention", *options, "-o", path]
-            subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
+            metadata, tensors, params = make_golden(path, *options)
             text_of(verify(path), 0)
-            metadata, tensors = read(path)
-            params = json.loads(metadata["params"])
             attention, right = Attention(params, tensors), right_of_made(params)
             shape, lse_shape = tensors["out"][1], tensors["lse"][1]
             out, lse = attention.compute(**right)
@@ -491,13 +495,130 @@ def made_attention_cases_show_mistakes():
 def wrong_key_lengths_are_errors():
     with folder() as where:
         path = where / "made.safetensors"
-        made = [PROGRAM, "golden", "--kind", "attention", "--key-lengths", "3,7", "-o", path]
-        subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
-        metadata, tensors = read(path)
-        params = json.loads(metadata["params"])
+        metadata, tensors, params = make_golden(path, "--key-lengths", "3,7")
         for lengths in ([3], [3, 7, 1], [3, 8], [3, -1], [3, "7"], 7, {}):
             metadata["params"] = json.dumps({**params, "key_lengths": lengths})
             expect_failed(write(where / "wrong.safetensors", tensors, metadata), "key_lengths")
+
+
+@case
+def nan_is_told_apart():
+    """What gave the NaN is said: each is planted as the kernel that makes it would leave it."""
+    with folder() as where:
+        path = where / "made.safetensors"
+        # batch entry 1 has no keys; 3 queries, 6 heads of 32
+        _, tensors, _ = make_golden(path, "--queries", "3", "--key-lengths", "19,0,32")
+        out, lse = tensors["out"], tensors["lse"]
+        rows = 3 * 6
+        empty = [NAN if rows <= i // 32 < 2 * rows else x for i, x in enumerate(out[2])]
+        empty_lse = [NAN if rows <= i < 2 * rows else x for i, x in enumerate(lse[2])]
+        no_keys = "0/0: a row without keys is divided by its row sum 0"
+        text = expect_named(path, {"out": (*out[:2], empty), "lse": lse}, "576 values are NaN", no_keys)
+        expect("minus" not in text, text)
+        text = expect_named(path, {"out": (*out[:2], empty), "lse": (*lse[:2], empty_lse)},
+                            "-inf minus -inf: the maximum of a row without keys")
+        expect("0/0" not in text and "0 x NaN" not in text, text)
+        expect_named(path, {"lse": (*lse[:2], empty_lse)}, "18 values are NaN: -inf minus -inf")
+        expect_named(path, {"out": (*out[:2], empty)}, "0/0 of rows without keys", "give the LSE")
+        # the tail of V was not written: all channels of entry 0 are NaN, or some of them
+        tail = [NAN if i // 32 < rows else x for i, x in enumerate(out[2])]
+        text = expect_named(path, {"out": (*out[:2], tail), "lse": lse}, "0 x NaN: the tail of the last tile")
+        expect("minus" not in text, text)
+        some = [NAN if i // 32 < rows and i % 32 > 20 else x for i, x in enumerate(out[2])]
+        expect_named(path, {"out": (*out[:2], some), "lse": lse}, "0 x NaN or infinity in some channels of V")
+        # entry 2 fills its tiles: there is no tail
+        whole = [NAN if i // 32 >= 2 * rows else x for i, x in enumerate(out[2])]
+        text = expect_named(path, {"out": (*out[:2], whole), "lse": lse}, "0/0: the output of an empty split")
+        expect("0 x NaN" not in text, text)
+        whole_lse = [NAN if i >= 2 * rows else x for i, x in enumerate(lse[2])]
+        text = expect_named(path, {"out": (*out[:2], whole), "lse": (*lse[:2], whole_lse)},
+                            "-inf minus -inf: the maximum of a tile or split without keys")
+        expect("K that was not written" not in text, text)
+
+
+@case
+def nan_of_two_empty_parts_is_named():
+    metadata, tensors = read(golden("kern/varlen_18"))
+    params = json.loads(metadata["params"])
+    heads, dim, tokens = params["H"], params["D"], params["B"] * params["Lq"]
+    head = params["head_mask"].index(0) # token 0 of a head that merges
+    for name in ("o", "hist_out_in", "out"):
+        values = tensors[name][2]
+        values[head * dim : (head + 1) * dim] = [0.0] * dim
+    for name in ("lse", "hist_lse_in"):
+        tensors[name][2][head * tokens] = -INF
+    expect(len(tensors["lse"][2]) == heads * tokens, "the LSE's layout")
+    for name in ("hist_out", "hist_lse"):
+        del tensors[name]
+    with folder() as where:
+        path = write(where / "empty.safetensors", tensors, metadata)
+        text_of(verify(path), 0)
+        dtype, shape, right = tensors["out"]
+        expect_right(path, {"out": (dtype, shape, right)})
+        nan = right[: head * dim] + [NAN] * dim + right[(head + 1) * dim :]
+        expect_named(path, {"out": (dtype, shape, nan)}, f"{dim} values are NaN: -inf minus -inf, the LSEs of two")
+        at = (tokens - 1) * heads * dim
+        nan = right[:at] + [NAN] + right[at + 1 :]
+        expect_named(path, {"out": (dtype, shape, nan)}, "1 values are NaN where there are keys: 0 x NaN")
+
+
+@case
+def nan_of_memory_that_nobody_sees_changes_nothing():
+    """Keys and values after the end of a sequence, and behind a mask, may be NaN."""
+    with folder() as where:
+        for options, first in ((("--key-lengths", "19,33"), 19), (("--keys", "37", "--mask-block", "4"), 36)):
+            path = where / "made.safetensors"
+            metadata, tensors, params = make_golden(path, "--queries", "8", *options)
+            for name in ("k", "v"):
+                dtype, shape, values = tensors[name]
+                first_of_end, end = first * 2 * 32, params["Sk"] * 2 * 32
+                tensors[name] = dtype, shape, values[:first_of_end] + [NAN] * (end - first_of_end) + values[end:]
+            if first == 36: # queries 29 to 36: all but the last one see nothing of key 36
+                for name in ("out64", "lse64"):
+                    del tensors[name]
+                seen = 7 * 6
+                tensors["out"] = (*tensors["out"][:2], [NAN if i // 32 >= seen else x
+                                                        for i, x in enumerate(tensors["out"][2])])
+                tensors["lse"] = (*tensors["lse"][:2], [NAN if i % 8 == 7 else x
+                                                        for i, x in enumerate(tensors["lse"][2])])
+            write(path, tensors, metadata)
+            results = {"out": tensors["out"], "lse": tensors["lse"]}
+            expect_right(path, results)
+            for name in results:
+                dtype, shape, values = tensors[name]
+                spread = [NAN] * 64 + values[64:] if name == "out" else [NAN] * 4 + values[4:]
+                words = "0 x NaN" if first == 19 else "the inputs are not all finite"
+                if name == "lse":
+                    words = "-inf minus -inf" if first == 19 else "the inputs are not all finite"
+                expect_named(path, {**results, name: (dtype, shape, spread)}, words)
+
+
+@case
+def nan_of_the_inputs_is_told_apart():
+    with folder() as where:
+        path = where / "made.safetensors"
+        metadata, tensors, params = make_golden(path, "--queries", "3", "--keys", "21")
+        del tensors["out64"], tensors["lse64"]
+        tensors["q"][2][6 * 32 + 5] = NAN # query 1, head 0
+        write(path, tensors, metadata)
+        out, lse = tensors["out"], tensors["lse"]
+        right = {
+            "out": (*out[:2], [NAN if i // 32 == 6 else x for i, x in enumerate(out[2])]),
+            "lse": (*lse[:2], [NAN if i == 1 else x for i, x in enumerate(lse[2])]),
+        }
+        expect_right(path, right)
+        every = {name: (*tensors[name][:2], [NAN] * len(tensors[name][2])) for name in right}
+        expect_named(path, every, "the inputs are not all finite: a query is not")
+        expect_named(path, {"out": out, "lse": lse}, "32 values should be NaN: NaN of the inputs is lost")
+        halved = {"out": (*out[:2], [x / 2 for x in right["out"][2]]), "lse": right["lse"]}
+        expect_named(path, halved, "out") # the other rows are judged
+        for name, words in (("k", "a key is not"), ("v", "a value is not")):
+            metadata, tensors, params = make_golden(path, "--queries", "3", "--keys", "21")
+            del tensors["out64"], tensors["lse64"]
+            tensors[name][2][7] = INF if name == "v" else NAN # KV head 0: heads 0 to 2
+            write(path, tensors, metadata)
+            every = {one: (*tensors[one][:2], [NAN] * len(tensors[one][2])) for one in ("out", "lse")}
+            expect_named(path, every, "the inputs are not all finite: " + words)
 
 
 @case

@@ -155,12 +155,15 @@ static double lost_by(fb_weight_format format, const double *weights, size_t cou
 CLONES static void softmax(const call *c, const task *t, const workspace *w, size_t r) {
     double *p = w->p + r * c->keys, max = -(double)INFINITY, sum = 0.0;
     float *ps = w->ps + r * c->keys;
+    double none = 0.0; /* NaN if a score is, or is +inf */
     size_t row = t->rows[r], seen = t->visible[r];
-    for (size_t j = 0; j < seen; j++)
+    for (size_t j = 0; j < seen; j++) {
         max = p[j] > max ? p[j] : max;
+        none += p[j] < (double)INFINITY ? 0.0 : p[j] - p[j];
+    }
     for (size_t j = 0; j < seen; j++) {
         double s = p[j];
-        p[j] = small_exp(s - max);
+        p[j] = small_exp(s - max) + none;
         ps[j] = (float)(p[j] * s);
         sum += p[j];
     }
@@ -243,14 +246,18 @@ static void add_values(const call *c, const task *t, const workspace *w) {
         for (size_t r = 0; r < t->count; r++) {
             const double *p = w->p + r * c->keys + first;
             float p2[TILE], *more = w->more + r * 3 * c->width;
-            add_outputs(c, w, p, count, w->sums + r * c->width);
+            if (t->visible[r] <= first)
+                continue;
+            /* values that the row does not see may be NaN */
+            size_t seen = t->visible[r] - first < count ? t->visible[r] - first : count;
+            add_outputs(c, w, p, seen, w->sums + r * c->width);
             if (!c->moments)
                 continue;
-            for (size_t j = 0; j < count; j++)
+            for (size_t j = 0; j < seen; j++)
                 p2[j] = (float)(p[j] * p[j]);
-            add_narrow(c, w->narrow, p2, count, more);
-            add_narrow(c, w->narrow + TILE * c->width, p2, count, more + c->width);
-            add_narrow(c, w->narrow, w->ps + r * c->keys + first, count, more + 2 * c->width);
+            add_narrow(c, w->narrow, p2, seen, more);
+            add_narrow(c, w->narrow + TILE * c->width, p2, seen, more + c->width);
+            add_narrow(c, w->narrow, w->ps + r * c->keys + first, seen, more + 2 * c->width);
         }
     }
 }
@@ -373,16 +380,21 @@ static double square_norm(const float *x, size_t dim) {
     return sum;
 }
 
+/* Rows that do not see a key which is not finite have noise as others do. */
+static double finite_or_0(double x) {
+    return isfinite(x) ? x : 0.0;
+}
+
 static void sizes_of(const fb_attention_problem *p, size_t b, size_t kv_head, fb_moments *m) {
     size_t dim = p->head_dim, group = p->heads / p->kv_heads;
-    size_t all = fb_attention_problem_keys(p, b), step = all / 1024 + 1,
-           taken = 0; /* of many keys, some are enough */
+    size_t all = fb_attention_problem_keys(p, b), taken = 0;
+    size_t step = all / 1024 + 1; /* of many keys, some are enough */
     double keys = 0.0, *square = m->mean_square + (b * p->kv_heads + kv_head) * dim;
     for (size_t j = 0; j < all; j += step, taken++) {
         size_t at = ((b * p->keys + j) * p->kv_heads + kv_head) * dim;
-        keys += square_norm(p->k + at, dim);
+        keys += finite_or_0(square_norm(p->k + at, dim));
         for (size_t d = 0; d < dim; d++)
-            square[d] += (double)p->v[at + d] * (double)p->v[at + d];
+            square[d] += finite_or_0((double)p->v[at + d] * (double)p->v[at + d]);
     }
     double count = taken ? (double)taken : 1.0;
     for (size_t d = 0; d < dim; d++)

@@ -287,7 +287,8 @@ void fb_trial_set_sigma(fb_trial *trial) {
         for (size_t at = 0; t->value && at < t->count; at++) {
             const fb_noise *n = &t->noise;
             double sum = n->weights[at] + n->floats[at] + n->stored[at] + n->kept[at];
-            t->sigma[at] = sqrt(sum + (trial->eager ? n->scores[at] : 0.0) + 1e-60);
+            double sigma = sqrt(sum + (trial->eager ? n->scores[at] : 0.0) + 1e-60);
+            t->sigma[at] = isfinite(sigma) ? sigma : 1.0; /* not finite: it is not used */
         }
     }
 }
