@@ -1,5 +1,7 @@
 #include "oracle/finding.h"
 
+#include "base/error.h"
+
 #include <math.h>
 #include <stdio.h>
 
@@ -56,12 +58,14 @@ void fb_finding_other_size(fb_finding *finding, size_t count, size_t expected) {
     finding->ratio = INFINITY;
 }
 
-void fb_finding_say(fb_finding *finding) {
+fb_status fb_finding_say(fb_finding *finding) {
     FILE *file = fmemopen(finding->verdict, sizeof finding->verdict, "w");
     if (!file)
-        return;
+        return fb_fail(FB_ERROR_MEMORY, "there is no memory for a verdict in words");
     write_verdict(file, finding);
-    fclose(file);
+    if (fclose(file) != 0)
+        return fb_fail(FB_ERROR_MEMORY, "there is no memory for a verdict in words");
+    return FB_OK;
 }
 
 /* --- accessors -------------------------------------------------------------------------------- */

@@ -35,8 +35,8 @@ struct fb_finding {
 /* Makes it the finding on a tensor that has another number of elements. */
 void fb_finding_other_size(fb_finding *finding, size_t count, size_t expected);
 
-/* Fills in the verdict from everything else. */
-void fb_finding_say(fb_finding *finding);
+/* Fills in the verdict from everything else. FB_ERROR_MEMORY. */
+fb_status fb_finding_say(fb_finding *finding);
 
 /* " at [1,0]: 0.5, expected 0.25", the worst element; nothing if there is none. */
 void fb_finding_write_worst(FILE *file, const fb_finding *finding);

@@ -44,7 +44,11 @@ fb_status fb_report_add(fb_report *report, const fb_finding *finding) {
     if (report->num_findings)
         memcpy(grown, report->findings, report->num_findings * sizeof *grown);
     grown[report->num_findings] = *finding;
-    fb_finding_say(&grown[report->num_findings]);
+    fb_status status = fb_finding_say(&grown[report->num_findings]);
+    if (status) {
+        fb_free(grown);
+        return status;
+    }
     fb_free(report->findings);
     report->findings = grown;
     report->num_findings++;
