@@ -169,16 +169,26 @@ typedef void tile_fn(const tile_job *job);
         {NAME##_1x1, NAME##_2x1, NAME##_3x1, NAME##_4x1, NAME##_5x1, NAME##_6x1, NAME##_7x1},      \
         {NAME##_1x2, NAME##_2x2, NAME##_3x2, NAME##_4x2, NAME##_5x2, NAME##_6x2, NAME##_7x2},      \
     };
+/* The first one of several tiles has 4 rows and more. */
+#define KEPT_TILES(NAME, DTYPE, HOW)                                                               \
+    TILE(NAME, 4, DTYPE, HOW)                                                                      \
+    TILE(NAME, 5, DTYPE, HOW)                                                                      \
+    TILE(NAME, 6, DTYPE, HOW)                                                                      \
+    TILE(NAME, 7, DTYPE, HOW)                                                                      \
+    static tile_fn *const tiles_##NAME[TILE_BLOCKS][TILE_ROWS] = {                                 \
+        {NULL, NULL, NULL, NAME##_4x1, NAME##_5x1, NAME##_6x1, NAME##_7x1},                        \
+        {NULL, NULL, NULL, NAME##_4x2, NAME##_5x2, NAME##_6x2, NAME##_7x2},                        \
+    };
 TILES(scores_f32, FB_F32, 0)
 TILES(scores_bf16, FB_BF16, 0)
-TILES(scores_bf16_kept, FB_BF16, KEEP)
+KEPT_TILES(scores_bf16_kept, FB_BF16, KEEP)
 TILES(scores_f16, FB_F16, 0)
-TILES(scores_f16_kept, FB_F16, KEEP)
+KEPT_TILES(scores_f16_kept, FB_F16, KEEP)
 TILES(values_f32, FB_F32, VALUES)
 TILES(values_bf16, FB_BF16, VALUES)
-TILES(values_bf16_kept, FB_BF16, VALUES | KEEP)
+KEPT_TILES(values_bf16_kept, FB_BF16, VALUES | KEEP)
 TILES(values_f16, FB_F16, VALUES)
-TILES(values_f16_kept, FB_F16, VALUES | KEEP)
+KEPT_TILES(values_f16_kept, FB_F16, VALUES | KEEP)
 
 typedef tile_fn *const (*tile_table)[TILE_ROWS];
 

@@ -20,6 +20,15 @@ import sys
 ALLOWED = {
     ("avx2", r"softmax"): (2, "its array of what the maxima change by, one value a row"),
     ("avx512", r"softmax_(whole|short)_rows"): (1, "its array of what is subtracted, one value a row"),
+    ("avx512", r"(scores|values)_\w+x1"): (
+        39,
+        "clang 14, pointers, and 16-bit lines that are kept: an odd block at a call's end, which few head_dims "
+        "and few views have",
+    ),
+    ("avx512", r"(scores|values)_\w+_[167]x2"): (
+        3,
+        "clang 14, at most three sums once in 180 or more multiply-adds; a tile of one row waits for memory",
+    ),
     ("avx2", r"(scores|values)_\w+_[123]"): (
         5,
         "clang 14, tiles of one or two rows, where memory takes the time: pointers; and, in products whose "
