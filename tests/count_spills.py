@@ -34,9 +34,9 @@ ALLOWED = {
         "clang 14, tiles of one or two rows, where memory takes the time: pointers; and, in products whose "
         "length is not a multiple of 16, two accumulators, at most once a range",
     ),
-    ("avx2", r"scores_bf16_short_[56]s"): (
+    ("avx2", r"(scores_bf16|values_\w+)_short_[56]s"): (
         1,
-        "clang 14: a pointer, once a line, where head_dim is not a multiple of 16",
+        "clang 14: a pointer, once a line, where the length is not a multiple of 16",
     ),
 }
 
