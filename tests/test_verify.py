@@ -34,6 +34,7 @@ from verify_support import (
     totals,
     verify,
     write,
+    write_raw,
 )
 
 # --- usage ---------------------------------------------------------------------------------------
@@ -528,6 +529,29 @@ def the_example_of_the_specification_works():
         expect_equal(len(written), 1, "files")
         text = text_of(verify(written[0]), 0)
         expect_equal(totals(text), "1 passed, 0 failed, 0 skipped", "totals")
+
+
+def with_tensor(path, name, target):
+    """The case with one more tensor, which is empty."""
+    header, data = read_header(path)
+    header[name] = {"dtype": "F32", "shape": [0], "data_offsets": [len(data), len(data)]}
+    return write_raw(target, header, data)
+
+
+@case
+def unknown_tensors_are_errors():
+    """The nearest name is said; every kind knows its tensors."""
+    attention = {"lse_64": "lse64", "out_64": "out64", "LSE64": "lse64", "q2": "q", "untrue": None}
+    sequence = {"step00.out_64": "stepNN.out64", "step0.q": "stepNN.q", "step000.q": "stepNN.q"}
+    with folder() as where:
+        cases = one_case_of_each_kind(where)
+        for kind, names in (("attention", attention), ("denoising_sequence", sequence)):
+            for name, nearest in names.items():
+                path = with_tensor(cases[kind], name, where / "named.safetensors")
+                said = f"tensor '{name}' is not known" + (f"; did you mean '{nearest}'?" if nearest else "")
+                expect_failed(path, said)
+        for kind, path in cases.items():
+            expect_failed(with_tensor(path, "untrue", where / f"{kind}.safetensors"), "'untrue' is not known")
 
 
 @case

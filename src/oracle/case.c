@@ -24,8 +24,9 @@ struct fb_case {
     fb_safetensors *file;
     char path[MAX_PATH];
     char name[MAX_NAME];
-    const fb_json *params; /* NULL until first asked for; belongs to the list */
-    const fb_field *known; /* names that params may have; NULL: any */
+    const fb_json *params;         /* NULL until first asked for; belongs to the list */
+    const fb_field *known;         /* names that params may have; NULL: any */
+    const fb_field *known_tensors; /* the same for tensors */
     belonging *belongings;
 };
 
@@ -149,6 +150,50 @@ fb_status fb_case_check_params(fb_case *c, const fb_field *table) {
     return fb_fields_check_all(c->params, where, table);
 }
 
+static bool is_digit(char x) {
+    return x >= '0' && x <= '9';
+}
+
+/* Whether a tensor has a name of the table: NN is two digits, N a whole number. */
+static bool has_pattern(const char *name, const char *pattern) {
+    for (; *pattern; pattern++) {
+        size_t digits = 0;
+        if (*pattern != 'N' && *pattern != *name++)
+            return false;
+        if (*pattern != 'N')
+            continue;
+        bool two = pattern[1] == 'N';
+        while (is_digit(name[digits]) && !(two && digits == 2))
+            digits++;
+        if (digits == 0 || (two && digits != 2))
+            return false;
+        name += digits;
+        pattern += two;
+    }
+    return *name == '\0';
+}
+
+static bool is_known_tensor(const fb_field *table, const char *name) {
+    for (const fb_field *field = table; field->name; field++)
+        if (has_pattern(name, field->name))
+            return true;
+    return false;
+}
+
+fb_status fb_case_check_tensors(fb_case *c, const fb_field *table) {
+    c->known_tensors = table;
+    for (size_t i = 0; i < fb_safetensors_count(c->file); i++) {
+        const char *name = fb_safetensors_at(c->file, i)->name;
+        if (is_known_tensor(table, name))
+            continue;
+        const char *nearest = fb_fields_nearest(table, name);
+        return fb_fail(FB_ERROR_FORMAT, "%s: tensor '%.60s' is not known%s%s%s", c->path, name,
+                       nearest ? "; did you mean '" : "", nearest ? nearest : "",
+                       nearest ? "'?" : "");
+    }
+    return FB_OK;
+}
+
 fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value) {
     FB_TRY(find_param(c, key));
     return fb_json_get_size(c->params, c->path, key, min, max, value);
@@ -243,6 +288,9 @@ bool fb_case_has(const fb_case *c, const char *format, ...) {
 
 static fb_status find(fb_case *c, const char *name, const fb_dims *shape,
                       const fb_tensor_view **tensor) {
+    if (c->known_tensors && !is_known_tensor(c->known_tensors, name))
+        return fb_fail(FB_ERROR_ARGUMENT, "%s: %s is not in the table of the kind's tensors",
+                       c->path, name);
     FB_TRY(fb_safetensors_get(c->file, name, tensor));
     fb_status status = fb_tensor_check_shape(*tensor, shape->ndim, shape->sizes);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", c->path);

@@ -41,6 +41,10 @@ fb_status fb_case_json(fb_case *c, const char *key, const fb_json **value);
  * is FB_ERROR_FORMAT. From then on only names of the table can be asked for. */
 fb_status fb_case_check_params(fb_case *c, const fb_field *table);
 
+/* The same for the names of the tensors. In the table, NN stands for two digits, and N for a whole
+ * number. */
+fb_status fb_case_check_tensors(fb_case *c, const fb_field *table);
+
 /* Fields of the metadata object `params`: whole numbers within [min, max], numbers, text. The _or
  * form gives `otherwise` where the field is missing or null. */
 fb_status fb_case_size(fb_case *c, const char *key, size_t min, size_t max, size_t *value);

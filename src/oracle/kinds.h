@@ -12,6 +12,7 @@ typedef struct fb_kind {
     const char *name;
     fb_recompute_fn *recompute; /* NULL: inputs of other cases; there is nothing to check in them */
     const fb_field *params;     /* the names that params may have; recompute asks for no others */
+    const fb_field *tensors;    /* the same for tensors, with N for numbers */
 } fb_kind;
 
 extern const fb_kind fb_kinds[];
@@ -34,6 +35,15 @@ fb_recompute_fn fb_recompute_flow_scheduler;
 fb_recompute_fn fb_recompute_pipeline;        /* kind_pipeline.c */
 fb_recompute_fn fb_recompute_video_attention; /* kind_video_attention.c */
 fb_recompute_fn fb_recompute_select_transfer, fb_recompute_sampler_filters; /* kind_select.c */
+
+/* kind_tensors.c */
+extern const fb_field fb_attention_tensors[], fb_current_block_tensors[], fb_split_merge_tensors[],
+    fb_fused_merge_tensors[], fb_head_masked_merge_tensors[], fb_denoising_sequence_tensors[],
+    fb_rope_1d_tensors[], fb_rmsnorm_tensors[], fb_sdar_attention_tensors[],
+    fb_model_logits_tensors[], fb_generation_tensors[], fb_scheduler_trace_tensors[],
+    fb_select_transfer_tensors[], fb_sampler_filters_tensors[], fb_rope_3d_tensors[],
+    fb_video_norm_tensors[], fb_flow_scheduler_tensors[], fb_video_attention_tensors[],
+    fb_pipeline_tensors[];
 
 /* kind_params.c */
 extern const fb_field fb_attention_params[], fb_current_block_params[], fb_split_merge_params[],

@@ -18,6 +18,7 @@ void fb_verify_options_init_sized(fb_verify_options *options, size_t struct_size
 
 static fb_status recompute_kind(const fb_kind *kind, fb_case *c, fb_report *report) {
     FB_TRY(fb_case_check_params(c, kind->params));
+    FB_TRY(fb_case_check_tensors(c, kind->tensors));
     return kind->recompute(c, report);
 }
 
