@@ -294,7 +294,8 @@ static fb_report *judge_sequence(uint64_t seed, const kernel *k, const shape *gi
     fb_scripted_options_init(&options);
     options.num_heads = s.heads, options.num_kv_heads = s.kv_heads, options.head_dim = s.dim;
     options.block_size = s.block, options.context_length = s.context;
-    options.tau = 2, options.steps = 4, options.seed = seed;
+    options.tau = s.block / 2; /* of 4 steps, the second and the fourth reuse */
+    options.steps = 4, options.seed = seed;
     options.dtype = k->inputs;
     fb_verify_options_init(&judging);
     ok(fb_scripted_create(&options, &sequence));

@@ -101,7 +101,7 @@ static void fail(results *r, size_t caller) {
     char path[64], expected[80];
     fb_model *model = NULL;
     snprintf(path, sizeof path, "no-such-directory-%zu", caller);
-    snprintf(expected, sizeof expected, "%s/", path);
+    snprintf(expected, sizeof expected, "%s:", path);
     if (fb_model_load(path, &model) == FB_OK || !strstr(fb_error_message(), expected))
         snprintf(r->message, sizeof r->message, "'%s' of %s", fb_error_message(), path);
 }

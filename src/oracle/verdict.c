@@ -249,6 +249,13 @@ static double typical_ratio(const verdict *v, bool lse) {
     return fb_median_magnitude(ratios, count);
 }
 
+static bool has_outputs(const fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].value && !trial->tensors[i].lse)
+            return true;
+    return false;
+}
+
 /* Whether rounding queries and keys to tf32 would show in the LSEs: a score changes by some 2^-12
  * of its size, at random from key to key. Without LSEs, or where all scores are small, it would
  * not. */
@@ -296,22 +303,28 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
 
 /* The first arithmetic in which the candidate is right. If a mistake explained everything in a
  * finer one, and changed a few elements only or all by little, it is that mistake: it is not the
- * noise of a coarser one. LSEs that are as exact as float32 are not those of a tf32 kernel. If the
- * candidate is wrong in all: the first in which a mistake explains everything, or the first. */
+ * noise of a coarser one. LSEs that are as exact as float32 are not those of a tf32 kernel.
+ * Outputs that are, but for a few, as exact as the first arithmetic are not those of one whose
+ * noise is far larger. If the candidate is wrong in all: the first in which a mistake explains
+ * everything, or the first. */
 static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
     size_t best = count, last = 0, named = 0;
     double share = 0.0;
-    bool exact = false;
+    bool exact = false, exact_outputs = false;
     for (size_t i = 0; i < count; i++) {
         if (list[i] == FB_ARITHMETIC_TF32 && (exact || best < count))
             continue;
         FB_TRY(judge_as(v, list[i]));
         last = i;
+        if (exact_outputs && i > 0 && typical_ratio(v, false) < 0.02)
+            v->passed = false;
         bool close = i > 0 && list[i] == FB_ARITHMETIC_TF32X3;
         if (v->passed && (best == count || close))
             return FB_OK;
-        if (i == 0)
+        if (i == 0) {
+            exact_outputs = has_outputs(v->trial) && typical_ratio(v, false) <= 2.0;
             exact = count > 1 && typical_ratio(v, true) <= 2.0 && shows_tf32(v);
+        }
         if (v->named && v->filter->best.share > share) {
             share = v->filter->best.share;
             named = i;
