@@ -8,7 +8,7 @@ small and a text is read once. In a file, a line is one text:
 
     {"name": ..., "text": ..., "questions": [{"prompt": ..., "reply": ..., "answer": ..., "kind": ..., "steps": ...}, ...]}
 
-The model reads text + prompt. Its answer is what stands after "Answer: ". docs/generate.md says how it is judged.
+The model reads text + prompt. Its answer is what stands after "Answer: ". docs/tasks.md says how it is judged.
 Problems are of the tests' side (demo_tasks.py): none of them occurs in training.
 """
 import argparse
@@ -80,7 +80,7 @@ SEED = 20
 def suites(tokenizer, verses, seed, counts):
     """(name, suite) one after the other; counts(name) says how many problems, 0: leave it out.
 
-    hard: facts that lead to facts, five and six times; and word problems of more steps than training has.
+    hard: facts that lead to facts, five to seven times; and word problems of more steps than training has.
     """
 
     def length(text):
