@@ -320,7 +320,8 @@ def two_files_or_none():
                                    env={**os.environ, "TMPDIR": str(where)})
         os.close(reads)
         os.close(writes)
-        while process.poll() is None and not list(where.glob("one.tmp-*")): # checked, and working
+        temporary = lambda: list(where.glob("one.tmp-*")) and list(two.glob("x.tmp-*"))
+        while process.poll() is None and not temporary(): # both are checked, and it works
             time.sleep(0.001)
         shutil.rmtree(two)
         _, errors = process.communicate(timeout=300)
