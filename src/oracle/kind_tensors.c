@@ -167,30 +167,18 @@ const fb_field fb_model_logits_tensors[] = {
     END,
 };
 
+/* What the published engine writes down of each pass, and what goes in and comes out. */
+#define ENGINE_TRACE                                                                               \
+    USED("trace.seq"), USED("trace.status"), USED("trace.step"), USED("trace.ctx_true"),           \
+        USED("trace.ctx_kernel"), USED("trace.update"), USED("trace.reuse"), USED("trace.store"),  \
+        USED("trace.dirty"), USED("trace.dmask"), USED("trace.dirty_after"),                       \
+        USED("trace.dmask_after"), USED("trace.status_after"), USED("trace.ntr"),                  \
+        USED("trace.ntok_after"), USED("trace.before"), USED("trace.acc"), USED("trace.after"),    \
+        USED("trace.x0"), USED("trace.conf"), USED("prompt.N"), USED("output.N"),                  \
+        USED("unmask_step.N")
+
 const fb_field fb_generation_tensors[] = {
-    USED("trace.seq"),
-    USED("trace.status"),
-    USED("trace.step"),
-    USED("trace.ctx_true"),
-    USED("trace.ctx_kernel"),
-    USED("trace.update"),
-    USED("trace.reuse"),
-    USED("trace.store"),
-    USED("trace.dirty"),
-    USED("trace.dmask"),
-    USED("trace.dirty_after"),
-    USED("trace.dmask_after"),
-    USED("trace.status_after"),
-    USED("trace.ntr"),
-    USED("trace.ntok_after"),
-    USED("trace.before"),
-    USED("trace.acc"),
-    USED("trace.after"),
-    USED("trace.x0"),
-    USED("trace.conf"),
-    USED("prompt.N"),
-    USED("output.N"),
-    USED("unmask_step.N"),
+    ENGINE_TRACE,
     USED("logits"),
     USED("hist_out"),
     USED("hist_lse"),
@@ -207,29 +195,7 @@ const fb_field fb_generation_tensors[] = {
 };
 
 const fb_field fb_scheduler_trace_tensors[] = {
-    USED("trace.seq"),
-    USED("trace.status"),
-    USED("trace.step"),
-    USED("trace.ctx_true"),
-    USED("trace.ctx_kernel"),
-    USED("trace.update"),
-    USED("trace.reuse"),
-    USED("trace.store"),
-    USED("trace.dirty"),
-    USED("trace.dmask"),
-    USED("trace.dirty_after"),
-    USED("trace.dmask_after"),
-    USED("trace.status_after"),
-    USED("trace.ntr"),
-    USED("trace.ntok_after"),
-    USED("trace.before"),
-    USED("trace.acc"),
-    USED("trace.after"),
-    USED("trace.x0"),
-    USED("trace.conf"),
-    USED("prompt.N"),
-    USED("output.N"),
-    USED("unmask_step.N"),
+    ENGINE_TRACE,
     USED("probs"),
     UNUSED("trace.batch", "trace.seq says it"),
     UNUSED("logits", "the probabilities are of them"),
