@@ -6,6 +6,7 @@ usage: test_python.py SOURCE_DIR BUILD_DIR COMPILER...
 """
 import array
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.util
@@ -13,6 +14,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -589,6 +591,16 @@ def test_check_trajectory():
             flashblock.check_trajectory(right, model=folder / "model", precision="f31")
 
 
+def test_options_of_a_record_are_those_that_c_reads():
+    from flashblock import _trajectory
+
+    sources = "".join(path.read_text(encoding="utf-8") for path in (root / "src/oracle").glob("trajectory_*.c"))
+    known = re.search(r"option_names\[\] = \{(.*?)\};", sources, re.DOTALL).group(1)
+    assert set(re.findall(r'"(\w+)"', known)) == set(_trajectory.OPTIONS)
+    page = (root / "docs/trajectory.md").read_text(encoding="utf-8")
+    assert not [name for name in _trajectory.OPTIONS if f"`{name}`" not in page]
+
+
 class Numbers(list):
     """A tensor of a framework, as far as the writer looks at it."""
 
@@ -618,6 +630,17 @@ def test_trajectory_writer():
         record.end("length", lines[-1]["tokens"])
         report = flashblock.check_trajectory(record, model=folder / "model")
         assert report.passed and any(finding.tensor == "hidden" for finding in report.findings), report.text
+        writer = functools.partial(flashblock.TrajectoryWriter, folder / "none.jsonl", prompt=[5])
+        with raises(ValueError, "precision is 'fp16', expected 'f32'"):
+            writer(precision="fp16")
+        with raises(TypeError, "threshold=0.9 is not an option of a record: did you mean confidence_threshold?"):
+            writer(precision="f32", threshold=0.9)
+        with raises(ValueError, "remasking is 'low_confidence', expected 'low_confidence_dynamic' or"):
+            writer(precision="f32", remasking="low_confidence")
+        for wrong in ({"top_p": 0}, {"tau": 1.5}, {"block_size": "4"}, {"stop_tokens": [-1]}, {"greedy": 2}, {"tau": []}):
+            with raises(ValueError, f"{next(iter(wrong))} is {next(iter(wrong.values()))!r}, expected"):
+                writer(precision="f32", **wrong)
+        assert not (folder / "none.jsonl").exists(), "a writer that refuses its options leaves a file"
         with raises(TypeError, "middle"):
             flashblock.TrajectoryWriter(folder / "x.jsonl", precision="f32", prompt=[]).step(
                 0, 0, before=[0], proposed=[0], confidence=[1], accepted=[0], middle=hidden

@@ -1,5 +1,6 @@
 """Whole decodings: a record of what a port proposed and decided, and its verdict. docs/trajectory.md has the format."""
 import ctypes
+import difflib
 import json
 import os
 import pathlib
@@ -18,6 +19,55 @@ STATES = {
     "out": 4, "lse": 3,
 }  # fmt: skip
 _NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
+PRECISIONS = ("f32", "tf32x3", "tf32", "f16", "bf16", "fp8")
+
+
+def _is_whole(value, least=0):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _whole(least):
+    return (f"a whole number, at least {least}", lambda value: _is_whole(value, least))
+
+
+def _number(words, is_right):
+    return (words, lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and is_right(value))
+
+
+def _word(*words):
+    return (" or ".join(repr(word) for word in words), lambda value: value in words)
+
+
+_FLAG = ("True or False", lambda value: isinstance(value, bool))
+# The first line's options: what each expects, in words and as a test. A reader in C checks them again, with the model.
+OPTIONS = {
+    "block_size": _whole(1), "denoising_steps": _whole(1), "max_tokens": _whole(1),
+    "remasking": _word("low_confidence_dynamic", "low_confidence_static", "sequential", "entropy_bounded"),
+    "confidence_threshold": _number("a finite number", lambda value: abs(value) < float("inf")),
+    "entropy_bound": _number("at least 0", lambda value: value >= 0), "tau": _whole(0), "reuse": _word("tau", "rows"),
+    "refresh_every": _whole(0), "refresh_dirty": _whole(0), "refresh_commit": _FLAG, "reuse_always": _FLAG,
+    "reuse_at_commit": _FLAG, "correction": _FLAG, "greedy": _FLAG, "ignore_stop": _FLAG,
+    "temperature": _number("at least 0", lambda value: 0 <= value < float("inf")), "top_k": _whole(0),
+    "top_p": _number("in (0, 1]", lambda value: 0 < value <= 1), "mask_token": ("a token id", _is_whole),
+    "stop_tokens": ("a list of token ids", lambda value: isinstance(value, list) and all(map(_is_whole, value))),
+    "kv_dtype": _word("f32", "bf16", "f16"), "compat": _word("paper", "released"),
+}  # fmt: skip
+
+
+def _check_options(precision, options):
+    """What no reader would take is refused here, before a port has decoded anything."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected {' or '.join(map(repr, PRECISIONS))}")
+    for name, value in options.items():
+        if name.startswith("_"):
+            continue
+        if name not in OPTIONS:
+            close = difflib.get_close_matches(name, OPTIONS, 1, 0.5)
+            meant = f"did you mean {close[0]}?" if close else f"options are {', '.join(OPTIONS)}"
+            raise TypeError(f"{name}={value!r} is not an option of a record: {meant}")
+        words, is_right = OPTIONS[name]
+        if not is_right(value):
+            raise ValueError(f"{name} is {value!r}, expected {words}")
 
 
 def _plain(values):
@@ -26,6 +76,13 @@ def _plain(values):
     while len(values) == 1 and isinstance(values[0], list):  # a batch of one
         values = values[0]
     return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def _plain_option(value):
+    """An option as JSON has it: of a tensor, a number of NumPy, a path."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return _plain(value) if isinstance(value, (list, tuple, set)) else value
 
 
 class _Tensors:
@@ -85,7 +142,8 @@ class TrajectoryWriter:
     prompt      its token ids
     options     block_size, denoising_steps, max_tokens, remasking, confidence_threshold, tau, temperature, top_k, top_p,
                 mask_token, stop_tokens, ignore_stop, ...: docs/trajectory.md lists all. What is not given is as in
-                `flashblock generate`
+                `flashblock generate`. None is not given. An unknown option raises TypeError, a value that no record
+                can have ValueError
 
     Values are lists, or what has `tolist`: tensors of PyTorch, arrays of NumPy. Tensors of a pass are f32, bf16 or f16;
     `hidden` may be the tuple of layers that Hugging Face's output_hidden_states gives.
@@ -93,8 +151,8 @@ class TrajectoryWriter:
 
     def __init__(self, path, *, precision, prompt, model="", **options):
         self.path, self._tensors = pathlib.Path(path), None
-        if "stop_tokens" in options:
-            options["stop_tokens"] = _plain(options["stop_tokens"])
+        options = {name: _plain_option(value) for name, value in options.items() if value is not None}
+        _check_options(precision, options)
         self._header = {
             "trajectory": VERSION, "model": str(model), "precision": precision, "prompt": _plain(prompt),
             "options": options,

@@ -208,25 +208,32 @@ static fb_status read_tokens(const reader *r, const fb_json *options, fb_generat
     return FB_OK;
 }
 
-static fb_status read_options(const reader *r, const fb_json *options) {
-    static const char *const known[] = {
-        "block_size",           "denoising_steps", "max_tokens",  "remasking",    "tau",
-        "confidence_threshold", "entropy_bound",   "reuse",       "temperature",  "refresh_every",
-        "refresh_dirty",        "refresh_commit",  "correction",  "reuse_always", "greedy",
-        "reuse_at_commit",      "top_k",           "top_p",       "compat",       "kv_dtype",
-        "mask_token",           "stop_tokens",     "ignore_stop",
-    };
-    fb_generate_options *o = &r->record->options;
-    const char *where = r->where;
-    bool released = false;
+static const char *const option_names[] = {
+    "block_size",           "denoising_steps", "max_tokens",  "remasking",    "tau",
+    "confidence_threshold", "entropy_bound",   "reuse",       "temperature",  "refresh_every",
+    "refresh_dirty",        "refresh_commit",  "correction",  "reuse_always", "greedy",
+    "reuse_at_commit",      "top_k",           "top_p",       "compat",       "kv_dtype",
+    "mask_token",           "stop_tokens",     "ignore_stop",
+};
+
+static fb_status check_options(const reader *r, const fb_json *options) {
+    const size_t num_names = sizeof option_names / sizeof *option_names;
     for (size_t i = 0; i < fb_json_object_size(options); i++) {
         const char *key = fb_json_object_key(options, i);
         size_t k = 0;
-        while (k < sizeof known / sizeof *known && strcmp(known[k], key) != 0)
+        while (k < num_names && strcmp(option_names[k], key) != 0)
             k++;
-        if (k == sizeof known / sizeof *known && key[0] != '_')
-            return fb_fail(FB_ERROR_FORMAT, "%s: options: %.60s is not an option", where, key);
+        if (k == num_names && key[0] != '_')
+            return fb_fail(FB_ERROR_FORMAT, "%s: options: %.60s is not an option", r->where, key);
     }
+    return FB_OK;
+}
+
+static fb_status read_options(const reader *r, const fb_json *options) {
+    fb_generate_options *o = &r->record->options;
+    const char *where = r->where;
+    bool released = false;
+    FB_TRY(check_options(r, options));
     FB_TRY(fb_json_get_size_or(options, where, "block_size", 1, MAX_BLOCK, 0, &o->block_size));
     FB_TRY(fb_json_get_size_or(options, where, "denoising_steps", 1, MAX_BLOCK, 0,
                                &o->denoising_steps));
