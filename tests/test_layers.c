@@ -83,7 +83,8 @@ static stored store(random_stream *stream, fb_dtype dtype, size_t rows, size_t c
     cr_assert_eq(fb_to_f32(dtype, halves, s.values, count), FB_OK);
     memcpy((char *)s.memory + offset, halves, count * size);
     free(halves);
-    s.matrix = (fb_matrix){(char *)s.memory + offset, dtype, rows, columns, NULL};
+    s.matrix = (fb_matrix){
+        .data = (char *)s.memory + offset, .dtype = dtype, .rows = rows, .columns = columns};
     if (bias)
         s.matrix.bias = random_floats(stream, rows, 1.0f);
     return s;

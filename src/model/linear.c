@@ -45,6 +45,10 @@ enum {
     UNITS_PER_THREAD = 8, /* enough to even out threads that are not equally fast */
 };
 
+static size_t divide_up(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+
 void fb_linear_scratch_free(fb_linear_scratch *scratch) {
     fb_free(scratch->x);
     fb_free(scratch->threads);
@@ -72,10 +76,47 @@ static fb_status reserve(fb_linear_scratch *scratch, size_t x_floats, size_t num
 
 /* --- weights ---------------------------------------------------------------------------------- */
 
+const char *fb_matrix_type_name(const fb_matrix *matrix) {
+    if (matrix->quantized)
+        return matrix->quantized->bits == 8 ? "int8" : "int4";
+    return fb_dtype_name(matrix->dtype);
+}
+
+size_t fb_matrix_bytes(const fb_matrix *matrix) {
+    size_t elements = matrix->rows * matrix->columns;
+    if (matrix->quantized)
+        return elements * (size_t)matrix->quantized->bits / 8;
+    return elements * fb_dtype_size(matrix->dtype);
+}
+
+/* Columns first .. first + count - 1 of one row, in the order of the data (contract C13.1). */
+static void dequantize_row(const fb_matrix *matrix, size_t row, size_t first, size_t count,
+                           float *to) {
+    const fb_quantized *q = matrix->quantized;
+    size_t groups = divide_up(matrix->columns, q->group_size);
+    const float *scales = q->scales + row * groups;
+    const int8_t *bytes = (const int8_t *)matrix->data + row * matrix->columns;
+    const uint8_t *halves = (const uint8_t *)matrix->data + row * (matrix->columns / 2);
+    for (size_t i = 0; i < count; i++) {
+        size_t column = first + i, group = column / q->group_size;
+        int value = 0;
+        if (q->bits == 8)
+            value = bytes[column];
+        else
+            value = (halves[column / 2] >> (column % 2 * 4) & 15) -
+                    (q->zero_points ? q->zero_points[row * groups + group] : 8);
+        to[i] = (float)value * scales[group];
+    }
+}
+
 /* Columns first .. first + count - 1 of one row of the matrix, as float32. `staging` has room for
  * count halves. */
 static void widen_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, size_t first,
                       size_t count, float *to, void *staging) {
+    if (matrix->quantized) {
+        dequantize_row(matrix, row, first, count, to);
+        return;
+    }
     const void *from =
         (const char *)matrix->data + (row * matrix->columns + first) * fb_dtype_size(matrix->dtype);
     if (matrix->dtype == FB_F32) {
@@ -87,12 +128,18 @@ static void widen_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t
     (matrix->dtype == FB_BF16 ? kernels->widen_bf16 : kernels->widen_f16)(from, to, count);
 }
 
+static const uint32_t *column_order(const fb_matrix *matrix) {
+    return matrix->quantized ? matrix->quantized->column_order : NULL;
+}
+
 void fb_matrix_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, float *to) {
-    float staging[STAGING];
+    float staging[STAGING], values[SEGMENT];
+    const uint32_t *order = column_order(matrix);
     for (size_t first = 0; first < matrix->columns; first += SEGMENT) {
-        size_t left = matrix->columns - first;
-        widen_row(kernels, matrix, row, first, left < SEGMENT ? left : SEGMENT, to + first,
-                  staging);
+        size_t left = matrix->columns - first, count = left < SEGMENT ? left : SEGMENT;
+        widen_row(kernels, matrix, row, first, count, order ? values : to + first, staging);
+        for (size_t i = 0; order && i < count; i++)
+            to[order[first + i]] = values[i];
     }
 }
 
@@ -108,12 +155,9 @@ typedef struct linear_call {
     size_t num_blocks;
     size_t unit_features, group_features;
     bool row_by_row; /* a group's segments one after the other, not a segment's groups */
-    float *x;        /* [blocks][segments][rows of the block][SEGMENT] */
+    const uint32_t *column_order; /* of all outputs' weights */
+    float *x;                     /* [blocks][segments][rows of the block][SEGMENT] */
 } linear_call;
-
-static size_t divide_up(size_t a, size_t b) {
-    return (a + b - 1) / b;
-}
 
 static size_t first_row(const linear_call *call, size_t block) {
     return block * call->input->num_rows / call->num_blocks;
@@ -140,8 +184,12 @@ static void pack_segment(const linear_call *call, size_t block, size_t segment) 
     size_t columns = segment_columns(call, segment), whole = whole_columns(columns);
     float *to = block_x(call, block, segment);
     for (size_t row = first_row(call, block); row < first_row(call, block + 1); row++) {
-        const float *from = call->input->x + row * call->columns + segment * SEGMENT;
-        memcpy(to, from, columns * sizeof *to);
+        const float *from = call->input->x + row * call->columns;
+        if (call->column_order)
+            for (size_t i = 0; i < columns; i++)
+                to[i] = from[call->column_order[segment * SEGMENT + i]];
+        else
+            memcpy(to, from + segment * SEGMENT, columns * sizeof *to);
         memset(to + columns, 0, (whole - columns) * sizeof *to);
         to += SEGMENT;
     }
@@ -293,7 +341,7 @@ static size_t num_units(const linear_call *call, const fb_matrix *matrix) {
 
 /* Columns of each row of weights up to which kernels can read them where they are. */
 static size_t columns_in_place(const fb_matrix *matrix) {
-    if ((uintptr_t)matrix->data % fb_dtype_size(matrix->dtype) != 0)
+    if (matrix->quantized || (uintptr_t)matrix->data % fb_dtype_size(matrix->dtype) != 0)
         return 0;
     return matrix->columns / FB_DOT_STEP * FB_DOT_STEP;
 }
@@ -347,7 +395,6 @@ static size_t threads_for(const linear_call *call) {
 /* The cuts change no bit of the result: they may depend on the number of threads. */
 static void cut(linear_call *call, size_t threads) {
     size_t num_rows = call->input->num_rows;
-    call->columns = call->outputs[0].matrix->columns;
     call->num_segments = divide_up(call->columns, SEGMENT);
     call->num_blocks = divide_up(num_rows, BLOCK_ROWS);
     call->row_by_row = num_rows * call->columns <= SMALL_X;
@@ -384,13 +431,15 @@ static void run(const linear_call *call, size_t units, size_t threads, float *ar
     fb_parallel_for(units, 1, threads, multiply_units, &s);
 }
 
-fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
-                    const fb_linear_output *outputs, size_t num_outputs) {
-    if (num_outputs == 0 || input->num_rows == 0)
-        return FB_OK;
-    linear_call call = {.input = input, .outputs = outputs, .num_outputs = num_outputs};
+/* Outputs that share the packed input. */
+static fb_status multiply(fb_linear_scratch *scratch, const fb_linear_input *input,
+                          const fb_linear_output *outputs, size_t num_outputs) {
+    linear_call call = {.input = input,
+                        .outputs = outputs,
+                        .num_outputs = num_outputs,
+                        .columns = outputs[0].matrix->columns,
+                        .column_order = column_order(outputs[0].matrix)};
     FB_TRY(fb_kernels_current(&call.kernels));
-    call.columns = outputs[0].matrix->columns;
     size_t threads = threads_for(&call), units = 0;
     cut(&call, threads);
     for (size_t i = 0; i < num_outputs; i++)
@@ -399,5 +448,18 @@ fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
     FB_TRY(reserve(scratch, input->num_rows * call.num_segments * SEGMENT, threads));
     call.x = scratch->x;
     run(&call, units, threads, scratch->threads);
+    return FB_OK;
+}
+
+fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
+                    const fb_linear_output *outputs, size_t num_outputs) {
+    if (input->num_rows == 0)
+        return FB_OK;
+    for (size_t first = 0, end = 0; first < num_outputs; first = end) {
+        const uint32_t *order = column_order(outputs[first].matrix);
+        while (end < num_outputs && column_order(outputs[end].matrix) == order)
+            end++;
+        FB_TRY(multiply(scratch, input, outputs + first, end - first));
+    }
     return FB_OK;
 }

@@ -10,6 +10,7 @@
 #ifndef FB_MODEL_LINEAR_H
 #define FB_MODEL_LINEAR_H
 
+#include "model/quantized.h"
 #include "simd/kernels.h"
 
 #include <flashblock/types.h>
@@ -20,10 +21,17 @@
  * file: `data` may be misaligned. Borrowed. */
 typedef struct fb_matrix {
     const void *data;
-    fb_dtype dtype;
+    fb_dtype dtype; /* not looked at where `quantized` is not NULL */
     size_t rows, columns;
-    float *bias; /* [rows], or NULL */
+    float *bias;                   /* [rows], or NULL */
+    const fb_quantized *quantized; /* NULL: elements are of `dtype` */
 } fb_matrix;
+
+/* "f32", "bf16", "f16", "int8", "int4" */
+const char *fb_matrix_type_name(const fb_matrix *matrix);
+
+/* Of a matrix's elements, without scales. */
+size_t fb_matrix_bytes(const fb_matrix *matrix);
 
 /* One row of a matrix as floats  [columns]. */
 void fb_matrix_row(const fb_kernels *kernels, const fb_matrix *matrix, size_t row, float *to);

@@ -215,8 +215,7 @@ static void prefetch_matrix(const fb_matrix *matrix) {
     if (page <= 0)
         return;
     uintptr_t begin = (uintptr_t)matrix->data, offset = begin % (uintptr_t)page;
-    size_t bytes = matrix->rows * matrix->columns * fb_dtype_size(matrix->dtype);
-    posix_madvise((void *)(begin - offset), bytes + offset, POSIX_MADV_WILLNEED);
+    posix_madvise((void *)(begin - offset), fb_matrix_bytes(matrix) + offset, POSIX_MADV_WILLNEED);
 }
 
 void fb_weights_prefetch(const fb_layer_weights *layer) {
