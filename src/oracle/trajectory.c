@@ -2,6 +2,9 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/sized.h"
+#include "oracle/trajectory_judge.h"
+#include "oracle/trajectory_names.h"
+#include "oracle/trajectory_open.h"
 #include "oracle/trajectory_report.h"
 
 #include <flashblock/runtime.h>
@@ -17,6 +20,17 @@ static bool is_fine(fb_arithmetic precision) {
     return fb_trajectory_significand_bits(precision) > 20;
 }
 
+/* What the first mistake is, if it is a known one. */
+static fb_status name_mistake(fb_model *model, fb_trajectory_judgement *j) {
+    fb_trajectory_name_guess(j, j->name, sizeof j->name);
+    if (j->mistake.there && !j->name[0])
+        fb_trajectory_name_rule(j, j->name, sizeof j->name);
+    bool computed = j->mistake.there && j->mistake.subject >= FB_SUBJECT_STATE &&
+                    j->mistake.subject <= FB_SUBJECT_PROPOSAL;
+    return computed && !j->name[0] ? fb_trajectory_name_model(j, model, j->name, sizeof j->name)
+                                   : FB_OK;
+}
+
 /* A record that says f32, and was computed in less: it would pass as what it is. */
 static fb_status try_coarser(fb_trajectory *record, fb_model *model, fb_trajectory_judgement *j) {
     static const fb_arithmetic coarser[] = {FB_ARITHMETIC_F16, FB_ARITHMETIC_BF16};
@@ -28,6 +42,8 @@ static fb_status try_coarser(fb_trajectory *record, fb_model *model, fb_trajecto
         fb_trajectory_judgement as = {0};
         record->precision = coarser[i];
         fb_status status = fb_trajectory_judge(record, model, &as);
+        if (status == FB_OK && !as.mistake.there)
+            fb_trajectory_name_guess(&as, as.name, sizeof as.name);
         bool passes = status == FB_OK && !as.mistake.there;
         fb_trajectory_judgement_free(&as);
         record->precision = said;
@@ -47,6 +63,8 @@ static fb_status judge(fb_trajectory *record, fb_model *model, const char *direc
                        fb_report *report) {
     fb_trajectory_judgement judgement = {0};
     fb_status status = fb_trajectory_judge(record, model, &judgement);
+    if (status == FB_OK)
+        status = name_mistake(model, &judgement);
     if (status == FB_OK)
         status = try_coarser(record, model, &judgement);
     if (status == FB_OK)

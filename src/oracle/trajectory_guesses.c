@@ -1,7 +1,7 @@
 /* Confidences that are something else. For each wrong way to a confidence it is known what it would
  * give, so errors of all steps are compared with it together (docs/judge.md, the matched filter):
  * a mistake is seen far below the noise of one confidence. */
-#include "oracle/trajectory_judge.h"
+#include "oracle/trajectory_names.h"
 
 #include <math.h>
 #include <stdio.h>

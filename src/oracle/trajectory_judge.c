@@ -2,30 +2,12 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "oracle/statistics.h"
+#include "oracle/trajectory_decisions.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
-
-/* Honest implementations of one precision round at other places than the second lane does: their
- * noise is up to this much larger. docs/trajectory.md says what was measured. */
-static const double OTHER_PLACES = 1.75;
-
-/* Of states: a row of a layer has few independent errors, and some rows have more than others. */
-const double fb_trajectory_state_allowed = 12.0;
 
 /* --- replay ----------------------------------------------------------------------------------- */
-
-void fb_trajectory_judgement_free(fb_trajectory_judgement *j) {
-    for (size_t i = 0; i < j->num_steps; i++)
-        fb_trajectory_step_free(&j->steps[i]);
-    fb_free(j->steps);
-    fb_free(j->differences);
-    for (int i = 0; i < FB_TRAJECTORY_NUM_STATES; i++)
-        fb_free(j->pooled[i]);
-    *j = (fb_trajectory_judgement){0};
-}
 
 static fb_status replay_all(fb_trajectory_replay *replay, fb_trajectory_scratch *scratch,
                             fb_trajectory_judgement *j) {
@@ -51,68 +33,7 @@ static fb_status replay(fb_model *model, fb_trajectory_judgement *j) {
     return status;
 }
 
-/* --- noise ------------------------------------------------------------------------------------ */
-
-static void pool_logits(fb_trajectory_judgement *j) {
-    double square = 0.0;
-    size_t count = 0;
-    for (size_t i = 0; i < j->num_steps; i++)
-        for (size_t r = 0; r < j->steps[i].num_rows; r++, count++)
-            square += j->steps[i].rows[r].noise * j->steps[i].rows[r].noise;
-    j->num_confidences = count;
-    j->noise = count ? sqrt(square / (double)count) : 0.0;
-    /* Twice: an error may have either sign. Three kinds of tests: confidences, tokens, decisions.
-     */
-    double tests = 6.0 * (double)(count ? count : 1);
-    j->allowed = OTHER_PLACES * fb_normal_quantile(FB_FALSE_ALARM / tests);
-}
-
-/* The root mean square that is allowed of the confidences of one step, or of all. Rows of a step
- * read the same keys, and err together to some degree: two count as one, and so do four steps. */
-static double allowed_rms(double independent, double tests) {
-    double freedom = fmax(independent, 1.0);
-    return OTHER_PLACES * sqrt(fb_mean_square_quantile(freedom, FB_FALSE_ALARM / tests));
-}
-
-static fb_status pool_state(fb_trajectory_judgement *j, fb_trajectory_state state) {
-    size_t layers = fb_trajectory_state_layers(j->config, state);
-    size_t block = j->record->options.block_size;
-    for (size_t layer = 0; layer < layers; layer++) {
-        double square = 0.0;
-        size_t count = 0;
-        for (size_t i = 0; i < j->num_steps; i++) {
-            const fb_trajectory_error *errors = j->steps[i].states[state];
-            for (size_t r = 0; errors && r < block; r++, count++)
-                square += errors[layer * block + r].noise * errors[layer * block + r].noise;
-        }
-        if (count && !j->pooled[state])
-            FB_TRY(fb_alloc_zeroed(layers, sizeof(double), "noise", &j->pooled[state]));
-        if (count)
-            j->pooled[state][layer] = sqrt(square / (double)count);
-    }
-    return FB_OK;
-}
-
-double fb_trajectory_sigma(const fb_trajectory_judgement *j, const fb_trajectory_row *row) {
-    double noise = row->shape * fmax(row->noise, j->noise);
-    return hypot(fmax(noise, fabs(row->rounded)), row->storage);
-}
-
-double fb_trajectory_state_ratio(const fb_trajectory_judgement *j, const fb_trajectory_step *step,
-                                 fb_trajectory_state state, size_t layer, size_t row) {
-    const fb_trajectory_error *e =
-        &step->states[state][layer * j->record->options.block_size + row];
-    double noise = fmax(e->noise, j->pooled[state][layer]) + ldexp(e->size, -22);
-    return e->error > 0.0 ? e->error / noise : 0.0;
-}
-
 /* --- the differences of a step ---------------------------------------------------------------- */
-
-bool fb_trajectory_same_action(fb_reuse_action a, fb_reuse_action b) {
-    bool a_is_full = a == FB_REFRESH_ONLY || a == FB_REFRESH_AND_STORE;
-    bool b_is_full = b == FB_REFRESH_ONLY || b == FB_REFRESH_AND_STORE;
-    return a == b || (a_is_full && b_is_full);
-}
 
 static const char *short_name(fb_reuse_action action) {
     return action == FB_REFRESH_AND_STORE ? "refresh" : fb_reuse_action_name(action);
@@ -186,18 +107,12 @@ static void find_states(fb_trajectory_judgement *j, size_t index, fb_trajectory_
         find_state(j, index, FB_TRAJECTORY_LOGITS, 0, found);
 }
 
-/* error / noise of a confidence; 0 where it is not known. */
-static double confidence_ratio(const fb_trajectory_judgement *j, const fb_trajectory_row *row) {
-    double error = fabs(row->error) - row->slack;
-    return error > 0.0 ? error / fb_trajectory_sigma(j, row) : 0.0;
-}
-
 static void find_confidence(fb_trajectory_judgement *j, size_t index,
                             fb_trajectory_difference *found) {
     const fb_trajectory_step *step = &j->steps[index];
     for (size_t r = 0; r < step->num_rows; r++) {
         const fb_trajectory_row *row = &step->rows[r];
-        double ratio = confidence_ratio(j, row);
+        double ratio = fb_trajectory_confidence_ratio(j, row);
         j->exact = j->exact && step->pass->confidence[row->position] >= row->confidence &&
                    step->pass->confidence[row->position] <= row->confidence;
         j->largest = fmax(j->largest, ratio);
@@ -223,7 +138,7 @@ static void find_confidences(fb_trajectory_judgement *j, size_t index,
     double square = 0.0, worst = 0.0, known = 0.0;
     size_t position = 0;
     for (size_t r = 0; r < step->num_rows; r++) {
-        double ratio = confidence_ratio(j, &step->rows[r]);
+        double ratio = fb_trajectory_confidence_ratio(j, &step->rows[r]);
         square += ratio * ratio;
         known += isnan(step->rows[r].error) ? 0.0 : 1.0;
         if (ratio > worst) {
@@ -231,7 +146,7 @@ static void find_confidences(fb_trajectory_judgement *j, size_t index,
             position = step->rows[r].position;
         }
     }
-    double allowed = allowed_rms(known / 2.0, (double)j->num_steps);
+    double allowed = fb_trajectory_allowed_rms(known / 2.0, (double)j->num_steps);
     double rms = known > 0.0 ? sqrt(square / known) : 0.0;
     j->largest_rms = fmax(j->largest_rms, rms / allowed);
     if (rms <= allowed || found->there)
@@ -250,7 +165,7 @@ static void find_confidences(fb_trajectory_judgement *j, size_t index,
 /* No step is too far off by itself; are all together? */
 static void find_all(fb_trajectory_judgement *j, size_t num_known) {
     size_t step = 0;
-    double allowed = allowed_rms((double)j->all.steps.of / 4.0, 1.0);
+    double allowed = fb_trajectory_allowed_rms((double)j->all.steps.of / 4.0, 1.0);
     if (j->rms <= allowed || j->mistake.there || num_known == 0)
         return;
     while (step + 1 < j->num_steps && j->steps[step].num_rows == 0)
@@ -361,7 +276,7 @@ static void judge_all(fb_trajectory_judgement *j) {
     for (size_t i = 0; i < j->num_steps; i++) {
         judge_step(j, i);
         for (size_t r = 0; r < j->steps[i].num_rows; r++) {
-            double ratio = confidence_ratio(j, &j->steps[i].rows[r]);
+            double ratio = fb_trajectory_confidence_ratio(j, &j->steps[i].rows[r]);
             square += ratio * ratio;
             known += isnan(j->steps[i].rows[r].error) ? 0 : 1;
         }
@@ -383,16 +298,7 @@ fb_status fb_trajectory_judge(const fb_trajectory *record, fb_model *model,
     FB_TRY(fb_alloc(FB_TRAJECTORY_MAX_DIFFERENCES, sizeof *j->differences, "differences",
                     &j->differences));
     FB_TRY(replay(model, j));
-    pool_logits(j);
-    for (int i = 0; i < FB_TRAJECTORY_NUM_STATES; i++)
-        FB_TRY(pool_state(j, (fb_trajectory_state)i));
+    FB_TRY(fb_trajectory_pool_noise(j));
     judge_all(j);
-    fb_trajectory_name_guess(j, j->name, sizeof j->name);
-    if (j->mistake.there && !j->name[0])
-        fb_trajectory_name_rule(j, j->name, sizeof j->name);
-    bool computed = j->mistake.there && j->mistake.subject >= FB_SUBJECT_STATE &&
-                    j->mistake.subject <= FB_SUBJECT_PROPOSAL;
-    if (computed && !j->name[0])
-        FB_TRY(fb_trajectory_name_model(j, model, j->name, sizeof j->name));
     return FB_OK;
 }

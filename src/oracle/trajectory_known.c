@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "model/model_state.h"
 #include "model/rope.h"
-#include "oracle/trajectory_judge.h"
+#include "oracle/trajectory_names.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,9 +1,6 @@
-/* The record of a decoding that another implementation made: what it proposed and decided, pass by
- * pass. docs/trajectory.md specifies the format.
- *
- * Records are hostile. Each line is checked against what the lines before it have decided, so that
- * a record that was read can be replayed: its blocks and steps follow each other, every decision is
- * on a masked position, every id is in the vocabulary. Messages name the line. */
+/* A record of a whole decoding, as memory holds it (docs/trajectory.md specifies the file). A
+ * record that was read (trajectory_open.h) can be replayed: its blocks and steps follow each other,
+ * every decision is on a masked position, every id is in the vocabulary. */
 #ifndef FB_ORACLE_TRAJECTORY_RECORD_H
 #define FB_ORACLE_TRAJECTORY_RECORD_H
 
@@ -67,16 +64,13 @@ typedef struct fb_trajectory {
     bool commits_left_out; /* lines of commits */
 } fb_trajectory;
 
-/* Reads the whole record. `tensors`: the path of the file of tensors; NULL: the one that the record
- * names, beside it. FB_ERROR_FORMAT, with the line, where it contradicts itself or the model. Close
- * it after a failure, too. */
-fb_status fb_trajectory_open(const char *path, const char *tensors, const fb_model_config *config,
-                             fb_trajectory *record);
+/* Frees what a record holds. */
 void fb_trajectory_close(fb_trajectory *record);
 
-/* Decides what a pass is forced to. A plain refresh of a denoising step stores, unless the rule,
- * too, would not. */
-fb_reuse_action fb_trajectory_forced_action(const fb_trajectory *record,
-                                            const fb_trajectory_pass *pass, const fb_plan *rule);
+/* A new pass, with its arrays. */
+fb_status fb_trajectory_add_pass(fb_trajectory *record, fb_trajectory_pass **pass);
+
+/* A copy of a string, which the caller frees. */
+fb_status fb_trajectory_copy_text(const char *text, char **copy);
 
 #endif

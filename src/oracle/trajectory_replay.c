@@ -204,6 +204,18 @@ static fb_status run_lane(fb_trajectory_replay *replay, size_t index) {
     return status == FB_OK ? lane->status : status;
 }
 
+fb_reuse_action fb_trajectory_forced_action(const fb_trajectory *record,
+                                            const fb_trajectory_pass *pass, const fb_plan *rule) {
+    if (!pass->has_action)
+        return rule->action;
+    bool refresh = pass->action == FB_REFRESH_ONLY || pass->action == FB_REFRESH_AND_STORE;
+    if (!refresh)
+        return pass->action;
+    bool keeps = pass->action == FB_REFRESH_AND_STORE || rule->action != FB_REFRESH_ONLY;
+    return pass->commit || record->options.reuse.tau == 0 || !keeps ? FB_REFRESH_ONLY
+                                                                    : FB_REFRESH_AND_STORE;
+}
+
 fb_status fb_trajectory_replay_run(fb_trajectory_replay *replay, const fb_trajectory_pass *pass) {
     replay->pass = pass;
     replay->rule = fb_sequence_rule(replay->sequence);

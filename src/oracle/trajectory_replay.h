@@ -46,6 +46,11 @@ fb_status fb_trajectory_replay_begin(const fb_trajectory *record, fb_model *mode
                                      fb_trajectory_replay *replay);
 void fb_trajectory_replay_free(fb_trajectory_replay *replay);
 
+/* Decides what a pass is forced to. A plain refresh of a denoising step stores, unless the rule,
+ * too, would not. */
+fb_reuse_action fb_trajectory_forced_action(const fb_trajectory *record,
+                                            const fb_trajectory_pass *pass, const fb_plan *rule);
+
 /* Runs the model over a pass, in all lanes. */
 fb_status fb_trajectory_replay_run(fb_trajectory_replay *replay, const fb_trajectory_pass *pass);
 

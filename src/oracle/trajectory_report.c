@@ -1,12 +1,9 @@
 #include "oracle/trajectory_report.h"
 
 #include "base/error.h"
-#include "base/memory.h"
 #include "io/json_write.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* --- places ----------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
 #define FB_ORACLE_TRAJECTORY_REPORT_H
 
 #include "oracle/report.h"
-#include "oracle/trajectory_judge.h"
+#include "oracle/trajectory_judgement.h"
 
 /* Fills in outcome, reason, findings, text and JSON of a report that begins empty. `model`: the
  * directory, for the text. */
