@@ -129,6 +129,7 @@ typedef struct kernel_place {
 static const kernel_place places[FB_NUM_KERNELS] = {
     PLACES("scores", scores),        PLACES("values", values),
     PLACES("transpose", transpose),  PLACE("dots", dots), /* dot_outputs goes with them, see take */
+    PLACE("int_dots", int_dots),                          /* so do quantize and int_outputs */
     PLACE("softmax", softmax),       PLACE("merge_row", merge_row),
     PLACE("divide_row", divide_row), PLACE("widen bf16", widen_bf16),
     PLACE("widen f16", widen_f16),   PLACE("exp", exp),
@@ -181,6 +182,10 @@ static void take(fb_kernel kernel, const fb_kernels *from, fb_kernels *to) {
     memcpy((char *)to + offset, (const char *)from + offset, places[kernel].bytes);
     if (kernel == FB_KERNEL_DOTS)
         to->dot_outputs = from->dot_outputs;
+    if (kernel == FB_KERNEL_INT_DOTS) {
+        to->quantize = from->quantize;
+        to->int_outputs = from->int_outputs;
+    }
 }
 
 static cpu_kind this_cpu(void) {

@@ -161,6 +161,56 @@ typedef struct fb_dots_call {
 
 typedef void fb_dots_fn(const fb_dots_call *call);
 
+/* Products with weights of 8 and 4 bits (contract C13). A row of x is quantised first, a segment at
+ * a time; then its integers are multiplied with those of a few rows of weights. */
+enum {
+    FB_INT_COLUMNS = 2048, /* of a segment, at most */
+    FB_INT_STEP = 128,     /* divides the columns of every call of int_dots */
+    FB_INT_GROUPS = FB_INT_COLUMNS / 32,
+    FB_INT_LANES = 8,   /* sums that a product is made of */
+    FB_INT_OUTPUTS = 8, /* rows of weights, at most */
+    FB_INT_ROWS = 64,   /* rows of x, at most */
+};
+
+/* A segment of one row of x. The integers and what belongs to them are in an order of the table's
+ * own: they are read by no other table's kernels. */
+typedef struct fb_int_row {
+    _Alignas(64) int8_t values[2 * FB_INT_COLUMNS];
+    int32_t sums[FB_INT_GROUPS][FB_INT_LANES];
+    float scales[FB_INT_GROUPS]; /* of each group; 0 in groups that only continue the segment */
+} fb_int_row;
+
+/* Quantises a segment of a row of x (contract C13.3), and continues it with zeros to a multiple of
+ * FB_INT_STEP. */
+typedef struct fb_quantize_call {
+    const float *x;
+    size_t columns; /* 1 to FB_INT_COLUMNS */
+    size_t group;   /* columns that share a scale: 32, 64 or 128 */
+    int bits;       /* of the weights that it will be multiplied with: 8 or 4 */
+    fb_int_row *to;
+} fb_quantize_call;
+
+typedef void fb_quantize_fn(const fb_quantize_call *call);
+
+/* Adds the products of a segment (contract C13.4 and C13.5):  sums[output][row] += ... */
+typedef struct fb_int_dots_call {
+    const fb_int_row *x;        /* [rows] of the same columns, group and bits */
+    size_t rows;                /* 1 to FB_INT_ROWS */
+    const void *const *weights; /* [outputs] pointers to `columns` integers of `bits` bits */
+    int bits;                   /* 8 or 4 */
+    size_t outputs;             /* a multiple of the table's int_outputs, at most FB_INT_OUTPUTS */
+    size_t columns;             /* a multiple of FB_INT_STEP, at most FB_INT_COLUMNS */
+    size_t group;               /* of x: 32, 64 or 128 */
+    /* [outputs] pointers to scales; that of group g is number g >> scale_shift */
+    const float *const *scales;
+    const uint8_t *const *zero_points; /* [outputs], as scales; NULL: 8. For 4 bits only */
+    unsigned scale_shift;
+    const void *const *next; /* [outputs] where to fetch as many weights; NULL: nowhere */
+    float *sums;             /* in, out: [outputs][fb_dot_stride(rows)] */
+} fb_int_dots_call;
+
+typedef void fb_int_dots_fn(const fb_int_dots_call *call);
+
 /* Merges one row (contract C4.1): o = fma(weight, small, big) / (1 + weight). Each NaN becomes the
  * library's, FB_NAN_BITS. o may be small or big. */
 typedef void fb_merge_row_fn(const float *big, const float *small, float weight, size_t head_dim,
@@ -181,6 +231,9 @@ typedef struct fb_kernels {
     fb_values_fn *values[FB_NUM_DTYPES];
     fb_dots_fn *dots[FB_NUM_DTYPES]; /* all three of one instruction set, for dot_outputs */
     size_t dot_outputs;              /* 1, 3 or 6 */
+    fb_quantize_fn *quantize;        /* with int_dots and int_outputs from one set */
+    fb_int_dots_fn *int_dots;
+    size_t int_outputs; /* 1, 2, 4 or 8 */
     fb_transpose_fn *transpose[FB_NUM_DTYPES];
     fb_softmax_fn *softmax;
     fb_merge_row_fn *merge_row;
@@ -201,6 +254,7 @@ typedef enum fb_kernel {
     FB_KERNEL_VALUES = FB_KERNEL_SCORES + FB_NUM_DTYPES,
     FB_KERNEL_TRANSPOSE = FB_KERNEL_VALUES + FB_NUM_DTYPES,
     FB_KERNEL_DOTS = FB_KERNEL_TRANSPOSE + FB_NUM_DTYPES, /* all types, and dot_outputs */
+    FB_KERNEL_INT_DOTS,                                   /* and quantize, int_outputs */
     FB_KERNEL_SOFTMAX,
     FB_KERNEL_MERGE_ROW,
     FB_KERNEL_DIVIDE_ROW,

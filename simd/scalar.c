@@ -1,6 +1,7 @@
 /* The kernels in plain C. They define every bit; checkasm compares each SIMD kernel with its twin
  * here. */
 #include "simd/kernels.h"
+#include "simd/scalar_integers.h"
 #include "simd/scalar_math.h"
 
 #include <flashblock/attention.h>
@@ -184,6 +185,9 @@ const fb_kernels fb_kernels_scalar = {
     .values = {values_f32, values_bf16, values_f16},
     .dots = {dots_f32, dots_bf16, dots_f16},
     .dot_outputs = 1,
+    .quantize = quantize,
+    .int_dots = int_dots,
+    .int_outputs = 1,
     .transpose = {transpose_f32, transpose_bf16, transpose_f16},
     .softmax = softmax,
     .merge_row = merge_row,

@@ -121,8 +121,9 @@ float random_awkward(check *c); /* finite; often zero, subnormal or huge */
 /* ---- buffers ---- */
 
 float *input_floats(check *c, const char *name, size_t count, contents what);
-uint16_t *input_halves(check *c, const char *name, size_t count); /* arbitrary bits */
-size_t *input_sizes(check *c, const char *name, size_t count);    /* zeros */
+uint16_t *input_halves(check *c, const char *name, size_t count);             /* arbitrary bits */
+size_t *input_sizes(check *c, const char *name, size_t count);                /* zeros */
+uint8_t *input_bytes(check *c, const char *name, size_t count, uint8_t most); /* 0 to most */
 const void **input_pointers(check *c, const char *name, size_t count);
 
 /* ANY floats, stored as the case's type. */

@@ -274,6 +274,13 @@ size_t *input_sizes(check *c, const char *name, size_t count) {
     return data;
 }
 
+uint8_t *input_bytes(check *c, const char *name, size_t count, uint8_t most) {
+    uint8_t *data = new_input(c, name, count, sizeof *data);
+    for (size_t i = 0; i < count; i++)
+        data[i] = (uint8_t)random_between(c, 0, most);
+    return data;
+}
+
 const void **input_pointers(check *c, const char *name, size_t count) {
     const void **data = new_input(c, name, count, sizeof *data);
     for (size_t i = 0; i < count; i++)
@@ -304,12 +311,13 @@ result result_floats(check *c, const char *name, size_t count) {
     return r;
 }
 
-/* FNV-1a over words of 2 bytes: every element size is a multiple. */
+/* FNV-1a over words of 2 bytes, of which the last one may have only one. */
 static uint64_t hash_of(const buffer *b) {
     uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t at = 0; at < b->count * b->element_size; at += sizeof(uint16_t)) {
-        uint16_t word;
-        memcpy(&word, b->data + at, sizeof word);
+    size_t bytes = b->count * b->element_size;
+    for (size_t at = 0; at < bytes; at += sizeof(uint16_t)) {
+        uint16_t word = 0;
+        memcpy(&word, b->data + at, at + 1 < bytes ? sizeof word : 1);
         hash = (hash ^ word) * 0x100000001b3u;
     }
     return hash;

@@ -108,6 +108,84 @@ static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twi
     BENCH(c, rows * outputs * columns, "multiply-add", tested->dots[c->dtype](&call));
 }
 
+/* The integers of a row of x are in an order of their table's own: each table multiplies its own.
+ */
+static void check_int_dots(check *c, const fb_kernels *tested, const fb_kernels *twin, int bits) {
+    enum { MOST_ROWS = 13 };
+    static fb_int_row tested_rows[FB_INT_ROWS], twin_rows[FB_INT_ROWS];
+    size_t rows = choose(c, "rows", 1, c->bench_sizes ? FB_INT_ROWS : MOST_ROWS, 1);
+    bool any_length = c->bench_sizes || random_between(c, 0, 7) == 0;
+    size_t most = any_length ? FB_INT_COLUMNS : 3 * FB_INT_STEP;
+    size_t columns = choose(c, "columns", FB_INT_STEP, most, FB_INT_STEP);
+    size_t group = c->bench_sizes ? 128 : (size_t)32 << choose_any(c, "log2(group / 32)", 0, 2);
+    unsigned shift = c->bench_sizes ? 31 : (unsigned)choose_any(c, "shift", 0, 3);
+    size_t least = tested->int_outputs;
+    size_t outputs =
+        c->bench_sizes ? FB_INT_OUTPUTS : choose_any(c, "calls", 1, FB_INT_OUTPUTS / least) * least;
+    size_t num_scales = ((columns / group - 1) >> shift) + 1;
+    bool has_zero_points = bits == 4 && choose_any(c, "zero points", 0, 1);
+    /* The last columns of x may be missing: they are zeros then. */
+    size_t left = c->bench_sizes ? columns : columns - random_between(c, 0, FB_INT_STEP - 1);
+    const void **weights = input_pointers(c, "weights", outputs);
+    const void **scales = input_pointers(c, "scales", outputs);
+    const void **zero_points = input_pointers(c, "zero points", outputs);
+    const void **next = input_pointers(c, "next", outputs);
+    for (size_t i = 0; i < outputs; i++)
+        weights[i] = input_bytes(c, "a row of weights", columns * (size_t)bits / 8, 255);
+    /* One buffer for the scales of all rows: there are not enough for each. */
+    const float *all_scales = input_floats(c, "scales of rows", outputs * num_scales, ORDINARY);
+    const uint8_t *all_zeros = input_bytes(c, "zero points of rows", outputs * num_scales, 15);
+    for (size_t i = 0; i < outputs; i++) {
+        scales[i] = all_scales + i * num_scales;
+        zero_points[i] = all_zeros + i * num_scales;
+        next[i] = choose_next(c, weights[i]);
+    }
+    const float *x = input_floats(c, "x", rows * left, c->number % 4 ? ORDINARY : ANY);
+    result x_scales = result_floats(c, "scales of x", rows * (columns / group));
+    result sums = result_floats(c, "sums", outputs * fb_dot_stride(rows));
+    ready(c);
+    for (size_t row = 0; row < rows; row++) {
+        fb_quantize_call quantize = {x + row * left, left, group, bits, &tested_rows[row]};
+        tested->quantize(&quantize);
+        quantize.to = &twin_rows[row];
+        twin->quantize(&quantize);
+        size_t groups = columns / group;
+        memcpy(x_scales.tested + row * groups, tested_rows[row].scales, groups * sizeof *x);
+        memcpy(x_scales.twin + row * groups, twin_rows[row].scales, groups * sizeof *x);
+    }
+    expect_same(c, x_scales, SAME_BITS);
+    fb_int_dots_call call = {
+        .x = tested_rows,
+        .rows = rows,
+        .weights = weights,
+        .bits = bits,
+        .outputs = outputs,
+        .columns = columns,
+        .group = group,
+        .scales = (const float *const *)(const void *)scales,
+        .zero_points = has_zero_points ? (const uint8_t *const *)(const void *)zero_points : NULL,
+        .scale_shift = shift,
+        .next = c->bench_sizes || random_between(c, 0, 1) ? NULL : next,
+        .sums = sums.tested,
+    };
+    tested->int_dots(&call);
+    call.x = twin_rows;
+    call.sums = sums.twin;
+    twin->int_dots(&call);
+    expect_same(c, sums, NANS_ALIKE);
+    call.x = tested_rows;
+    call.sums = sums.tested;
+    BENCH(c, rows * outputs * columns, "multiply-add", tested->int_dots(&call));
+}
+
+static void check_int8_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    check_int_dots(c, tested, twin, 8);
+}
+
+static void check_int4_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    check_int_dots(c, tested, twin, 4);
+}
+
 /* Scores as they come: ordinary, far apart, all -inf, with NaN or +inf among them, awkward. */
 static void fill_scores(check *c, float *s, size_t count) {
     size_t style = c->bench_sizes ? 0 : random_between(c, 0, 5);
@@ -305,6 +383,8 @@ const kernel_check kernel_checks[] = {
     {"dots_f32", check_dots, FB_F32, {{4, 512}, {32, 512}}},
     {"dots_bf16", check_dots, FB_BF16, {{4, 512}, {32, 512}}},
     {"dots_f16", check_dots, FB_F16, {{4, 512}, {32, 512}}},
+    {"int_dots_8", check_int8_dots, FB_F32, {{4, 2048}, {32, 2048}}},
+    {"int_dots_4", check_int4_dots, FB_F32, {{4, 2048}, {32, 2048}}},
     {"transpose_f32", check_transpose, FB_F32, {{128}, {100}}},
     {"transpose_bf16", check_transpose, FB_BF16, {{128}, {100}}},
     {"transpose_f16", check_transpose, FB_F16, {{128}, {100}}},

@@ -197,3 +197,183 @@ Test(quantized, activations_in_float32) {
         discard(&s);
     }
 }
+
+/* --- activations in 8 bits -------------------------------------------------------------------- */
+
+/* A group of x by C13.3: its scale; its integers into q. In double and long arithmetic, where they
+ * are exact before each rounding. */
+static float quantized(const float *x, size_t count, int64_t *q) {
+    double largest = 0;
+    memset(q, 0, count * sizeof *q);
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(x[i]))
+            return NAN;
+        largest = fmax(largest, fabs((double)x[i]));
+    }
+    if (largest < 0x1p-100)
+        return 0.0f;
+    float reciprocal = (float)(127.0 / largest);
+    for (size_t i = 0; i < count; i++)
+        q[i] = (int64_t)nearbyint((double)(float)((double)x[i] * (double)reciprocal));
+    return (float)(largest / 127.0);
+}
+
+/* One group's part in the eight sums of a segment (C13.4, C13.5). */
+static void add_group(const stored *s, size_t row, size_t first, size_t count, const int64_t *q,
+                      float x_scale, float c[8]) {
+    const fb_quantized *how = &s->quantized;
+    size_t columns = s->matrix.columns, group = first / how->group_size;
+    float t = (float)((double)x_scale * (double)s->scales[row * s->groups + group]);
+    int64_t sums[8] = {0};
+    for (size_t i = 0; i < count; i++) {
+        size_t byte = (first + i) * (size_t)how->bits / 8;
+        sums[byte / 4 % 8] += q[i] * s->integers[row * columns + first + i];
+    }
+    bool half = how->bits == 4 && how->group_size == 32;
+    for (size_t l = half ? first / 32 % 2 * 4 : 0, end = half ? l + 4 : 8; l < end; l++) {
+        cr_assert_lt(llabs(sums[l]), 1 << 19);
+        c[l] = fmaf((float)sums[l], t, c[l]);
+    }
+}
+
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static float product(const stored *s, const float *x, size_t row) {
+    enum { SEGMENT = 2048 };
+    size_t columns = s->matrix.columns, of_weights = s->quantized.group_size;
+    size_t group = of_weights == 32 || of_weights == 64 ? of_weights : 128;
+    float y = 0;
+    for (size_t begin = 0; begin < columns; begin += SEGMENT) {
+        size_t end = least(begin + SEGMENT, columns);
+        float c[8] = {0};
+        for (size_t first = begin; first < end; first += group) {
+            size_t count = least(group, end - first);
+            int64_t q[128];
+            float x_scale = quantized(x + first, count, q);
+            add_group(s, row, first, count, q, x_scale, c);
+        }
+        y += ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
+    }
+    return y + (s->matrix.bias ? s->matrix.bias[row] : 0.0f);
+}
+
+static float *product_of(const stored *s, const float *x, size_t num_rows) {
+    float *in_order = ordered(s, x, num_rows);
+    float *y = allocate(num_rows * s->matrix.rows, sizeof *y);
+    for (size_t i = 0; i < num_rows; i++)
+        for (size_t row = 0; row < s->matrix.rows; row++)
+            y[i * s->matrix.rows + row] = product(s, in_order + i * s->matrix.columns, row);
+    free(in_order);
+    return y;
+}
+
+/* Ordinary numbers; in some rows awkward ones, in some groups only zeros. */
+static float *random_x(random_stream *stream, size_t num_rows, size_t columns) {
+    float *x = random_floats(stream, num_rows * columns, 1.0f);
+    for (size_t i = 0; i < num_rows; i++) {
+        size_t style = random_between(stream, 0, 5);
+        for (size_t j = 0; j < columns && style < 2; j++)
+            x[i * columns + j] = style == 0 ? random_awkward(stream) : x[i * columns + j] * 1e-33f;
+        if (style == 2)
+            memset(x + i * columns, 0, least(columns, 100) * sizeof *x);
+        if (style == 3) /* halves: ties */
+            for (size_t j = 0; j < columns; j++)
+                x[i * columns + j] = 0.5f * (float)random_between(stream, 0, 254) - 63.5f;
+    }
+    return x;
+}
+
+/* With each instruction set and number of threads. */
+static void expect_everywhere(const stored *s, const float *x, size_t num_rows,
+                              const float *expected, const char *what) {
+    fb_isa usual = FB_ISA_SCALAR;
+    cr_assert_eq(fb_isa_current(&usual), FB_OK);
+    for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++) {
+        if (!fb_isa_supported(isa))
+            continue;
+        cr_assert_eq(fb_isa_select(isa), FB_OK);
+        for (int threads = 1; threads <= 3; threads++) {
+            char text[192];
+            snprintf(text, sizeof text, "%s, %s, %d threads", what, fb_isa_name(isa), threads);
+            float *y = multiply(&s->matrix, x, num_rows, threads);
+            expect_same_bits(text, y, expected, num_rows * s->matrix.rows);
+            free(y);
+        }
+    }
+    cr_assert_eq(fb_isa_select(usual), FB_OK);
+}
+
+/* C13.3 to C13.6 */
+Test(quantized, products_of_integers) {
+    random_stream stream = random_named(3);
+    for (size_t i = 0; i < NUM_SCHEMES * NUM_SHAPES; i++) {
+        const scheme *how = &schemes[i % NUM_SCHEMES];
+        const shape *size = &shapes[i / NUM_SCHEMES];
+        stored s = store(&stream, how, size, i % 3);
+        s.matrix.quantized = &s.quantized;
+        float *x = random_x(&stream, size->num_rows, size->columns);
+        float *expected = product_of(&s, x, size->num_rows);
+        char text[128];
+        expect_everywhere(&s, x, size->num_rows, expected, describe(text, how, size));
+        free(x);
+        free(expected);
+        discard(&s);
+    }
+}
+
+/* An infinity or a NaN reaches its row, and no other one. */
+Test(quantized, not_finite) {
+    random_stream stream = random_named(4);
+    const shape size = {5, 20, 300};
+    for (size_t i = 0; i < NUM_SCHEMES; i++) {
+        stored s = store(&stream, &schemes[i], &size, 0);
+        s.matrix.quantized = &s.quantized;
+        float *x = random_floats(&stream, size.num_rows * size.columns, 1.0f);
+        float *before = multiply(&s.matrix, x, size.num_rows, 1);
+        x[2 * size.columns + random_between(&stream, 0, 299)] = i % 2 ? -INFINITY : NAN;
+        float *after = multiply(&s.matrix, x, size.num_rows, 1);
+        for (size_t row = 0; row < size.rows; row++)
+            cr_assert(isnan(after[2 * size.rows + row]));
+        expect_same_bits("rows before", after, before, 2 * size.rows);
+        expect_same_bits("rows after", after + 3 * size.rows, before + 3 * size.rows,
+                         2 * size.rows);
+        free(x);
+        free(before);
+        free(after);
+        discard(&s);
+    }
+}
+
+/* Matrices of several kinds share an input. */
+Test(quantized, mixed_outputs) {
+    random_stream stream = random_named(5);
+    const shape size = {6, 33, 640};
+    enum { COUNT = 6 };
+    const scheme mixed[COUNT] = {{8, 0, false, false, false},  {8, 128, false, false, true},
+                                 {4, 32, true, false, false},  {4, 64, true, false, false},
+                                 {8, 128, false, true, false}, {4, 128, false, false, false}};
+    stored s[COUNT];
+    fb_linear_output outputs[COUNT];
+    float *x = random_floats(&stream, size.num_rows * size.columns, 1.0f);
+    for (size_t i = 0; i < COUNT; i++) {
+        s[i] = store(&stream, &mixed[i], &size, 0);
+        s[i].matrix.quantized = &s[i].quantized;
+        s[i].quantized.float_activations = i == 1;
+        outputs[i] =
+            (fb_linear_output){&s[i].matrix, allocate(size.num_rows * size.rows, sizeof(float))};
+    }
+    fb_linear_scratch scratch = {0};
+    fb_linear_input input = {x, size.num_rows};
+    cr_assert_eq(fb_linear(&scratch, &input, outputs, COUNT), FB_OK);
+    fb_linear_scratch_free(&scratch);
+    for (size_t i = 0; i < COUNT; i++) {
+        float *alone = multiply(&s[i].matrix, x, size.num_rows, 2);
+        expect_same_bits("together", outputs[i].y, alone, size.num_rows * size.rows);
+        free(alone);
+        free(outputs[i].y);
+        discard(&s[i]);
+    }
+    free(x);
+}

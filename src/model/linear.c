@@ -1,7 +1,9 @@
 /* Products in units: a run of features (rows of weights) for a block of rows of x.
  *
- *   unit     -> chunks of features -> segments of 512 columns -> groups of 6 features: a kernel
- * call
+ *   unit     -> chunks of features -> segments of columns -> groups of features: a kernel call
+ *
+ * Segments are of 512 columns and groups of at most 6 features where products are in float32, of
+ * 2048 and at most 8 where they are in integers (linear_integer.h).
  *
  * How a kernel's operands stay close: a segment of a block of x is in the L2 cache, 6 rows of
  * weights of a segment (if need be, widened) are in the L1 cache while all rows of x pass by.
@@ -20,6 +22,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/parallel.h"
+#include "model/linear_integer.h"
 #include "simd/kernels.h"
 
 #include <stdbool.h>
@@ -28,17 +31,17 @@
 
 enum {
     GROUP = FB_DOT_OUTPUTS, /* features, at most */
+    MOST_FEATURES = FB_INT_OUTPUTS,
     SEGMENT = FB_DOT_COLUMNS,
     BLOCK_ROWS = FB_DOT_ROWS,
     CHUNK_GROUPS = 16, /* features of a chunk that are neighbours: a cache line of y */
-    UNIT_STEP = CHUNK_GROUPS * GROUP, /* divides a unit's features, except for a matrix's last */
     /* x of at most so many floats, 256 KiB, stays in the L2 cache beside the weights' stream. */
     SMALL_X = 1 << 16,
     /* A thread's work area, in floats: weights that kernels widen, weights that kernels cannot read
      * where they are, 16-bit ones among them before they are widened, and sums. */
     WIDE = GROUP * SEGMENT,
     STAGING = SEGMENT / 2,
-    SUMS = CHUNK_GROUPS * GROUP * BLOCK_ROWS,
+    SUMS = CHUNK_GROUPS * MOST_FEATURES * BLOCK_ROWS,
     THREAD_FLOATS = 2 * WIDE + STAGING + SUMS,
     /* Below this many multiply-adds, some 20 us of one thread, waking others is not worth while. */
     WORTH_THREADS = 1 << 20,
@@ -49,19 +52,23 @@ static size_t divide_up(size_t a, size_t b) {
     return (a + b - 1) / b;
 }
 
+_Static_assert((int)FB_INT_ROWS == (int)BLOCK_ROWS, "a block is a kernel call's rows");
+_Static_assert(sizeof(fb_integer_staging) <= 2 * WIDE * sizeof(float), "it is in the same place");
+
 void fb_linear_scratch_free(fb_linear_scratch *scratch) {
     fb_free(scratch->x);
     fb_free(scratch->threads);
     *scratch = (fb_linear_scratch){0};
 }
 
-static fb_status reserve(fb_linear_scratch *scratch, size_t x_floats, size_t num_threads) {
-    if (x_floats > scratch->x_floats) {
+static fb_status reserve(fb_linear_scratch *scratch, size_t x_rows, size_t row_bytes,
+                         size_t num_threads) {
+    if (x_rows * row_bytes > scratch->x_bytes) {
         fb_free(scratch->x);
         scratch->x = NULL;
-        scratch->x_floats = 0;
-        FB_TRY(fb_alloc(x_floats, sizeof *scratch->x, "rows of a linear layer", &scratch->x));
-        scratch->x_floats = x_floats;
+        scratch->x_bytes = 0;
+        FB_TRY(fb_alloc(x_rows, row_bytes, "rows of a linear layer", &scratch->x));
+        scratch->x_bytes = x_rows * row_bytes;
     }
     if (num_threads > scratch->num_threads) {
         fb_free(scratch->threads);
@@ -155,8 +162,11 @@ typedef struct linear_call {
     size_t num_blocks;
     size_t unit_features, group_features;
     bool row_by_row; /* a group's segments one after the other, not a segment's groups */
-    const uint32_t *column_order; /* of all outputs' weights */
-    float *x;                     /* [blocks][segments][rows of the block][SEGMENT] */
+    const fb_quantized *quantized; /* NULL: no output's weights are */
+    bool integers;
+    size_t segment;   /* columns */
+    size_t row_bytes; /* of a row of x in a segment: float [SEGMENT], or an fb_int_row */
+    char *x;          /* [blocks][segments][rows of the block], each of row_bytes */
 } linear_call;
 
 static size_t first_row(const linear_call *call, size_t block) {
@@ -164,8 +174,8 @@ static size_t first_row(const linear_call *call, size_t block) {
 }
 
 static size_t segment_columns(const linear_call *call, size_t segment) {
-    size_t left = call->columns - segment * SEGMENT;
-    return left < SEGMENT ? left : SEGMENT;
+    size_t left = call->columns - segment * call->segment;
+    return left < call->segment ? left : call->segment;
 }
 
 /* Columns of a segment, continued with zeros. */
@@ -173,25 +183,39 @@ static size_t whole_columns(size_t columns) {
     return divide_up(columns, FB_DOT_STEP) * FB_DOT_STEP;
 }
 
-static float *block_x(const linear_call *call, size_t block, size_t segment) {
+static char *block_x(const linear_call *call, size_t block, size_t segment) {
     size_t begin = first_row(call, block), rows = first_row(call, block + 1) - begin;
-    return call->x + (begin * call->num_segments + segment * rows) * SEGMENT;
+    return call->x + (begin * call->num_segments + segment * rows) * call->row_bytes;
+}
+
+/* A segment of a row of x in the order of the data: where it is, or in `values`. */
+static const float *in_order(const linear_call *call, size_t row, size_t segment, float *values) {
+    const float *x = call->input->x + row * call->columns;
+    size_t first = segment * call->segment, columns = segment_columns(call, segment);
+    const uint32_t *order = call->quantized ? call->quantized->column_order : NULL;
+    if (!order)
+        return x + first;
+    for (size_t i = 0; i < columns; i++)
+        values[i] = x[order[first + i]];
+    return values;
 }
 
 /* One segment of a block of x: rows at a stride of SEGMENT, whatever x's own is. A power of two
  * there would put a few rows into the same lines of the L1 cache. */
 static void pack_segment(const linear_call *call, size_t block, size_t segment) {
     size_t columns = segment_columns(call, segment), whole = whole_columns(columns);
-    float *to = block_x(call, block, segment);
+    char *place = block_x(call, block, segment);
+    float values[FB_INT_COLUMNS];
     for (size_t row = first_row(call, block); row < first_row(call, block + 1); row++) {
-        const float *from = call->input->x + row * call->columns;
-        if (call->column_order)
-            for (size_t i = 0; i < columns; i++)
-                to[i] = from[call->column_order[segment * SEGMENT + i]];
-        else
-            memcpy(to, from + segment * SEGMENT, columns * sizeof *to);
-        memset(to + columns, 0, (whole - columns) * sizeof *to);
-        to += SEGMENT;
+        const float *from = in_order(call, row, segment, values);
+        if (call->integers) {
+            fb_integer_pack(call->kernels, call->quantized, from, columns, (void *)place);
+        } else {
+            float *to = (void *)place;
+            memcpy(to, from, columns * sizeof *to);
+            memset(to + columns, 0, (whole - columns) * sizeof *to);
+        }
+        place += call->row_bytes;
     }
 }
 
@@ -201,15 +225,16 @@ typedef struct unit {
     const linear_call *call;
     const fb_matrix *matrix;
     float *y;                  /* [rows of the block, matrix->rows] */
-    const float *x;            /* of the block, see linear_call */
+    const char *x;             /* of the block, see linear_call */
     size_t rows;               /* of the block */
     size_t first_feature, end; /* of the matrix */
     size_t num_groups;
-    size_t element, row_bytes; /* of the weights */
-    size_t in_place;           /* columns up to which kernels can read the weights where they are */
-    float *wide, *weights;     /* [GROUP][SEGMENT] each */
-    float *staging;            /* [STAGING] */
-    float *sums;               /* [CHUNK_GROUPS][GROUP][BLOCK_ROWS] */
+    size_t segment_bytes, row_bytes; /* of the weights */
+    size_t in_place;       /* columns up to which kernels can read the weights where they are */
+    float *wide, *weights; /* [GROUP][SEGMENT] each */
+    float *staging;        /* [STAGING] */
+    float *sums;           /* [CHUNK_GROUPS][MOST_FEATURES][BLOCK_ROWS] */
+    fb_integer_staging *integers;
 } unit;
 
 /* Where a unit is. */
@@ -219,7 +244,7 @@ typedef struct place {
 
 /* Whether kernels can read a segment of the weights where it is. */
 static bool readable(const unit *u, size_t segment) {
-    size_t end = (segment + 1) * SEGMENT;
+    size_t end = (segment + 1) * u->call->segment;
     return (end < u->call->columns ? end : u->call->columns) <= u->in_place;
 }
 
@@ -237,10 +262,10 @@ static size_t feature_or_last(const unit *u, const place *at, size_t index) {
 }
 
 /* A group's rows of weights. */
-static void point_to_weights(const unit *u, const place *at, const void *weights[GROUP]) {
+static void point_to_weights(const unit *u, const place *at, const void *weights[MOST_FEATURES]) {
     for (size_t i = 0; i < u->call->group_features; i++)
         weights[i] = (const char *)u->matrix->data + feature_or_last(u, at, i) * u->row_bytes +
-                     at->segment * SEGMENT * u->element;
+                     at->segment * u->segment_bytes;
 }
 
 static void widen_weights(const unit *u, const place *at, const void *weights[GROUP]) {
@@ -254,28 +279,54 @@ static void widen_weights(const unit *u, const place *at, const void *weights[GR
     }
 }
 
-/* `next` is the place whose weights to fetch, or NULL. sums  [group_features][rows, see fb_dots_fn]
- */
-static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
-    const void *weights[GROUP], *fetched[GROUP];
-    bool in_place = readable(u, at->segment), fetches = next && readable(u, next->segment);
+static void multiply_floats(const unit *u, const place *at, const void *const *next, float *sums) {
+    const void *weights[MOST_FEATURES];
+    bool in_place = readable(u, at->segment);
     if (in_place)
         point_to_weights(u, at, weights);
     else
         widen_weights(u, at, weights);
-    if (fetches)
-        point_to_weights(u, next, fetched);
     size_t columns = whole_columns(segment_columns(u->call, at->segment));
     u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](&(fb_dots_call){
-        .x = u->x + at->segment * u->rows * SEGMENT,
+        .x = (const void *)(u->x + at->segment * u->rows * u->call->row_bytes),
         .rows = u->rows,
         .weights = weights,
         .outputs = u->call->group_features,
         .columns = columns,
         .wide = u->wide,
-        .next = fetches ? fetched : NULL,
+        .next = next,
         .sums = sums,
     });
+}
+
+static void multiply_integers(const unit *u, const place *at, const void *const *next,
+                              float *sums) {
+    size_t features[MOST_FEATURES];
+    for (size_t i = 0; i < u->call->group_features; i++)
+        features[i] = feature_or_last(u, at, i);
+    fb_integer_multiply(u->call->kernels,
+                        &(fb_integer_segment){
+                            .matrix = u->matrix,
+                            .features = features,
+                            .outputs = u->call->group_features,
+                            .segment = at->segment,
+                            .x = (const void *)(u->x + at->segment * u->rows * u->call->row_bytes),
+                            .rows = u->rows,
+                            .next = next,
+                            .staging = u->integers,
+                            .sums = sums,
+                        });
+}
+
+/* `next` is the place whose weights to fetch, or NULL. sums  [group_features][rows, see fb_dots_fn]
+ */
+static void multiply_group(const unit *u, const place *at, const place *next, float *sums) {
+    const void *fetched[MOST_FEATURES];
+    bool fetches = next && readable(u, next->segment);
+    if (fetches)
+        point_to_weights(u, next, fetched);
+    (u->call->integers ? multiply_integers : multiply_floats)(u, at, fetches ? fetched : NULL,
+                                                              sums);
 }
 
 /* The sums of groups begin .. end-1, features in runs of neighbours: y's rows may be far apart, and
@@ -341,9 +392,18 @@ static size_t num_units(const linear_call *call, const fb_matrix *matrix) {
 
 /* Columns of each row of weights up to which kernels can read them where they are. */
 static size_t columns_in_place(const fb_matrix *matrix) {
+    if (fb_is_integer(matrix))
+        return matrix->columns / FB_INT_STEP * FB_INT_STEP;
     if (matrix->quantized || (uintptr_t)matrix->data % fb_dtype_size(matrix->dtype) != 0)
         return 0;
     return matrix->columns / FB_DOT_STEP * FB_DOT_STEP;
+}
+
+/* From a segment of a row of weights to the next one. */
+static size_t segment_bytes(const linear_call *call, const fb_matrix *matrix) {
+    if (call->integers)
+        return call->segment * (size_t)matrix->quantized->bits / 8;
+    return call->segment * fb_dtype_size(matrix->dtype);
 }
 
 /* Unit number `index`, counted over all outputs; neighbours share their weights. */
@@ -365,11 +425,12 @@ static void multiply_indexed(const linear_call *call, size_t index, float *area)
         .first_feature = first,
         .end = first + features,
         .num_groups = divide_up(features, call->group_features),
-        .element = fb_dtype_size(matrix->dtype),
-        .row_bytes = matrix->columns * fb_dtype_size(matrix->dtype),
+        .segment_bytes = segment_bytes(call, matrix),
+        .row_bytes = fb_matrix_bytes(matrix) / matrix->rows,
         .in_place = columns_in_place(matrix),
         .wide = area,
         .weights = area + WIDE,
+        .integers = (void *)area,
         .sums = area + 2 * WIDE,
         .staging = area + 2 * WIDE + SUMS,
     };
@@ -395,12 +456,16 @@ static size_t threads_for(const linear_call *call) {
 /* The cuts change no bit of the result: they may depend on the number of threads. */
 static void cut(linear_call *call, size_t threads) {
     size_t num_rows = call->input->num_rows;
-    call->num_segments = divide_up(call->columns, SEGMENT);
+    call->num_segments = divide_up(call->columns, call->segment);
     call->num_blocks = divide_up(num_rows, BLOCK_ROWS);
     call->row_by_row = num_rows * call->columns <= SMALL_X;
-    call->group_features = call->row_by_row ? call->kernels->dot_outputs : GROUP;
+    if (call->integers)
+        call->group_features = call->row_by_row ? call->kernels->int_outputs : MOST_FEATURES;
+    else
+        call->group_features = call->row_by_row ? call->kernels->dot_outputs : GROUP;
     size_t units = divide_up(threads * UNITS_PER_THREAD, call->num_blocks);
-    call->unit_features = divide_up(divide_up(num_features(call), units), UNIT_STEP) * UNIT_STEP;
+    size_t step = CHUNK_GROUPS * (call->integers ? MOST_FEATURES : GROUP);
+    call->unit_features = divide_up(divide_up(num_features(call), units), step) * step;
 }
 
 typedef struct shared {
@@ -434,21 +499,36 @@ static void run(const linear_call *call, size_t units, size_t threads, float *ar
 /* Outputs that share the packed input. */
 static fb_status multiply(fb_linear_scratch *scratch, const fb_linear_input *input,
                           const fb_linear_output *outputs, size_t num_outputs) {
-    linear_call call = {.input = input,
-                        .outputs = outputs,
-                        .num_outputs = num_outputs,
-                        .columns = outputs[0].matrix->columns,
-                        .column_order = column_order(outputs[0].matrix)};
+    const fb_matrix *first = outputs[0].matrix;
+    bool integers = fb_is_integer(first);
+    linear_call call = {
+        .input = input,
+        .outputs = outputs,
+        .num_outputs = num_outputs,
+        .columns = first->columns,
+        .quantized = first->quantized,
+        .integers = integers,
+        .segment = integers ? FB_INT_COLUMNS : SEGMENT,
+        .row_bytes = integers ? sizeof(fb_int_row) : SEGMENT * sizeof(float),
+    };
     FB_TRY(fb_kernels_current(&call.kernels));
     size_t threads = threads_for(&call), units = 0;
     cut(&call, threads);
     for (size_t i = 0; i < num_outputs; i++)
         units += num_units(&call, outputs[i].matrix);
     threads = threads < units ? threads : units;
-    FB_TRY(reserve(scratch, input->num_rows * call.num_segments * SEGMENT, threads));
+    FB_TRY(reserve(scratch, input->num_rows * call.num_segments, call.row_bytes, threads));
     call.x = scratch->x;
     run(&call, units, threads, scratch->threads);
     return FB_OK;
+}
+
+/* Whether two matrices take the same packed input. */
+static bool share_input(const fb_matrix *a, const fb_matrix *b) {
+    const fb_quantized *p = a->quantized, *q = b->quantized;
+    if (column_order(a) != column_order(b) || fb_is_integer(a) != fb_is_integer(b))
+        return false;
+    return !fb_is_integer(a) || (p->bits == q->bits && fb_integer_group(p) == fb_integer_group(q));
 }
 
 fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
@@ -456,8 +536,7 @@ fb_status fb_linear(fb_linear_scratch *scratch, const fb_linear_input *input,
     if (input->num_rows == 0)
         return FB_OK;
     for (size_t first = 0, end = 0; first < num_outputs; first = end) {
-        const uint32_t *order = column_order(outputs[first].matrix);
-        while (end < num_outputs && column_order(outputs[end].matrix) == order)
+        while (end < num_outputs && share_input(outputs[first].matrix, outputs[end].matrix))
             end++;
         FB_TRY(multiply(scratch, input, outputs + first, end - first));
     }

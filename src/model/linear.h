@@ -4,8 +4,9 @@
  * packed or widened in advance, so they never exist twice in memory. With few rows of x, as in a
  * denoising step, a product takes about as long as reading them once.
  *
- * Every element of y is a sum on its own, in one order: docs/contract.md C9.1. Threads, instruction
- * set and the other rows change no bit of it, nor does widening the weights.
+ * Every element of y is a sum on its own, in one order: docs/contract.md C9.1, and C13 for weights
+ * of 8 and 4 bits. Threads, instruction set and the other rows change no bit of it, nor does
+ * widening the weights.
  */
 #ifndef FB_MODEL_LINEAR_H
 #define FB_MODEL_LINEAR_H
@@ -50,8 +51,8 @@ typedef struct fb_linear_output {
 
 /* Buffers, kept from call to call. Starts as {0}. */
 typedef struct fb_linear_scratch {
-    float *x; /* the input in segments, see linear.c */
-    size_t x_floats;
+    void *x; /* the input in segments, see linear.c */
+    size_t x_bytes;
     float *threads; /* [num_threads] work areas */
     size_t num_threads;
 } fb_linear_scratch;
