@@ -38,6 +38,10 @@ static void print_table(const char *title, const fb_field *table) {
 
 int main(void) {
     print_table("config.json", fb_config_fields);
+    print_table("config.json of SDARMoeForCausalLM, before the table above", fb_sdar_moe_fields);
+    print_table("config.json of LLaDA2MoeModelLM, before the table above", fb_llada2_fields);
+    print_table("config.json of Fast_dLLM_QwenForCausalLM, before the table above",
+                fb_fast_dllm_fields);
     print_table("generation_config.json, and the same fields in config.json", fb_generation_fields);
     print_table("rope_parameters and rope_scaling", fb_rope_fields);
     print_table("tokenizer.json", fb_tokenizer_fields);

@@ -8,8 +8,23 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const folders[] = {"attn",  "gen",       "kern",   "model", "pipeline", "rope",
-                                      "sched", "sdar_attn", "select", "split", "video"};
+static const char *const folders[] = {"attn",
+                                      "gen",
+                                      "kern",
+                                      "model",
+                                      "pipeline",
+                                      "rope",
+                                      "sched",
+                                      "sdar_attn",
+                                      "select",
+                                      "split",
+                                      "video",
+                                      "../models/llada20",
+                                      "../models/llada21",
+                                      "../models/sdar_moe",
+                                      "../models/sdar_moe_step2",
+                                      "../models/fast_dllm_v2",
+                                      "../models/qwen3_bd3lm"};
 enum { NUM_FOLDERS = sizeof folders / sizeof folders[0] };
 
 /* The files of all folders as parameters for Criterion. */

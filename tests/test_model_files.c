@@ -179,7 +179,7 @@ Test(model_files, bad_config) {
         const char *words;
     } cases[] = {
         {"architectures", "[\"LlamaForCausalLM\"]", FB_ERROR_UNSUPPORTED, "LlamaForCausalLM"},
-        {"architectures", "[\"SDARMoeForCausalLM\"]", FB_ERROR_UNSUPPORTED, "SDARMoeForCausalLM"},
+        {"architectures", "[\"SDARMoeForCausalLM\"]", FB_ERROR_FORMAT, "of 'sdar_moe'"},
         {"architectures", "[]", FB_ERROR_UNSUPPORTED, "architectures is ''"},
         {"architectures", "[7]", FB_ERROR_UNSUPPORTED, "architectures"},
         {"architectures", "\"SDARForCausalLM\"", FB_ERROR_FORMAT, "architectures"},
@@ -213,7 +213,8 @@ Test(model_files, bad_config) {
         {"num_experts", "128", FB_ERROR_UNSUPPORTED, "num_experts is 128"},
         {"repetition_penalty", "1.05", FB_ERROR_UNSUPPORTED, "repetition_penalty is 1.05"},
         {"model_type", "\"llama\"", FB_ERROR_UNSUPPORTED,
-         "model_type is 'llama', expected sdar or qwen3, as architectures says SDARForCausalLM"},
+         "model_type is 'llama', expected sdar, qwen3, sdar_moe, llada2_moe, a2d-qwen3 or "
+         "Fast_dLLM_Qwen, as architectures says SDARForCausalLM"},
         {"architectures", "[\"SDARForCausalLM\", \"LlamaModel\"]", FB_ERROR_UNSUPPORTED,
          "architectures is 'LlamaModel'"},
         {"rope_scaling", "{\"type\": \"linear\"}", FB_ERROR_UNSUPPORTED, "\"linear\""},

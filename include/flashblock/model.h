@@ -1,9 +1,16 @@
-/* SDAR / TraDo: a Qwen3-style decoder for block diffusion, read from a Hugging Face directory.
+/* Decoders for block diffusion, read from a Hugging Face directory: SDAR and TraDo, SDAR-MoE,
+ * LLaDA2.0 and 2.1, Qwen3 (bd3lm), Fast-dLLM v2.
  *
- * Per layer: x += o_proj(attention(rms_norm(x))), x += down(silu(gate(rms_norm(x))) *
- * up(rms_norm(x))); a final rms_norm; logits by the embedding's transpose or lm_head. Queries and
- * keys are normalised per head before rotary positions (rotate-half: pairs i, i + head_dim/2; the
- * angle is float32(position) * float32(inv_freq) rounded to float32, as the paper's code has it).
+ * Per layer: x += o_proj(attention(rms_norm(x))), x += mlp(rms_norm(x)); a final rms_norm; logits
+ * by the embedding's transpose or lm_head. Queries and keys are (except in Fast-dLLM v2) normalised
+ * per head before rotary positions (rotate-half: pairs i, i + rotary_dim/2 of the first rotary_dim
+ * values of a head; the angle is float32(position) * float32(inv_freq) rounded to float32, as the
+ * paper's code has it).
+ *
+ * An MLP is dense, down(silu(gate(x)) * up(x)), or a mixture of experts, each of which is such an
+ * MLP: y = sum of weight_e expert_e(x) over the num_experts_per_tok experts that the router chooses
+ * for this row, plus the shared experts' MLP if there is one. A pass reads the weights of the
+ * chosen experts once, whatever the number of rows, and does not touch those of the others.
  *
  * Weights stay as they are stored (f32, bf16 or f16) in memory-mapped files. The files must stay as
  * they are while the model is loaded: a byte that is changed changes results, and a file that is
@@ -40,6 +47,31 @@ extern "C" {
 
 struct fb_sparse; /* experimental/sparse.h */
 
+/* How a router weighs experts; z are the router's logits of a row.
+ *   softmax   p = softmax(z) over all experts. The num_experts_per_tok largest p are chosen; the
+ *             weights are p, divided by their sum with norm_topk_prob
+ *   sigmoid   s = sigmoid(z), b = s + the router's bias. Experts are in num_expert_groups groups of
+ *             neighbours; a group's score is the sum of its two largest b; in the
+ *             num_chosen_groups best groups, the num_experts_per_tok largest b are chosen. The
+ *             weights are s (without the bias) by their sum plus 1e-20 (not by it where one expert
+ *             is chosen), times routed_scaling_factor
+ * Of equal values the lower expert or group goes first. */
+typedef enum fb_router {
+    FB_ROUTER_NONE = 0, /* the MLPs are dense */
+    FB_ROUTER_SOFTMAX,
+    FB_ROUTER_SIGMOID,
+} fb_router;
+
+/* Decoding loops, see generate.h. */
+typedef enum fb_decoding_loop {
+    FB_LOOP_MODEL = 0, /* as the model's files say: fb_model_config.decoding_loop */
+    FB_LOOP_SDAR,
+    FB_LOOP_LLADA2,
+    FB_LOOP_LLADA2_EDITING,
+    FB_LOOP_BD3LM,
+    FB_LOOP_FAST_DLLM_V2,
+} fb_decoding_loop;
+
 /* The configuration of a model, from the files of its directory. A token id is -1 when no file
  * names it. Where several files name the same thing, generation_config.json goes before
  * config.json, and an option of the caller before both (see generate.h). All files that name a mask
@@ -52,8 +84,8 @@ typedef struct fb_model_config {
     double rope_theta, rms_norm_eps;
     bool tie_word_embeddings; /* the head is the embedding; false where the file's own head differs
                                */
-    bool attention_bias;
-    size_t block_size; /* tokens of a diffusion block, 4096 at most; 0 when no file says */
+    bool attention_bias;      /* of q, k and v */
+    size_t block_size;        /* tokens of a diffusion block, 4096 at most; 0 when no file says */
     int32_t mask_token_id;
     int32_t pad_token_id;      /* the tokenizer's, if no configuration has one; ids that are not
                                   below vocab_size are none, here and among eos_token_ids */
@@ -67,7 +99,30 @@ typedef struct fb_model_config {
     bool do_sample;
     double temperature, top_p;
     size_t top_k;
+
+    const char *architecture;       /* its name in config.json; constant */
+    bool output_bias;               /* of o_proj */
+    bool qk_norm;                   /* queries and keys are normalised */
+    size_t rotary_dim;              /* values of a head that positions turn, the first ones */
+    bool shifted_logits;            /* row i of the logits is about position i + 1, not i */
+    fb_decoding_loop decoding_loop; /* the loop that the model's own code has */
+
+    /* A mixture of experts; all 0 and FB_ROUTER_NONE where the MLPs are dense. */
+    fb_router router;
+    size_t num_experts, num_experts_per_tok, moe_intermediate_size;
+    size_t shared_intermediate_size; /* of the shared experts together; 0: there are none */
+    size_t num_expert_groups, num_chosen_groups;
+    bool norm_topk_prob;
+    double routed_scaling_factor;
+    size_t num_dense_layers;    /* the first ones, which are no mixtures */
+    size_t decoder_sparse_step; /* of the others, those where (layer + 1) % it is 0 are mixtures */
 } fb_model_config;
+
+/* Whether a layer's MLP is a mixture of experts. */
+static inline bool fb_model_config_is_mixture(const fb_model_config *config, size_t layer) {
+    return config->num_experts > 0 && layer >= config->num_dense_layers &&
+           (layer + 1) % config->decoder_sparse_step == 0;
+}
 
 typedef struct fb_model fb_model;
 
@@ -83,9 +138,8 @@ typedef struct fb_model fb_model;
  *
  * FB_ERROR_IO: a file is missing or cannot be read. FB_ERROR_FORMAT: a file is malformed, a field
  * out of range, a tensor missing or of another shape, two files contradict each other.
- * FB_ERROR_UNSUPPORTED: an architecture other than SDARForCausalLM (SDAR, TraDo) and
- * Qwen3ForCausalLM, or a field that asks for what this library does not have: scaled rotary
- * positions, a sliding window, quantised weights, an adapter, ... */
+ * FB_ERROR_UNSUPPORTED: an architecture other than those above, or a field that asks for
+ * what this library does not have: scaled rotary positions, a sliding window, an adapter, ... */
 FB_API fb_status fb_model_load(const char *directory, fb_model **model);
 
 /* How a model is loaded. The struct can grow: fill it in with fb_model_options_init. */
@@ -135,6 +189,19 @@ typedef struct fb_attention_event {
     const fb_part *result;      /* the input of o_proj: rows as in queries */
 } fb_attention_event;
 
+/* What one sublayer of one layer gave, for one sequence: after its attention, and after its MLP.
+ * Pointers are valid during the call. The struct can grow at its end. */
+typedef struct fb_sublayer_event {
+    size_t sequence; /* index in the call's `sequences` */
+    size_t layer;
+    bool mlp;            /* or attention */
+    const float *result; /* [num_tokens, hidden_size] that is added to the residual stream */
+    /* Of a mixture of experts; NULL otherwise. */
+    const float *router_logits;  /* [num_tokens, num_experts] */
+    const int32_t *experts;      /* [num_tokens, num_experts_per_tok] the chosen ones, best first */
+    const float *expert_weights; /* [num_tokens, num_experts_per_tok] */
+} fb_sublayer_event;
+
 /* A forward pass of one sequence: `num_tokens` tokens that follow the committed ones. The struct
  * can grow: begin with fb_forward_init, which sets struct_size (types.h) and makes everything else
  * 0 and NULL. */
@@ -163,7 +230,15 @@ typedef struct fb_forward {
      * not at a prefill. NULL: no call, and no cost. Its time does not count as attention, but
      * counts in fb_forward_times.total. */
     void (*on_attention)(void *user, const fb_attention_event *event);
-    void *user;
+    void *user; /* of on_attention and on_sublayer */
+
+    size_t prefill_shift; /* with prefill_block: token i of the sequence is in block (i +
+                             prefill_shift) / prefill_block, so that the first block is shorter.
+                             The cache's length plus it must be a multiple of prefill_block, or the
+                             length 0 */
+
+    /* Called twice a layer, in their order, from the calling thread. NULL: no call, no cost. */
+    void (*on_sublayer)(void *user, const fb_sublayer_event *event);
 } fb_forward;
 
 FB_API void fb_forward_init_sized(fb_forward *forward, size_t size);

@@ -8,7 +8,7 @@ enum { NEUTRAL_SIZE = 128, MAX_NEAR = 64 };
 
 typedef struct check {
     const char *where;
-    const fb_field *table, *more;
+    const fb_field *tables[3]; /* the first that has a name decides; may be NULL */
     fb_warnings *warnings;
     char unknown[256]; /* "a (1), b (true)" */
     size_t unknown_length, num_unknown, num_shown;
@@ -100,9 +100,8 @@ static const char *show_neutral(const char *neutral, char text[NEUTRAL_SIZE]) {
 
 /* The used field whose name is one or two letters away. */
 static const char *misspelt(const check *job, const char *key) {
-    const fb_field *tables[] = {job->table, job->more};
-    for (size_t i = 0; i < 2 && strlen(key) > 4; i++)
-        for (const fb_field *field = tables[i]; field && field->name; field++)
+    for (size_t i = 0; i < 3 && strlen(key) > 4; i++)
+        for (const fb_field *field = job->tables[i]; field && field->name; field++)
             if (field->use == FB_FIELD_USED && distance(key, field->name) <= 2)
                 return field->name;
     return NULL;
@@ -129,9 +128,9 @@ static fb_status check_field(void *user, const char *key, const fb_json *value) 
     char text[FB_JSON_SHOW_SIZE], neutral[NEUTRAL_SIZE];
     if (fb_json_is(value, "null", 4))
         return FB_OK;
-    const fb_field *field = fb_fields_find(job->table, key);
-    if (!field)
-        field = fb_fields_find(job->more, key);
+    const fb_field *field = NULL;
+    for (size_t i = 0; i < 3 && !field; i++)
+        field = fb_fields_find(job->tables[i], key);
     if (!field) {
         note_unknown(job, key, value);
         return FB_OK;
@@ -147,7 +146,13 @@ static fb_status check_field(void *user, const char *key, const fb_json *value) 
 
 fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,
                           const fb_field *more, fb_warnings *warnings) {
-    check job = {.where = where, .table = table, .more = more, .warnings = warnings};
+    return fb_fields_check_three(object, where, NULL, table, more, warnings);
+}
+
+fb_status fb_fields_check_three(const fb_json *object, const char *where, const fb_field *first,
+                                const fb_field *table, const fb_field *more,
+                                fb_warnings *warnings) {
+    check job = {.where = where, .tables = {first, table, more}, .warnings = warnings};
     FB_TRY(fb_json_each(object, check_field, &job));
     if (job.num_unknown == 0)
         return FB_OK;

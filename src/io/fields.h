@@ -26,6 +26,10 @@ typedef struct fb_field {
 fb_status fb_fields_check(const fb_json *object, const char *where, const fb_field *table,
                           const fb_field *more, fb_warnings *warnings);
 
+/* The same with three tables; `first` goes before the others, and may be NULL. */
+fb_status fb_fields_check_three(const fb_json *object, const char *where, const fb_field *first,
+                                const fb_field *table, const fb_field *more, fb_warnings *warnings);
+
 /* The same for a file that nobody but this project defines: a field that the table does not have is
  * FB_ERROR_FORMAT. The message names it, and the nearest name of the table. */
 fb_status fb_fields_check_all(const fb_json *object, const char *where, const fb_field *table);

@@ -2,6 +2,12 @@
 #include "base/memory.h"
 #include "model/model_state.h"
 
+/* The widest of the dense MLPs and the shared experts. */
+static size_t dense_width(const fb_model_config *config) {
+    size_t shared = config->shared_intermediate_size, dense = config->intermediate_size;
+    return shared > dense ? shared : dense;
+}
+
 /* The arrays of `rows` rows, one after the other from `memory` on, each on a cache line of its own.
  * Returns their size in floats; with memory NULL nothing is set but that. Widths are below 2^24
  * and rows below 2^31 (see model_config.c and forward.c), so no sum overflows. */
@@ -9,13 +15,14 @@ static size_t lay_out(const fb_model_config *config, size_t rows, float *memory,
                       fb_activations *activations) {
     size_t q_width = config->num_attention_heads * config->head_dim;
     size_t kv_width = config->num_key_value_heads * config->head_dim;
-    size_t hidden = config->hidden_size, middle = config->intermediate_size;
+    size_t hidden = config->hidden_size, middle = dense_width(config);
     struct {
         float **array;
         size_t width;
     } parts[] = {
         {&activations->x, hidden},
         {&activations->normed, hidden},
+        {&activations->mixed, config->num_experts > 0 ? hidden : 0},
         {&activations->q, q_width},
         {&activations->attended, q_width},
         {&activations->k, kv_width},
@@ -23,8 +30,8 @@ static size_t lay_out(const fb_model_config *config, size_t rows, float *memory,
         {&activations->gate, middle},
         {&activations->up, middle},
         {&activations->lse, config->num_attention_heads},
-        {&activations->cosines, config->head_dim / 2},
-        {&activations->sines, config->head_dim / 2},
+        {&activations->cosines, config->rotary_dim / 2},
+        {&activations->sines, config->rotary_dim / 2},
     };
     const size_t line = FB_ALIGNMENT / sizeof(float);
     size_t used = 0;

@@ -15,8 +15,8 @@
 
 const fb_field fb_config_fields[] = {
     /* the model */
-    USED("architectures", "SDARForCausalLM or Qwen3ForCausalLM"),
-    USED("model_type", "sdar or qwen3"),
+    USED("architectures", "one of those above"),
+    USED("model_type", "that of the architecture"),
     USED("hidden_size", "size"),
     USED("intermediate_size", "size"),
     USED("num_hidden_layers", "size"),
@@ -160,6 +160,62 @@ const fb_field fb_config_fields[] = {
     UNUSED("transformers.js_config", "another library"),
     UNUSED("unsloth_version", "where the files come from"),
     UNUSED("unsloth_fixed", "where the files come from"),
+    END,
+};
+
+const fb_field fb_sdar_moe_fields[] = {
+    USED("num_experts", "experts of a layer; 0: every layer is dense"),
+    USED("num_experts_per_tok", "experts that the router chooses"),
+    USED("moe_intermediate_size", "size of an expert"),
+    USED("norm_topk_prob", "missing: false, the class's default; the chosen weights sum to 1"),
+    USED("decoder_sparse_step", "missing: 1; layer l is a mixture where it divides l + 1"),
+    REFUSED("mlp_only_layers", "[]", "engines disagree whether these layers are dense"),
+    REFUSED("shared_expert_intermediate_size", "0", "SDAR's mixtures have no shared expert"),
+    END,
+};
+
+const fb_field fb_llada2_fields[] = {
+    USED("num_experts", "missing: 16, the class's default"),
+    USED("num_experts_per_tok", "missing: 2, the class's default"),
+    USED("moe_intermediate_size", "size of an expert"),
+    USED("num_shared_experts", "missing: 0; the shared experts are one MLP, so many times as wide"),
+    USED("n_group", "missing: 8, the class's default; groups of neighbouring experts"),
+    USED("topk_group", "missing: 4, the class's default; groups that the router chooses from"),
+    USED("routed_scaling_factor", "missing: 1"),
+    USED("first_k_dense_replace", "missing: 0; the first layers, which are dense"),
+    USED("partial_rotary_factor", "missing: 0.5, the class's default; part of a head that turns"),
+    USED("rotary_dim", "must be head_dim times partial_rotary_factor"),
+    USED("use_qk_norm", "missing: true"),
+    USED("use_qkv_bias", "missing: false; biases of queries, keys and values"),
+    USED("use_bias", "missing: true, the class's default; bias of the attention's output"),
+    USED("head_dim", "missing or null: hidden_size / heads"),
+    USED("num_key_value_heads", "null: num_attention_heads"),
+    USED("rms_norm_eps", "missing: 1e-5, the class's default"),
+    REFUSED("attention_bias", "false", "use_qkv_bias and use_bias are the fields that are read"),
+    REFUSED("norm_topk_prob", "true", "the class always divides by the sum"),
+    REFUSED("score_function", "\"sigmoid\"", "the class always takes the sigmoid"),
+    REFUSED("router_dtype", "\"fp32\"|\"float32\"", "the router is float32"),
+    REFUSED("moe_router_enable_expert_bias", "true", "the class always adds the bias"),
+    REFUSED("norm_head", "false", "a head that is normalised"),
+    REFUSED("use_rmsnorm", "true", "norms are RMS norms"),
+    REFUSED("mode", 0, "another model"),
+    REFUSED("core_threshold", 0, "another model"),
+    UNUSED("norm_softmax", "nothing of the class uses it"),
+    UNUSED("using_split_qkv_in_self_attention", "how a training framework splits a matrix"),
+    UNUSED("embedding_dropout", "training"),
+    UNUSED("output_dropout", "training"),
+    UNUSED("output_router_logits", "what a call of transformers returns"),
+    END,
+};
+
+const fb_field fb_fast_dllm_fields[] = {
+    USED("bd_size", "missing: 32; tokens of a block"),
+    USED("head_dim", "missing or null: hidden_size / heads"),
+    REFUSED("attention_bias", "true", "queries, keys and values always have a bias"),
+    REFUSED("qkv_bias", "true", "queries, keys and values always have a bias"),
+    REFUSED("use_qkv_bias", "true", "queries, keys and values always have a bias"),
+    REFUSED("qk_norm", "false", "queries and keys are not normalised"),
+    REFUSED("use_qk_norm", "false", "queries and keys are not normalised"),
     END,
 };
 

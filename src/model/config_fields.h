@@ -9,6 +9,10 @@
  * versions of transformers before 4.26 wrote them. */
 extern const fb_field fb_config_fields[];
 
+/* Fields of config.json that mean something else in one architecture: they go before
+ * fb_config_fields. */
+extern const fb_field fb_sdar_moe_fields[], fb_llada2_fields[], fb_fast_dllm_fields[];
+
 /* generation_config.json */
 extern const fb_field fb_generation_fields[];
 

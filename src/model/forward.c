@@ -1,7 +1,6 @@
 /* The forward pass, in the order in which it happens. */
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/half.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
@@ -47,23 +46,9 @@ static fb_status linear(pass *p, const float *x, size_t num_rows, const fb_linea
     return status;
 }
 
-/* fb_model_round_activations: `count` results of an operation. */
-static void round_results(const pass *p, float *x, size_t count) {
-    int bits = p->model->significand_bits;
-    if (bits == 0)
-        return;
-    uint32_t drop = (uint32_t)(24 - bits), half = (1u << (drop - 1)) - 1;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t u = fb_f32_to_bits(x[i]);
-        if ((u & 0x7f800000u) == 0x7f800000u)
-            continue;
-        u += half + ((u >> drop) & 1u);
-        x[i] = fb_bits_to_f32(u & ~((1u << drop) - 1));
-    }
-}
-
+/* fb_model_round_activations: what an operation gave. */
 static void round_rows(const pass *p, float *x, size_t width) {
-    round_results(p, x, p->num_rows * width);
+    fb_round_significand(p->model->significand_bits, x, p->num_rows * width);
 }
 
 void fb_model_round_activations(fb_model *model, int significand_bits) {
@@ -110,7 +95,11 @@ static fb_status check_sequence(const pass *p, size_t index) {
     FB_TRY(check_cache(p, index));
     const fb_forward *sequence = &p->sequences[index];
     size_t length = fb_kv_cache_length(sequence->kv), block = sequence->prefill_block;
-    if (block > 0 && length % block != 0)
+    size_t shift = sequence->prefill_shift;
+    if (block > 0 && shift >= block)
+        return fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: prefill_shift is %zu in blocks of %zu",
+                       index, shift, block);
+    if (block > 0 && length > 0 && (length + shift) % block != 0)
         return fb_fail(FB_ERROR_ARGUMENT,
                        "sequence %zu: prefill starts at %zu, inside a block of %zu", index, length,
                        block);
@@ -152,7 +141,7 @@ static fb_status prepare(pass *p) {
 /* x = rows of the embedding; cosines and sines of the rows' positions. */
 static void embed(pass *p) {
     const fb_matrix *embedding = &p->model->weights.embedding;
-    size_t hidden = p->config->hidden_size, half = p->config->head_dim / 2, row = 0;
+    size_t hidden = p->config->hidden_size, half = p->config->rotary_dim / 2, row = 0;
     double start = fb_seconds();
     for (size_t s = 0; s < p->count; s++) {
         const fb_forward *sequence = &p->sequences[s];
@@ -209,13 +198,15 @@ static void add_rows(pass *p) {
     round_rows(p, p->a->x, hidden);
 }
 
-/* Heads of one row: each normalised, then rotated to the row's position. */
+/* Heads of one row: each normalised, unless `weight` is NULL, then rotated to the row's position.
+ */
 static void place_heads(const pass *p, size_t row, float *heads, size_t num_heads,
                         const float *weight) {
-    size_t head_dim = p->config->head_dim, half = head_dim / 2;
+    size_t head_dim = p->config->head_dim, half = p->config->rotary_dim / 2;
     for (size_t h = 0; h < num_heads; h++) {
         float *head = heads + h * head_dim;
-        fb_rms_norm(head, weight, p->config->rms_norm_eps, head_dim, head);
+        if (weight)
+            fb_rms_norm(head, weight, p->config->rms_norm_eps, head_dim, head);
         fb_rope_rotate(p->a->cosines + row * half, p->a->sines + row * half, half, head);
     }
 }
@@ -250,7 +241,8 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
     size_t length = fb_kv_cache_length(sequence->kv);
     fb_range range = {0, length + sequence->num_tokens};
     fb_view view = {&kv, &range, 1};
-    fb_mask mask = {FB_MASK_BLOCK_CAUSAL, sequence->prefill_block, length, 0};
+    size_t shift = sequence->prefill_shift;
+    fb_mask mask = {FB_MASK_BLOCK_CAUSAL, sequence->prefill_block, length + shift, shift};
     return fb_attend(queries, &view, &mask, 0.0f, result);
 }
 
@@ -307,6 +299,28 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
     return status;
 }
 
+/* Shows observers what a sublayer gave, which is in `normed`; a mixture also its router's choice.
+ */
+static void show_sublayer(const pass *p, size_t layer, bool mlp) {
+    const fb_model_config *config = p->config;
+    const fb_mixture *m = &p->model->mixture;
+    bool mixture = mlp && p->model->weights.layers[layer].experts;
+    size_t row = 0, chosen = config->num_experts_per_tok;
+    for (size_t s = 0; s < p->count; row += p->sequences[s++].num_tokens) {
+        fb_sublayer_event event = {
+            .sequence = s,
+            .layer = layer,
+            .mlp = mlp,
+            .result = p->a->normed + row * config->hidden_size,
+            .router_logits = mixture ? m->logits + row * config->num_experts : NULL,
+            .experts = mixture ? m->chosen + row * chosen : NULL,
+            .expert_weights = mixture ? m->weights + row * chosen : NULL,
+        };
+        if (p->sequences[s].on_sublayer)
+            p->sequences[s].on_sublayer(p->sequences[s].user, &event);
+    }
+}
+
 /* x += o_proj(attention(rms_norm(x))) */
 static fb_status attention_sublayer(pass *p, size_t index) {
     const fb_layer_weights *layer = &p->model->weights.layers[index];
@@ -325,40 +339,85 @@ static fb_status attention_sublayer(pass *p, size_t index) {
     round_rows(p, p->a->attended, p->q_width);
     fb_linear_output o = {&layer->o, p->a->normed};
     FB_TRY(linear(p, p->a->attended, p->num_rows, &o, 1));
+    show_sublayer(p, index, false);
     add_rows(p);
     return FB_OK;
 }
 
 /* --- the feed-forward network ----------------------------------------------------------------- */
 
+/* Rows of `width` values. */
+typedef struct swiglu_call {
+    const pass *p;
+    size_t width;
+} swiglu_call;
+
 static void swiglu_some_rows(void *context, size_t first, size_t end, size_t worker) {
-    const pass *p = context;
-    size_t middle = p->config->intermediate_size;
+    const swiglu_call *c = context;
     (void)worker;
     for (size_t row = first; row < end; row++)
-        fb_swiglu(p->kernels, p->a->gate + row * middle, p->a->up + row * middle, middle);
+        fb_swiglu(c->p->kernels, c->p->a->gate + row * c->width, c->p->a->up + row * c->width,
+                  c->width);
 }
 
-static void swiglu_rows(pass *p) {
+static void swiglu_rows(pass *p, size_t width) {
+    swiglu_call call = {p, width};
     double start = fb_seconds();
-    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * p->config->intermediate_size),
-                    swiglu_some_rows, p);
+    fb_parallel_for(p->num_rows, 0, threads_for(p->num_rows * width), swiglu_some_rows, &call);
     p->model->small.swiglu += fb_seconds() - start;
 }
 
-/* x += down(silu(gate(rms_norm(x))) * up(rms_norm(x))) */
+/* y = down(silu(gate(normed)) * up(normed)); y may be normed. */
+static fb_status dense_mlp(pass *p, const fb_mlp_weights *mlp, float *y) {
+    size_t width = mlp->gate.rows;
+    fb_linear_output gate_up[] = {{&mlp->gate, p->a->gate}, {&mlp->up, p->a->up}};
+    FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
+    round_rows(p, p->a->gate, width);
+    round_rows(p, p->a->up, width);
+    swiglu_rows(p, width);
+    round_rows(p, p->a->gate, width);
+    fb_linear_output down = {&mlp->down, y};
+    return linear(p, p->a->gate, p->num_rows, &down, 1);
+}
+
+/* normed = the mixture of normed, plus the shared experts' MLP. */
+static fb_status mixture(pass *p, const fb_layer_weights *layer) {
+    size_t values = p->num_rows * p->config->hidden_size;
+    fb_mixture_call call = {
+        .config = p->config,
+        .layer = layer,
+        .kernels = p->kernels,
+        .x = p->a->normed,
+        .num_rows = p->num_rows,
+        .y = p->a->mixed,
+        .significand_bits = p->model->significand_bits,
+        .linear = &p->model->linear,
+        .linear_seconds = &p->times.linear,
+        .routing_seconds = &p->model->small.routing,
+    };
+    FB_TRY(fb_mixture_run(&p->model->mixture, &call));
+    if (!layer->mlp.gate.data) {
+        memcpy(p->a->normed, p->a->mixed, values * sizeof *p->a->normed);
+        return FB_OK;
+    }
+    FB_TRY(dense_mlp(p, &layer->mlp, p->a->normed));
+    round_rows(p, p->a->normed, p->config->hidden_size);
+    double start = fb_seconds();
+    for (size_t i = 0; i < values; i++)
+        p->a->normed[i] = p->a->mixed[i] + p->a->normed[i];
+    p->model->small.routing += fb_seconds() - start;
+    return FB_OK;
+}
+
+/* x += mlp(rms_norm(x)), dense or a mixture */
 static fb_status mlp_sublayer(pass *p, size_t index) {
-    size_t middle = p->config->intermediate_size;
     const fb_layer_weights *layer = &p->model->weights.layers[index];
     norm_rows(p, layer->post_attention_norm);
-    fb_linear_output gate_up[] = {{&layer->gate, p->a->gate}, {&layer->up, p->a->up}};
-    FB_TRY(linear(p, p->a->normed, p->num_rows, gate_up, 2));
-    round_rows(p, p->a->gate, middle);
-    round_rows(p, p->a->up, middle);
-    swiglu_rows(p);
-    round_rows(p, p->a->gate, middle);
-    fb_linear_output down = {&layer->down, p->a->normed};
-    FB_TRY(linear(p, p->a->gate, p->num_rows, &down, 1));
+    if (layer->experts)
+        FB_TRY(mixture(p, layer));
+    else
+        FB_TRY(dense_mlp(p, &layer->mlp, p->a->normed));
+    show_sublayer(p, index, true);
     add_rows(p);
     return FB_OK;
 }
@@ -402,7 +461,8 @@ static fb_status give_logits(pass *p) {
     gather_wanting(p);
     fb_linear_output head = {&p->model->weights.head, logits};
     FB_TRY(linear(p, p->a->normed, p->num_logit_rows, &head, 1));
-    round_results(p, logits, p->num_logit_rows * p->config->vocab_size);
+    fb_round_significand(p->model->significand_bits, logits,
+                         p->num_logit_rows * p->config->vocab_size);
     for (size_t s = 0; s < p->count && p->num_wanting > 1; s++)
         if (sequences[s].logits) {
             size_t values = sequences[s].num_tokens * p->config->vocab_size;
@@ -440,7 +500,7 @@ static fb_status run(pass *p) {
     return FB_OK;
 }
 
-FB_SIZED_ENDS_WITH(fb_forward, user);
+FB_SIZED_ENDS_WITH(fb_forward, on_sublayer);
 
 void fb_forward_init_sized(fb_forward *forward, size_t size) {
     fb_sized_init(forward, size, &(fb_forward){0}, sizeof *forward);

@@ -1,6 +1,9 @@
 #include "model/layers.h"
 
+#include "base/half.h"
+
 #include <math.h>
+#include <stdint.h>
 
 /* Eight running sums, so that the additions need not wait for each other. */
 static double sum_of_squares(const float *x, size_t size) {
@@ -38,6 +41,53 @@ void fb_swiglu(const fb_kernels *kernels, float *gate, const float *up, size_t c
             float sigmoid = (g[i] < 0.0f ? e : 1.0f) / (1.0f + e);
             g[i] = g[i] * sigmoid * up[first + i];
         }
+    }
+}
+
+/* As in fb_swiglu. */
+void fb_sigmoid(const fb_kernels *kernels, const float *z, size_t count, float *s) {
+    enum { STEP = 256 };
+    float exponents[STEP], exponentials[STEP];
+    for (size_t first = 0; first < count; first += STEP) {
+        size_t left = count - first, step = left < STEP ? left : STEP;
+        for (size_t i = 0; i < step; i++)
+            exponents[i] = -fabsf(z[first + i]);
+        kernels->exp(exponents, exponentials, step);
+        for (size_t i = 0; i < step; i++) {
+            float e = exponentials[i];
+            s[first + i] = (z[first + i] < 0.0f ? e : 1.0f) / (1.0f + e);
+        }
+    }
+}
+
+void fb_softmax(const fb_kernels *kernels, const float *z, size_t count, float *p) {
+    enum { STEP = 256 };
+    float exponents[STEP], largest = -INFINITY;
+    double total = 0.0;
+    for (size_t i = 0; i < count; i++)
+        largest = z[i] > largest ? z[i] : largest;
+    for (size_t first = 0; first < count; first += STEP) {
+        size_t left = count - first, step = left < STEP ? left : STEP;
+        for (size_t i = 0; i < step; i++)
+            exponents[i] = z[first + i] - largest;
+        kernels->exp(exponents, p + first, step);
+        for (size_t i = 0; i < step; i++)
+            total += (double)p[first + i];
+    }
+    for (size_t i = 0; i < count; i++)
+        p[i] = (float)((double)p[i] / total);
+}
+
+void fb_round_significand(int bits, float *x, size_t count) {
+    if (bits == 0)
+        return;
+    uint32_t drop = (uint32_t)(24 - bits), half = (1u << (drop - 1)) - 1;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t u = fb_f32_to_bits(x[i]);
+        if ((u & 0x7f800000u) == 0x7f800000u)
+            continue;
+        u += half + ((u >> drop) & 1u);
+        x[i] = fb_bits_to_f32(u & ~((1u << drop) - 1));
     }
 }
 

@@ -26,9 +26,9 @@ static fb_status load(const char *directory, const fb_model_options *options, fb
                                           &model->warnings)));
     config->tie_word_embeddings = model->weights.head.data == model->weights.embedding.data;
     config->dtype = model->weights.embedding.dtype;
-    FB_TRY(fb_alloc(config->head_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
+    FB_TRY(fb_alloc(config->rotary_dim / 2, sizeof *model->inv_freq, "rotary frequencies",
                     &model->inv_freq));
-    fb_rope_frequencies(config->head_dim, config->rope_theta, model->inv_freq);
+    fb_rope_frequencies(config->rotary_dim, config->rope_theta, model->inv_freq);
     return FB_OK;
 }
 
@@ -73,6 +73,7 @@ void fb_model_destroy(fb_model *model) {
     fb_weights_close(&model->weights);
     fb_activations_free(&model->activations);
     fb_linear_scratch_free(&model->linear);
+    fb_mixture_free(&model->mixture);
     fb_free(model->inv_freq);
     fb_warnings_free(&model->warnings);
     fb_free(model);

@@ -4,7 +4,9 @@
 #include "base/memory.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "model/architectures.h"
 #include "model/config_fields.h"
+#include "model/mixture_config.h"
 #include "model/special_tokens.h"
 
 #include <math.h>
@@ -25,10 +27,6 @@ enum {
     DEFAULT_POSITIONS = 32768,
 };
 
-/* What the Hugging Face classes of Qwen3 and SDAR take when config.json does not say. */
-static const double default_rope_theta = 10000.0, default_rms_norm_eps = 1e-6;
-enum { DEFAULT_HEAD_DIM = 128, DEFAULT_KEY_VALUE_HEADS = 32 };
-
 enum {
     MAX_EOS =
         sizeof((fb_model_config *)0)->eos_token_ids / sizeof((fb_model_config *)0)->eos_token_ids[0]
@@ -37,50 +35,66 @@ enum {
 static const char config_name[] = "config.json";
 static const char generation_name[] = "generation_config.json";
 
-static const char *const architectures[] = {"SDARForCausalLM", "Qwen3ForCausalLM"};
-static const char *const model_types[] = {"sdar", "qwen3"};
-enum { NUM_ARCHITECTURES = sizeof architectures / sizeof architectures[0] };
-
 /* The configuration, and what is needed to put the files together. */
 typedef struct reading {
+    const fb_architecture *architecture;
     fb_model_config config;
     const char *file;                 /* that is being read */
     int32_t mask, mask_of_generation; /* of config.json and generation_config.json, or -1 */
     fb_warnings *warnings;
 } reading;
 
-static bool is_one_of(const char *text, const char *const *list) {
-    for (size_t i = 0; i < NUM_ARCHITECTURES; i++)
-        if (strcmp(text, list[i]) == 0)
-            return true;
-    return false;
+/* "A, B or C": the names or the types. */
+static const char *list_architectures(bool types, char text[512]) {
+    size_t length = 0;
+    for (size_t i = 0; i < fb_num_architectures; i++) {
+        const fb_architecture *a = &fb_architectures[i];
+        const char *separator = i == 0 ? "" : i + 1 < fb_num_architectures ? ", " : " or ";
+        int written = snprintf(text + length, 512 - length, "%s%s", separator,
+                               types ? a->model_type : a->name);
+        length += written > 0 && (size_t)written < 512 - length ? (size_t)written : 0;
+    }
+    return text;
 }
 
-/* Every name of `architectures` must be one of ours, and model_type, too. */
-static fb_status check_architecture(const fb_json *root, const char *where) {
+/* The name in `architectures`, and model_type. Several names must all be known; the first one
+ * counts. */
+static fb_status read_architecture(const fb_json *root, const char *where, reading *r) {
     const char *type = "", *name = "";
     const fb_json *list = NULL;
+    char known[512];
     if (fb_json_has(root, "architectures")) {
         FB_TRY(fb_json_get_array(root, where, "architectures", &list));
         bool ours = fb_json_array_size(list) > 0;
         for (size_t i = 0; ours && i < fb_json_array_size(list); i++) {
             const char *text = fb_json_string(fb_json_array_get(list, i));
             name = text ? text : "";
-            ours = is_one_of(name, architectures);
+            ours = fb_architecture_named(name) != NULL;
+            if (!r->architecture)
+                r->architecture = fb_architecture_named(name);
         }
         if (!ours)
-            return fb_fail(FB_ERROR_UNSUPPORTED,
-                           "%s: architectures is '%s', expected SDARForCausalLM or "
-                           "Qwen3ForCausalLM",
-                           where, name);
+            return fb_fail(FB_ERROR_UNSUPPORTED, "%s: architectures is '%s', expected %s", where,
+                           name, list_architectures(false, known));
     }
     if (list && !fb_json_has(root, "model_type"))
         return FB_OK;
     FB_TRY(fb_json_get_string(root, where, "model_type", &type));
-    if (is_one_of(type, model_types))
-        return FB_OK;
-    return fb_fail(FB_ERROR_UNSUPPORTED, "%s: model_type is '%s', expected sdar or qwen3%s%s",
-                   where, type, list ? ", as architectures says " : "", name);
+    const fb_architecture *of_type = fb_architecture_of_type(type);
+    if (!of_type)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: model_type is '%s', expected %s%s%s", where, type,
+                       list_architectures(true, known), list ? ", as architectures says " : "",
+                       name);
+    /* The layers of sdar and qwen3 are the same, and files mix them. */
+    bool same = !r->architecture || of_type == r->architecture ||
+                (of_type->tensors == r->architecture->tensors &&
+                 of_type->fields == r->architecture->fields);
+    if (!same)
+        return fb_fail(FB_ERROR_FORMAT, "%s: model_type is '%s', but architectures is %s, of '%s'",
+                       where, type, r->architecture->name, r->architecture->model_type);
+    if (!r->architecture)
+        r->architecture = of_type;
+    return FB_OK;
 }
 
 /* layer_types names a type for each layer. */
@@ -187,7 +201,7 @@ static fb_status take_ropes(const fb_json *root, const char *where, const char *
 }
 
 static fb_status read_rope(const fb_json *root, const char *where, reading *r) {
-    rope_reading rope = {.theta = default_rope_theta, .warnings = r->warnings};
+    rope_reading rope = {.theta = r->architecture->defaults.rope_theta, .warnings = r->warnings};
     FB_TRY(take_theta(root, where, &rope));
     FB_TRY(take_ropes(root, where, "rope_parameters", &rope));
     FB_TRY(take_ropes(root, where, "rope_scaling", &rope));
@@ -198,13 +212,16 @@ static fb_status read_rope(const fb_json *root, const char *where, reading *r) {
 /* --- sizes ------------------------------------------------------------------------------------ */
 
 /* A missing field is the class's default, null is as many as there are queries. */
-static fb_status read_key_value_heads(const fb_json *root, const char *where,
-                                      fb_model_config *config) {
+static fb_status read_key_value_heads(const fb_json *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
     size_t heads = config->num_attention_heads;
+    size_t otherwise = r->architecture->defaults.num_key_value_heads;
     bool missing = !fb_json_object_get(root, "num_key_value_heads");
+    if (missing && otherwise == 0)
+        return fb_json_get_size(root, where, "num_key_value_heads", 1, MAX_WIDTH,
+                                &config->num_key_value_heads);
     FB_TRY(fb_json_get_size_or(root, where, "num_key_value_heads", 1, MAX_WIDTH,
-                               missing ? DEFAULT_KEY_VALUE_HEADS : heads,
-                               &config->num_key_value_heads));
+                               missing ? otherwise : heads, &config->num_key_value_heads));
     if (heads % config->num_key_value_heads != 0)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: num_attention_heads is %zu, no multiple of num_key_value_heads %zu%s",
@@ -217,22 +234,52 @@ static fb_status read_key_value_heads(const fb_json *root, const char *where,
 static fb_status read_head_dim(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
     size_t heads = config->num_attention_heads, hidden = config->hidden_size;
-    if (!fb_json_object_get(root, "head_dim")) {
-        config->head_dim = DEFAULT_HEAD_DIM;
-        return hidden == heads * DEFAULT_HEAD_DIM
+    size_t otherwise = r->architecture->defaults.head_dim;
+    if (!fb_json_object_get(root, "head_dim") && otherwise > 0) {
+        config->head_dim = otherwise;
+        return hidden == heads * otherwise
                    ? FB_OK
                    : fb_warn(r->warnings,
-                             "%s: head_dim is missing: %d, the default of Qwen3's and SDAR's "
+                             "%s: head_dim is missing: %zu, the default of Qwen3's and SDAR's "
                              "classes, not hidden_size / num_attention_heads",
-                             where, (int)DEFAULT_HEAD_DIM);
+                             where, otherwise);
     }
     if (!fb_json_has(root, "head_dim") && hidden % heads != 0)
         return fb_fail(FB_ERROR_FORMAT,
                        "%s: hidden_size is %zu, no multiple of num_attention_heads %zu, and "
-                       "head_dim is null",
-                       where, hidden, heads);
+                       "head_dim is %s",
+                       where, hidden, heads,
+                       fb_json_object_get(root, "head_dim") ? "null" : "missing");
     return fb_json_get_size_or(root, where, "head_dim", 1, MAX_HEAD_DIM, hidden / heads,
                                &config->head_dim);
+}
+
+/* The part of a head that turns. */
+static fb_status read_rotary_dim(const fb_json *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    double factor = 0.5;
+    size_t stated = 0;
+    config->rotary_dim = config->head_dim;
+    if (!r->architecture->partial_rotary)
+        return FB_OK;
+    if (fb_json_has(root, "partial_rotary_factor"))
+        FB_TRY(read_positive(root, where, "partial_rotary_factor", &factor));
+    if (factor > 1.0)
+        return fb_fail(FB_ERROR_FORMAT, "%s: partial_rotary_factor is %g, expected 1 at most",
+                       where, factor);
+    config->rotary_dim = (size_t)((double)config->head_dim * factor);
+    if (config->rotary_dim == 0 || config->rotary_dim % 2 != 0)
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: partial_rotary_factor is %g: %zu of a head's %zu values turn, "
+                       "expected an even number of them",
+                       where, factor, config->rotary_dim, config->head_dim);
+    FB_TRY(fb_json_get_size_or(root, where, "rotary_dim", 1, MAX_HEAD_DIM, config->rotary_dim,
+                               &stated));
+    if (stated != config->rotary_dim)
+        return fb_fail(FB_ERROR_FORMAT,
+                       "%s: rotary_dim is %zu, but partial_rotary_factor %g of head_dim %zu is %zu",
+                       where, stated, factor, config->head_dim, config->rotary_dim);
+    return FB_OK;
 }
 
 static fb_status read_heads(const fb_json *root, const char *where, reading *r) {
@@ -240,7 +287,7 @@ static fb_status read_heads(const fb_json *root, const char *where, reading *r) 
     FB_TRY(fb_json_get_size(root, where, "num_attention_heads", 1, MAX_WIDTH,
                             &config->num_attention_heads));
     size_t heads = config->num_attention_heads;
-    FB_TRY(read_key_value_heads(root, where, config));
+    FB_TRY(read_key_value_heads(root, where, r));
     FB_TRY(read_head_dim(root, where, r));
     if (config->head_dim % 2 != 0)
         return fb_fail(FB_ERROR_FORMAT, "%s: head_dim is %zu, expected an even number", where,
@@ -250,6 +297,32 @@ static fb_status read_heads(const fb_json *root, const char *where, reading *r) 
                        "%s: num_attention_heads %zu times head_dim %zu is too "
                        "large",
                        where, heads, config->head_dim);
+    return read_rotary_dim(root, where, r);
+}
+
+/* Whether queries and keys are normalised, and which projections have a bias. */
+static fb_status read_switches(const fb_json *root, const char *where, reading *r) {
+    fb_model_config *config = &r->config;
+    const fb_architecture *a = r->architecture;
+    config->architecture = a->name;
+    config->shifted_logits = a->shifted_logits;
+    config->decoding_loop = a->loop;
+    config->qk_norm = a->qk_norm;
+    if (a->qk_norm_field)
+        FB_TRY(fb_json_get_bool_or(root, where, "use_qk_norm", a->qk_norm, &config->qk_norm));
+    switch (a->bias) {
+    case FB_BIAS_ALL:
+        FB_TRY(fb_json_get_bool_or(root, where, "attention_bias", false, &config->attention_bias));
+        config->output_bias = config->attention_bias;
+        break;
+    case FB_BIAS_QKV:
+        config->attention_bias = true;
+        break;
+    case FB_BIAS_TWO:
+        FB_TRY(fb_json_get_bool_or(root, where, "use_qkv_bias", false, &config->attention_bias));
+        FB_TRY(fb_json_get_bool_or(root, where, "use_bias", true, &config->output_bias));
+        break;
+    }
     return FB_OK;
 }
 
@@ -264,12 +337,13 @@ static fb_status read_sizes(const fb_json *root, const char *where, reading *r) 
     FB_TRY(fb_json_get_size_or(root, where, "max_position_embeddings", 1, MAX_POSITIONS,
                                DEFAULT_POSITIONS, &config->max_position_embeddings));
     FB_TRY(read_heads(root, where, r));
-    config->rms_norm_eps = default_rms_norm_eps;
+    config->rms_norm_eps = r->architecture->defaults.rms_norm_eps;
     if (fb_json_has(root, "rms_norm_eps"))
         FB_TRY(read_positive(root, where, "rms_norm_eps", &config->rms_norm_eps));
     FB_TRY(fb_json_get_bool_or(root, where, "tie_word_embeddings", false,
                                &config->tie_word_embeddings));
-    return fb_json_get_bool_or(root, where, "attention_bias", false, &config->attention_bias);
+    FB_TRY(read_switches(root, where, r));
+    return fb_mixture_config_read(root, where, r->architecture, config);
 }
 
 /* --- token ids and the block size, which several files may name ------------------------------- */
@@ -388,12 +462,16 @@ static fb_status read_generation(const fb_json *root, const char *where, reading
 }
 
 static fb_status read_config(const fb_json *root, const char *where, reading *r) {
-    FB_TRY(check_architecture(root, where));
+    FB_TRY(read_architecture(root, where, r));
     FB_TRY(read_sizes(root, where, r));
     FB_TRY(read_rope(root, where, r));
     FB_TRY(check_layer_types(root, where, r->config.num_hidden_layers));
+    const char *block = r->architecture->block_size_field;
+    if (block)
+        FB_TRY(fb_json_get_size_or(root, where, block, 1, MAX_BLOCK, 0, &r->config.block_size));
     FB_TRY(read_ids(root, where, r));
-    return fb_fields_check(root, where, fb_config_fields, fb_generation_fields, r->warnings);
+    return fb_fields_check_three(root, where, r->architecture->fields, fb_config_fields,
+                                 fb_generation_fields, r->warnings);
 }
 
 typedef fb_status reader(const fb_json *root, const char *where, reading *r);
@@ -447,6 +525,11 @@ static fb_status agree(mask_choice *chosen, int32_t id, const char *file, const 
     return FB_OK;
 }
 
+/* An id that the published code has: none in a smaller vocabulary. */
+static int32_t in_vocabulary(int32_t id, const fb_model_config *config) {
+    return id >= 0 && (size_t)id < config->vocab_size ? id : -1;
+}
+
 /* The mask token that the files name. A spelling is only looked for when none does. */
 static fb_status choose_mask(const char *directory, const fb_special_tokens *tokens, reading *r) {
     mask_choice chosen = {.directory = directory, .id = -1};
@@ -457,6 +540,8 @@ static fb_status choose_mask(const char *directory, const fb_special_tokens *tok
     if (chosen.id < 0)
         FB_TRY(check_token(directory, "mask token", tokens->guessed_mask, &r->config));
     r->config.mask_token_id = chosen.id >= 0 ? chosen.id : tokens->guessed_mask;
+    if (r->config.mask_token_id < 0)
+        r->config.mask_token_id = in_vocabulary(r->architecture->mask_token_id, &r->config);
     return FB_OK;
 }
 
@@ -471,6 +556,10 @@ static fb_status read_tokenizer(const char *directory, reading *r) {
         config->pad_token_id = tokens.pad;
     if (config->num_eos_token_ids == 0)
         FB_TRY(add_eos(tokens.eos, directory, r));
+    if (config->num_eos_token_ids == 0)
+        FB_TRY(add_eos(in_vocabulary(r->architecture->eos_token_id, config), directory, r));
+    if (config->block_size == 0)
+        config->block_size = r->architecture->block_size;
     for (size_t i = 0; i < config->num_eos_token_ids; i++)
         if (config->eos_token_ids[i] == config->mask_token_id)
             return fb_warn(r->warnings,

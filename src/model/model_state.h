@@ -5,6 +5,7 @@
 #include "base/busy.h"
 #include "io/warnings.h"
 #include "model/linear.h"
+#include "model/mixture.h"
 #include "model/weights.h"
 
 #include <flashblock/model.h>
@@ -17,11 +18,12 @@ typedef struct fb_activations {
     size_t num_rows;
     float *x;               /* [num_rows, hidden_size]  the residual stream */
     float *normed;          /* [num_rows, hidden_size]  a norm's result, then a sublayer's */
+    float *mixed;           /* [num_rows, hidden_size]  of a mixture; empty in dense models */
     float *q, *attended;    /* [num_rows, q_width] */
     float *k, *v;           /* [num_rows, kv_width] */
     float *lse;             /* [num_rows, num_attention_heads] */
-    float *gate, *up;       /* [num_rows, intermediate_size] */
-    float *cosines, *sines; /* [num_rows, head_dim / 2]  of each row's position */
+    float *gate, *up;       /* [num_rows, intermediate_size], of dense MLPs and shared experts */
+    float *cosines, *sines; /* [num_rows, rotary_dim / 2]  of each row's position */
     float *logits;          /* [num_logit_rows, vocab_size], where several sequences want some */
     size_t num_logit_rows;
 } fb_activations;
@@ -33,16 +35,18 @@ typedef struct fb_small_times {
     double norms;     /* of the residual stream */
     double positions; /* norms and rotation of queries and keys */
     double kv_write;  /* keys and values into the cache */
-    double swiglu;
-    double residual; /* additions to the residual stream */
+    double swiglu;    /* of dense MLPs and shared experts */
+    double routing;   /* scores to experts, rows to experts and back */
+    double residual;  /* additions to the residual stream */
 } fb_small_times;
 
 struct fb_model {
     fb_model_config config;
     fb_weights weights;
-    float *inv_freq; /* [head_dim / 2] */
+    float *inv_freq; /* [rotary_dim / 2] */
     fb_activations activations;
     fb_linear_scratch linear;
+    fb_mixture mixture;
     fb_warnings warnings; /* of loading */
     fb_busy busy;
     fb_small_times small;

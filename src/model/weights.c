@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "io/buffer.h"
+#include "model/architectures.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -10,15 +11,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_NAME = 128 };
+enum { MAX_NAME = 160 };
 
 static const char head_name[] = "lm_head.weight";
-static const char embedding_name[] = "model.embed_tokens.weight";
 
 /* The weights that the bind_* calls fill in, and the layer's prefix of names. */
 typedef struct binder {
     fb_weights *weights;
     const char *directory;
+    const fb_tensor_names *names;
     char prefix[MAX_NAME / 2];
     fb_buffer used; /* the tensors that were found, pointers to views */
 } binder;
@@ -57,38 +58,106 @@ static fb_status bind_vector(binder *b, const char *name, size_t size, float **v
     return fb_tensor_read_f32(tensor, 0, size, *vector);
 }
 
-/* A projection of the attention, which has a bias if the configuration says so. */
-static fb_status bind_projection(binder *b, const char *name, bool bias, size_t rows,
-                                 size_t columns, fb_matrix *matrix) {
+/* A linear layer by its name, and its bias: the one place that knows how its weights are stored. */
+static fb_status bind_linear(binder *b, const char *name, bool bias, size_t rows, size_t columns,
+                             fb_matrix *matrix) {
     char tensor[MAX_NAME / 2];
-    snprintf(tensor, sizeof tensor, "self_attn.%s.weight", name);
+    snprintf(tensor, sizeof tensor, "%s.weight", name);
     FB_TRY(bind_matrix(b, tensor, rows, columns, matrix));
     if (!bias)
         return FB_OK;
-    snprintf(tensor, sizeof tensor, "self_attn.%s.bias", name);
+    snprintf(tensor, sizeof tensor, "%s.bias", name);
     return bind_vector(b, tensor, rows, &matrix->bias);
 }
 
-static fb_status bind_attention(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
+/* Rows first .. first + count - 1 of a matrix, as a matrix. */
+static fb_matrix rows_of(const fb_matrix *matrix, size_t first, size_t count) {
+    fb_matrix rows = *matrix;
+    rows.data = (const char *)matrix->data + first * matrix->columns * fb_dtype_size(matrix->dtype);
+    rows.rows = count;
+    rows.bias = matrix->bias ? matrix->bias + first : NULL;
+    return rows;
+}
+
+/* Queries, keys and values: three matrices, or one. */
+static fb_status bind_qkv(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
+    const fb_tensor_names *names = b->names;
     size_t hidden = config->hidden_size, head_dim = config->head_dim;
     size_t q_width = config->num_attention_heads * head_dim;
     size_t kv_width = config->num_key_value_heads * head_dim;
     bool bias = config->attention_bias;
-    FB_TRY(bind_vector(b, "input_layernorm.weight", hidden, &layer->input_norm));
-    FB_TRY(bind_projection(b, "q_proj", bias, q_width, hidden, &layer->q));
-    FB_TRY(bind_projection(b, "k_proj", bias, kv_width, hidden, &layer->k));
-    FB_TRY(bind_projection(b, "v_proj", bias, kv_width, hidden, &layer->v));
-    FB_TRY(bind_vector(b, "self_attn.q_norm.weight", head_dim, &layer->q_norm));
-    FB_TRY(bind_vector(b, "self_attn.k_norm.weight", head_dim, &layer->k_norm));
-    return bind_projection(b, "o_proj", bias, hidden, q_width, &layer->o);
+    if (names->k) {
+        FB_TRY(bind_linear(b, names->q, bias, q_width, hidden, &layer->q));
+        FB_TRY(bind_linear(b, names->k, bias, kv_width, hidden, &layer->k));
+        return bind_linear(b, names->v, bias, kv_width, hidden, &layer->v);
+    }
+    fb_matrix all = {0};
+    fb_status status = bind_linear(b, names->q, bias, q_width + 2 * kv_width, hidden, &all);
+    layer->qkv_bias = all.bias;
+    FB_TRY(status);
+    layer->q = rows_of(&all, 0, q_width);
+    layer->k = rows_of(&all, q_width, kv_width);
+    layer->v = rows_of(&all, q_width + kv_width, kv_width);
+    return FB_OK;
 }
 
-static fb_status bind_mlp(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
-    size_t hidden = config->hidden_size, middle = config->intermediate_size;
-    FB_TRY(bind_vector(b, "post_attention_layernorm.weight", hidden, &layer->post_attention_norm));
-    FB_TRY(bind_matrix(b, "mlp.gate_proj.weight", middle, hidden, &layer->gate));
-    FB_TRY(bind_matrix(b, "mlp.up_proj.weight", middle, hidden, &layer->up));
-    return bind_matrix(b, "mlp.down_proj.weight", hidden, middle, &layer->down);
+static fb_status bind_attention(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
+    const fb_tensor_names *names = b->names;
+    size_t hidden = config->hidden_size, head_dim = config->head_dim;
+    FB_TRY(bind_vector(b, names->input_norm, hidden, &layer->input_norm));
+    FB_TRY(bind_qkv(b, config, layer));
+    if (config->qk_norm) {
+        FB_TRY(bind_vector(b, names->q_norm, head_dim, &layer->q_norm));
+        FB_TRY(bind_vector(b, names->k_norm, head_dim, &layer->k_norm));
+    }
+    return bind_linear(b, names->o, config->output_bias, hidden,
+                       config->num_attention_heads * head_dim, &layer->o);
+}
+
+/* `prefix` comes before gate_proj, up_proj and down_proj. */
+static fb_status bind_mlp(binder *b, const char *prefix, size_t hidden, size_t width,
+                          fb_mlp_weights *mlp) {
+    const struct {
+        const char *name;
+        size_t rows, columns;
+        fb_matrix *matrix;
+    } parts[] = {{"gate_proj", width, hidden, &mlp->gate},
+                 {"up_proj", width, hidden, &mlp->up},
+                 {"down_proj", hidden, width, &mlp->down}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        char name[MAX_NAME / 4];
+        snprintf(name, sizeof name, "%s%s", prefix, parts[i].name);
+        FB_TRY(bind_linear(b, name, false, parts[i].rows, parts[i].columns, parts[i].matrix));
+    }
+    return FB_OK;
+}
+
+static fb_status bind_mixture(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
+    const fb_tensor_names *names = b->names;
+    size_t hidden = config->hidden_size, experts = config->num_experts;
+    FB_TRY(bind_linear(b, names->router, false, experts, hidden, &layer->router));
+    if (config->router == FB_ROUTER_SIGMOID)
+        FB_TRY(bind_vector(b, names->router_bias, experts, &layer->router_bias));
+    FB_TRY(fb_alloc_zeroed(experts, sizeof *layer->experts, "experts", &layer->experts));
+    for (size_t i = 0; i < experts; i++) {
+        char prefix[MAX_NAME / 4];
+        snprintf(prefix, sizeof prefix, "%s%zu.", names->expert, i);
+        FB_TRY(bind_mlp(b, prefix, hidden, config->moe_intermediate_size, &layer->experts[i]));
+    }
+    if (config->shared_intermediate_size == 0)
+        return FB_OK;
+    return bind_mlp(b, names->shared, hidden, config->shared_intermediate_size, &layer->mlp);
+}
+
+static fb_status bind_layer(binder *b, const fb_model_config *config, size_t index) {
+    fb_layer_weights *layer = &b->weights->layers[index];
+    size_t hidden = config->hidden_size;
+    snprintf(b->prefix, sizeof b->prefix, "model.layers.%zu.", index);
+    FB_TRY(bind_attention(b, config, layer));
+    FB_TRY(bind_vector(b, b->names->post_attention_norm, hidden, &layer->post_attention_norm));
+    if (fb_model_config_is_mixture(config, index))
+        return bind_mixture(b, config, layer);
+    return bind_mlp(b, "mlp.", hidden, config->intermediate_size, &layer->mlp);
 }
 
 /* --- the head --------------------------------------------------------------------------------- */
@@ -134,7 +203,7 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
     size_t parameters = weights->num_parameters, bytes = weights->num_bytes;
     weights->head = weights->embedding;
     if (!fb_checkpoint_find(weights->checkpoint, head_name) ||
-        !fb_checkpoint_find(weights->checkpoint, embedding_name))
+        !fb_checkpoint_find(weights->checkpoint, b->names->embedding))
         return FB_OK;
     FB_TRY(bind_matrix(b, head_name, config->vocab_size, config->hidden_size, &own));
     FB_TRY(compare_matrices(&own, &weights->embedding, &equal));
@@ -142,8 +211,8 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
         weights->head = own;
         return fb_warn(warnings,
                        "%s: tie_word_embeddings is true in config.json, but lm_head.weight is not "
-                       "model.embed_tokens.weight: lm_head.weight is used",
-                       b->directory);
+                       "%s: lm_head.weight is used",
+                       b->directory, b->names->embedding);
     }
     weights->num_parameters = parameters;
     weights->num_bytes = bytes;
@@ -151,28 +220,26 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
 }
 
 /* Of tensors that share their memory, writers of safetensors keep one: of a tied pair, the head. */
-static const char *name_of_embedding(const fb_weights *weights, const fb_model_config *config) {
+static const char *name_of_embedding(const binder *b, const fb_model_config *config) {
+    const fb_checkpoint *checkpoint = b->weights->checkpoint;
     bool only_head = config->tie_word_embeddings &&
-                     !fb_checkpoint_find(weights->checkpoint, embedding_name) &&
-                     fb_checkpoint_find(weights->checkpoint, head_name);
-    return only_head ? head_name : embedding_name;
+                     !fb_checkpoint_find(checkpoint, b->names->embedding) &&
+                     fb_checkpoint_find(checkpoint, head_name);
+    return only_head ? head_name : b->names->embedding;
 }
 
 static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings *warnings) {
     fb_weights *weights = b->weights;
     size_t vocab = config->vocab_size, hidden = config->hidden_size;
-    FB_TRY(bind_matrix(b, name_of_embedding(weights, config), vocab, hidden, &weights->embedding));
-    for (size_t i = 0; i < weights->num_layers; i++) {
-        snprintf(b->prefix, sizeof b->prefix, "model.layers.%zu.", i);
-        FB_TRY(bind_attention(b, config, &weights->layers[i]));
-        FB_TRY(bind_mlp(b, config, &weights->layers[i]));
-    }
+    FB_TRY(bind_matrix(b, name_of_embedding(b, config), vocab, hidden, &weights->embedding));
+    for (size_t i = 0; i < weights->num_layers; i++)
+        FB_TRY(bind_layer(b, config, i));
     b->prefix[0] = '\0';
-    FB_TRY(bind_vector(b, "model.norm.weight", hidden, &weights->norm));
+    FB_TRY(bind_vector(b, b->names->norm, hidden, &weights->norm));
     if (config->tie_word_embeddings)
         FB_TRY(bind_tied(b, config, warnings));
     else
-        FB_TRY(bind_matrix(b, head_name, vocab, hidden, &weights->head));
+        FB_TRY(bind_linear(b, b->names->head, false, vocab, hidden, &weights->head));
     return fb_checkpoint_warn_unused(weights->checkpoint,
                                      (const fb_tensor_view **)(void *)b->used.data,
                                      b->used.size / sizeof(fb_tensor_view *), warnings);
@@ -184,7 +251,9 @@ fb_status fb_weights_open(const char *directory, bool reads, const fb_model_conf
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;
-    binder b = {.weights = weights, .directory = directory};
+    binder b = {.weights = weights,
+                .directory = directory,
+                .names = fb_architecture_named(config->architecture)->tensors};
     fb_status status = bind_all(&b, config, warnings);
     fb_buffer_free(&b.used);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", directory);
@@ -195,10 +264,15 @@ static void free_layer(fb_layer_weights *layer) {
     fb_free(layer->post_attention_norm);
     fb_free(layer->q_norm);
     fb_free(layer->k_norm);
-    fb_free(layer->q.bias);
-    fb_free(layer->k.bias);
-    fb_free(layer->v.bias);
+    if (!layer->qkv_bias) {
+        fb_free(layer->q.bias);
+        fb_free(layer->k.bias);
+        fb_free(layer->v.bias);
+    }
+    fb_free(layer->qkv_bias);
     fb_free(layer->o.bias);
+    fb_free(layer->experts);
+    fb_free(layer->router_bias);
 }
 
 void fb_weights_close(fb_weights *weights) {
@@ -219,8 +293,10 @@ static void prefetch_matrix(const fb_matrix *matrix) {
 }
 
 void fb_weights_prefetch(const fb_layer_weights *layer) {
-    const fb_matrix *matrices[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
-                                   &layer->gate, &layer->up, &layer->down};
+    const fb_matrix *matrices[] = {&layer->q,        &layer->k,        &layer->v,
+                                   &layer->o,        &layer->mlp.gate, &layer->mlp.up,
+                                   &layer->mlp.down, &layer->router};
     for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++)
-        prefetch_matrix(matrices[i]);
+        if (matrices[i]->data)
+            prefetch_matrix(matrices[i]);
 }

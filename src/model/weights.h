@@ -7,17 +7,28 @@
 
 #include <flashblock/model.h>
 
+/* An MLP: dense, of one expert, or of the shared experts together. */
+typedef struct fb_mlp_weights {
+    fb_matrix gate, up; /* [width, hidden_size] */
+    fb_matrix down;     /* [hidden_size, width] */
+} fb_mlp_weights;
+
 /* One decoder layer. Matrices are in the mapped files as [out, in]; vectors are widened copies.
  * q_width = num_attention_heads * head_dim, kv_width = num_key_value_heads * head_dim. */
 typedef struct fb_layer_weights {
-    float *input_norm;          /* [hidden_size]      input_layernorm */
+    float *input_norm;          /* [hidden_size] */
     fb_matrix q;                /* [q_width, hidden_size] */
     fb_matrix k, v;             /* [kv_width, hidden_size] */
-    float *q_norm, *k_norm;     /* [head_dim] */
+    float *qkv_bias;            /* what the biases of a fused q, k, v point into; or NULL */
+    float *q_norm, *k_norm;     /* [head_dim], or NULL: not normalised */
     fb_matrix o;                /* [hidden_size, q_width] */
-    float *post_attention_norm; /* [hidden_size]      post_attention_layernorm */
-    fb_matrix gate, up;         /* [intermediate_size, hidden_size] */
-    fb_matrix down;             /* [hidden_size, intermediate_size] */
+    float *post_attention_norm; /* [hidden_size] */
+    fb_mlp_weights mlp;         /* of a dense layer, or the shared experts; gate.data NULL: none */
+
+    /* of a mixture; NULL in a dense layer */
+    fb_mlp_weights *experts; /* [num_experts] */
+    fb_matrix router;        /* [num_experts, hidden_size] */
+    float *router_bias;      /* [num_experts], or NULL */
 } fb_layer_weights;
 
 typedef struct fb_weights {
@@ -43,7 +54,8 @@ fb_status fb_weights_open(const char *directory, bool reads, const fb_model_conf
                           fb_weights *weights, fb_warnings *warnings);
 void fb_weights_close(fb_weights *weights);
 
-/* Asks the kernel to read a layer's matrices from the disk while something else is computed. */
+/* Asks the kernel to read a layer's matrices from the disk while something else is computed; not
+ * those of experts, which a pass may not choose. */
 void fb_weights_prefetch(const fb_layer_weights *layer);
 
 #endif

@@ -99,6 +99,15 @@ const fb_field fb_model_logits_params[] = {
     END,
 };
 
+const fb_field fb_model_forward_params[] = {
+    USED("context"),
+    USED("block"),
+    USED("left_pad"),
+    USED("small_start"),
+    UNUSED("mask_id", "the tokens are in tensors"),
+    END,
+};
+
 const fb_field fb_generation_params[] = {
     USED("tau"),
     USED("block_length"),

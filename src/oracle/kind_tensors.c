@@ -177,6 +177,30 @@ const fb_field fb_model_logits_tensors[] = {
         USED("trace.x0"), USED("trace.conf"), USED("prompt.N"), USED("output.N"),                  \
         USED("unmask_step.N")
 
+const fb_field fb_model_forward_tensors[] = {
+    USED("ids"),
+    USED("block_ids"),
+    USED("small_ids"),
+    USED("embedding"),
+    USED("attention_out.N"),
+    USED("mlp_out.N"),
+    USED("hidden.N"),
+    USED("logits"),
+    USED("prefill_mlp_out.N"),
+    USED("prefill_hidden.N"),
+    USED("prefill_logits"),
+    USED("block_hidden.N"),
+    USED("block_logits"),
+    USED("cached_block_logits"),
+    USED("small_logits"),
+    USED("router_logits.N"),
+    USED("router_index.N"),
+    USED("router_weight.N"),
+    USED("kv.k"),
+    USED("kv.v"),
+    END,
+};
+
 const fb_field fb_generation_tensors[] = {
     ENGINE_TRACE,
     USED("logits"),

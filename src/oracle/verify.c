@@ -23,7 +23,7 @@ static fb_status recompute_kind(const fb_kind *kind, fb_case *c, fb_report *repo
 }
 
 static fb_status recompute(fb_case *c, fb_report *report) {
-    const fb_kind *kind = fb_kind_find(report->kind);
+    const fb_kind *kind = fb_kind_of(c);
     if (!*report->kind)
         fb_report_skip(report, "no kind in the metadata: not a case");
     else if (!kind)
