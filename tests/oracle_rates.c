@@ -2,13 +2,14 @@
  * planted mistake, are judged over seeds, shapes, inputs and arithmetics. docs/results/oracle.md
  * has the tables that it prints.
  *
- *     oracle_rates [DRAWS [SEED [honest | mistakes | sensitivity] [ARITHMETIC]]] [say]
+ *     oracle_rates [DRAWS [SEED [honest | mistakes | sensitivity] [ARITHMETIC]]] [say] [list]
  *
  * DRAWS honest kernels of each arithmetic (of ARITHMETIC only), numbered from SEED; two thirds play
  * a sequence of passes, the others compute one attention of inputs that are hard in some way. Then
  * as many of each mistake, at most 8; then small mistakes in bf16 at full size. `say` shows each
- * verdict that is not right. The draws are shared among the threads that are set. The exit status
- * is 1 if more than 1 in 1,000 honest kernels fail, or if a mistake passes that has to be seen. */
+ * verdict that is not right, `list` every one, tab-separated. The draws are shared among the
+ * threads that are set. The exit status is 1 if more than 1 in 1,000 honest kernels fail, or if a
+ * mistake passes that has to be seen. */
 #include "base/half.h"
 #include "base/parallel.h"
 #include "base/rng.h"
@@ -305,8 +306,8 @@ static fb_report *judge_sequence(uint64_t seed, const kernel *k, const shape *gi
         fb_candidate_set_arithmetic(candidate, k->arithmetic);
     judging.candidate = candidate;
     ok(fb_scripted_judge(sequence, &judging, &report));
-    snprintf(what, size, "%zu/%zu heads of %zu, block %zu, context %zu", s.heads, s.kv_heads, s.dim,
-             s.block, s.context);
+    snprintf(what, size, "sequence, %zu/%zu heads of %zu, block %zu, context %zu", s.heads,
+             s.kv_heads, s.dim, s.block, s.context);
     fb_candidate_close(candidate);
     fb_scripted_destroy(sequence);
     return report;
@@ -443,9 +444,19 @@ static void say(uint64_t seed, const kernel *k, const char *what, const char *ve
            h->exp_bias, h->exp_spread, fb_dtype_name(k->stored), verdict);
 }
 
+/* A line of the table. */
+typedef struct rates {
+    uint64_t seed;
+    fb_arithmetic arithmetic;
+    planted mistake;
+    bool say, list;
+    unsigned char *verdicts;
+} rates;
+
 /* The verdict on one drawn kernel. Returns 0: passed, 1: failed, 2: failed and named right. */
-static int judge(uint64_t seed, fb_arithmetic arithmetic, planted mistake, bool speak) {
-    kernel k = draw_kernel(seed, arithmetic, mistake);
+static int judge(const rates *r, uint64_t seed) {
+    planted mistake = r->mistake;
+    kernel k = draw_kernel(seed, r->arithmetic, mistake);
     char what[200];
     fb_report *report = mistake == HONEST && choice(seed, 20, 3) == 0
                             ? judge_attention(seed, &k, what, sizeof what)
@@ -453,25 +464,21 @@ static int judge(uint64_t seed, fb_arithmetic arithmetic, planted mistake, bool 
     int verdict = fb_report_outcome(report) == FB_PASSED                     ? 0
                   : strstr(fb_report_reason(report), mistakes[mistake].word) ? 2
                                                                              : 1;
-    if (speak && verdict != (mistake == HONEST ? 0 : 2))
+    if (r->say && verdict != (mistake == HONEST ? 0 : 2))
         say(seed, &k, what, fb_report_reason(report));
+    if (r->list)
+        printf("draw\t%llu\t%s\t%s\t%s\t%s\n", (unsigned long long)seed,
+               fb_arithmetic_name(k.arithmetic), mistakes[mistake].name, what,
+               verdict ? fb_report_reason(report) : "passed");
     fb_report_destroy(report);
     return verdict;
 }
-
-typedef struct rates {
-    uint64_t seed;
-    fb_arithmetic arithmetic;
-    planted mistake;
-    bool say;
-    unsigned char *verdicts;
-} rates;
 
 static void judge_draws(void *context, size_t first, size_t end, size_t worker) {
     const rates *r = context;
     (void)worker;
     for (size_t i = first; i < end; i++)
-        r->verdicts[i] = (unsigned char)judge(r->seed + i, r->arithmetic, r->mistake, r->say);
+        r->verdicts[i] = (unsigned char)judge(r, r->seed + i);
 }
 
 /* A line of the table. Returns how many failed. */
@@ -558,7 +565,8 @@ int main(int argc, char **argv) {
     size_t each = draws < 8 ? draws : 8;
     fb_arithmetic only = asked_for(argc, argv);
     rates r = {.seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1,
-               .say = has_word(argc, argv, "say")};
+               .say = has_word(argc, argv, "say"),
+               .list = has_word(argc, argv, "list")};
     printf("%-28s %-6s %8s %8s %8s\n", "kernel", "", "draws", "failed", "named");
     for (size_t a = 0; a < NUM_ARITHMETICS && !only_mistakes && !small; a++) {
         r.arithmetic = arithmetics[a];
