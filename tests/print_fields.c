@@ -1,6 +1,7 @@
 /* Prints the tables of fields as docs/models.md has them. */
 #include "io/tokenizer_fields.h"
 #include "model/config_fields.h"
+#include "model/quantization_fields.h"
 
 #include <stdio.h>
 
@@ -44,6 +45,13 @@ int main(void) {
                 fb_fast_dllm_fields);
     print_table("generation_config.json, and the same fields in config.json", fb_generation_fields);
     print_table("rope_parameters and rope_scaling", fb_rope_fields);
+    print_table("quantization_config of compressed-tensors", fb_compressed_fields);
+    print_table("quantization_config of compressed-tensors: a group", fb_compressed_group_fields);
+    print_table("quantization_config of compressed-tensors: weights of a group",
+                fb_compressed_weight_fields);
+    print_table("quantization_config of compressed-tensors: input_activations of a group",
+                fb_compressed_input_fields);
+    print_table("quantization_config of GPTQ, and quantize_config.json", fb_gptq_fields);
     print_table("tokenizer.json", fb_tokenizer_fields);
     print_table("tokenizer.json: added_tokens, and added_tokens_decoder of tokenizer_config.json",
                 fb_added_token_fields);

@@ -8,7 +8,7 @@
 
 /* Qwen2, Qwen3, SDAR, and mixtures of Qwen3 and SDAR. */
 static const fb_tensor_names qwen_names = {
-    .embedding = "model.embed_tokens.weight",
+    .embedding = "model.embed_tokens",
     .norm = "model.norm.weight",
     .head = "lm_head",
     .input_norm = "input_layernorm.weight",
@@ -24,7 +24,7 @@ static const fb_tensor_names qwen_names = {
 };
 
 static const fb_tensor_names llada2_names = {
-    .embedding = "model.word_embeddings.weight",
+    .embedding = "model.word_embeddings",
     .norm = "model.norm.weight",
     .head = "lm_head",
     .input_norm = "input_layernorm.weight",

@@ -7,8 +7,8 @@
 
 #include <flashblock/model.h>
 
-/* Names of tensors. Those of linear layers are without ".weight" and ".bias"; those of a layer
- * follow "model.layers.N.". */
+/* Names of tensors. Those of linear layers and of the embedding are without ".weight" and ".bias";
+ * those of a layer follow "model.layers.N.". */
 typedef struct fb_tensor_names {
     const char *embedding, *norm, *head;
     const char *input_norm, *post_attention_norm;

@@ -32,6 +32,8 @@ const fb_field fb_config_fields[] = {
     USED("tie_word_embeddings", "missing: false; the file's own head wins if it differs"),
     USED("attention_bias", "missing: false"),
     USED("layer_types", "\"full_attention\" for each layer"),
+    USED("quantization_config", "of compressed-tensors or GPTQ: tables below"),
+    USED("compression_config", "older name of quantization_config"),
 
     /* what another computation would need */
     REFUSED("hidden_act", "\"silu\"|\"swish\"", "activation of the MLP"),
@@ -96,9 +98,7 @@ const fb_field fb_config_fields[] = {
     REFUSED("cross_attention_hidden_size", 0, "an encoder"),
     REFUSED("tie_encoder_decoder", "false", "an encoder"),
     REFUSED("pruned_heads", "{}", "heads that are left out"),
-    REFUSED("quantization_config", 0, "quantised weights"),
-    REFUSED("compression_config", 0, "quantised weights"),
-    REFUSED("quantization", 0, "quantised weights"),
+    REFUSED("quantization", 0, "quantised weights, as MLX has them"),
     REFUSED("base_model_name_or_path", 0, "an adapter, not a model"),
     WARNED("block_length", 0, "not read; block_size is"),
     WARNED("bd_size", 0, "not read; block_size is"),

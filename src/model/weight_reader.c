@@ -596,3 +596,22 @@ fb_status fb_weight_find_matrix(fb_weight_reader *reader, const char *layer, con
     fb_free(w.group_of);
     return status;
 }
+
+fb_status fb_weight_rows(fb_weight_reader *reader, const fb_matrix *matrix, size_t first,
+                         size_t count, fb_matrix *rows) {
+    fb_matrix part = *matrix;
+    part.data = (const char *)matrix->data + fb_matrix_bytes(matrix) / matrix->rows * first;
+    part.rows = count;
+    part.bias = matrix->bias ? matrix->bias + first : NULL;
+    if (matrix->quantized) {
+        fb_quantized *own = NULL;
+        FB_TRY(allocate(reader, 1, sizeof *own, "quantised weights", &own));
+        *own = *matrix->quantized;
+        size_t groups = divide_up(matrix->columns, own->group_size);
+        own->scales += first * groups;
+        own->zero_points = own->zero_points ? own->zero_points + first * groups : NULL;
+        part.quantized = own;
+    }
+    *rows = part;
+    return FB_OK;
+}

@@ -33,6 +33,10 @@ fb_status fb_weight_find(fb_weight_reader *reader, const char *name, size_t ndim
 fb_status fb_weight_find_matrix(fb_weight_reader *reader, const char *layer, const char *class_name,
                                 size_t rows, size_t columns, fb_matrix *matrix);
 
+/* Rows first .. first + count - 1 of a matrix that was found, as a matrix. */
+fb_status fb_weight_rows(fb_weight_reader *reader, const fb_matrix *matrix, size_t first,
+                         size_t count, fb_matrix *rows);
+
 /* Whether the checkpoint has a weight of the layer, in any layout. */
 bool fb_weight_exists(const fb_weight_reader *reader, const char *layer);
 

@@ -2,8 +2,8 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "io/buffer.h"
 #include "model/architectures.h"
+#include "model/weight_reader.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 
 enum { MAX_NAME = 160 };
 
-static const char head_name[] = "lm_head.weight";
+static const char head_name[] = "lm_head";
 
 /* The weights that the bind_* calls fill in, and the layer's prefix of names. */
 typedef struct binder {
@@ -21,62 +21,28 @@ typedef struct binder {
     const char *directory;
     const fb_tensor_names *names;
     char prefix[MAX_NAME / 2];
-    fb_buffer used; /* the tensors that were found, pointers to views */
+    fb_weight_reader reader;
 } binder;
 
-static fb_status find(binder *b, const char *name, size_t ndim, const size_t *shape,
-                      const fb_tensor_view **tensor) {
-    char full[MAX_NAME];
-    snprintf(full, sizeof full, "%s%s", b->prefix, name);
-    const fb_tensor_view *found = fb_checkpoint_find(b->weights->checkpoint, full);
-    if (!found) {
-        const char *other = fb_checkpoint_similar(b->weights->checkpoint, full);
-        return fb_fail(FB_ERROR_FORMAT, "no tensor called %s%s%s", full,
-                       other ? ", but one called " : "", other ? other : "");
-    }
-    FB_TRY(fb_tensor_check_shape(found, ndim, shape));
-    fb_dtype dtype = FB_F32;
-    FB_TRY(fb_tensor_storage(found, &dtype));
-    b->weights->num_parameters += found->count;
-    b->weights->num_bytes += found->bytes;
-    *tensor = found;
-    return fb_buffer_append(&b->used, &found, sizeof found);
-}
-
-static fb_status bind_matrix(binder *b, const char *name, size_t rows, size_t columns,
-                             fb_matrix *matrix) {
-    const fb_tensor_view *tensor = NULL;
-    FB_TRY(find(b, name, 2, (size_t[]){rows, columns}, &tensor));
-    *matrix = (fb_matrix){.data = tensor->data, .rows = rows, .columns = columns};
-    return fb_tensor_storage(tensor, &matrix->dtype);
-}
-
 static fb_status bind_vector(binder *b, const char *name, size_t size, float **vector) {
+    char full[MAX_NAME];
     const fb_tensor_view *tensor = NULL;
-    FB_TRY(find(b, name, 1, (size_t[]){size}, &tensor));
+    snprintf(full, sizeof full, "%s%s", b->prefix, name);
+    FB_TRY(fb_weight_find(&b->reader, full, 1, &size, &tensor));
     FB_TRY(fb_alloc(size, sizeof **vector, name, vector));
     return fb_tensor_read_f32(tensor, 0, size, *vector);
 }
 
-/* A linear layer by its name, and its bias: the one place that knows how its weights are stored. */
+/* A linear layer by its name, and its bias. */
 static fb_status bind_linear(binder *b, const char *name, bool bias, size_t rows, size_t columns,
                              fb_matrix *matrix) {
-    char tensor[MAX_NAME / 2];
-    snprintf(tensor, sizeof tensor, "%s.weight", name);
-    FB_TRY(bind_matrix(b, tensor, rows, columns, matrix));
+    char layer[MAX_NAME], tensor[MAX_NAME / 2];
+    snprintf(layer, sizeof layer, "%s%s", b->prefix, name);
+    FB_TRY(fb_weight_find_matrix(&b->reader, layer, "Linear", rows, columns, matrix));
     if (!bias)
         return FB_OK;
     snprintf(tensor, sizeof tensor, "%s.bias", name);
     return bind_vector(b, tensor, rows, &matrix->bias);
-}
-
-/* Rows first .. first + count - 1 of a matrix, as a matrix. */
-static fb_matrix rows_of(const fb_matrix *matrix, size_t first, size_t count) {
-    fb_matrix rows = *matrix;
-    rows.data = (const char *)matrix->data + first * matrix->columns * fb_dtype_size(matrix->dtype);
-    rows.rows = count;
-    rows.bias = matrix->bias ? matrix->bias + first : NULL;
-    return rows;
 }
 
 /* Queries, keys and values: three matrices, or one. */
@@ -95,10 +61,9 @@ static fb_status bind_qkv(binder *b, const fb_model_config *config, fb_layer_wei
     fb_status status = bind_linear(b, names->q, bias, q_width + 2 * kv_width, hidden, &all);
     layer->qkv_bias = all.bias;
     FB_TRY(status);
-    layer->q = rows_of(&all, 0, q_width);
-    layer->k = rows_of(&all, q_width, kv_width);
-    layer->v = rows_of(&all, q_width + kv_width, kv_width);
-    return FB_OK;
+    FB_TRY(fb_weight_rows(&b->reader, &all, 0, q_width, &layer->q));
+    FB_TRY(fb_weight_rows(&b->reader, &all, q_width, kv_width, &layer->k));
+    return fb_weight_rows(&b->reader, &all, q_width + kv_width, kv_width, &layer->v);
 }
 
 static fb_status bind_attention(binder *b, const fb_model_config *config, fb_layer_weights *layer) {
@@ -162,34 +127,27 @@ static fb_status bind_layer(binder *b, const fb_model_config *config, size_t ind
 
 /* --- the head --------------------------------------------------------------------------------- */
 
-static fb_status read_row(const fb_matrix *matrix, size_t row, float *values) {
-    size_t bytes = matrix->columns * fb_dtype_size(matrix->dtype);
-    return fb_to_f32(matrix->dtype, (const char *)matrix->data + row * bytes, values,
-                     matrix->columns);
-}
-
-/* Matrices of two dtypes are equal when their values are. */
+/* Matrices of two types are equal when their values are. */
 static fb_status compare_values(const fb_matrix *a, const fb_matrix *b, bool *equal) {
+    const fb_kernels *kernels = NULL;
     float *rows = NULL;
     size_t columns = a->columns;
+    FB_TRY(fb_kernels_current(&kernels));
     FB_TRY(fb_alloc(2 * columns, sizeof *rows, "rows", &rows));
-    fb_status status = FB_OK;
     *equal = true;
-    for (size_t i = 0; status == FB_OK && *equal && i < a->rows; i++) {
-        status = read_row(a, i, rows);
-        if (status == FB_OK)
-            status = read_row(b, i, rows + columns);
+    for (size_t i = 0; *equal && i < a->rows; i++) {
+        fb_matrix_row(kernels, a, i, rows);
+        fb_matrix_row(kernels, b, i, rows + columns);
         *equal = memcmp(rows, rows + columns, columns * sizeof *rows) == 0;
     }
     fb_free(rows);
-    return status;
+    return FB_OK;
 }
 
 static fb_status compare_matrices(const fb_matrix *a, const fb_matrix *b, bool *equal) {
-    if (a->dtype != b->dtype)
+    if (a->quantized || b->quantized || a->dtype != b->dtype)
         return compare_values(a, b, equal);
-    size_t bytes = a->rows * a->columns * fb_dtype_size(a->dtype);
-    *equal = a->data == b->data || memcmp(a->data, b->data, bytes) == 0;
+    *equal = a->data == b->data || memcmp(a->data, b->data, fb_matrix_bytes(a)) == 0;
     return FB_OK;
 }
 
@@ -200,38 +158,39 @@ static fb_status bind_tied(binder *b, const fb_model_config *config, fb_warnings
     fb_weights *weights = b->weights;
     fb_matrix own;
     bool equal = true;
-    size_t parameters = weights->num_parameters, bytes = weights->num_bytes;
+    size_t parameters = b->reader.num_parameters, bytes = b->reader.num_bytes;
     weights->head = weights->embedding;
-    if (!fb_checkpoint_find(weights->checkpoint, head_name) ||
-        !fb_checkpoint_find(weights->checkpoint, b->names->embedding))
+    if (!fb_weight_exists(&b->reader, head_name) ||
+        !fb_weight_exists(&b->reader, b->names->embedding))
         return FB_OK;
-    FB_TRY(bind_matrix(b, head_name, config->vocab_size, config->hidden_size, &own));
+    FB_TRY(bind_linear(b, head_name, false, config->vocab_size, config->hidden_size, &own));
     FB_TRY(compare_matrices(&own, &weights->embedding, &equal));
     if (!equal) {
         weights->head = own;
         return fb_warn(warnings,
                        "%s: tie_word_embeddings is true in config.json, but lm_head.weight is not "
-                       "%s: lm_head.weight is used",
+                       "%s.weight: lm_head.weight is used",
                        b->directory, b->names->embedding);
     }
-    weights->num_parameters = parameters;
-    weights->num_bytes = bytes;
+    b->reader.num_parameters = parameters;
+    b->reader.num_bytes = bytes;
     return FB_OK;
 }
 
 /* Of tensors that share their memory, writers of safetensors keep one: of a tied pair, the head. */
-static const char *name_of_embedding(const binder *b, const fb_model_config *config) {
-    const fb_checkpoint *checkpoint = b->weights->checkpoint;
-    bool only_head = config->tie_word_embeddings &&
-                     !fb_checkpoint_find(checkpoint, b->names->embedding) &&
-                     fb_checkpoint_find(checkpoint, head_name);
-    return only_head ? head_name : b->names->embedding;
+static fb_status bind_embedding(binder *b, const fb_model_config *config) {
+    const char *name = b->names->embedding;
+    bool only_head = config->tie_word_embeddings && !fb_weight_exists(&b->reader, name) &&
+                     fb_weight_exists(&b->reader, head_name);
+    return fb_weight_find_matrix(&b->reader, only_head ? head_name : name,
+                                 only_head ? "Linear" : "Embedding", config->vocab_size,
+                                 config->hidden_size, &b->weights->embedding);
 }
 
 static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings *warnings) {
     fb_weights *weights = b->weights;
     size_t vocab = config->vocab_size, hidden = config->hidden_size;
-    FB_TRY(bind_matrix(b, name_of_embedding(b, config), vocab, hidden, &weights->embedding));
+    FB_TRY(bind_embedding(b, config));
     for (size_t i = 0; i < weights->num_layers; i++)
         FB_TRY(bind_layer(b, config, i));
     b->prefix[0] = '\0';
@@ -241,8 +200,8 @@ static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings 
     else
         FB_TRY(bind_linear(b, b->names->head, false, vocab, hidden, &weights->head));
     return fb_checkpoint_warn_unused(weights->checkpoint,
-                                     (const fb_tensor_view **)(void *)b->used.data,
-                                     b->used.size / sizeof(fb_tensor_view *), warnings);
+                                     (const fb_tensor_view **)(void *)b->reader.used.data,
+                                     b->reader.used.size / sizeof(fb_tensor_view *), warnings);
 }
 
 fb_status fb_weights_open(const char *directory, bool reads, const fb_model_config *config,
@@ -251,11 +210,18 @@ fb_status fb_weights_open(const char *directory, bool reads, const fb_model_conf
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;
+    FB_TRY(fb_quantization_read(directory, warnings, &weights->quantization));
     binder b = {.weights = weights,
                 .directory = directory,
-                .names = fb_architecture_named(config->architecture)->tensors};
+                .names = fb_architecture_named(config->architecture)->tensors,
+                .reader = {.checkpoint = weights->checkpoint,
+                           .quantization = weights->quantization,
+                           .float_activations = true}};
     fb_status status = bind_all(&b, config, warnings);
-    fb_buffer_free(&b.used);
+    fb_weight_reader_free(&b.reader);
+    weights->memory = b.reader.memory;
+    weights->num_parameters = b.reader.num_parameters;
+    weights->num_bytes = b.reader.num_bytes;
     return status == FB_OK ? FB_OK : fb_fail_in(status, "%s", directory);
 }
 
@@ -280,6 +246,8 @@ void fb_weights_close(fb_weights *weights) {
         free_layer(&weights->layers[i]);
     fb_free(weights->layers);
     fb_free(weights->norm);
+    fb_weight_memory_free(&weights->memory);
+    fb_quantization_free(weights->quantization);
     fb_checkpoint_close(weights->checkpoint);
     *weights = (fb_weights){0};
 }

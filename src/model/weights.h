@@ -4,6 +4,7 @@
 
 #include "io/checkpoint.h"
 #include "model/linear.h"
+#include "model/weight_reader.h"
 
 #include <flashblock/model.h>
 
@@ -32,9 +33,11 @@ typedef struct fb_layer_weights {
 } fb_layer_weights;
 
 typedef struct fb_weights {
-    fb_checkpoint *checkpoint; /* the mapped files */
-    fb_matrix embedding;       /* [vocab_size, hidden_size] */
-    fb_layer_weights *layers;  /* [num_layers] */
+    fb_checkpoint *checkpoint;     /* the mapped files */
+    fb_quantization *quantization; /* what they say about it; NULL: nothing */
+    fb_buffer memory;              /* of matrices that are not as the files have them */
+    fb_matrix embedding;           /* [vocab_size, hidden_size] */
+    fb_layer_weights *layers;      /* [num_layers] */
     size_t num_layers;
     float *norm;           /* [hidden_size]      the final one */
     fb_matrix head;        /* [vocab_size, hidden_size]: lm_head, or the embedding again */
@@ -46,7 +49,7 @@ typedef struct fb_weights {
 fb_status fb_model_options_read(const fb_model_options *options, fb_model_options *own);
 
 /* Opens the directory's checkpoint and finds every tensor of the configuration in it. A tensor
- * that is missing, or has another shape, or is not f32, bf16 or f16, is an error that names it.
+ * that is missing, or has another shape, or another type, is an error that names it.
  * Tensors that the model does not have are not used; a warning says so, and another one says when
  * a tied head differs from the embedding, and is used. *weights is {0} before; fb_weights_close it,
  * after a failure too. */
