@@ -7,6 +7,7 @@
 #include "model/architectures.h"
 #include "model/config_fields.h"
 #include "model/mixture_config.h"
+#include "model/quantization.h"
 #include "model/special_tokens.h"
 
 #include <math.h>
@@ -579,6 +580,14 @@ static fb_status check_adapter(const char *directory) {
     return status;
 }
 
+/* Weights are opened later, and warned of then. */
+static fb_status check_quantization(const char *directory) {
+    fb_quantization *quantization = NULL;
+    FB_TRY(fb_quantization_read(directory, NULL, &quantization));
+    fb_quantization_free(quantization);
+    return FB_OK;
+}
+
 /* What people give instead of a model's directory. */
 static fb_status check_directory(const char *directory) {
     char *snapshots = NULL;
@@ -612,6 +621,7 @@ fb_status fb_model_config_read(const char *directory, fb_model_config *config,
     FB_TRY(read_file(directory, generation_name, true, read_generation, &r));
     FB_TRY(read_tokenizer(directory, &r));
     FB_TRY(check_adapter(directory));
+    FB_TRY(check_quantization(directory));
     *config = r.config;
     return FB_OK;
 }

@@ -300,13 +300,12 @@ static bool is_method(const char *method, const char *const *names, size_t count
     return false;
 }
 
-static fb_status read_method(const fb_json *object, const char *where, fb_quantization *q,
-                             fb_warnings *warnings) {
+static fb_status read_method(const fb_json *object, const char *where, const char *method,
+                             fb_quantization *q, fb_warnings *warnings) {
     static const char *const compressed[] = {"compressed-tensors", "compressed_tensors",
                                              "sparseml"};
-    const char *method = fb_json_has(object, "config_groups") ? compressed[0]
-                         : fb_json_has(object, "bits")        ? "gptq"
-                                                              : "";
+    if (fb_json_has(object, "config_groups"))
+        method = compressed[0];
     FB_TRY(fb_json_get_string_or(object, where, "quant_method", method, &method));
     if (is_method(method, compressed, sizeof compressed / sizeof compressed[0]))
         return read_compressed(object, where, q, warnings);
@@ -316,9 +315,10 @@ static fb_status read_method(const fb_json *object, const char *where, fb_quanti
                    "%s: quant_method is '%s', expected compressed-tensors or gptq", where, method);
 }
 
-/* Keeps `root`, after a failure too. */
+/* Keeps `root`, after a failure too. `method`: where the object names none. */
 static fb_status read_object(const fb_json *root, const fb_json *object, const char *where,
-                             fb_warnings *warnings, fb_quantization **quantization) {
+                             const char *method, fb_warnings *warnings,
+                             fb_quantization **quantization) {
     fb_quantization *made = NULL;
     fb_status status = fb_alloc_zeroed(1, sizeof *made, "quantisation", &made);
     if (status != FB_OK) {
@@ -328,7 +328,7 @@ static fb_status read_object(const fb_json *root, const fb_json *object, const c
     made->root = root;
     status = fb_regex_state_create(&made->state);
     if (status == FB_OK)
-        status = read_method(object, where, made, warnings);
+        status = read_method(object, where, method, made, warnings);
     if (status != FB_OK) {
         fb_quantization_free(made);
         return status;
@@ -363,7 +363,7 @@ static fb_status read_config(const char *path, fb_warnings *warnings,
         return status;
     }
     snprintf(where, sizeof where, "%.1000s: %s", path, key);
-    return read_object(root, object, where, warnings, quantization);
+    return read_object(root, object, where, "", warnings, quantization);
 }
 
 /* Of AutoGPTQ before transformers had a field for it. */
@@ -373,7 +373,7 @@ static fb_status read_separate(const char *path, fb_warnings *warnings,
     if (!fb_file_exists(path))
         return FB_OK;
     FB_TRY(fb_json_load(path, MAX_FILE, &root));
-    return read_object(root, root, path, warnings, quantization);
+    return read_object(root, root, path, "gptq", warnings, quantization);
 }
 
 fb_status fb_quantization_read(const char *directory, fb_warnings *warnings,

@@ -95,6 +95,22 @@ void fb_weight_memory_free(fb_buffer *memory) {
     fb_buffer_free(memory);
 }
 
+static const char *and_more(size_t count) {
+    return count > 1 ? ", ..." : "";
+}
+
+fb_status fb_weight_reader_warn(const fb_weight_reader *reader, const char *directory,
+                                fb_warnings *warnings) {
+    if (reader->num_widened > 0)
+        FB_TRY(fb_warn(
+            warnings, "%s: no kernel takes %zu of the weights, which become float32: %s%s",
+            directory, reader->num_widened, reader->first_widened, and_more(reader->num_widened)));
+    if (reader->num_wrapped > 0)
+        FB_TRY(fb_warn(warnings, "%s: zero points that other readers may take for another: %s%s",
+                       directory, reader->first_wrapped, and_more(reader->num_wrapped)));
+    return FB_OK;
+}
+
 void fb_weight_reader_free(fb_weight_reader *reader) {
     fb_buffer_free(&reader->used);
 }
@@ -365,11 +381,10 @@ static fb_status read_gptq_zeros(fb_weight_reader *reader, const fb_tensor_view 
             w->zeros[row * w->groups + g] = (uint8_t)(whole ? stored : (stored + 1) & last);
         }
     drop_middle(w);
-    return wraps ? fb_warn(reader->warnings,
-                           "%s holds %u, which stands for a zero point of 0; some readers take "
-                           "%u for it",
-                           tensor->name, last, last + 1)
-                 : FB_OK;
+    if (wraps && reader->num_wrapped++ == 0)
+        snprintf(reader->first_wrapped, sizeof reader->first_wrapped,
+                 "%s holds %u, read as 0 and not as %u", tensor->name, last, last + 1);
+    return FB_OK;
 }
 
 static fb_status find_gptq(fb_weight_reader *reader, const char *layer,
@@ -533,10 +548,11 @@ static fb_status make_wide(fb_weight_reader *reader, const stored_weight *w, fb_
     FB_TRY(allocate(reader, count, sizeof(float), w->name, &job.to));
     fb_parallel_for(w->rows, 0, fb_parallel_threads(), widen_rows, &job);
     *matrix = (fb_matrix){.data = job.to, .dtype = FB_F32, .rows = w->rows, .columns = w->columns};
-    return fb_warn(reader->warnings,
-                   "%s: no kernel takes %zu bits in %sgroups of %zu columns%s: widened to float32",
-                   w->name, w->bits, w->group_of ? "uneven " : "", w->group_size,
-                   w->zeros ? " with zero points" : "");
+    if (reader->num_widened++ == 0)
+        snprintf(reader->first_widened, sizeof reader->first_widened,
+                 "%.120s of %zu bits in %sgroups of %zu columns%s", w->name, w->bits,
+                 w->group_of ? "uneven " : "", w->group_size, w->zeros ? " with zero points" : "");
+    return FB_OK;
 }
 
 static fb_status make_matrix(fb_weight_reader *reader, const stored_weight *w, fb_matrix *matrix) {

@@ -11,16 +11,17 @@
 #include "model/linear.h"
 #include "model/quantization.h"
 
-/* Starts with the first four members, the others 0. */
+/* Starts with the first three members, the others 0. */
 typedef struct fb_weight_reader {
     const fb_checkpoint *checkpoint;
     const fb_quantization *quantization; /* NULL: nothing is quantised */
     bool float_activations;              /* of quantised matrices */
-    fb_warnings *warnings;
-    fb_buffer used;        /* the tensors that were found: pointers to views */
-    fb_buffer memory;      /* of matrices: pointers, for fb_weight_memory_free */
-    size_t num_parameters; /* of what was found */
-    size_t num_bytes;      /* of it, as stored */
+    fb_buffer used;                      /* the tensors that were found: pointers to views */
+    fb_buffer memory;                    /* of matrices: pointers, for fb_weight_memory_free */
+    size_t num_parameters;               /* of what was found */
+    size_t num_bytes;                    /* of it, as stored */
+    size_t num_widened, num_wrapped;     /* for the warnings of fb_weight_reader_warn */
+    char first_widened[256], first_wrapped[256];
 } fb_weight_reader;
 
 /* A tensor of this name and shape in a type of float. */
@@ -39,6 +40,11 @@ fb_status fb_weight_rows(fb_weight_reader *reader, const fb_matrix *matrix, size
 
 /* Whether the checkpoint has a weight of the layer, in any layout. */
 bool fb_weight_exists(const fb_weight_reader *reader, const char *layer);
+
+/* Warns, once for all, of weights that became float32, and of zero points that are read in
+ * different ways. */
+fb_status fb_weight_reader_warn(const fb_weight_reader *reader, const char *directory,
+                                fb_warnings *warnings);
 
 /* Frees `used`, whose views belong to the checkpoint. */
 void fb_weight_reader_free(fb_weight_reader *reader);

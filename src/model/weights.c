@@ -199,6 +199,7 @@ static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings 
         FB_TRY(bind_tied(b, config, warnings));
     else
         FB_TRY(bind_linear(b, b->names->head, false, vocab, hidden, &weights->head));
+    FB_TRY(fb_weight_reader_warn(&b->reader, b->directory, warnings));
     return fb_checkpoint_warn_unused(weights->checkpoint,
                                      (const fb_tensor_view **)(void *)b->reader.used.data,
                                      b->reader.used.size / sizeof(fb_tensor_view *), warnings);
