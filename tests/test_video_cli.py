@@ -320,6 +320,17 @@ def thresholds_compared():
 
 
 @case
+def parts_of_a_set():
+    def ways(*arguments):
+        return json.loads(succeeded(evaluate("--thresholds", "-1:inf", *arguments, "--json")))["ways"][1]
+
+    parts, whole = [ways("--clips", 1, "--skip", skip) for skip in (0, 1)], ways()
+    for name in ("right", "lost", "equal_to_dense"):
+        expect_equal(sum(part[name] for part in parts), whole[name], name)
+    expect(abs(parts[0]["psnr_db"] + parts[1]["psnr_db"] - 2 * whole["psnr_db"]) < 1e-6, "PSNR")
+
+
+@case
 def wrong_thresholds_compared():
     for thresholds in ("0.85", "0.85:", "2:0.05", "0.85:-1", "0.85:0.05,", "nan:1", "0.85:nan", "0.9:1;0.8:1"):
         expect_error(evaluate("--thresholds", thresholds), 2, "thresholds")

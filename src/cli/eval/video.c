@@ -27,7 +27,7 @@ typedef struct settings {
     bool no_mmap;
     const char *model, *prompts, *plot, *json;
     fb_threshold_list thresholds;
-    size_t samples, clips, frames, threads;
+    size_t samples, skip, clips, frames, threads;
     uint64_t seed;
     fb_dtype kv_dtype;
     fb_compat compat;
@@ -39,47 +39,29 @@ typedef struct settings {
 static const fb_option options[] = {
     FB_VIDEO_MODEL_OPTION(settings),
     FB_NO_MMAP_OPTION(settings, no_mmap),
-    {.kind = FB_OPTION_PARSED,
-     .name = "thresholds",
-     .argument = "LIST",
-     TARGET(thresholds),
-     .parse = fb_threshold_list_parse,
-     .otherwise = "0.85:0.02,0.85:0.05,0.85:0.1,0.85:0.2,0.85:0.5,0.85:1,0.85:inf,-1:inf",
-     .help = "pairs SIMILARITY:LSE: a head refreshes where its external output's similarity is "
-             "below the one, or its LSE changes by more than the other (inf: any)"},
+    FB_LIST_OPTION(
+        settings, thresholds, "thresholds", fb_threshold_list_parse,
+        "0.85:0.02,0.85:0.05,0.85:0.1,0.85:0.2,0.85:0.5,0.85:1,0.85:inf,-1:inf",
+        "pairs SIMILARITY:LSE: a head refreshes where its external output's similarity is "
+        "below the one, or its LSE changes by more than the other (inf: any)"),
+    FB_COUNT_OPTION(settings, clips, "clips", 1 << 16, "200",
+                    "clips to compare, for the prompts after those of the samples"),
+    FB_COUNT_OPTION(settings, samples, "samples", 4096, "8",
+                    "clips of each calibration, for the first N prompts"),
     {.kind = FB_OPTION_SIZE,
-     .name = "clips",
+     .name = "skip",
      .argument = "N",
-     TARGET(clips),
-     .min = 1,
+     TARGET(skip),
      .max = 1 << 16,
-     .otherwise = "200",
-     .help = "clips to compare, for the prompts after those of the samples"},
-    {.kind = FB_OPTION_SIZE,
-     .name = "samples",
-     .argument = "N",
-     TARGET(samples),
-     .min = 1,
-     .max = 4096,
-     .otherwise = "8",
-     .help = "clips of each calibration, for the first N prompts"},
-    {.kind = FB_OPTION_STRING,
-     .name = "prompts",
-     .argument = "FILE",
-     TARGET(prompts),
-     .help = "prompts, one a line (default: prompts.txt of the model); after the last one the "
-             "first again"},
+     .help = "clips left out before the first: runs that make parts of a set have the same "
+             "calibrations, prompts and seeds as one that makes all of it"},
+    FB_VIDEO_PROMPTS_OPTION(settings),
     FB_VIDEO_FRAMES_OPTION(settings, "frames of a clip"),
     FB_SEED_OPTION(settings, seed, "0", "of the noise; clip i has the seed N + i"),
     FB_VIDEO_COMPAT_OPTIONS(settings),
-    {.kind = FB_OPTION_OUTPUT,
-     .name = "plot",
-     .argument = "FILE",
-     TARGET(plot),
-     .help =
-         "right clips and PSNR against the pairs of query and key that are left (.png or .svg, by "
-         "gnuplot)"},
-    FB_ISA_OPTION(settings, isa, fb_isa_choice_parse_one, "the instruction set"),
+    FB_PLOT_OPTION(settings, plot,
+                   "right clips and PSNR against the pairs of query and key that are left"),
+    FB_ONE_ISA_OPTION(settings, isa),
     FB_THREADS_OPTION(settings, threads, "threads; they change no pixel"),
     FB_JSON_OPTION(settings, json,
                    "write what was measured as JSON to FILE; without FILE, or with \"-\", to "
@@ -109,12 +91,17 @@ typedef struct evaluation {
 
 /* --- setting up ------------------------------------------------------------------------------- */
 
+/* Samples, clips left out and clips follow one another in the session. */
+static size_t first_clip(const evaluation *e) {
+    return e->given->samples + e->given->skip;
+}
+
 static void read_scenes(evaluation *e) {
     const fb_video_config *c = e->session.config;
     e->checked =
         c->out_dim == 3 && c->frame_height == FB_SCENE_SIZE && c->frame_width == FB_SCENE_SIZE;
     for (size_t i = 0; i < e->given->clips; i++)
-        e->checked &= fb_scene_parse(e->session.prompts[e->given->samples + i], &e->scenes[i]);
+        e->checked &= fb_scene_parse(e->session.prompts[first_clip(e) + i], &e->scenes[i]);
 }
 
 static fb_status prepare(evaluation *e) {
@@ -128,7 +115,7 @@ static fb_status prepare(evaluation *e) {
                        "--frames: %zu frames are one block, and the first has no history",
                        given->frames);
     FB_TRY(fb_video_session_prompts(&e->session, given->model, NULL, given->prompts, 0,
-                                    given->samples + given->clips));
+                                    first_clip(e) + given->clips));
     FB_TRY(fb_video_session_clips(&e->session, given->frames, given->seed));
     FB_TRY(fb_alloc_zeroed(given->clips, sizeof *e->scenes, "scenes", &e->scenes));
     read_scenes(e);
@@ -160,7 +147,7 @@ static fb_status calibrate(evaluation *e, size_t index) {
 /* --- running ---------------------------------------------------------------------------------- */
 
 static fb_status run_batch(evaluation *e, size_t first, size_t count) {
-    e->trial.clips = e->session.clips + e->given->samples + first;
+    e->trial.clips = e->session.clips + first_clip(e) + first;
     e->trial.scenes = e->checked ? e->scenes + first : NULL;
     FB_TRY(fb_video_trial_run(&e->trial, NULL, &e->scores[0]));
     for (size_t i = 0; i < e->given->thresholds.count; i++)
@@ -267,6 +254,7 @@ static fb_status write_json(const evaluation *e) {
     fb_json_put_int64(&w, "threads", fb_num_threads());
     fb_json_put_size(&w, "frames", given->frames);
     fb_json_put_size(&w, "samples", given->samples);
+    fb_json_put_size(&w, "skipped", given->skip);
     fb_json_put_uint64(&w, "seed", given->seed);
     fb_json_put_string(&w, "kv_dtype", fb_dtype_name(given->kv_dtype));
     fb_json_put_bool(&w, "checked", e->checked);

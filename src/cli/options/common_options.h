@@ -4,6 +4,7 @@
 #ifndef FB_CLI_OPTIONS_COMMON_OPTIONS_H
 #define FB_CLI_OPTIONS_COMMON_OPTIONS_H
 
+#include "cli/options/number_list.h"
 #include "cli/options/option_table.h"
 
 #include <flashblock/status.h>
@@ -30,6 +31,39 @@
         .kind = FB_OPTION_FLAG, .name = "no-mmap", .target = offsetof(structure, member),          \
         .help = "read the weights into memory instead of mapping their files: what happens to "    \
                 "the files later does not matter"                                                  \
+    }
+/* A number of things, from 1 to `most`. `number`: the default, or NULL. */
+#define FB_COUNT_OPTION(structure, member, option, most, number, text)                             \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = option, .argument = "N",                                   \
+        .target = offsetof(structure, member), .min = 1, .max = (most), .otherwise = (number),     \
+        .help = (text)                                                                             \
+    }
+#define FB_TOKENS_OPTION(structure, member, number, text)                                          \
+    {                                                                                              \
+        .kind = FB_OPTION_SIZE, .name = "tokens", .letter = 'n', .argument = "N",                  \
+        .target = offsetof(structure, member), .min = 1, .max = 1 << 20, .otherwise = (number),    \
+        .help = (text)                                                                             \
+    }
+/* Values with commas between them, as `parser` reads them. */
+#define FB_LIST_OPTION(structure, member, option, parser, values, text)                            \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = option, .argument = "LIST",                              \
+        .target = offsetof(structure, member), .parse = (parser), .otherwise = (values),           \
+        .help = (text)                                                                             \
+    }
+/* Of a command that tries several block sizes; `member` is an fb_number_list. */
+#define FB_BLOCK_SIZES_OPTION(structure, member)                                                   \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "block-size", .letter = 'b', .argument = "LIST",         \
+        .target = offsetof(structure, member), .parse = fb_number_list_parse,                      \
+        .otherwise = "4,8,16,32", .help = "tokens of a block"                                      \
+    }
+/* A picture; `member` is a const char *. */
+#define FB_PLOT_OPTION(structure, member, text)                                                    \
+    {                                                                                              \
+        .kind = FB_OPTION_OUTPUT, .name = "plot", .argument = "FILE",                              \
+        .target = offsetof(structure, member), .help = text " (.png or .svg, by gnuplot)"          \
     }
 #define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
     {                                                                                              \

@@ -22,6 +22,8 @@ fb_status fb_isa_choice_parse_one(const char *text, void *choice);
         .kind = FB_OPTION_PARSED, .name = "isa", .argument = "NAME",                               \
         .target = offsetof(structure, member), .parse = (parser), .help = (text)                   \
     }
+#define FB_ONE_ISA_OPTION(structure, member)                                                       \
+    FB_ISA_OPTION(structure, member, fb_isa_choice_parse_one, "the instruction set")
 
 /* Sets the number of threads unless `threads` is 0, and the instruction set where `choice` names
  * one. */

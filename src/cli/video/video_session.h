@@ -21,6 +21,13 @@
         .target = offsetof(structure, frames), .min = 1, .max = 100000, .otherwise = "21",         \
         .help = (text)                                                                             \
     }
+#define FB_VIDEO_PROMPTS_OPTION(structure)                                                         \
+    {                                                                                              \
+        .kind = FB_OPTION_STRING, .name = "prompts", .argument = "FILE",                           \
+        .target = offsetof(structure, prompts),                                                    \
+        .help = "prompts, one a line (default: prompts.txt of the model); after the last one the " \
+                "first again"                                                                      \
+    }
 #define FB_VIDEO_COMPAT_OPTIONS(structure)                                                         \
     FB_COMPAT_OPTION(                                                                              \
         structure, compat,                                                                         \
