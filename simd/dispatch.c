@@ -18,10 +18,9 @@
 /* ---- the sets ---- */
 
 static const char *const names[FB_ISA_COUNT] = {
-    [FB_ISA_SCALAR] = "scalar",
-    [FB_ISA_AVX2] = "avx2",
-    [FB_ISA_AVX512] = "avx512",
-    [FB_ISA_NEON] = "neon",
+    [FB_ISA_SCALAR] = "scalar",   [FB_ISA_AVX2] = "avx2",       [FB_ISA_AVX512] = "avx512",
+    [FB_ISA_NEON] = "neon",       [FB_ISA_AVXVNNI] = "avxvnni", [FB_ISA_AVX512VNNI] = "avx512vnni",
+    [FB_ISA_DOTPROD] = "dotprod",
 };
 
 #ifdef FB_HAVE_AVX2
@@ -43,6 +42,10 @@ static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static bool has_avx512vnni(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
 #endif
 #endif
 
@@ -62,6 +65,9 @@ static const instruction_set sets[] = {
 #endif
 #ifdef FB_HAVE_AVX512
     {FB_ISA_AVX512, has_avx512, FB_ISA_AVX2, fb_kernels_init_avx512},
+#endif
+#ifdef FB_HAVE_AVX512VNNI
+    {FB_ISA_AVX512VNNI, has_avx512vnni, FB_ISA_AVX512, fb_kernels_init_avx512vnni},
 #endif
 #ifdef FB_HAVE_NEON
     {FB_ISA_NEON, NULL, FB_ISA_SCALAR, fb_kernels_init_neon},

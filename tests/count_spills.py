@@ -38,6 +38,11 @@ ALLOWED = {
         1,
         "clang 14: a pointer, once a line, where the length is not a multiple of 16",
     ),
+    ("avx512vnni", r"int_dots_\w+"): (
+        8,
+        "pointers, and with groups of 32 columns permutations: once a unit of up to 128 columns, which the "
+        "integer products take",
+    ),
 }
 
 UNROLLED = 24  # multiply-adds of a block outside of the innermost loops
