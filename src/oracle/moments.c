@@ -47,6 +47,7 @@ typedef struct workspace {
     float *narrow; /* [2][TILE][width] v, v^2 */
     double *sums;  /* [ROWS][width] */
     float *more;   /* [ROWS][3][width] */
+    float *none;   /* [width] zeros */
 } workspace;
 
 static size_t kv_head_of(const call *c, size_t head) {
@@ -81,14 +82,26 @@ static const float *row_of(const call *c, const float *base, const size_t *index
     return base + ((batch * p->keys + token) * p->kv_heads + kv_head) * p->head_dim;
 }
 
+/* Keys are turned in groups: each line of the tile is then written once. */
+enum { GROUP = 8 };
+
+CLONES static void turn_keys(const float *const *keys, size_t dim, double *tile) {
+    for (size_t d = 0; d < dim; d++)
+        for (size_t j = 0; j < GROUP; j++)
+            tile[d * STRIDE + j] = (double)keys[j][d];
+}
+
 static void load_keys(const call *c, const task *t, const workspace *w, size_t first,
                       size_t count) {
     const size_t *index = c->variant ? c->variant->key_index : NULL;
-    memset(w->tile, 0, c->width * STRIDE * sizeof *w->tile);
-    for (size_t j = 0; j < count; j++) {
-        const float *k = row_of(c, c->p->k, index, t, t->kv_head, first + j);
-        for (size_t d = 0; k && d < c->p->head_dim; d++)
-            w->tile[d * STRIDE + j] = (double)k[d];
+    const float *keys[GROUP];
+    for (size_t at = 0; at < TILE; at += GROUP) {
+        for (size_t j = 0; j < GROUP; j++) {
+            const float *k =
+                at + j < count ? row_of(c, c->p->k, index, t, t->kv_head, first + at + j) : NULL;
+            keys[j] = k ? k : w->none;
+        }
+        turn_keys(keys, c->p->head_dim, w->tile + at);
     }
 }
 
@@ -192,21 +205,25 @@ CLONES static void softmax(const call *c, const task *t, const workspace *w, siz
     }
 }
 
+/* v as it is, and in the precision of the moments: v and v^2. */
+CLONES static void widen_value(const float *v, size_t dim, double *wide, float *narrow,
+                               float *square) {
+    for (size_t d = 0; d < dim; d++)
+        wide[d] = (double)v[d];
+    for (size_t d = 0; narrow && d < dim; d++) {
+        narrow[d] = v[d];
+        square[d] = v[d] * v[d];
+    }
+}
+
 static void load_values(const call *c, const task *t, const workspace *w, size_t first,
                         size_t count) {
     const size_t *index = c->variant ? c->variant->value_index : NULL;
-    memset(w->tile, 0, c->width * TILE * sizeof *w->tile);
+    float *square = w->narrow + TILE * c->width;
     for (size_t j = 0; j < count; j++) {
         const float *v = row_of(c, c->p->v, index, t, t->value_head, first + j);
-        for (size_t d = 0; v && d < c->p->head_dim; d++)
-            w->tile[j * c->width + d] = (double)v[d];
-    }
-    if (!c->moments)
-        return;
-    for (size_t i = 0; i < TILE * c->width; i++) {
-        float v = (float)w->tile[i];
-        w->narrow[i] = v;
-        w->narrow[TILE * c->width + i] = v * v;
+        widen_value(v ? v : w->none, c->p->head_dim, w->tile + j * c->width,
+                    c->moments ? w->narrow + j * c->width : NULL, square + j * c->width);
     }
 }
 
@@ -314,12 +331,13 @@ static size_t make_tasks(const call *c, task *tasks) {
 
 static workspace carve(const call *c, double *memory) {
     size_t narrow = 2 * TILE * c->width;
-    workspace w = {.p = memory};
-    w.tile = w.p + ROWS * c->keys;
+    workspace w = {.tile = memory};
     w.sums = w.tile + STRIDE * c->width;
-    w.ps = (float *)(w.sums + ROWS * c->width);
-    w.narrow = w.ps + ROWS * c->keys;
+    w.narrow = (float *)(w.sums + ROWS * c->width);
     w.more = w.narrow + narrow;
+    w.none = w.more + ROWS * 3 * c->width;
+    w.p = memory + c->width * (STRIDE + TILE + ROWS * 3);
+    w.ps = (float *)(w.p + ROWS * c->keys);
     return w;
 }
 
@@ -334,6 +352,7 @@ typedef struct tasks_call {
 static void run_tasks(void *context, size_t first, size_t end, size_t worker) {
     const tasks_call *t = context;
     workspace w = carve(t->c, t->memory + worker * t->doubles);
+    memset(w.tile, 0, (size_t)(w.p - w.tile) * sizeof *w.tile); /* lanes beyond head_dim */
     for (size_t i = first; i < end; i++)
         run_task(t->c, &t->tasks[i], &w);
 }
@@ -343,15 +362,15 @@ static fb_status run(const call *c) {
     size_t most = fb_attention_problem_rows(p) + 1;
     if (!c->variant || !c->variant->value_heads)
         most = p->batch * p->kv_heads + most / ROWS + 1;
-    size_t doubles = ROWS * c->keys * 2 + c->width * (STRIDE + TILE + ROWS * 3) + TILE;
+    size_t tiles = c->width * (STRIDE + TILE + ROWS * 3);
+    size_t doubles = tiles + ROWS * c->keys + ROWS / 2 * c->keys + TILE;
     double products = (double)c->keys * (double)fb_attention_problem_values(p);
     size_t threads = products < 4e6 ? 1 : fb_parallel_threads();
     task *tasks = NULL;
     double *memory = NULL;
     FB_TRY(fb_alloc(most, sizeof *tasks, "attention truth", &tasks));
     size_t count = make_tasks(c, tasks);
-    fb_status status =
-        fb_alloc_zeroed(doubles, threads * sizeof *memory, "attention truth", &memory);
+    fb_status status = fb_alloc(doubles, threads * sizeof *memory, "attention truth", &memory);
     if (status == FB_OK) {
         tasks_call all = {c, tasks, memory, doubles};
         fb_parallel_for(count, 1, threads, run_tasks, &all);
