@@ -183,10 +183,51 @@ const fb_reading *fb_arithmetic_readings(fb_arithmetic arithmetic, size_t *count
     return &exact;
 }
 
+static const double log2_of_e = 0x1.71547652b82fep+0;
+
+static int stored_bits(fb_dtype stored) {
+    return stored == FB_BF16 ? 8 : stored == FB_F16 ? 11 : 24;
+}
+
+/* The mean relative error of rounding `factor` times a number of `bits` bits to `bits` bits; small
+ * numbers between two powers of 2 are taken more often than large ones, or less often. */
+static double mean_error(int bits, double factor, double power) {
+    double least = ldexp(1.0, bits - 1), sum = 0.0, weights = 0.0;
+    int exponent = 0;
+    factor = 2.0 * frexp(factor, &exponent);
+    for (double number = least; number < 2.0 * least; number++) {
+        double product = number * factor, weight = pow(number / least, power);
+        double spacing = product < 2.0 * least ? 1.0 : 2.0;
+        sum += weight * (nearbyint(product / spacing) * spacing - product) / product;
+        weights += weight;
+    }
+    return sum / weights;
+}
+
+double fb_arithmetic_score_bias(fb_arithmetic arithmetic, double scale) {
+    double most = 0.0;
+    int bits = arithmetic == FB_ARITHMETIC_F16                                       ? 11
+               : arithmetic == FB_ARITHMETIC_BF16 || arithmetic == FB_ARITHMETIC_FP8 ? 8
+                                                                                     : 0;
+    for (int base2 = 0; bits && base2 < 2; base2++)
+        for (double power = -4.0; power <= 4.0; power += 2.0) {
+            double factor = fabs(scale) * (base2 ? log2_of_e : 1.0);
+            most = fmax(most, fabs(mean_error(bits, factor, power)));
+        }
+    return most;
+}
+
+double fb_storage_error(fb_dtype stored, double value) {
+    fb_rounding rounding = stored == FB_BF16  ? FB_ROUND_BF16
+                           : stored == FB_F16 ? FB_ROUND_F16
+                                              : FB_ROUND_NONE;
+    return rounding == FB_ROUND_NONE ? 0.0 : (double)fb_rounded(rounding, (float)value) - value;
+}
+
 double fb_storage_variance(fb_dtype stored, double value) {
     int exponent = 0;
     frexp(value, &exponent);
-    int bits = stored == FB_BF16 ? 8 : stored == FB_F16 ? 11 : 24;
+    int bits = stored_bits(stored);
     int lowest = stored == FB_F16 ? -24 : -149;
     double spacing = ldexp(1.0, exponent - bits > lowest ? exponent - bits : lowest);
     return spacing * spacing / 12.0;

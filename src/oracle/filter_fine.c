@@ -11,20 +11,23 @@ double fb_filter_threshold(const fb_filter *f, double freedom) {
     return fb_student_quantile(freedom, 0.5 * FB_FALSE_ALARM / tests);
 }
 
-/* What cut operands may add to a row of a part: to the LSE, to an output (beside a gain). */
-static double cut_lse(const fb_trial *trial, size_t part, size_t row) {
+/* What operands that are cut, and scores that are stored, may add to a row of a part: to the LSE,
+ * to an output (beside a gain). */
+static double biased_lse(const fb_trial *trial, size_t part, size_t row) {
     const fb_cut cut = fb_arithmetic_cut(trial->arithmetic);
-    return cut.weights + cut.products * fabs(trial->parts[part].m.ps[row]);
+    double scores = cut.products + (trial->eager ? trial->score_bias : 0.0);
+    return cut.weights + scores * fabs(trial->parts[part].m.ps[row]);
 }
 
 /* The largest weight is 1 and loses nothing, the others do. */
-static double cut_out(const fb_trial *trial, size_t part, size_t at) {
+static double biased_out(const fb_trial *trial, size_t part, size_t at) {
     const fb_moments *m = &trial->parts[part].m;
     const fb_cut cut = fb_arithmetic_cut(trial->arithmetic);
     size_t row = at / trial->dim;
+    double scores = cut.products + (trial->eager ? trial->score_bias : 0.0);
     double o = m->out[at], change = (double)m->psv[at] - o * m->ps[row];
     double centred = (double)m->p2vv[at] - 2.0 * o * (double)m->p2v[at] + o * o * m->p2[row];
-    return cut.products * fabs(change) + cut.weights * sqrt(fmax(0.0, centred));
+    return scores * fabs(change) + cut.weights * sqrt(fmax(0.0, centred));
 }
 
 /* How far honest kernels may be off in all elements together: rounded constants, the exponential
@@ -34,14 +37,14 @@ static double systematic(const fb_filter *f, size_t tensor, size_t at) {
     const fb_trial_tensor *t = &trial->tensors[tensor];
     size_t row = t->lse ? at : at / trial->dim;
     bool merge = t->internal != FB_NO_PART;
-    double w = t->weight[row], lse = cut_lse(trial, t->external, row);
-    double other = merge ? cut_lse(trial, t->internal, row) : 0.0;
+    double w = t->weight[row], lse = biased_lse(trial, t->external, row);
+    double other = merge ? biased_lse(trial, t->internal, row) : 0.0;
     if (!t->lse) {
-        double limit = 0x1p-22 * fabs(t->truth[at]) + w * cut_out(trial, t->external, at);
+        double limit = 0x1p-22 * fabs(t->truth[at]) + w * biased_out(trial, t->external, at);
         if (!merge)
             return limit;
         double apart = trial->parts[t->external].m.out[at] - trial->parts[t->internal].m.out[at];
-        return limit + (1.0 - w) * cut_out(trial, t->internal, at) +
+        return limit + (1.0 - w) * biased_out(trial, t->internal, at) +
                fmax(lse, other) * w * (1.0 - w) * fabs(apart);
     }
     const fb_moments *m = &trial->parts[t->external].m;
@@ -175,6 +178,25 @@ static double lost_sum(fb_filter *f) {
     return fmax(0.0, fabs(sum) - 3.0 * sqrt(squares));
 }
 
+/* How much of a mistake the rounding of stored results looks like: true values that are nearly the
+ * same in all rows are rounded alike. */
+static double stored_sum(const fb_filter *f) {
+    double sum = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        if (!t->value)
+            continue;
+        double weight = 1.0 / (f->scale[i] * f->scale[i]);
+        for (size_t at = 0; at < t->count && t->stored != FB_F32; at++)
+            if (t->usable[at])
+                sum += weight * f->scratch[from + at] * fb_storage_error(t->stored, t->truth[at]) /
+                       t->sigma[at];
+        from += t->count;
+    }
+    return fabs(sum);
+}
+
 /* The change by the mistake, over sigma, without gains, in `scratch`. */
 static void load_change(fb_filter *f, const fb_wrong *w) {
     size_t from = 0;
@@ -221,6 +243,7 @@ static coefficient fit(fb_filter *f, const fb_wrong *w) {
     c.systematic = systematic_sum(f) / c.squares;
     if (fb_arithmetic_weights(f->trial->arithmetic).bits)
         c.systematic += 1.5 * lost_sum(f) / c.squares;
+    c.systematic += stored_sum(f) / c.squares;
     return c;
 }
 

@@ -64,7 +64,8 @@ typedef struct fb_trial {
     size_t rows;                      /* batch x tokens x heads */
     fb_arithmetic arithmetic;
     const fb_reading *reading;
-    bool eager; /* scores are allowed to be stored in a lower type */
+    bool eager;        /* scores are allowed to be stored in a lower type */
+    double score_bias; /* of those, fb_arithmetic_score_bias */
     fb_trial_part *parts;
     size_t num_parts;
     fb_trial_tensor *tensors;

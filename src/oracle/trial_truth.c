@@ -232,6 +232,12 @@ static void merged_truth(const fb_trial *t, const fb_trial_tensor *tensor, size_
     noise->floats += square(0x1p-24 * (fabs(la) + 2.0)) * lever + square(0x1p-24) * 2.0 * oa * oa;
 }
 
+/* True values that are nearly the same are all rounded to the same number: their errors are not
+ * random, and may all be as large as this one. */
+static double stored_variance(fb_dtype stored, double truth) {
+    return fmax(fb_storage_variance(stored, truth), square(fb_storage_error(stored, truth)));
+}
+
 static void find_element(const fb_trial *t, fb_trial_tensor *tensor, size_t at) {
     causes noise;
     const fb_trial_part *part = &t->parts[tensor->external];
@@ -249,7 +255,7 @@ static void find_element(const fb_trial *t, fb_trial_tensor *tensor, size_t at) 
     tensor->noise.floats[at] = noise.floats;
     tensor->noise.kept[at] = noise.kept;
     double truth = tensor->truth[at], value = tensor->value[at];
-    tensor->noise.stored[at] = isfinite(truth) ? fb_storage_variance(tensor->stored, truth) : 0.0;
+    tensor->noise.stored[at] = isfinite(truth) ? stored_variance(tensor->stored, truth) : 0.0;
     tensor->usable[at] = isfinite(truth) && isfinite(value);
     tensor->error[at] = tensor->usable[at] ? value - truth : 0.0;
 }
@@ -282,6 +288,9 @@ static fb_status find_tensor(fb_trial *trial, fb_trial_tensor *tensor) {
 }
 
 void fb_trial_set_sigma(fb_trial *trial) {
+    if (trial->eager)
+        trial->score_bias =
+            fb_arithmetic_score_bias(trial->arithmetic, trial->parts[0].right.scale);
     for (size_t i = 0; i < trial->num_tensors; i++) {
         fb_trial_tensor *t = &trial->tensors[i];
         for (size_t at = 0; t->value && at < t->count; at++) {
