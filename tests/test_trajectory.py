@@ -212,6 +212,81 @@ def what_the_model_computes():
             expect("before" in report["trajectory"], report)
 
 
+LONG = (5, 9, 30, 2, 17, 8, 11, 3, 20)
+# Mistake, options of the record, words of the verdict, block, step, what differs first.
+NAMED = (
+    ("causal prefill", {}, "the prompt is prefilled under a causal mask", 0, 0, "confidence"),
+    ("full prefill", {"prompt": LONG}, "the prompt is prefilled without a mask", 0, 0, "confidence"),
+    ("temperature", {}, "the confidences are those of temperature 0.7, not of 1", 0, 0, "confidence"),
+    ("temperature", {"temperature": 0.8, "noise": "uniform"}, "of temperature 0.56, not of 0.8", 0, 0, "confidence"),
+    ("missing", {"mistake_block": 1}, "block 1 is missing in the cache of keys and values", 2, 0, "confidence"),
+    ("not written", {"mistake_block": 1}, "keys and values of block 1 are zeros", 2, 0, "confidence"),
+    ("not written", {}, "keys and values of the context are zeros", 0, 0, "confidence"),
+    ("commit reuses", {}, "block 0 are those of a commit that reused", 1, 0, "confidence"),
+    ("threshold", {}, "another confidence threshold, not of 0.9: one from 0.492862 to 0.509788 (0.5, say)", 0, 0, "decision"),
+    ("remasking", {"confidence_threshold": 0.4}, "the decisions of low_confidence_static, not of low_confidence_dynamic", 0, 0,
+     "decision"),
+    ("steps", {}, "the decisions of 2 denoising steps, not of 4", 0, 0, "decision"),
+    ("remainder", {"denoising_steps": 3, "remasking": "low_confidence_static"}, "goes to the last steps", 0, 0, "decision"),
+    ("another token", {}, "the tokens are those proposed one position after", 0, 0, "decision"),
+    ("tail", {"prompt": LONG}, "a tail of zeros behind the context is not masked: 8 keys", 0, 0, "confidence"),
+    ("tail in head 2", {"prompt": LONG}, "8 keys are attended that do not exist, in head 2 alone", 0, 0, "confidence"),
+    ("own twice", {}, "the block's own keys are attended twice", 0, 0, "confidence"),
+    ("last key", {}, "keys at the end of the context are not attended: 1 of them", 0, 0, "confidence"),
+    ("stale lse", {"states": True}, "the external part's LSE is stale: it is that of the commit before", 1, 0, "state"),
+    ("from zero", {"prompt": LONG}, "rotary positions of the block begin at 0 again", 0, 0, "confidence"),
+    ("base 2", {}, "its weights are 2^LSE", 0, 0, "confidence"),
+    ("swapped", {}, "the merge gives each part the other's weight", 0, 0, "confidence"),
+    ("unnormalised", {}, "the confidences are not normalised", 0, 0, "confidence"),
+    ("sigmoid", {}, "the confidences are sigmoids of the logits", 0, 0, "confidence"),
+    ("with mask", {}, "the mask token is not excluded", 0, 0, "confidence"),
+    ("logits before", {}, "the confidences are those of the position before", 0, 0, "confidence"),
+    ("second", {}, "the second most probable token is proposed", 0, 0, "proposal"),
+    ("mask proposed", {}, "the mask token 39 is proposed", 0, 0, "proposal"),
+    ("drawn", {}, "are they drawn? The record says greedy", 0, 0, "proposal"),
+    ("best", {"temperature": 1.0, "noise": "uniform"}, "the best token is proposed, but the record says", 0, 0, "proposal"),
+    ("by rank", {"temperature": 1.0, "noise": "uniform"}, "in the order of falling probability", 0, 0, "proposal"),
+    ("noise too early", {"temperature": 0.5, "noise": "gumbel"}, "before the division by the temperature", 1, 0, "proposal"),
+    ("best confidence", {"temperature": 1.0, "noise": "uniform"}, "not of the tokens that were drawn", 0, 0, "confidence"),
+    ("dirty without the refresh", {}, "counted without those of the refreshing step itself", 1, 2, "action"),
+    ("dirty never reset", {"tau": 3, "confidence_threshold": 1.0, "block_size": 8, "denoising_steps": 8},
+     "the refresh comes too early: dirty tokens are counted from the block's first step on", 1, 4, "action"),
+    ("dirty steps", {"confidence_threshold": 0.3}, "the refresh comes too late", 4, 1, "action"),
+)  # fmt: skip
+
+
+@case
+def mistakes_that_are_named():
+    """Each at its first step, in float32."""
+    with folder() as where:
+        for mistake, how, words, block, step, subject in NAMED:
+            expect_mistake(judge(made(where, mistake=mistake, **how)), words, block, step, subject)
+
+
+@case
+def a_part_says_its_heads_and_rows():
+    with folder() as where:
+        report = judge(made(where, mistake="tail in head 2", prompt=LONG, states="parts"))
+        expect_mistake(report, "external_lse of layer 0, row", 0, 0, "state")
+        expect("head 2 alone" in report["reason"].split("external_lse")[1], report["reason"])
+        expect("the record's is +" in report["reason"], report["reason"])
+
+
+@case
+def what_no_mistake_explains_asks_for_states():
+    with folder() as where:
+        path = made(where, mistake="stale lse")
+        text = text_of(verify("--trajectory", path, "-m", MODEL), 1)
+        expect("Record hidden states, and the layer is found" in text, text)
+
+
+@case
+def numbers_that_cannot_be_say_what_they_may_be():
+    with folder() as where:
+        report = judge(made(where, mistake="logarithms"))
+        expect("is it a logarithm? That of 0.605" in report["reason"], report["reason"])
+
+
 @case
 def a_decision_at_a_near_tie():
     """Two confidences are within 2 %: in bf16 either may be taken, in f32 not."""
@@ -315,7 +390,7 @@ def hostile_records():
             (first, item("confidence", 2, -0.5), "not a probability"),
             (first, item("confidence", 2, "high"), "not a finite number"),
             (first, item("before", 2, 3), "masked"),
-            (second, item("before", decided, 3), "was decided"),
+            (second, item("before", decided, 3), "an earlier step accepted"),
             (first, put("action", "maybe"), "maybe"),
             (first, put("confidences", []), "confidences"),
             (first, put("hidden", "x"), "names no tensors"),

@@ -262,7 +262,8 @@ static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb
     return fb_block_attend(&call, result);
 }
 
-/* Shows an observer what attention did to one block. */
+/* Shows an observer what attention did to one block. `result` is read afterwards: the oracle, which
+ * makes mistakes on purpose (oracle/trajectory_alter.h), overwrites it. */
 static void observe(const pass *p, size_t layer, const fb_forward *sequence,
                     const fb_queries *queries, const fb_part *result) {
     fb_attention_event event = {

@@ -23,10 +23,15 @@ static bool is_fine(fb_arithmetic precision) {
 /* What the first mistake is, if it is a known one. */
 static fb_status name_mistake(fb_model *model, fb_trajectory_judgement *j) {
     fb_trajectory_name_guess(j, j->name, sizeof j->name);
-    if (j->mistake.there && !j->name[0])
-        fb_trajectory_name_rule(j, j->name, sizeof j->name);
-    bool computed = j->mistake.there && j->mistake.subject >= FB_SUBJECT_STATE &&
-                    j->mistake.subject <= FB_SUBJECT_PROPOSAL;
+    fb_trajectory_subject subject = j->mistake.subject;
+    if (j->mistake.there && !j->name[0] && subject == FB_SUBJECT_ACTION)
+        fb_trajectory_name_action(j, j->name, sizeof j->name);
+    if (j->mistake.there && !j->name[0] && subject == FB_SUBJECT_DECISION)
+        fb_trajectory_name_decision(j, j->name, sizeof j->name);
+    if (j->mistake.there && !j->name[0] && subject == FB_SUBJECT_PROPOSAL)
+        fb_trajectory_name_proposal(j, j->name, sizeof j->name);
+    bool computed =
+        j->mistake.there && subject >= FB_SUBJECT_STATE && subject <= FB_SUBJECT_PROPOSAL;
     return computed && !j->name[0] ? fb_trajectory_name_model(j, model, j->name, sizeof j->name)
                                    : FB_OK;
 }

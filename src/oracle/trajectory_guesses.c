@@ -16,6 +16,12 @@ static const char *const words[FB_TRAJECTORY_NUM_GUESSES] = {
     [FB_GUESS_MARGIN] =
         "the confidences are the best probability minus the second, not the probability",
     [FB_GUESS_TWICE] = "the softmax is applied twice",
+    [FB_GUESS_UNNORMALISED] =
+        "the confidences are not normalised: exp(logit - the largest), not over the sum",
+    [FB_GUESS_SIGMOID] = "the confidences are sigmoids of the logits, not a softmax",
+    [FB_GUESS_BEST] =
+        "the confidences are those of the best tokens, not of the tokens that were drawn",
+    [FB_GUESS_TOP_P_FIRST] = "top-p is taken at temperature 1, before the temperature",
 };
 
 /* Errors e and what the guess gives in their place, d, over their noise. */
@@ -90,6 +96,51 @@ static void place(fb_trajectory_judgement *j, fb_trajectory_guess guess) {
         j->first = j->mistake;
 }
 
+/* --- another temperature ---------------------------------------------------------------------- */
+
+/* What the rows say about ln temperature: the weighted mean, and the weight. */
+typedef struct temperature_fit {
+    double sum, weight, square, error_square, worst;
+    size_t rows, unknown;
+} temperature_fit;
+
+static void add_temperatures(const fb_trajectory_judgement *j, double mean, temperature_fit *fit) {
+    *fit = (temperature_fit){0};
+    for (size_t i = 0; i < j->num_steps; i++)
+        for (size_t r = 0; r < j->steps[i].num_rows; r++) {
+            const fb_trajectory_row *row = &j->steps[i].rows[r];
+            fit->unknown += isnan(row->temperature) && !isnan(row->error) ? 1 : 0;
+            if (isnan(row->temperature))
+                continue;
+            double sigma = fb_trajectory_sigma(j, row), weight = pow(row->slope / sigma, 2.0);
+            double off = (log(row->temperature) - mean) * row->slope / sigma;
+            fit->sum += weight * log(row->temperature);
+            fit->weight += weight;
+            fit->square += off * off;
+            fit->error_square += pow(row->error / sigma, 2.0);
+            fit->worst = fmax(fit->worst, fabs(off));
+            fit->rows++;
+        }
+}
+
+/* One other temperature explains all confidences that it can. */
+static bool name_temperature(const fb_trajectory_judgement *j, char *name, size_t size) {
+    const fb_generate_options *o = &j->record->options;
+    double said = o->temperature > 0.0 ? o->temperature : 1.0;
+    temperature_fit fit;
+    add_temperatures(j, 0.0, &fit);
+    if (fit.rows < 2 || fit.unknown > fit.rows || !(fit.weight > 400.0))
+        return false;
+    double mean = fit.sum / fit.weight;
+    add_temperatures(j, mean, &fit);
+    if (fit.worst > j->allowed || fit.square > 0.25 * fit.error_square ||
+        fabs(mean - log(said)) < 0.02)
+        return false;
+    snprintf(name, size, "the confidences are those of temperature %.3g, not of %.3g%s", exp(mean),
+             said, o->temperature > 0.0 ? "" : " (temperature 0: the probability at 1)");
+    return true;
+}
+
 void fb_trajectory_name_guess(fb_trajectory_judgement *j, char *name, size_t size) {
     double least = INFINITY;
     int found = -1;
@@ -102,6 +153,8 @@ void fb_trajectory_name_guess(fb_trajectory_judgement *j, char *name, size_t siz
             found = g;
         }
     }
+    if (found < 0 && j->mistake.there && !other)
+        name_temperature(j, name, size);
     if (found < 0)
         return;
     place(j, (fb_trajectory_guess)found);

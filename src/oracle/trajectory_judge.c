@@ -52,15 +52,50 @@ static void find_action(const fb_trajectory_judgement *j, size_t index,
              step->dirty);
 }
 
+/* " (rows 1, 3, too)", or " alone". */
+static void say_rows(const fb_trajectory_judgement *j, const fb_trajectory_step *step,
+                     fb_trajectory_state state, size_t layer, char *text, size_t size) {
+    size_t block = j->record->options.block_size, wrong = 0;
+    for (size_t r = 0; r < block; r++) {
+        double ratio = fb_trajectory_state_ratio(j, step, state, layer, r);
+        wrong += ratio > fb_trajectory_state_allowed ? 1 : 0;
+    }
+    snprintf(text, size, wrong == block ? " (and all others)" : wrong == 1 ? " alone" : "");
+    if (wrong > 1 && wrong < block)
+        snprintf(text, size, " (and %zu of %zu others)", wrong - 1, block - 1);
+}
+
+/* ", head 2 alone"; nothing where all are, or there are none. */
+static void say_heads(const fb_trajectory_judgement *j, uint64_t heads, char *text, size_t size) {
+    size_t count = 0, of = j->config->num_attention_heads, used = 0;
+    for (size_t h = 0; h < of && h < 64; h++)
+        count += heads >> h & 1;
+    if (count == 0 || of > 64)
+        return;
+    if (count == of) {
+        snprintf(text, size, ", all heads");
+        return;
+    }
+    for (size_t h = 0; h < of && used + 16 < size; h++)
+        if (heads >> h & 1)
+            used += (size_t)snprintf(text + used, size - used, "%s%zu",
+                                     used         ? ", "
+                                     : count == 1 ? ", head "
+                                                  : ", heads ",
+                                     h);
+    if (used + 8 < size)
+        snprintf(text + used, size - used, " alone");
+}
+
 /* One state of one layer; true if it is too far off. */
 static bool find_state(fb_trajectory_judgement *j, size_t index, fb_trajectory_state state,
                        size_t layer, fb_trajectory_difference *found) {
     const fb_trajectory_step *step = &j->steps[index];
     double worst = 0.0;
-    size_t row = 0;
+    size_t row = 0, block = j->record->options.block_size;
     if (!step->states[state])
         return false;
-    for (size_t r = 0; r < j->record->options.block_size; r++) {
+    for (size_t r = 0; r < block; r++) {
         double ratio = fb_trajectory_state_ratio(j, step, state, layer, r);
         if (ratio > worst) {
             worst = ratio;
@@ -85,9 +120,17 @@ static bool find_state(fb_trajectory_judgement *j, size_t index, fb_trajectory_s
         snprintf(place, sizeof place, " %zu", layer);
     else if (state != FB_TRAJECTORY_LOGITS)
         snprintf(place, sizeof place, " of layer %zu", layer);
+    char rows[80] = "", heads[80] = "", bias[60] = "";
+    say_rows(j, step, state, layer, rows, sizeof rows);
+    say_heads(j, step->states[state][layer * block + row].heads, heads, sizeof heads);
+    if (state == FB_TRAJECTORY_EXTERNAL_LSE || state == FB_TRAJECTORY_INTERNAL_LSE ||
+        state == FB_TRAJECTORY_LSE)
+        snprintf(bias, sizeof bias, "; the record's is %+.3g on average",
+                 step->states[state][layer * block + row].bias);
     snprintf(found->words, sizeof found->words,
-             "%s%s, row %zu: the error is %.3g times the noise, %.3g is allowed",
-             fb_trajectory_state_name(state), place, row, worst, fb_trajectory_state_allowed);
+             "%s%s, row %zu%s%s: the error is %.3g times the noise, %.3g is allowed%s",
+             fb_trajectory_state_name(state), place, row, rows, heads, worst,
+             fb_trajectory_state_allowed, bias);
     return true;
 }
 

@@ -14,10 +14,27 @@ typedef enum fb_trajectory_guess {
     FB_GUESS_NO_FILTER, /* before top-k and top-p */
     FB_GUESS_NEXT_ROW,  /* of the position after */
     FB_GUESS_PREVIOUS_ROW,
-    FB_GUESS_MARGIN, /* best minus second best */
-    FB_GUESS_TWICE,  /* a softmax of the softmax */
+    FB_GUESS_MARGIN,       /* best minus second best */
+    FB_GUESS_TWICE,        /* a softmax of the softmax */
+    FB_GUESS_UNNORMALISED, /* over the largest probability in place of the sum */
+    FB_GUESS_SIGMOID,      /* of each logit alone */
+    FB_GUESS_BEST,         /* of the most probable token, where another was drawn */
+    FB_GUESS_TOP_P_FIRST,  /* top-p at temperature 1, then the temperature */
     FB_TRAJECTORY_NUM_GUESSES,
 } fb_trajectory_guess;
+
+/* Tokens that a mistake would propose in place of the right one. */
+typedef enum fb_trajectory_other_token {
+    FB_OTHER_BEST = 0, /* where it should be drawn */
+    FB_OTHER_SECOND,   /* the second most probable one */
+    FB_OTHER_OF_NEXT,  /* the most probable one of the position after */
+    FB_OTHER_OF_PREVIOUS,
+    FB_OTHER_LOW_HALF, /* the most probable one of half of the vocabulary */
+    FB_OTHER_HIGH_HALF,
+    FB_OTHER_BY_RANK,         /* drawn with `uniform` in the order of falling probability */
+    FB_OTHER_NOISE_TOO_EARLY, /* argmax of logit + gumbel, before the temperature */
+    FB_TRAJECTORY_NUM_OTHER_TOKENS,
+} fb_trajectory_other_token;
 
 /* A masked position of a denoising step. Logarithms are natural; noise is of one logit. */
 typedef struct fb_trajectory_row {
@@ -37,11 +54,16 @@ typedef struct fb_trajectory_row {
                          not known */
     double entropy_error, entropy_shape;       /* of the entropy; NaN: not known */
     double guesses[FB_TRAJECTORY_NUM_GUESSES]; /* ln of the wrong confidence - own; NaN: none */
+    double temperature; /* at which the record's confidence is right; NaN: not known */
+    double slope;       /* d ln p / d ln temperature there */
+    int32_t others[FB_TRAJECTORY_NUM_OTHER_TOKENS]; /* -1: none */
 } fb_trajectory_row;
 
 /* Errors of one layer's state, of one row of the block: root mean squares. */
 typedef struct fb_trajectory_error {
     double error, noise, size;
+    double bias;    /* mean of the record's value - ours */
+    uint64_t heads; /* bit h: head h is off, by the noise of this row; 0 where there are none */
 } fb_trajectory_error;
 
 /* A pass. */
@@ -60,11 +82,13 @@ typedef struct fb_trajectory_step {
 
 /* Buffers that passes share. */
 typedef struct fb_trajectory_scratch {
-    float *probabilities, *values; /* [vocabulary], [the largest state] */
-    uint32_t *order;               /* [vocabulary] */
-    size_t *positions;             /* [block_size], as all that follow */
+    float *probabilities, *other; /* [vocabulary] */
+    float *values;                /* [the largest state] */
+    uint32_t *order;              /* [vocabulary] */
+    size_t *positions;            /* [block_size], as all that follow */
     float *confidence, *entropy;
-    double *best; /* ln of the largest probability of each row */
+    double *best;         /* ln of the largest probability of each row */
+    int32_t *best_tokens; /* [block_size], as `best` */
 } fb_trajectory_scratch;
 
 fb_status fb_trajectory_scratch_make(const fb_trajectory_replay *replay,

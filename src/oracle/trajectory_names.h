@@ -5,8 +5,10 @@
 
 #include "oracle/trajectory_judgement.h"
 
-/* Of decisions and of actions. */
-void fb_trajectory_name_rule(const fb_trajectory_judgement *judgement, char *name, size_t size);
+/* Of refresh and reuse; of the positions that are accepted; of the tokens that are proposed. */
+void fb_trajectory_name_action(const fb_trajectory_judgement *judgement, char *name, size_t size);
+void fb_trajectory_name_decision(const fb_trajectory_judgement *judgement, char *name, size_t size);
+void fb_trajectory_name_proposal(const fb_trajectory_judgement *judgement, char *name, size_t size);
 
 /* Of confidences. Finds mistakes, too, that no single confidence shows: then it sets the
  * judgement's mistake. */

@@ -107,6 +107,27 @@ static fb_status read_action(const fb_trajectory_reader *r, const fb_json *line,
     return FB_OK;
 }
 
+/* What the position should hold, and why. */
+static fb_status other_before(const fb_trajectory_reader *r, size_t i, int32_t id) {
+    const fb_sequence *s = r->sequence;
+    size_t whole = s->num_prompt_tokens - s->num_prompt_tokens % r->record->options.block_size;
+    bool of_prompt = s->num_tokens + i < s->num_prompt_tokens;
+    char should[240];
+    if (of_prompt)
+        snprintf(should, sizeof should,
+                 "the prompt's token %zu is there: %ld. The first block begins with the %zu tokens "
+                 "of the prompt that fill no block",
+                 s->num_tokens + i, (long)s->block[i], s->num_prompt_tokens - whole);
+    else if (s->masked[i])
+        snprintf(should, sizeof should, "no line has accepted it: it is masked, %ld",
+                 (long)s->block[i]);
+    else
+        snprintf(should, sizeof should, "an earlier step accepted %ld there%s", (long)s->block[i],
+                 id == r->record->options.mask_token_id ? ", which stays" : "");
+    return fb_fail(FB_ERROR_FORMAT, "%s: before: position %zu holds %ld, but %s", r->where, i,
+                   (long)id, should);
+}
+
 /* The ids that the pass was given are those that the lines before have decided. */
 static fb_status check_before(const fb_trajectory_reader *r, const fb_json *line, bool commit) {
     const fb_json *items = NULL;
@@ -119,12 +140,7 @@ static fb_status check_before(const fb_trajectory_reader *r, const fb_json *line
         FB_TRY(fb_trajectory_read_id(r, "before", fb_json_array_get(items, i), &id));
         if (id == r->sequence->block[i])
             continue;
-        return fb_fail(FB_ERROR_FORMAT, "%s: before: position %zu holds %ld, but it %s %ld",
-                       r->where, i, (long)id,
-                       r->sequence->masked[i]             ? "is masked:"
-                       : r->sequence->denoising_step == 0 ? "is the prompt's"
-                                                          : "was decided to be",
-                       (long)r->sequence->block[i]);
+        return other_before(r, i, id);
     }
     return FB_OK;
 }
@@ -223,6 +239,26 @@ fb_status fb_trajectory_read_pass(fb_trajectory_reader *r, const fb_json *line) 
     return FB_OK;
 }
 
+/* The completion has another length. */
+static fb_status other_completion(const fb_trajectory_reader *r, const int32_t *ids, size_t count,
+                                  size_t expected) {
+    const fb_sequence *s = r->sequence;
+    const int32_t *decided = s->tokens + s->num_prompt_tokens;
+    bool stopped = s->finish_reason == FB_FINISH_STOP;
+    size_t equal = 0;
+    while (equal < count && equal < expected && ids[equal] == decided[equal])
+        equal++;
+    const char *why = equal == count && count + 1 == expected && stopped
+                          ? ": the stop token belongs to them"
+                      : equal == expected && stopped ? ": nothing behind the stop token does"
+                      : equal == expected && s->finish_reason == FB_FINISH_LENGTH
+                          ? ": nothing behind max_tokens does"
+                          : "";
+    return fb_fail(FB_ERROR_FORMAT,
+                   "%s: tokens has %zu items, but %zu tokens were decided and committed%s%s",
+                   r->where, count, expected, why[0] ? " and belong to the completion" : "", why);
+}
+
 static fb_status check_completion(const fb_trajectory_reader *r, const fb_json *line) {
     const fb_sequence *s = r->sequence;
     int32_t *ids = NULL;
@@ -232,9 +268,7 @@ static fb_status check_completion(const fb_trajectory_reader *r, const fb_json *
     fb_status status = fb_trajectory_read_ids(r, line, "tokens", SIZE_MAX >> 1, &ids, &count);
     const int32_t *decided = s->tokens + s->num_prompt_tokens;
     if (status == FB_OK && count != expected)
-        status = fb_fail(FB_ERROR_FORMAT,
-                         "%s: tokens has %zu items, but %zu tokens were decided and committed",
-                         r->where, count, expected);
+        status = other_completion(r, ids, count, expected);
     for (size_t i = 0; status == FB_OK && i < count; i++)
         if (ids[i] != decided[i])
             status = fb_fail(FB_ERROR_FORMAT, "%s: token %zu is %ld, but was decided to be %ld",

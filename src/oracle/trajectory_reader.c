@@ -4,6 +4,7 @@
 #include "base/memory.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A line that lacks something that every line should have. */
 void fb_trajectory_note_missing(const fb_trajectory_reader *r, const char *what) {
@@ -22,8 +23,9 @@ fb_status fb_trajectory_items(const fb_trajectory_reader *r, const fb_json *line
         return FB_OK;
     FB_TRY(fb_json_get_array(line, r->where, key, items));
     if (fb_json_array_size(*items) != size)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %s has %zu items, expected %zu", r->where, key,
-                       fb_json_array_size(*items), size);
+        return fb_fail(FB_ERROR_FORMAT, "%s: %s has %zu items, expected %zu: one for each %s",
+                       r->where, key, fb_json_array_size(*items), size,
+                       strcmp(key, "tokens") == 0 ? "accepted position" : "position of the block");
     return FB_OK;
 }
 

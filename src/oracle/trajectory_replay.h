@@ -40,7 +40,8 @@ typedef struct fb_trajectory_replay {
     fb_reuse_action action;         /* what was done */
 } fb_trajectory_replay;
 
-/* Empty caches, and the prompt prefilled. Takes a zeroed replay; fb_trajectory_replay_free it,
+/* Empty caches, and the prompt prefilled. Takes a zeroed replay, of which
+ * wants_parts may be set; fb_trajectory_replay_free it,
  * after a failure, too. */
 fb_status fb_trajectory_replay_begin(const fb_trajectory *record, fb_model *model, size_t num_lanes,
                                      fb_trajectory_replay *replay);

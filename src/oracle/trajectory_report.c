@@ -192,6 +192,11 @@ static void write_text(FILE *file, const fb_trajectory_judgement *j, const char 
     put_difference(file, j, "first difference", &j->first);
     if (j->mistake.there && (j->first.tie || j->first.step != j->mistake.step))
         put_difference(file, j, "first mistake", &j->mistake);
+    bool computed =
+        j->mistake.subject == FB_SUBJECT_CONFIDENCE || j->mistake.subject == FB_SUBJECT_PROPOSAL;
+    if (j->mistake.there && computed && !j->name[0] && !j->pooled[FB_TRAJECTORY_HIDDEN])
+        fprintf(file, "note: no known mistake. Record hidden states, and the layer is found: "
+                      "record.step(..., hidden=...), the key \"hidden\"\n");
     if (record->commits_left_out)
         fprintf(file, "note: the record leaves out commits; the rule's actions are taken there\n");
     fprintf(file, "%s: %s\n", capital(report->outcome), report->reason);

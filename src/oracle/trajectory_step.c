@@ -3,7 +3,18 @@
 #include "base/error.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+
+static fb_status not_a_probability(const fb_trajectory_reader *r, size_t position, double value) {
+    char guess[100];
+    if (value < 0.0)
+        snprintf(guess, sizeof guess, "; is it a logarithm? That of %.3g", exp(value));
+    else
+        snprintf(guess, sizeof guess, "; is it a logit, or not divided by the sum?");
+    return fb_fail(FB_ERROR_FORMAT, "%s: confidence of position %zu is %g, not a probability%s",
+                   r->where, position, value, guess);
+}
 
 static fb_status read_confidence(const fb_trajectory_reader *r, const fb_json *line,
                                  fb_trajectory_pass *pass) {
@@ -19,9 +30,7 @@ static fb_status read_confidence(const fb_trajectory_reader *r, const fb_json *l
         FB_TRY(fb_trajectory_read_number(r, "confidence", i,
                                          items ? fb_json_array_get(items, i) : NULL, &value));
         if (value < 0.0 || value > 1.001)
-            return fb_fail(FB_ERROR_FORMAT,
-                           "%s: confidence of position %zu is %g, not a probability", r->where, i,
-                           value);
+            return not_a_probability(r, i, value);
         pass->confidence[i] = (float)value;
         missing = missing || isnan(value);
     }
