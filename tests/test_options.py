@@ -29,6 +29,7 @@ RULES = {
     "golden": {"correction", "reuse", "context", "block-size", "tau", "steps", "queries", "keys", "batch",
                "key-lengths", "mask-block", "first-query", "first-key"},
     "info": set(),
+    "quantize": {"asymmetric"},
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
     "verify": {"precision", "partial", "trajectory", "model"},
@@ -43,6 +44,7 @@ REQUIRED = {
     "eval video": ["--model", "x"],
     "generate": ["--model", "x", "--prompt", "y"],
     "golden": ["--output", "/dev/null"],
+    "quantize": ["--model", "x", "--output", "/nonesuch/folder"],
     "trace": ["--model", "x", "--prompt", "y", "--output", "/nonesuch/folder"],
     "verify": ["/nonesuch/case"],
     "video": ["--model", "x", "--output", "/dev/null"],
@@ -55,7 +57,7 @@ VALUES = {
 }
 
 # A value of an option that another one needs to have a certain value.
-OTHERS = {"kind": "denoising_sequence", "remasking": "sequential", "reuse": "tau", "samples": "2", "sweep": "2"}
+OTHERS = {"bits": "8", "kind": "denoising_sequence", "remasking": "sequential", "reuse": "tau", "samples": "2", "sweep": "2"}
 
 
 def run(*arguments):

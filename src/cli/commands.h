@@ -38,6 +38,7 @@ fb_command_run fb_command_eval_reuse, fb_command_eval_sparse, fb_command_eval_ta
 fb_command_run fb_command_generate;
 fb_command_run fb_command_golden, fb_command_selftest, fb_command_verify;
 fb_command_run fb_command_info;
+fb_command_run fb_command_quantize;
 fb_command_run fb_command_trace;
 fb_command_run fb_command_video;
 

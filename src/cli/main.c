@@ -64,6 +64,7 @@ static const fb_command commands[] = {
     {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
      fb_command_golden, NULL},
     {"info", "what this build and this machine have", fb_command_info, NULL},
+    {"quantize", "write a model with weights of 8 or 4 bits", fb_command_quantize, NULL},
     {"selftest", "check this build against the golden hashes", fb_command_selftest, NULL},
     {"trace", "record what attention does at each denoising step, and draw it", fb_command_trace,
      NULL},

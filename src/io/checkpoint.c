@@ -297,6 +297,14 @@ const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const 
     return found ? *found : NULL;
 }
 
+size_t fb_checkpoint_count(const fb_checkpoint *checkpoint) {
+    return checkpoint->count;
+}
+
+const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index) {
+    return checkpoint->tensors[index];
+}
+
 const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name) {
     for (size_t i = 0; i < checkpoint->count; i++) {
         const char *other = checkpoint->tensors[i]->name;

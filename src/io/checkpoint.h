@@ -28,6 +28,10 @@ void fb_checkpoint_close(fb_checkpoint *checkpoint);
 /* The tensor of this name, in O(log n); NULL when there is none. */
 const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const char *name);
 
+/* Every tensor, in the order of their names (bytewise); index < count. */
+size_t fb_checkpoint_count(const fb_checkpoint *checkpoint);
+const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index);
+
 /* The name of a tensor that `name` is a part of, or that is a part of it, with something before it
  * ("module.NAME"); NULL when there is none. */
 const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name);

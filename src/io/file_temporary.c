@@ -23,25 +23,42 @@
 enum { MAX_OPEN = 64, MAX_TRIES = 100, SUFFIX = 48, LONGEST_BASE = NAME_MAX - SUFFIX };
 
 /* What a signal handler removes. */
-static _Atomic(const char *) open_names[MAX_OPEN];
+typedef _Atomic(const char *) name_list[MAX_OPEN];
+static name_list open_names, open_folders;
 
-static void note(const char *name) {
+static void note(name_list names, const char *name) {
     for (int i = 0; i < MAX_OPEN; i++) {
         const char *none = NULL;
-        if (atomic_compare_exchange_strong(&open_names[i], &none, name))
+        if (atomic_compare_exchange_strong(&names[i], &none, name))
             return;
     }
 }
 
-void fb_file_temporary_forget(char *name) {
+static void forget(name_list names, char *name) {
     fb_file_hold_signals(); /* the handler reads the name */
     for (int i = 0; name && i < MAX_OPEN; i++) {
         const char *noted = name;
-        if (atomic_compare_exchange_strong(&open_names[i], &noted, NULL))
+        if (atomic_compare_exchange_strong(&names[i], &noted, NULL))
             break;
     }
     fb_free(name);
     fb_file_release_signals();
+}
+
+void fb_file_temporary_note(const char *name) {
+    note(open_names, name);
+}
+
+void fb_file_temporary_note_folder(const char *name) {
+    note(open_folders, name);
+}
+
+void fb_file_temporary_forget(char *name) {
+    forget(open_names, name);
+}
+
+void fb_file_temporary_forget_folder(char *name) {
+    forget(open_folders, name);
 }
 
 void fb_file_temporary_remove(char *name) {
@@ -65,6 +82,11 @@ bool fb_file_end_by_signal(int number) {
         const char *name = atomic_load(&open_names[i]);
         if (name)
             unlink(name);
+    }
+    for (int i = 0; i < MAX_OPEN; i++) {
+        const char *name = atomic_load(&open_folders[i]);
+        if (name)
+            rmdir(name);
     }
     return true;
 }
@@ -135,7 +157,7 @@ static int open_noted(const char *name, int *code) {
     int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     *code = errno;
     if (fd >= 0)
-        note(name);
+        note(open_names, name);
     fb_file_release_signals();
     return fd;
 }

@@ -13,6 +13,13 @@ void fb_file_temporary_remove(char *name);
 /* Frees the name of a file that has another name now. */
 void fb_file_temporary_forget(char *name);
 
+/* The same for files and folders that were made in another way: a handler of signals that end the
+ * process removes what is noted, files first. A name is forgotten, and freed, before another one
+ * has it. */
+void fb_file_temporary_note(const char *name);
+void fb_file_temporary_note_folder(const char *name);
+void fb_file_temporary_forget_folder(char *name);
+
 /* Between these two no signal ends the process, whichever of its threads gets it
  * (fb_file_end_by_signal). */
 void fb_file_hold_signals(void);

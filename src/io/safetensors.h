@@ -4,6 +4,7 @@
 #ifndef FB_IO_SAFETENSORS_H
 #define FB_IO_SAFETENSORS_H
 
+#include "io/buffer.h"
 #include "io/tensor.h"
 
 /* An open file. Immutable: any number of threads may read one. */
@@ -53,5 +54,12 @@ typedef struct fb_metadata_entry {
  * that is not UTF-8. */
 fb_status fb_safetensors_write(const char *path, const fb_tensor_view *tensors, size_t num_tensors,
                                const fb_metadata_entry *metadata, size_t num_metadata);
+
+/* What a file begins with, for who writes the tensors' bytes after it, one after the other without
+ * gaps. `data` of the views is not looked at. The first tensor begins at a multiple of `alignment`,
+ * which 8 divides. */
+fb_status fb_safetensors_header(const fb_tensor_view *tensors, size_t num_tensors,
+                                const fb_metadata_entry *metadata, size_t num_metadata,
+                                size_t alignment, fb_buffer *header);
 
 #endif

@@ -92,15 +92,24 @@ static fb_status build_header(const fb_tensor_view *tensors, size_t num_tensors,
     return fb_json_finish(&w);
 }
 
-static fb_status write_header(fb_file_writer *writer, const fb_buffer *text) {
-    static const char spaces[] = "       ";
-    size_t length = text->size, padding = (8 - length % 8) % 8;
+fb_status fb_safetensors_header(const fb_tensor_view *tensors, size_t num_tensors,
+                                const fb_metadata_entry *metadata, size_t num_metadata,
+                                size_t alignment, fb_buffer *header) {
+    fb_buffer text = {0};
+    fb_status status = build_header(tensors, num_tensors, metadata, num_metadata, &text);
     unsigned char prefix[8];
+    size_t length = text.size;
+    length += (alignment - (sizeof prefix + length) % alignment) % alignment;
     for (size_t i = 0; i < sizeof prefix; i++)
-        prefix[i] = (unsigned char)((uint64_t)(length + padding) >> (8 * i));
-    FB_TRY(fb_file_writer_put(writer, prefix, sizeof prefix));
-    FB_TRY(fb_file_writer_put(writer, text->data, length));
-    return fb_file_writer_put(writer, spaces, padding);
+        prefix[i] = (unsigned char)((uint64_t)length >> (8 * i));
+    if (status == FB_OK)
+        status = fb_buffer_append(header, prefix, sizeof prefix);
+    if (status == FB_OK)
+        status = fb_buffer_append(header, text.data, text.size);
+    for (size_t i = text.size; status == FB_OK && i < length; i++)
+        status = fb_buffer_append(header, " ", 1);
+    fb_buffer_free(&text);
+    return status;
 }
 
 static fb_status write_data(fb_file_writer *writer, const fb_tensor_view *tensors, size_t count) {
@@ -116,7 +125,8 @@ static fb_status write_data(fb_file_writer *writer, const fb_tensor_view *tensor
 fb_status fb_safetensors_write(const char *path, const fb_tensor_view *tensors, size_t num_tensors,
                                const fb_metadata_entry *metadata, size_t num_metadata) {
     fb_buffer text = {0};
-    fb_status status = build_header(tensors, num_tensors, metadata, num_metadata, &text);
+    fb_status status =
+        fb_safetensors_header(tensors, num_tensors, metadata, num_metadata, 8, &text);
     if (status != FB_OK) {
         fb_buffer_free(&text);
         return fb_fail_in(status, "%s", path);
@@ -124,7 +134,7 @@ fb_status fb_safetensors_write(const char *path, const fb_tensor_view *tensors, 
     fb_file_writer *writer = NULL;
     status = fb_file_writer_open(path, &writer);
     if (status == FB_OK)
-        status = write_header(writer, &text);
+        status = fb_file_writer_put(writer, text.data, text.size);
     if (status == FB_OK)
         status = write_data(writer, tensors, num_tensors);
     fb_buffer_free(&text);
