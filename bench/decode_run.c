@@ -55,14 +55,13 @@ void fb_decode_run_free(fb_decode_run *data) {
     *data = (fb_decode_run){0};
 }
 
-fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
+/* Random keys and values up to `end` tokens. */
+static fb_status fill_cache(fb_decode_run *data, size_t end) {
     const fb_model_config *config = fb_model_config_of(data->model);
     size_t width = config->num_key_value_heads * config->head_dim;
     size_t length = fb_kv_cache_length(data->kv);
-    if (length > context)
-        FB_TRY(fb_kv_cache_truncate(data->kv, context));
-    while (length < context) {
-        size_t count = context - length < CHUNK_TOKENS ? context - length : CHUNK_TOKENS;
+    while (length < end) {
+        size_t count = end - length < CHUNK_TOKENS ? end - length : CHUNK_TOKENS;
         for (size_t layer = 0; layer < config->num_hidden_layers; layer++)
             FB_TRY(fb_kv_cache_write(data->kv, layer, length, count, data->rows,
                                      data->rows + CHUNK_TOKENS * width));
@@ -70,6 +69,12 @@ fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
         length += count;
     }
     return FB_OK;
+}
+
+/* The block's memory is taken, too: else the first block that is timed would pay for it. */
+fb_status fb_decode_run_set_context(fb_decode_run *data, size_t context) {
+    FB_TRY(fill_cache(data, context + data->block_size));
+    return fb_kv_cache_truncate(data->kv, context);
 }
 
 /* The work after a denoising step: a proposal for each position. */
