@@ -23,10 +23,11 @@ static fb_status allocate(fb_decode_run *data) {
     return FB_OK;
 }
 
-fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_dtype kv_dtype,
-                                size_t block_size, size_t steps) {
+fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_weight_bits weights,
+                                fb_dtype kv_dtype, size_t block_size, size_t steps) {
     enum { DEFAULT_BLOCK = 4 };
     FB_TRY(fb_model_load(directory, &data->model));
+    FB_TRY(fb_rounded_weights_set(data->model, weights, &data->weights));
     const fb_model_config *config = fb_model_config_of(data->model);
     size_t of_model = config->block_size ? config->block_size : DEFAULT_BLOCK;
     data->block_size = block_size ? block_size : of_model;
@@ -48,6 +49,7 @@ void fb_decode_run_free(fb_decode_run *data) {
     fb_free(data->refresh_rows);
     fb_kv_cache_destroy(data->kv);
     fb_model_destroy(data->model);
+    fb_rounded_weights_free(&data->weights);
     fb_free(data->tokens);
     fb_free(data->logits);
     fb_proposals_free(&data->proposals);
@@ -126,14 +128,14 @@ fb_status fb_decode_run_block(void *context) {
     return FB_OK;
 }
 
-/* Bytes and number of the head's weights, which are the embedding's where they are tied. */
+/* Number of the head's weights, which are the embedding's where they are tied. */
 static double head_weights(const fb_model_config *config) {
     return (double)config->vocab_size * (double)config->hidden_size;
 }
 
 double fb_decode_run_weight_bytes(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
-    double head = head_weights(config) * (double)fb_dtype_size(config->dtype);
+    double head = (double)fb_matrix_bytes(&data->model->weights.head);
     double all = (double)fb_model_num_bytes(data->model);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);
     return layers * (double)(data->steps + 1) + head * (double)data->steps;

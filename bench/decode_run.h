@@ -4,6 +4,7 @@
 #ifndef FB_BENCH_DECODE_RUN_H
 #define FB_BENCH_DECODE_RUN_H
 
+#include "bench/rounded_weights.h"
 #include "decode/proposals.h"
 #include "model/model_state.h"
 
@@ -14,6 +15,7 @@
 /* Starts as {0}. */
 typedef struct fb_decode_run {
     fb_model *model;
+    fb_rounded_weights weights; /* where they are not those of the file */
     size_t block_size, steps;
     fb_kv_cache *kv; /* the context, committed */
     fb_part_cache *parts, *corrected;
@@ -26,8 +28,8 @@ typedef struct fb_decode_run {
 
 /* block_size and steps as in fb_generate_options: 0 is the model's block size, and one step for
  * each token. */
-fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_dtype kv_dtype,
-                                size_t block_size, size_t steps);
+fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_weight_bits weights,
+                                fb_dtype kv_dtype, size_t block_size, size_t steps);
 void fb_decode_run_free(fb_decode_run *data);
 
 /* Makes the context this long. */

@@ -18,6 +18,7 @@ typedef struct settings {
     fb_number_list contexts, taus;
     bool row_refresh, breakdown;
     size_t block_size, steps; /* 0: not given */
+    fb_weight_bits weights;
     fb_dtype kv_dtype;
 } settings;
 
@@ -56,6 +57,14 @@ static const fb_option options[] = {
      .min = 1,
      .max = 1 << 16,
      .help = "denoising steps of a block, at most its tokens (default: one for each)"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "weights",
+     .argument = "TYPE",
+     TARGET(weights),
+     .parse = fb_weight_bits_parse,
+     .otherwise = "stored",
+     .help = "stored; w8: rounded to 8 bits, a scale a row; w4: to 4 bits in groups of 128,\n"
+             "embedding and head to 8"},
     FB_KV_DTYPE_OPTION(settings, kv_dtype),
     FB_BENCH_TIMING_OPTIONS(settings, "7", "1"),
     FB_BENCH_JSON_OPTION(settings),
@@ -183,7 +192,9 @@ static fb_status add_result(decode_bench *b, size_t i) {
     double flops, bytes;
     size_t tau = b->runs[i].tau;
     attention_work(b, &b->runs[i], &flops, &bytes);
-    snprintf(name, sizeof name, "decode-%s-b%zu-c%zu", b->model, b->data.block_size, b->context);
+    bool stored = b->chosen->weights == FB_WEIGHTS_STORED;
+    snprintf(name, sizeof name, "decode-%s%s%s-b%zu-c%zu", b->model, stored ? "" : "-",
+             stored ? "" : fb_weight_bits_name(b->chosen->weights), b->data.block_size, b->context);
     snprintf(implementation, sizeof implementation, tau ? "flashblock, tau %zu" : "dense", tau);
     if (b->runs[i].rows)
         snprintf(implementation, sizeof implementation, "flashblock, rows%s",
@@ -282,9 +293,11 @@ static void name_model(decode_bench *b, const char *directory) {
 
 static void print_heading(const decode_bench *b) {
     fb_bench_print_limits(b->bench);
-    printf("\n%s: %.1f MB of weights, blocks of %zu tokens in %zu steps and a commit; K/V in %s\n",
-           b->model, 1e-6 * (double)fb_model_num_bytes(b->data.model), b->data.block_size,
-           b->data.steps, fb_dtype_name(b->chosen->kv_dtype));
+    printf("\n%s: %.1f MB of weights (%s), blocks of %zu tokens in %zu steps and a commit; K/V in "
+           "%s\n",
+           b->model, 1e-6 * (double)fb_model_num_bytes(b->data.model),
+           fb_weight_bits_name(b->chosen->weights), b->data.block_size, b->data.steps,
+           fb_dtype_name(b->chosen->kv_dtype));
     for (size_t i = 0; i < b->bench->limits.count; i++) {
         size_t threads = b->bench->limits.limits[i].threads;
         printf("reading them once a pass takes %.3f ms with %zu threads\n",
@@ -308,8 +321,8 @@ static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
     b->bench = bench;
     b->chosen = chosen;
     name_model(b, chosen->model);
-    FB_TRY(fb_decode_run_prepare(&b->data, chosen->model, chosen->kv_dtype, chosen->block_size,
-                                 chosen->steps));
+    FB_TRY(fb_decode_run_prepare(&b->data, chosen->model, chosen->weights, chosen->kv_dtype,
+                                 chosen->block_size, chosen->steps));
     fb_print_model_warnings(b->data.model);
     FB_TRY(fb_bench_begin(bench, &chosen->common));
     if (!bench->quiet)
