@@ -730,6 +730,7 @@ static void exp_values(const float *x, float *out, size_t count) {
 }
 
 #include "simd/dots_avx2.h"
+#include "simd/int_dots_avx2.h"
 
 void fb_kernels_init_avx2(fb_kernels *kernels) {
     kernels->scores[FB_F32] = scores_f32;
@@ -742,6 +743,9 @@ void fb_kernels_init_avx2(fb_kernels *kernels) {
     kernels->dots[FB_BF16] = dots_bf16;
     kernels->dots[FB_F16] = dots_f16;
     kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->quantize = quantize;
+    kernels->int_dots = int_dots;
+    kernels->int_outputs = INT_OUTPUTS;
     kernels->transpose[FB_F32] = transpose_f32;
     kernels->transpose[FB_BF16] = transpose_bf16;
     kernels->transpose[FB_F16] = transpose_f16;

@@ -16,10 +16,11 @@
 
 #include <immintrin.h>
 
-#define INT_TILE_ROWS   4
-#define INT_VECTORS     2
-#define INT_PER_VECTOR  2
-#define INT_MIXED_INDEX _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
+#define INT_TILE_ROWS          4
+#define INT_VECTORS            2
+#define INT_PER_VECTOR         2
+#define int_in_register(value) __asm__("" : "+v"(value))
+#define INT_MIXED_INDEX        _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
 
 typedef __m512 int_floats;
 typedef __m512i int_sums, int_weights, int_x, int_zeros;

@@ -2,6 +2,7 @@
 #ifndef FB_SIMD_DOTS_AVX2_H
 #define FB_SIMD_DOTS_AVX2_H
 
+#include "simd/folds_avx2.h"
 #include "simd/tiles.h"
 
 #include <immintrin.h>
@@ -46,30 +47,6 @@ INLINE void dot_widened(dot_vector w, float *wide) {
 
 INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {
     return _mm256_fmadd_ps(x, w, sum);
-}
-
-/* Two rows' c_i + c_(i+4), i < 4, side by side. */
-INLINE __m256 dot_halves(__m256 a, __m256 b) {
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-}
-
-/* sums[row] += the sum of chains[row], for ROWS (1 to 4) rows. */
-INLINE void dot_fold_rows(const int ROWS, const __m256 *chains, float *sums) {
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 ab = dot_halves(chains[0], ROWS > 1 ? chains[1] : zero);
-    __m256 cd = dot_halves(ROWS > 2 ? chains[2] : zero, ROWS > 3 ? chains[3] : zero);
-    __m256 pairs = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
-    __m256 sum = _mm256_add_ps(_mm256_shuffle_ps(pairs, pairs, 0x88),
-                               _mm256_shuffle_ps(pairs, pairs, 0xdd)); /* a c a c | b d b d */
-    __m128 abcd = _mm_unpacklo_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
-    if (ROWS == 4) {
-        _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), abcd));
-        return;
-    }
-    float folded[4];
-    _mm_storeu_ps(folded, abcd);
-    for (int row = 0; row < ROWS; row++)
-        sums[row] += folded[row];
 }
 
 INLINE void dot_fold(const int ROWS, const int FIRST, dot_vector chains[3][DOT_TILE_ROWS],

@@ -24,14 +24,23 @@
  *   int_load_zeros(MIXED, const uint8_t *const *zeros, first, second)
  *                     of the groups' numbers; second only if MIXED
  *   int_load_scales(MIXED, const float *const *scales, first, second)
- *   int_begin(BITS, sums)  the integer sums of a unit before its first half; `sums` are those of x
- *   int_begin_zeros(sums, zeros)  the same for 4 bits with zero points
- *   int_start(BITS, begun)           what int_dot adds to first
- *   int_dot(BITS, sums, weights, x)  sums + the products
- *   int_end(BITS, begun, sums)       the integer sums of the unit: if int_start did not take what
- *                                    was begun, it is added here
+ *   int_in_register(sums)
+ *                     keeps compilers from adding in another order, for which they make all the
+ *                     products first and keep them in memory
+ *   int_begin(BITS, sums)
+ *                     the integer sums of a unit before its first half; `sums` are those of x
+ *   int_begin_zeros(sums, zeros)
+ *                     the same for 4 bits with zero points
+ *   int_start(BITS, begun)
+ *                     what int_dot adds to first
+ *   int_dot(BITS, sums, weights, x)
+ *                     sums + the products
+ *   int_end(BITS, begun, sums)
+ *                     the integer sums of the unit: if int_start did not take what was begun, it is
+ *                     added here
  *   int_x_scales(MIXED, const float *scales)
- *   int_add(sums, scales, x_scales, c)   fma((float)sums, x_scales * scales, c)
+ *   int_add(sums, scales, x_scales, c)
+ *                     fma((float)sums, x_scales * scales, c)
  *   int_fold(ROWS, c, float *sums, stride)
  *                     adds what c [INT_VECTORS][INT_TILE_ROWS] fold to
  */
@@ -100,8 +109,10 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
         for (int row = 0; row < ROWS; row++) {
             int_x x = int_load_x(BITS, &job->x[row], half);
             UNROLLED
-            for (int i = 0; i < INT_VECTORS; i++)
+            for (int i = 0; i < INT_VECTORS; i++) {
                 sums[i][row] = int_dot(BITS, sums[i][row], w[i], x);
+                int_in_register(sums[i][row]);
+            }
         }
     }
     UNROLLED

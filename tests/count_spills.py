@@ -38,8 +38,8 @@ ALLOWED = {
         1,
         "clang 14: a pointer, once a line, where the length is not a multiple of 16",
     ),
-    ("avx512vnni", r"int_dots_\w+"): (
-        8,
+    ("avx", r"int_dots_\w+"): (
+        9,
         "pointers, and with groups of 32 columns permutations: once a unit of up to 128 columns, which the "
         "integer products take",
     ),
