@@ -8,6 +8,7 @@ Only Python's standard library is needed.
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,13 +80,21 @@ def columns(left, right, height):
     return [f"{a:{WIDTH}} | {b}" for a, b in zip(*pairs)]
 
 
+def moments(texts, reuses):
+    """Four passes that show the work where there is no terminal: the first with masks, two more that reuse, and the last."""
+    busy = [count for count, (dense, _) in enumerate(texts) if count and MASK in dense] or [1]
+    reusing = [count for count in busy if reuses[count - 1]] or busy
+    return sorted({busy[0], reusing[len(reusing) // 3], reusing[2 * len(reusing) // 3], len(texts) - 1})
+
+
 def play(replies, tokenizer):
-    """The two decodings, pass by pass: in place on a terminal, else four moments of them."""
+    """The two decodings, pass by pass: in place on a terminal, else some moments of them."""
     passes = max(len(r.passes) for r in replies)
     texts = [[r.text_after(tokenizer, count) for r in replies] for count in range(passes + 1)]
     height = max(len(columns(*both, 0)) for both in texts)
     print(f"{BOLD}{'dense attention':{WIDTH}} | FlashBlock{PLAIN}")
-    shown = range(1, passes + 1) if sys.stdout.isatty() else sorted({6, 12, passes // 2, passes})
+    reuses = [one["action"] == "reuse" for one in replies[1].passes] + [False] * passes
+    shown = range(1, passes + 1) if sys.stdout.isatty() else moments(texts, reuses)
     for count in shown:
         lines = columns(*texts[count], height)
         says = [r.says(count) for r in replies]
@@ -103,6 +112,19 @@ def mark(text, answer):
     return f"{GREEN}right{PLAIN}" if given == answer else f"{RED}wrong{PLAIN} (it is {answer})"
 
 
+def evidence(text, reply):
+    """The sentences of the text, with their days, that the reply's steps are taken from; none if one is not found."""
+    found = []
+    for step in reply.split("\n")[0].split(". "):
+        words = [word for word in re.findall(r"\w+", step) if word in demo_tasks.NAMES]
+        if len(words) == 1:  # "Cyrus has 53 cups": the thing, in the singular or plural
+            words += [thing.rstrip("s") for thing in re.findall(r"\d+ (\w+)", step)]
+        lines = [f"{line.split('.')[0]}. {sentence}" for line in text.split("\n")
+                 for sentence in re.split(r"(?<=\.) ", line) if all(word in sentence for word in words)]  # fmt: skip
+        found += lines[-1:] or [None]
+    return [] if None in found else found
+
+
 def one_question(args, tokenizer):
     with open(args.model / "tasks" / "demo-ledger.jsonl", encoding="utf-8") as file:
         problem = json.loads(file.readline())
@@ -112,15 +134,21 @@ def one_question(args, tokenizer):
     print(f"{BOLD}1. A question about a long text{PLAIN}\n")
     for line in (*lines[:2], f"... {len(lines) - 3} more days ...", *lines[-1:]):
         print(DIM + textwrap.shorten(line, 4 * WIDTH) + PLAIN)
-    print(f"\n{question['prompt'].splitlines()[0]}\n")
+    print(f"\n{BOLD}{question['prompt'].splitlines()[0]}{PLAIN}\n")
+    facts = evidence(problem["text"], question["reply"])
+    if facts:
+        print("The answer is spread over the text:")
+        for fact in facts:
+            print(f"    {fact}")
+        print()
+    say(f"""The text has {len(tokenizer.encode(prompt)):,} tokens. The model writes blocks of {args.block_size}: each begins
+        as masks ({MASK}), and every step fills in the one token that the model is surest of. Dense attention reads the whole
+        text at every pass. FlashBlock reads it at a block's first step and whenever {args.tau} more tokens are there, and
+        reuses what it found in between.""")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(prompt)
         file.flush()
         replies = [Reply(args, file.name, tau) for tau in (0, args.tau)]
-    say(f"""The text has {len(replies[0].prompt):,} tokens. The model writes blocks of {args.block_size}: each begins as
-        masks ({MASK}), and every step fills in the one token that the model is surest of. Dense attention reads the whole
-        text at every pass. FlashBlock reads it at a block's first step and whenever {args.tau} more tokens are there, and
-        reuses what it found in between.""")
     print()
     play(replies, tokenizer)
     print()
@@ -151,7 +179,9 @@ def many_problems(args):
     row("keys of earlier tokens read", f"{dense['keys']:,.0f}", f"{ours['keys']:,.0f}", f"{dense['keys'] / ours['keys']:.2f}")
     row("attention time", f"{dense['attention_seconds']:.2f} s", f"{ours['attention_seconds']:.2f} s",
         f"{dense['attention_seconds'] / ours['attention_seconds']:.2f}")  # fmt: skip
-    print(f"\n{ours['equal_texts']} of {n} replies are equal, word by word.")
+    print()
+    say(f"""{ours['equal_texts']} of {n} replies are equal, word by word. The times are of this machine, the other numbers are the
+        same on every one. Larger tau saves more and costs answers: docs/results/claims.md counts them, on thousands of problems.""")
 
 
 def main():
@@ -163,7 +193,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2, help="(2)")
     args = parser.parse_args()
     tokenizer = demo_text.Tokenizer(args.model / "tokenizer.json")
-    print(f"{BOLD}FlashBlock: attention that is computed once and reused, on a small language model{PLAIN}\n")
+    print(f"{BOLD}FlashBlock: does a small language model still find the answer, if it looks at the text half as often?{PLAIN}\n")
     one_question(args, tokenizer)
     many_problems(args)
 
