@@ -8,20 +8,43 @@
 
 enum { PANEL_WIDTH = 620, PANEL_HEIGHT = 440, COLUMNS = 2 };
 
+/* Okabe and Ito's, which colour-blind people tell apart. */
+static const char *const colours[] = {"#000000", "#0072b2", "#e69f00", "#d55e00",
+                                      "#56b4e9", "#009e73", "#cc79a7", "#999999"};
+
 typedef struct picture {
     const fb_task_panel *panels;
     size_t count, columns;
 } picture;
 
-/* A policy's curve: its name without the first number after ':' or '@'. */
+/* A policy's name is that of its curve, with a number (or "block") after the first ':' or '@'. */
+typedef struct name_parts {
+    size_t mark, number, behind; /* where ':' or '@', the number, and what follows it begin */
+} name_parts;
+
+static name_parts split(const char *name) {
+    size_t mark = strcspn(name, ":@"), number = mark + (name[mark] != '\0');
+    size_t digits = strspn(name + number, "0123456789");
+    if (strncmp(name + number, "block", 5) == 0)
+        digits = 5;
+    return (name_parts){mark, number, number + digits};
+}
+
 static void family_of(const char *name, char family[FB_TASK_POLICY_NAME]) {
-    size_t mark = strcspn(name, ":@"), behind = mark + (name[mark] != '\0');
-    behind += strspn(name + behind, "0123456789");
-    if (strncmp(name + behind, "block", 5) == 0)
-        behind += 5;
-    snprintf(family, FB_TASK_POLICY_NAME, "%.*s%s", (int)mark, name, name + behind);
+    name_parts parts = split(name);
+    snprintf(family, FB_TASK_POLICY_NAME, "%.*s%s", (int)parts.mark, name, name + parts.behind);
     if (strcmp(name, "never") == 0)
         snprintf(family, FB_TASK_POLICY_NAME, "tau");
+}
+
+/* What stands beside a point: its number, with % where it is a density; else the whole name. */
+static void label_of(const char *name, char label[FB_TASK_POLICY_NAME]) {
+    name_parts parts = split(name);
+    if (parts.behind == parts.number)
+        snprintf(label, FB_TASK_POLICY_NAME, "%s", name);
+    else
+        snprintf(label, FB_TASK_POLICY_NAME, "%.*s%s", (int)(parts.behind - parts.number),
+                 name + parts.number, name[parts.mark] == '@' ? "%" : "");
 }
 
 /* The first policy of the same curve. */
@@ -36,17 +59,21 @@ static size_t first_of_family(const fb_task_policy_list *policies, size_t index)
     return index;
 }
 
-/* One data block a curve: attention by dense, right answers, standard error, in percent; name. */
+/* One data block a curve: attention by dense, right answers, standard error, in percent; label. */
 static void put_data(FILE *gnuplot, const fb_task_panel *panel) {
     for (size_t first = 0; first < panel->policies->count; first++) {
         if (first_of_family(panel->policies, first) != first)
             continue;
         fprintf(gnuplot, "$curve%zu << END\n", first);
-        for (size_t i = first; i < panel->policies->count; i++)
-            if (first_of_family(panel->policies, i) == first)
-                fprintf(gnuplot, "%.6g %.6g %.6g \"%s\"\n", panel->results[i].seconds_by_dense,
-                        100 * panel->results[i].accuracy, 100 * panel->results[i].accuracy_error,
-                        panel->policies->choices[i].name);
+        for (size_t i = first; i < panel->policies->count; i++) {
+            char label[FB_TASK_POLICY_NAME];
+            if (first_of_family(panel->policies, i) != first)
+                continue;
+            label_of(panel->policies->choices[i].name, label);
+            fprintf(gnuplot, "%.6g %.6g %.6g \"%s\"\n", panel->results[i].seconds_by_dense,
+                    100 * panel->results[i].accuracy, 100 * panel->results[i].accuracy_error,
+                    label);
+        }
         fputs("END\n", gnuplot);
     }
 }
@@ -55,13 +82,18 @@ static void put_panel(FILE *gnuplot, const fb_task_panel *panel) {
     put_data(gnuplot, panel);
     fprintf(gnuplot, "set title \"%s\" noenhanced\nplot ", panel->title);
     const char *comma = "";
-    for (size_t i = 0; i < panel->policies->count; i++) {
+    for (size_t i = 0, curve = 0; i < panel->policies->count; i++) {
         char family[FB_TASK_POLICY_NAME];
         if (first_of_family(panel->policies, i) != i)
             continue;
         family_of(panel->policies->choices[i].name, family);
-        fprintf(gnuplot, "%s$curve%zu using 1:2:3 with yerrorlines lw 1.6 pt 7 ps 0.8 title \"%s\"",
-                comma, i, family);
+        const char *colour = colours[curve++ % (sizeof colours / sizeof colours[0])];
+        fprintf(gnuplot,
+                "%s$curve%zu using 1:2:3 with yerrorlines lw 1.6 pt 7 ps 0.8 lc rgb '%s' "
+                "title \"%s\", "
+                "$curve%zu using 1:2:4 with labels left offset 0.4,0.5 font ',8' textcolor rgb "
+                "'%s' noenhanced notitle",
+                comma, i, colour, family, i, colour);
         comma = ", ";
     }
     fputc('\n', gnuplot);
@@ -72,7 +104,7 @@ static void put_script(FILE *gnuplot, const void *user) {
     fputs("set border 3 lw 1.2\nset tics nomirror out\nset grid back lw 0.6 lc rgb '#dddddd'\n"
           "set key outside right top Left reverse noenhanced\n"
           "set xlabel 'attention time, dense = 1'\nset ylabel 'answers right, %'\n"
-          "set xrange [0:*]\nset yrange [0:103]\n",
+          "set xrange [0:*]\nset yrange [-3:106]\n",
           gnuplot);
     fprintf(gnuplot, "set multiplot layout %zu,%zu\n", (p->count + p->columns - 1) / p->columns,
             p->columns);
