@@ -1,84 +1,140 @@
 #!/usr/bin/python3
-"""The paper's claims about answers, measured on golden/demo-model: tables of docs/results/claims.md.
+"""The paper's claims, measured on the demo models: the tables and pictures of docs/results/claims.md, sparse.md, video.md.
 
-    task_claims.py measure DIR [--only NAME...] [--count N]   run what is not in DIR yet, a JSON file a table
-    task_claims.py tables DIR                                 print the tables of all files there, in Markdown
+    task_claims.py measure DIR [--jobs N] [--minutes M] [--only NAME...]   solve what DIR/results.jsonl does not have yet
+    task_claims.py times DIR [--only NAME...]                             time what DIR/times.jsonl does not have yet
+    task_claims.py tables DIR                                             all tables, in Markdown
+    task_claims.py pictures DIR [--pictures FOLDER]                       the pictures (needs gnuplot)
+    task_claims.py trace DIR                                              stability and errors of attention: paper_claims.py
 
-`measure` takes hours on one core; every file that is there already stays. Times count only if the machine was quiet.
+claims_plan.py has the cells: a suite, a block size, a way to denoise, and the ways to attend that are compared there. A line of
+results.jsonl is a job, some problems of a cell; N jobs run at the same time, each on one thread. A run can be stopped and continued.
+All of it takes about nine hours of one core. The problems are written to DIR/suites-SEED first. Answers are the same on every CPU.
+Times are not: `times` solves the first five problems of the cells that the pages give times of, one after the other, and wants a quiet
+machine.
 """
 import argparse
+import collections
+import concurrent.futures
 import json
+import math
 import pathlib
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+
+import claims_plan
+import claims_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODEL = ROOT / "golden" / "demo-model"
-
-SELECTORS = ("sparsed", "mage", "quest", "moba", "bfla", "ba_att", "multipole", "sink_window")
-AFTER = ("", "+first", "+residual:2", "+residual:4", "+residual:block", "+residual:once", "+residual:once+sparse-first")
-TAUS = "tau:1,tau:2,tau:3,tau:4,tau:5,tau:block,never,rows,rows+correction,tau:4+correction"
 
 
-def runs():
-    """name -> arguments of `flashblock eval tasks`"""
-    made = {}
-    for suite in ("ledger-1k", "arithmetic", "ledger-4k", "hard-arithmetic", "hard-ledger-4k", "sheet-4k", "ledger-16k"):
-        for block in (4, 8, 16, 32):
-            made[f"{suite}-b{block}"] = ["--suite", suite, "-b", block, "--steps", "both", "--policies", TAUS]
-    for selector in SELECTORS:
-        for density in (5, 10, 20, 40):
-            policies = ",".join(f"{selector}@{density}{after}" for after in AFTER)
-            for suite in ("ledger-1k", "ledger-4k", "sheet-4k"):
-                made[f"{selector}-{density}-{suite}"] = ["--suite", suite, "-b", 16, "--policies", policies]
-    return made
+def read_results(path):
+    """key -> line. The last line may have been cut off."""
+    lines = path.read_text().splitlines() if path.exists() else ()
+    return {claims_plan.key_of(line): line for line in map(json.loads, (text for text in lines if text.endswith("}")))}
+
+
+class Work:
+    """Jobs, done by several threads, whose results are appended to a file."""
+
+    def __init__(self, args, jobs, problems, path):
+        self.args, self.waiting, self.problems, self.path = args, collections.deque(jobs), problems, path
+        self.total, self.finished, self.lock, self.cost = len(jobs), 0, threading.Lock(), {}
+        self.end = time.time() + 60 * args.minutes
+
+    def take(self):
+        """The next job that is likely to end in time."""
+        with self.lock:
+            while self.waiting:
+                job = self.waiting.popleft()
+                if time.time() + self.cost.get(job.name, job.expected_seconds) < self.end:
+                    return job
+        return None
+
+    def solve(self, job):
+        begin = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [self.args.program, *job.command(self.problems, folder), "--threads", 1, "--json", "-"]
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"task_claims: {' '.join(map(str, command))}: {done.stderr}")
+        return job.line(json.loads(done.stdout)) | {"job_seconds": round(time.time() - begin, 2)}
+
+    def keep(self, job, line):
+        with self.lock:
+            self.cost[job.name], self.finished = line["job_seconds"], self.finished + 1
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"task_claims: {self.finished} of {self.total}: {job.name}", file=sys.stderr, flush=True)
+
+    def run(self):
+        while job := self.take():
+            self.keep(job, self.solve(job))
+
+
+def wanted(args, name):
+    return not args.only or any(name.startswith(o) for o in args.only)
+
+
+def run(args, path, jobs, made):
+    args.directory.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):  # a line was cut off
+        path.write_bytes(path.read_bytes() + b"\n")
+    work = Work(args, jobs, claims_plan.Problems(args.directory, made), path)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for one in [pool.submit(work.run) for _ in range(args.jobs)]:
+            one.result()
+    print(f"task_claims: {work.finished} of {work.total} jobs are done", file=sys.stderr)
 
 
 def measure(args):
-    args.directory.mkdir(parents=True, exist_ok=True)
-    for name, arguments in runs().items():
-        path = args.directory / f"{name}.json"
-        if path.exists() or (args.only and name not in args.only):
-            continue
-        command = [args.program, "eval", "tasks", "-m", MODEL, *arguments, "--threads", args.threads, "--json", path]
-        command += ["--problems", args.problems] if args.problems else []
-        command += ["--count", args.count] if args.count else []
-        print("task_claims:", *command, file=sys.stderr)
-        subprocess.run([*map(str, command)], check=True)
+    path = args.directory / "results.jsonl"
+    made = [c for c in claims_plan.cells(args.seed) if wanted(args, c.name)]
+    run(args, path, claims_plan.jobs(made, wanted(args, "video"), read_results(path)), made)
 
 
-def percent(cell):
-    return f"{100 * cell['accuracy']:.1f} \u00b1 {100 * cell['accuracy_standard_error']:.1f}"
+def time_all(args):
+    path, done = args.directory / "times.jsonl", read_results(args.directory / "times.jsonl")
+    made = [c for c in claims_plan.cells(args.seed) if wanted(args, c.name) and c.seed == args.seed]
+    jobs = [claims_plan.TaskJob(c, 0) for c in made if c.timed]
+    run(args, path, [job for job in jobs if job.key not in done], made)
+
+
+def trace(args):
+    subprocess.run([sys.executable, ROOT / "golden" / "paper_claims.py", "--program", args.program, "--pictures",
+                    args.pictures or args.directory / "trace-pictures", args.directory / "trace"], check=True)  # fmt: skip
 
 
 def tables(args):
-    for path in sorted(args.directory.glob("*.json")):
-        cells = json.loads(path.read_text())["cells"]
-        groups = {}
-        for cell in cells:
-            groups.setdefault((cell["suite"], cell["block_size"], cell["steps"]), []).append(cell)
-        for (suite, block, steps), group in groups.items():
-            how = "one token a step" if steps == "one-a-token" else "threshold 0.9"
-            print(f"\n**{suite}, blocks of {block}, {how}** ({group[0]['problems']} problems)\n")
-            print("| policy | right, % | lost, won | equal | steps that reuse | keys | rows | attention |\n|---|---|---|---|---|---|---|---|")
-            for cell in group:
-                rows = "" if "@" in cell["policy"] else f"{cell['external_rows_by_dense']:.3f}"
-                print(f"| `{cell['policy']}` | {percent(cell)} | {cell['lost']}, {cell['won']} | "
-                      f"{cell['equal_texts']} of {cell['problems']} | {100 * cell['reused']:.0f} % | {cell['keys_by_dense']:.3f} | "
-                      f"{rows} | {cell['attention_by_dense']:.2f} |")  # fmt: skip
+    report(args).tables()
+
+
+def pictures(args):
+    report(args).pictures(args.pictures or args.directory / "pictures")
+
+
+def report(args):
+    return claims_report.Report(read_results(args.directory / "results.jsonl"), read_results(args.directory / "times.jsonl"), args.seed)
+
+
+COMMANDS = {"measure": measure, "times": time_all, "tables": tables, "pictures": pictures, "trace": trace}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("measure", "tables"))
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("directory", type=pathlib.Path)
-    parser.add_argument("--program", default="build/src/cli/flashblock")
-    parser.add_argument("--problems", type=pathlib.Path, help="folder of suites (the model's)")
-    parser.add_argument("--only", nargs="+", metavar="NAME")
-    parser.add_argument("--count", type=int, help="problems of a suite (all)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "src" / "cli" / "flashblock")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cells whose name begins so; video")
+    parser.add_argument("--pictures", type=pathlib.Path, metavar="FOLDER", help="where pictures go (a folder in DIR)")
+    parser.add_argument("--seed", type=int, default=20, help="of the problems (20, as those in the model's folder)")
+    parser.add_argument("--jobs", type=int, default=1, help="at the same time (1)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no job begins that would end later")
     args = parser.parse_args()
-    {"measure": measure, "tables": tables}[args.command](args)
+    COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":
