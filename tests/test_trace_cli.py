@@ -23,7 +23,7 @@ CONFIG = json.loads((MODEL / "config.json").read_text())
 LAYERS, HEADS = CONFIG["num_hidden_layers"], CONFIG["num_attention_heads"]
 VALUES = ["external_cosine", "internal_cosine", "external_cosine_kept", "internal_cosine_kept",
           "external_lse_change", "external_mass", "error", "max_error"]
-STEP = ["sequence", "block", "context_length", "denoising_step", "action", "dirty", "masked", "accepted"]
+STEP = ["sequence", "block", "context_length", "denoising_step", "action", "dirty", "masked", "accepted", "edited"]
 PICTURES = ["stability", "heads", "mass", "error"]
 HAS_GNUPLOT = shutil.which("gnuplot") is not None
 CASES = []

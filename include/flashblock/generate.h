@@ -39,6 +39,35 @@ extern "C" {
 struct fb_sparse;         /* experimental/sparse.h */
 struct fb_sparse_options; /* experimental/sparse.h */
 
+/* Loops other than the one above, each as its model's own generate has it. fb_generate_options.loop
+ * chooses; by default the model's files do. What stands for mask tokens is the token itself: a
+ * proposal of the mask token leaves its position masked.
+ *   sdar          as above: SDAR, TraDo, SDAR-MoE
+ *   llada2        LLaDA2.0. A step accepts all masked positions whose confidence is above the
+ *                 threshold, at least its budget of denoising_steps. Steps may run out: masks then
+ *                 stay. The completion ends at the end of a block that holds a stop token, behind
+ *                 it; with early_stop as soon as a stop token is accepted and no mask is before it
+ *   llada2.1      LLaDA2.1. A step accepts as llada2 does, at least num_to_transfer, and *edits*: a
+ *                 position that is not masked, and not of the prompt, is rewritten where the
+ *                 proposal is another token of a confidence above editing_threshold. Without masks
+ *                 steps go on while they edit, max_post_steps at most. A stop token ends the
+ *                 completion only with early_stop, at the end of a block without masks; otherwise
+ *                 all blocks are written, and the result is cut
+ *   bd3lm         dllm's sampler. The prompt's first block is the short one, so that each block
+ *                 written is whole, but for the last. A step accepts a number of the most confident
+ *                 positions that depends on the steps of a block only. Ends after a block with a
+ *                 stop token
+ *   fast-dllm-v2  Fast-dLLM v2. Row i of the logits decides position i + 1. A block is denoised in
+ *                 sub-blocks of small_block tokens, from the left; a step accepts what is above the
+ *                 threshold, and the best one. The commit gives the next block's first token. Ends
+ *                 within a block, at a stop token without a mask before it */
+
+/* The names above; "unknown" otherwise. Never NULL. */
+FB_API const char *fb_decoding_loop_name(fb_decoding_loop loop);
+
+/* The inverse of fb_decoding_loop_name; FB_ERROR_ARGUMENT for any other name. */
+FB_API fb_status fb_decoding_loop_parse(const char *name, fb_decoding_loop *loop);
+
 /* Which masked positions keep the token proposed for them. The step's budget is block_size /
  * denoising_steps, one more in the first block_size % denoising_steps steps.
  *   low_confidence_dynamic  all whose confidence is above confidence_threshold; the `budget` most
@@ -117,6 +146,14 @@ typedef struct fb_step_event {
     const float *entropy;  /* [block_size] nats; NULL at a commit, and unless entropy_bounded */
     const double *uniform; /* [block_size] the numbers in [0, 1) that drew `proposed`; NULL at a
                               commit, and where tokens are not drawn */
+    const bool *edited;    /* [block_size] positions that were not masked and got another token;
+                              num_accepted does not count them */
+    size_t num_edited;
+    size_t first_row, num_rows;        /* rows of the block that the pass computed: all, but for
+                                          fast-dllm-v2 with block_cache */
+    size_t first_decided, num_decided; /* positions that this step could decide: all, but for the
+                                          sub-blocks of fast-dllm-v2. Proposals of the others are
+                                          the tokens that are there, with confidence 0 */
 } fb_step_event;
 
 /* One layer's attention of one sequence's block, as on_attention sees it: during a pass, before
@@ -138,7 +175,9 @@ typedef struct fb_generate_options {
     size_t struct_size;
     size_t max_tokens;      /* tokens to write after each prompt, at least 1; default 128 */
     size_t block_size;      /* 0 (default): the model's; 4, as in the paper, if it names none */
-    size_t denoising_steps; /* per block; 0 (default): block_size. With more than block_size (the
+    size_t denoising_steps; /* per block; 0 (default): block_size; 32 (llada2); 128 for all blocks
+                               together (bd3lm). llada2.1 and fast-dllm-v2 have no such limit.
+                               sdar: with more than block_size (the
                                paper's scripts: 8 for blocks of 4) the budget is 1 in the first
                                block_size steps, and 0 in later ones, which only
                                FB_COMPAT_RELEASED can reach */
@@ -154,9 +193,11 @@ typedef struct fb_generate_options {
                                where a budget above the number of masks overwrites decided tokens,
                                those of the prompt included. Default false */
 
-    fb_remasking remasking;      /* default low_confidence_dynamic */
-    double confidence_threshold; /* default 0.9; exceeded, not reached */
-    double entropy_bound;        /* default 0.35; nats */
+    fb_remasking remasking; /* default low_confidence_dynamic */
+    double
+        confidence_threshold; /* exceeded, not reached; below 0 (default): 0.9, or what the
+                                 loop's own code has: 0.95 (llada2, llada2.1), 1 (fast-dllm-v2) */
+    double entropy_bound;     /* default 0.35; nats */
 
     double temperature; /* default 0: the most probable token, its confidence being its probability
                            at temperature 1. Otherwise tokens are sampled from
@@ -195,6 +236,27 @@ typedef struct fb_generate_options {
      * is that of all. For several samples of one prompt, give it several times with different
      * seeds. Each is what a call with that prompt and that seed alone gives. */
     const uint64_t *seeds;
+
+    /* Loops, see the top of this file. */
+    fb_decoding_loop loop;    /* default FB_LOOP_MODEL: fb_model_config.decoding_loop */
+    size_t minimal_topk;      /* llada2: denoising_steps is at most max_tokens / minimal_topk; 0
+                                 (default): 1; SIZE_MAX: without this limit */
+    size_t num_to_transfer;   /* llada2.1: least number that a step accepts; 0 (default): 1 */
+    double editing_threshold; /* llada2.1: exceeded, not reached; below 0 (default): 0.9 */
+    size_t max_post_steps;    /* llada2.1: steps of a block without masks; SIZE_MAX (default): 16 */
+    size_t max_block_steps;   /* llada2.1: steps of a block, edits that write masks included; masks
+                                 that are left then stay. 0 (default): 16 * block_size +
+                                 max_post_steps. A block also ends where a step changes nothing */
+    double repeat_penalty;    /* llada2, llada2.1: subtracted from the logit of the token that is to
+                                 the left in the block; default 0 (sglang's penalty_lambda) */
+    size_t small_block;       /* fast-dllm-v2: tokens of a sub-block, a divisor of block_size; 0
+                                 (default): 8, or the block where 8 does not divide it */
+    int32_t pad_token_id;     /* bd3lm: such tokens of a finished block are not seen by later ones;
+                                 -1 (default): the model's */
+    bool block_cache;         /* fast-dllm-v2: keys and values of the block's other sub-blocks are
+                                 kept while a sub-block is denoised; tau must be 0. Default false */
+    bool early_stop;          /* llada2, llada2.1: see above; default false */
+    bool unused_bools[2];     /* false: room for later versions */
 } fb_generate_options;
 
 /* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:
@@ -205,7 +267,10 @@ typedef struct fb_generate_options {
  *   - mask tokens that are left when denoising_steps run out are committed;
  *   - entropy_bounded has no minimum but one;
  *   - a stop token right after the max_tokens-th token, in its block, is still appended;
- *   - a new sequence finds in its block-external cache the parts of the slot's last sequence. */
+ *   - a new sequence finds in its block-external cache the parts of the slot's last sequence.
+ * Of the loops other than sdar it has quirks of their models' own code: with llada2 and early_stop
+ * a stop token in the prompt counts, and the result is empty; with fast-dllm-v2 a prompt of exactly
+ * one block is not read. */
 
 FB_API void fb_generate_options_init_sized(fb_generate_options *options, size_t size);
 static inline void fb_generate_options_init(fb_generate_options *options) {
@@ -225,6 +290,7 @@ typedef struct fb_generate_counts {
     size_t row_refreshes; /* denoising steps that computed the external part of some rows */
     size_t external_rows; /* rows whose external part was computed, in steps and commits (in each
                              layer, for all heads) */
+    size_t edited_tokens; /* tokens that were not masked, replaced */
 } fb_generate_counts;
 
 /* The results of one call. The functions below give pointers to structs that belong to it, and that

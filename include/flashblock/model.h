@@ -227,8 +227,8 @@ typedef struct fb_forward {
                                  layer, then the final norm's output; or NULL */
 
     /* Called after each layer's fb_block_attend, in the order of layers, from the calling thread;
-     * not at a prefill. NULL: no call, and no cost. Its time does not count as attention, but
-     * counts in fb_forward_times.total. */
+     * not at a prefill, nor with block_length. NULL: no call, and no cost. Its time does not count
+     * as attention, but counts in fb_forward_times.total. */
     void (*on_attention)(void *user, const fb_attention_event *event);
     void *user; /* of on_attention and on_sublayer */
 
@@ -236,6 +236,13 @@ typedef struct fb_forward {
                              prefill_shift) / prefill_block, so that the first block is shorter.
                              The cache's length plus it must be a multiple of prefill_block, or the
                              length 0 */
+
+    /* Of a denoising pass over some rows of a block, when keys and values of its other rows are in
+     * `kv` already, from an earlier pass and not committed: the block has block_length tokens, and
+     * these are the ones from block_first on. They attend to all that is committed and to the whole
+     * block. action is FB_REFRESH_ONLY, parts and sparse are NULL. block_length 0: these tokens are
+     * the block. */
+    size_t block_first, block_length;
 
     /* Called twice a layer, in their order, from the calling thread. NULL: no call, no cost. */
     void (*on_sublayer)(void *user, const fb_sublayer_event *event);

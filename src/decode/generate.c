@@ -6,6 +6,7 @@
 #include "base/sized.h"
 #include "decode/generate_options.h"
 #include "decode/generation.h"
+#include "decode/loop.h"
 #include "decode/proposals.h"
 #include "decode/schedule.h"
 #include "decode/slots.h"
@@ -23,7 +24,9 @@ typedef struct generator {
     fb_schedule schedule;
     fb_sampler sampler;
     fb_slots slots;
+    fb_compat compat;       /* the paper's, for other models' loops */
     fb_forward *forwards;   /* [max_active] */
+    size_t *pass_slots;     /* [max_active] of each forward pass */
     float *logits;          /* [max_active, block_size, vocab_size] */
     fb_proposals proposals; /* of a block */
     int32_t *proposed;      /* [block_size], as all that follow */
@@ -40,6 +43,7 @@ static fb_status allocate_buffers(generator *g, size_t num_slots) {
         return fb_fail(FB_ERROR_ARGUMENT, "block_size is %zu, more than fits memory", size);
     FB_TRY(fb_slots_create(num_slots, &g->slots));
     FB_TRY(fb_alloc_zeroed(num_slots, sizeof *g->forwards, "forward passes", &g->forwards));
+    FB_TRY(fb_alloc(num_slots, sizeof *g->pass_slots, "forward passes", &g->pass_slots));
     FB_TRY(fb_alloc(rows, g->vocab_size, "logits", &g->logits));
     FB_TRY(fb_proposals_create(size, g->vocab_size, &g->proposals));
     FB_TRY(fb_alloc(size, sizeof(int32_t), "proposals", &g->proposed));
@@ -55,6 +59,7 @@ static fb_status allocate_buffers(generator *g, size_t num_slots) {
 static void free_buffers(generator *g) {
     fb_slots_destroy(&g->slots);
     fb_free(g->forwards);
+    fb_free(g->pass_slots);
     fb_free(g->logits);
     fb_proposals_free(&g->proposals);
     fb_free(g->proposed);
@@ -81,7 +86,7 @@ static fb_status prepare_caches(generator *g, fb_slot *slot) {
             return fb_part_cache_enable_correction(slot->parts);
         return FB_OK;
     }
-    if (slot->parts != NULL && g->options.compat == FB_COMPAT_PAPER)
+    if (slot->parts != NULL && g->compat == FB_COMPAT_PAPER)
         fb_part_cache_invalidate(slot->parts);
     if (slot->sparse != NULL)
         fb_sparse_reset(slot->sparse);
@@ -96,65 +101,137 @@ static fb_status admit(generator *g, const fb_prompt *prompts, size_t num_prompt
     return FB_OK;
 }
 
+static float *slot_logits(const generator *g, size_t slot) {
+    return g->logits + slot * g->options.block_size * g->vocab_size;
+}
+
+/* Tokens of one pass of a prompt, `left` of which are not read: whole blocks, `room` tokens at most
+ * but at least one block. A loop that wants the last row's logits reads the last block alone. */
+static size_t prefill_size(const generator *g, const fb_sequence *sequence, size_t shift,
+                           size_t left, size_t room) {
+    size_t size = g->options.block_size;
+    if (fb_loop_wants_next(&g->schedule))
+        left = left > size ? left - size : left;
+    if (left <= room)
+        return left;
+    size_t end = (sequence->num_tokens + shift + room) / size * size;
+    size_t begin = sequence->num_tokens + shift;
+    return end > begin ? end - begin : size - begin % size;
+}
+
+/* The token behind a prompt of whole blocks, or behind a block that was committed: the most
+ * probable by the last row of the pass. */
+static fb_status take_next(generator *g, size_t index, size_t num_rows) {
+    fb_slot *slot = &g->slots.slots[index];
+    const fb_sampler greedy = {.top_p = 1.0, .banned_token = -1};
+    fb_proposal next;
+    const float *row = slot_logits(g, index) + (num_rows - 1) * g->vocab_size;
+    fb_status status = fb_sampler_propose(&greedy, row, g->vocab_size, 0.0, NULL, NULL, &next);
+    if (status != FB_OK)
+        return fb_fail_in(status, "prompt %zu, the token behind position %zu", slot->prompt,
+                          slot->sequence->num_tokens);
+    fb_sequence_set_next(slot->sequence, next.token);
+    return FB_OK;
+}
+
+static fb_status finish_prefill(generator *g, size_t index, size_t num_tokens) {
+    fb_slot *slot = &g->slots.slots[index];
+    fb_sequence *sequence = slot->sequence;
+    FB_TRY(fb_kv_cache_commit(slot->kv, num_tokens));
+    bool last = fb_sequence_prefill_left(sequence) == num_tokens;
+    bool whole = sequence->num_tokens + num_tokens == sequence->num_prompt_tokens;
+    if (last && whole && fb_loop_wants_next(&g->schedule)) {
+        sequence->num_tokens += num_tokens; /* where the next token goes */
+        fb_status status = take_next(g, index, num_tokens);
+        sequence->num_tokens -= num_tokens;
+        FB_TRY(status);
+    }
+    fb_sequence_prefilled(sequence, num_tokens);
+    return FB_OK;
+}
+
 /* One forward pass over as many whole blocks of waiting prompts as prefill_chunk allows. Sets
  * *done when no prompt is waiting. */
 static fb_status prefill_pass(generator *g, bool *done) {
     size_t room = g->options.prefill_chunk, count = 0;
+    bool wants_next = fb_loop_wants_next(&g->schedule);
     for (size_t i = 0; i < g->slots.num_active && room > 0; i++) {
         fb_slot *slot = &g->slots.slots[i];
         size_t left = fb_sequence_prefill_left(slot->sequence);
         if (left == 0)
             continue;
-        size_t num_tokens = left < room ? left : room;
+        size_t shift = fb_loop_prefill_shift(&g->schedule, slot->sequence->num_prompt_tokens);
+        size_t num_tokens = prefill_size(g, slot->sequence, shift, left, room);
+        g->pass_slots[count] = i;
         g->forwards[count++] = (fb_forward){
             .struct_size = sizeof(fb_forward),
             .tokens = slot->sequence->tokens + slot->sequence->num_tokens,
             .num_tokens = num_tokens,
             .kv = slot->kv,
             .prefill_block = g->options.block_size,
+            .prefill_shift = shift,
             .action = FB_REFRESH_ONLY,
-            .compat = g->options.compat,
+            .compat = g->compat,
+            .logits = wants_next && num_tokens == left ? slot_logits(g, i) : NULL,
         };
-        room -= num_tokens;
+        room -= num_tokens < room ? num_tokens : room;
     }
     *done = count == 0;
     if (count == 0)
         return FB_OK;
     FB_TRY(fb_model_forward(g->model, g->forwards, count, &g->generation->stats.prefill));
     g->generation->stats.prefill_passes++;
-    for (size_t i = 0, pass = 0; pass < count; i++) {
-        fb_slot *slot = &g->slots.slots[i];
-        if (fb_sequence_prefill_left(slot->sequence) == 0)
-            continue;
-        FB_TRY(fb_kv_cache_commit(slot->kv, g->forwards[pass].num_tokens));
-        fb_sequence_prefilled(slot->sequence, g->forwards[pass++].num_tokens);
-    }
+    for (size_t pass = 0; pass < count; pass++)
+        FB_TRY(finish_prefill(g, g->pass_slots[pass], g->forwards[pass].num_tokens));
     return FB_OK;
 }
 
-static float *slot_logits(const generator *g, size_t slot) {
-    return g->logits + slot * g->options.block_size * g->vocab_size;
+/* Subtracts repeat_penalty from the logit of the token to the left. */
+static void penalise(generator *g, const fb_sequence *sequence, float *logits) {
+    float penalty = (float)g->options.repeat_penalty;
+    for (size_t i = 1; i < sequence->block_length && penalty != 0.0f; i++)
+        logits[i * g->vocab_size + (size_t)sequence->block[i - 1]] -= penalty;
 }
 
-/* Proposals of all rows of a slot's block. */
+/* The row of the pass's logits that decides position i of the block. */
+static size_t row_of(const generator *g, const fb_sequence *sequence, size_t position) {
+    size_t first = sequence->whole_pass ? 0 : sequence->first_decided;
+    bool shifted = fb_loop_wants_next(&g->schedule) && position > first;
+    return position - first - (shifted ? 1 : 0);
+}
+
+/* Proposals of the positions of a slot's block that this step decides. */
 static fb_status propose(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
     uint64_t seed = g->options.seeds ? g->options.seeds[slot->prompt] : g->options.seed;
-    for (size_t i = 0; i < g->options.block_size; i++)
+    size_t first = sequence->first_decided, count = sequence->num_decided;
+    if (!fb_loop_is_other(&g->schedule)) {
+        first = 0;
+        count = g->options.block_size;
+    }
+    float *logits = slot_logits(g, index);
+    penalise(g, sequence, logits);
+    for (size_t i = 0; i < g->options.block_size; i++) {
         g->proposals.uniform[i] =
             fb_random_uniform(seed, 0, (uint32_t)sequence->num_blocks,
                               (uint32_t)sequence->denoising_step, (uint32_t)i);
-    size_t failed = 0;
+        g->proposed[i] = sequence->block[i];
+        g->confidence[i] = g->entropy[i] = 0.0f;
+    }
+    size_t failed = 0, from = row_of(g, sequence, first);
+    size_t rows = row_of(g, sequence, first + count - 1) - from + 1;
+    g->proposals.num_rows = rows;
     fb_status status =
-        fb_proposals_make(&g->proposals, &g->sampler, slot_logits(g, index), &failed);
+        fb_proposals_make(&g->proposals, &g->sampler, logits + from * g->vocab_size, &failed);
     if (status != FB_OK)
         return fb_fail_in(status, "prompt %zu, position %zu", slot->prompt,
-                          sequence->num_tokens + failed);
-    for (size_t i = 0; i < g->options.block_size; i++) {
-        g->proposed[i] = g->proposals.rows[i].token;
-        g->confidence[i] = g->proposals.rows[i].confidence;
-        g->entropy[i] = g->proposals.rows[i].entropy;
+                          sequence->num_tokens + first + failed);
+    for (size_t i = first; i < first + count; i++) {
+        const fb_proposal *row = &g->proposals.rows[row_of(g, sequence, i) - from];
+        g->proposed[i] = row->token;
+        g->confidence[i] = row->confidence;
+        g->entropy[i] = row->entropy;
     }
     return FB_OK;
 }
@@ -163,7 +240,8 @@ static fb_status propose(generator *g, size_t index) {
 static fb_step_event begin_event(generator *g, size_t index) {
     const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
-    size_t size = g->options.block_size;
+    size_t size = sequence->block_length;
+    bool other = fb_loop_is_other(&g->schedule), part = other && !sequence->whole_pass;
     memcpy(g->before, sequence->block, size * sizeof *g->before);
     memcpy(g->masked_before, sequence->masked, size * sizeof *g->masked_before);
     return (fb_step_event){
@@ -186,6 +264,11 @@ static fb_step_event begin_event(generator *g, size_t index) {
         .kv = slot->kv,
         .parts = slot->parts,
         .sparse = slot->sparse,
+        .edited = sequence->edited,
+        .first_row = part ? sequence->first_decided : 0,
+        .num_rows = part ? sequence->num_decided : size,
+        .first_decided = other ? sequence->first_decided : 0,
+        .num_decided = other ? sequence->num_decided : size,
     };
 }
 
@@ -202,13 +285,16 @@ static void report(generator *g, size_t index, fb_step_event *event) {
 
 static fb_status finish_denoising(generator *g, size_t index) {
     fb_sequence *sequence = g->slots.slots[index].sequence;
-    size_t size = g->options.block_size;
+    size_t size = sequence->block_length, before = fb_sequence_num_completion(sequence);
     fb_step_event event = begin_event(g, index);
     FB_TRY(propose(g, index));
     event.num_accepted =
         fb_sequence_accept(sequence, g->proposed, g->confidence, g->entropy, g->accepted);
     memcpy(g->after, sequence->block, size * sizeof *g->after);
     memcpy(g->masked_after, sequence->masked, size * sizeof *g->masked_after);
+    size_t completion = fb_sequence_num_completion(sequence);
+    event.num_new = completion > before ? completion - before : 0;
+    event.num_edited = sequence->num_edited;
     event.proposed = g->proposed;
     event.confidence = g->confidence;
     event.logits = slot_logits(g, index);
@@ -220,13 +306,19 @@ static fb_status finish_denoising(generator *g, size_t index) {
 
 static fb_status finish_commit(generator *g, size_t index) {
     fb_slot *slot = &g->slots.slots[index];
-    size_t size = g->options.block_size;
+    fb_sequence *sequence = slot->sequence;
+    size_t size = sequence->block_length, committed = size;
+    memset(sequence->edited, 0, g->options.block_size * sizeof *sequence->edited);
     fb_step_event event = begin_event(g, index);
     memcpy(g->after, g->before, size * sizeof *g->after);
     memcpy(g->masked_after, g->masked_before, size * sizeof *g->masked_after);
     memset(g->accepted, 0, size * sizeof *g->accepted);
-    FB_TRY(fb_kv_cache_commit(slot->kv, size));
-    event.num_new = fb_sequence_commit(slot->sequence);
+    if (fb_loop_is_other(&g->schedule))
+        committed = sequence->num_commit_tokens;
+    if (fb_loop_wants_next(&g->schedule))
+        FB_TRY(take_next(g, index, size));
+    FB_TRY(fb_kv_cache_commit(slot->kv, committed));
+    event.num_new = fb_sequence_commit(sequence);
     report(g, index, &event);
     return FB_OK;
 }
@@ -235,11 +327,12 @@ static fb_status finish_commit(generator *g, size_t index) {
  * the order of slots. */
 static void show_attention(void *user, const fb_attention_event *attention) {
     const generator *g = user;
-    const fb_slot *slot = &g->slots.slots[attention->sequence];
+    size_t index = g->pass_slots[attention->sequence];
+    const fb_slot *slot = &g->slots.slots[index];
     const fb_sequence *sequence = slot->sequence;
     fb_generate_attention_event event = {
         .sequence = slot->prompt,
-        .slot = attention->sequence,
+        .slot = index,
         .block = sequence->num_blocks,
         .context_length = sequence->num_tokens,
         .commit = sequence->status == FB_SEQUENCE_COMMIT,
@@ -249,7 +342,28 @@ static void show_attention(void *user, const fb_attention_event *attention) {
     g->options.on_attention(g->options.user, &event);
 }
 
-static void plan_pass(generator *g, size_t index) {
+/* What loops of other models run: whole blocks of their own length, a sub-block, what is not
+ * padding of a finished block. False: there is nothing to run. */
+static bool change_pass(const generator *g, size_t index, const fb_plan *plan,
+                        fb_forward *forward) {
+    const fb_sequence *sequence = g->slots.slots[index].sequence;
+    forward->num_tokens = sequence->block_length;
+    if (plan->commit) {
+        forward->tokens = sequence->commit_tokens;
+        forward->num_tokens = sequence->num_commit_tokens;
+        if (fb_loop_wants_next(&g->schedule))
+            forward->logits = slot_logits(g, index);
+    } else if (!sequence->whole_pass) {
+        forward->tokens += sequence->first_decided;
+        forward->num_tokens = sequence->num_decided;
+        forward->block_first = sequence->first_decided;
+        forward->block_length = sequence->block_length;
+    }
+    return forward->num_tokens > 0;
+}
+
+/* Adds the pass of a slot to the `count` ones that there are. */
+static void plan_pass(generator *g, size_t index, size_t *count) {
     fb_slot *slot = &g->slots.slots[index];
     fb_plan plan = fb_sequence_plan(slot->sequence);
     if (slot->sparse != NULL) {
@@ -261,30 +375,44 @@ static void plan_pass(generator *g, size_t index) {
         };
         fb_sparse_begin(slot->sparse, &step);
     }
-    g->forwards[index] = (fb_forward){
+    fb_forward *forward = &g->forwards[*count];
+    *forward = (fb_forward){
         .struct_size = sizeof(fb_forward),
         .tokens = slot->sequence->block,
         .num_tokens = g->options.block_size,
         .kv = slot->kv,
         .action = plan.action,
         .refresh_rows = plan.refresh_rows,
-        .compat = g->options.compat,
+        .compat = g->compat,
         .parts = slot->parts,
         .sparse = slot->sparse,
         .logits = plan.commit ? NULL : slot_logits(g, index),
         .on_attention = g->options.on_attention ? show_attention : NULL,
         .user = g,
     };
+    if (fb_loop_is_other(&g->schedule) && !change_pass(g, index, &plan, forward))
+        return;
+    g->pass_slots[(*count)++] = index;
 }
 
-/* One forward pass over the blocks of all active sequences, and what follows from it. */
+static bool is_finished(const generator *g, size_t index) {
+    return g->slots.slots[index].sequence->status == FB_SEQUENCE_FINISHED;
+}
+
+/* One forward pass over the blocks of all active sequences, and what follows from it. A sequence
+ * may have finished before its first block. */
 static fb_status decode_pass(generator *g) {
+    size_t count = 0;
     for (size_t i = 0; i < g->slots.num_active; i++)
-        plan_pass(g, i);
-    FB_TRY(
-        fb_model_forward(g->model, g->forwards, g->slots.num_active, &g->generation->stats.decode));
-    g->generation->stats.decode_passes++;
+        if (!is_finished(g, i))
+            plan_pass(g, i, &count);
+    if (count > 0) {
+        FB_TRY(fb_model_forward(g->model, g->forwards, count, &g->generation->stats.decode));
+        g->generation->stats.decode_passes++;
+    }
     for (size_t i = 0; i < g->slots.num_active && !g->cancelled; i++) {
+        if (is_finished(g, i))
+            continue;
         if (g->slots.slots[i].sequence->status == FB_SEQUENCE_COMMIT)
             FB_TRY(finish_commit(g, i));
         else
@@ -356,6 +484,7 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
     FB_TRY(fb_generate_prompts(config, &g.options, prompts, num_prompts, &checked));
     g.schedule = fb_generate_schedule(config, &g.options);
     g.sampler = fb_generate_sampler(&g.options);
+    g.compat = fb_loop_is_other(&g.schedule) ? FB_COMPAT_PAPER : g.options.compat;
     fb_status status = generate(&g, checked, num_prompts);
     for (size_t i = 0; i < g.slots.num_slots && status == FB_OK; i++)
         if (g.slots.slots[i].sparse != NULL) {

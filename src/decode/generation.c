@@ -48,6 +48,7 @@ static void add_counts(fb_generate_counts *sum, const fb_generate_counts *counts
     sum->completion_tokens += counts->completion_tokens;
     sum->row_refreshes += counts->row_refreshes;
     sum->external_rows += counts->external_rows;
+    sum->edited_tokens += counts->edited_tokens;
 }
 
 fb_status fb_generation_take(fb_generation *generation, size_t prompt, const int32_t *tokens,

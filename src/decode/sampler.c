@@ -264,7 +264,11 @@ fb_status fb_sampler_propose(const fb_sampler *sampler, const float *logits, siz
         token = most_probable(sampler, logits, largest);
     }
     proposal->token = (int32_t)token;
-    proposal->confidence = probabilities[token];
     proposal->entropy = sampler->with_entropy ? entropy_of(probabilities, vocab_size) : 0.0f;
+    if (sampler->raw_confidence) {
+        const fb_sampler raw = {.top_p = 1.0, .banned_token = sampler->banned_token};
+        FB_TRY(fb_sampler_probabilities(&raw, logits, vocab_size, order, probabilities));
+    }
+    proposal->confidence = probabilities[token];
     return FB_OK;
 }

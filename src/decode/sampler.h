@@ -18,6 +18,7 @@ typedef struct fb_sampler {
     size_t top_k;         /* 0: all; logits equal to the k-th largest stay */
     double top_p;         /* 1: all; a token stays while those above it sum to at most top_p */
     int32_t banned_token; /* has probability 0; -1: none */
+    bool raw_confidence;  /* of a drawn token: its probability at temperature 1 among all */
     bool with_entropy;
 } fb_sampler;
 

@@ -2,15 +2,23 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "decode/loop.h"
 #include "decode/remask.h"
 
 #include <string.h>
 
+static bool is_other(const fb_sequence *sequence) {
+    return fb_loop_is_other(sequence->schedule);
+}
+
+/* The paper's engine, which has one loop. */
 static bool released(const fb_sequence *sequence) {
-    return sequence->schedule->compat == FB_COMPAT_RELEASED;
+    return sequence->schedule->compat == FB_COMPAT_RELEASED && !is_other(sequence);
 }
 
 size_t fb_sequence_num_completion(const fb_sequence *sequence) {
+    if (is_other(sequence))
+        return sequence->num_completion;
     return sequence->num_tokens > sequence->num_prompt_tokens
                ? sequence->num_tokens - sequence->num_prompt_tokens
                : 0;
@@ -18,7 +26,7 @@ size_t fb_sequence_num_completion(const fb_sequence *sequence) {
 
 static size_t count_masked(const fb_sequence *sequence) {
     size_t count = 0;
-    for (size_t i = 0; i < sequence->schedule->block_size; i++)
+    for (size_t i = 0; i < sequence->block_length; i++)
         count += sequence->masked[i] ? 1 : 0;
     return count;
 }
@@ -38,6 +46,10 @@ static void find_masks(fb_sequence *sequence) {
 /* A new block: prompt tokens that are not committed yet, then mask tokens. */
 static void start_block(fb_sequence *sequence) {
     size_t block_size = sequence->schedule->block_size;
+    if (is_other(sequence)) {
+        fb_loop_start_block(sequence);
+        return;
+    }
     for (size_t i = 0; i < block_size; i++) {
         bool prompt = sequence->num_tokens + i < sequence->num_prompt_tokens;
         sequence->masked[i] = !prompt;
@@ -55,6 +67,11 @@ static void start_block(fb_sequence *sequence) {
 /* Tokens that prompt and completion can have together: in the engine a stop token may follow the
  * max_tokens-th one. */
 static fb_status token_capacity(const fb_schedule *schedule, size_t prompt, size_t *capacity) {
+    if (fb_loop_is_other(schedule))
+        return fb_loop_capacity(schedule, prompt, capacity)
+                   ? FB_OK
+                   : fb_fail(FB_ERROR_ARGUMENT, "max_tokens is %zu, more than fits memory",
+                             schedule->max_tokens);
     if (!fb_size_add(prompt, 1, capacity) ||
         !fb_size_add(*capacity, schedule->max_tokens, capacity))
         return fb_fail(FB_ERROR_ARGUMENT, "max_tokens is %zu, more than fits memory",
@@ -72,6 +89,9 @@ static fb_status allocate(fb_sequence *sequence, size_t capacity) {
     FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &sequence->block_unmask_step));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "masked positions", &sequence->masked));
     FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "dirty positions", &sequence->dirty));
+    FB_TRY(fb_alloc_zeroed(size, sizeof(bool), "edited positions", &sequence->edited));
+    FB_TRY(fb_alloc(size, sizeof(size_t), "budgets", &sequence->transfers));
+    FB_TRY(fb_alloc(size, sizeof(int32_t), "block", &sequence->commit_tokens));
     return fb_alloc(size, sizeof(size_t), "positions", &sequence->order);
 }
 
@@ -90,6 +110,9 @@ fb_status fb_sequence_create(const fb_schedule *schedule, const fb_prompt *promp
     if (prompt->num_tokens > 0)
         memcpy(new->tokens, prompt->tokens, prompt->num_tokens * sizeof *prompt->tokens);
     new->num_prompt_tokens = prompt->num_tokens;
+    new->block_length = schedule->block_size;
+    if (is_other(new))
+        fb_loop_begin(new);
     if (fb_sequence_prefill_left(new) > 0)
         new->status = FB_SEQUENCE_PREFILL;
     else
@@ -108,12 +131,17 @@ void fb_sequence_destroy(fb_sequence *sequence) {
     fb_free(sequence->masked);
     fb_free(sequence->dirty);
     fb_free(sequence->order);
+    fb_free(sequence->edited);
+    fb_free(sequence->transfers);
+    fb_free(sequence->commit_tokens);
     fb_free(sequence);
 }
 
 size_t fb_sequence_prefill_left(const fb_sequence *sequence) {
     size_t prompt = sequence->num_prompt_tokens;
     size_t whole = prompt - prompt % sequence->schedule->block_size;
+    if (is_other(sequence))
+        whole = fb_loop_prefill(sequence->schedule, prompt);
     return whole > sequence->num_tokens ? whole - sequence->num_tokens : 0;
 }
 
@@ -122,6 +150,16 @@ void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens) {
     sequence->counts.prefill_tokens += num_tokens;
     if (fb_sequence_prefill_left(sequence) == 0)
         start_block(sequence);
+}
+
+void fb_sequence_set_next(fb_sequence *sequence, int32_t token) {
+    size_t position = sequence->num_tokens;
+    if (sequence->status == FB_SEQUENCE_COMMIT)
+        position += sequence->block_length;
+    sequence->tokens[position] = token;
+    sequence->unmask_step[position - sequence->num_prompt_tokens] =
+        (int32_t)sequence->sequence_step;
+    sequence->num_known = position + 1;
 }
 
 static void clear_dirty(fb_sequence *sequence) {
@@ -143,6 +181,8 @@ static fb_reuse_action decide(const fb_sequence *sequence, const fb_plan *plan) 
         .steps_since_full = sequence->steps_since_full,
         .accepted_since_full = sequence->accepted_since_full,
     };
+    if (is_other(sequence))
+        fb_loop_reuse_step(sequence, &step);
     fb_reuse_action action = fb_reuse_decide(&schedule->reuse, &step);
     if (action == FB_REUSE && !sequence->stored && !released(sequence))
         action = plan->commit ? FB_REFRESH_ONLY : FB_REFRESH_AND_STORE;
@@ -156,7 +196,7 @@ static bool is_full(fb_reuse_action action) {
 /* The rows that a pass computes: all, the dirty ones, or none. */
 static void plan_rows(fb_sequence *sequence, fb_plan *plan) {
     if (is_full(plan->action)) {
-        plan->external_rows = sequence->schedule->block_size;
+        plan->external_rows = sequence->block_length;
         sequence->steps_since_full = 0;
         sequence->accepted_since_full = 0;
     } else if (plan->action == FB_REFRESH_ROWS) {
@@ -190,6 +230,8 @@ fb_plan fb_sequence_rule(fb_sequence *sequence) {
         .budget = fb_remask_budget(schedule->block_size, schedule->denoising_steps,
                                    sequence->denoising_step),
     };
+    if (is_other(sequence))
+        plan.budget = fb_loop_budget(sequence);
     plan.action = decide(sequence, &plan);
     return plan;
 }
@@ -200,6 +242,8 @@ fb_plan fb_sequence_plan_as(fb_sequence *sequence, fb_reuse_action action) {
     sequence->action = action;
     sequence->stored = sequence->stored || action == FB_REFRESH_AND_STORE;
     plan_rows(sequence, &plan);
+    if (is_other(sequence))
+        fb_loop_plan_rows(sequence);
     count_pass(sequence, &plan);
     return plan;
 }
@@ -278,6 +322,8 @@ static void end_step(fb_sequence *sequence, const int32_t *proposed, size_t num_
 
 size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
                           const float *entropy, bool *accepted) {
+    if (is_other(sequence))
+        return fb_loop_accept(sequence, proposed, confidence, accepted);
     size_t num_accepted = fb_sequence_choose(sequence, confidence, entropy, sequence->order);
     memset(accepted, 0, sequence->schedule->block_size * sizeof(bool));
     for (size_t i = 0; i < num_accepted; i++)
@@ -324,6 +370,10 @@ static bool commit_token(fb_sequence *sequence, size_t position) {
 size_t fb_sequence_commit(fb_sequence *sequence) {
     const fb_schedule *schedule = sequence->schedule;
     size_t before = fb_sequence_num_completion(sequence);
+    if (is_other(sequence)) {
+        fb_loop_commit(sequence);
+        return sequence->num_completion > before ? sequence->num_completion - before : 0;
+    }
     for (size_t i = 0; i < schedule->block_size; i++)
         if (!commit_token(sequence, i))
             break;

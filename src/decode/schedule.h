@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Settings that all sequences of a run share. */
+/* Loops other than sdar differ where loop.h says so. Settings that all sequences of a run share. */
 typedef struct fb_schedule {
     fb_compat compat;
     fb_reuse_policy reuse;
@@ -34,6 +34,14 @@ typedef struct fb_schedule {
     const int32_t *stop_tokens; /* [num_stop_tokens] */
     size_t num_stop_tokens;
     bool ignore_stop;
+
+    /* see loop.h; what follows is of loops other than sdar */
+    fb_decoding_loop loop; /* FB_LOOP_MODEL: sdar */
+    size_t num_to_transfer, max_post_steps, max_block_steps, small_block;
+    double editing_threshold;
+    bool early_stop, block_cache;
+    bool draws;        /* a step may change something although the one before did not */
+    int32_t pad_token; /* bd3lm; -1: none */
 } fb_schedule;
 
 typedef enum fb_sequence_status {
@@ -69,6 +77,23 @@ typedef struct fb_sequence {
     size_t external_rows;       /* of the planned pass, see fb_plan */
     size_t *order;              /* [block_size] scratch */
 
+    /* Of loops other than sdar, see loop.h. */
+    size_t block_length;   /* tokens of the current block; block_size with sdar */
+    size_t num_known;      /* of `tokens`: the prompt, and a token that a commit gave */
+    size_t num_given;      /* tokens of the current block that were known when it began */
+    size_t num_completion; /* tokens of the result so far */
+    size_t blocks_left;    /* the current one included */
+    size_t post_steps;     /* of the current block, without masks */
+    bool *edited;          /* [block_size] by the last step */
+    size_t num_edited;
+    size_t *transfers;                 /* [block_size] bd3lm: tokens that each step accepts */
+    size_t num_transfers;              /* steps of the block */
+    size_t first_decided, num_decided; /* positions that the next step may decide */
+    bool block_cached;                 /* fast-dllm-v2: the block's keys and values are there */
+    bool whole_pass;                   /* the next pass computes all rows of the block */
+    int32_t *commit_tokens;            /* [block_size] what a commit pass runs */
+    size_t num_commit_tokens;
+
     fb_generate_counts counts;
 } fb_sequence;
 
@@ -101,6 +126,9 @@ fb_plan fb_sequence_plan(fb_sequence *sequence);
  * Sets accepted[block_size]; returns the number of accepted positions. */
 size_t fb_sequence_accept(fb_sequence *sequence, const int32_t *proposed, const float *confidence,
                           const float *entropy, bool *accepted);
+
+/* Loops whose commit gives the next token (fb_loop_wants_next): before fb_sequence_commit. */
+void fb_sequence_set_next(fb_sequence *sequence, int32_t token);
 
 /* COMMIT, after the planned pass: the block joins the committed tokens up to where the completion
  * ends; if it does not end, the next block begins. Returns the completion tokens that it added. */

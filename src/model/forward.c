@@ -55,6 +55,11 @@ void fb_model_round_activations(fb_model *model, int significand_bits) {
     model->significand_bits = significand_bits;
 }
 
+/* The position of a sequence's first token. */
+static size_t first_position(const fb_forward *sequence) {
+    return fb_kv_cache_length(sequence->kv) + sequence->block_first;
+}
+
 /* --- arguments -------------------------------------------------------------------------------- */
 
 static fb_status check_tokens(const pass *p, size_t index) {
@@ -90,9 +95,43 @@ static fb_status check_cache(const pass *p, size_t index) {
     return FB_OK;
 }
 
+/* Some rows of a block whose other rows are in the cache. */
+static fb_status check_rows(const fb_forward *sequence, size_t index) {
+    size_t first = sequence->block_first, length = sequence->block_length, kept = 0;
+    if (length == 0)
+        return first == 0
+                   ? FB_OK
+                   : fb_fail(FB_ERROR_ARGUMENT, "sequence %zu: block_first is %zu, block_length 0",
+                             index, first);
+    if (first > length || sequence->num_tokens > length - first)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: %zu tokens from block_first %zu on are beyond block_length "
+                       "%zu",
+                       index, sequence->num_tokens, first, length);
+    if (sequence->prefill_block > 0 || sequence->parts || sequence->sparse ||
+        sequence->action != FB_REFRESH_ONLY)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "sequence %zu: block_length is set with a prefill, parts, sparse, or "
+                       "another action than %s",
+                       index, fb_reuse_action_name(FB_REFRESH_ONLY));
+    fb_kv kv;
+    size_t layers = fb_kv_cache_config_of(sequence->kv)->num_layers;
+    for (size_t layer = 0; layer < layers; layer++) {
+        FB_TRY(fb_kv_cache_layer(sequence->kv, layer, &kv));
+        kept = kv.num_tokens - fb_kv_cache_length(sequence->kv);
+        if (kept < length)
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "sequence %zu: block_length is %zu, but layer %zu holds %zu tokens "
+                           "after the committed ones",
+                           index, length, layer, kept);
+    }
+    return FB_OK;
+}
+
 static fb_status check_sequence(const pass *p, size_t index) {
     FB_TRY(check_tokens(p, index));
     FB_TRY(check_cache(p, index));
+    FB_TRY(check_rows(&p->sequences[index], index));
     const fb_forward *sequence = &p->sequences[index];
     size_t length = fb_kv_cache_length(sequence->kv), block = sequence->prefill_block;
     size_t shift = sequence->prefill_shift;
@@ -145,7 +184,7 @@ static void embed(pass *p) {
     double start = fb_seconds();
     for (size_t s = 0; s < p->count; s++) {
         const fb_forward *sequence = &p->sequences[s];
-        size_t first = fb_kv_cache_length(sequence->kv);
+        size_t first = first_position(sequence);
         for (size_t i = 0; i < sequence->num_tokens; i++, row++) {
             fb_matrix_row(p->kernels, embedding, (size_t)sequence->tokens[i],
                           p->a->x + row * hidden);
@@ -246,6 +285,16 @@ static fb_status attend_prefill(const fb_forward *sequence, size_t layer, const 
     return fb_attend(queries, &view, &mask, 0.0f, result);
 }
 
+/* Attention of some rows of a block, to everything committed and to the whole block. */
+static fb_status attend_rows(const fb_forward *sequence, size_t layer, const fb_queries *queries,
+                             const fb_part *result) {
+    fb_kv kv;
+    FB_TRY(fb_kv_cache_layer(sequence->kv, layer, &kv));
+    fb_range range = {0, fb_kv_cache_length(sequence->kv) + sequence->block_length};
+    fb_view view = {&kv, &range, 1};
+    return fb_attend(queries, &view, NULL, 0.0f, result);
+}
+
 /* Attention of a block, to all keys or to those that a selector chose. */
 static fb_status attend_block(const fb_forward *sequence, size_t layer, const fb_queries *queries,
                               const fb_part *result) {
@@ -282,20 +331,24 @@ static fb_status attend_sequence(pass *p, size_t layer, const fb_forward *sequen
                                  size_t first_row) {
     size_t heads = p->config->num_attention_heads, head_dim = p->config->head_dim;
     double start = fb_seconds();
-    FB_TRY(fb_kv_cache_write(sequence->kv, layer, fb_kv_cache_length(sequence->kv),
-                             sequence->num_tokens, p->a->k + first_row * p->kv_width,
-                             p->a->v + first_row * p->kv_width));
+    FB_TRY(fb_kv_cache_write(sequence->kv, layer, first_position(sequence), sequence->num_tokens,
+                             p->a->k + first_row * p->kv_width, p->a->v + first_row * p->kv_width));
     double written = fb_seconds();
     p->model->small.kv_write += written - start;
     fb_queries queries =
         fb_queries_rows(p->a->q + first_row * p->q_width, sequence->num_tokens, heads, head_dim);
     fb_part result = fb_part_rows(p->a->attended + first_row * p->q_width,
                                   p->a->lse + first_row * heads, heads, head_dim);
-    fb_status status = sequence->prefill_block > 0
-                           ? attend_prefill(sequence, layer, &queries, &result)
-                           : attend_block(sequence, layer, &queries, &result);
+    fb_status status;
+    if (sequence->prefill_block > 0)
+        status = attend_prefill(sequence, layer, &queries, &result);
+    else if (sequence->block_length > 0)
+        status = attend_rows(sequence, layer, &queries, &result);
+    else
+        status = attend_block(sequence, layer, &queries, &result);
     p->times.attention += fb_seconds() - written;
-    if (status == FB_OK && sequence->on_attention && sequence->prefill_block == 0)
+    if (status == FB_OK && sequence->on_attention && sequence->prefill_block == 0 &&
+        sequence->block_length == 0)
         observe(p, layer, sequence, &queries, &result);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "io/json.h"
 #include "model/architectures.h"
 #include "model/config_fields.h"
+#include "model/loop_choice.h"
 #include "model/mixture_config.h"
 #include "model/quantization.h"
 #include "model/special_tokens.h"
@@ -40,7 +41,7 @@ static const char generation_name[] = "generation_config.json";
 typedef struct reading {
     const fb_architecture *architecture;
     fb_model_config config;
-    const char *file;                 /* that is being read */
+    const char *directory, *file;     /* that is being read */
     int32_t mask, mask_of_generation; /* of config.json and generation_config.json, or -1 */
     fb_warnings *warnings;
 } reading;
@@ -467,6 +468,8 @@ static fb_status read_config(const fb_json *root, const char *where, reading *r)
     FB_TRY(read_sizes(root, where, r));
     FB_TRY(read_rope(root, where, r));
     FB_TRY(check_layer_types(root, where, r->config.num_hidden_layers));
+    if (r->architecture->loop == FB_LOOP_LLADA2)
+        FB_TRY(fb_loop_choose_llada2(r->directory, root, &r->config.decoding_loop, r->warnings));
     const char *block = r->architecture->block_size_field;
     if (block)
         FB_TRY(fb_json_get_size_or(root, where, block, 1, MAX_BLOCK, 0, &r->config.block_size));
@@ -615,6 +618,7 @@ fb_status fb_model_config_read(const char *directory, fb_model_config *config,
     reading r = {.config = {.mask_token_id = -1, .pad_token_id = -1},
                  .mask = -1,
                  .mask_of_generation = -1,
+                 .directory = directory,
                  .warnings = warnings};
     FB_TRY(check_directory(directory));
     FB_TRY(read_file(directory, config_name, false, read_config, &r));

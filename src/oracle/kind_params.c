@@ -254,3 +254,49 @@ const fb_field fb_pipeline_params[] = {
     UNUSED("max_attention_size", "local says it in frames"),
     END,
 };
+
+const fb_field fb_sdar_loop_params[] = {
+    USED("tau"),
+    USED("block_length"),
+    USED("denoising_steps"),
+    USED("remasking"),
+    USED("dynamic_threshold"),
+    USED("temperature"),
+    USED("top_k"),
+    USED("top_p"),
+    USED("max_tokens"),
+    USED("mask_id"),
+    USED("eos_id"),
+    USED("ignore_eos"),
+    END,
+};
+
+const fb_field fb_llada2_loop_params[] = {
+    USED("block_length"),      USED("steps"),          USED("gen_length"),
+    USED("threshold"),         USED("minimal_topk"),   USED("eos_early_stop"),
+    USED("editing_threshold"), USED("max_post_steps"), USED("num_to_transfer"),
+    USED("mask_id"),           USED("eos_id"),         END,
+};
+
+const fb_field fb_sglang_loop_params[] = {
+    USED("algorithm"),
+    USED("block_length"),
+    USED("threshold"),
+    USED("edit_threshold"),
+    USED("max_post_edit_steps"),
+    USED("penalty_lambda"),
+    USED("max_new_tokens"),
+    USED("mask_id"),
+    USED("eos_id"),
+    END,
+};
+
+const fb_field fb_bd3lm_loop_params[] = {
+    USED("block_size"), USED("steps"),  USED("steps_per_block"), USED("max_new_tokens"),
+    USED("mask_id"),    USED("pad_id"), USED("eos_id"),          END,
+};
+
+const fb_field fb_fast_loop_params[] = {
+    USED("block_size"),     USED("small_block_size"), USED("threshold"),  USED("use_block_cache"),
+    USED("max_new_tokens"), USED("mask_id"),          USED("stop_token"), END,
+};

@@ -296,3 +296,33 @@ const fb_field fb_pipeline_tensors[] = {
     UNUSED("timesteps", "denoising_step_list implies them"),
     END,
 };
+
+/* Of all generations of loops other than the engine's, each of which has some. */
+const fb_field fb_loop_tensors[] = {
+    USED("trace.block"),
+    USED("trace.step"),
+    USED("trace.status"),
+    USED("trace.ctx_true"),
+    USED("trace.reuse"),
+    USED("trace.store"),
+    USED("trace.dirty"),
+    USED("trace.dirty_after"),
+    USED("trace.length"),
+    USED("trace.need"),
+    USED("trace.kind"),
+    USED("trace.T"),
+    USED("trace.small"),
+    USED("trace.next"),
+    USED("trace.before"),
+    USED("trace.after"),
+    USED("trace.acc"),
+    USED("trace.edit"),
+    USED("trace.x0"),
+    USED("trace.conf"),
+    USED("logits"),
+    USED("prompt.0"),
+    USED("output.0"),
+    USED("unmask_step.0"),
+    UNUSED("trace.ntok_after", "the result says it"),
+    END,
+};

@@ -102,6 +102,7 @@ static fb_status read_options(const fb_trajectory_reader *r, const fb_json *opti
     fb_generate_options *o = &r->record->options;
     const char *where = r->where;
     bool released = false;
+    o->loop = FB_LOOP_SDAR; /* the only one that records have */
     FB_TRY(check_options(r, options));
     FB_TRY(fb_json_get_size_or(options, where, "block_size", 1, MAX_BLOCK, 0, &o->block_size));
     FB_TRY(fb_json_get_size_or(options, where, "denoising_steps", 1, MAX_BLOCK, 0,

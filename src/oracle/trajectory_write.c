@@ -107,6 +107,9 @@ fb_status fb_trajectory_writer_open(const char *path, const char *model,
                                     const fb_generate_options *options, const fb_prompt *prompt,
                                     fb_trajectory_writer **writer) {
     fb_trajectory_writer *made = NULL;
+    if (options->loop != FB_LOOP_MODEL && options->loop != FB_LOOP_SDAR)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s: a record is of the loop sdar, and this one is %s",
+                       path, fb_decoding_loop_name(options->loop));
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "record", &made));
     fb_status status = fb_file_writer_open(path, &made->file);
     if (status == FB_OK)

@@ -15,6 +15,7 @@ fb_status fb_reuse_trial_create(fb_model *model, const fb_generate_options *opti
                                 fb_reuse_trial *trial) {
     const fb_model_config *config = fb_model_config_of(model);
     fb_generate_options resolved = *options;
+    resolved.loop = FB_LOOP_SDAR; /* other loops' blocks are not of one length */
     resolved.ignore_stop = true;
     resolved.reuse = (fb_reuse_policy){0};
     *trial = (fb_reuse_trial){0};

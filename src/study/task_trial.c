@@ -12,6 +12,7 @@
 fb_status fb_task_trial_create(fb_model *model, const fb_generate_options *options,
                                fb_task_trial *trial) {
     fb_generate_options resolved = *options;
+    resolved.loop = FB_LOOP_SDAR; /* other loops' blocks are not of one length */
     *trial = (fb_task_trial){0};
     resolved.reuse = (fb_reuse_policy){0};
     FB_TRY(fb_generate_options_resolve(fb_model_config_of(model), &resolved));

@@ -222,6 +222,10 @@ static size_t count_masked(const fb_step_event *event) {
 }
 
 static fb_status record_step(fb_trace *trace, const fb_step_event *event) {
+    if (event->num_rows < event->block_size)
+        return fb_fail(FB_ERROR_UNSUPPORTED,
+                       "a pass over %zu tokens of a block of %zu is not traced", event->num_rows,
+                       event->block_size);
     fb_trace_sequence *sequence = &trace->sequences[event->sequence];
     fb_trace_step step = {
         .sequence = event->sequence,
@@ -232,13 +236,14 @@ static fb_status record_step(fb_trace *trace, const fb_step_event *event) {
         .dirty = event->dirty_before,
         .masked = count_masked(event),
         .accepted = event->num_accepted,
+        .edited = event->num_edited,
     };
     FB_TRY(fb_buffer_append(&trace->steps, &step, sizeof step));
     FB_TRY(fb_buffer_append(&trace->heads, sequence->heads,
                             num_heads_of_step(trace) * sizeof *sequence->heads));
     trace->num_steps++;
     for (size_t i = 0; i < event->block_size; i++)
-        sequence->changed[i] = event->accepted[i];
+        sequence->changed[i] = event->accepted[i] || event->edited[i];
     sequence->current = 1 - sequence->current;
     sequence->has_before = true;
     return FB_OK;

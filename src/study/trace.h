@@ -39,6 +39,7 @@ typedef struct fb_trace_step {
     size_t dirty;    /* tokens accepted since the last refresh, before the step */
     size_t masked;   /* mask tokens before the step */
     size_t accepted; /* tokens accepted by it */
+    size_t edited;   /* tokens that were not masked, and that it replaced */
 } fb_trace_step;
 
 /* External and internal part of all layers at one step: [num_layers] times

@@ -128,10 +128,10 @@ static fb_status commit(fb_display *display, const fb_step_event *event) {
 static fb_status show_event(fb_display *display, const fb_step_event *event) {
     if (display->kind == FB_DISPLAY_NONE)
         return FB_OK;
-    if (event->commit)
-        FB_TRY(commit(display, event));
-    else if (display->kind == FB_DISPLAY_VISUAL)
+    if (!event->commit && display->kind == FB_DISPLAY_VISUAL)
         FB_TRY(fb_visual_step(&display->visual, display->tokenizer, event));
+    if (event->commit || event->finished)
+        FB_TRY(commit(display, event));
     if (fflush(stdout) != 0 || ferror(stdout))
         return fb_fail(FB_ERROR_IO, "cannot write standard output: %s", strerror(errno));
     return FB_OK;

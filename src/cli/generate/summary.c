@@ -130,6 +130,26 @@ static const char *compat_name(fb_compat compat) {
     return compat == FB_COMPAT_RELEASED ? "released" : "paper";
 }
 
+/* Those that the loop has. */
+static void put_loop(fb_json_writer *w, const char *key, const fb_generate_options *options) {
+    fb_json_open_object(w, key);
+    if (options->loop == FB_LOOP_LLADA2_EDITING) {
+        fb_json_put_double(w, "editing_threshold", options->editing_threshold);
+        fb_json_put_size(w, "max_post_steps", options->max_post_steps);
+        fb_json_put_size(w, "max_block_steps", options->max_block_steps);
+        fb_json_put_size(w, "num_to_transfer", options->num_to_transfer);
+    }
+    if (options->loop == FB_LOOP_LLADA2 || options->loop == FB_LOOP_LLADA2_EDITING) {
+        fb_json_put_bool(w, "early_stop", options->early_stop);
+        fb_json_put_double(w, "repeat_penalty", options->repeat_penalty);
+    }
+    if (options->loop == FB_LOOP_FAST_DLLM_V2) {
+        fb_json_put_size(w, "small_block", options->small_block);
+        fb_json_put_bool(w, "block_cache", options->block_cache);
+    }
+    fb_json_close_object(w);
+}
+
 static void put_options(fb_json_writer *w, const char *key, const fb_generate_options *options) {
     fb_json_open_object(w, key);
     fb_json_put_size(w, "max_tokens", options->max_tokens);
@@ -140,6 +160,8 @@ static void put_options(fb_json_writer *w, const char *key, const fb_generate_op
     fb_json_put_bool(w, "reuse_at_commit", options->reuse.reuse_at_commit);
     put_reuse(w, "reuse", &options->reuse);
     fb_json_put_string(w, "compat", compat_name(options->compat));
+    fb_json_put_string(w, "loop", fb_decoding_loop_name(options->loop));
+    put_loop(w, "loop_options", options);
     fb_json_put_string(w, "remasking", fb_remasking_name(options->remasking));
     fb_json_put_double(w, "confidence_threshold", options->confidence_threshold);
     fb_json_put_double(w, "entropy_bound", options->entropy_bound);
@@ -178,6 +200,7 @@ static void put_counts(fb_json_writer *w, const char *key, const fb_generate_cou
     fb_json_put_size(w, "completion_tokens", counts->completion_tokens);
     fb_json_put_size(w, "row_refreshes", counts->row_refreshes);
     fb_json_put_size(w, "external_rows", counts->external_rows);
+    fb_json_put_size(w, "edited_tokens", counts->edited_tokens);
     fb_json_close_object(w);
 }
 

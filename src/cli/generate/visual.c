@@ -124,8 +124,11 @@ static void print_line(const fb_step_event *event, const fb_buffer *block) {
     char pass[32] = "commit";
     if (!event->commit)
         snprintf(pass, sizeof pass, "step %zu", event->denoising_step);
-    printf("block %-4zu %-8s %-14s dirty %-3zu accepted %-3zu| ", event->block, pass,
+    printf("block %-4zu %-8s %-14s dirty %-3zu accepted %-3zu", event->block, pass,
            fb_reuse_action_name(event->action), event->dirty_before, event->num_accepted);
+    if (event->num_edited > 0)
+        printf(" edited %-3zu", event->num_edited);
+    printf("| ");
     print_buffer(block);
     putchar('\n');
 }

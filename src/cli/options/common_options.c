@@ -12,6 +12,10 @@ fb_status fb_option_parse_dtype(const char *text, void *dtype) {
     return fb_dtype_parse(text, dtype);
 }
 
+fb_status fb_option_parse_loop(const char *text, void *loop) {
+    return fb_decoding_loop_parse(text, loop);
+}
+
 fb_status fb_option_parse_compat(const char *text, void *compat) {
     bool released = strcmp(text, "released") == 0;
     if (!released && strcmp(text, "paper") != 0)

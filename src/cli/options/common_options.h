@@ -116,6 +116,7 @@ fb_status fb_option_parse_reuse(const char *text, void *rows);
 
 /* The same for an fb_compat: "paper", "released". */
 fb_status fb_option_parse_compat(const char *text, void *compat);
+fb_status fb_option_parse_loop(const char *text, void *loop);
 
 /* The same for an fb_remasking. */
 fb_status fb_option_parse_remasking(const char *text, void *remasking);

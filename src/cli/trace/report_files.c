@@ -34,10 +34,10 @@ static fb_status put_heads(fb_file_writer *writer, const fb_trace *trace, size_t
     const fb_trace_head *record = fb_trace_heads_at(trace, index);
     for (size_t layer = 0; layer < trace->num_layers; layer++)
         for (size_t head = 0; head < trace->num_heads; head++, record++) {
-            FB_TRY(put(writer, "%zu,%zu,%zu,%zu,%s,%zu,%zu,%zu,%zu,%zu", step->sequence,
+            FB_TRY(put(writer, "%zu,%zu,%zu,%zu,%s,%zu,%zu,%zu,%zu,%zu,%zu", step->sequence,
                        step->block, step->context_length, step->denoising_step,
                        fb_reuse_action_name(step->action), step->dirty, step->masked,
-                       step->accepted, layer, head));
+                       step->accepted, step->edited, layer, head));
             for (int value = 0; value < FB_TRACE_NUM_VALUES; value++)
                 FB_TRY(put_number(writer, fb_trace_get(record, (fb_trace_value)value)));
             FB_TRY(put(writer, "\n"));
@@ -47,7 +47,7 @@ static fb_status put_heads(fb_file_writer *writer, const fb_trace *trace, size_t
 
 static fb_status put_csv(fb_file_writer *writer, const fb_trace_report *report) {
     FB_TRY(put(writer, "sequence,block,context_length,denoising_step,action,dirty,masked,accepted,"
-                       "layer,head"));
+                       "edited,layer,head"));
     for (int value = 0; value < FB_TRACE_NUM_VALUES; value++)
         FB_TRY(put(writer, ",%s", fb_trace_value_name((fb_trace_value)value)));
     FB_TRY(put(writer, "\n"));
@@ -184,6 +184,7 @@ static void put_step(fb_json_writer *w, const fb_trace *trace, size_t index) {
     fb_json_put_size(w, "dirty", step->dirty);
     fb_json_put_size(w, "masked", step->masked);
     fb_json_put_size(w, "accepted", step->accepted);
+    fb_json_put_size(w, "edited", step->edited);
     for (int value = 0; value < FB_TRACE_NUM_VALUES; value++)
         put_value(w, trace, index, (fb_trace_value)value);
     fb_json_close_object(w);
