@@ -6,6 +6,7 @@ mistake must be caught and named.
 """
 import json
 import math
+import os
 import random
 import re
 import subprocess
@@ -21,6 +22,7 @@ from verify_support import (
     expect,
     expect_equal,
     expect_failed,
+    expect_usage_error,
     folder,
     from_bf16,
     golden,
@@ -710,6 +712,91 @@ def a_candidate_needs_a_case():
         result = verify(golden("attn/attn_06"), "--candidate", where / "none.safetensors")
         expect_equal(result.returncode, 1, "exit status")
         expect(b"none.safetensors" in result.stderr, result.stderr)
+
+
+# --- kept truths ---------------------------------------------------------------------------------
+
+TRUTHS = ".flashblock-truths"
+
+
+def make_large(where):
+    """A case whose truth is large enough to be kept, which is a right candidate of itself."""
+    path = where / "large.safetensors"
+    run = [PROGRAM, "golden", "-o", path, "--kind", "attention", "--queries", "100", "--keys", "4096"]
+    subprocess.run(run, stdout=subprocess.DEVNULL, check=True)
+    return path
+
+
+def judge_large(path, *more):
+    return text_of(verify(path, "--candidate", path, *more), 0)
+
+
+@case
+def truths_are_kept_beside_the_case():
+    with folder() as where:
+        path = make_large(where)
+        first = judge_large(path)
+        kept = list((where / TRUTHS).iterdir())
+        expect(kept and all(len(file.stem) == 32 and file.suffix == ".truth" for file in kept), kept)
+        before = [(file.stat().st_ino, file.read_bytes()) for file in kept]
+        expect_equal(judge_large(path), first, "the second verdict")
+        after = [(file.stat().st_ino, file.read_bytes()) for file in kept]
+        expect(before == after, "a truth that is kept was computed again")
+
+
+@case
+def broken_truths_are_computed_again():
+    with folder() as where:
+        path = make_large(where)
+        first = judge_large(path, "--cache", where / "kept")
+        (kept,) = (where / "kept").iterdir()
+        right = kept.read_bytes()
+        middle = len(right) // 2
+        flipped = right[:middle] + bytes([right[middle] ^ 1]) + right[middle + 1 :]
+        for broken in (b"", right[:-8], flipped):
+            kept.write_bytes(broken)
+            expect_equal(judge_large(path, "--cache", where / "kept"), first, "the verdict")
+            expect(kept.read_bytes() == right, "a broken truth was not replaced")
+        kept.unlink()
+        os.mkfifo(kept)
+        expect_equal(judge_large(path, "--cache", where / "kept"), first, "a named pipe")
+        expect(kept.read_bytes() == right, "a named pipe was not replaced")
+        kept.unlink()
+        kept.mkdir()
+        expect_equal(judge_large(path, "--cache", where / "kept"), first, "a directory")
+        expect_equal([kept], list((where / "kept").iterdir()), "files")
+
+
+@case
+def truths_need_not_be_kept():
+    with folder() as where:
+        path = make_large(where)
+        first = judge_large(path, "--no-cache")
+        expect_equal([path], list(where.iterdir()), "files")
+        (where / TRUTHS).write_text("not a directory")
+        expect_equal(judge_large(path), first, "where no directory can be made")
+        expect_equal(judge_large(path, "--cache", where / "no" / "where"), first, "no parent")
+        expect_equal((where / TRUTHS).read_text(), "not a directory", "the file")
+    path, _, tensors = open_attention("attn/attn_06")
+    with folder() as where:
+        small = where / path.name
+        small.write_bytes(path.read_bytes())
+        text_of(verify(small, "--partial", "--candidate", small), 0)
+        expect_equal([small], list(where.iterdir()), "files beside a small case")
+        expect_usage_error(verify(small, "--no-cache"), "--no-cache", "--candidate")
+        both = verify(small, "--candidate", small, "--cache", where, "--no-cache")
+        expect_usage_error(both, "--cache", "--no-cache")
+
+
+@case
+def processes_keep_the_same_truth_at_once():
+    with folder() as where:
+        path = make_large(where)
+        run = [PROGRAM, "verify", path, "--candidate", path]
+        started = [subprocess.Popen(run, stdout=subprocess.DEVNULL) for _ in range(4)]
+        expect_equal([0] * 4, [process.wait(timeout=600) for process in started], "exit statuses")
+        kept = list((where / TRUTHS).iterdir())
+        expect_equal([".truth"], [file.suffix for file in kept], "files")
 
 
 sys.exit(main())

@@ -202,6 +202,7 @@ class fb_verify_options(Structure):
         ("details", c_bool),
         ("partial", c_bool),
         ("unused", c_bool * (sizeof(c_size_t) - 2)),
+        ("truths", c_char_p),
     ]
 
 

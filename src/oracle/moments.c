@@ -426,11 +426,15 @@ static void sizes_of(const fb_attention_problem *p, size_t b, size_t kv_head, fb
         }
 }
 
+size_t fb_moments_count(const fb_attention_problem *p) {
+    size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
+    return 3 * values + 7 * rows + p->batch * p->kv_heads * p->head_dim + 1;
+}
+
 fb_status fb_moments_create(const fb_attention_problem *p, fb_moments *m) {
     size_t rows = fb_attention_problem_rows(p), values = fb_attention_problem_values(p);
     size_t squares = p->batch * p->kv_heads * p->head_dim;
-    FB_TRY(fb_alloc_zeroed(3 * values + 7 * rows + squares + 1, sizeof *m->memory,
-                           "attention truth", &m->memory));
+    FB_TRY(fb_alloc_zeroed(fb_moments_count(p), sizeof *m->memory, "attention truth", &m->memory));
     double *at = m->memory;
     m->out = at;
     m->lse = m->out + values;

@@ -36,6 +36,13 @@ typedef struct fb_moments {
     double *memory;
 } fb_moments;
 
+/* Raise it with every change of moments.c that changes a result: truths are kept (truth_cache.h).
+ */
+enum { FB_MOMENTS_VERSION = 1 };
+
+/* The doubles of `memory`, which holds all members. */
+size_t fb_moments_count(const fb_attention_problem *problem);
+
 /* Memory for all; everything is 0. fb_moments_free. */
 fb_status fb_moments_create(const fb_attention_problem *problem, fb_moments *moments);
 void fb_moments_free(fb_moments *moments);

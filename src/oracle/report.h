@@ -28,11 +28,12 @@ struct fb_report {
     size_t num_unjudged;
     char **missing; /* results that are required, and that it does not have */
     size_t num_missing;
-    bool partial;      /* set by the caller: that is allowed */
-    char *words;       /* of a trajectory: the text; free() */
-    fb_buffer members; /* of a trajectory: more of the JSON, an object */
-    char *text;        /* what fb_report_text gave; free() */
-    char *json;        /* what fb_report_json gave; fb_free */
+    bool partial;                  /* set by the caller: that is allowed */
+    struct fb_truth_cache *truths; /* set by the caller, who closes it; or NULL */
+    char *words;                   /* of a trajectory: the text; free() */
+    fb_buffer members;             /* of a trajectory: more of the JSON, an object */
+    char *text;                    /* what fb_report_text gave; free() */
+    char *json;                    /* what fb_report_json gave; fb_free */
 };
 
 /* Frees what the report holds, not the report. */

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "oracle/truth_cache.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,6 +32,8 @@ void fb_trial_free(fb_trial *trial) {
         fb_moments_free(&trial->parts[i].m);
         fb_free(trial->parts[i].queries);
     }
+    if (trial->truths)
+        fb_truth_cache_release(trial->truths);
     for (size_t i = 0; i < trial->num_inputs; i++)
         fb_free(trial->inputs[i].rounded);
     for (size_t i = 0; i < trial->num_memory; i++)

@@ -75,6 +75,7 @@ typedef struct fb_trial {
     size_t *internal_of;      /* [passes] */
     fb_rounded_input *inputs; /* [num_inputs] */
     size_t num_inputs;
+    struct fb_truth_cache *truths; /* NULL: none are kept */
     void **memory;
     size_t num_memory;
 } fb_trial;

@@ -1,6 +1,7 @@
 /* Truths, errors and noise of a trial. */
 #include "base/memory.h"
 #include "oracle/trial.h"
+#include "oracle/truth_cache.h"
 
 #include <math.h>
 #include <string.h>
@@ -100,6 +101,22 @@ static fb_status read_part(fb_trial *trial, fb_trial_part *part, const fb_readin
     return status;
 }
 
+/* Moments that are kept, or else computed. */
+static fb_status find_moments(fb_truth_cache *truths, const fb_attention_problem *p,
+                              fb_weight_format weights, fb_moments *m) {
+    if (!truths || !fb_truth_cache_takes(p))
+        return fb_moments_compute(p, weights, m);
+    size_t kv = kv_values(p);
+    fb_truth_cache_hold(truths, p->k, kv);
+    fb_truth_cache_hold(truths, p->v, kv);
+    const fb_truth_key key = fb_truth_cache_key(truths, p, weights);
+    if (fb_truth_cache_load(truths, &key, p, m))
+        return FB_OK;
+    FB_TRY(fb_moments_compute(p, weights, m));
+    fb_truth_cache_save(truths, &key, p, m);
+    return FB_OK;
+}
+
 fb_status fb_trial_know(fb_trial *trial, size_t index) {
     fb_trial_part *part = &trial->parts[index];
     const fb_weight_format weights = fb_arithmetic_weights(trial->arithmetic);
@@ -107,7 +124,7 @@ fb_status fb_trial_know(fb_trial *trial, size_t index) {
         return FB_OK;
     if (!part->m.memory)
         FB_TRY(fb_moments_create(&part->read, &part->m));
-    FB_TRY(fb_moments_compute(&part->read, weights, &part->m));
+    FB_TRY(find_moments(trial->truths, &part->read, weights, &part->m));
     part->known = true;
     part->weight_bits = weights.bits;
     return FB_OK;

@@ -577,6 +577,7 @@ static fb_status judge(fb_report *report, verdict *v) {
 fb_status fb_report_trial(fb_report *report, fb_trial *trial) {
     verdict v = {.trial = trial};
     size_t judged = 0;
+    trial->truths = report->truths;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         judged += trial->tensors[i].value != NULL;
         if (!trial->tensors[i].view && trial->tensors[i].required)

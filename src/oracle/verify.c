@@ -4,12 +4,13 @@
 #include "base/point.h"
 #include "base/sized.h"
 #include "oracle/kinds.h"
+#include "oracle/truth_cache.h"
 
 #include <flashblock/runtime.h>
 
 #include <stdio.h>
 
-FB_SIZED_ENDS_WITH(fb_verify_options, unused);
+FB_SIZED_ENDS_WITH(fb_verify_options, truths);
 
 void fb_verify_options_init_sized(fb_verify_options *options, size_t struct_size) {
     const fb_verify_options defaults = {0};
@@ -78,7 +79,11 @@ static fb_status begin(const char *path, const fb_verify_options *options, fb_re
 
 static fb_status fill(const char *path, const fb_verify_options *options, fb_report *report) {
     FB_TRY(begin(path, options, report));
+    if (options->truths)
+        FB_TRY(fb_truth_cache_open(options->truths, &report->truths));
     fb_status status = verify(path, report);
+    fb_truth_cache_close(report->truths);
+    report->truths = NULL;
     if (status == FB_ERROR_MEMORY) /* says nothing about the file */
         return fb_fail_in(status, "%s", path);
     if (status != FB_OK) {

@@ -249,6 +249,11 @@ typedef struct fb_verify_options {
     bool details;            /* the text and JSON also say how the worst elements came about */
     bool partial;            /* the candidate needs not have all results: none is FB_INCOMPLETE */
     bool unused[sizeof(size_t) - 2]; /* false: room for members of later versions */
+    /* Of fb_verify_file: a folder for truths that take long. Those that it has are not computed
+     * again, and those that it lacks are put there. It is made if its parent is there. It changes
+     * no result, and no error: a folder that cannot be read or written is as good as none. NULL
+     * (default): all are computed. */
+    const char *truths;
 } fb_verify_options;
 
 /* As fb_attention_check_init_sized: fb_verify_options_init(&options) in C. */

@@ -1,6 +1,7 @@
 /* flashblock verify: recomputes case files, and judges other implementations' results. */
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/options/common_options.h"
 #include "cli/options/isa_choice.h"
@@ -25,10 +26,13 @@ typedef struct settings {
     fb_option_list paths, kinds;
     const char *json, *candidate, *trajectory, *model;
     fb_arithmetic precision;
-    size_t threads; /* 0: not given */
-    int isa;        /* fb_isa_choice_parse */
-    bool verbose, partial;
+    size_t threads;    /* 0: not given */
+    int isa;           /* fb_isa_choice_parse */
+    const char *cache; /* a folder; NULL: beside the case */
+    bool verbose, partial, no_cache;
 } settings;
+
+#define TRUTHS ".flashblock-truths"
 
 static fb_status parse_precision(const char *text, void *target) {
     return fb_arithmetic_parse(text, target);
@@ -93,6 +97,18 @@ static const fb_option options[] = {
      TARGET(partial),
      .help = "the candidate needs not have every required result; without it, a missing one makes "
              "it INCOMPLETE"},
+    {.kind = FB_OPTION_STRING,
+     .name = "cache",
+     .needs = "candidate !no-cache",
+     .argument = "DIR",
+     TARGET(cache),
+     .help = "keep truths that take long in this directory; without it, in " TRUTHS
+             " beside the case, if files can be written there"},
+    {.kind = FB_OPTION_FLAG,
+     .name = "no-cache",
+     .needs = "candidate",
+     TARGET(no_cache),
+     .help = "compute all truths, and keep none"},
 };
 
 static const fb_arguments arguments = {"PATH", 0, 0, offsetof(settings, paths)};
@@ -161,15 +177,33 @@ static bool is_case(const settings *chosen, const fb_found_path *path) {
     return taken;
 }
 
+/* The folder of a case's truths; fb_free. */
+static fb_status truths_of(const char *path, char **folder) {
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) + 1 : 0;
+    FB_TRY(fb_alloc(length + sizeof TRUTHS, 1, "path", folder));
+    memcpy(*folder, path, length);
+    memcpy(*folder + length, TRUTHS, sizeof TRUTHS);
+    return FB_OK;
+}
+
 /* One file under one instruction set. */
 static fb_status verify_with(verification *v, const char *path, fb_outcome *outcome) {
     fb_verify_options how;
+    char *truths = NULL;
     fb_report *report = NULL;
     fb_verify_options_init(&how);
     how.candidate = v->candidate;
     how.details = v->chosen->verbose;
     how.partial = v->chosen->partial;
-    FB_TRY(fb_verify_file(path, &how, &report));
+    how.truths = v->chosen->cache;
+    if (v->candidate && !v->chosen->cache && !v->chosen->no_cache) {
+        FB_TRY(truths_of(path, &truths));
+        how.truths = truths;
+    }
+    fb_status status = fb_verify_file(path, &how, &report);
+    fb_free(truths);
+    FB_TRY(status);
     *outcome = report->outcome;
     show(v, report);
     fb_report_destroy(report);
