@@ -1,6 +1,7 @@
 /* print_logits DIR TOKEN...: the logits of one pass over a block of tokens, as a model in DIR gives
- * them: float32 in the machine's order, [tokens, vocabulary], on standard output. Warnings of
- * loading go to standard error. For tests that compute them in another way. */
+ * them with activations in float32: float32 in the machine's order, [tokens, vocabulary], on
+ * standard output. Warnings of loading go to standard error. For tests that compute them in another
+ * way. */
 #include <flashblock/flashblock.h>
 
 #include <stdio.h>
@@ -41,7 +42,10 @@ int main(int argc, char **argv) {
         return 2;
     for (int i = 2; i < argc; i++)
         tokens[i - 2] = (int32_t)atoi(argv[i]);
-    if (fb_model_load(argv[1], &model) != FB_OK)
+    fb_model_options options;
+    fb_model_options_init(&options);
+    options.float_activations = true;
+    if (fb_model_load_with(argv[1], &options, &model) != FB_OK)
         return fail("load");
     for (size_t i = 0; fb_model_warning(model, i); i++)
         fprintf(stderr, "warning: %s\n", fb_model_warning(model, i));

@@ -148,7 +148,10 @@ typedef struct fb_model_options {
     bool read_weights; /* into memory, instead of mapping the files. It takes as much memory as the
                           files have bytes, and loading takes as long as reading them; afterwards
                           nothing that happens to the files matters. Default: false */
-    bool unused[sizeof(size_t) - sizeof(bool)]; /* false: room for members of later versions */
+    bool float_activations; /* of quantised layers: what they multiply stays float32, and their
+                               weights become float32. Default: it is quantised to 8 bits, and the
+                               products are of integers */
+    bool unused[sizeof(size_t) - 2 * sizeof(bool)]; /* false: room for later versions */
 } fb_model_options;
 
 FB_API void fb_model_options_init_sized(fb_model_options *options, size_t size);

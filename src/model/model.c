@@ -22,8 +22,8 @@ static fb_status explain(const fb_model *model, fb_status status) {
 static fb_status load(const char *directory, const fb_model_options *options, fb_model *model) {
     fb_model_config *config = &model->config;
     FB_TRY(fb_model_config_read(directory, config, &model->warnings));
-    FB_TRY(explain(model, fb_weights_open(directory, options->read_weights, config, &model->weights,
-                                          &model->warnings)));
+    FB_TRY(explain(model,
+                   fb_weights_open(directory, options, config, &model->weights, &model->warnings)));
     config->tie_word_embeddings = model->weights.head.data == model->weights.embedding.data;
     config->dtype = model->weights.embedding.dtype;
     FB_TRY(fb_alloc(config->rotary_dim / 2, sizeof *model->inv_freq, "rotary frequencies",

@@ -205,9 +205,10 @@ static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings 
                                      b->reader.used.size / sizeof(fb_tensor_view *), warnings);
 }
 
-fb_status fb_weights_open(const char *directory, bool reads, const fb_model_config *config,
-                          fb_weights *weights, fb_warnings *warnings) {
-    FB_TRY(fb_checkpoint_open(directory, reads, warnings, &weights->checkpoint));
+fb_status fb_weights_open(const char *directory, const fb_model_options *options,
+                          const fb_model_config *config, fb_weights *weights,
+                          fb_warnings *warnings) {
+    FB_TRY(fb_checkpoint_open(directory, options->read_weights, warnings, &weights->checkpoint));
     FB_TRY(fb_alloc_zeroed(config->num_hidden_layers, sizeof *weights->layers, "layers",
                            &weights->layers));
     weights->num_layers = config->num_hidden_layers;
@@ -217,7 +218,7 @@ fb_status fb_weights_open(const char *directory, bool reads, const fb_model_conf
                 .names = fb_architecture_named(config->architecture)->tensors,
                 .reader = {.checkpoint = weights->checkpoint,
                            .quantization = weights->quantization,
-                           .float_activations = true}};
+                           .float_activations = options->float_activations}};
     fb_status status = bind_all(&b, config, warnings);
     fb_weight_reader_free(&b.reader);
     weights->memory = b.reader.memory;

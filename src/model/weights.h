@@ -53,8 +53,9 @@ fb_status fb_model_options_read(const fb_model_options *options, fb_model_option
  * Tensors that the model does not have are not used; a warning says so, and another one says when
  * a tied head differs from the embedding, and is used. *weights is {0} before; fb_weights_close it,
  * after a failure too. */
-fb_status fb_weights_open(const char *directory, bool reads, const fb_model_config *config,
-                          fb_weights *weights, fb_warnings *warnings);
+fb_status fb_weights_open(const char *directory, const fb_model_options *options,
+                          const fb_model_config *config, fb_weights *weights,
+                          fb_warnings *warnings);
 void fb_weights_close(fb_weights *weights);
 
 /* Asks the kernel to read a layer's matrices from the disk while something else is computed; not

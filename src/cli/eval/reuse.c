@@ -31,7 +31,7 @@ typedef struct settings {
     double threshold;
     fb_dtype kv_dtype;
     uint64_t seed;
-    bool teacher, no_mmap;
+    bool teacher, no_mmap, float_activations;
     size_t threads;
     int isa;
 } settings;
@@ -43,6 +43,7 @@ static const fb_option options[] = {
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
     FB_NO_MMAP_OPTION(settings, no_mmap),
+    FB_ACTIVATIONS_OPTION(settings, float_activations),
     {.kind = FB_OPTION_STRING,
      .name = "text",
      .argument = "FILE",
@@ -147,6 +148,7 @@ static fb_status prepare(evaluation *e) {
     fb_model_options how;
     fb_model_options_init(&how);
     how.read_weights = chosen->no_mmap;
+    how.float_activations = chosen->float_activations;
     FB_TRY(fb_model_load_with(chosen->model, &how, &e->model));
     fb_print_model_warnings(e->model);
     FB_TRY(fb_tokenizer_load(chosen->model, &e->tokenizer));

@@ -28,7 +28,7 @@ typedef struct settings {
     size_t context, blocks, windows, key_block, block_size, denoising_steps, threads;
     fb_remasking remasking;
     double confidence_threshold;
-    bool select_every_step, no_sparse, no_mmap;
+    bool select_every_step, no_sparse, no_mmap, float_activations;
     int isa;
 } settings;
 
@@ -38,6 +38,7 @@ static const fb_option options[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and text"},
     FB_MODEL_OPTION(settings, model, "a Hugging Face directory, as for flashblock generate"),
     FB_NO_MMAP_OPTION(settings, no_mmap),
+    FB_ACTIVATIONS_OPTION(settings, float_activations),
     {.kind = FB_OPTION_STRING,
      .name = "text",
      .letter = 'f',
@@ -348,7 +349,7 @@ static fb_status prepare(evaluation *e) {
     const settings *given = e->given;
     FB_TRY(fb_number_list_check(&given->percents, "density", 0, 100));
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
-    FB_TRY(fb_session_load(&e->session, given->model, given->no_mmap));
+    FB_TRY(fb_session_load(&e->session, given->model, given->no_mmap, given->float_activations));
     e->num_layers = fb_model_config_of(e->session.model)->num_hidden_layers;
     fb_generate_options_init(&e->session.options);
     e->session.options.block_size = given->block_size;

@@ -48,7 +48,7 @@ typedef struct settings {
     fb_task_policy_list policies;
     size_t key_block, count, tokens, threads;
     fb_dtype kv_dtype;
-    bool texts, no_mmap;
+    bool texts, no_mmap, float_activations;
     int isa;
 } settings;
 
@@ -83,6 +83,7 @@ static const fb_option options[] = {
     {.kind = FB_OPTION_GROUP, .help = "Model and problems"},
     FB_MODEL_OPTION(settings, model, "a Hugging Face directory, as for flashblock generate"),
     FB_NO_MMAP_OPTION(settings, no_mmap),
+    FB_ACTIVATIONS_OPTION(settings, float_activations),
     {.kind = FB_OPTION_STRING,
      .name = "problems",
      .argument = "FOLDER",
@@ -211,6 +212,7 @@ static fb_status prepare(evaluation *e) {
     fb_model_options how;
     fb_model_options_init(&how);
     how.read_weights = given->no_mmap;
+    how.float_activations = given->float_activations;
     for (size_t i = 0; i < e->num_solvers; i++) {
         FB_TRY(fb_model_load_with(given->model, &how, &e->solvers[i].model));
         FB_TRY(

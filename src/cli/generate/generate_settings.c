@@ -18,6 +18,7 @@ static const fb_option option_list[] = {
                     "a Hugging Face directory: config.json, model.safetensors (or its shards), "
                     "tokenizer.json"),
     FB_NO_MMAP_OPTION(fb_generate_settings, no_mmap),
+    FB_ACTIVATIONS_OPTION(fb_generate_settings, float_activations),
     {.kind = FB_OPTION_LIST,
      .name = "prompt",
      .letter = 'p',
@@ -361,7 +362,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
 fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given) {
     set_sparse(given);
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
-    FB_TRY(fb_session_load(session, given->model, given->no_mmap));
+    FB_TRY(fb_session_load(session, given->model, given->no_mmap, given->float_activations));
     session->options = given->options;
     session->chose_sampling = given->temperature_given;
     session->options.reuse.tau = given->tau != NO_TAU        ? given->tau

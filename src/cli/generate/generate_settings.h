@@ -16,7 +16,7 @@ typedef struct fb_generate_settings {
     fb_generate_options options; /* without reuse.tau, which is: */
     size_t tau;
     fb_sparse_options sparse; /* if sparse.selector is not NULL */
-    bool residual, centroids, no_mmap;
+    bool residual, centroids, no_mmap, float_activations;
     bool temperature_given;
     size_t samples; /* of each prompt */
     size_t threads; /* 0: not given */

@@ -15,10 +15,12 @@
 /* Longer prompts than this fit no model; the limit keeps a wrong file from filling the memory. */
 enum { MAX_PROMPT_BYTES = 64 << 20 };
 
-fb_status fb_session_load(fb_session *session, const char *directory, bool no_mmap) {
+fb_status fb_session_load(fb_session *session, const char *directory, bool no_mmap,
+                          bool float_activations) {
     fb_model_options options;
     fb_model_options_init(&options);
     options.read_weights = no_mmap;
+    options.float_activations = float_activations;
     session->directory = directory;
     FB_TRY(fb_model_load_with(directory, &options, &session->model));
     fb_print_model_warnings(session->model);

@@ -35,7 +35,8 @@ typedef struct fb_prompt_format {
 } fb_prompt_format;
 
 /* Loads model and tokenizer from `directory` into a zeroed session. */
-fb_status fb_session_load(fb_session *session, const char *directory, bool no_mmap);
+fb_status fb_session_load(fb_session *session, const char *directory, bool no_mmap,
+                          bool float_activations);
 
 /* Reads and encodes the prompts of the command line: values of --prompt are texts, values of
  * --prompt-file are files ("-": standard input; one line break, LF or CRLF, at the end of a file is

@@ -16,6 +16,14 @@ fb_status fb_option_parse_loop(const char *text, void *loop) {
     return fb_decoding_loop_parse(text, loop);
 }
 
+fb_status fb_option_parse_activations(const char *text, void *is_float) {
+    bool f32 = strcmp(text, "f32") == 0;
+    if (!f32 && strcmp(text, "int8") != 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "'%s' is neither int8 nor f32", text);
+    *(bool *)is_float = f32;
+    return FB_OK;
+}
+
 fb_status fb_option_parse_compat(const char *text, void *compat) {
     bool released = strcmp(text, "released") == 0;
     if (!released && strcmp(text, "paper") != 0)

@@ -65,6 +65,13 @@
         .kind = FB_OPTION_OUTPUT, .name = "plot", .argument = "FILE",                              \
         .target = offsetof(structure, member), .help = text " (.png or .svg, by gnuplot)"          \
     }
+#define FB_ACTIVATIONS_OPTION(structure, member)                                                   \
+    {                                                                                              \
+        .kind = FB_OPTION_PARSED, .name = "activations", .argument = "TYPE",                       \
+        .target = offsetof(structure, member), .parse = fb_option_parse_activations,               \
+        .otherwise = "int8",                                                                       \
+        .help = "what quantised layers multiply: int8, or f32 and their weights in float32"        \
+    }
 #define FB_BLOCK_SIZE_OPTION(structure, member)                                                    \
     {                                                                                              \
         .kind = FB_OPTION_SIZE, .name = "block-size", .letter = 'b', .argument = "B",              \
@@ -110,6 +117,9 @@
 
 /* `parse` of an option whose target is an fb_dtype. */
 fb_status fb_option_parse_dtype(const char *text, void *dtype);
+
+/* The same for fb_model_options.float_activations: "int8" is false, "f32" is true. */
+fb_status fb_option_parse_activations(const char *text, void *is_float);
 
 /* The same for fb_reuse_policy.rows: "tau" is false, "rows" is true. */
 fb_status fb_option_parse_reuse(const char *text, void *rows);
