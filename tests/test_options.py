@@ -32,7 +32,7 @@ RULES = {
     "quantize": {"asymmetric"},
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
-    "verify": {"precision", "partial", "trajectory", "model"},
+    "verify": {"cache", "model", "no-cache", "partial", "precision", "trajectory"},
     "video": {"clips"},
 }
 REQUIRED = {
