@@ -32,7 +32,7 @@ RULES = {
     "quantize": {"asymmetric"},
     "selftest": {"filter", "hashes", "write"},
     "trace": GENERATE | {"sweep"},
-    "verify": {"cache", "model", "no-cache", "partial", "precision", "trajectory"},
+    "verify": {"cache", "model", "no-cache", "partial", "precision", "states", "trajectory"},
     "video": {"clips"},
 }
 REQUIRED = {

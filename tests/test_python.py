@@ -575,6 +575,8 @@ def test_check_trajectory():
             report = flashblock.check_trajectory(record, model=folder / "model")
             assert report.passed and report.kind == "trajectory" and "within the noise of f32" in report.summary
             assert report.json["trajectory"]["agreement"]["decisions"] == {"agree": 18, "of": 18}, report.json
+        flashblock.check_trajectory(right, model=folder / "model", states=folder / "ours.safetensors")
+        assert b'"block0.commit.external_lse"' in (folder / "ours.safetensors").read_bytes()
         wrong = trajectory_port.record(folder / "wrong.jsonl", weights, mistake="positions", mistake_block=2)
         with raises(flashblock.CheckFailed, "rotary positions of the block are one too high") as failed:
             flashblock.check_trajectory(wrong, model=folder / "model")

@@ -5,6 +5,7 @@ The port whose records are judged is trajectory_port.py, which shares nothing wi
 """
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -270,6 +271,38 @@ def a_part_says_its_heads_and_rows():
         expect_mistake(report, "external_lse of layer 0, row", 0, 0, "state")
         expect("head 2 alone" in report["reason"].split("external_lse")[1], report["reason"])
         expect("the record's is +" in report["reason"], report["reason"])
+
+
+def read_tensors(path):
+    """{name: (shape, flat list)} of a file of F32."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        yield name, (entry["shape"], struct.unpack(f"<{(end - begin) // 4}f", data[begin:end]))
+
+
+@case
+def states_are_those_of_another_implementation():
+    """--states writes what this program computes on a port's tokens; so it does where the record fails."""
+    with folder() as where:
+        for mistake, outcome in ((None, 0), ("with mask", 1)):
+            path = made(where, states="parts", mistake=mistake)
+            theirs = dict(read_tensors(where / "record.jsonl.safetensors"))
+            expect_equal(verify("--trajectory", path, "-m", MODEL, "--states", where / "ours").returncode, outcome, mistake)
+            ours = dict(read_tensors(where / "ours"))
+            passes = {name.rsplit(".", 1)[0] for name in ours}
+            expect({"block0.step0", "block0.commit", "block4.step0"} <= passes, passes)
+            expect("block0.commit.logits" not in ours and "block0.commit.hidden" in ours, sorted(ours)[:20])
+            for name, (shape, values) in theirs.items():
+                block, step, what = name.split(".")
+                other = ours[f"block{block}.step{step}.{what}"]
+                expect_equal(other[0], shape, name)
+                error = max(abs(a - b) for a, b in zip(values, other[1]))
+                expect(error < 2e-4, name, error)
+        expect_usage_error(verify("--states", "x", "y"), "--states", "--trajectory")
+        done = verify("--trajectory", path, "-m", MODEL, "--states", where / "no" / "folder")
+        expect(done.returncode == 1 and b"no/folder" in done.stderr, done.stderr)
 
 
 @case

@@ -213,6 +213,7 @@ class fb_trajectory_options(Structure):
         ("precision", c_int),
         ("partial", c_bool),
         ("details", c_bool),
+        ("states", c_char_p),
     ]
 
 

@@ -246,7 +246,7 @@ class TrajectoryWriter:
         self.close()
 
 
-def check_trajectory(record, *, model, precision=None, tensors=None, partial=False):
+def check_trajectory(record, *, model, precision=None, tensors=None, partial=False, states=None):
     """Judges the record of a whole decoding: replays it with its own decisions forced. Returns a Report if every
     difference is a tie within the noise of the port's precision; raises CheckFailed (an AssertionError) if not.
 
@@ -257,6 +257,8 @@ def check_trajectory(record, *, model, precision=None, tensors=None, partial=Fal
     precision   what the port computes in; None: as the record says
     tensors     the path of the file of tensors; None: the one that the record names, beside it
     partial     what the record lacks is not needed
+    states      the path of a .safetensors file to write: hidden states, logits and parts that this library computes on the
+                record's tokens, also where the record fails
 
     The report's `json["trajectory"]` has the agreement of decisions, and the first difference and the first mistake with
     their line, block, step and layer.
@@ -265,19 +267,20 @@ def check_trajectory(record, *, model, precision=None, tensors=None, partial=Fal
         record.close()
         record = record.path
     if isinstance(record, (str, os.PathLike)):
-        return _judge(record, model, precision, tensors, partial)
+        return _judge(record, model, precision, tensors, partial, states)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "record.jsonl"
         with open(path, "w", encoding="utf-8") as file:
             for line in record:
                 file.write(json.dumps(line) + "\n")
-        return _judge(path, model, precision, tensors, partial)
+        return _judge(path, model, precision, tensors, partial, states)
 
 
-def _judge(path, model, precision, tensors, partial):
+def _judge(path, model, precision, tensors, partial, states):
     oracle, options, report = library("oracle"), c.fb_trajectory_options(), ctypes.c_void_p()
     oracle.fb_trajectory_options_init_sized(options, ctypes.sizeof(options))
     options.tensors = os.fsencode(tensors) if tensors is not None else None
+    options.states = os.fsencode(states) if states is not None else None
     options.precision, options.partial = arithmetic(precision), partial
     check_status(oracle.fb_verify_trajectory(os.fsencode(path), os.fsencode(model), options, ctypes.byref(report)))
     return judged(Report(report, f"trajectory {path}"))

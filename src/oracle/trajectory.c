@@ -6,6 +6,7 @@
 #include "oracle/trajectory_names.h"
 #include "oracle/trajectory_open.h"
 #include "oracle/trajectory_report.h"
+#include "oracle/trajectory_states.h"
 
 #include <flashblock/runtime.h>
 
@@ -78,18 +79,22 @@ static fb_status judge(fb_trajectory *record, fb_model *model, const char *direc
     return status;
 }
 
-/* A record that cannot be replayed has failed; nothing else has. */
+/* A record that cannot be replayed has failed; nothing else has. *written: of the file of states.
+ */
 static fb_status verify(const char *path, const char *directory, fb_model *model,
-                        const fb_trajectory_options *options, fb_report *report) {
+                        const fb_trajectory_options *options, fb_status *written,
+                        fb_report *report) {
     fb_trajectory record;
     fb_status status =
         fb_trajectory_open(path, options->tensors, fb_model_config_of(model), &record);
     if (options->precision != FB_ARITHMETIC_AUTO)
         record.precision = options->precision;
+    if (status == FB_OK && options->states)
+        status = *written = fb_trajectory_write_states(&record, model, options->states);
     if (status == FB_OK)
         status = judge(&record, model, directory, report);
     fb_trajectory_close(&record);
-    if (status == FB_ERROR_MEMORY || status == FB_OK)
+    if (status == FB_ERROR_MEMORY || status == FB_OK || *written != FB_OK)
         return status;
     report->outcome = FB_FAILED;
     snprintf(report->reason, sizeof report->reason, "%s", fb_error_message());
@@ -108,7 +113,7 @@ static fb_status make(const char *path, const char *directory, const fb_trajecto
     snprintf(report->path, sizeof report->path, "%s", path);
     snprintf(report->name, sizeof report->name, "%s", path);
     FB_TRY(fb_model_load(directory, &model));
-    fb_status status = verify(path, directory, model, options, report);
+    fb_status written = FB_OK, status = verify(path, directory, model, options, &written, report);
     fb_model_destroy(model);
     return status;
 }

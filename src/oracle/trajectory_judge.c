@@ -115,9 +115,13 @@ static bool find_state(fb_trajectory_judgement *j, size_t index, fb_trajectory_s
                                         .layer = layer,
                                         .position = row,
                                         .size = worst};
-    char place[40] = "";
-    if (state == FB_TRAJECTORY_HIDDEN)
-        snprintf(place, sizeof place, " %zu", layer);
+    char place[80] = "";
+    if (state == FB_TRAJECTORY_HIDDEN && layer == 0)
+        snprintf(place, sizeof place, "[0], the embedding");
+    else if (state == FB_TRAJECTORY_HIDDEN && layer == j->config->num_hidden_layers)
+        snprintf(place, sizeof place, "[%zu], the output of the final norm", layer);
+    else if (state == FB_TRAJECTORY_HIDDEN)
+        snprintf(place, sizeof place, "[%zu], the output of layer %zu", layer, layer - 1);
     else if (state != FB_TRAJECTORY_LOGITS)
         snprintf(place, sizeof place, " of layer %zu", layer);
     char rows[80] = "", heads[80] = "", bias[60] = "";

@@ -282,6 +282,10 @@ typedef struct fb_trajectory_options {
                                 record says */
     bool partial;            /* what the record lacks is not needed: none is FB_INCOMPLETE */
     bool details;            /* the text has every difference, not only the first ones */
+    const char *states; /* a .safetensors file to write: what this library computes in each pass
+                           on the record's tokens, float32: "block0.step2.hidden",
+                           "block0.commit.external_lse", ..., shaped as a record's own. NULL
+                           (default): none */
 } fb_trajectory_options;
 
 /* As fb_attention_check_init_sized: fb_trajectory_options_init(&options) in C. */

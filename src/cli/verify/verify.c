@@ -24,7 +24,7 @@
 /* The command line. */
 typedef struct settings {
     fb_option_list paths, kinds;
-    const char *json, *candidate, *trajectory, *model;
+    const char *json, *candidate, *trajectory, *model, *states;
     fb_arithmetic precision;
     size_t threads;    /* 0: not given */
     int isa;           /* fb_isa_choice_parse */
@@ -83,6 +83,14 @@ static const fb_option options[] = {
      .argument = "DIR",
      TARGET(model),
      .help = "the model of the trajectory, a Hugging Face directory"},
+    {.kind = FB_OPTION_OUTPUT,
+     .name = "states",
+     .needs = "trajectory",
+     .argument = "FILE",
+     TARGET(states),
+     .help =
+         "write to FILE (.safetensors) what this program computes on the record's tokens: hidden "
+         "states, logits and parts of every pass"},
     {.kind = FB_OPTION_PARSED,
      .name = "precision",
      .needs = "candidate|trajectory",
@@ -135,6 +143,7 @@ typedef struct verification {
     fb_buffer cases_text;
     fb_json_writer cases; /* a fragment */
     bool heading;         /* shown */
+    bool states_written;
     double begin;
 } verification;
 
@@ -217,6 +226,9 @@ static fb_status verify_trajectory(verification *v, fb_outcome *outcome) {
     how.precision = v->chosen->precision;
     how.partial = v->chosen->partial;
     how.details = v->chosen->verbose;
+    if (v->chosen->states && !v->states_written)
+        how.states = fb_output_path(v->chosen->states);
+    v->states_written = true; /* every instruction set gives the same bits */
     FB_TRY(fb_verify_trajectory(v->chosen->trajectory, v->chosen->model, &how, &report));
     *outcome = report->outcome;
     show(v, report);
