@@ -181,7 +181,7 @@ def many_problems(args):
         f"{dense['attention_seconds'] / ours['attention_seconds']:.2f}")  # fmt: skip
     print()
     say(f"""{ours['equal_texts']} of {n} replies are equal, word by word. The times are of this machine, the other numbers are the
-        same on every one. Larger tau saves more and costs answers: docs/results/claims.md counts them, on thousands of problems.""")
+        same on every one. Larger tau saves more and costs answers: docs/results/claims.md counts them, on hundreds of problems.""")
 
 
 def main():
