@@ -23,24 +23,47 @@ static fb_status allocate(fb_decode_run *data) {
     return FB_OK;
 }
 
-fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_weight_bits weights,
-                                fb_dtype kv_dtype, size_t block_size, size_t steps) {
+/* The model of a directory, or one like a published one. */
+static fb_status make_model(fb_decode_run *data, const fb_decode_settings *settings) {
+    if (!settings->directory)
+        return fb_like_model_create(settings->like, settings->layers, settings->weights,
+                                    &data->like, &data->model);
+    FB_TRY(fb_model_load(settings->directory, &data->model));
+    return fb_rounded_weights_set(data->model, settings->weights, &data->weights);
+}
+
+/* A pass after a short context: how many experts it chooses is then known. */
+static fb_status choose_experts(fb_decode_run *data) {
+    enum { SHORT = 1024 };
+    FB_TRY(fb_decode_run_set_context(data, SHORT));
+    fb_forward forward = {
+        .struct_size = sizeof(fb_forward),
+        .tokens = data->tokens,
+        .num_tokens = data->block_size,
+        .kv = data->kv,
+        .action = FB_REFRESH_ONLY,
+    };
+    data->passes++;
+    return fb_model_forward(data->model, &forward, 1, NULL);
+}
+
+fb_status fb_decode_run_prepare(fb_decode_run *data, const fb_decode_settings *settings) {
     enum { DEFAULT_BLOCK = 4 };
-    FB_TRY(fb_model_load(directory, &data->model));
-    FB_TRY(fb_rounded_weights_set(data->model, weights, &data->weights));
+    FB_TRY(make_model(data, settings));
     const fb_model_config *config = fb_model_config_of(data->model);
     size_t of_model = config->block_size ? config->block_size : DEFAULT_BLOCK;
-    data->block_size = block_size ? block_size : of_model;
-    data->steps = steps ? steps : data->block_size;
+    data->block_size = settings->block_size ? settings->block_size : of_model;
+    data->steps = settings->steps ? settings->steps : data->block_size;
     if (data->steps > data->block_size)
         return fb_fail(FB_ERROR_ARGUMENT, "--steps: %zu are more than the block's %zu tokens",
                        data->steps, data->block_size);
     FB_TRY(allocate(data));
-    FB_TRY(fb_model_new_kv_cache(data->model, kv_dtype, &data->kv));
+    FB_TRY(fb_model_new_kv_cache(data->model, settings->kv_dtype, &data->kv));
     FB_TRY(fb_alloc_zeroed(data->block_size, sizeof(bool), "rows", &data->refresh_rows));
     FB_TRY(fb_model_new_part_cache(data->model, data->block_size, &data->parts));
     FB_TRY(fb_model_new_part_cache(data->model, data->block_size, &data->corrected));
-    return fb_part_cache_enable_correction(data->corrected);
+    FB_TRY(fb_part_cache_enable_correction(data->corrected));
+    return config->num_experts > 0 ? choose_experts(data) : FB_OK;
 }
 
 void fb_decode_run_free(fb_decode_run *data) {
@@ -50,6 +73,7 @@ void fb_decode_run_free(fb_decode_run *data) {
     fb_kv_cache_destroy(data->kv);
     fb_model_destroy(data->model);
     fb_rounded_weights_free(&data->weights);
+    fb_like_model_free(&data->like);
     fb_free(data->tokens);
     fb_free(data->logits);
     fb_proposals_free(&data->proposals);
@@ -109,6 +133,7 @@ static fb_status run_block(fb_decode_block *run) {
             .logits = commit ? NULL : data->logits,
         };
         FB_TRY(fb_model_forward(data->model, &forward, 1, &run->times));
+        data->passes++;
         double start = fb_seconds();
         if (!commit)
             FB_TRY(propose(data));
@@ -133,18 +158,57 @@ static double head_weights(const fb_model_config *config) {
     return (double)config->vocab_size * (double)config->hidden_size;
 }
 
+/* Bytes and number of all experts' weights; bytes that a pass reads of them; number that a row
+ * uses. */
+typedef struct expert_weights {
+    double bytes, count, read, of_row;
+} expert_weights;
+
+static expert_weights count_experts(const fb_decode_run *data) {
+    const fb_model_config *config = fb_model_config_of(data->model);
+    expert_weights sum = {0};
+    for (size_t i = 0; i < config->num_hidden_layers; i++) {
+        const fb_mlp_weights *experts = data->model->weights.layers[i].experts;
+        for (size_t j = 0; experts && j < config->num_experts; j++) {
+            const fb_matrix *matrices[] = {&experts[j].gate, &experts[j].up, &experts[j].down};
+            for (size_t k = 0; k < 3; k++) {
+                sum.bytes += (double)fb_matrix_bytes(matrices[k]);
+                sum.count += (double)matrices[k]->rows * (double)matrices[k]->columns;
+            }
+        }
+    }
+    if (sum.count > 0 && data->passes > 0)
+        sum.read = data->model->mixture.bytes_read / (double)data->passes;
+    if (sum.count > 0)
+        sum.of_row = sum.count * (double)config->num_experts_per_tok / (double)config->num_experts;
+    return sum;
+}
+
+double fb_decode_run_experts(const fb_decode_run *data) {
+    const fb_model_config *config = fb_model_config_of(data->model);
+    size_t layers = 0;
+    for (size_t i = 0; i < config->num_hidden_layers; i++)
+        layers += fb_model_config_is_mixture(config, i) ? 1 : 0;
+    double passes = (double)layers * (double)data->passes;
+    return passes > 0 ? data->model->mixture.experts_read / passes : 0.0;
+}
+
 double fb_decode_run_weight_bytes(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
     double head = (double)fb_matrix_bytes(&data->model->weights.head);
     double all = (double)fb_model_num_bytes(data->model);
+    expert_weights experts = count_experts(data);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);
+    layers += experts.read - experts.bytes;
     return layers * (double)(data->steps + 1) + head * (double)data->steps;
 }
 
 double fb_decode_run_weight_flops(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
     double head = head_weights(config), all = (double)fb_model_num_parameters(data->model);
+    expert_weights experts = count_experts(data);
     double layers = all - head - (config->tie_word_embeddings ? 0 : head);
+    layers += experts.of_row - experts.count;
     return 2 * (double)data->block_size *
            (layers * (double)(data->steps + 1) + head * (double)data->steps);
 }

@@ -4,6 +4,7 @@
 #ifndef FB_BENCH_DECODE_RUN_H
 #define FB_BENCH_DECODE_RUN_H
 
+#include "bench/like_model.h"
 #include "bench/rounded_weights.h"
 #include "decode/proposals.h"
 #include "model/model_state.h"
@@ -16,6 +17,8 @@
 typedef struct fb_decode_run {
     fb_model *model;
     fb_rounded_weights weights; /* where they are not those of the file */
+    fb_like_model like;         /* where there is no file */
+    size_t passes;              /* so far; a mixture counts the bytes of experts that they read */
     size_t block_size, steps;
     fb_kv_cache *kv; /* the context, committed */
     fb_part_cache *parts, *corrected;
@@ -26,10 +29,18 @@ typedef struct fb_decode_run {
     float *rows; /* random keys and values */
 } fb_decode_run;
 
-/* block_size and steps as in fb_generate_options: 0 is the model's block size, and one step for
- * each token. */
-fb_status fb_decode_run_prepare(fb_decode_run *data, const char *directory, fb_weight_bits weights,
-                                fb_dtype kv_dtype, size_t block_size, size_t steps);
+/* What is measured. */
+typedef struct fb_decode_settings {
+    const char *directory; /* of the model; NULL: `like` */
+    const char *like;      /* see like_model.h */
+    size_t layers;         /* of `like`; 0: as published */
+    fb_weight_bits weights;
+    fb_dtype kv_dtype;
+    size_t block_size, steps; /* as in fb_generate_options: 0 is the model's block size, and one
+                                 step for each token */
+} fb_decode_settings;
+
+fb_status fb_decode_run_prepare(fb_decode_run *data, const fb_decode_settings *settings);
 void fb_decode_run_free(fb_decode_run *data);
 
 /* Makes the context this long. */
@@ -49,8 +60,12 @@ typedef struct fb_decode_block {
 
 fb_status fb_decode_run_block(void *decode_run);
 
-/* Bytes of weights that the passes of a block read: a pass reads one row of the embedding for each
- * token, and the commit leaves the head out. And the multiplications and additions with them. */
+/* Experts of a mixture that a pass so far chose, a layer; 0 of a dense model. */
+double fb_decode_run_experts(const fb_decode_run *data);
+
+/* Bytes of weights that the passes of a block read, of experts those that the passes so far chose:
+ * a pass reads one row of the embedding for each token, and the commit leaves the head out. And the
+ * multiplications and additions with them. */
 double fb_decode_run_weight_bytes(const fb_decode_run *data);
 double fb_decode_run_weight_flops(const fb_decode_run *data);
 

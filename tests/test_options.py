@@ -15,7 +15,7 @@ GENERATE = {
 }
 RULES = {
     "bench attention": {"heads", "kv-heads", "head-dim", "tau", "row-refresh", "steps"},
-    "bench decode": set(),
+    "bench decode": {"like", "layers"},
     "bench isa": set(),
     "bench limits": set(),
     "bench merge": set(),

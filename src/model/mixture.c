@@ -296,15 +296,11 @@ static fb_status run_experts(run *r) {
     return FB_OK;
 }
 
-static size_t matrix_bytes(const fb_matrix *matrix) {
-    return matrix->rows * matrix->columns * fb_dtype_size(matrix->dtype);
-}
-
 static void count_experts(const run *r) {
     for (size_t i = 0; i < r->m->num_active; i++) {
         const fb_mlp_weights *mlp = &r->call->layer->experts[r->m->active[i]];
-        r->m->bytes_read +=
-            (double)(matrix_bytes(&mlp->gate) + matrix_bytes(&mlp->up) + matrix_bytes(&mlp->down));
+        r->m->bytes_read += (double)(fb_matrix_bytes(&mlp->gate) + fb_matrix_bytes(&mlp->up) +
+                                     fb_matrix_bytes(&mlp->down));
     }
     r->m->experts_read += (double)r->m->num_active;
 }

@@ -14,7 +14,8 @@
 
 typedef struct settings {
     fb_bench_settings common;
-    const char *model;
+    const char *model, *like;
+    size_t layers;
     fb_number_list contexts, taus;
     bool row_refresh, breakdown;
     size_t block_size, steps; /* 0: not given */
@@ -25,8 +26,28 @@ typedef struct settings {
 #define TARGET(field) .target = offsetof(settings, field)
 
 static const fb_option options[] = {
-    FB_MODEL_OPTION(settings, model,
-                    "a Hugging Face directory: config.json, model.safetensors (or its shards)"),
+    {.kind = FB_OPTION_STRING,
+     .name = "model",
+     .letter = 'm',
+     .argument = "DIR",
+     TARGET(model),
+     .help = "a Hugging Face directory: config.json, model.safetensors (or its shards)"},
+    {.kind = FB_OPTION_STRING,
+     .name = "like",
+     .needs = "!model",
+     .argument = "NAME",
+     TARGET(like),
+     .help = "in place of a directory, random weights of this shape: llada2-mini, llada2-flash, "
+             "sdar-30b-a3b, fast-dllm-v2-7b or fast-dllm-v2-1.5b; layers share a gigabyte of "
+             "memory, in bf16 or as --weights says"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "layers",
+     .needs = "like",
+     .argument = "N",
+     TARGET(layers),
+     .min = 1,
+     .max = 1 << 10,
+     .help = "other than the published number of layers"},
     {.kind = FB_OPTION_PARSED,
      .name = "context",
      .argument = "LIST",
@@ -63,7 +84,7 @@ static const fb_option options[] = {
      TARGET(weights),
      .parse = fb_weight_bits_parse,
      .otherwise = "stored",
-     .help = "stored; w8: rounded to 8 bits, a scale a row; w4: to 4 bits in groups of 128,\n"
+     .help = "stored; w8: rounded to 8 bits, a scale a row; w4: to 4 bits in groups of 128, "
              "embedding and head to 8"},
     FB_KV_DTYPE_OPTION(settings, kv_dtype),
     FB_BENCH_TIMING_OPTIONS(settings, "7", "1"),
@@ -71,7 +92,7 @@ static const fb_option options[] = {
 };
 
 static const fb_option_table table = {
-    .usage = "bench decode --model DIR [OPTION]...",
+    .usage = "bench decode (--model DIR | --like NAME) [OPTION]...",
     .summary =
         "Times the forward passes of blocks, dense and with FlashBlock: denoising steps that each\n"
         "accept their share of the block's tokens, and the commit. The context is random keys and\n"
@@ -88,7 +109,7 @@ typedef struct decode_bench {
     fb_bench *bench;
     const settings *chosen;
     fb_decode_run data;
-    char model[32]; /* the directory's name */
+    char model[32]; /* the directory's name, or --like */
     size_t context;
     fb_decode_block runs[MAX_TRIALS];
     fb_trial trials[MAX_TRIALS];
@@ -149,15 +170,15 @@ static void print_result(const decode_bench *b, size_t i) {
 }
 
 /* The parts of "other". What their sum leaves out is the time between them. */
-enum { NUM_PARTS = 7 };
-static const char *const part_names[NUM_PARTS] = {"embedding", "norms",    "positions", "kv_write",
-                                                  "swiglu",    "residual", "proposals"};
+enum { NUM_PARTS = 8 };
+static const char *const part_names[NUM_PARTS] = {
+    "embedding", "norms", "positions", "kv_write", "swiglu", "residual", "routing", "proposals"};
 
 static void part_shares(const fb_decode_block *run, double shares[NUM_PARTS]) {
     const fb_small_times *small = &run->small;
     const double seconds[NUM_PARTS] = {small->embedding, small->norms,  small->positions,
                                        small->kv_write,  small->swiglu, small->residual,
-                                       run->proposals};
+                                       small->routing,   run->proposals};
     for (size_t i = 0; i < NUM_PARTS; i++)
         shares[i] = seconds[i] / run->seconds;
 }
@@ -233,6 +254,9 @@ static fb_status add_result(decode_bench *b, size_t i) {
     for (size_t part = 0; part < NUM_PARTS; part++)
         fb_json_put_double(w, part_names[part], shares[part]);
     fb_json_close_object(w);
+    fb_json_put_double(w, "experts_per_layer", fb_decode_run_experts(&b->data));
+    fb_json_put_double(w, "weight_bytes_per_pass",
+                       fb_decode_run_weight_bytes(&b->data) / (double)(b->data.steps + 1));
     fb_json_put_double(w, "linear_by_weight_reading", r.read_ratio);
     fb_json_put_double(w, "linear_by_roofline", r.roof_ratio);
     fb_json_close_object(w);
@@ -298,6 +322,11 @@ static void print_heading(const decode_bench *b) {
            b->model, 1e-6 * (double)fb_model_num_bytes(b->data.model),
            fb_weight_bits_name(b->chosen->weights), b->data.block_size, b->data.steps,
            fb_dtype_name(b->chosen->kv_dtype));
+    const fb_model_config *config = fb_model_config_of(b->data.model);
+    if (config->num_experts > 0)
+        printf("a pass reads %.1f of a layer's %zu experts; all that it reads is %.1f MB\n",
+               fb_decode_run_experts(&b->data), config->num_experts,
+               1e-6 * fb_decode_run_weight_bytes(&b->data) / (double)(b->data.steps + 1));
     for (size_t i = 0; i < b->bench->limits.count; i++) {
         size_t threads = b->bench->limits.limits[i].threads;
         printf("reading them once a pass takes %.3f ms with %zu threads\n",
@@ -320,9 +349,15 @@ static fb_status run_contexts(decode_bench *b) {
 static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
     b->bench = bench;
     b->chosen = chosen;
-    name_model(b, chosen->model);
-    FB_TRY(fb_decode_run_prepare(&b->data, chosen->model, chosen->weights, chosen->kv_dtype,
-                                 chosen->block_size, chosen->steps));
+    name_model(b, chosen->model ? chosen->model : chosen->like);
+    fb_decode_settings decode = {.directory = chosen->model,
+                                 .like = chosen->like,
+                                 .layers = chosen->layers,
+                                 .weights = chosen->weights,
+                                 .kv_dtype = chosen->kv_dtype,
+                                 .block_size = chosen->block_size,
+                                 .steps = chosen->steps};
+    FB_TRY(fb_decode_run_prepare(&b->data, &decode));
     fb_print_model_warnings(b->data.model);
     FB_TRY(fb_bench_begin(bench, &chosen->common));
     if (!bench->quiet)
@@ -335,6 +370,10 @@ int fb_command_bench_decode(int argc, char **argv) {
     int exit_status;
     if (!fb_options_parse(&table, argc, argv, &chosen, &exit_status))
         return exit_status;
+    if (!chosen.model && !chosen.like) {
+        fb_print_error("--model DIR or --like NAME is missing; see flashblock bench decode --help");
+        return FB_EXIT_USAGE;
+    }
     fb_bench bench = {0};
     decode_bench *b = NULL;
     fb_status status = fb_alloc_zeroed(1, sizeof *b, "trials", &b);
