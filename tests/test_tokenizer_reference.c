@@ -145,7 +145,7 @@ Test(tokenizer_reference, ids_and_texts_are_those_of_the_reference) {
         fb_tokenizer_destroy(tokenizer);
     }
     cr_log_info("%zu strings, %zu tokenizers", strings, fb_json_array_size(variants));
-    cr_expect(strings > 800 && fb_json_array_size(variants) == 6);
+    cr_expect(strings > 800 && fb_json_array_size(variants) == 7);
     fb_json_free(original);
     fb_json_free(expected);
     temporary_remove();

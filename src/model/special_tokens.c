@@ -11,7 +11,8 @@
 /* The largest published tokenizer.json has 35 MB. */
 enum { MAX_FILE = 512 * 1024 * 1024 };
 
-static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "[MASK]", "<mask>"};
+static const char *const mask_spellings[] = {"<|MASK|>", "<|mask|>", "|<MASK>|", "[MASK]",
+                                             "<mask>"};
 
 /* The files; NULL what is not there. `vocabulary` is read when it is first needed: it can be
  * large. */

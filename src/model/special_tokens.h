@@ -18,8 +18,9 @@ typedef struct fb_special_tokens {
 /* Looks at tokenizer_config.json and special_tokens_map.json (mask_token, pad_token, eos_token; a
  * text or an object with `content`) and finds the ids of these texts in added_tokens_decoder or,
  * failing that, in tokenizer.json. With `guess`, and if no file names a mask token, an added token
- * spelled "<|MASK|>" (SDAR, TraDo), "<|mask|>", "[MASK]" or "<mask>" is a guess. Files that are not
- * there name nothing. FB_ERROR_FORMAT when two files name different mask tokens. */
+ * spelled "<|MASK|>" (SDAR, TraDo), "<|mask|>", "|<MASK>|" (Fast-dLLM v2), "[MASK]" or "<mask>" is
+ * a guess. Files that are not there name nothing. FB_ERROR_FORMAT when two files name different
+ * mask tokens. */
 fb_status fb_special_tokens_read(const char *directory, bool guess, fb_special_tokens *tokens,
                                  fb_warnings *warnings);
 

@@ -5,7 +5,7 @@ import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {resolve} from 'node:path';
 import {longContraction, makeStrings} from './strings.mjs';
-import {applyChanges, javaScriptSpaces, variants} from './variants.mjs';
+import {applyChanges, javaScriptSpaces, variants, withoutPossessive} from './variants.mjs';
 
 const load = createRequire(resolve(process.argv[2], 'package.json'));
 const {Tokenizer} = load('@huggingface/tokenizers');
@@ -15,7 +15,7 @@ const config = {clean_up_tokenization_spaces: false};
 
 const fixture = variants.map(({name, changes}, index) => {
   const tokenizer = applyChanges(json, changes);
-  const reference = new Tokenizer(tokenizer, config);
+  const reference = new Tokenizer(withoutPossessive(tokenizer), config);
   const contents = tokenizer.added_tokens.map(token => token.content);
   const strings = makeStrings(index ? 120 : 400, 100 + index, contents)
     .filter(string => string.length <= 120)

@@ -51,10 +51,26 @@ export const variants = [
       added(1029, 'unto', {lstrip: true, rstrip: true}), added(1030, '\u212b'),
     ],
   }},
+  {name: 'Ling, LLaDA2', changes: {
+    normalizer: null,
+    pre_tokenizer: sequence([
+      "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|" +
+      '\\s*[\\r\\n]|\\s+(?!\\S)|\\s+']),
+  }},
 ];
 
 /** Where the reference follows JavaScript's idea of white space, it is left aside. */
 export const javaScriptSpaces = /[\u0085\u180e\ufeff]/;
+
+/** JavaScript has no possessive quantifiers. In this family's expression they change no match: what
+ * follows one cannot match what it would give back. */
+export function withoutPossessive(tokenizer) {
+  const plain = step => step.pattern?.Regex
+    ? {...step, pattern: {Regex: step.pattern.Regex.replaceAll('?+', '?').replaceAll('++', '+')}} : step;
+  const before = tokenizer.pre_tokenizer;
+  return before?.pretokenizers
+    ? {...tokenizer, pre_tokenizer: {...before, pretokenizers: before.pretokenizers.map(plain)}} : tokenizer;
+}
 
 export function applyChanges(tokenizer, changes) {
   return {...tokenizer, ...changes, model: {...tokenizer.model, ...changes.model}};
