@@ -98,6 +98,9 @@ class Problems:
             self.chunks.setdefault((seed, name, questions // CHUNK * CHUNK), []).append(line)
             questions += len(json.loads(line)["questions"])
 
+    def has(self, cell, first):
+        return (cell.seed, cell.suite, first) in self.chunks
+
     def of(self, cell, first):
         return self.chunks[cell.seed, cell.suite, first]
 
@@ -147,8 +150,9 @@ def key_of(line):
     return tuple(line[name] for name in ("seed", "suite", "block", "way", "policies", "first"))
 
 
-def jobs(made, video, done):
-    """In the order of the work: the first round of every cell, the clips, the second round, ..."""
+def jobs(made, problems, video, done):
+    """In the order of the work: the first round of every cell, the clips, the second round, ... Problems that the suites do not have are
+    left out."""
     ordered, seen = [], set(done)
 
     def add(job):
@@ -159,7 +163,8 @@ def jobs(made, video, done):
     for number in range(max((len(c.problems) for c in made), default=1)):
         for cell in made:
             for first in range(0, cell.problems[number] if number < len(cell.problems) else 0, CHUNK):
-                add(TaskJob(cell, first))
+                if problems.has(cell, first):
+                    add(TaskJob(cell, first))
         if number == 0 and video:
             for skip in range(0, CLIPS, CLIPS_OF_A_JOB):
                 add(VideoJob(skip))

@@ -79,11 +79,10 @@ def wanted(args, name):
     return not args.only or any(name.startswith(o) for o in args.only)
 
 
-def run(args, path, jobs, made):
-    args.directory.mkdir(parents=True, exist_ok=True)
+def run(args, path, jobs, problems):
     if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):  # a line was cut off
         path.write_bytes(path.read_bytes() + b"\n")
-    work = Work(args, jobs, claims_plan.Problems(args.directory, made), path)
+    work = Work(args, jobs, problems, path)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for one in [pool.submit(work.run) for _ in range(args.jobs)]:
             one.result()
@@ -93,14 +92,15 @@ def run(args, path, jobs, made):
 def measure(args):
     path = args.directory / "results.jsonl"
     made = [c for c in claims_plan.cells(args.seed) if wanted(args, c.name)]
-    run(args, path, claims_plan.jobs(made, wanted(args, "video"), read_results(path)), made)
+    problems = claims_plan.Problems(args.directory, made)
+    run(args, path, claims_plan.jobs(made, problems, wanted(args, "video"), read_results(path)), problems)
 
 
 def time_all(args):
-    path, done = args.directory / "times.jsonl", read_results(args.directory / "times.jsonl")
-    made = [c for c in claims_plan.cells(args.seed) if wanted(args, c.name) and c.seed == args.seed]
-    jobs = [claims_plan.TaskJob(c, 0) for c in made if c.timed]
-    run(args, path, [job for job in jobs if job.key not in done], made)
+    path = args.directory / "times.jsonl"
+    done, made = read_results(path), [c for c in claims_plan.cells(args.seed) if wanted(args, c.name) and c.timed and c.seed == args.seed]
+    jobs = [job for job in (claims_plan.TaskJob(c, 0) for c in made) if job.key not in done]
+    run(args, path, jobs, claims_plan.Problems(args.directory, made))
 
 
 def trace(args):
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="at the same time (1)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no job begins that would end later")
     args = parser.parse_args()
+    args.directory.mkdir(parents=True, exist_ok=True)
     COMMANDS[args.command](args)
 
 
