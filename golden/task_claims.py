@@ -9,7 +9,7 @@
 
 claims_plan.py has the cells: a suite, a block size, a way to denoise, and the ways to attend that are compared there. A line of
 results.jsonl is a job, some problems of a cell; N jobs run at the same time, each on one thread. A run can be stopped and continued.
-All of it takes about nine hours of one core. The problems are written to DIR/suites-SEED first. Answers are the same on every CPU.
+All of it takes about fourteen hours of one core. The problems are written to DIR/suites-SEED first. Answers are the same on every CPU.
 Times are not: `times` solves the first five problems of the cells that the pages give times of, one after the other, and wants a quiet
 machine.
 """
