@@ -635,7 +635,7 @@ def test_trajectory_writer():
         writer = functools.partial(flashblock.TrajectoryWriter, folder / "none.jsonl", prompt=[5])
         with raises(ValueError, "precision is 'fp16', expected 'f32'"):
             writer(precision="fp16")
-        with raises(TypeError, "threshold=0.9 is not an option of a record: did you mean confidence_threshold?"):
+        with raises(TypeError, "threshold=0.9 is not an option of a record: did you mean confidence_threshold"):
             writer(precision="f32", threshold=0.9)
         with raises(ValueError, "remasking is 'low_confidence', expected 'low_confidence_dynamic' or"):
             writer(precision="f32", remasking="low_confidence")
@@ -643,6 +643,13 @@ def test_trajectory_writer():
             with raises(ValueError, f"{next(iter(wrong))} is {next(iter(wrong.values()))!r}, expected"):
                 writer(precision="f32", **wrong)
         assert not (folder / "none.jsonl").exists(), "a writer that refuses its options leaves a file"
+        with flashblock.TrajectoryWriter(folder / "batch.jsonl", precision="f32", prompt=[]) as record:
+            record.commit(0, hidden=flashblock.array([0.0] * 6, "f64", (3, 1, 1, 2)))
+            with raises(ValueError, "has the shape [3, 2], expected 3 axes"):
+                record.commit(1, hidden=flashblock.array([0.0] * 6, "f32", (3, 2)))
+        assert b'"F64","shape":[3,1,2]' in (folder / "batch.jsonl.safetensors").read_bytes().replace(b" ", b"")
+        with raises(ValueError, "action is 'refreshed', expected 'refresh' or 'reuse'"):
+            flashblock.TrajectoryWriter(folder / "x.jsonl", precision="f32", prompt=[]).commit(0, action="refreshed")
         with raises(TypeError, "middle"):
             flashblock.TrajectoryWriter(folder / "x.jsonl", precision="f32", prompt=[]).step(
                 0, 0, before=[0], proposed=[0], confidence=[1], accepted=[0], middle=hidden

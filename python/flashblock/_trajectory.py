@@ -18,7 +18,8 @@ STATES = {
     "logits": 2, "gumbel": 2, "hidden": 3, "external_out": 4, "external_lse": 3, "internal_out": 4, "internal_lse": 3,
     "out": 4, "lse": 3,
 }  # fmt: skip
-_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
+_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16", "f64": "F64"}
+ACTIONS = ("refresh", "reuse", "refresh rows", "refresh+store")
 PRECISIONS = ("f32", "tf32x3", "tf32", "f16", "bf16", "fp8")
 
 
@@ -62,8 +63,8 @@ def _check_options(precision, options):
         if name.startswith("_"):
             continue
         if name not in OPTIONS:
-            close = difflib.get_close_matches(name, OPTIONS, 1, 0.5)
-            meant = f"did you mean {close[0]}?" if close else f"options are {', '.join(OPTIONS)}"
+            close = difflib.get_close_matches(name, OPTIONS, 3, 0.6)
+            meant = f"did you mean {' or '.join(close)}?" if close else f"options are {', '.join(OPTIONS)}"
             raise TypeError(f"{name}={value!r} is not an option of a record: {meant}")
         words, is_right = OPTIONS[name]
         if not is_right(value):
@@ -76,6 +77,12 @@ def _plain(values):
     while len(values) == 1 and isinstance(values[0], list):  # a batch of one
         values = values[0]
     return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def _checked_action(action):
+    if action not in ACTIONS:
+        raise ValueError(f"action is {action!r}, expected {' or '.join(map(repr, ACTIONS))}")
+    return action
 
 
 def _plain_option(value):
@@ -93,19 +100,26 @@ class _Tensors:
         self.bytes = tempfile.TemporaryFile(dir=self.path.parent)
 
     def add(self, name, value, ndim):
-        pieces = list(value) if isinstance(value, (list, tuple)) else [value]
-        arrays = [self._squeezed(as_array(piece, name), ndim - isinstance(value, (list, tuple))) for piece in pieces]
+        if not isinstance(value, (list, tuple)):
+            value = as_array(value, name)
+            if value.ndim > ndim and value.shape[0] != 1:  # layers, then a batch of one
+                value = [value[i] for i in range(value.shape[0])]
+        layers = isinstance(value, (list, tuple))
+        arrays = [self._squeezed(as_array(piece, name), ndim - layers) for piece in (value if layers else [value])]
+        if any(array.ndim != ndim - layers for array in arrays):
+            shape = [len(arrays)] * layers + list(arrays[0].shape)
+            raise ValueError(f"{name} has the shape {shape}, expected {ndim} axes")
         if any(array.dtype != arrays[0].dtype or array.shape != arrays[0].shape for array in arrays):
             raise ValueError(f"{name}: its layers have different types or shapes")
         if arrays[0].dtype not in _NAMES:
-            raise TypeError(f"{name} is {arrays[0].dtype}, expected f32, bf16 or f16: convert it first")
+            raise TypeError(f"{name} is {arrays[0].dtype}, expected f32, bf16, f16 or f64: convert it first")
         begin = self.size
         for array in arrays:
             self.size += self.bytes.write(array.dense().memoryview().cast("B"))
         shape = list(arrays[0].shape)
         self.header[name] = {
             "dtype": _NAMES[arrays[0].dtype],
-            "shape": [len(arrays), *shape] if isinstance(value, (list, tuple)) else shape,
+            "shape": [len(arrays), *shape] if layers else shape,
             "data_offsets": [begin, self.size],
         }
 
@@ -145,7 +159,7 @@ class TrajectoryWriter:
                 `flashblock generate`. None is not given. An unknown option raises TypeError, a value that no record
                 can have ValueError
 
-    Values are lists, or what has `tolist`: tensors of PyTorch, arrays of NumPy. Tensors of a pass are f32, bf16 or f16;
+    Values are lists, or what has `tolist`: tensors of PyTorch, arrays of NumPy. Tensors of a pass are f32, bf16, f16 or f64;
     `hidden` may be the tuple of layers that Hugging Face's output_hidden_states gives.
     """
 
@@ -204,7 +218,7 @@ class TrajectoryWriter:
             accepted = [position for position, value in enumerate(accepted) if value]
         line = {"block": int(block), "step": int(step)}
         if action is not None:
-            line["action"] = action
+            line["action"] = _checked_action(action)
         line.update(before=_plain(before), proposed=_plain(proposed), confidence=_plain(confidence))
         for key, values in (("entropy", entropy), ("uniform", uniform)):
             if values is not None:
@@ -218,7 +232,7 @@ class TrajectoryWriter:
         """The pass over a finished block."""
         line = {"block": int(block), "step": "commit"}
         if action is not None:
-            line["action"] = action
+            line["action"] = _checked_action(action)
         if before is not None:
             line["before"] = _plain(before)
         self._pass(line, states)
