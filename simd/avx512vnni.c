@@ -34,7 +34,8 @@ INLINE __m256i load_bytes(const void *from) {
 }
 
 INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
-                                    const bool ODD) {
+                                    const bool ODD, int_zeros zeros) {
+    (void)zeros;
     const size_t byte = BITS == 8 ? half * 32 : half / 2 * 32;
     __m512i w =
         _mm512_inserti64x4(_mm512_castsi256_si512(load_bytes((const char *)weights[0] + byte)),
@@ -62,6 +63,8 @@ INLINE __m512i spread(const bool MIXED, int32_t a, int32_t b, int32_t c, int32_t
 
 INLINE int_zeros int_load_zeros(const bool MIXED, const uint8_t *const *zeros, size_t first,
                                 size_t second) {
+    if (!zeros)
+        return _mm512_setzero_si512();
     return spread(MIXED, zeros[0][first], MIXED ? zeros[0][second] : 0, zeros[1][first],
                   MIXED ? zeros[1][second] : 0);
 }
@@ -84,13 +87,12 @@ INLINE int_floats int_x_scales(const bool MIXED, const float *scales) {
     return _mm512_permutexvar_ps(index, _mm512_castps128_ps512(both));
 }
 
-INLINE int_sums int_begin(const int BITS, const int32_t *x_sums) {
+INLINE int_sums int_begin(const int BITS, const int32_t *x_sums, const bool HAS_ZEROS,
+                          int_zeros zeros) {
     __m512i sums = _mm512_broadcast_i64x4(load_bytes(x_sums));
-    return BITS == 8 ? sums : _mm512_slli_epi32(sums, 3);
-}
-
-INLINE int_sums int_begin_zeros(const int32_t *x_sums, int_zeros zeros) {
-    return _mm512_mullo_epi32(_mm512_broadcast_i64x4(load_bytes(x_sums)), zeros);
+    if (BITS == 8)
+        return sums;
+    return HAS_ZEROS ? _mm512_mullo_epi32(sums, zeros) : _mm512_slli_epi32(sums, 3);
 }
 
 INLINE int_sums int_start(const int BITS, int_sums begun) {

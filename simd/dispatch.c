@@ -5,6 +5,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 #include "base/error.h"
 #include "simd/kernels.h"
@@ -18,9 +21,10 @@
 /* ---- the sets ---- */
 
 static const char *const names[FB_ISA_COUNT] = {
-    [FB_ISA_SCALAR] = "scalar",   [FB_ISA_AVX2] = "avx2",       [FB_ISA_AVX512] = "avx512",
-    [FB_ISA_NEON] = "neon",       [FB_ISA_AVXVNNI] = "avxvnni", [FB_ISA_AVX512VNNI] = "avx512vnni",
-    [FB_ISA_DOTPROD] = "dotprod",
+    [FB_ISA_SCALAR] = "scalar",           [FB_ISA_AVX2] = "avx2",
+    [FB_ISA_AVX512] = "avx512",           [FB_ISA_NEON] = "neon",
+    [FB_ISA_AVXVNNI] = "avxvnni",         [FB_ISA_AVX512VNNI] = "avx512vnni",
+    [FB_ISA_NEONDOTPROD] = "neondotprod",
 };
 
 #ifdef FB_HAVE_AVX2
@@ -37,6 +41,14 @@ static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
+#ifdef FB_HAVE_AVXVNNI
+/* Which clang 14's __builtin_cpu_supports does not know either. */
+static bool has_avxvnni(void) {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 4));
+}
+#endif
+
 #ifdef FB_HAVE_AVX512
 static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -47,6 +59,12 @@ static bool has_avx512vnni(void) {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 #endif
+#endif
+
+#ifdef FB_HAVE_NEONDOTPROD
+static bool has_neondotprod(void) {
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+}
 #endif
 
 /* A set that this build holds. */
@@ -63,6 +81,9 @@ static const instruction_set sets[] = {
 #ifdef FB_HAVE_AVX2
     {FB_ISA_AVX2, has_avx2, FB_ISA_SCALAR, fb_kernels_init_avx2},
 #endif
+#ifdef FB_HAVE_AVXVNNI
+    {FB_ISA_AVXVNNI, has_avxvnni, FB_ISA_AVX2, fb_kernels_init_avxvnni},
+#endif
 #ifdef FB_HAVE_AVX512
     {FB_ISA_AVX512, has_avx512, FB_ISA_AVX2, fb_kernels_init_avx512},
 #endif
@@ -71,6 +92,9 @@ static const instruction_set sets[] = {
 #endif
 #ifdef FB_HAVE_NEON
     {FB_ISA_NEON, NULL, FB_ISA_SCALAR, fb_kernels_init_neon},
+#endif
+#ifdef FB_HAVE_NEONDOTPROD
+    {FB_ISA_NEONDOTPROD, has_neondotprod, FB_ISA_NEON, fb_kernels_init_neondotprod},
 #endif
 };
 enum { NUM_SETS = sizeof sets / sizeof *sets };

@@ -19,18 +19,16 @@
  *   int_weights, int_x, int_zeros
  *                     a half of the weights; a half of x; zero points
  *   int_no_floats()   all +0
- *   int_load_weights(BITS, const void *const *weights, half, ODD)
+ *   int_load_weights(BITS, const void *const *weights, half, ODD, zeros)
  *   int_load_x(BITS, const fb_int_row *x, half)
  *   int_load_zeros(MIXED, const uint8_t *const *zeros, first, second)
- *                     of the groups' numbers; second only if MIXED
+ *                     of the groups' numbers, second only if MIXED; zeros may be NULL: 8
  *   int_load_scales(MIXED, const float *const *scales, first, second)
  *   int_in_register(sums)
  *                     keeps compilers from adding in another order, for which they make all the
  *                     products first and keep them in memory
- *   int_begin(BITS, sums)
+ *   int_begin(BITS, sums, HAS_ZEROS, zeros)
  *                     the integer sums of a unit before its first half; `sums` are those of x
- *   int_begin_zeros(sums, zeros)
- *                     the same for 4 bits with zero points
  *   int_start(BITS, begun)
  *                     what int_dot adds to first
  *   int_dot(BITS, sums, weights, x)
@@ -81,18 +79,21 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
                      const int_job *job, size_t unit, int_floats c[INT_VECTORS][INT_TILE_ROWS]) {
     const size_t group = MIXED ? 2 * unit : unit;
     const size_t first = group >> job->shift, second = (group + 1) >> job->shift;
+    int_zeros zeros[INT_VECTORS];
     int_sums begun[INT_VECTORS][INT_TILE_ROWS], sums[INT_VECTORS][INT_TILE_ROWS];
     UNROLLED
     for (int i = 0; i < INT_VECTORS; i++) {
+        zeros[i] = int_load_zeros(
+            BITS == 4 && MIXED,
+            BITS == 4 && job->has_zeros ? job->zeros + i * INT_PER_VECTOR : NULL, first, second);
         if (BITS == 4 && job->has_zeros) {
-            int_zeros zeros = int_load_zeros(MIXED, job->zeros + i * INT_PER_VECTOR, first, second);
             UNROLLED
             for (int row = 0; row < ROWS; row++)
-                begun[i][row] = int_begin_zeros(job->x[row].sums[unit], zeros);
+                begun[i][row] = int_begin(BITS, job->x[row].sums[unit], true, zeros[i]);
         } else {
             UNROLLED
             for (int row = 0; row < ROWS; row++)
-                begun[i][row] = int_begin(BITS, job->x[row].sums[unit]);
+                begun[i][row] = int_begin(BITS, job->x[row].sums[unit], false, zeros[i]);
         }
         UNROLLED
         for (int row = 0; row < ROWS; row++)
@@ -104,7 +105,8 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
         int_weights w[INT_VECTORS];
         UNROLLED
         for (int i = 0; i < INT_VECTORS; i++)
-            w[i] = int_load_weights(BITS, job->weights + i * INT_PER_VECTOR, half, h % 2 == 1);
+            w[i] = int_load_weights(BITS, job->weights + i * INT_PER_VECTOR, half, h % 2 == 1,
+                                    zeros[i]);
         UNROLLED
         for (int row = 0; row < ROWS; row++) {
             int_x x = int_load_x(BITS, &job->x[row], half);

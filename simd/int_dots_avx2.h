@@ -20,7 +20,8 @@ typedef struct int_weights {
 typedef const __m256i *int_x;
 
 INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
-                                    const bool ODD) {
+                                    const bool ODD, int_zeros zeros) {
+    (void)zeros;
     if (BITS == 4)
         return (int_weights){load_4_bits(weights[0], half, ODD), _mm256_setzero_si256()};
     __m256i w = load_bytes((const char *)weights[0] + half * 32);
@@ -31,8 +32,9 @@ INLINE int_x int_load_x(const int BITS, const fb_int_row *x, size_t half) {
     return (const __m256i *)(const void *)(x->values + half * (BITS == 8 ? 64 : 32));
 }
 
-INLINE int_sums int_begin(const int BITS, const int32_t *x_sums) {
-    return BITS == 8 ? _mm256_setzero_si256() : _mm256_slli_epi32(load_bytes(x_sums), 3);
+INLINE int_sums int_begin(const int BITS, const int32_t *x_sums, const bool HAS_ZEROS,
+                          int_zeros zeros) {
+    return BITS == 8 ? _mm256_setzero_si256() : begin_4_bits(x_sums, HAS_ZEROS, zeros);
 }
 
 /* Of 4 bits: sums of 16 bits. */

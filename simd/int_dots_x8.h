@@ -38,6 +38,8 @@ INLINE int_floats int_no_floats(void) {
 
 INLINE int_zeros int_load_zeros(const bool MIXED, const uint8_t *const *zeros, size_t first,
                                 size_t second) {
+    if (!zeros)
+        return _mm256_setzero_si256();
     __m256i zeros_x8 = _mm256_set1_epi32(zeros[0][first]);
     if (!MIXED)
         return zeros_x8;
@@ -59,8 +61,10 @@ INLINE int_floats int_x_scales(const bool MIXED, const float *scales) {
     return _mm256_insertf128_ps(scales_x8, _mm_broadcast_ss(scales + 1), 1);
 }
 
-INLINE int_sums int_begin_zeros(const int32_t *x_sums, int_zeros zeros) {
-    return _mm256_mullo_epi32(load_bytes(x_sums), zeros);
+/* Of 4 bits: what is taken off every integer of the weights, times those of x. */
+INLINE int_sums begin_4_bits(const int32_t *x_sums, const bool HAS_ZEROS, int_zeros zeros) {
+    __m256i sums_x8 = load_bytes(x_sums);
+    return HAS_ZEROS ? _mm256_mullo_epi32(sums_x8, zeros) : _mm256_slli_epi32(sums_x8, 3);
 }
 
 INLINE int_floats int_add(int_sums sums, int_floats scales, int_floats x_scales, int_floats c) {

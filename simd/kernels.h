@@ -292,8 +292,13 @@ extern const fb_kernels fb_kernels_scalar;
  * has the set may they be called. */
 void fb_kernels_init_avx2(fb_kernels *kernels);
 void fb_kernels_init_avx512(fb_kernels *kernels);
+void fb_kernels_init_avxvnni(fb_kernels *kernels);
 void fb_kernels_init_avx512vnni(fb_kernels *kernels);
 void fb_kernels_init_neon(fb_kernels *kernels);
+void fb_kernels_init_neondotprod(fb_kernels *kernels);
+
+/* simd/avxvnni.c once more, for tests (checkasm.c). */
+void fb_kernels_init_evex(fb_kernels *kernels);
 
 /* KERNEL_f32, KERNEL_bf16 and KERNEL_f16, from a KERNEL(dtype, call) that is for all types: in each
  * of them the type is a constant. */

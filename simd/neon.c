@@ -371,6 +371,14 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_neon.h"
 
+/* Sums of two products of bytes fit 16 bits: 2 * 128 * 127. */
+INLINE int32x4_t add_products(int32x4_t sums, int8x16_t w, int8x16_t x) {
+    int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+    return vpadalq_s16(sums, vpaddq_s16(low, high));
+}
+
+#include "simd/int_dots_neon.h"
+
 void fb_kernels_init_neon(fb_kernels *kernels) {
     kernels->scores[FB_F32] = scores_f32;
     kernels->scores[FB_BF16] = scores_bf16;
@@ -382,6 +390,9 @@ void fb_kernels_init_neon(fb_kernels *kernels) {
     kernels->dots[FB_BF16] = dots_bf16;
     kernels->dots[FB_F16] = dots_f16;
     kernels->dot_outputs = DOT_TILE_OUTPUTS;
+    kernels->quantize = quantize;
+    kernels->int_dots = int_dots;
+    kernels->int_outputs = INT_OUTPUTS;
     kernels->transpose[FB_F32] = transpose_f32;
     kernels->transpose[FB_BF16] = transpose_bf16;
     kernels->transpose[FB_F16] = transpose_f16;

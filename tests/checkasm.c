@@ -159,11 +159,34 @@ static size_t count_wanted(const options *o) {
     return wanted;
 }
 
+/* A CPU without AVX-VNNI that has the same instruction in AVX-512 runs the kernels with that one.
+ */
+static bool is_in_place(fb_isa isa) {
+#ifdef FB_HAVE_EVEX
+    return isa == FB_ISA_AVXVNNI && !fb_isa_supported(isa) && fb_isa_supported(FB_ISA_AVX512VNNI);
+#else
+    (void)isa;
+    return false;
+#endif
+}
+
+static const fb_kernels *kernels_of(fb_isa isa) {
+#ifdef FB_HAVE_EVEX
+    static fb_kernels in_place;
+    if (is_in_place(isa)) {
+        in_place = *fb_kernels_of(FB_ISA_AVX2);
+        fb_kernels_init_evex(&in_place);
+        return &in_place;
+    }
+#endif
+    return fb_kernels_of(isa);
+}
+
 /* NULL, or why the instruction set cannot be executed. */
 static const char *why_not(fb_isa isa) {
     if (!fb_isa_built(isa))
         return "not executed, this build does not hold it";
-    if (!fb_isa_supported(isa))
+    if (!fb_isa_supported(isa) && !is_in_place(isa))
         return "not executed, this CPU or its operating system lacks it";
     return NULL;
 }
@@ -184,7 +207,7 @@ static tally check_kernel(const options *o, const kernel_check *kernel, fb_isa i
             continue;
         for (c.number = 0; c.number < o->rounds; c.number++) {
             c.silent = t.failed >= DESCRIBED_FAILURES;
-            t.failed += !run_case(&c, kernel->run, fb_kernels_of(isa), &fb_kernels_scalar);
+            t.failed += !run_case(&c, kernel->run, kernels_of(isa), &fb_kernels_scalar);
             t.checks++;
             t.at_guards += c.placement != AMONG_CANARIES;
         }
@@ -260,7 +283,7 @@ static int compare_doubles(const void *a, const void *b) {
 
 /* Ticks per element, the median; 0 when the kernel failed. */
 static double time_kernel(check *c, const kernel_check *kernel, fb_isa isa) {
-    if (!run_case(c, kernel->run, fb_kernels_of(isa), &fb_kernels_scalar))
+    if (!run_case(c, kernel->run, kernels_of(isa), &fb_kernels_scalar))
         return 0.0;
     qsort(c->bench.samples, BENCH_SAMPLES, sizeof *c->bench.samples, compare_doubles);
     return c->bench.samples[BENCH_SAMPLES / 2];
@@ -307,6 +330,8 @@ static bool report_guard_pages(void) {
 }
 
 static size_t check_or_time(const options *o, fb_isa isa, bool guards) {
+    if (is_in_place(isa))
+        say("isa %s: with AVX-512's instruction in the place of its own", fb_isa_name(isa));
     return o->bench ? bench_isa(o, isa) : check_isa(o, isa, guards);
 }
 

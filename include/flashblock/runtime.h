@@ -15,17 +15,17 @@ extern "C" {
 #endif
 
 typedef enum fb_isa {
-    FB_ISA_SCALAR = 0, /* plain C; the twin that the others equal bit for bit */
-    FB_ISA_AVX2,       /* x86-64 with AVX2, FMA and F16C */
-    FB_ISA_AVX512,     /* x86-64 with AVX-512 F, BW, VL and DQ */
-    FB_ISA_NEON,       /* aarch64; AdvSIMD is its baseline */
-    FB_ISA_AVXVNNI,    /* AVX2, and AVX-VNNI: products of integers */
-    FB_ISA_AVX512VNNI, /* AVX512, and VNNI */
-    FB_ISA_DOTPROD,    /* NEON, and DotProd: products of integers */
-    FB_ISA_COUNT       /* sets that this header knows; a later version may know more */
+    FB_ISA_SCALAR = 0,  /* plain C; the twin that the others equal bit for bit */
+    FB_ISA_AVX2,        /* x86-64 with AVX2, FMA and F16C */
+    FB_ISA_AVX512,      /* x86-64 with AVX-512 F, BW, VL and DQ */
+    FB_ISA_NEON,        /* aarch64; AdvSIMD is its baseline */
+    FB_ISA_AVXVNNI,     /* AVX2, and AVX-VNNI: products of integers */
+    FB_ISA_AVX512VNNI,  /* AVX512, and VNNI */
+    FB_ISA_NEONDOTPROD, /* NEON, and DotProd: products of integers */
+    FB_ISA_COUNT        /* sets that this header knows; a later version may know more */
 } fb_isa;
 
-/* "scalar", "avx2", "avx512", "neon", "avxvnni", "avx512vnni", "dotprod"; "unknown" otherwise.
+/* "scalar", "avx2", "avx512", "neon", "avxvnni", "avx512vnni", "neondotprod"; "unknown" otherwise.
  * Never NULL. */
 FB_API const char *fb_isa_name(fb_isa isa);
 

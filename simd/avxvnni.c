@@ -1,0 +1,66 @@
+/* The kernels for AVX2 with AVX-VNNI, whose instruction multiplies 32 bytes with 32 bytes and adds
+ * the products by fours. See avx512vnni.c, of which this is the half. */
+#if !defined(__AVX2__) || (!defined(__AVXVNNI__) && !defined(FB_EVEX))
+#error "compile simd/avxvnni.c with -mavxvnni and the options of simd/avx2.c"
+#endif
+
+#include "simd/int_dots_x8.h"
+
+#define QUANTIZE_BYTES 1
+#include "simd/quantize_avx2.h"
+
+typedef __m256i int_weights, int_x;
+
+INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
+                                    const bool ODD, int_zeros zeros) {
+    (void)zeros;
+    if (BITS == 4)
+        return load_4_bits(weights[0], half, ODD);
+    return _mm256_xor_si256(load_bytes((const char *)weights[0] + half * 32),
+                            _mm256_set1_epi8((char)0x80));
+}
+
+INLINE int_x int_load_x(const int BITS, const fb_int_row *x, size_t half) {
+    (void)BITS;
+    return load_bytes(x->values + half * 32);
+}
+
+INLINE int_sums int_begin(const int BITS, const int32_t *x_sums, const bool HAS_ZEROS,
+                          int_zeros zeros) {
+    return BITS == 8 ? load_bytes(x_sums) : begin_4_bits(x_sums, HAS_ZEROS, zeros);
+}
+
+INLINE int_sums int_start(const int BITS, int_sums begun) {
+    (void)BITS;
+    return begun;
+}
+
+/* FB_EVEX: for a test on CPUs that have the same instruction in AVX-512 only. */
+INLINE int_sums int_dot(const int BITS, int_sums sums, int_weights w, int_x x) {
+    (void)BITS;
+#ifdef FB_EVEX
+    return _mm256_dpbusd_epi32(sums, w, x);
+#else
+    return _mm256_dpbusd_avx_epi32(sums, w, x);
+#endif
+}
+
+INLINE int_sums int_end(const int BITS, int_sums begun, int_sums sums) {
+    (void)BITS;
+    (void)begun;
+    return sums;
+}
+
+#include "simd/int_dots.h"
+
+#ifdef FB_EVEX
+#define INIT fb_kernels_init_evex
+#else
+#define INIT fb_kernels_init_avxvnni
+#endif
+
+void INIT(fb_kernels *kernels) {
+    kernels->quantize = quantize;
+    kernels->int_dots = int_dots;
+    kernels->int_outputs = INT_OUTPUTS;
+}
