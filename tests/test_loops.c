@@ -3,6 +3,7 @@
  * own code.) */
 #include "decode/loop.h"
 #include "io/json.h"
+#include "study/trace.h"
 #include "tests/golden_case.h"
 #include "tests/numbers.h"
 #include "tests/temporary.h"
@@ -179,6 +180,71 @@ Test(loops, a_token_that_changed_is_dirty) {
         if (loops[i].loop == FB_LOOP_LLADA2_EDITING)
             cr_expect_gt(watch.edits, 0);
         fb_generation_destroy(generation);
+        fb_model_destroy(model);
+    }
+}
+
+/* The error of a pass's attention against dense attention, |O - dense| / |dense|, over the layers
+ * and heads of the steps that refresh, and of those that reuse. */
+typedef struct error_watch {
+    fb_trace trace;
+    double sum[2], largest[2];
+    size_t count[2];
+} error_watch;
+
+static void trace_attention(void *user, const fb_generate_attention_event *event) {
+    fb_trace_attention(&((error_watch *)user)->trace, event);
+}
+
+static bool trace_step(void *user, const fb_step_event *event) {
+    return fb_trace_on_step(&((error_watch *)user)->trace, event);
+}
+
+static error_watch watch_errors(fb_model *model, const fb_prompt *list, fb_generate_options *o) {
+    error_watch w = {0};
+    EXPECT_OK(fb_trace_init(fb_model_config_of(model), o->block_size, 3, &w.trace));
+    o->on_step = trace_step;
+    o->on_attention = trace_attention;
+    o->user = &w;
+    fb_generation_destroy(generate(model, list, 3, o));
+    EXPECT_OK(w.trace.status);
+    for (size_t i = 0; i < w.trace.num_steps; i++) {
+        int reuse = fb_trace_step_at(&w.trace, i)->action == FB_REUSE;
+        for (size_t j = 0; j < w.trace.num_layers * w.trace.num_heads; j++) {
+            double error = fb_trace_heads_at(&w.trace, i)[j].error;
+            w.sum[reuse] += error;
+            w.largest[reuse] = fmax(w.largest[reuse], error);
+            w.count[reuse]++;
+        }
+    }
+    fb_trace_free(&w.trace);
+    return w;
+}
+
+/* A refresh is dense to rounding. What a reuse errs is printed: docs/results/models.md has it. */
+Test(loops, a_refresh_is_dense_and_a_reuse_errs) {
+    static const size_t blocks[] = {8, 32};
+    prompts p;
+    make_prompts(&p);
+    for (size_t i = 0; i < NUM_LOOPS; i++) {
+        fb_model *model = load(loops[i].model);
+        for (size_t b = 0; b < 2; b++)
+            for (size_t tau = 2; tau <= 4; tau++) {
+                fb_generate_options o = options_of(&loops[i], tau);
+                o.block_size = blocks[b];
+                o.max_tokens = 64;
+                o.kv_dtype = FB_F32;
+                error_watch w = watch_errors(model, p.list, &o);
+                cr_expect_leq(w.largest[0], 1e-5, "%s: a refresh errs %g", loops[i].model,
+                              w.largest[0]);
+                cr_expect(w.count[1] == 0 || w.sum[1] > 0.0, "%s", loops[i].model);
+                double steps = (double)(w.count[0] + w.count[1]);
+                fprintf(stderr,
+                        "# %-13s block %-3zu tau %zu: %4.1f %% of steps reuse, error %.3f\n",
+                        fb_decoding_loop_name(loops[i].loop), blocks[b], tau,
+                        100.0 * (double)w.count[1] / steps,
+                        w.count[1] > 0 ? w.sum[1] / (double)w.count[1] : 0.0);
+            }
         fb_model_destroy(model);
     }
 }
