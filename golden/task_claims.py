@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The paper's claims, measured on the demo models: the tables and pictures of docs/results/claims.md, sparse.md, video.md.
+"""The paper's claims, measured on the demo models: tables and pictures of docs/results/claims.md and sparse.md; clips for video.md.
 
     task_claims.py measure DIR [--jobs N] [--minutes M] [--only NAME...]   solve what DIR/results.jsonl does not have yet
     task_claims.py times DIR [--only NAME...]                             time what DIR/times.jsonl does not have yet
