@@ -9,7 +9,8 @@
  *   dot_x(x)             x[0..7], for each of the outputs
  *   dot_weights(DTYPE, const void *const *weights, index)
  *                        weights[output][index .. index + 7], widened
- *   dot_widened(w, float *wide)  stores them: output by output, FB_DOT_COLUMNS apart
+ *   dot_store(w, float *to), dot_load(const float *from)
+ *                        a vector as it is
  *   dot_fma(x, w, sum)
  *   dot_fold(ROWS, FIRST, chains, float *sums, size_t stride)
  *                        adds the sums of the chains of ROWS (at most 4) rows from FIRST on, of
@@ -35,11 +36,18 @@ enum {
     DOT_FOLD_ROWS = 4,
 };
 
+/* Where a tile has its weights from; a constant wherever these functions are inlined. */
+typedef enum dots_source {
+    IN_PLACE, /* rows of weights */
+    WIDEN,    /* the same, and it leaves them in `wide` for the tiles after it */
+    WIDENED,  /* what another tile has left in `wide`, vector by vector */
+} dots_source;
+
 typedef struct dots_job {
     const float *x;             /* the tile's first row */
     const void *const *weights; /* [DOT_TILE_OUTPUTS] */
     size_t columns;
-    float *wide;             /* [DOT_TILE_OUTPUTS][FB_DOT_COLUMNS] */
+    float *wide;             /* [DOT_VECTORS][FB_DOT_COLUMNS / 8][8 * DOT_PER_VECTOR] */
     const void *const *next; /* [DOT_TILE_OUTPUTS], or NULL */
     size_t element;          /* bytes of an element that is fetched */
     size_t turn,
@@ -56,16 +64,18 @@ INLINE void dots_fetch(const void *const *next, size_t element, size_t column) {
 }
 
 /* 8 columns. */
-INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const float *x,
-                         const void *const *weights, float *wide, size_t column,
+INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const dots_source SOURCE,
+                         const float *x, const void *const *weights, float *wide, size_t column,
                          dot_vector chains[DOT_VECTORS][DOT_TILE_ROWS]) {
     dot_vector w[DOT_VECTORS];
     UNROLLED
     for (int i = 0; i < DOT_VECTORS; i++) {
-        w[i] = dot_weights(DTYPE, weights + i * DOT_PER_VECTOR, column);
+        float *kept = wide + ((size_t)i * FB_DOT_COLUMNS + column) * DOT_PER_VECTOR;
+        w[i] = SOURCE == WIDENED ? dot_load(kept)
+                                 : dot_weights(DTYPE, weights + i * DOT_PER_VECTOR, column);
         dot_in_register(w[i]);
-        if (WIDEN)
-            dot_widened(w[i], wide + i * DOT_PER_VECTOR * FB_DOT_COLUMNS + column);
+        if (SOURCE == WIDEN)
+            dot_store(w[i], kept);
     }
     UNROLLED
     for (int row = 0; row < ROWS; row++) {
@@ -86,7 +96,8 @@ INLINE void dots_fold(const int ROWS, dot_vector chains[DOT_VECTORS][DOT_TILE_RO
         dot_fold(ROWS - DOT_FOLD_ROWS, DOT_FOLD_ROWS, chains, sums + DOT_FOLD_ROWS, stride);
 }
 
-INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, const dots_job *job) {
+INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const dots_source SOURCE,
+                      const dots_job *job) {
     const void *weights[DOT_TILE_OUTPUTS];
     UNROLLED
     for (int output = 0; output < DOT_TILE_OUTPUTS; output++)
@@ -108,29 +119,30 @@ INLINE void dots_tile(const int ROWS, const fb_dtype DTYPE, const bool WIDEN, co
         }
         ROLLED
         for (size_t step = 0; step < FB_DOT_STEP; step += DOT_LANES)
-            dots_columns(ROWS, DTYPE, WIDEN, x, weights, wide, column + step, chains);
+            dots_columns(ROWS, DTYPE, SOURCE, x, weights, wide, column + step, chains);
     }
     dots_fold(ROWS, chains, job->sums, job->stride);
 }
 
 typedef void dots_tile_fn(const dots_job *job);
 
-#define DOTS_TILE(ROWS, NAME, DTYPE, WIDEN)                                                        \
+#define DOTS_TILE(ROWS, NAME, DTYPE, SOURCE)                                                       \
     static void dots_##NAME##_##ROWS(const dots_job *job) {                                        \
-        dots_tile(ROWS, DTYPE, WIDEN, job);                                                        \
+        dots_tile(ROWS, DTYPE, SOURCE, job);                                                       \
     }
 #define DOTS_TILES(ROWS)                                                                           \
-    DOTS_TILE(ROWS, f32, FB_F32, false)                                                            \
-    DOTS_TILE(ROWS, f32_widened, FB_F32, true)                                                     \
-    DOTS_TILE(ROWS, bf16, FB_BF16, false)                                                          \
-    DOTS_TILE(ROWS, bf16_widened, FB_BF16, true)                                                   \
-    DOTS_TILE(ROWS, f16, FB_F16, false)                                                            \
-    DOTS_TILE(ROWS, f16_widened, FB_F16, true)
+    DOTS_TILE(ROWS, f32, FB_F32, IN_PLACE)                                                         \
+    DOTS_TILE(ROWS, f32_widened, FB_F32, WIDEN)                                                    \
+    DOTS_TILE(ROWS, bf16, FB_BF16, IN_PLACE)                                                       \
+    DOTS_TILE(ROWS, bf16_widened, FB_BF16, WIDEN)                                                  \
+    DOTS_TILE(ROWS, f16, FB_F16, IN_PLACE)                                                         \
+    DOTS_TILE(ROWS, f16_widened, FB_F16, WIDEN)                                                    \
+    DOTS_TILE(ROWS, wide, FB_F32, WIDENED)
 #define DOTS_OF(ROWS)                                                                              \
     {                                                                                              \
-        {dots_f32_##ROWS, dots_f32_widened_##ROWS}, {dots_bf16_##ROWS, dots_bf16_widened_##ROWS},  \
-        {                                                                                          \
-            dots_f16_##ROWS, dots_f16_widened_##ROWS                                               \
+        {dots_f32_##ROWS, dots_f32_widened_##ROWS, dots_wide_##ROWS},                              \
+            {dots_bf16_##ROWS, dots_bf16_widened_##ROWS, dots_wide_##ROWS}, {                      \
+            dots_f16_##ROWS, dots_f16_widened_##ROWS, dots_wide_##ROWS                             \
         }                                                                                          \
     }
 
@@ -145,8 +157,8 @@ DOTS_TILES(7)
 DOTS_TILES(8)
 #endif
 
-/* [rows - 1][type][whether the widened weights are stored, too] */
-static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
+/* [rows - 1][type][dots_source] */
+static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][WIDENED + 1] = {
     DOTS_OF(1), DOTS_OF(2), DOTS_OF(3), DOTS_OF(4),
 #if DOT_TILE_ROWS == 8
     DOTS_OF(5), DOTS_OF(6), DOTS_OF(7), DOTS_OF(8),
@@ -162,9 +174,7 @@ static dots_tile_fn *const dots_tiles[DOT_TILE_ROWS][FB_NUM_DTYPES][2] = {
 static void dots(fb_dtype dtype, const fb_dots_call *call) {
     const row_tiles tiles = cut_rows(call->rows, DOT_TILE_ROWS);
     const bool widens = tiles.count > (dtype == FB_F32 ? 4 : 1);
-    const void *widened[FB_DOT_OUTPUTS];
-    for (size_t output = 0; output < call->outputs; output++)
-        widened[output] = widens ? call->wide + output * FB_DOT_COLUMNS : call->weights[output];
+    dots_source source = widens ? WIDEN : IN_PLACE;
     dots_job job = {
         .x = call->x,
         .columns = call->columns,
@@ -175,11 +185,9 @@ static void dots(fb_dtype dtype, const fb_dots_call *call) {
     size_t first_row = 0;
     for (; job.turn < job.turns; job.turn++) {
         size_t tile_rows = tiles.base + (job.turn < tiles.longer);
-        bool is_first = job.turn == 0;
-        dots_tile_fn *tile =
-            dots_tiles[tile_rows - 1][is_first ? dtype : FB_F32][is_first && widens];
+        dots_tile_fn *tile = dots_tiles[tile_rows - 1][dtype][source];
         for (size_t output = 0; output < call->outputs; output += DOT_TILE_OUTPUTS) {
-            job.weights = (is_first ? call->weights : widened) + output;
+            job.weights = call->weights + output;
             job.wide = call->wide + output * FB_DOT_COLUMNS;
             job.next = call->next && (widens || dtype != FB_F32) ? call->next + output : NULL;
             job.sums = call->sums + output * job.stride + first_row;
@@ -187,6 +195,7 @@ static void dots(fb_dtype dtype, const fb_dots_call *call) {
         }
         job.x += tile_rows * FB_DOT_COLUMNS;
         first_row += tile_rows;
+        source = widens ? WIDENED : IN_PLACE;
     }
 }
 

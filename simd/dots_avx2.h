@@ -41,8 +41,12 @@ INLINE dot_vector dot_weights(const fb_dtype DTYPE, const void *const *weights, 
     return wide;
 }
 
-INLINE void dot_widened(dot_vector w, float *wide) {
-    _mm256_storeu_ps(wide, w);
+INLINE void dot_store(dot_vector w, float *to) {
+    _mm256_storeu_ps(to, w);
+}
+
+INLINE dot_vector dot_load(const float *from) {
+    return _mm256_loadu_ps(from);
 }
 
 INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {

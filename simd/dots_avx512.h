@@ -44,9 +44,12 @@ INLINE dot_vector dot_weights(const fb_dtype DTYPE, const void *const *weights, 
         _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, place, _mm512_castsi256_si512(half_x16)));
 }
 
-INLINE void dot_widened(dot_vector w, float *wide) {
-    _mm256_storeu_ps(wide, _mm512_castps512_ps256(w));
-    _mm256_storeu_ps(wide + FB_DOT_COLUMNS, _mm512_extractf32x8_ps(w, 1));
+INLINE void dot_store(dot_vector w, float *to) {
+    _mm512_storeu_ps(to, w);
+}
+
+INLINE dot_vector dot_load(const float *from) {
+    return _mm512_loadu_ps(from);
 }
 
 INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {

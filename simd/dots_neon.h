@@ -25,9 +25,13 @@ INLINE dot_vector dot_weights(const fb_dtype DTYPE, const void *const *weights, 
     return dot_x(wide);
 }
 
-INLINE void dot_widened(dot_vector w, float *wide) {
-    vst1q_f32(wide, w.val[0]);
-    vst1q_f32(wide + 4, w.val[1]);
+INLINE void dot_store(dot_vector w, float *to) {
+    vst1q_f32(to, w.val[0]);
+    vst1q_f32(to + 4, w.val[1]);
+}
+
+INLINE dot_vector dot_load(const float *from) {
+    return dot_x(from);
 }
 
 INLINE dot_vector dot_fma(dot_vector x, dot_vector w, dot_vector sum) {
