@@ -111,8 +111,10 @@ typedef struct tile_job {
 INLINE void multiply_line(const int ROWS, const fb_dtype DTYPE, const int HOW, const tile_job *job,
                           size_t line, bool first, __m256 acc[TILE_ROWS][TILE_COLUMNS]) {
     __m256 b_x8[TILE_COLUMNS];
+    /* Into the L2 cache: on a Zen 4 float32 from memory was 5 to 12 % slower when it was fetched
+     * into the L1 cache, which has few places for lines that are on their way. */
     if (HOW & FETCH && line % LINES_A_FETCH == 0)
-        _mm_prefetch(job->next + line / LINES_A_FETCH * CACHE_LINE, _MM_HINT_T0);
+        _mm_prefetch(job->next + line / LINES_A_FETCH * CACHE_LINE, _MM_HINT_T1);
     load_line(DTYPE, job->lines, line, b_x8);
     if (HOW & KEEP) {
         _mm256_storeu_ps(job->wide + line * FB_GROUP_KEYS, b_x8[0]);

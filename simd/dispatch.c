@@ -244,10 +244,10 @@ static const struct {
     fb_isa isa[NUM_CPU_KINDS - 1];
 } choices[] = {
     /*                            Zen 4, Rapids, others */
-    {FB_KERNEL_SCORES + FB_F32, {W, W, W}},
+    {FB_KERNEL_SCORES + FB_F32, {N, W, W}},
     {FB_KERNEL_SCORES + FB_BF16, {N, W, W}},
     {FB_KERNEL_SCORES + FB_F16, {N, W, W}},
-    {FB_KERNEL_VALUES + FB_F32, {W, W, W}},
+    {FB_KERNEL_VALUES + FB_F32, {N, W, W}},
     {FB_KERNEL_VALUES + FB_BF16, {N, W, W}},
     {FB_KERNEL_VALUES + FB_F16, {N, W, W}},
     {FB_KERNEL_DOTS, {W, W, W}},
