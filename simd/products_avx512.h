@@ -1,54 +1,53 @@
 /* Scores and values on AVX-512; avx512.c includes this.
  *
  * Both are the same product (kernels.h): rows of A against blocks of 16 lines of 16 elements. A
- * line of a block is one register, so blocks are taken in pairs: those of two groups of keys, or of
- * two panels of values. The register tile is 7 rows x 32 columns:
+ * line of a block is one register. Four blocks are taken side by side: those of four groups of
+ * keys, or of four panels of values. The register tile is 6 rows x 64 columns:
  *
- *               first block    second block    For each line of the pair: load two registers,
- *     row 0   [  acc[0][0]  |  acc[0][1]   ]   broadcast an element of each row, 14 fma. 9 loads
- *      ...         ...           ...           feed them; two loads and two fma a cycle are
- *     row 6   [  acc[6][0]  |  acc[6][1]   ]   possible, and 8 independent chains would do.
+ *               block 0     ...     block 3      For each line: load four registers, broadcast an
+ *     row 0   [ acc[0][0] | ... | acc[0][3] ]    element of each row, 24 fma. 10 loads feed them;
+ *      ...        ...               ...          two loads and two fma a cycle are possible, and 8
+ *     row 5   [ acc[5][0] | ... | acc[5][3] ]    independent chains would do.
  *
- * Every 16 lines a chain is complete. Its first line multiplies instead of adding to zero, and its
- * end is added to the totals, which are registers as well: 14 for the chains, 14 for the totals, 2
- * for the lines, 1 broadcast element. So a tile takes all its chains in one go, head_dim / 16 of
- * them or up to four, and nothing but its result goes to memory.
+ * So many chains, and so few loads, leave room for what a CPU does not schedule perfectly. Every 16
+ * lines a chain is complete. Its first line multiplies instead of adding to zero. There is no
+ * register for the sum of the chains, which is in the L1 cache: each chain is loaded, added to and
+ * stored once.
  *
- * A pair of blocks of all chains (16 KiB of 128 dimensions) is in the L1 cache while one row tile
- * after the other is multiplied with it. The first tile widens 16-bit elements in registers; if
- * there are others, it leaves them the floats.
+ * The four blocks of a chain (4 KiB) stay in the L1 cache while one row tile after the other is
+ * multiplied with them. The first tile widens 16-bit elements in registers; if there are others, it
+ * leaves them the floats.
  */
 #ifndef FB_SIMD_PRODUCTS_AVX512_H
 #define FB_SIMD_PRODUCTS_AVX512_H
 
 enum {
-    TILE_ROWS = 7,
-    TILE_BLOCKS = 2,
-    TILE_CHAINS = 8,   /* at once: 128 dimensions */
-    PERMUTED_ROWS = 6, /* rows at most, to widen bf16 by permutations: they take two registers */
+    TILE_ROWS = 6,
+    TILE_BLOCKS = 4,
+    TILE_COLUMNS = TILE_BLOCKS * LANES,
+    FETCH_TILES = 2, /* tiles of rows that share the prefetching for f32 */
 };
 
-/* A row tile and the blocks it is multiplied with, chain by chain. */
+/* A row tile and the blocks it is multiplied with: one chain. */
 typedef struct tile_job {
-    const float *a; /* [num_chains][FB_MAX_ROWS][16], from the tile's first row on */
-    const void *b[TILE_CHAINS][TILE_BLOCKS]; /* each [16][16] elements */
-    float (*wide)[TILE_BLOCKS][BLOCK];       /* [TILE_CHAINS]: to keep them in */
-    const char *next[TILE_CHAINS][2];        /* of each, 8 cache lines to prefetch */
-    size_t num_chains;
-    size_t last_lines; /* of the last chain: 1 to 16 */
-    float *to;         /* [rows][16 or 32] at this stride */
+    const float *a;             /* [rows][16] */
+    const void *b[TILE_BLOCKS]; /* each [lines][16] elements */
+    float (*wide)[BLOCK];       /* [TILE_BLOCKS]: to keep them in */
+    const char *next[2][2];     /* for each line of either half, two cache lines to prefetch */
+    size_t lines;               /* 1 to 16 */
+    float *sums;                /* [rows][16, 32 or 64] at this stride */
     size_t stride;
-    /* scores */
-    bool add;           /* the totals begin with what is there */
-    const float *scale; /* NULL: they are not complete yet */
-    /* values */
+    bool add;           /* sums += a . b, else sums = a . b */
+    const float *scale; /* then sums *= *scale; NULL: not yet */
+    float *o;           /* then o = o * alpha + sums, and sums is not written; NULL: not yet */
+    size_t o_stride;
     const float *alpha; /* [rows] */
 } tile_job;
 
 /* HOW a tile is multiplied; a constant wherever these functions are inlined. */
 enum {
-    KEEP = 1,   /* leaves the widened blocks for the tiles after it */
-    VALUES = 2, /* ends as the values kernel does, otherwise as the scores kernel */
+    KEEP = 1,  /* leaves the widened blocks for the tiles after it */
+    FETCH = 2, /* prefetches */
 };
 
 #define EACH_ROW_AND_BLOCK                                                                         \
@@ -56,12 +55,12 @@ enum {
         UNROLLED for (size_t block = 0; block < BLOCKS; block++)
 
 /* A line of a block, widened. Where the line's neighbour can be read as well, one permutation of
- * both puts the bf16 elements into the upper halves of words; it takes two registers. */
-INLINE __m512 load_line(const fb_dtype DTYPE, const bool PERMUTED, const void *block, size_t line) {
+ * both puts the bf16 elements into the upper halves of words. */
+INLINE __m512 load_line(const fb_dtype DTYPE, const bool WHOLE, const void *block, size_t line) {
     if (DTYPE == FB_F32)
         return _mm512_loadu_ps((const float *)block + line * LANES);
     const uint16_t *halves = (const uint16_t *)block + line * LANES;
-    if (DTYPE == FB_BF16 && PERMUTED) {
+    if (DTYPE == FB_BF16 && WHOLE) {
         const __m512i first =
             _mm512_set_epi32(0x000f0000, 0x000e0000, 0x000d0000, 0x000c0000, 0x000b0000, 0x000a0000,
                              0x00090000, 0x00080000, 0x00070000, 0x00060000, 0x00050000, 0x00040000,
@@ -77,15 +76,12 @@ INLINE __m512 load_line(const fb_dtype DTYPE, const bool PERMUTED, const void *b
 /* acc = or += one line's products, for all rows. */
 INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
                           const int HOW, const bool WHOLE, const float *a, const void *const *b,
-                          float (*wide)[BLOCK], const char *const *next, size_t line, bool first,
+                          float (*wide)[BLOCK], size_t line, bool first,
                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
-    const bool PERMUTED = WHOLE && ROWS <= PERMUTED_ROWS;
     __m512 b_x16[TILE_BLOCKS];
-    if (WHOLE)
-        _mm_prefetch(next[line / 8] + line % 8 * CACHE_LINE, _MM_HINT_T1);
     UNROLLED
     for (size_t block = 0; block < BLOCKS; block++) {
-        b_x16[block] = load_line(DTYPE, PERMUTED, b[block], line);
+        b_x16[block] = load_line(DTYPE, WHOLE, b[block], line);
         if (HOW & KEEP)
             _mm512_store_ps(wide[block] + line * LANES, b_x16[block]);
     }
@@ -103,59 +99,63 @@ INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const fb_dtype
 
 /* acc = a . b, one chain: over all 16 lines of the blocks, or over the first ones. */
 INLINE void multiply_chain(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
-                           const int HOW, const float *a, const void *const *blocks,
-                           float (*wide)[BLOCK], const char *const *next, size_t lines,
-                           __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
-    const void *b[TILE_BLOCKS] = {blocks[0], blocks[1]};
-    if (lines == FB_SEGMENT) {
+                           const int HOW, const tile_job *job, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
+    const float *a = job->a;
+    const void *b[TILE_BLOCKS];
+    float(*wide)[BLOCK] = job->wide;
+    UNROLLED
+    for (size_t block = 0; block < BLOCKS; block++)
+        b[block] = job->b[block];
+    if (job->lines == FB_SEGMENT) {
         UNROLLED
-        for (size_t line = 0; line < FB_SEGMENT; line++)
-            multiply_line(ROWS, BLOCKS, DTYPE, HOW, true, a, b, wide, next, line, line == 0, acc);
+        for (size_t line = 0; line < FB_SEGMENT; line++) {
+            if (HOW & FETCH) {
+                _mm_prefetch(job->next[0][line / 8] + line % 8 * CACHE_LINE, _MM_HINT_T1);
+                _mm_prefetch(job->next[1][line / 8] + line % 8 * CACHE_LINE, _MM_HINT_T1);
+            }
+            multiply_line(ROWS, BLOCKS, DTYPE, HOW, true, a, b, wide, line, line == 0, acc);
+        }
     } else {
-        multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, next, 0, true, acc);
-        for (size_t line = 1; line < lines; line++)
-            multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, next, line, false, acc);
+        multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, 0, true, acc);
+        for (size_t line = 1; line < job->lines; line++)
+            multiply_line(ROWS, BLOCKS, DTYPE, HOW, false, a, b, wide, line, false, acc);
     }
 }
 
 INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
                          const int HOW, const tile_job *job) {
-    __m512 acc[TILE_ROWS][TILE_BLOCKS], total[TILE_ROWS][TILE_BLOCKS];
-    const float *a = job->a;
-    float *to = job->to;
-    const size_t stride = job->stride, num_chains = job->num_chains;
-    size_t lines = num_chains == 1 ? job->last_lines : FB_SEGMENT;
-    multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[0], job->wide[0], job->next[0], lines,
-                   total);
-    if (!(HOW & VALUES) && job->add)
-        EACH_ROW_AND_BLOCK total[row][block] =
-            _mm512_add_ps(_mm512_loadu_ps(to + row * stride + block * LANES), total[row][block]);
-    for (size_t chain = 1; chain < num_chains; chain++) {
-        lines = chain + 1 == num_chains ? job->last_lines : FB_SEGMENT;
-        a += FB_ROWS_BLOCK;
-        multiply_chain(ROWS, BLOCKS, DTYPE, HOW, a, job->b[chain], job->wide[chain],
-                       job->next[chain], lines, acc);
-        EACH_ROW_AND_BLOCK total[row][block] = _mm512_add_ps(total[row][block], acc[row][block]);
+    __m512 acc[TILE_ROWS][TILE_BLOCKS];
+    multiply_chain(ROWS, BLOCKS, DTYPE, HOW, job, acc);
+    float *sums = job->sums, *o = job->o;
+    const size_t stride = job->stride, o_stride = job->o_stride;
+    if (job->add)
+        EACH_ROW_AND_BLOCK acc[row][block] =
+            _mm512_add_ps(_mm512_loadu_ps(sums + row * stride + block * LANES), acc[row][block]);
+    if (o) {
+        EACH_ROW_AND_BLOCK _mm512_storeu_ps(
+            o + row * o_stride + block * LANES,
+            _mm512_fmadd_ps(_mm512_loadu_ps(o + row * o_stride + block * LANES),
+                            _mm512_set1_ps(job->alpha[row]), acc[row][block]));
+        return;
     }
-    if (HOW & VALUES)
-        EACH_ROW_AND_BLOCK total[row][block] =
-            _mm512_fmadd_ps(_mm512_loadu_ps(to + row * stride + block * LANES),
-                            _mm512_set1_ps(job->alpha[row]), total[row][block]);
-    else if (job->scale)
-        EACH_ROW_AND_BLOCK total[row][block] =
-            _mm512_mul_ps(_mm512_set1_ps(*job->scale), total[row][block]);
-    EACH_ROW_AND_BLOCK _mm512_storeu_ps(to + row * stride + block * LANES, total[row][block]);
+    if (job->scale)
+        EACH_ROW_AND_BLOCK acc[row][block] =
+            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][block]);
+    EACH_ROW_AND_BLOCK _mm512_storeu_ps(sums + row * stride + block * LANES, acc[row][block]);
 }
 
 typedef void tile_fn(const tile_job *job);
 
-/* tiles_NAME[blocks - 1][rows - 1] */
+/* tiles_NAME[log2 of the blocks][rows - 1] */
 #define TILE(NAME, ROWS, DTYPE, HOW)                                                               \
     static void NAME##_##ROWS##x1(const tile_job *job) {                                           \
         product_tile(ROWS, 1, DTYPE, HOW, job);                                                    \
     }                                                                                              \
     static void NAME##_##ROWS##x2(const tile_job *job) {                                           \
         product_tile(ROWS, 2, DTYPE, HOW, job);                                                    \
+    }                                                                                              \
+    static void NAME##_##ROWS##x4(const tile_job *job) {                                           \
+        product_tile(ROWS, 4, DTYPE, HOW, job);                                                    \
     }
 #define TILES(NAME, DTYPE, HOW)                                                                    \
     TILE(NAME, 1, DTYPE, HOW)                                                                      \
@@ -164,117 +164,100 @@ typedef void tile_fn(const tile_job *job);
     TILE(NAME, 4, DTYPE, HOW)                                                                      \
     TILE(NAME, 5, DTYPE, HOW)                                                                      \
     TILE(NAME, 6, DTYPE, HOW)                                                                      \
-    TILE(NAME, 7, DTYPE, HOW)                                                                      \
-    static tile_fn *const tiles_##NAME[TILE_BLOCKS][TILE_ROWS] = {                                 \
-        {NAME##_1x1, NAME##_2x1, NAME##_3x1, NAME##_4x1, NAME##_5x1, NAME##_6x1, NAME##_7x1},      \
-        {NAME##_1x2, NAME##_2x2, NAME##_3x2, NAME##_4x2, NAME##_5x2, NAME##_6x2, NAME##_7x2},      \
+    static tile_fn *const tiles_##NAME[3][TILE_ROWS] = {                                           \
+        {NAME##_1x1, NAME##_2x1, NAME##_3x1, NAME##_4x1, NAME##_5x1, NAME##_6x1},                  \
+        {NAME##_1x2, NAME##_2x2, NAME##_3x2, NAME##_4x2, NAME##_5x2, NAME##_6x2},                  \
+        {NAME##_1x4, NAME##_2x4, NAME##_3x4, NAME##_4x4, NAME##_5x4, NAME##_6x4},                  \
     };
-/* The first one of several tiles has 4 rows and more. */
-#define KEPT_TILES(NAME, DTYPE, HOW)                                                               \
+/* The first one of several tiles has 3 rows and more. */
+#define FIRST_TILES(NAME, DTYPE, HOW)                                                              \
+    TILE(NAME, 3, DTYPE, HOW)                                                                      \
     TILE(NAME, 4, DTYPE, HOW)                                                                      \
     TILE(NAME, 5, DTYPE, HOW)                                                                      \
     TILE(NAME, 6, DTYPE, HOW)                                                                      \
-    TILE(NAME, 7, DTYPE, HOW)                                                                      \
-    static tile_fn *const tiles_##NAME[TILE_BLOCKS][TILE_ROWS] = {                                 \
-        {NULL, NULL, NULL, NAME##_4x1, NAME##_5x1, NAME##_6x1, NAME##_7x1},                        \
-        {NULL, NULL, NULL, NAME##_4x2, NAME##_5x2, NAME##_6x2, NAME##_7x2},                        \
+    static tile_fn *const tiles_##NAME[3][TILE_ROWS] = {                                           \
+        {NULL, NULL, NAME##_3x1, NAME##_4x1, NAME##_5x1, NAME##_6x1},                              \
+        {NULL, NULL, NAME##_3x2, NAME##_4x2, NAME##_5x2, NAME##_6x2},                              \
+        {NULL, NULL, NAME##_3x4, NAME##_4x4, NAME##_5x4, NAME##_6x4},                              \
     };
-TILES(scores_f32, FB_F32, 0)
-TILES(scores_bf16, FB_BF16, 0)
-KEPT_TILES(scores_bf16_kept, FB_BF16, KEEP)
-TILES(scores_f16, FB_F16, 0)
-KEPT_TILES(scores_f16_kept, FB_F16, KEEP)
-TILES(values_f32, FB_F32, VALUES)
-TILES(values_bf16, FB_BF16, VALUES)
-KEPT_TILES(values_bf16_kept, FB_BF16, VALUES | KEEP)
-TILES(values_f16, FB_F16, VALUES)
-KEPT_TILES(values_f16_kept, FB_F16, VALUES | KEEP)
+TILES(f32, FB_F32, 0)
+FIRST_TILES(f32_first, FB_F32, FETCH)
+TILES(bf16, FB_BF16, FETCH)
+FIRST_TILES(bf16_first, FB_BF16, FETCH | KEEP)
+TILES(f16, FB_F16, FETCH)
+FIRST_TILES(f16_first, FB_F16, FETCH | KEEP)
 
 typedef tile_fn *const (*tile_table)[TILE_ROWS];
 
 /* [type][whether other tiles follow] */
-static const tile_table scores_tiles[FB_NUM_DTYPES][2] = {
-    {tiles_scores_f32, tiles_scores_f32},
-    {tiles_scores_bf16, tiles_scores_bf16_kept},
-    {tiles_scores_f16, tiles_scores_f16_kept},
-};
-static const tile_table values_tiles[FB_NUM_DTYPES][2] = {
-    {tiles_values_f32, tiles_values_f32},
-    {tiles_values_bf16, tiles_values_bf16_kept},
-    {tiles_values_f16, tiles_values_f16_kept},
+static const tile_table first_tiles[FB_NUM_DTYPES][2] = {
+    {tiles_f32, tiles_f32_first},
+    {tiles_bf16, tiles_bf16_first},
+    {tiles_f16, tiles_f16_first},
 };
 
-/* The blocks that a call reads next, chain by chain as the present ones. */
-typedef const char *next_blocks[TILE_CHAINS][TILE_BLOCKS];
-
-/* What row tile number `tile` prefetches: of f32 blocks the first two tiles one each, of 16-bit
- * blocks, which are half as long, the first tile both. If there is one tile of f32 the hardware
- * reads ahead faster by itself. All others get an address that is in the cache. */
-INLINE void choose_next(fb_dtype dtype, size_t num_tiles, size_t tile, next_blocks ahead,
-                        tile_job *job) {
-    const bool is_f32 = dtype == FB_F32;
-    const bool fetches = is_f32 ? num_tiles > 1 && tile < 2 : tile == 0;
-    for (size_t chain = 0; chain < job->num_chains; chain++) {
-        const char *first = fetches ? ahead[chain][is_f32 ? tile : 0] : (const char *)job->a;
-        job->next[chain][0] = first;
-        job->next[chain][1] = !fetches ? first : is_f32 ? first + 8 * CACHE_LINE : ahead[chain][1];
+/* What row tile number `tile` prefetches of the four blocks in `ahead`: of f32 blocks each of the
+ * first two tiles takes two, of 16-bit blocks, which are half as long, the first tile takes all. If
+ * there is one tile of f32 the hardware reads ahead faster by itself. */
+INLINE void choose_next(fb_dtype dtype, size_t tile, const char *const *ahead, tile_job *job) {
+    for (size_t i = 0; i < 2; i++) {
+        const char *first = ahead[dtype == FB_F32 ? tile * 2 + i : i * 2];
+        job->next[i][0] = first;
+        job->next[i][1] = dtype == FB_F32 ? first + 8 * CACHE_LINE : ahead[i * 2 + 1];
     }
 }
 
 /* Multiplies all row tiles of a call with the blocks of a job, which is the first tile's. */
-INLINE void multiply_rows(const tile_table tables[FB_NUM_DTYPES][2], fb_dtype dtype,
-                          row_tiles tiles, size_t blocks, next_blocks ahead, tile_job *job) {
+INLINE void multiply_rows(fb_dtype dtype, row_tiles tiles, size_t blocks, const char *const *ahead,
+                          tile_job *job) {
+    const bool several = tiles.count > 1;
     for (size_t tile = 0; tile < tiles.count; tile++) {
         size_t rows = tiles.base + (tile >= tiles.count - tiles.longer);
-        if (tile < 3)
-            choose_next(dtype, tiles.count, tile, ahead, job);
-        tables[tile == 0 ? dtype : FB_F32][tiles.count > 1][blocks - 1][rows - 1](job);
+        tile_table table = tile == 0 ? first_tiles[dtype][several] : tiles_f32;
+        if (dtype == FB_F32 && several && tile < FETCH_TILES)
+            table = tiles_f32_first;
+        if (table != tiles_f32)
+            choose_next(dtype, tile, ahead, job);
+        table[blocks / 2][rows - 1](job);
         if (tile == 0 && dtype != FB_F32)
-            for (size_t chain = 0; chain < job->num_chains; chain++)
-                for (size_t i = 0; i < blocks; i++)
-                    job->b[chain][i] = job->wide[chain][i];
+            for (size_t i = 0; i < blocks; i++)
+                job->b[i] = job->wide[i];
         job->a += rows * FB_SEGMENT;
-        job->to += rows * job->stride;
+        job->sums += rows * job->stride;
+        job->o += job->o ? rows * job->o_stride : 0;
         job->alpha += rows;
     }
 }
 
-INLINE size_t at_most(size_t limit, size_t count) {
-    return count < limit ? count : limit;
+/* How many blocks are taken side by side: 4, 2 or 1. */
+INLINE size_t blocks_at_once(size_t left) {
+    return left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
-/* The chains `first` .. first + TILE_CHAINS - 1, or those that are left, of one or two groups. */
-INLINE void scores_chains(fb_dtype dtype, const fb_scores_call *call, row_tiles tiles, size_t group,
-                          size_t first, float (*wide)[TILE_BLOCKS][BLOCK]) {
-    size_t left = call->head_dim - first * FB_SEGMENT;
-    size_t lines = at_most(TILE_CHAINS * FB_SEGMENT, left);
-    size_t blocks = at_most(TILE_BLOCKS, call->num_groups - group);
-    const void *const *groups = call->groups + group;
+/* Chain number `chain` of the groups from number `group` on. */
+INLINE void scores_chain(fb_dtype dtype, const fb_scores_call *call, row_tiles tiles, size_t group,
+                         size_t blocks, size_t chain, float (*wide)[BLOCK]) {
+    const size_t left = call->head_dim - chain * FB_SEGMENT, bytes = block_bytes(dtype);
+    const size_t panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS;
     tile_job job = {
-        .a = call->q + first * FB_ROWS_BLOCK,
+        .a = call->q + chain * FB_ROWS_BLOCK,
         .wide = wide,
-        .num_chains = (lines + FB_SEGMENT - 1) / FB_SEGMENT,
-        .last_lines = (lines - 1) % FB_SEGMENT + 1,
-        .to = call->s + group * FB_GROUP_KEYS,
+        .lines = left < FB_SEGMENT ? left : FB_SEGMENT,
+        .sums = call->s + group * FB_GROUP_KEYS,
         .stride = FB_SCORE_STRIDE,
-        .add = first > 0,
-        .scale = lines == left ? &call->scale : NULL,
+        .add = chain > 0,
+        .scale = left <= FB_SEGMENT ? &call->scale : NULL,
         .alpha = &call->scale, /* not used */
     };
-    next_blocks ahead;
-    const bool is_last = group + 2 * TILE_BLOCKS > call->num_groups;
-    const size_t bytes = block_bytes(dtype), panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS;
-    for (size_t chain = 0; chain < job.num_chains; chain++)
-        for (size_t i = 0; i < TILE_BLOCKS; i++) {
-            if (i < blocks)
-                job.b[chain][i] = (const char *)groups[i] + (first + chain) * bytes;
-            /* values: first come two pairs of panels, of all four groups */
-            ahead[chain][i] = is_last
-                                  ? (const char *)call->next +
-                                        (chain / 2 * panels + chain % 2 * TILE_BLOCKS + i) * bytes
-                                  : (const char *)groups[TILE_BLOCKS + i] + (first + chain) * bytes;
-        }
-    multiply_rows(scores_tiles, dtype, tiles, blocks, ahead, &job);
+    /* The values are read panels by panels, of each four the blocks of all groups. */
+    const char *ahead[TILE_BLOCKS], *next = call->next;
+    next += (chain % TILE_BLOCKS * panels + chain / TILE_BLOCKS * TILE_BLOCKS) * bytes;
+    for (size_t i = 0; i < TILE_BLOCKS; i++) {
+        if (i < blocks)
+            job.b[i] = (const char *)call->groups[group + i] + chain * bytes;
+        ahead[i] = next + i * bytes;
+    }
+    multiply_rows(dtype, tiles, blocks, ahead, &job);
 }
 
 /* The kernels of AVX2, for calls of several streams: these have few rows and wait for memory, and
@@ -287,48 +270,73 @@ static void scores(fb_dtype dtype, const fb_scores_call *call) {
         streamed_scores[dtype](call);
         return;
     }
-    _Alignas(CACHE_LINE) float wide[TILE_CHAINS][TILE_BLOCKS][BLOCK];
+    _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
     const row_tiles tiles = cut_rows(call->rows, TILE_ROWS);
-    for (size_t group = 0; group < call->num_groups; group += TILE_BLOCKS)
-        for (size_t first = 0; first * FB_SEGMENT < call->head_dim; first += TILE_CHAINS)
-            scores_chains(dtype, call, tiles, group, first, wide);
+    for (size_t group = 0, blocks; group < call->num_groups; group += blocks) {
+        blocks = blocks_at_once(call->num_groups - group);
+        for (size_t chain = 0; chain * FB_SEGMENT < call->head_dim; chain++)
+            scores_chain(dtype, call, tiles, group, blocks, chain, wide);
+    }
 }
 
 FB_BY_DTYPE(scores)
+
+/* A call of the values kernel, and the memory that it works with. */
+typedef struct values_job {
+    const fb_values_call *call;
+    row_tiles tiles;
+    size_t num_groups, panels;
+    float (*wide)[BLOCK]; /* [TILE_BLOCKS] */
+    float *sums;          /* [rows][TILE_COLUMNS] */
+} values_job;
+
+/* The chain of a group, for the panels from number `panel` on. */
+INLINE void values_chain(fb_dtype dtype, const values_job *values, size_t panel, size_t blocks,
+                         size_t group) {
+    const fb_values_call *call = values->call;
+    const size_t left = call->num_keys - group * FB_GROUP_KEYS, bytes = block_bytes(dtype);
+    const bool is_last = left <= FB_GROUP_KEYS;
+    tile_job job = {
+        .a = call->p + group * FB_ROWS_BLOCK,
+        .wide = values->wide,
+        .lines = is_last ? left : FB_GROUP_KEYS,
+        .sums = values->sums,
+        .stride = TILE_COLUMNS,
+        .add = group > 0,
+        .o = is_last ? call->o + panel * FB_PANEL_DIMS : NULL,
+        .o_stride = values->panels * FB_PANEL_DIMS,
+        .alpha = call->alpha,
+    };
+    /* The keys are read chain by chain, of each the blocks of four groups. */
+    const char *ahead[TILE_BLOCKS], *next = call->next;
+    next += (panel + group % TILE_BLOCKS) * bytes;
+    for (size_t i = 0; i < TILE_BLOCKS; i++) {
+        if (i < blocks)
+            job.b[i] = (const char *)call->groups[group] + (panel + i) * bytes;
+        ahead[i] = next + i * values->panels * bytes;
+    }
+    multiply_rows(dtype, values->tiles, blocks, ahead, &job);
+}
 
 static void values(fb_dtype dtype, const fb_values_call *call) {
     if (call->streams > 1) {
         streamed_values[dtype](call);
         return;
     }
-    _Alignas(CACHE_LINE) float wide[TILE_CHAINS][TILE_BLOCKS][BLOCK];
-    const row_tiles tiles = cut_rows(call->rows, TILE_ROWS);
-    const size_t stride = fb_padded_dim(call->head_dim), panels = stride / FB_PANEL_DIMS;
-    const size_t num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
-    for (size_t panel = 0; panel < panels; panel += TILE_BLOCKS) {
-        size_t blocks = at_most(TILE_BLOCKS, panels - panel);
-        tile_job job = {
-            .a = call->p,
-            .wide = wide,
-            .num_chains = num_groups,
-            .last_lines = (call->num_keys - 1) % FB_SEGMENT + 1,
-            .to = call->o + panel * FB_PANEL_DIMS,
-            .stride = stride,
-            .alpha = call->alpha,
-        };
-        next_blocks ahead;
-        const size_t bytes = block_bytes(dtype), later = panel + 2 * TILE_BLOCKS;
-        for (size_t chain = 0; chain < num_groups; chain++)
-            for (size_t i = 0; i < TILE_BLOCKS; i++) {
-                const char *group = call->groups[chain];
-                if (i < blocks)
-                    job.b[chain][i] = group + (panel + i) * bytes;
-                /* keys: first comes a pair of groups, all of their chains */
-                size_t key_block = i * panels + (later - panels) * 2 + chain;
-                ahead[chain][i] = later < panels ? group + (later + i) * bytes
-                                                 : (const char *)call->next + key_block * bytes;
-            }
-        multiply_rows(values_tiles, dtype, tiles, blocks, ahead, &job);
+    _Alignas(CACHE_LINE) float wide[TILE_BLOCKS][BLOCK];
+    _Alignas(CACHE_LINE) float sums[FB_MAX_ROWS * TILE_COLUMNS];
+    const values_job job = {
+        .call = call,
+        .tiles = cut_rows(call->rows, TILE_ROWS),
+        .num_groups = (call->num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS,
+        .panels = fb_padded_dim(call->head_dim) / FB_PANEL_DIMS,
+        .wide = wide,
+        .sums = sums,
+    };
+    for (size_t panel = 0, blocks; panel < job.panels; panel += blocks) {
+        blocks = blocks_at_once(job.panels - panel);
+        for (size_t group = 0; group < job.num_groups; group++)
+            values_chain(dtype, &job, panel, blocks, group);
     }
 }
 
