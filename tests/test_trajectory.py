@@ -271,6 +271,8 @@ def a_part_says_its_heads_and_rows():
         expect_mistake(report, "external_lse of layer 0, row", 0, 0, "state")
         expect("head 2 alone" in report["reason"].split("external_lse")[1], report["reason"])
         expect("the record's is +" in report["reason"], report["reason"])
+        report = judge(made(where, mistake="stale lse", states="parts"))
+        expect_mistake(report, "the external part's LSE is stale: it is that of the commit before", 1, 0, "state")
 
 
 def read_tensors(path):

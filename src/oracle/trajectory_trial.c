@@ -19,9 +19,12 @@ static size_t kv_width(const fb_trajectory_trial *t) {
  * too, come in by the cache. */
 static size_t layers_that_count(const fb_trajectory_trial *t, fb_trajectory_state state) {
     const fb_trajectory_difference *m = &t->j->mistake;
-    bool first =
-        m->subject == FB_SUBJECT_STATE && m->state == state && t->wrong == &t->j->steps[m->step];
-    return first ? m->layer + 1 : fb_trajectory_state_layers(t->replay.config, state);
+    size_t all = fb_trajectory_state_layers(t->replay.config, state);
+    bool first = m->subject == FB_SUBJECT_STATE && t->wrong == &t->j->steps[m->step];
+    if (!first || state != FB_TRAJECTORY_HIDDEN || m->state == FB_TRAJECTORY_LOGITS)
+        return all;
+    return m->state == FB_TRAJECTORY_HIDDEN ? m->layer + 1 : m->layer + 2; /* hidden[i + 1] is
+                                                                             layer i's */
 }
 
 /* Root mean square of error / noise: of logits, of hidden states, or of confidences. */
