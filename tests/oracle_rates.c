@@ -4,12 +4,14 @@
  *
  *     oracle_rates [DRAWS [SEED [honest | mistakes | sensitivity] [ARITHMETIC]]] [say] [list]
  *     oracle_rates short
+ *     oracle_rates DRAWS SEED sigma [ARITHMETIC]
  *
  * DRAWS honest kernels of each arithmetic (of ARITHMETIC only), numbered from SEED; two thirds play
  * a sequence of passes, the others compute one attention of inputs that are hard in some way. Then
  * as many of each mistake, at most 8; then small mistakes in bf16 at full size. `short`, for
  * ./check: the honest draws that were false alarms once; each mistake once in each arithmetic, in
- * small shapes; the small mistakes. `say` shows each
+ * small shapes; the small mistakes. `sigma`: errors of single attentions in units of what the judge
+ * expects, DRAWS of each kind of inputs. `say` shows each
  * verdict that is not right, `list` every one, tab-separated. The draws are shared among the
  * threads that are set. The exit status is 1 if more than 1 in 1,000 honest kernels fail, or if a
  * mistake passes that has to be seen. */
@@ -17,6 +19,7 @@
 #include "base/parallel.h"
 #include "base/rng.h"
 #include "oracle/emulate.h"
+#include "oracle/trial.h"
 
 #include <flashblock/experimental/oracle.h>
 #include <flashblock/runtime.h>
@@ -390,55 +393,172 @@ static void *rounded_to(fb_dtype dtype, float *values, size_t count) {
     return stored;
 }
 
-static fb_report *judge_attention(uint64_t seed, const kernel *k, char *what, size_t size) {
+/* One attention, and the kernel's results as they are stored. */
+typedef struct attention {
+    inputs kind;
+    fb_attention_problem p;
+    fb_dtype given; /* what the inputs are stored in */
+    float *q, *k, *v, *out, *lse;
+    void *q_given, *k_given, *v_given, *out_stored, *lse_stored;
+} attention;
+
+static inputs kind_of(uint64_t seed) {
+    return (inputs)choice(seed, 30, NUM_INPUTS);
+}
+
+static attention draw_attention(uint64_t seed, const kernel *k, inputs kind) {
     static const size_t dims[] = {16, 32, 64, 80, 128};
-    inputs kind = (inputs)choice(seed, 30, NUM_INPUTS);
-    fb_attention_problem p = {.batch = 1 + choice(seed, 31, 2),
-                              .queries = 1 + choice(seed, 32, 40),
-                              .kv_heads = 1 + choice(seed, 33, 3),
-                              .head_dim = dims[choice(seed, 34, 5)],
-                              .keys = kind == FEW_KEYS ? 1 + choice(seed, 35, 8)
-                                                       : 20 + choice(seed, 35, 500),
-                              .lse_by_token = true};
-    p.heads = p.kv_heads * (1 + choice(seed, 36, 4));
-    p.scale = 1.0 / sqrt((double)p.head_dim);
+    attention a = {.kind = kind};
+    a.p = (fb_attention_problem){.batch = 1 + choice(seed, 31, 2),
+                                 .queries = 1 + choice(seed, 32, 40),
+                                 .kv_heads = 1 + choice(seed, 33, 3),
+                                 .head_dim = dims[choice(seed, 34, 5)],
+                                 .keys = kind == FEW_KEYS ? 1 + choice(seed, 35, 8)
+                                                          : 20 + choice(seed, 35, 500),
+                                 .lse_by_token = true};
+    fb_attention_problem *p = &a.p;
+    p->heads = p->kv_heads * (1 + choice(seed, 36, 4));
+    p->scale = 1.0 / sqrt((double)p->head_dim);
     if (kind == MASK)
-        p.mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1 + choice(seed, 38, 8)};
-    size_t values = fb_attention_problem_values(&p), rows = fb_attention_problem_rows(&p);
-    size_t kv = p.batch * p.keys * p.kv_heads * p.head_dim;
-    float *q = draw_tensor(seed, 1, values), *keys = draw_tensor(seed, 2, kv);
-    float *v = draw_tensor(seed, 3, kv), *out = take(values, sizeof *out);
-    float *lse = take(rows, sizeof *lse);
-    make_hard(seed, kind, &p, q, keys, v);
+        p->mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1 + choice(seed, 38, 8)};
+    size_t values = fb_attention_problem_values(p), rows = fb_attention_problem_rows(p);
+    size_t kv = p->batch * p->keys * p->kv_heads * p->head_dim;
+    p->q = a.q = draw_tensor(seed, 1, values);
+    p->k = a.k = draw_tensor(seed, 2, kv);
+    p->v = a.v = draw_tensor(seed, 3, kv);
+    a.out = take(values, sizeof *a.out);
+    a.lse = take(rows, sizeof *a.lse);
+    make_hard(seed, kind, p, a.q, a.k, a.v);
     /* a kernel may also be given float32, and round by itself */
-    fb_dtype given = choice(seed, 39, 4) == 0 ? FB_F32 : k->inputs;
-    void *q_given = rounded_to(given, q, values), *k_given = rounded_to(given, keys, kv);
-    void *v_given = rounded_to(given, v, kv);
-    p.q = q, p.k = keys, p.v = v;
-    ok(fb_honest_attend(&p, &k->how, NULL, out, lse));
-    void *out_stored = narrowed(k->stored, out, values);
-    void *lse_stored = narrowed(k->lse_stored, lse, rows);
+    a.given = choice(seed, 39, 4) == 0 ? FB_F32 : k->inputs;
+    a.q_given = rounded_to(a.given, a.q, values);
+    a.k_given = rounded_to(a.given, a.k, kv);
+    a.v_given = rounded_to(a.given, a.v, kv);
+    ok(fb_honest_attend(p, &k->how, NULL, a.out, a.lse));
+    a.out_stored = narrowed(k->stored, a.out, values);
+    a.lse_stored = narrowed(k->lse_stored, a.lse, rows);
+    return a;
+}
+
+static void release_attention(attention *a) {
+    void *all[] = {a->q,       a->k,       a->v,       a->out,        a->lse,
+                   a->q_given, a->k_given, a->v_given, a->out_stored, a->lse_stored};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
+}
+
+static fb_report *judge_attention(uint64_t seed, const kernel *k, char *what, size_t size) {
+    attention a = draw_attention(seed, k, kind_of(seed));
+    const fb_attention_problem *p = &a.p;
     fb_attention_check check;
     fb_report *report = NULL;
     fb_attention_check_init(&check);
-    check.batch = p.batch, check.num_queries = p.queries, check.num_keys = p.keys;
-    check.num_heads = p.heads, check.num_kv_heads = p.kv_heads, check.head_dim = p.head_dim;
-    check.mask = p.mask, check.lse_by_token = true;
-    check.q = (fb_check_tensor){.data = q_given, .dtype = given};
-    check.k = (fb_check_tensor){.data = k_given, .dtype = given};
-    check.v = (fb_check_tensor){.data = v_given, .dtype = given};
-    check.out = (fb_check_tensor){.data = out_stored, .dtype = k->stored};
-    check.lse = (fb_check_tensor){.data = lse_stored, .dtype = k->lse_stored};
+    check.batch = p->batch, check.num_queries = p->queries, check.num_keys = p->keys;
+    check.num_heads = p->heads, check.num_kv_heads = p->kv_heads, check.head_dim = p->head_dim;
+    check.mask = p->mask, check.lse_by_token = true;
+    check.q = (fb_check_tensor){.data = a.q_given, .dtype = a.given};
+    check.k = (fb_check_tensor){.data = a.k_given, .dtype = a.given};
+    check.v = (fb_check_tensor){.data = a.v_given, .dtype = a.given};
+    check.out = (fb_check_tensor){.data = a.out_stored, .dtype = k->stored};
+    check.lse = (fb_check_tensor){.data = a.lse_stored, .dtype = k->lse_stored};
     if (k->arithmetic == FB_ARITHMETIC_FP8 || (k->inputs != FB_F32 && k->stored == FB_F32))
         check.arithmetic = k->arithmetic;
     ok(fb_check_attention(&check, &report));
     snprintf(what, size, "%s, batch %zu, %zu queries, %zu keys, %zu/%zu heads of %zu, given %s",
-             input_names[kind], p.batch, p.queries, p.keys, p.heads, p.kv_heads, p.head_dim,
-             fb_dtype_name(given));
-    void *all[] = {q, keys, v, out, lse, q_given, k_given, v_given, out_stored, lse_stored};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        free(all[i]);
+             input_names[a.kind], p->batch, p->queries, p->keys, p->heads, p->kv_heads, p->head_dim,
+             fb_dtype_name(a.given));
+    release_attention(&a);
     return report;
+}
+
+/* --- errors over sigma ------------------------------------------------------------------------ */
+
+/* Sums of (error / sigma)^2. */
+typedef struct sums {
+    double squares, count;
+} sums;
+
+static void add(sums *to, double ratio) {
+    to->squares += ratio * ratio;
+    to->count++;
+}
+
+static double rms(const sums *of) {
+    return of->count > 0.0 ? sqrt(of->squares / of->count) : 0.0;
+}
+
+/* Of all draws of one kind: outputs, LSEs. `head` and `channel`: of the worst of all draws, with
+ * at least 100 elements, or 30 LSEs. */
+typedef struct ratios {
+    sums all[2];
+    double head[2], channel;
+} ratios;
+
+/* The reading of this kernel: the judge has to find it, here it is known. */
+static const fb_reading *reading_of(const kernel *k) {
+    size_t count = 0;
+    const fb_reading *readings = fb_arithmetic_readings(k->arithmetic, &count);
+    const fb_reading *read = &k->how.read;
+    for (size_t i = 0; i < count; i++)
+        if (readings[i].q == read->q && readings[i].kv == read->kv &&
+            readings[i].scaled == read->scaled && readings[i].base2 == read->base2)
+            return &readings[i];
+    return &readings[0];
+}
+
+static void measure_groups(const fb_trial *trial, size_t tensor, ratios *to) {
+    const fb_trial_tensor *t = &trial->tensors[tensor];
+    sums *heads = take(trial->heads, sizeof *heads), *channels = take(trial->dim, sizeof *channels);
+    size_t width = t->lse ? 1 : trial->dim;
+    for (size_t at = 0; at < t->count; at++) {
+        double ratio = t->error[at] / t->sigma[at];
+        if (!t->usable[at])
+            continue;
+        add(&to->all[t->lse], ratio);
+        add(&heads[at / width % trial->heads], ratio);
+        add(&channels[at % width], ratio);
+    }
+    for (size_t i = 0; i < trial->heads; i++)
+        if (heads[i].count >= (t->lse ? 30.0 : 100.0))
+            to->head[t->lse] = fmax(to->head[t->lse], rms(&heads[i]));
+    for (size_t i = 0; i < trial->dim && !t->lse; i++)
+        if (channels[i].count >= 100.0)
+            to->channel = fmax(to->channel, rms(&channels[i]));
+    free(heads);
+    free(channels);
+}
+
+static void measure_draw(uint64_t seed, fb_arithmetic arithmetic, inputs kind, ratios *to) {
+    const kernel k = draw_kernel(seed, arithmetic, HONEST);
+    attention a = draw_attention(seed, &k, kind);
+    const size_t sizes[] = {a.p.batch, a.p.queries, a.p.heads, a.p.head_dim};
+    fb_candidate *candidate = NULL;
+    fb_trial *trial = NULL;
+    ok(fb_candidate_create(&candidate));
+    ok(fb_candidate_add(candidate, "out", k.stored, 4, sizes, a.out_stored));
+    ok(fb_candidate_add(candidate, "lse", k.lse_stored, 3, sizes, a.lse_stored));
+    ok(fb_trial_of_attention(&a.p, "out", "lse", candidate, &trial));
+    trial->eager = k.how.eager;
+    ok(fb_trial_prepare(trial, arithmetic, reading_of(&k)));
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        measure_groups(trial, i, to);
+    fb_trial_free(trial);
+    fb_candidate_close(candidate);
+    release_attention(&a);
+}
+
+/* How large errors are, in units of what the judge expects, by arithmetic and inputs. */
+static void measure_sigma(uint64_t seed, size_t draws, fb_arithmetic arithmetic) {
+    printf("%-6s %-14s %6s %8s %8s %8s %8s\n", "", "inputs", "out", "head", "channel", "LSE",
+           "head");
+    for (size_t kind = 0; kind < NUM_INPUTS; kind++) {
+        ratios r = {0};
+        for (size_t i = 0; i < draws; i++)
+            measure_draw(seed + i, arithmetic, (inputs)kind, &r);
+        printf("%-6s %-14s %6.2f %8.2f %8.2f %8.2f %8.2f\n", fb_arithmetic_name(arithmetic),
+               input_names[kind], rms(&r.all[0]), r.head[0], r.channel, rms(&r.all[1]), r.head[1]);
+        fflush(stdout);
+    }
 }
 
 /* --- rates ------------------------------------------------------------------------------------ */
@@ -562,17 +682,18 @@ static size_t judge_old_alarms(rates r) {
         uint64_t seed;
         fb_arithmetic arithmetic;
     } old[] = {
-        {5305, FB_ARITHMETIC_F32},     /* exp(0) */
-        {5032, FB_ARITHMETIC_BF16},    /* exp of stored scores */
-        {5055, FB_ARITHMETIC_FP8},     /* row sums of weights that are all the same */
-        {5318, FB_ARITHMETIC_FP8},     /* the same */
-        {20146, FB_ARITHMETIC_TF32},   /* values that are cut to tf32, equal weights */
-        {20779, FB_ARITHMETIC_TF32},   /* the same */
-        {21512, FB_ARITHMETIC_TF32},   /* the same */
-        {1600013, FB_ARITHMETIC_BF16}, /* stored scores: a scale of 1.02 times a power of 2 */
-        {2200050, FB_ARITHMETIC_BF16}, /* the same */
-        {2100002, FB_ARITHMETIC_F16},  /* an LSE that is stored in f16, the same in all rows */
-        {2100002, FB_ARITHMETIC_BF16}, /* in bf16 */
+        {5305, FB_ARITHMETIC_F32},        /* exp(0) */
+        {5032, FB_ARITHMETIC_BF16},       /* exp of stored scores */
+        {5055, FB_ARITHMETIC_FP8},        /* row sums of weights that are all the same */
+        {5318, FB_ARITHMETIC_FP8},        /* the same */
+        {20146, FB_ARITHMETIC_TF32},      /* values that are cut to tf32, equal weights */
+        {20779, FB_ARITHMETIC_TF32},      /* the same */
+        {21512, FB_ARITHMETIC_TF32},      /* the same */
+        {1600013, FB_ARITHMETIC_BF16},    /* stored scores: a scale of 1.02 times a power of 2 */
+        {2200050, FB_ARITHMETIC_BF16},    /* the same */
+        {21100011, FB_ARITHMETIC_TF32X3}, /* one key: half of all outputs are exact */
+        {2100002, FB_ARITHMETIC_F16},     /* an LSE that is stored in f16, the same in all rows */
+        {2100002, FB_ARITHMETIC_BF16},    /* in bf16 */
     };
     size_t failed = 0;
     for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
@@ -611,6 +732,11 @@ int main(int argc, char **argv) {
                .say = has_word(argc, argv, "say"),
                .list = has_word(argc, argv, "list"),
                .small = brief};
+    for (size_t a = 0; a < NUM_ARITHMETICS && has_word(argc, argv, "sigma"); a++)
+        if (only == FB_ARITHMETIC_AUTO || only == arithmetics[a])
+            measure_sigma(r.seed, draws, arithmetics[a]);
+    if (has_word(argc, argv, "sigma"))
+        return 0;
     printf("%-28s %-6s %8s %8s %8s\n", "kernel", "", "draws", "failed", "named");
     if (brief)
         alarms = judge_old_alarms(r);
