@@ -225,6 +225,7 @@ static error_watch watch_errors(fb_model *model, const fb_prompt *list, fb_gener
 Test(loops, a_refresh_is_dense_and_a_reuse_errs) {
     static const size_t blocks[] = {8, 32};
     prompts p;
+    EXPECT_OK(fb_set_num_threads(1));
     make_prompts(&p);
     for (size_t i = 0; i < NUM_LOOPS; i++) {
         fb_model *model = load(loops[i].model);
