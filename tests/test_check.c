@@ -134,7 +134,7 @@ Test(check, mistakes_are_named) {
     expect_failed(&check, "lse", "transposed: it is [heads, rows]");
     check.lse.data = NULL;
     check.scale = 1.0 / 16.0; /* as if what was computed had no square root */
-    expect_failed(&check, "out", "known mistake");
+    expect_failed(&check, "out", "the scale of the scores is off: 4 times the right one");
     check.scale = 0.0;
     check.out.data = NULL;
     cr_expect_eq(fb_check_attention(&check, &(fb_report *){NULL}), FB_ERROR_ARGUMENT);

@@ -22,6 +22,11 @@ fb_status fb_filter_create(fb_trial *trial, fb_filter **made) {
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->best.wrong));
     FB_TRY(fb_trial_take(trial, sums, 1, &f->best.rows));
     FB_TRY(fb_trial_take(trial, 2 * sums, 1, &f->places));
+    FB_TRY(fb_trial_take(trial, trial->num_parts, sizeof *f->best.parts, &f->best.parts));
+    FB_TRY(fb_trial_take(trial, trial->num_parts, sizeof(bool), &f->best.part_changed));
+    for (size_t i = 0; i < trial->num_parts; i++)
+        FB_TRY(fb_trial_take(trial, trial->rows * (trial->dim + 1), sizeof(double),
+                             &f->best.parts[i]));
     *made = f;
     return FB_OK;
 }
@@ -65,6 +70,16 @@ void fb_filter_begin(fb_filter *f, bool fine) {
 
 /* --- sums ------------------------------------------------------------------------------------- */
 
+/* What a result that is much larger than the right one is rounded by as it is stored is no error of
+ * the mistake: how much smaller the square of what is left may be, over sigma^2. */
+static double coarser(const fb_trial_tensor *t, size_t at, double wrong) {
+    if (!(fabs(wrong) > 2.0 * fabs(t->truth[at])) || !isfinite(wrong) || t->lse)
+        return 0.0;
+    double left = (t->error[at] - (wrong - t->truth[at])) / t->sigma[at];
+    double rounded = 9.0 * fb_storage_variance(t->stored, wrong) / (t->sigma[at] * t->sigma[at]);
+    return fmin(left * left, rounded);
+}
+
 /* n and d of all rows; returns whether the mistake changes anything. */
 static bool sum_up(fb_filter *f, const fb_wrong *w) {
     const fb_trial *trial = f->trial;
@@ -83,6 +98,7 @@ static bool sum_up(fb_filter *f, const fb_wrong *w) {
                 change = isfinite(change) ? change : 1e12;
                 n += change * t->error[at] / t->sigma[at];
                 d += change * change;
+                n += 0.5 * coarser(t, at, w->result[i][at]);
             }
             f->n[i * trial->rows + row] = n;
             f->d[i * trial->rows + row] = d;
@@ -122,12 +138,17 @@ static size_t num_groups(const fb_trial *trial, place p) {
                          : 1;
 }
 
-/* How much of the logarithm of each tensor's sum of squares is explained if the mistake was made in
- * the chosen rows. *explained: of the sum of squares itself. */
-static double explained_by(const fb_filter *f, const unsigned char *chosen, double *explained) {
+/* How much a mistake that was made in some rows explains. */
+typedef struct explanation {
+    double share;     /* of the logarithm of each tensor's sum of squares, down to the noise */
+    double explained; /* of the sum of squares itself */
+    double rest;      /* the logarithms of what is left, below the noise too: it may be smaller */
+} explanation;
+
+static explanation explained_by(const fb_filter *f, const unsigned char *chosen) {
     const fb_trial *trial = f->trial;
+    explanation found = {0};
     double share = 0.0, most = 0.0;
-    *explained = 0.0;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         double x = 0.0, less = 0.0, count = (double)trial->tensors[i].count;
         if (!trial->tensors[i].value)
@@ -138,11 +159,13 @@ static double explained_by(const fb_filter *f, const unsigned char *chosen, doub
             less += chosen[at] ? 2.0 * f->n[at] - f->d[at] : 0.0;
         }
         double rest = x - less > 0.0 ? x - less : 0.0;
-        *explained += less;
+        found.explained += less;
+        found.rest += log((rest + 1e-5 * count) / count);
         share += log((x + count) / (rest + count));
         most += x > count ? log((x + count) / (2.0 * count)) : 0.0;
     }
-    return most > 0.0 ? fmin(1.0, share / most) : 0.0;
+    found.share = most > 0.0 ? fmin(1.0, share / most) : 0.0;
+    return found;
 }
 
 /* The groups in which the mistake explains more than it adds. Returns their number. */
@@ -256,37 +279,44 @@ static bool is_same(const fb_filter *f, const fb_wrong *w) {
 
 /* --- gross mistakes --------------------------------------------------------------------------- */
 
+/* Two mistakes that leave about as little in terms of the noise: the one that leaves less is it. */
+static bool is_better(const fb_filter *f, double score, double rest) {
+    double margin = 0.02, clear = 1.4;
+    if (f->best.found && fabs(score - f->best.score) < margin && fabs(rest - f->best.rest) > clear)
+        return rest < f->best.rest;
+    return score > f->best.score + 1e-3;
+}
+
 static double try_gross(fb_filter *f, const fb_wrong *w, const char *words) {
     size_t sums = f->trial->num_tensors * f->trial->rows;
     unsigned char *chosen = f->places, *best = chosen + sums;
-    double best_share = 0.0, best_explained = 0.0;
+    explanation found = {0};
     place best_place = EVERYWHERE;
     for (place p = EVERYWHERE; p < NUM_PLACES; p++) {
-        double explained, share;
         if (p == EVERYWHERE)
             memset(chosen, 1, sums);
         else if (w->everywhere)
             break;
         else if (choose(f, p, chosen) == 0)
             continue;
-        share = explained_by(f, chosen, &explained);
+        explanation e = explained_by(f, chosen);
         /* among many mistakes, one comes near a few numbers by chance */
-        if (p != EVERYWHERE && changed_elements(f, chosen) < 8 && share < 0.97)
+        if (p != EVERYWHERE && changed_elements(f, chosen) < 8 && e.share < 0.97)
             continue;
         /* a place with more groups has to explain more */
-        if (share > best_share + (p == EVERYWHERE ? 0.0 : 0.02) && explained > 0.0) {
-            best_share = share;
-            best_explained = explained;
+        if (e.share > found.share + (p == EVERYWHERE ? 0.0 : 0.02) && e.explained > 0.0) {
+            found = e;
             best_place = p;
             memcpy(best, chosen, sums);
         }
     }
-    double score = best_share - (best_place == EVERYWHERE ? 0.0 : 0.02);
-    if (score > f->best.score + 1e-3) {
+    double score = found.share - (best_place == EVERYWHERE ? 0.0 : 0.02);
+    if (is_better(f, score, found.rest)) {
         fb_filter_keep(f, w, words);
         f->best.score = score;
-        f->best.share = best_share;
-        f->best.explained = best_explained;
+        f->best.share = found.share;
+        f->best.explained = found.explained;
+        f->best.rest = found.rest;
         f->best.size = 1.0;
         f->best.error = 0.0;
         memcpy(f->best.rows, best, sums);
@@ -325,4 +355,15 @@ void fb_filter_subtract(fb_filter *f) {
         }
         from += t->count;
     }
+}
+
+void fb_filter_say(const fb_filter *f, char *words, size_t size) {
+    if (f->best.same[0])
+        snprintf(words, size, "%.270s%.100s (or, the same here: %.200s)", f->best.words,
+                 f->best.place, f->best.same);
+    else if (f->fine && fabs(f->best.size - 1.0) > 1e-12)
+        snprintf(words, size, "%.360s%.150s (%.5g +- %.2g of it)", f->best.words, f->best.place,
+                 f->best.size, f->best.error);
+    else
+        snprintf(words, size, "%s%s", f->best.words, f->best.place);
 }

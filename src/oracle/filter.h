@@ -31,9 +31,12 @@ typedef struct fb_fit {
     double share;    /* of what there is to explain: 0 to 1 */
     double size;     /* its coefficient, 1 for the mistake itself, and its standard error */
     double error;
+    double rest;         /* what is left, below the noise too: a sum of logarithms */
     double explained;    /* reduction of the sum of squares of error / sigma */
     unsigned char *rows; /* [tensors][rows] where it was made */
     double *wrong;       /* the tensors' results, one after the other */
+    double **parts;      /* [parts] out [rows, dim], lse [rows]; of parts that it changes: */
+    bool *part_changed;  /* [parts] */
 } fb_fit;
 
 typedef struct fb_filter {
@@ -45,7 +48,8 @@ typedef struct fb_filter {
     double *clean;         /* error / sigma without gains, while fine */
     unsigned char *places; /* [2][tensors][rows] scratch: rows in which a mistake may be */
     size_t tested;
-    bool fine; /* the size test was passed: only what is significant counts */
+    double handicap; /* a mistake with a size has to explain so much more than the best so far */
+    bool fine;       /* the size test was passed: only what is significant counts */
     fb_fit best;
 } fb_filter;
 
@@ -71,6 +75,9 @@ void fb_filter_clean(fb_filter *filter);
 
 /* What is significant at this many tests: |c| > threshold x standard error. */
 double fb_filter_threshold(const fb_filter *filter, double freedom);
+
+/* The best mistake in words, with its place. */
+void fb_filter_say(const fb_filter *filter, char *words, size_t size);
 
 /* Takes the best mistake away from the trial's errors: what remains is to be noise. */
 void fb_filter_subtract(fb_filter *filter);

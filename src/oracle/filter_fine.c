@@ -261,6 +261,14 @@ void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
                t->count * sizeof(double));
         at += t->count;
     }
+    for (size_t i = 0; i < trial->num_parts; i++) {
+        size_t values = trial->rows * trial->dim;
+        f->best.part_changed[i] = w->out[i] != NULL;
+        if (!w->out[i])
+            continue;
+        memcpy(f->best.parts[i], w->out[i], values * sizeof(double));
+        memcpy(f->best.parts[i] + values, w->lse[i], trial->rows * sizeof(double));
+    }
 }
 
 void fb_filter_try_fine(fb_filter *f, const fb_wrong *w, const char *words) {
@@ -290,7 +298,8 @@ void fb_filter_try_size(fb_filter *f, const fb_wrong *w, double unit, double lea
         return;
     double needed = fb_filter_threshold(f, c.freedom) * c.error + c.systematic;
     double explained = c.size * c.size * c.squares;
-    if (fabs(c.size) <= needed || fabs(c.size * unit) <= least || explained <= f->best.explained)
+    if (fabs(c.size) <= needed || fabs(c.size * unit) <= least ||
+        explained <= f->best.explained + f->handicap)
         return;
     char text[400];
 #pragma GCC diagnostic push

@@ -7,14 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The parts that tensors use as external ones (or internal ones). */
-static bool is_used(const fb_trial *trial, size_t part, bool external) {
-    for (size_t i = 0; i < trial->num_tensors; i++) {
-        const fb_trial_tensor *t = &trial->tensors[i];
-        if (t->value && (external ? t->external : t->internal) == part)
-            return true;
-    }
-    return false;
+static bool is_part(const fb_trial *trial, size_t part, bool external) {
+    return fb_trial_uses(trial, part, external ? FB_EXTERNAL : FB_INTERNAL);
 }
 
 /* A part plus (sign 1) or minus (-1) some keys, given as a part themselves. */
@@ -73,7 +67,7 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, end_change ch
     for (size_t part = 0; part < trial->num_parts && status == FB_OK; part++) {
         const fb_attention_problem *p = &trial->parts[part].read;
         double *out, *lse;
-        if (!is_used(trial, part, external) || !trial->parts[part].known || p->keys < n ||
+        if (!is_part(trial, part, external) || !trial->parts[part].known || p->keys < n ||
             (change != TWICE && p->keys == n) || (last && !fb_attention_problem_whole(p)))
             continue;
         fb_attention_problem seen = *p;
@@ -106,7 +100,7 @@ static fb_status zeros(fb_wrong *w, bool external, double n) {
     bool any = false;
     for (size_t part = 0; part < trial->num_parts; part++) {
         double *out, *lse;
-        if (!is_used(trial, part, external) || !trial->parts[part].known)
+        if (!is_part(trial, part, external) || !trial->parts[part].known)
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         for (size_t row = 0; row < trial->rows; row++) {
@@ -129,7 +123,7 @@ static size_t tile_of_end(const fb_trial *trial, bool external, size_t n) {
     for (size_t i = 0; i < sizeof tiles / sizeof tiles[0]; i++) {
         bool fits = true;
         for (size_t part = 0; part < trial->num_parts; part++)
-            if (is_used(trial, part, external) && trial->parts[part].known)
+            if (is_part(trial, part, external) && trial->parts[part].known)
                 fits = fits && trial->parts[part].right.keys % tiles[i] == n;
         if (fits)
             return tiles[i];

@@ -7,24 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Which parts of a sequence; one attention is external. */
-enum { EXTERNAL = 1, INTERNAL = 2, ALL = 3 };
-
-static bool is_used(const fb_trial *trial, size_t part, unsigned which) {
-    for (size_t i = 0; i < trial->num_tensors; i++) {
-        const fb_trial_tensor *t = &trial->tensors[i];
-        if (t->value && (((which & EXTERNAL) && t->external == part) ||
-                         ((which & INTERNAL) && t->internal == part)))
-            return true;
-    }
-    return false;
-}
-
 /* All used parts become this variant. */
 static fb_status vary(fb_wrong *w, const fb_variant *variant, unsigned which) {
     for (size_t part = 0; part < w->trial->num_parts; part++) {
         double *out, *lse;
-        if (!is_used(w->trial, part, which))
+        if (!fb_trial_uses(w->trial, part, which))
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         FB_TRY(fb_variant_attend(&w->trial->parts[part].read, variant, out, lse));
@@ -35,8 +22,8 @@ static fb_status vary(fb_wrong *w, const fb_variant *variant, unsigned which) {
 
 /* --- scales ----------------------------------------------------------------------------------- */
 
-static const char *const only[] = {"", " (in the external part only)", " (in the own part only)",
-                                   ""};
+static const char *const only[] = {"", " in the external part only",
+                                   " in the block's own part only", ""};
 
 static void try_words(fb_filter *f, fb_wrong *w, const char *words, unsigned which) {
     char text[380];
@@ -47,33 +34,35 @@ static void try_words(fb_filter *f, fb_wrong *w, const char *words, unsigned whi
 /* The internal parts are right again. */
 static void restore_internal(fb_wrong *w) {
     for (size_t part = 0; part < w->trial->num_parts; part++)
-        if (is_used(w->trial, part, INTERNAL))
+        if (fb_trial_uses(w->trial, part, FB_INTERNAL))
             w->out[part] = w->lse[part] = NULL;
     memset(w->result, 0, w->trial->num_tensors * sizeof *w->result);
     fb_wrong_finish(w);
 }
 
-/* In both parts, in the external one, and (which ALL) in the internal one. */
+/* In both parts, in the external one, and (which FB_ALL_PARTS) in the internal one. */
 static fb_status try_variant(fb_filter *f, fb_wrong *w, const fb_variant *variant,
                              const char *words, unsigned which) {
+    bool merges = fb_trial_has_merges(w->trial);
     fb_wrong_reset(w);
-    FB_TRY(vary(w, variant, ALL));
-    try_words(f, w, words, ALL);
+    FB_TRY(vary(w, variant, merges || !w->trial->script ? FB_ALL_PARTS : FB_EXTERNAL));
+    if (merges || !w->trial->script)
+        try_words(f, w, words, FB_ALL_PARTS);
     if (!w->trial->script)
         return FB_OK;
     restore_internal(w);
-    try_words(f, w, words, EXTERNAL);
-    if (!(which & INTERNAL))
+    try_words(f, w, words, FB_EXTERNAL);
+    if (!(which & FB_INTERNAL) || !merges)
         return FB_OK;
     fb_wrong_reset(w);
-    FB_TRY(vary(w, variant, INTERNAL));
-    try_words(f, w, words, INTERNAL);
+    FB_TRY(vary(w, variant, FB_INTERNAL));
+    try_words(f, w, words, FB_INTERNAL);
     return FB_OK;
 }
 
 static fb_status try_scale(fb_filter *f, fb_wrong *w, double factor, const char *words) {
     const fb_variant variant = {.scale_factor = factor};
-    return try_variant(f, w, &variant, words, ALL);
+    return try_variant(f, w, &variant, words, FB_ALL_PARTS);
 }
 
 /* The first token's outputs and LSEs for other scales: the distance of the candidate's. */
@@ -108,7 +97,7 @@ static fb_status find_scale(fb_filter *f, fb_wrong *w) {
                 continue;
             const fb_variant variant = {.scale_factor = factor};
             fb_wrong_reset(w);
-            FB_TRY(vary(w, &variant, ALL));
+            FB_TRY(vary(w, &variant, FB_ALL_PARTS));
             double distance = scale_distance(f->trial, w);
             if (distance < least) {
                 least = distance;
@@ -158,26 +147,15 @@ static fb_status try_exp2(fb_filter *f, fb_wrong *w, unsigned first, unsigned mo
 }
 
 fb_status fb_try_scales(fb_filter *f, fb_wrong *w) {
-    const double scale = w->trial->parts[0].right.scale, dim = (double)w->trial->dim;
-    const struct {
-        double factor;
-        const char *words;
-    } scales[] = {
-        {scale, "the scale is applied twice (to the queries and to the scores, say)"},
-        {1.0 / scale, "the scores are not scaled"},
-        {sqrt(2.0), "the scale is that of half the head_dim"},
-        {sqrt(0.5), "the scale is that of twice the head_dim"},
-        {1.0 / (dim * scale), "the scale is 1 / head_dim, not its root"},
-        {1.442695040888963, "log2 e is applied twice: exp of scores that are scaled for exp2"},
-    };
-    FB_TRY(try_exp2(f, w, EXTERNAL, INTERNAL));
-    if (w->trial->script) {
-        FB_TRY(try_exp2(f, w, INTERNAL, 0));
-        FB_TRY(try_exp2(f, w, EXTERNAL, 0));
-    }
-    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++)
-        if (fabs(scales[i].factor - 1.0) > 1e-3)
-            FB_TRY(try_scale(f, w, scales[i].factor, scales[i].words));
+    fb_scale_name names[FB_MAX_SCALE_NAMES];
+    if (!w->trial->script || fb_trial_has_merges(w->trial))
+        FB_TRY(try_exp2(f, w, FB_EXTERNAL, FB_INTERNAL));
+    if (w->trial->script && fb_trial_has_merges(w->trial))
+        FB_TRY(try_exp2(f, w, FB_INTERNAL, 0));
+    if (w->trial->script)
+        FB_TRY(try_exp2(f, w, FB_EXTERNAL, 0));
+    for (size_t i = 0, count = fb_scale_names(w->trial, names); i < count; i++)
+        FB_TRY(try_scale(f, w, names[i].factor, names[i].words));
     if (f->best.share < 0.5)
         FB_TRY(find_scale(f, w));
     return FB_OK;
@@ -197,8 +175,8 @@ static fb_variant variant_of(half which, const size_t *map, const size_t *right)
 
 /* What each head reads, found head by head: attention as if all heads read one KV head, for each
  * KV head; then the nearest is taken. */
-static fb_status nearest_map(fb_filter *f, fb_wrong *w, half which, const size_t *right,
-                             size_t *map) {
+static fb_status nearest_map(fb_filter *f, fb_wrong *w, half which, unsigned parts,
+                             const size_t *right, size_t *map) {
     const fb_trial *trial = f->trial;
     size_t kv_heads = trial->parts[0].right.kv_heads, heads = trial->heads;
     double *least = NULL;
@@ -212,13 +190,13 @@ static fb_status nearest_map(fb_filter *f, fb_wrong *w, half which, const size_t
             all[h] = kv;
         const fb_variant variant = variant_of(which, all, right);
         fb_wrong_reset(w);
-        status = vary(w, &variant, ALL);
+        status = vary(w, &variant, parts);
         for (size_t h = 0; h < heads && status == FB_OK; h++) {
             double distance = 0.0;
             for (size_t i = 0; i < trial->num_tensors; i++) {
                 const fb_trial_tensor *t = &trial->tensors[i];
                 size_t width = t->lse ? 1 : trial->dim;
-                for (size_t at = 0; t->value && at < t->count; at++) {
+                for (size_t at = 0; t->value && w->result[i] && at < t->count; at++) {
                     double error = t->value[at] - w->result[i][at];
                     if (at / width % heads == h && t->usable[at])
                         distance += error * error / (t->sigma[at] * t->sigma[at]);
@@ -300,22 +278,34 @@ static void say_map(const fb_trial *trial, half which, const size_t *map, char *
         snprintf(words + used, size - used, "%s", heads);
 }
 
-static fb_status try_map(fb_filter *f, fb_wrong *w, half which, const size_t *right, size_t *map) {
-    char words[380];
-    FB_TRY(nearest_map(f, w, which, right, map));
+/* In both parts, or in one of them. */
+static fb_status try_map(fb_filter *f, fb_wrong *w, half which, unsigned parts, const size_t *right,
+                         size_t *map) {
+    char words[340];
+    FB_TRY(nearest_map(f, w, which, parts, right, map));
     const fb_variant variant = variant_of(which, map, right);
+    if (memcmp(map, right, w->trial->heads * sizeof *map) == 0)
+        return FB_OK;
     say_map(w->trial, which, map, words, sizeof words);
-    return try_variant(f, w, &variant, words, EXTERNAL);
+    fb_wrong_reset(w);
+    FB_TRY(vary(w, &variant, parts));
+    try_words(f, w, words, parts);
+    return FB_OK;
 }
 
 static fb_status try_half(fb_filter *f, fb_wrong *w, half which) {
+    static const unsigned parts[] = {FB_ALL_PARTS, FB_INTERNAL, FB_EXTERNAL};
     size_t kv_heads = w->trial->parts[0].right.kv_heads, heads = w->trial->heads, *map = NULL;
     if (kv_heads < 2)
         return FB_OK;
     FB_TRY(fb_alloc(2 * heads, sizeof *map, "heads", &map));
     for (size_t h = 0; h < heads; h++)
         map[heads + h] = h / (heads / kv_heads);
-    fb_status status = try_map(f, w, which, map + heads, map);
+    fb_status status = FB_OK;
+    size_t first = w->trial->script && !fb_trial_has_merges(w->trial) ? 2 : 0;
+    for (size_t i = first; i < (w->trial->script ? 3 : 1) && status == FB_OK; i++)
+        if (f->best.share < 0.95)
+            status = try_map(f, w, which, parts[i], map + heads, map);
     fb_free(map);
     return status;
 }

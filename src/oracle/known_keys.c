@@ -317,11 +317,8 @@ static fb_status attend_all(fb_wrong *w, const reading *r) {
         .key_index = r->key, .value_index = r->value, .key_count = r->count};
     fb_wrong_reset(w);
     for (size_t part = 0; part < w->trial->num_parts; part++) {
-        bool used = false;
         double *out, *lse;
-        for (size_t i = 0; i < w->trial->num_tensors; i++)
-            used = used || (w->trial->tensors[i].value && w->trial->tensors[i].external == part);
-        if (!used)
+        if (!fb_trial_uses(w->trial, part, FB_EXTERNAL))
             continue;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));
         FB_TRY(fb_variant_attend(&w->trial->parts[part].read, &variant, out, lse));

@@ -16,18 +16,11 @@ static fb_status attend_as(fb_wrong *w, size_t part, const fb_attention_problem 
 
 /* --- the block of a sequence ------------------------------------------------------------------ */
 
-static bool is_internal(const fb_trial *trial, size_t part) {
-    for (size_t i = 0; i < trial->num_tensors; i++)
-        if (trial->tensors[i].value && trial->tensors[i].internal == part)
-            return true;
-    return false;
-}
-
 static fb_status mask_block(fb_wrong *w, fb_mask mask) {
     if (!w->trial->script)
         return FB_ERROR_UNSUPPORTED;
     for (size_t part = 0; part < w->trial->num_parts; part++) {
-        if (!is_internal(w->trial, part))
+        if (!fb_trial_uses(w->trial, part, FB_INTERNAL))
             continue;
         fb_attention_problem p = w->trial->parts[part].read;
         p.mask = mask;
@@ -61,7 +54,7 @@ static fb_status block_stale(fb_wrong *w, size_t n) {
     bool any = false;
     for (size_t pass = 1; trial->script && pass < trial->script->num_passes; pass++) {
         size_t part = trial->internal_of[pass], before = trial->internal_of[n ? pass - 1 : 0];
-        if (!is_internal(trial, part))
+        if (!fb_trial_uses(trial, part, FB_INTERNAL))
             continue;
         fb_attention_problem p = trial->parts[part].read;
         p.k = trial->parts[before].read.k;
@@ -270,7 +263,7 @@ static fb_status strictly_causal(fb_wrong *w, size_t n) {
         return FB_ERROR_UNSUPPORTED;
     for (size_t part = 0; part < trial->num_parts; part++) {
         double *out, *lse;
-        if (!is_internal(trial, part))
+        if (!fb_trial_uses(trial, part, FB_INTERNAL))
             continue;
         fb_attention_problem p = trial->parts[part].read;
         FB_TRY(fb_wrong_part(w, part, &out, &lse));

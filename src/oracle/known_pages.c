@@ -2,66 +2,14 @@
  * Everything is made of partial results of chunks of keys. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "oracle/chunks.h"
 #include "oracle/known.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CHUNKS = 512, MAX_SPLITS = 64 };
-
-/* Partial results of each chunk of a part: outputs (normalised), LSEs. */
-typedef struct chunks {
-    size_t part, count, width;
-    double *out, *lse, *max; /* [count][rows, dim], [count][rows], [count][rows] */
-    /* [count + 1][rows, dim], [count + 1][rows]: sums of weight x output, and of weights, of the
-     * chunks before; the weights of all chunks add up to 1 */
-    double *before, *weight;
-} chunks;
-
-static fb_status chunk_part(const fb_trial *trial, size_t part, size_t width, chunks *c) {
-    const fb_attention_problem *p = &trial->parts[part].read;
-    size_t values = trial->rows * trial->dim, *index = NULL;
-    c->part = part;
-    c->width = width;
-    c->count = (p->keys + width - 1) / width;
-    FB_TRY(
-        fb_alloc(2 * c->count + 1, (values + 2 * trial->rows) * sizeof(double), "tiles", &c->out));
-    FB_TRY(fb_alloc(width, sizeof *index, "tiles", &index));
-    c->lse = c->out + c->count * values;
-    c->max = c->lse + c->count * trial->rows;
-    c->before = c->max + c->count * trial->rows;
-    c->weight = c->before + (c->count + 1) * values;
-    fb_status status = FB_OK;
-    for (size_t i = 0; i < c->count && status == FB_OK; i++) {
-        size_t n = p->keys - i * width < width ? p->keys - i * width : width;
-        for (size_t j = 0; j < n; j++)
-            index[j] = i * width + j;
-        const fb_variant variant = {.key_index = index,
-                                    .value_index = index,
-                                    .key_count = n,
-                                    .max = c->max + i * trial->rows};
-        status = fb_variant_attend(p, &variant, c->out + i * values, c->lse + i * trial->rows);
-    }
-    fb_free(index);
-    return status;
-}
-
-/* The sums before each chunk. */
-static void sum_chunks(const fb_trial *trial, const chunks *c) {
-    const double *whole = trial->parts[c->part].m.lse;
-    size_t rows = trial->rows, dim = trial->dim, values = rows * dim;
-    memset(c->before, 0, values * sizeof(double));
-    memset(c->weight, 0, rows * sizeof(double));
-    for (size_t i = 0; i < c->count; i++)
-        for (size_t row = 0; row < rows; row++) {
-            double weight = exp(c->lse[i * rows + row] - whole[row]);
-            c->weight[(i + 1) * rows + row] = c->weight[i * rows + row] + weight;
-            for (size_t d = row * dim; d < (row + 1) * dim; d++)
-                c->before[(i + 1) * values + d] =
-                    c->before[i * values + d] + weight * c->out[i * values + d];
-        }
-}
+enum { MAX_SPLITS = 64 };
 
 /* --- splits ----------------------------------------------------------------------------------- */
 
@@ -71,7 +19,7 @@ typedef struct splitting {
     size_t count, border[MAX_SPLITS + 1];
 } splitting;
 
-static bool split(const chunks *c, size_t keys, size_t count, bool even, splitting *s) {
+static bool split(const fb_chunks *c, size_t keys, size_t count, bool even, splitting *s) {
     size_t tile = 64 % c->width == 0 ? 64 : c->width, tiles = (keys + tile - 1) / tile;
     size_t each = (tiles + count - 1) / count * (tile / c->width);
     s->count = count;
@@ -85,11 +33,11 @@ static bool split(const chunks *c, size_t keys, size_t count, bool even, splitti
     return true;
 }
 
-static double weight_of(const chunks *c, size_t rows, size_t row, size_t begin, size_t end) {
+static double weight_of(const fb_chunks *c, size_t rows, size_t row, size_t begin, size_t end) {
     return c->weight[end * rows + row] - c->weight[begin * rows + row];
 }
 
-static double largest_of(const chunks *c, size_t rows, size_t row, size_t first, size_t end) {
+static double largest_of(const fb_chunks *c, size_t rows, size_t row, size_t first, size_t end) {
     double max = -(double)INFINITY;
     for (size_t i = first; i < end; i++)
         max = fmax(max, c->max[i * rows + row]);
@@ -97,8 +45,8 @@ static double largest_of(const chunks *c, size_t rows, size_t row, size_t first,
 }
 
 /* Adds (factor - 1) times chunks begin .. end - 1 to an output that is not divided. */
-static void add_chunks(const fb_trial *trial, const chunks *c, size_t row, size_t begin, size_t end,
-                       double factor, double *o) {
+static void add_chunks(const fb_trial *trial, const fb_chunks *c, size_t row, size_t begin,
+                       size_t end, double factor, double *o) {
     size_t values = trial->rows * trial->dim;
     for (size_t d = 0; d < trial->dim; d++)
         o[d] += (factor - 1.0) * (c->before[end * values + row * trial->dim + d] -
@@ -130,8 +78,8 @@ static const char *const split_words[] = {
 };
 
 /* What a split is multiplied by too much. */
-static double split_factor(const fb_trial *trial, const chunks *c, const splitting *s, size_t row,
-                           size_t i, split_mistake mistake) {
+static double split_factor(const fb_trial *trial, const fb_chunks *c, const splitting *s,
+                           size_t row, size_t i, split_mistake mistake) {
     size_t rows = trial->rows;
     double weight = weight_of(c, rows, row, s->border[i], s->border[i + 1]);
     double lse = trial->parts[c->part].m.lse[row] + log(weight > 0.0 ? weight : 1e-300);
@@ -146,7 +94,7 @@ static double split_factor(const fb_trial *trial, const chunks *c, const splitti
 }
 
 /* One row of a part: out and LSE at first the right ones. */
-static void change_row(const fb_trial *trial, const chunks *c, const splitting *s, size_t row,
+static void change_row(const fb_trial *trial, const fb_chunks *c, const splitting *s, size_t row,
                        size_t which, split_mistake mistake, double *o, double *lse) {
     double whole = *lse, total = 1.0, found = 0.0;
     if (mistake == AVERAGED)
@@ -170,7 +118,7 @@ static void change_row(const fb_trial *trial, const chunks *c, const splitting *
 }
 
 /* n: which split, of mistakes that are made in one. */
-static fb_status try_split(fb_filter *f, fb_wrong *w, const chunks *all, size_t parts,
+static fb_status try_split(fb_filter *f, fb_wrong *w, const fb_chunks *all, size_t parts,
                            const splitting *s, size_t which, split_mistake mistake) {
     char text[200];
     fb_wrong_reset(w);
@@ -193,7 +141,7 @@ static fb_status try_split(fb_filter *f, fb_wrong *w, const chunks *all, size_t 
     return FB_OK;
 }
 
-static fb_status try_splits(fb_filter *f, fb_wrong *w, const chunks *all, size_t parts) {
+static fb_status try_splits(fb_filter *f, fb_wrong *w, const fb_chunks *all, size_t parts) {
     size_t keys = f->trial->parts[all[0].part].read.keys;
     splitting s;
     for (size_t count = 2; count <= MAX_SPLITS && count <= all[0].count; count++)
@@ -220,8 +168,8 @@ typedef struct rescale {
 } rescale;
 
 /* Adds what one split has too much; returns the change of the row sum. */
-static double forget_in_split(const fb_trial *trial, const chunks *c, const rescale *r, size_t row,
-                              size_t first, size_t end, double *o) {
+static double forget_in_split(const fb_trial *trial, const fb_chunks *c, const rescale *r,
+                              size_t row, size_t first, size_t end, double *o) {
     size_t tiles = (end - first + r->width - 1) / r->width;
     double factor = 1.0, more = 0.0;
     for (size_t tile = tiles; tile-- > 0;) { /* later growths apply to all before them */
@@ -239,7 +187,7 @@ static double forget_in_split(const fb_trial *trial, const chunks *c, const resc
     return more;
 }
 
-static fb_status try_rescale(fb_filter *f, fb_wrong *w, const chunks *all, size_t parts,
+static fb_status try_rescale(fb_filter *f, fb_wrong *w, const fb_chunks *all, size_t parts,
                              const splitting *s, const rescale *r) {
     char text[300];
     const char *what = r->sum_too ? "output and row sum are" : "the output is";
@@ -273,7 +221,7 @@ static fb_status try_rescale(fb_filter *f, fb_wrong *w, const chunks *all, size_
     return FB_OK;
 }
 
-static fb_status try_rescales(fb_filter *f, fb_wrong *w, const chunks *all, size_t parts) {
+static fb_status try_rescales(fb_filter *f, fb_wrong *w, const fb_chunks *all, size_t parts) {
     size_t count = all[0].count, keys = f->trial->parts[all[0].part].read.keys;
     for (size_t splits = 1; splits <= 8; splits *= 2) {
         splitting s;
@@ -292,32 +240,18 @@ static fb_status try_rescales(fb_filter *f, fb_wrong *w, const chunks *all, size
     return FB_OK;
 }
 
-static bool is_external(const fb_trial *trial, size_t part) {
-    for (size_t i = 0; i < trial->num_tensors; i++)
-        if (trial->tensors[i].value && trial->tensors[i].external == part)
-            return true;
-    return false;
-}
-
 fb_status fb_try_pages(fb_filter *f, fb_wrong *w) {
     const fb_trial *trial = f->trial;
-    const fb_attention_problem *p = &trial->parts[0].read;
-    chunks *all = NULL;
+    fb_chunks *all = NULL;
     size_t parts = 0;
-    /* tiles of 16 keys where there is memory for them */
-    size_t width = 16, values = trial->rows * (trial->dim + 2);
-    while (width < 1024 && (p->keys / width > MAX_CHUNKS ||
-                            (double)(p->keys / width) * (double)values * 16.0 > 3e7))
-        width *= 2;
-    if (p->keys <= width || p->keys > width * MAX_CHUNKS || !fb_attention_problem_whole(p))
+    size_t width = fb_chunk_width(trial);
+    if (!width)
         return FB_OK;
     FB_TRY(fb_alloc_zeroed(trial->num_parts, sizeof *all, "tiles", &all));
     fb_status status = FB_OK;
     for (size_t i = 0; i < trial->num_parts && status == FB_OK; i++)
-        if (is_external(trial, i))
-            status = chunk_part(trial, i, width, &all[parts++]);
-    for (size_t i = 0; i < parts && status == FB_OK; i++)
-        sum_chunks(trial, &all[i]);
+        if (fb_trial_uses(trial, i, FB_EXTERNAL))
+            status = fb_chunk_part(trial, i, width, &all[parts++]);
     if (status == FB_OK && parts)
         status = try_splits(f, w, all, parts);
     if (status == FB_OK && parts && f->best.share < 0.95)

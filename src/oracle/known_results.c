@@ -57,7 +57,6 @@ static size_t turned(const fb_trial *trial, const fb_trial_tensor *t, size_t row
 CHANGE(base2, true, from[at] * log2_of_e)
 CHANGE(lse_turned_any, true, from[turned(trial, t, at)])
 CHANGE(both_turned_any, true, log2_of_e *from[turned(trial, t, at)])
-CHANGE(without_max, true, from[at] - largest_score(trial, t, at))
 CHANGE(max_only, true, largest_score(trial, t, at))
 CHANGE(not_log, true, exp(from[at]))
 CHANGE(negated, true, -from[at])
@@ -177,7 +176,56 @@ static fb_status lse_rounded(fb_wrong *w, size_t n) {
     return count < 8 ? FB_ERROR_UNSUPPORTED : FB_OK;
 }
 
-/* --- heads in another order ------------------------------------------------------------------- */
+/* --- outputs of a lower type -------------------------------------------------------------------
+ */
+
+/* All outputs are numbers of a lower type than the one that they are stored in. */
+static fb_status out_rounded(fb_wrong *w, size_t n) {
+    static const struct {
+        fb_rounding type;
+        int bits;
+    } types[] = {{FB_ROUND_BF16, 8}, {FB_ROUND_F16, 11}, {FB_ROUND_FP8, 4}};
+    const fb_trial *trial = w->trial;
+    size_t count = 0, off = 0;
+    double squares = 0.0;
+    bool narrow = trial->arithmetic == FB_ARITHMETIC_BF16 || trial->arithmetic == FB_ARITHMETIC_F16;
+    if (trial->arithmetic == FB_ARITHMETIC_FP8 || (narrow && n < 2)) /* they compute in it */
+        return FB_ERROR_UNSUPPORTED;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value || t->lse || (n < 2 && t->stored != FB_F32))
+            continue;
+        double *result = fb_wrong_result(w, i);
+        for (size_t at = 0; at < t->count; at++) {
+            float value = (float)t->value[at];
+            double spacing = fmax(fabs(t->truth[at]), 0x1p-6) * ldexp(1.0, 1 - types[n].bits);
+            if (!t->usable[at])
+                continue;
+            if (fb_rounded(types[n].type, value) != value)
+                return FB_ERROR_UNSUPPORTED;
+            off += fabs(t->error[at]) > spacing;
+            squares += t->error[at] * t->error[at] / (t->sigma[at] * t->sigma[at]);
+            result[at] = fabs(t->error[at]) > spacing ? result[at] : t->value[at];
+            count++;
+        }
+    }
+    bool few = count < 16 || squares < 4.0 * (double)count;
+    return few || off * 20 > count ? FB_ERROR_UNSUPPORTED : FB_OK;
+}
+
+/* --- heads or tokens in another order --------------------------------------------------------- */
+
+/* What is moved: the heads of each token, or the tokens of each batch entry. */
+typedef struct axis {
+    const char *name, *plural;
+    size_t count, step, others, other_step; /* in rows; batch entries apart */
+} axis;
+
+static axis axis_of(const fb_trial *trial, bool tokens) {
+    if (tokens)
+        return (axis){"token", "tokens", trial->tokens, trial->heads, trial->heads, 1};
+    return (axis){"head", "heads", trial->heads, 1, trial->tokens, trial->heads};
+}
 
 static double row_distance(const fb_trial *trial, const fb_trial_tensor *t, size_t a, size_t b) {
     size_t width = t->lse ? 1 : trial->dim;
@@ -189,51 +237,63 @@ static double row_distance(const fb_trial *trial, const fb_trial_tensor *t, size
     return sum;
 }
 
-/* The head whose truth the candidate's head is nearest to, over all tokens. */
-static size_t nearest_head(const fb_trial *trial, const fb_trial_tensor *t, size_t head) {
-    size_t nearest = head, tokens = trial->rows / trial->heads;
-    double least = INFINITY;
-    for (size_t other = 0; other < trial->heads; other++) {
-        double sum = 0.0;
-        for (size_t token = 0; token < tokens; token++)
-            sum +=
-                row_distance(trial, t, token * trial->heads + head, token * trial->heads + other);
-        if (sum < least) {
-            least = sum;
-            nearest = other;
-        }
-    }
-    return nearest;
+/* The first row of an index of the axis, and what is beside it. */
+static size_t row_at(const fb_trial *trial, const axis *x, size_t index, size_t other) {
+    size_t b = other / x->others;
+    return b * trial->tokens * trial->heads + index * x->step + other % x->others * x->other_step;
 }
 
-/* Tensors of one sort whose heads hold the results of other heads. The words name some. */
-static void try_permuted(fb_filter *f, fb_wrong *w, bool lse) {
+/* The index whose truth the candidate's is nearest to, over everything beside it. */
+static size_t nearest(const fb_trial *trial, const fb_trial_tensor *t, const axis *x,
+                      size_t index) {
+    size_t best = index, all = x->others * trial->batch;
+    double least = INFINITY;
+    for (size_t n = 0; n < x->count; n++) {
+        size_t other = (index + n) % x->count;
+        double sum = 0.0;
+        for (size_t i = 0; i < all && sum < least; i++)
+            sum += row_distance(trial, t, row_at(trial, x, index, i), row_at(trial, x, other, i));
+        if (sum < least) {
+            least = sum;
+            best = other;
+        }
+    }
+    return best;
+}
+
+static void move_rows(const fb_trial *trial, const fb_trial_tensor *t, const axis *x, size_t to,
+                      size_t from, double *result) {
+    size_t width = t->lse ? 1 : trial->dim;
+    for (size_t i = 0; i < x->others * trial->batch; i++)
+        memcpy(result + row_at(trial, x, to, i) * width,
+               t->truth + row_at(trial, x, from, i) * width, width * sizeof *result);
+}
+
+/* Tensors of one sort whose heads (or tokens) hold the results of others. The words name some. */
+static void try_permuted(fb_filter *f, fb_wrong *w, bool lse, bool tokens) {
     const fb_trial *trial = w->trial;
+    const axis x = axis_of(trial, tokens);
     char words[400] = "", pairs[200] = "";
     size_t used = 0, moved = 0;
     fb_wrong_reset(w);
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
-        size_t width = t->lse ? 1 : trial->dim, tokens = trial->rows / trial->heads;
         if (!t->value || t->lse != lse)
             continue;
-        for (size_t head = 0; head < trial->heads; head++) {
-            size_t from = nearest_head(trial, t, head);
-            if (from == head)
+        for (size_t index = 0; index < x.count; index++) {
+            size_t from = nearest(trial, t, &x, index);
+            if (from == index)
                 continue;
-            double *result = fb_wrong_result(w, i);
-            for (size_t token = 0; token < tokens; token++)
-                memcpy(result + (token * trial->heads + head) * width,
-                       t->truth + (token * trial->heads + from) * width, width * sizeof *result);
+            move_rows(trial, t, &x, index, from, fb_wrong_result(w, i));
             if (moved++ < 4 && used < sizeof pairs)
                 used += (size_t)snprintf(pairs + used, sizeof pairs - used, "%s%zu has that of %zu",
-                                         moved > 1 ? ", " : "", head, from);
+                                         moved > 1 ? ", " : "", index, from);
         }
     }
     if (!moved)
         return;
-    snprintf(words, sizeof words, "heads are permuted in the %s: head %s%s", lse ? "LSE" : "output",
-             pairs, moved > 4 ? ", ..." : "");
+    snprintf(words, sizeof words, "%s are permuted in the %s: %s %s%s", x.plural,
+             lse ? "LSE" : "output", x.name, pairs, moved > 4 ? ", ..." : "");
     fb_filter_try(f, w, words);
 }
 
@@ -250,12 +310,14 @@ static const fb_known list[] = {
      "where [heads, rows] is expected",
      both_turned, 1},
     {"the output is transposed", out_turned, 0},
-    {"the LSE lacks the maximum: it is log(sum exp(s - max))", without_max, 0},
     {"the LSE is the maximum only", max_only, 0},
     {"the LSE is the row sum, not its logarithm", not_log, 0},
     {"the LSE has the wrong sign", negated, 0},
     {"the LSE is rounded to bf16, though it is stored as float32", lse_rounded, 0},
     {"the LSE is rounded to f16, though it is stored as float32", lse_rounded, 1},
+    {"the output is rounded to bf16, though it is stored as float32", out_rounded, 0},
+    {"the output is rounded to f16, though it is stored as float32", out_rounded, 1},
+    {"the output is rounded to fp8 (e4m3)", out_rounded, 2},
     {"the LSE is given out as 0: not written?", lse_zero, 0},
     {"the LSE is twice what it should be", lse_doubled, 0},
     {"the output is half of what it should be", out_halved, 0},
@@ -275,9 +337,12 @@ fb_status fb_try_results(fb_filter *f, fb_wrong *w) {
         const fb_known known = {words, padded, 2 * widths[i / 2] + i % 2};
         FB_TRY(fb_try_list(f, w, &known, 1));
     }
-    if (!f->fine && w->trial->heads > 1) {
-        try_permuted(f, w, true);
-        try_permuted(f, w, false);
+    for (size_t which = 0; which < 4 && !f->fine; which++) {
+        bool lse = which % 2 == 0, tokens = which >= 2;
+        double rows = (double)w->trial->rows * (double)(lse ? 1 : w->trial->dim);
+        size_t others = tokens ? w->trial->tokens : w->trial->heads;
+        if (others > 1 && rows * (double)others * (double)w->trial->num_tensors < 4e8)
+            try_permuted(f, w, lse, tokens);
     }
     return FB_OK;
 }

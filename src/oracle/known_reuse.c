@@ -11,12 +11,16 @@ typedef struct pass_of {
     const fb_script *s;
     const fb_script_pass *pass;
     size_t index, source;
+    size_t what; /* of the external part: below */
 } pass_of;
+
+/* What of another external part is taken: output and LSE, or one of them. */
+enum { OUT_AND_LSE = 0, ONLY_OUT = 1, ONLY_LSE = 2 };
 
 static pass_of pass_of_tensor(const fb_wrong *w, size_t tensor) {
     const fb_script *s = w->trial->script;
     size_t index = w->trial->tensors[tensor].pass;
-    return (pass_of){s, &s->passes[index], index, s->passes[index].source};
+    return (pass_of){s, &s->passes[index], index, s->passes[index].source, OUT_AND_LSE};
 }
 
 /* The last pass before `pass` that stored a part. */
@@ -36,30 +40,32 @@ static bool accepted_in(const fb_script *s, size_t token, size_t begin, size_t e
     return false;
 }
 
-/* The external part of a tensor becomes that of pass `from`, where `rows` (NULL: everywhere) says
- * so. */
-static fb_status replace(fb_wrong *w, size_t tensor, size_t from, const bool *rows) {
+/* The external part of a tensor, or what of it, becomes that of pass `from`, where `rows` (NULL:
+ * everywhere) says so. */
+static fb_status replace(fb_wrong *w, size_t tensor, size_t from, size_t what, const bool *rows) {
     const fb_trial *trial = w->trial;
     const fb_trial_tensor *t = &trial->tensors[tensor];
     size_t part = trial->external_of[from];
     FB_TRY(fb_wrong_need(w, part));
-    const fb_moments *m = &trial->parts[part].m;
+    const fb_moments *right = &trial->parts[t->external].m, *m = &trial->parts[part].m;
+    const double *lse = what == ONLY_OUT ? right->lse : m->lse;
+    const double *out = what == ONLY_LSE ? right->out : m->out;
     double *result = fb_wrong_result(w, tensor);
     for (size_t at = 0; at < t->count; at++) {
         size_t row = t->lse ? at : at / trial->dim;
         if (rows && !rows[row / trial->heads])
             continue;
         if (t->internal == FB_NO_PART) {
-            result[at] = t->lse ? m->lse[row] : m->out[at];
+            result[at] = t->lse ? lse[row] : out[at];
             continue;
         }
         const fb_moments *own = &trial->parts[t->internal].m;
-        double shift = t->shift ? t->shift[row] : 0.0, a = m->lse[row] + shift, b = own->lse[row];
+        double shift = t->shift ? t->shift[row] : 0.0, a = lse[row] + shift, b = own->lse[row];
         double weight = fb_merge_weight(a, b), max = fmax(a, b);
         if (max == -(double)INFINITY)
             continue;
         result[at] = t->lse ? max + log1p(exp(fmin(a, b) - max))
-                            : weight * m->out[at] + (1.0 - weight) * own->out[at];
+                            : weight * out[at] + (1.0 - weight) * own->out[at];
     }
     return FB_OK;
 }
@@ -67,7 +73,7 @@ static fb_status replace(fb_wrong *w, size_t tensor, size_t from, const bool *ro
 /* Calls `one` for each given tensor; unsupported if it was for all. */
 typedef fb_status one_fn(fb_wrong *w, size_t tensor, const pass_of *p);
 
-static fb_status each(fb_wrong *w, one_fn *one) {
+static fb_status each(fb_wrong *w, one_fn *one, size_t what) {
     bool any = false;
     if (!w->trial->script)
         return FB_ERROR_UNSUPPORTED;
@@ -75,6 +81,7 @@ static fb_status each(fb_wrong *w, one_fn *one) {
         if (!w->trial->tensors[i].value)
             continue;
         pass_of p = pass_of_tensor(w, i);
+        p.what = what;
         fb_status status = one(w, i, &p);
         if (status != FB_OK && status != FB_ERROR_UNSUPPORTED)
             return status;
@@ -91,18 +98,18 @@ static fb_status not_refreshed(fb_wrong *w, size_t tensor, const pass_of *p) {
     size_t older = 0;
     if (is_part(w, tensor) || !stored_before(p->s, p->source, &older))
         return FB_ERROR_UNSUPPORTED;
-    return replace(w, tensor, older, NULL);
+    return replace(w, tensor, older, p->what, NULL);
 }
 
 static fb_status not_refreshed_stored(fb_wrong *w, size_t tensor, const pass_of *p) {
     size_t older = 0;
     if (!stored_before(p->s, p->source, &older))
         return FB_ERROR_UNSUPPORTED;
-    return replace(w, tensor, older, NULL);
+    return replace(w, tensor, older, p->what, NULL);
 }
 
 static fb_status never_refreshed(fb_wrong *w, size_t tensor, const pass_of *p) {
-    return p->source == 0 ? FB_ERROR_UNSUPPORTED : replace(w, tensor, 0, NULL);
+    return p->source == 0 ? FB_ERROR_UNSUPPORTED : replace(w, tensor, 0, p->what, NULL);
 }
 
 static fb_status never_merged(fb_wrong *w, size_t tensor, const pass_of *p) {
@@ -112,7 +119,7 @@ static fb_status never_merged(fb_wrong *w, size_t tensor, const pass_of *p) {
 static fb_status recomputed(fb_wrong *w, size_t tensor, const pass_of *p) {
     if (is_part(w, tensor) || p->pass->action != FB_REUSE)
         return FB_ERROR_UNSUPPORTED;
-    return replace(w, tensor, p->index, NULL);
+    return replace(w, tensor, p->index, p->what, NULL);
 }
 
 /* Reuse where it refreshes, and the other way round. */
@@ -121,10 +128,10 @@ static fb_status exchanged(fb_wrong *w, size_t tensor, const pass_of *p) {
     if (is_part(w, tensor))
         return FB_ERROR_UNSUPPORTED;
     if (p->pass->action == FB_REUSE)
-        return replace(w, tensor, p->index, NULL);
+        return replace(w, tensor, p->index, p->what, NULL);
     if (!stored_before(p->s, p->index, &older))
         return FB_ERROR_UNSUPPORTED;
-    return replace(w, tensor, older, NULL);
+    return replace(w, tensor, older, p->what, NULL);
 }
 
 /* The tokens accepted from `begin` to before `end`, or the others. */
@@ -134,7 +141,7 @@ static fb_status replace_tokens(fb_wrong *w, size_t tensor, size_t from, const f
     FB_TRY(fb_alloc(s->config.block_size, sizeof *rows, "known mistakes", &rows));
     for (size_t i = 0; i < s->config.block_size; i++)
         rows[i] = accepted_in(s, i, begin, end) == accepted;
-    fb_status status = replace(w, tensor, from, rows);
+    fb_status status = replace(w, tensor, from, OUT_AND_LSE, rows);
     fb_free(rows);
     return status;
 }
@@ -229,10 +236,83 @@ static fb_status output_of_refresh(fb_wrong *w, size_t tensor, const pass_of *p)
     return FB_OK;
 }
 
+/* The result of the pass before, or the sum of all until this one. */
+static fb_status result_before(fb_wrong *w, size_t tensor, size_t pass) {
+    const fb_trial *trial = w->trial;
+    size_t external = trial->external_of[trial->script->passes[pass].source];
+    size_t internal = trial->internal_of[pass];
+    FB_TRY(fb_wrong_need(w, external));
+    FB_TRY(fb_wrong_need(w, internal));
+    const fb_moments *a = &trial->parts[external].m, *b = &trial->parts[internal].m;
+    fb_wrong_merge(w, tensor, a->out, a->lse, b->out, b->lse);
+    return FB_OK;
+}
+
+static fb_status given_again(fb_wrong *w, size_t tensor, const pass_of *p) {
+    bool lse = w->trial->tensors[tensor].lse;
+    if (is_part(w, tensor) || p->index == 0 || p->s->config.correction ||
+        (p->what == ONLY_LSE && !lse) || (p->what == ONLY_OUT && lse))
+        return FB_ERROR_UNSUPPORTED;
+    return result_before(w, tensor, p->index - 1);
+}
+
+static fb_status added_up(fb_wrong *w, size_t tensor, const pass_of *p) {
+    const fb_trial_tensor *t = &w->trial->tensors[tensor];
+    double *sum = NULL;
+    if (is_part(w, tensor) || t->lse || p->index == 0 || p->s->config.correction)
+        return FB_ERROR_UNSUPPORTED;
+    FB_TRY(fb_alloc_zeroed(t->count, sizeof *sum, "known mistakes", &sum));
+    fb_status status = FB_OK;
+    for (size_t pass = 0; pass <= p->index && status == FB_OK; pass++) {
+        status = result_before(w, tensor, pass);
+        for (size_t at = 0; at < t->count && status == FB_OK; at++)
+            sum[at] += w->result[tensor][at];
+    }
+    if (status == FB_OK)
+        memcpy(fb_wrong_result(w, tensor), sum, t->count * sizeof *sum);
+    fb_free(sum);
+    return status;
+}
+
+/* The merge is done in the memory of the stored part: the next reuse merges its result again. */
+static fb_status merged_in_store(fb_wrong *w, size_t tensor, const pass_of *p) {
+    const fb_trial *trial = w->trial;
+    const fb_trial_tensor *t = &trial->tensors[tensor];
+    size_t rows = trial->rows, dim = trial->dim, part = trial->external_of[p->source];
+    double *out = NULL;
+    if (is_part(w, tensor) || p->index == p->source || p->s->config.correction || p->s->config.rows)
+        return FB_ERROR_UNSUPPORTED;
+    FB_TRY(fb_wrong_need(w, part));
+    for (size_t pass = p->source; pass <= p->index; pass++)
+        FB_TRY(fb_wrong_need(w, trial->internal_of[pass]));
+    FB_TRY(fb_alloc(rows * (dim + 1), sizeof *out, "known mistakes", &out));
+    double *lse = out + rows * dim, *result = fb_wrong_result(w, tensor);
+    memcpy(out, trial->parts[part].m.out, rows * dim * sizeof *out);
+    memcpy(lse, trial->parts[part].m.lse, rows * sizeof *lse);
+    for (size_t pass = p->source; pass <= p->index; pass++) {
+        const fb_moments *own = &trial->parts[trial->internal_of[pass]].m;
+        for (size_t row = 0; row < rows; row++) {
+            double a = lse[row], b = own->lse[row], max = fmax(a, b);
+            double weight = fb_merge_weight(a, b);
+            double merged = max == -(double)INFINITY ? max : max + log1p(exp(fmin(a, b) - max));
+            for (size_t i = row * dim; i < (row + 1) * dim; i++) {
+                double value = weight * out[i] + (1.0 - weight) * own->out[i];
+                out[i] = p->what != ONLY_LSE ? value : out[i];
+                if (!t->lse && pass == p->index)
+                    result[i] = value;
+            }
+            lse[row] = p->what != ONLY_OUT ? merged : a;
+            if (t->lse && pass == p->index)
+                result[row] = merged;
+        }
+    }
+    fb_free(out);
+    return FB_OK;
+}
+
 #define EACH(name)                                                                                 \
     static fb_status each_##name(fb_wrong *w, size_t n) {                                          \
-        (void)n;                                                                                   \
-        return each(w, name);                                                                      \
+        return each(w, name, n);                                                                   \
     }
 EACH(not_refreshed)
 EACH(not_refreshed_stored)
@@ -247,10 +327,13 @@ EACH(dirty_zeroed)
 EACH(dirty_dropped)
 EACH(internal_included)
 EACH(output_of_refresh)
+EACH(given_again)
+EACH(added_up)
+EACH(merged_in_store)
 
 static fb_status each_internal_twice(fb_wrong *w, size_t n) {
     (void)n;
-    FB_TRY(each(w, internal_twice));
+    FB_TRY(each(w, internal_twice, OUT_AND_LSE));
     fb_wrong_finish(w);
     return FB_OK;
 }
@@ -305,6 +388,33 @@ static const fb_known list[] = {
      each_not_refreshed_stored, 0},
     {"the external part is not refreshed: it is the first step's", each_never_refreshed, 0},
     {"the external part is not refreshed: it is the first step's", each_never_merged, 0},
+    {"the external part's output is not refreshed, its LSE is", each_not_refreshed, ONLY_OUT},
+    {"the external part's LSE is not refreshed, its output is", each_not_refreshed, ONLY_LSE},
+    {"the external part's output is not refreshed, its LSE is: it is the one that was stored "
+     "before",
+     each_not_refreshed_stored, ONLY_OUT},
+    {"the external part's LSE is not refreshed, its output is: it is the one that was stored "
+     "before",
+     each_not_refreshed_stored, ONLY_LSE},
+    {"the external part's output is not refreshed, its LSE is: it is the first step's",
+     each_never_merged, ONLY_OUT},
+    {"the external part's LSE is not refreshed, its output is: it is the first step's",
+     each_never_merged, ONLY_LSE},
+    {"the external part's output is not refreshed, its LSE is: it is the first step's",
+     each_never_refreshed, ONLY_OUT},
+    {"the external part's LSE is not refreshed, its output is: it is the first step's",
+     each_never_refreshed, ONLY_LSE},
+    {"the external part's output is recomputed although the step reuses, its LSE is the stored one",
+     each_recomputed, ONLY_OUT},
+    {"the external part's LSE is recomputed although the step reuses, its output is the stored one",
+     each_recomputed, ONLY_LSE},
+    {"the merged result replaces the stored external part (output and LSE): the next reuse merges "
+     "it again",
+     each_merged_in_store, OUT_AND_LSE},
+    {"the merged output replaces the stored one, the LSE does not: the next reuse merges it again",
+     each_merged_in_store, ONLY_OUT},
+    {"the merged LSE replaces the stored one, the output does not: the next reuse weighs with it",
+     each_merged_in_store, ONLY_LSE},
     {"the external part is recomputed although the step reuses: a reuse takes the part that the "
      "last refresh stored, for the queries of that step",
      each_recomputed, 0},
@@ -330,6 +440,11 @@ static const fb_known list[] = {
     {"the queries of the external part are those of the step before", queries_before, IN_EXTERNAL},
     {"the result of the refresh is given out again: a reuse keeps the external part only",
      each_output_of_refresh, 0},
+    {"the result is that of the step before", each_given_again, OUT_AND_LSE},
+    {"the output is that of the step before, the LSE is not", each_given_again, ONLY_OUT},
+    {"the LSE is that of the step before, the output is not", each_given_again, ONLY_LSE},
+    {"the output is added to that of the step before: it is not cleared", each_added_up,
+     OUT_AND_LSE},
 };
 
 fb_status fb_try_reuse(fb_filter *f, fb_wrong *w) {

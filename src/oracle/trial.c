@@ -42,6 +42,23 @@ void fb_trial_free(fb_trial *trial) {
     fb_free(trial);
 }
 
+bool fb_trial_uses(const fb_trial *trial, size_t part, unsigned which) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if ((t->value || t->aside) && (((which & FB_EXTERNAL) && t->external == part) ||
+                                       ((which & FB_INTERNAL) && t->internal == part)))
+            return true;
+    }
+    return false;
+}
+
+bool fb_trial_has_merges(const fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++)
+        if (trial->tensors[i].value && trial->tensors[i].internal != FB_NO_PART)
+            return true;
+    return false;
+}
+
 /* --- building --------------------------------------------------------------------------------- */
 
 static fb_status begin(size_t parts, size_t tensors, const fb_attention_problem *shape,

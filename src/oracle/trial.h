@@ -42,6 +42,7 @@ typedef struct fb_trial_tensor {
     bool by_head;               /* the file's layout of an LSE: [batch, heads, tokens] */
     const fb_tensor_view *view; /* the candidate's tensor; NULL: not given */
     bool wrong_size;
+    bool aside; /* given, but not looked at now: stages.h; its parts are there */
     fb_dtype stored;
     size_t count;          /* rows, or rows x head_dim */
     double *value, *truth; /* [count] */
@@ -96,6 +97,16 @@ fb_status fb_trial_sample(const fb_trial *trial, size_t tokens, fb_trial **sampl
 
 /* Reads the inputs as `reading` says, and finds truths, errors and noise of all given tensors. */
 fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_reading *reading);
+
+/* The same from the parts as they are now. */
+fb_status fb_trial_refresh(fb_trial *trial);
+
+/* Whether given tensors have a part as their external (or internal) one. */
+enum { FB_EXTERNAL = 1, FB_INTERNAL = 2, FB_ALL_PARTS = 3 };
+bool fb_trial_uses(const fb_trial *trial, size_t part, unsigned which);
+
+/* Whether a merge of two parts is looked at: what internal parts are shows nowhere else. */
+bool fb_trial_has_merges(const fb_trial *trial);
 
 /* Whether any input of a given tensor is changed by the reading. */
 bool fb_trial_reading_matters(fb_trial *trial, const fb_reading *reading);

@@ -36,21 +36,13 @@ static fb_status round_input(fb_trial *trial, const float **input, size_t count,
     return FB_OK;
 }
 
-static bool is_used(const fb_trial *trial, size_t part) {
-    for (size_t i = 0; i < trial->num_tensors; i++)
-        if (trial->tensors[i].value &&
-            (trial->tensors[i].external == part || trial->tensors[i].internal == part))
-            return true;
-    return false;
-}
-
 bool fb_trial_reading_matters(fb_trial *trial, const fb_reading *reading) {
     if (reading->scaled)
         return true;
     for (size_t i = 0; i < trial->num_parts; i++) {
         const fb_attention_problem *p = &trial->parts[i].right;
         size_t kv = kv_values(p);
-        if (is_used(trial, i) &&
+        if (fb_trial_uses(trial, i, FB_ALL_PARTS) &&
             (fb_rounding_changes(reading->q, p->q, fb_attention_problem_values(p)) ||
              find_input(trial, p->k, kv, reading->kv)->changes ||
              find_input(trial, p->v, kv, reading->kv)->changes))
@@ -319,14 +311,18 @@ void fb_trial_set_sigma(fb_trial *trial) {
     }
 }
 
-fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_reading *reading) {
-    trial->arithmetic = arithmetic;
-    trial->reading = reading;
-    for (size_t i = 0; i < trial->num_parts; i++)
-        FB_TRY(read_part(trial, &trial->parts[i], reading));
+fb_status fb_trial_refresh(fb_trial *trial) {
     for (size_t i = 0; i < trial->num_tensors; i++)
         if (trial->tensors[i].value)
             FB_TRY(find_tensor(trial, &trial->tensors[i]));
     fb_trial_set_sigma(trial);
     return FB_OK;
+}
+
+fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_reading *reading) {
+    trial->arithmetic = arithmetic;
+    trial->reading = reading;
+    for (size_t i = 0; i < trial->num_parts; i++)
+        FB_TRY(read_part(trial, &trial->parts[i], reading));
+    return fb_trial_refresh(trial);
 }

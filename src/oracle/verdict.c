@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "oracle/known.h"
+#include "oracle/stages.h"
 #include "oracle/statistics.h"
 
 #include <math.h>
@@ -19,8 +20,10 @@ typedef struct verdict {
     bool named;    /* the filter's best says what is wrong */
     bool complete; /* nothing is left to explain */
     fb_size_test size;
+    bool said; /* words and second are final */
     char words[720];
-    char second[500];
+    char second[1000];
+    fb_stages stages; /* complete, with words: the results were judged in stages */
 } verdict;
 
 /* --- arithmetic and reading ------------------------------------------------------------------- */
@@ -192,13 +195,13 @@ static fb_status find_passing(fb_trial *trial, fb_arithmetic arithmetic, fb_size
 
 /* --- tests ------------------------------------------------------------------------------------ */
 
-static fb_status try_cheap(verdict *v) {
-    static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_lanes, fb_try_merges,
-                                             fb_try_reuse,   fb_try_block, fb_try_ends,
-                                             fb_try_sizes};
-    v->wrong->cheap = true;
+static fb_status try_cheap(fb_filter *filter, fb_wrong *wrong) {
+    static fb_try_known_fn *const tries[] = {fb_try_results, fb_try_lanes, fb_try_lses,
+                                             fb_try_merges,  fb_try_reuse, fb_try_block,
+                                             fb_try_ends,    fb_try_sizes};
+    wrong->cheap = true;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
-        FB_TRY(tries[i](v->filter, v->wrong));
+        FB_TRY(tries[i](filter, wrong));
     return FB_OK;
 }
 
@@ -218,8 +221,12 @@ static fb_status begin(verdict *v) {
 }
 
 /* The best mistake explains enough to be named: most of each tensor's error. */
+static bool best_is_named(const fb_filter *f) {
+    return f->best.found && f->best.share > 0.6;
+}
+
 static bool is_named(const verdict *v) {
-    return v->filter->best.found && v->filter->best.share > 0.6;
+    return best_is_named(v->filter);
 }
 
 static double sum_of_squares(const fb_trial *trial) {
@@ -235,33 +242,50 @@ static double sum_of_squares(const fb_trial *trial) {
 /* Whether what the best mistake leaves is about as small as honest noise. The noise of a wrong
  * result is not that of the right one, so it may be three times as large. What is
  * left of a large mistake is seen again when that one is mended. */
-static bool leaves_noise(verdict *v) {
-    double before = sum_of_squares(v->trial);
-    fb_filter_subtract(v->filter);
-    double excess = fb_test_sizes(v->trial).excess, after = sum_of_squares(v->trial);
-    restore_errors(v->trial);
+static bool best_leaves_noise(fb_filter *f) {
+    double before = sum_of_squares(f->trial);
+    fb_filter_subtract(f);
+    double excess = fb_test_sizes(f->trial).excess, after = sum_of_squares(f->trial);
+    restore_errors(f->trial);
     return excess < 3.0 || after < 1e-4 * before;
 }
 
+static bool leaves_noise(verdict *v) {
+    return best_leaves_noise(v->filter);
+}
+
 /* What takes long, until the errors are explained. */
-static fb_status try_dear(verdict *v) {
+static fb_status try_dear(fb_filter *filter, fb_wrong *wrong) {
     static fb_try_known_fn *const tries[] = {
-        fb_try_reuse, fb_try_lane_order, fb_try_scales,     fb_try_heads,
-        fb_try_keys,  fb_try_pages,      fb_try_half_heads,
+        fb_try_reuse, fb_try_lane_order, fb_try_scales,  fb_try_heads,  fb_try_keys,
+        fb_try_pages, fb_try_half_heads, fb_try_softmax, fb_try_inputs, fb_try_noise,
     };
-    v->wrong->cheap = false;
+    wrong->cheap = false;
     for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
-        FB_TRY(tries[i](v->filter, v->wrong));
-        if (is_named(v) && leaves_noise(v))
+        FB_TRY(tries[i](filter, wrong));
+        if (best_is_named(filter) && best_leaves_noise(filter))
             break;
     }
+    return FB_OK;
+}
+
+/* Everything, of one stage. */
+static fb_status search(fb_filter *filter, fb_wrong *wrong, bool *named, bool *complete) {
+    FB_TRY(try_cheap(filter, wrong));
+    *named = best_is_named(filter);
+    *complete = *named && best_leaves_noise(filter);
+    if (*complete)
+        return FB_OK;
+    FB_TRY(try_dear(filter, wrong));
+    *named = best_is_named(filter);
+    *complete = *named && best_leaves_noise(filter);
     return FB_OK;
 }
 
 /* The size test with the tests that are finer than it. */
 static fb_status judge_fine(verdict *v) {
     fb_filter_begin(v->filter, true);
-    FB_TRY(try_cheap(v));
+    FB_TRY(try_cheap(v->filter, v->wrong));
     v->passed = !v->filter->best.found;
     v->named = v->complete = v->filter->best.found;
     return FB_OK;
@@ -306,6 +330,15 @@ static bool shows_tf32(const verdict *v) {
     return fb_median_magnitude(ratios, count) > 8.0;
 }
 
+/* Scores that are stored in a lower type change the LSEs, too: LSEs that are far more exact are of
+ * a kernel that does not store them. */
+static bool shows_eager(const verdict *v) {
+    for (size_t i = 0; i < v->trial->num_tensors; i++)
+        if (v->trial->tensors[i].value && v->trial->tensors[i].lse)
+            return typical_ratio(v, true) > 0.1;
+    return true;
+}
+
 /* One arithmetic, without what takes long: sets passed, named and complete. */
 static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     v->passed = v->named = v->complete = false;
@@ -318,7 +351,7 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     if (v->size.passed)
         return judge_fine(v);
     fb_filter_begin(v->filter, false);
-    FB_TRY(try_cheap(v));
+    FB_TRY(try_cheap(v->filter, v->wrong));
     v->named = is_named(v);
     v->complete = v->named && leaves_noise(v);
     if (v->complete || arithmetic == FB_ARITHMETIC_F32 || arithmetic == FB_ARITHMETIC_TF32X3)
@@ -326,7 +359,7 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     v->trial->eager = true;
     fb_trial_set_sigma(v->trial);
     fb_size_test eager = fb_test_sizes(v->trial);
-    if (eager.passed) {
+    if (eager.passed && shows_eager(v)) {
         v->size = eager;
         return judge_fine(v);
     }
@@ -371,37 +404,93 @@ static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) 
     return best != last ? judge_as(v, list[best]) : FB_OK;
 }
 
+/* What is said of a candidate that is right in a coarser arithmetic. */
+static const char *const coarser_words[] = {
+    [FB_ARITHMETIC_BF16] = "the errors are the noise of a kernel that computes in bf16: inputs or "
+                           "weights are rounded to it (precision bf16, if that is meant)",
+    [FB_ARITHMETIC_F16] = "the errors are the noise of a kernel that computes in f16: inputs or "
+                          "weights are rounded to it (precision f16, if that is meant)",
+    [FB_ARITHMETIC_FP8] = "the errors are the noise of weights that are rounded to fp8 (e4m3) "
+                          "before the second product (precision fp8, if that is meant)",
+};
+
+/* Errors that nothing explains may be the noise of an arithmetic that is coarser than what the
+ * results are stored in. They have to fill it: smaller ones are no roundings of that type. */
+static fb_status explain_as_coarser(verdict *v) {
+    static const fb_arithmetic coarser[] = {FB_ARITHMETIC_F16, FB_ARITHMETIC_BF16,
+                                            FB_ARITHMETIC_FP8};
+    fb_arithmetic own = v->trial->arithmetic;
+    fb_size_test size = v->size;
+    bool narrow = own == FB_ARITHMETIC_BF16 || own == FB_ARITHMETIC_F16;
+    if (!has_outputs(v->trial) || own == FB_ARITHMETIC_FP8)
+        return FB_OK;
+    for (size_t i = narrow ? 2 : 0; i < sizeof coarser / sizeof coarser[0] && !v->words[0]; i++) {
+        FB_TRY(judge_as(v, coarser[i]));
+        if (v->passed && !v->trial->eager && typical_ratio(v, false) > 0.25)
+            snprintf(v->words, sizeof v->words, "%s", coarser_words[coarser[i]]);
+    }
+    FB_TRY(judge_as(v, own));
+    v->size = size;
+    v->passed = false;
+    v->named = v->complete = v->said = v->words[0] != '\0';
+    return FB_OK;
+}
+
 /* A wrong result that the cheap ones do not explain. */
 static fb_status explain(verdict *v) {
-    FB_TRY(try_dear(v));
+    FB_TRY(try_dear(v->filter, v->wrong));
     v->named = is_named(v);
     v->complete = v->named && leaves_noise(v);
     return FB_OK;
 }
 
-static void say_mistake(const fb_filter *f, char *words, size_t size) {
-    if (f->best.same[0])
-        snprintf(words, size, "%.270s%.100s (or, the same here: %.200s)", f->best.words,
-                 f->best.place, f->best.same);
-    else if (f->fine && fabs(f->best.size - 1.0) > 1e-12)
-        snprintf(words, size, "%.360s%.150s (%.5g +- %.2g of it)", f->best.words, f->best.place,
-                 f->best.size, f->best.error);
-    else
-        snprintf(words, size, "%s%s", f->best.words, f->best.place);
+/* The words of all stages, the same ones once: the first ones, and the others. Returns how many. */
+static size_t say_stages(verdict *v) {
+    size_t count = 0, used = 0;
+    char first[sizeof v->words] = "", others[sizeof v->second] = "";
+    for (size_t i = 0; i < FB_NUM_STAGES; i++) {
+        const char *words = v->stages.words[i];
+        bool again = !words[0];
+        for (size_t j = 0; j < i; j++)
+            again = again || strcmp(v->stages.names[i], v->stages.names[j]) == 0;
+        if (again)
+            continue;
+        if (count++ == 0)
+            snprintf(first, sizeof first, "%s", words);
+        else if (used < sizeof others)
+            used += (size_t)snprintf(others + used, sizeof others - used, "; and then %s", words);
+    }
+    if (count == 0 || count > 3)
+        return 0;
+    snprintf(v->words, sizeof v->words, "%s", first);
+    snprintf(v->second, sizeof v->second, "%s", others);
+    return count;
+}
+
+/* Mistakes in different results, if one does not explain all of them. */
+static fb_status explain_in_stages(verdict *v) {
+    FB_TRY(fb_judge_stages(v->trial, search, &v->stages));
+    v->stages.complete = v->stages.complete && say_stages(v) > 0;
+    v->said = v->stages.complete;
+    v->named = v->named || v->stages.complete;
+    v->complete = v->complete || v->stages.complete;
+    return FB_OK;
 }
 
 /* What is left after the first mistake may be a second one. */
 static fb_status explain_rest(verdict *v) {
-    say_mistake(v->filter, v->words, sizeof v->words);
+    if (v->said)
+        return FB_OK;
+    fb_filter_say(v->filter, v->words, sizeof v->words);
     if (v->complete)
         return FB_OK;
     fb_filter_subtract(v->filter);
     fb_filter_begin(v->filter, false);
-    FB_TRY(try_cheap(v));
+    FB_TRY(try_cheap(v->filter, v->wrong));
     bool second = v->filter->best.found && v->filter->best.share > 0.8;
     if (second) {
         char words[sizeof v->words];
-        say_mistake(v->filter, words, sizeof words);
+        fb_filter_say(v->filter, words, sizeof words);
         snprintf(v->second, sizeof v->second, "; and then %.480s", words);
     }
     restore_errors(v->trial);
@@ -490,6 +579,14 @@ static void detail_of(const fb_trial *trial, const fb_trial_tensor *t, fb_findin
              t->weight[row], b->right.keys, b->m.max[row], b->m.lse[row]);
 }
 
+/* Of the tensor's own stage, or of the last one before that says something. */
+static const char *stage_words(const verdict *v, const fb_trial_tensor *t) {
+    for (size_t i = fb_stage_of(t) + 1; i-- > 0;)
+        if (v->stages.words[i][0])
+            return v->stages.words[i];
+    return v->words;
+}
+
 static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor) {
     const fb_trial_tensor *t = &v->trial->tensors[tensor];
     fb_finding finding = {.shape = t->shape, .of_candidate = true, .precision = t->stored};
@@ -507,13 +604,15 @@ static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor)
         detail_of(v->trial, t, &finding);
     if (bad)
         finding.ratio = INFINITY;
-    bool touched = !v->passed && v->named && is_touched(v, tensor);
+    bool touched = !v->passed && v->named && !v->said && is_touched(v, tensor);
     finding.passed = bad == 0 && worst.passed && !(v->filter->fine && touched);
     if (bad)
         snprintf(finding.note, sizeof finding.note, "%.400s%s", words,
                  v->named ? "" : "; no known mistake explains the others");
     else if (finding.passed && t->lse)
         confirm_lse(t, finding.note, sizeof finding.note);
+    else if (!finding.passed && v->stages.complete)
+        snprintf(finding.note, sizeof finding.note, "%.500s", stage_words(v, t));
     else if (!finding.passed && v->named)
         snprintf(finding.note, sizeof finding.note, "%.500s", v->words);
     else if (!finding.passed)
@@ -566,6 +665,10 @@ static fb_status judge(fb_report *report, verdict *v) {
     FB_TRY(judge_all(v, list, count));
     if (!v->passed && !v->complete)
         FB_TRY(explain(v));
+    if (!v->passed && !v->named && v->size.excess < 1e6)
+        FB_TRY(explain_as_coarser(v));
+    if (!v->passed && !v->complete)
+        FB_TRY(explain_in_stages(v));
     v->not_finite = any_not_finite(v->trial);
     if (v->not_finite)
         v->passed = false;
