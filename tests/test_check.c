@@ -42,7 +42,7 @@ static void attend(const fb_attention_check *check) {
     for (size_t b = 0; b < BATCH; b++) {
         fb_queries queries = fb_queries_rows(q + b * Q, QUERIES, HEADS, DIM);
         fb_kv kv = fb_kv_rows(FB_F32, k + b * KV, v + b * KV, KEYS, KV_HEADS, DIM);
-        fb_range all = {0, KEYS};
+        fb_range all = {0, check->key_lengths ? check->key_lengths[b] : KEYS};
         fb_view view = {&kv, &all, 1};
         fb_part part = fb_part_rows(out + b * Q, lse + b * QUERIES * HEADS, HEADS, DIM);
         part.lse_token_stride = 1;
@@ -142,6 +142,27 @@ Test(check, mistakes_are_named) {
 
 /* Queries, keys and results at strides of their own: [batch, heads, tokens, head_dim], as PyTorch
  * has them. */
+Test(check, key_lengths) {
+    const size_t lengths[BATCH] = {KEYS - 3, 2}, too_long[BATCH] = {KEYS + 1, 2};
+    fb_attention_check check = made();
+    fb_report *report = NULL;
+    fill();
+    check.key_lengths = lengths;
+    attend(&check);
+    expect_passed(&check, "variable lengths");
+    check.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 4, KEYS - QUERIES, 0};
+    attend(&check);
+    expect_passed(&check, "variable lengths and a mask");
+    check.mask = (fb_mask){0};
+    check.key_lengths = NULL;
+    attend(&check);
+    check.key_lengths = lengths;
+    expect_failed(&check, "out", "its number of keys is ignored");
+    check.key_lengths = too_long;
+    cr_expect_eq(fb_check_attention(&check, &report), FB_ERROR_ARGUMENT);
+    cr_expect(strstr(fb_error_message(), "key_lengths[0]"), "%s", fb_error_message());
+}
+
 Test(check, strides_are_followed) {
     static float q_by_head[VALUES], out_by_head[VALUES];
     fb_attention_check check = made();

@@ -395,6 +395,23 @@ def test_check_in_every_type_and_layout():
             flashblock.check(out=out.astype(dtype), lse=binary, q=q, k=k, v=v, layout="BHTD", lse_layout="BHT")
 
 
+def test_key_lengths():
+    q, k, v = normal(2, 4, 5, 32), normal(2, 2, 90, 32), normal(2, 2, 90, 32)
+    lengths, outs = (90, 41), []
+    for b, length in enumerate(lengths):
+        own = [flashblock.array([[head[:length] for head in x.tolist()[b]]]) for x in (k, v)]
+        outs += flashblock.attention(flashblock.array([q.tolist()[b]]), *own, layout="BHTD")[0].tolist()
+    given, outs = {"q": q, "k": k, "v": v, "layout": "BHTD"}, flashblock.array(outs)
+    assert flashblock.check(out=outs, key_lengths=lengths, **given).passed
+    with raises(AssertionError, "its number of keys is ignored"):
+        flashblock.check(out=flashblock.attention(q, k, v, layout="BHTD")[0], key_lengths=lengths, **given)
+    for wrong in ((90,), (90, -1), (90, 2.5)):
+        with raises(ValueError, "key_lengths"):
+            flashblock.check(out=outs, key_lengths=wrong, **given)
+    with raises(flashblock.ArgumentError, "key_lengths"):
+        flashblock.check(out=outs, key_lengths=(90, 91), **given)
+
+
 def test_precisions():
     q, k, v = normal(4, 2, 32), normal(90, 2, 32), normal(90, 2, 32)
     out, lse = flashblock.attention(q, k, v, layout="THD")

@@ -117,7 +117,7 @@ def arithmetic(precision):
 
 
 def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=None, lse_layout=None, lse_base="e",
-          scale=None, mask=None, precision=None):  # fmt: skip
+          scale=None, mask=None, key_lengths=None, precision=None):  # fmt: skip
     """Judges one attention result. Returns a Report if it is right, raises CheckFailed (an AssertionError) if not.
 
         flashblock.check(out=out, lse=lse, q=q, k=k, v=v, layout="BHTD", lse_layout="BHT")
@@ -128,6 +128,8 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
                 "BTH", "HT", "TH") and `lse_base` ("e" or "2"). Either may be left out. f32, bf16, f16
     scale       of the scores; None: 1 / sqrt(D)
     mask        None, or flashblock.Mask(block_size, first_query=..., first_key=...)
+    key_lengths B numbers: how many keys each entry of the batch has (None: all of them). Its queries see none of those
+                after them
     precision   what the kernel computes in: "f32", "tf32x3", "tf32", "f16", "bf16", "fp8"; None: found from what it is
                 given, what it returns, and the errors
 
@@ -154,6 +156,9 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
     options.lse_by_token = bool(lse_layout) and lse_layout.index("T") < lse_layout.index("H")
     if mask is not None:
         options.mask = mask_struct(mask)
+    if key_lengths is not None:
+        lengths = _lengths(key_lengths, problem.batch)
+        options.key_lengths = ctypes.cast(lengths, ctypes.c_void_p)
     for name, array in arrays.items():
         setattr(options, name, _tensor(array, name))
     options.arithmetic = arithmetic(precision)
@@ -162,6 +167,14 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
     b, t, h, d = problem.q.shape
     sizes = f"{b} x {t} queries, {problem.num_keys} keys, {h}/{problem.num_kv_heads} heads of {d}"
     return judged(Report(report, f"attention, {sizes}"))
+
+
+def _lengths(key_lengths, batch):
+    """The numbers as an array of size_t; tensors and arrays are lists of numbers, too."""
+    numbers = key_lengths.tolist() if hasattr(key_lengths, "tolist") else list(key_lengths)
+    if len(numbers) != batch or any(number != int(number) or number < 0 for number in numbers):
+        raise ValueError(f"key_lengths is {numbers!r}, expected {batch} numbers of keys")
+    return (ctypes.c_size_t * batch)(*(int(number) for number in numbers))
 
 
 def _same(what, array, shape):

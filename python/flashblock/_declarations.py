@@ -192,6 +192,7 @@ class fb_attention_check(Structure):
         ("precision", c_int),
         ("arithmetic", c_int),
         ("unused", c_uint32),
+        ("key_lengths", c_void_p),
     ]
 
 

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-FB_SIZED_ENDS_WITH(fb_attention_check, unused);
+FB_SIZED_ENDS_WITH(fb_attention_check, key_lengths);
 
 void fb_attention_check_init_sized(fb_attention_check *check, size_t struct_size) {
     const fb_attention_check defaults = {.batch = 1};
@@ -48,11 +48,20 @@ static fb_status check_mask(const fb_mask *mask) {
     return check_size("mask.block_size", mask->block_size, 1, FB_ATTENTION_MAX_SIZE);
 }
 
+static fb_status check_key_lengths(const fb_attention_check *c) {
+    for (size_t b = 0; c->key_lengths && b < c->batch; b++)
+        if (c->key_lengths[b] > c->num_keys)
+            return fb_fail(FB_ERROR_ARGUMENT, "key_lengths[%zu] is %zu, num_keys is %zu", b,
+                           c->key_lengths[b], c->num_keys);
+    return FB_OK;
+}
+
 static fb_status check_arguments(const fb_attention_check *c) {
     if (c->unused)
         return fb_fail(FB_ERROR_ARGUMENT, "check.unused is set: the program needs a later version");
     FB_TRY(check_sizes(c));
     FB_TRY(check_mask(&c->mask));
+    FB_TRY(check_key_lengths(c));
     if (!isfinite(c->scale))
         return fb_fail(FB_ERROR_ARGUMENT, "scale is %g", c->scale);
     if (!c->out.data && !c->lse.data)
@@ -188,6 +197,7 @@ static fb_status claim(const fb_attention_check *c, const float *q, const float 
         .head_dim = c->head_dim,
         .scale = c->scale != 0.0 ? c->scale : 1.0 / sqrt((double)c->head_dim),
         .mask = c->mask,
+        .key_lengths = c->key_lengths,
         .q = q,
         .k = k,
         .v = v,

@@ -247,7 +247,7 @@ static bool best_leaves_noise(fb_filter *f) {
     fb_filter_subtract(f);
     double excess = fb_test_sizes(f->trial).excess, after = sum_of_squares(f->trial);
     restore_errors(f->trial);
-    return excess < 3.0 || after < 1e-4 * before;
+    return excess < 3.0 || after < 1e-4 * before || (excess < 10.0 && after < 1e-3 * before);
 }
 
 static bool leaves_noise(verdict *v) {
@@ -335,7 +335,7 @@ static bool shows_tf32(const verdict *v) {
 static bool shows_eager(const verdict *v) {
     for (size_t i = 0; i < v->trial->num_tensors; i++)
         if (v->trial->tensors[i].value && v->trial->tensors[i].lse)
-            return typical_ratio(v, true) > 0.1;
+            return typical_ratio(v, true) > 0.05;
     return true;
 }
 

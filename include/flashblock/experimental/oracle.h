@@ -199,6 +199,9 @@ typedef struct fb_attention_check {
                            coarser of the two dtypes */
     fb_arithmetic arithmetic; /* what the kernel computes in; it goes before `precision` */
     uint32_t unused;          /* 0: room for members of later versions */
+    /* [batch] how many keys each entry of the batch has, 0 to num_keys: its queries see none of
+     * those after them, with a mask or without, whatever is stored there. NULL: num_keys each */
+    const size_t *key_lengths;
 } fb_attention_check;
 
 /* Sets the defaults of the first struct_size bytes: fb_attention_check_init(&check) in C; bindings
@@ -212,7 +215,7 @@ static inline void fb_attention_check_init(fb_attention_check *check) {
  *
  * The truth is computed in double precision, with the threads that are set.
  * FB_ERROR_ARGUMENT: sizes outside 1 to 2^24 (num_queries and num_keys may be 0; head_dim at most
- * 65536), no data, an unknown dtype. FB_ERROR_MEMORY. */
+ * 65536), a key length above num_keys, no data, an unknown dtype. FB_ERROR_MEMORY. */
 FB_API fb_status fb_check_attention(const fb_attention_check *check, fb_report **report);
 
 /* --- case files and candidates --------------------------------------------------------------- */
