@@ -108,7 +108,7 @@ static void dequantize_row(const fb_matrix *matrix, size_t row, size_t first, si
         size_t column = first + i, group = column / q->group_size;
         int value = 0;
         if (q->bits == 8)
-            value = bytes[column];
+            value = q->excess ? (int)(uint8_t)bytes[column] - 128 : bytes[column];
         else
             value = (halves[column / 2] >> (column % 2 * 4) & 15) -
                     (q->zero_points ? q->zero_points[row * groups + group] : 8);

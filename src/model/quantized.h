@@ -27,6 +27,9 @@ typedef struct fb_quantized {
     /* [columns] column i of the data belongs to column column_order[i] of x; every column occurs
      * once. NULL: they are in the same order */
     const uint32_t *column_order;
+    /* 8 bits: the data is uint8_t, the integer plus 128. fb_matrix_row takes it, products do not.
+     */
+    bool excess;
     /* The input of a product stays float32, and the weights become float32. Otherwise the input is
      * quantised to 8 bits, and the products are of integers. */
     bool float_activations;

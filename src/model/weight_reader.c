@@ -428,6 +428,13 @@ static bool kernels_take(const stored_weight *w) {
     return known && (w->bits == 8 ? !w->zeros : w->columns % 2 == 0);
 }
 
+/* pack-quantized bytes are the integer plus 128. Products do not take that, rows do. */
+static bool is_excess(const fb_weight_reader *reader, const stored_weight *w,
+                      const uint32_t *order) {
+    return reader->only_rows && !order && w->layout == FB_WEIGHT_PACKED && w->bits == 8 &&
+           w->row_bytes == w->columns;
+}
+
 /* Whether the file has the bytes that kernels read. */
 static bool is_in_place(const stored_weight *w, const uint32_t *order) {
     if (order)
@@ -512,10 +519,11 @@ static fb_status make_quantized(fb_weight_reader *reader, const stored_weight *w
                                 .scales = w->scales,
                                 .zero_points = w->zeros,
                                 .column_order = order,
+                                .excess = is_excess(reader, w, order),
                                 .float_activations = reader->float_activations};
     *matrix = (fb_matrix){
         .data = w->data, .rows = w->rows, .columns = w->columns, .quantized = quantized};
-    if (is_in_place(w, order))
+    if (quantized->excess || is_in_place(w, order))
         return FB_OK;
     copying job = {.weight = w, .order = order};
     FB_TRY(allocate(reader, w->rows, w->columns * w->bits / 8, w->name, &job.to));

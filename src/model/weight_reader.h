@@ -16,6 +16,7 @@ typedef struct fb_weight_reader {
     const fb_checkpoint *checkpoint;
     const fb_quantization *quantization; /* NULL: nothing is quantised */
     bool float_activations;              /* of quantised matrices */
+    bool only_rows;                      /* of what is found next, rows are looked up */
     fb_buffer used;                      /* the tensors that were found: pointers to views */
     fb_buffer memory;                    /* of matrices: pointers, for fb_weight_memory_free */
     size_t num_parameters;               /* of what was found */

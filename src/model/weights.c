@@ -182,9 +182,12 @@ static fb_status bind_embedding(binder *b, const fb_model_config *config) {
     const char *name = b->names->embedding;
     bool only_head = config->tie_word_embeddings && !fb_weight_exists(&b->reader, name) &&
                      fb_weight_exists(&b->reader, head_name);
-    return fb_weight_find_matrix(&b->reader, only_head ? head_name : name,
-                                 only_head ? "Linear" : "Embedding", config->vocab_size,
-                                 config->hidden_size, &b->weights->embedding);
+    b->reader.only_rows = !config->tie_word_embeddings; /* otherwise it is the head, too */
+    fb_status status = fb_weight_find_matrix(&b->reader, only_head ? head_name : name,
+                                             only_head ? "Linear" : "Embedding", config->vocab_size,
+                                             config->hidden_size, &b->weights->embedding);
+    b->reader.only_rows = false;
+    return status;
 }
 
 static fb_status bind_all(binder *b, const fb_model_config *config, fb_warnings *warnings) {
