@@ -22,6 +22,20 @@ bool fb_size_add(size_t a, size_t b, size_t *sum) {
     return true;
 }
 
+void fb_release_pages(const void *memory, size_t bytes) {
+#ifdef MADV_PAGEOUT
+    const uintptr_t page = 4096; /* of a file's page that is larger, the call fails */
+    uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
+    if (begin < end)
+        (void)madvise((char *)(uintptr_t)memory + (begin - (uintptr_t)memory), end - begin,
+                      MADV_PAGEOUT);
+#else
+    (void)memory;
+    (void)bytes;
+#endif
+}
+
 void fb_ask_for_huge_pages(void *memory, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     (void)madvise(memory, bytes, MADV_HUGEPAGE);

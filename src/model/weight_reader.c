@@ -124,6 +124,7 @@ typedef struct stored_weight {
     fb_weight_layout layout;
     size_t bits, rows, columns;
     const unsigned char *data;
+    size_t bytes;       /* of all data */
     size_t row_bytes;   /* of data; GPTQ: of a row of int32, which has all features */
     size_t group_size;  /* columns, unless group_of says it */
     size_t groups;      /* scales of a row */
@@ -288,6 +289,7 @@ static fb_status read_groups(const fb_tensor_view *tensor, stored_weight *w) {
 static fb_status set_groups(const fb_tensor_view *tensor, size_t group_size, stored_weight *w) {
     w->name = tensor->name;
     w->data = tensor->data;
+    w->bytes = tensor->bytes;
     w->group_size = group_size && group_size < w->columns ? group_size : w->columns;
     w->groups = divide_up(w->columns, w->group_size);
     return FB_OK;
@@ -528,6 +530,7 @@ static fb_status make_quantized(fb_weight_reader *reader, const stored_weight *w
     copying job = {.weight = w, .order = order};
     FB_TRY(allocate(reader, w->rows, w->columns * w->bits / 8, w->name, &job.to));
     copy_integers(&job);
+    fb_release_pages(w->data, w->bytes);
     matrix->data = job.to;
     return FB_OK;
 }
