@@ -292,6 +292,51 @@ def language_models(seeds):
     seeds.put("model", "rope_parameters", join(as_json(config), weights, b"", described, tokenizer))
 
 
+def integers(generator, shape):
+    return "I32", shape, bytes(generator.randrange(256) for _ in range(4 * count_of(shape)))
+
+
+def quantized_layer(generator, name, rows, columns, how):
+    """Tensors of a linear layer of the small model; columns and rows fill int32 in part."""
+    words = (columns * 4 + 31) // 32
+    if how == "gptq":
+        groups, order = (columns + 3) // 4, [i % ((columns + 3) // 4) for i in range(columns)]
+        return {f"{name}.qweight": integers(generator, [words, rows]), f"{name}.scales": numbers(generator, "F16", [groups, rows]),
+                f"{name}.qzeros": integers(generator, [groups, (rows * 4 + 31) // 32]),
+                f"{name}.g_idx": ("I32", [columns], struct.pack(f"<{columns}i", *order))}
+    groups = columns // 4 if how == "groups" else 1
+    scale = {f"{name}.weight_scale": numbers(generator, "BF16", [rows, groups])}
+    if how == "bytes":
+        return {**scale, f"{name}.weight": ("I8", [rows, columns], bytes(generator.randrange(256) for _ in range(rows * columns)))}
+    packed = {f"{name}.weight_packed": integers(generator, [rows, words]),
+              f"{name}.weight_shape": ("I64", [2], struct.pack("<2q", rows, columns))}
+    if how == "groups":
+        packed[f"{name}.weight_zero_point"] = integers(generator, [(rows * 4 + 31) // 32, groups])
+    return {**scale, **packed}
+
+
+def quantized_models(seeds):
+    generator = random.Random(9)
+    for how in ("rows", "groups", "bytes", "gptq"):
+        config, weights = language_model("BF16", False, False)
+        header = json.loads(weights[8 : 8 + struct.unpack("<Q", weights[:8])[0]])
+        data, tensors = weights[8 + struct.unpack("<Q", weights[:8])[0] :], {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            if name.endswith("proj.weight"):
+                tensors.update(quantized_layer(generator, name[:-7], *entry["shape"], how))
+            else:
+                tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
+        of_weights = {"num_bits": 8 if how == "bytes" else 4, "type": "int", "symmetric": how != "groups",
+                      "strategy": "group" if how == "groups" else "channel", "group_size": 4 if how == "groups" else None}
+        config["quantization_config"] = {
+            "quant_method": "compressed-tensors", "format": "int-quantized" if how == "bytes" else "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["re:.*_proj$"], "weights": of_weights}}, "ignore": ["lm_head"]}
+        if how == "gptq":
+            config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 4, "desc_act": True}
+        seeds.put("model", f"quantized_{how}", join(as_json(config), safetensors(tensors)))
+
+
 def trajectory(options, states=(), blocks=2):
     """A record that can be replayed, of the small model; its numbers are made up."""
     generator, size, mask = random.Random(3), 4, MODEL["mask_token_id"]
@@ -476,7 +521,7 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, kept):
+                 language_models, quantized_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, kept):
         make(seeds)
 
 
