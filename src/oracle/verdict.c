@@ -608,7 +608,7 @@ static fb_status add_finding(fb_report *report, const verdict *v, size_t tensor)
     finding.passed = bad == 0 && worst.passed && !(v->filter->fine && touched);
     if (bad)
         snprintf(finding.note, sizeof finding.note, "%.400s%s", words,
-                 v->named ? "" : "; no known mistake explains the others");
+                 v->named || worst.passed ? "" : "; no known mistake explains the others");
     else if (finding.passed && t->lse)
         confirm_lse(t, finding.note, sizeof finding.note);
     else if (!finding.passed && v->stages.complete)
