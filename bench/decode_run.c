@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "bench/block_script.h"
+#include "model/model_config.h"
 #include "oracle/inputs.h"
 
 #include <flashblock/experimental/rows.h>

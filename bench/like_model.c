@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/parallel.h"
+#include "model/model_config.h"
 #include "model/rope.h"
 
 #include <stdint.h>

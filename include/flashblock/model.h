@@ -118,12 +118,6 @@ typedef struct fb_model_config {
     size_t decoder_sparse_step; /* of the others, those where (layer + 1) % it is 0 are mixtures */
 } fb_model_config;
 
-/* Whether a layer's MLP is a mixture of experts. */
-static inline bool fb_model_config_is_mixture(const fb_model_config *config, size_t layer) {
-    return config->num_experts > 0 && layer >= config->num_dense_layers &&
-           (layer + 1) % config->decoder_sparse_step == 0;
-}
-
 typedef struct fb_model fb_model;
 
 /* Opens `directory`: config.json; generation_config.json, tokenizer_config.json and

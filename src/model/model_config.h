@@ -14,4 +14,10 @@
 fb_status fb_model_config_read(const char *directory, fb_model_config *config,
                                fb_warnings *warnings);
 
+/* Whether a layer's MLP is a mixture of experts. */
+static inline bool fb_model_config_is_mixture(const fb_model_config *config, size_t layer) {
+    return config->num_experts > 0 && layer >= config->num_dense_layers &&
+           (layer + 1) % config->decoder_sparse_step == 0;
+}
+
 #endif

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "model/architectures.h"
+#include "model/model_config.h"
 #include "model/weight_reader.h"
 
 #include <stdint.h>

@@ -1,5 +1,6 @@
 /* model_forward: forward passes of a model by its own published code: the layers' results, a
  * router's choices, logits, keys and values. */
+#include "model/model_config.h"
 #include "oracle/case_model.h"
 #include "oracle/kinds.h"
 
