@@ -206,3 +206,64 @@ Test(scripted, action_and_dirty_are_judged_where_they_are_stated) {
     }
     fb_scripted_destroy(s);
 }
+
+/* What comes of judging one tensor beside a right result of pass 0. `report` is NULL if the judge
+ * refuses the candidate. */
+static fb_status judge_with(fb_scripted *s, const char *name, const void *data, float off,
+                            fb_report **report) {
+    const fb_scripted_options *o = fb_scripted_options_of(s);
+    const size_t shape[] = {o->block_size, o->num_heads, o->head_dim};
+    size_t count = shape[0] * shape[1] * shape[2];
+    fb_candidate *candidate = NULL;
+    fb_verify_options options;
+    float *values = malloc(count * sizeof *values);
+    widen(o->dtype, data, count, values);
+    values[3] += off;
+    fb_verify_options_init(&options);
+    OK(fb_candidate_create(&candidate));
+    part external = part_over(o, fb_scripted_q(s, 0), fb_scripted_context_k(s),
+                              fb_scripted_context_v(s), o->context_length);
+    add(candidate, o, 0, "external_", external);
+    free_part(external);
+    OK(fb_candidate_add(candidate, name, FB_F32, 3, shape, values));
+    options.candidate = candidate;
+    options.partial = true;
+    *report = NULL;
+    fb_status status = fb_scripted_judge(s, &options, report);
+    fb_candidate_close(candidate);
+    free(values);
+    return status;
+}
+
+/* A copy of an input may be there, and names that mean nothing; not other inputs, nor steps that
+ * the sequence does not have. */
+Test(scripted, inputs_and_steps_that_are_not_there_are_no_results) {
+    static const char *const allowed[] = {"step00.q", "step", "step.q", "stepx0.q", "step00", "q"};
+    static const char *const refused[] = {"step99.q", "step05.out", "step5.q", "step123.lse",
+                                          "step99999999999999999999.out"};
+    fb_report *report = NULL;
+    fb_scripted *s = created(FB_BF16);
+    const void *q = fb_scripted_q(s, 0);
+    cr_assert_eq(fb_scripted_num_passes(s), 5);
+    for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++) {
+        cr_assert_eq(judge_with(s, allowed[i], q, 0.0f, &report), FB_OK, "%s", fb_error_message());
+        cr_expect_eq(fb_report_outcome(report), FB_PASSED, "%s", fb_report_reason(report));
+        cr_assert_eq(fb_report_num_unjudged(report), 1);
+        cr_expect_str_eq(fb_report_unjudged(report, 0), allowed[i]);
+        fb_report_destroy(report);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        cr_expect_eq(judge_with(s, refused[i], q, 0.0f, &report), FB_ERROR_ARGUMENT);
+        cr_expect_null(report);
+        cr_expect(strstr(fb_error_message(), refused[i]), "%s", fb_error_message());
+        cr_expect(strstr(fb_error_message(), "5 passes: step00 to step04"), "%s",
+                  fb_error_message());
+    }
+    cr_expect_eq(judge_with(s, "step00.q", q, 1.0f, &report), FB_ERROR_ARGUMENT);
+    cr_expect(strstr(fb_error_message(), "step00.q is an input"), "%s", fb_error_message());
+    cr_expect_eq(judge_with(s, "step01.k", q, 0.0f, &report), FB_ERROR_ARGUMENT);
+    cr_expect(strstr(fb_error_message(), "step01.k is an input"), "%s", fb_error_message());
+    cr_expect_eq(judge_with(s, "v_context", q, 0.0f, &report), FB_ERROR_ARGUMENT);
+    cr_expect(strstr(fb_error_message(), "v_context is an input"), "%s", fb_error_message());
+    fb_scripted_destroy(s);
+}

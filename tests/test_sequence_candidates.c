@@ -408,3 +408,28 @@ Test(verify_candidate, truths_may_be_missing) {
     free(path);
     temporary_remove();
 }
+
+/* A case's own file is a right candidate: copies of inputs are no results. Steps that the case does
+ * not have are an error. */
+Test(verify_candidate, the_file_of_the_case_and_one_of_a_longer_case) {
+    temporary_make();
+    fb_script *s = generated(&with_reuse);
+    char *path = strdup(temporary_path("case.safetensors"));
+    OK(fb_script_write(s, path));
+    static const double values[VALUES];
+    fb_report *report = verify(path, path);
+    cr_expect_eq(report->outcome, FB_PASSED, "%s", report->reason);
+    cr_expect_gt(report->num_unjudged, 3 * s->num_passes);
+    fb_report_destroy(report);
+    report = verify(path, write_candidate("step99.q", FB_F32, values, VALUES));
+    cr_expect_eq(report->outcome, FB_FAILED);
+    cr_expect(strstr(report->reason, "the candidate has step99.q"), "%s", report->reason);
+    fb_report_destroy(report);
+    report = verify(path, write_candidate("step00.q", FB_F32, values, VALUES));
+    cr_expect_eq(report->outcome, FB_FAILED);
+    cr_expect(strstr(report->reason, "step00.q is an input"), "%s", report->reason);
+    fb_report_destroy(report);
+    fb_script_free(s);
+    free(path);
+    temporary_remove();
+}

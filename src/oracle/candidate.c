@@ -194,6 +194,10 @@ size_t fb_candidate_count(const fb_candidate *candidate) {
     return candidate->count;
 }
 
+const fb_tensor_view *fb_candidate_at(const fb_candidate *candidate, size_t index) {
+    return &candidate->entries[index].tensor;
+}
+
 const char *fb_candidate_unused(const fb_candidate *candidate, size_t index) {
     const entry *asked = &candidate->entries[index];
     return asked->used ? NULL : asked->tensor.name;

@@ -24,8 +24,10 @@ const fb_tensor_view *fb_candidate_find(fb_candidate *candidate, const char *ten
 /* The file; NULL if there is none. */
 const char *fb_candidate_path(const fb_candidate *candidate);
 
-/* The number of tensors. The name of a tensor that was never asked for; NULL for one that was. */
+/* The number of tensors. One of them; that does not mark it as used. The name of a tensor that was
+ * never asked for; NULL for one that was. */
 size_t fb_candidate_count(const fb_candidate *candidate);
+const fb_tensor_view *fb_candidate_at(const fb_candidate *candidate, size_t index);
 const char *fb_candidate_unused(const fb_candidate *candidate, size_t index);
 
 #endif

@@ -4,6 +4,7 @@
 #include "oracle/kinds.h"
 #include "oracle/script_mistakes.h"
 #include "oracle/scripted.h"
+#include "oracle/sequence_names.h"
 #include "oracle/verdict.h"
 
 #include <math.h>
@@ -321,6 +322,7 @@ static fb_status judge_stated(fb_report *report, const fb_script *s, bool dirty)
 fb_status fb_claim_script(fb_report *report, const fb_script *s) {
     const file_pass none = {0};
     fb_trial *trial = NULL;
+    FB_TRY(fb_check_sequence_names(report->candidate, s));
     if (!is_large(s)) {
         FB_TRY(fb_trial_of_script(s, report->candidate, &trial));
         fb_status status = fb_report_trial(report, trial);
@@ -354,6 +356,8 @@ static fb_status recompute(fb_case *c, fb_report *report, const file_inputs *in,
     FB_TRY(fb_script_run(s));
     if (report->candidate && !is_large(s))
         return fb_claim_script(report, s);
+    if (report->candidate)
+        FB_TRY(fb_check_sequence_names(report->candidate, s));
     FB_TRY(fb_case_alloc(c, s->num_passes, sizeof *files, &files));
     for (size_t i = 0; i < s->num_passes; i++)
         FB_TRY(read_pass(c, s, i, own, &files[i]));

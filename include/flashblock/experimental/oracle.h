@@ -403,7 +403,9 @@ FB_API const void *fb_scripted_v(const fb_scripted *sequence, size_t pass);
  *   step00.lse            [block_size, num_heads]
  *   step00.external_out, step00.external_lse                 of a pass that stores: what is kept
  * The truths are computed when they are first needed, and are kept. fb_report_destroy.
- * FB_ERROR_ARGUMENT: no candidate. FB_ERROR_MEMORY. */
+ * FB_ERROR_ARGUMENT: no candidate; a tensor of a pass that is not there (step99.q); an input
+ * (step00.q, k_context, ...) with other values than the sequence's, rounded to the tensor's type.
+ * FB_ERROR_MEMORY. */
 FB_API fb_status fb_scripted_judge(fb_scripted *sequence, const fb_verify_options *options,
                                    fb_report **report);
 
