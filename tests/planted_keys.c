@@ -209,7 +209,7 @@ static const planted list[] = {
      .where = BOTH,
      .plan = split_lost_in_head},
     {.name = "block's last key lost",
-     .word = "the last block's own key is left out",
+     .word = "the last of the block's own keys is left out",
      .where = SEQUENCE,
      .plan = own_last_lost},
     /* heads */
@@ -295,7 +295,7 @@ static const planted list[] = {
      .plan = end_and_scale},
     {.name = "external: heads; internal: last key",
      .word = "the wrong KV head is read",
-     .second = "the last block's own key is left out",
+     .second = "the last of the block's own keys is left out",
      .where = SEQUENCE | GROUPED,
      .plan = heads_and_end},
     {.name = "external: scale; merge: base 2",

@@ -137,7 +137,7 @@ static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, en
         "left out", "read twice", "not in the row sum, but in the output",
         "in the row sum, but not in the output: their values are zeros, or not added"};
     char words[300], number[24] = "";
-    const char *keys = !w->trial->script ? "" : external ? "external " : "block's own ";
+    const char *keys = !w->trial->script ? "key" : external ? "external key" : NULL;
     fb_wrong_reset(w);
     fb_status status = change_end(w, external, last, change, n);
     if (status == FB_ERROR_UNSUPPORTED)
@@ -145,8 +145,12 @@ static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, en
     FB_TRY(status);
     if (n > 1)
         snprintf(number, sizeof number, "%zu ", n);
-    snprintf(words, sizeof words, "the %s %s%skey%s %s", last ? "last" : "first", number, keys,
-             n == 1 ? " is" : "s are", done[change]);
+    if (keys)
+        snprintf(words, sizeof words, "the %s %s%s%s %s", last ? "last" : "first", number, keys,
+                 n == 1 ? " is" : "s are", done[change]);
+    else
+        snprintf(words, sizeof words, "the %s %sof the block's own keys %s %s",
+                 last ? "last" : "first", number, n == 1 ? "is" : "are", done[change]);
     size_t used = strlen(words), tile = last ? tile_of_end(w->trial, external, n) : 0;
     if (tile && n > 1 && change != NOT_IN_OUTPUT)
         snprintf(words + used, sizeof words - used, ": those after the last whole tile of %zu",

@@ -133,10 +133,12 @@ static void judge_elements(const fb_trial *trial, size_t tensor, double probabil
             largest = fabs(t->error[i]) / t->sigma[i];
             at = i;
         }
-    char where[96];
+    char where[96], channel[32] = "";
     size_t row = t->lse ? at : at / trial->dim;
-    snprintf(where, sizeof where, "the element of token %zu, head %zu, channel %zu",
-             row / trial->heads, row % trial->heads, t->lse ? 0 : at % trial->dim);
+    if (!t->lse)
+        snprintf(channel, sizeof channel, ", channel %zu", at % trial->dim);
+    snprintf(where, sizeof where, "the element of token %zu, head %zu%s", row / trial->heads,
+             row % trial->heads, channel);
     note(worst, tensor, largest / allowed, largest, where);
 }
 
