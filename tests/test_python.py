@@ -439,7 +439,9 @@ def test_clear_mistakes_are_named():
     ):
         with raises(flashblock.CheckFailed, words) as caught:
             flashblock.check(out=result[0], lse=result[1], **whole)
-        assert not caught.error.report.passed and caught.error.report.mistakes
+        report = caught.error.report
+        assert not report.passed and report.mistakes
+        assert all(f.passed or f.tensor in report.summary for f in report.findings), report.summary
     out, lse = flashblock.attention(q, k, v, layout="THD", lse_layout="HT")
     with raises(AssertionError, ""):
         flashblock.check(out=out, lse=lse.dense().memoryview().cast("B").cast("f", (6, 4)), **whole)
@@ -569,6 +571,7 @@ def test_sequences():
     for error, words, options in (
         (flashblock.ArgumentError, "trado-8b", {"preset": "nothing"}),
         (TypeError, "no option 'taus'", {"taus": 3}),
+        (TypeError, "no option 'unused'", {"unused": 0}),
         (flashblock.ArgumentError, "steps", {"steps": 77}),
         (ValueError, "dtype", {"dtype": "f8"}),
     ):

@@ -67,14 +67,15 @@ class Report:
 
     @property
     def summary(self):
-        """One line: the outcome, and why."""
+        """One line: the outcome, the tensors that are wrong (at most four by name), and why."""
         if self.kind == "trajectory":
             return self.outcome + (f": {self.reason}" if self.reason else "")
         failed = [finding for finding in self.findings if not finding.passed]
         if not failed:
             return self.outcome + (f": {self.reason}" if self.reason else "")
         why = "; ".join(self.mistakes) or failed[0].verdict
-        return f"{len(failed)} of {len(self.findings)} tensors are wrong: {why}"
+        names = ", ".join(finding.tensor for finding in failed[:4]) + (", ..." if len(failed) > 4 else "")
+        return f"{len(failed)} of {len(self.findings)} tensors are wrong ({names}): {why}"
 
 
 def _text(function, pointer):
@@ -123,9 +124,21 @@ def check(out=None, lse=None, *, q, k, v, layout, kv_layout=None, out_layout=Non
         flashblock.check(out=out, lse=lse, q=q, k=k, v=v, layout="BHTD", lse_layout="BHT")
 
     q, k, v     what the kernel was given, in the type it was given: the truth is computed from these, in double
-                precision. [B, T, H, D] and [B, keys, Hk, D] in the order that `layout` (`kv_layout`) names
-    out         the kernel's output, in `out_layout` (None: `layout`); lse: its log-sum-exp, in `lse_layout` ("BHT",
-                "BTH", "HT", "TH") and `lse_base` ("e" or "2"). Either may be left out. f32, bf16, f16
+                precision. f32, bf16 or f16
+    out, lse    the kernel's output, and the log-sum-exp of its scores. One of them may be left out. f32, bf16 or f16
+    layout      the axes of q in their order, one letter each: B the batch, T the tokens, H the heads, D the values of a
+                head. Without B there is one sequence. A tensor [2, 32, 4, 128] of 2 sequences with 32 heads and 4
+                tokens is "BHTD" (PyTorch's scaled_dot_product_attention); [2, 4, 32, 128] of the same is "BTHD"
+                (FlashAttention); [4, 32, 128] of one sequence is "THD", and [32, 4, 128] is "HTD"
+    kv_layout   the same for k and v, whose T are the keys and whose H are the KV heads; None: as `layout`. Queries in
+                "BTHD" and a cache [2, 8, 16384, 128] of 8 KV heads: layout="BTHD", kv_layout="BHTD"
+    out_layout  the same for out; None: as `layout`. A kernel that takes "BHTD" and returns [2, 4, 32, 128]:
+                out_layout="BTHD"
+    lse_layout  the axes of lse; it has no D. [2, 32, 4] of 2 sequences with 32 heads and 4 tokens is "BHT", [2, 4, 32] is
+                "BTH"; of one sequence, [32, 4] is "HT", and [4, 32] is "TH". It has to be named where lse is given
+    lse_base    the base of the logarithm: "e", lse = ln(sum of exp(score)); or "2" for a kernel that computes with exp2,
+                lse = log2(sum of exp(score)), which is the natural one divided by ln 2. A row with the scores 0 and 0 has
+                0.693 in base "e" and 1 in base "2"
     scale       of the scores; None: 1 / sqrt(D)
     mask        None, or flashblock.Mask(block_size, first_query=..., first_key=...)
     key_lengths B numbers: how many keys each entry of the batch has (None: all of them). Its queries see none of those

@@ -28,7 +28,8 @@ class Sequence:
         oracle.fb_scripted_options_init_sized(struct, ctypes.sizeof(struct))
         check_status(oracle.fb_scripted_preset(preset.encode(), struct))
         self.preset = preset
-        known = {name for name, _ in c.fb_scripted_options._fields_} - {"struct_size", "dtype", "context_length"}
+        known = {name for name, _ in c.fb_scripted_options._fields_}
+        known -= {"struct_size", "unused", "dtype", "context_length"}
         for name, value in options.items():
             if name not in known:
                 raise TypeError(f"there is no option {name!r}: {', '.join(sorted(known))}")
