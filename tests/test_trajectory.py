@@ -131,6 +131,44 @@ def the_errors_of_bf16_are_not_those_of_f32():
         expect_mistake(judge(path, "--precision", "f32"), "the errors are those of bf16, not of f32", 0, 0, "state")
 
 
+def change_confidences(path, factor, at=None):
+    """Times the factor; `at`: one of those that are neither 0 nor near 1, else all."""
+    lines, found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], 0
+    for line in lines:
+        for i, p in enumerate(line.get("confidence") or ()):
+            if p is not None and 0 < p < 0.9:
+                line["confidence"][i] = p * factor if at in (None, found) else p
+                found += 1
+    port.write(path, lines)
+    expect(found > 8, found)
+
+
+def expect_no_roundings(path, words, subject):
+    """It passes as f16, but these are no roundings: what differs is said."""
+    expect_equal(judge(path, "--precision", "f16")["outcome"], "passed", words)
+    report = judge(path)
+    expect_equal(report["outcome"], "failed", words)
+    expect_equal(report["trajectory"]["first_mistake"]["subject"], subject, report["reason"])
+    expect("errors are those" not in report["reason"] and words in report["reason"], report["reason"])
+
+
+@case
+def errors_that_are_no_roundings_are_not_called_that():
+    with folder() as where:
+        for at in (3, None):
+            change_confidences(made(where), 1.001, at)
+            expect_no_roundings(where / "record.jsonl", "the confidence of position", "confidence")
+        right = port.CONFIG["rms_norm_eps"]
+        for epsilon, words, subject in ((1e-5, "the confidence", "confidence"), (1e-4, "hidden[1], the output of layer 0", "state"),
+                                        (1e-3, "hidden[1], the output of layer 0", "state")):  # fmt: skip
+            port.CONFIG["rms_norm_eps"] = epsilon
+            try:
+                path = made(where, states=True)
+            finally:
+                port.CONFIG["rms_norm_eps"] = right
+            expect_no_roundings(path, words, subject)
+
+
 @case
 def noise_is_replayed():
     with folder() as where:

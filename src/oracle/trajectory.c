@@ -6,6 +6,7 @@
 #include "oracle/trajectory_names.h"
 #include "oracle/trajectory_open.h"
 #include "oracle/trajectory_report.h"
+#include "oracle/trajectory_spread.h"
 #include "oracle/trajectory_states.h"
 
 #include <flashblock/runtime.h>
@@ -37,7 +38,8 @@ static fb_status name_mistake(fb_model *model, fb_trajectory_judgement *j) {
                                    : FB_OK;
 }
 
-/* A record that says f32, and was computed in less: it would pass as what it is. */
+/* A record that says f32, and was computed in less: it would pass as what it is, with errors of
+ * that size everywhere. */
 static fb_status try_coarser(fb_trajectory *record, fb_model *model, fb_trajectory_judgement *j) {
     static const fb_arithmetic coarser[] = {FB_ARITHMETIC_F16, FB_ARITHMETIC_BF16};
     fb_arithmetic said = record->precision;
@@ -50,7 +52,7 @@ static fb_status try_coarser(fb_trajectory *record, fb_model *model, fb_trajecto
         fb_status status = fb_trajectory_judge(record, model, &as);
         if (status == FB_OK && !as.mistake.there)
             fb_trajectory_name_guess(&as, as.name, sizeof as.name);
-        bool passes = status == FB_OK && !as.mistake.there;
+        bool passes = status == FB_OK && !as.mistake.there && fb_trajectory_looks_rounded(&as);
         fb_trajectory_judgement_free(&as);
         record->precision = said;
         FB_TRY(status);

@@ -225,7 +225,7 @@ static double difference(double a, double b) {
 /* One row of one layer. */
 static fb_trajectory_error measure_error(const float *given, const float *ours,
                                          const float *rounded, size_t count, fb_dtype stored) {
-    double error = 0.0, noise = 0.0, size = 0.0, sum = 0.0;
+    double error = 0.0, noise = 0.0, size = 0.0, sum = 0.0, product = 0.0;
     for (size_t i = 0; i < count; i++) {
         double value = (double)ours[i], e = difference((double)given[i], value);
         double n = rounded ? difference((double)rounded[i], value) : 0.0;
@@ -233,15 +233,17 @@ static fb_trajectory_error measure_error(const float *given, const float *ours,
         if (!isfinite(value))
             continue;
         sum += e;
+        product += e * value;
         size += value * value;
         noise += (isfinite(n) ? n * n : 0.0) +
                  (stored != FB_F32 ? fb_storage_variance(stored, value) : 0.0);
     }
-    double number = (double)count;
+    double number = (double)count, along = product / sqrt(error * size);
     return (fb_trajectory_error){.error = sqrt(error / number),
                                  .noise = sqrt(noise / number),
                                  .size = sqrt(size / number),
-                                 .bias = sum / number};
+                                 .bias = sum / number,
+                                 .along = isfinite(along) ? along : 0.0};
 }
 
 /* Which heads of a row are off by many times the noise of their values. */

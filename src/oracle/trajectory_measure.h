@@ -63,6 +63,7 @@ typedef struct fb_trajectory_row {
 typedef struct fb_trajectory_error {
     double error, noise, size;
     double bias;    /* mean of the record's value - ours */
+    double along;   /* cosine between the errors and our values: 1 or -1 if a factor is wrong */
     uint64_t heads; /* bit h: head h is off, by the noise of this row; 0 where there are none */
 } fb_trajectory_error;
 
