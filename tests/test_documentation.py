@@ -4,12 +4,14 @@ contract. Prints TAP; a failure names the place and what is wrong there.
 
 usage: test_documentation.py SOURCE_DIR --program PROGRAM
        test_documentation.py SOURCE_DIR --fix-lines    moves links to lines of code to where the code is now
+       test_documentation.py SOURCE_DIR --fix-names    writes docs/mistakes.md from the code
 """
 import argparse
 import pathlib
 import re
 import sys
 
+import mistake_names
 from documentation_support import all_helps, files, run_checks
 
 MOST_README_LINES = 200
@@ -287,11 +289,15 @@ def main():
     parser.add_argument("source")
     parser.add_argument("--program")
     parser.add_argument("--fix-lines", action="store_true")
+    parser.add_argument("--fix-names", action="store_true")
     options = parser.parse_args()
     global root
     root = pathlib.Path(options.source).resolve()
     if options.fix_lines:
         fix_lines()
+        return 0
+    if options.fix_names:
+        (root / "docs" / "mistakes.md").write_text(mistake_names.page(root), encoding="utf-8")
         return 0
     program = options.program
     checks = [
@@ -302,6 +308,7 @@ def main():
         ("functions, files and tests that documents name exist", names_exist()),
         ("commands and options that documents name exist", commands_and_options_exist(program)),
         ("rules of the contract that are cited exist", rules_exist()),
+        ("docs/mistakes.md has the names of mistakes that the code has", mistake_names.faults(root)),
         (f"the reference path is below {MOST_REFERENCE_LINES} lines", reference_path_is_short()),
     ]
     return run_checks(checks)
