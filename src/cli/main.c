@@ -61,7 +61,7 @@ static const fb_command commands[] = {
      fb_command_calibrate, NULL},
     {"eval", "measure what reuse does to what a model writes", NULL, &eval},
     {"generate", "write text with a block-diffusion language model", fb_command_generate, NULL},
-    {"golden", "write a case file: a scripted denoising sequence with its float64 truth",
+    {"golden", "write a case file: a scripted denoising sequence, or one attention",
      fb_command_golden, NULL},
     {"info", "what this build and this machine have", fb_command_info, NULL},
     {"quantize", "write a model with weights of 8 or 4 bits", fb_command_quantize, NULL},

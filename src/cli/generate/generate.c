@@ -59,8 +59,9 @@ static const fb_option option_list[] = {
 static const fb_option_table table = {
     .usage = "generate --model DIR (--prompt TEXT | --prompt-file FILE)... [OPTION]...",
     .summary =
-        "Continues prompts with a block-diffusion language model (SDAR, TraDo). Text goes to\n"
-        "standard output as blocks finish, a summary to standard error.",
+        "Continues prompts with a block-diffusion language model (SDAR, TraDo, LLaDA2, Fast-dLLM\n"
+        "v2, Qwen3 bd3lm). Text goes to standard output as blocks finish, a summary to standard\n"
+        "error.",
     .shared = &fb_generate_settings_options,
     FB_TABLE_OPTIONS(option_list),
 };

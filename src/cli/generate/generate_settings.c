@@ -193,8 +193,9 @@ static const fb_option option_list[] = {
      TARGET(options.loop),
      .parse = fb_option_parse_loop,
      .otherwise = "model",
-     .help = "how blocks are denoised and when a text ends: sdar (as above), llada2, llada2.1 "
-             "(edits tokens), bd3lm, fast-dllm-v2; model: as the model's own code does"},
+     .help = "how blocks are denoised and when a text ends: sdar (as above), llada2 (32 steps a "
+             "block by default), llada2.1 (edits tokens), bd3lm (128 steps for all blocks by "
+             "default), fast-dllm-v2; model: as the model's own code does"},
     {.kind = FB_OPTION_FLAG,
      .name = "early-stop",
      TARGET(options.early_stop),

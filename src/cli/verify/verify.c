@@ -126,8 +126,8 @@ static const fb_option_table table = {
     .summary =
         "Recomputes case files (docs/case-files.md describes them) and says how far this build\n"
         "and the file are from the truth; PATHs are files, and directories whose cases are all\n"
-        "taken. With --candidate it judges another implementation's results of one case, at most\n"
-        "twice as far from the truth as a plain implementation, and names known mistakes. With\n"
+        "taken. With --candidate it judges another implementation's results of one case by the\n"
+        "errors that a right kernel of its precision may have, and names known mistakes. With\n"
         "--trajectory it replays the record of a whole decoding, and says the first step that\n"
         "differs, and whether that is a tie or a mistake.",
     FB_TABLE_OPTIONS(options),
