@@ -65,7 +65,7 @@ static void print_kernels(void) {
             if (fb_kernel_choice(kernel) == isa) {
                 const char *name = count == 0 ? fb_isa_name(isa) : "";
                 if (count % A_LINE == 0)
-                    printf("%s%-18s%-8s", count ? ",\n" : "", "", name);
+                    printf("%s%-18s%-12s", count ? ",\n" : "", "", name);
                 printf("%s%s", count % A_LINE ? ", " : "", fb_kernel_name(kernel));
                 count++;
             }
@@ -102,7 +102,7 @@ static fb_status write_json(fb_isa chosen, const char *path) {
 static void print(fb_isa chosen) {
     printf("flashblock %s\n", fb_version());
     for (int isa = 0; isa < FB_ISA_COUNT; isa++)
-        printf("%-18s%-8s%s, %s%s\n", isa == 0 ? "instruction sets" : "", fb_isa_name((fb_isa)isa),
+        printf("%-18s%-12s%s, %s%s\n", isa == 0 ? "instruction sets" : "", fb_isa_name((fb_isa)isa),
                fb_isa_built((fb_isa)isa) ? "built" : "not built",
                fb_isa_supported((fb_isa)isa) ? "supported" : "not supported by this CPU",
                isa != (int)chosen ? ""

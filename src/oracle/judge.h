@@ -1,6 +1,7 @@
 /* The judgement of somebody else's results: a candidate's, or those that a case file holds.
  *
- * The rule: a result may be at most twice as far from the truth as a plain implementation in the
+ * The rule of the kinds that have no model of the noise (attention and sequences have one, see
+ * verdict.h): a result may be at most twice as far from the truth as a plain implementation in the
  * result's own precision (FlashAttention's rule for its tests), or as far as the spacing of that
  * precision at the largest true value. */
 #ifndef FB_ORACLE_JUDGE_H
