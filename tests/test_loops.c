@@ -1,6 +1,7 @@
 /* Decoding loops of other models: what must not change a token, FlashBlock's reuse in each of them,
  * blocks that would never end, options that are wrong. (test_golden.c compares with traces of their
  * own code.) */
+#include "decode/generate_options.h"
 #include "decode/loop.h"
 #include "io/json.h"
 #include "study/trace.h"
@@ -386,4 +387,18 @@ Test(loops, wrong_options_are_named) {
     fb_generate_options o = options_of(&loops[4], 2);
     o.block_cache = true;
     expect_bad("fast_dllm_v2", &o, "block_cache is set with reuse.tau 2");
+}
+
+/* Programs resolve options to show them, and fb_generate resolves them again. */
+Test(loops, options_that_are_resolved_stay_as_they_are) {
+    for (size_t loop = 0; loop < NUM_LOOPS; loop++) {
+        fb_model *model = load(loops[loop].model);
+        const fb_model_config *config = fb_model_config_of(model);
+        fb_generate_options once = options_of(&loops[loop], 2);
+        EXPECT_OK(fb_generate_options_resolve(config, &once));
+        fb_generate_options twice = once;
+        EXPECT_OK(fb_generate_options_resolve(config, &twice));
+        cr_assert_eq(memcmp(&once, &twice, sizeof once), 0, "%s", loops[loop].model);
+        fb_model_destroy(model);
+    }
 }

@@ -262,7 +262,8 @@ static fb_status resolve_loop(fb_generate_options *o) {
     }
     if (o->denoising_steps == 0)
         o->denoising_steps = o->block_size;
-    if (o->max_block_steps == 0)
+    bool ends = o->loop == FB_LOOP_LLADA2_EDITING || o->loop == FB_LOOP_FAST_DLLM_V2;
+    if (ends && o->max_block_steps == 0)
         o->max_block_steps = STEPS_PER_TOKEN * o->block_size + LLADA2_POST_STEPS;
     return resolve_threshold("confidence_threshold", threshold, &o->confidence_threshold);
 }
@@ -314,7 +315,7 @@ fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate
                            "options"));
     FB_TRY(resolve_mask_token(config, options));
     FB_TRY(resolve_sizes(config, options));
-    if (options->pad_token_id == -1)
+    if (options->loop == FB_LOOP_BD3LM && options->pad_token_id == -1)
         options->pad_token_id = config->pad_token_id;
     if (options->sparse != NULL && options->sparse->residual != FB_RESIDUAL_CACHED)
         options->reuse = (fb_reuse_policy){0};

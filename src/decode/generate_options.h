@@ -10,8 +10,9 @@
 
 #include <stddef.h>
 
-/* Replaces zeros (and -1, and NULL) by what they stand for and checks everything. Stop tokens of
- * the model are borrowed from `config`. On error the options are half replaced. */
+/* Replaces zeros (and -1, and NULL) by what they stand for and checks everything. Options that are
+ * resolved stay as they are. Stop tokens of the model are borrowed from `config`. On error the
+ * options are half replaced. */
 fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate_options *options);
 
 /* Checks the prompts. *checked are copies of their descriptions, cut where the engine cuts them.
