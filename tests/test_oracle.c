@@ -1,6 +1,7 @@
 /* The arithmetic of the oracle: errors, bounds, the judgement of files and candidates, and the
  * mistakes that it names. The golden files test its results for each kind. */
 #include "base/error.h"
+#include "oracle/attention_result.h"
 #include "oracle/candidate.h"
 #include "oracle/judge.h"
 #include "oracle/kinds.h"
@@ -328,6 +329,49 @@ Test(oracle, the_nearest_mistake_is_named) {
     m.claim.num_mistakes = 1;
     fb_finding finding = {0};
     cr_expect_eq(fb_judge_values(&m.claim, values, &finding), FB_ERROR_MEMORY);
+}
+
+/* A result that is too large to be judged whole: the tokens from the worst one on say what is
+ * wrong. 4 heads of 128, 4 KV heads, 3 keys; the scale is applied twice. */
+enum { LARGE_QUERIES = 19600, LARGE_DIM = 128, LARGE_HEADS = 4, LARGE_KEYS = 3 };
+
+Test(oracle, a_large_result_is_named_by_some_of_its_tokens) {
+    enum { TOKEN = LARGE_HEADS * LARGE_DIM, Q = LARGE_QUERIES * TOKEN, KV = LARGE_KEYS * TOKEN };
+    enum { ROWS = LARGE_QUERIES * LARGE_HEADS };
+    fb_attention_problem p = {.batch = 2,
+                              .queries = LARGE_QUERIES,
+                              .keys = LARGE_KEYS,
+                              .heads = LARGE_HEADS,
+                              .kv_heads = LARGE_HEADS,
+                              .head_dim = LARGE_DIM,
+                              .scale = 0.0883883476};
+    float *q = malloc((size_t)2 * 2 * Q * sizeof *q), *out = q + (size_t)2 * Q;
+    float k[2 * KV], v[2 * KV], *lse = malloc(2 * ROWS * sizeof *lse);
+    for (size_t i = 0; i < (size_t)2 * Q; i++) /* no period of tokens or heads */
+        q[i] = i < 1009 ? (float)sin(0.37 * (double)i) * 2.0f : q[i - 1009];
+    for (size_t i = 0; i < (size_t)2 * KV; i++) {
+        k[i] = (float)sin(0.53 * (double)(i + 5));
+        v[i] = (float)cos(0.71 * (double)i);
+    }
+    p.q = q;
+    p.k = k;
+    p.v = v;
+    cr_assert_geq(fb_attention_problem_values(&p), 20000000);
+    p.scale *= p.scale;
+    cr_assert_eq(fb_attention_problem_attend(&p, out, lse), FB_OK);
+    p.scale = 0.0883883476;
+    fb_attention_result of_out = {&p, false}, of_lse = {&p, true};
+    fb_finding finding = {.shape = FB_DIMS(2, LARGE_QUERIES, LARGE_HEADS, LARGE_DIM)};
+    finding.errors.worst = 2 * Q - 7; /* near the end: as many tokens before it */
+    char words[512];
+    cr_assert_eq(fb_attention_name(&of_out, out, &finding, words, sizeof words), FB_OK);
+    cr_expect(strstr(words, "the scale is applied twice"), "%s", words);
+    finding.shape = FB_DIMS(2, LARGE_HEADS, LARGE_QUERIES);
+    finding.errors.worst = ROWS + 3;
+    cr_assert_eq(fb_attention_name(&of_lse, lse, &finding, words, sizeof words), FB_OK);
+    cr_expect(strstr(words, "the scale is applied twice"), "%s", words);
+    free(q);
+    free(lse);
 }
 
 /* An LSE [2, 3]: tokens, heads. */

@@ -87,8 +87,8 @@ Test(truth, attention_is_the_reference) {
         expect_close("external out", pass->true_external_out, out, values, 1e-13);
         expect_close("external lse", pass->true_external_lse, lse, rows, 1e-13);
         double *again = malloc((values + rows) * sizeof *again);
-        fb_truth_problem problem = {pass->q, s->k_context, s->v_context, 11,   sizes[n], 4,
-                                    2,       16,           0.25,         false};
+        fb_truth_problem problem = {pass->q, s->k_context, s->v_context, 11, sizes[n], 4,
+                                    2,       16,           0.25};
         OK(fb_set_num_threads(3));
         OK(fb_truth_attend(&problem, again, again + values));
         cr_expect_eq(memcmp(again, pass->true_external_out, values * sizeof *again), 0);

@@ -1,5 +1,6 @@
 /* Other people's results of denoising sequences: right ones pass in every precision, and each known
  * mistake is caught and named. */
+#include "oracle/verdict.h"
 #include "tests/sequence_case.h"
 #include "tests/temporary.h"
 
@@ -320,6 +321,22 @@ static void plant_all(const fb_script *s, const char *path, fb_dtype dtype) {
     }
 }
 
+/* A result that is too large is named by its first tokens: here five of six. */
+static void name_sample(const fb_script *s, const char *tensor, const double *values,
+                        const char *word) {
+    fb_candidate *candidate = NULL;
+    fb_trial *trial = NULL, *sample = NULL;
+    char words[512];
+    OK(fb_candidate_open(write_candidate(tensor, FB_F32, values, VALUES), &candidate));
+    OK(fb_trial_of_script(s, candidate, &trial));
+    OK(fb_trial_sample(trial, 5, &sample));
+    OK(fb_trial_name(sample, FB_ARITHMETIC_AUTO, words, sizeof words));
+    cr_expect(strstr(words, word), "'%s' is not in '%s'", word, words);
+    fb_trial_free(sample);
+    fb_trial_free(trial);
+    fb_candidate_close(candidate);
+}
+
 /* The truth of each tensor, narrowed to any precision, is right. */
 static void expect_right_passes(const fb_script *s, const char *path, fb_dtype dtype) {
     for (size_t i = 0; i < s->num_passes; i++) {
@@ -432,4 +449,17 @@ Test(verify_candidate, the_file_of_the_case_and_one_of_a_longer_case) {
     fb_script_free(s);
     free(path);
     temporary_remove();
+}
+
+Test(verify_candidate, first_tokens_say_what_is_wrong) {
+    fb_script *s = generated(&with_reuse);
+    passes p = find_passes(s);
+    for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {
+        char tensor[64];
+        part wrong = mistakes[i].make(s, &p);
+        snprintf(tensor, sizeof tensor, "step%02zu.out",
+                 mistakes[i].at_refresh ? p.refresh : p.reuse);
+        name_sample(s, tensor, wrong.out, mistakes[i].word);
+    }
+    fb_script_free(s);
 }

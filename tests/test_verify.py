@@ -256,6 +256,11 @@ def lie_base_2(metadata, tensors):
     tensors["lse"] = (*tensors["lse"][:2], [x * math.log2(math.e) for x in tensors["lse"][2]])
 
 
+@lie_case("an output twice as large", "the file's own result is wrong", "the output is twice what it should be")
+def lie_doubled(metadata, tensors):
+    tensors["out"] = (*tensors["out"][:2], [2 * x for x in tensors["out"][2]])
+
+
 @lie_case("a truth that is none", "out64 is not the truth", "element 3")
 def lie_truth(metadata, tensors):
     tensors["out64"][2][3] += 1e-6
@@ -283,7 +288,7 @@ def lie_nan_query(metadata, tensors):
     tensors["q"][2][0] = NAN
 
 
-@lie_case("another scale", "the file's own result is wrong")
+@lie_case("another scale", "the file's own result is wrong", "the scale of the scores is off")
 def lie_scale(metadata, tensors):
     without_truth(tensors)
     metadata["params"]["softmax_scale"] = 0.2

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "oracle/attention_mistakes.h"
+#include "oracle/attention_result.h"
 #include "oracle/verdict.h"
 
 /* This build's results, and the truth. */
@@ -15,8 +15,7 @@ static fb_claim claim_of(const fb_attention_claims *claims) {
     return (fb_claim){
         .file_precision = claims->file_precision,
         .plain = fb_attention_plain,
-        .mistakes = fb_attention_mistakes,
-        .num_mistakes = fb_num_attention_mistakes,
+        .name = fb_attention_name,
         .explain = fb_attention_explain,
     };
 }
@@ -96,7 +95,7 @@ static fb_status judge_candidate(fb_report *report, const fb_attention_problem *
 fb_status fb_claim_attention(fb_report *report, const fb_attention_problem *p,
                              const fb_attention_claims *claims) {
     answers a = {0};
-    if (report->candidate && fb_attention_problem_values(p) < 20000000)
+    if (report->candidate && fb_attention_problem_values(p) < FB_TRIAL_MAX_VALUES)
         return judge_candidate(report, p, claims);
     fb_status status = claim_both(report, p, claims, &a);
     fb_free(a.out);

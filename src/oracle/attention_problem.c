@@ -54,6 +54,24 @@ bool fb_attention_problem_whole(const fb_attention_problem *p) {
     return p->mask.kind == FB_MASK_NONE && !p->key_lengths;
 }
 
+fb_attention_problem fb_attention_problem_cut(const fb_attention_problem *problem, size_t b,
+                                              size_t first, size_t tokens) {
+    fb_attention_problem p = *problem;
+    size_t kv = b * p.keys * p.kv_heads * p.head_dim;
+    if (p.q)
+        p.q += (b * p.queries + first) * p.heads * p.head_dim;
+    if (kv) {
+        p.k += kv;
+        p.v += kv;
+    }
+    if (p.key_lengths)
+        p.key_lengths += b;
+    p.mask.first_query += first;
+    p.batch = 1;
+    p.queries = tokens;
+    return p;
+}
+
 /* The problem of one batch entry as the library's types; `all` outlives the view. */
 typedef struct batch_entry {
     fb_queries queries;
@@ -93,61 +111,27 @@ size_t fb_attention_problem_lse(const fb_attention_problem *p, size_t b, size_t 
            (p->lse_by_token ? query * p->heads + head : head * p->queries + query);
 }
 
-fb_attention_variation fb_attention_problem_right(const fb_attention_problem *p) {
-    return (fb_attention_variation){.scale = p->scale, .mask = p->mask, .last_key = p->keys};
-}
-
-/* Queries whose heads are ordered so that the library's h / group is h mod kv_heads. */
-static void reorder_heads(const fb_attention_problem *p, const float *q, float *reordered) {
-    size_t group = p->heads / p->kv_heads;
-    for (size_t i = 0; i < p->queries; i++)
-        for (size_t h = 0; h < p->heads; h++)
-            memcpy(reordered +
-                       (i * p->heads + h % p->kv_heads * group + h / p->kv_heads) * p->head_dim,
-                   q + (i * p->heads + h) * p->head_dim, p->head_dim * sizeof *q);
-}
-
-/* scratch: q [queries, heads, head_dim] floats; out and lse of one entry as doubles */
-static fb_status vary_entry(const fb_attention_problem *p, size_t b,
-                            const fb_attention_variation *v, float *q, double *scratch, double *out,
-                            double *lse) {
-    size_t rows = p->queries * p->heads, group = p->heads / p->kv_heads;
-    double *entry_out = scratch, *entry_lse = scratch + rows * p->head_dim;
+/* scratch: the LSEs of one entry */
+static fb_status entry_truth(const fb_attention_problem *p, size_t b, double *scratch, double *out,
+                             double *lse) {
+    size_t rows = p->queries * p->heads;
     batch_entry e;
     entry_of(p, b, &e);
-    e.all.end = v->last_key < e.all.end ? v->last_key : e.all.end;
-    if (v->wrong_heads) {
-        reorder_heads(p, e.queries.q, q);
-        e.queries.q = q;
-    }
-    FB_TRY(fb_attend_reference(&e.queries, &e.view, &v->mask, v->scale, entry_out, entry_lse));
-    for (size_t i = 0; i < p->queries; i++)
-        for (size_t h = 0; h < p->heads; h++) {
-            size_t from = v->wrong_heads ? h % p->kv_heads * group + h / p->kv_heads : h;
-            memcpy(out + ((b * p->queries + i) * p->heads + h) * p->head_dim,
-                   entry_out + (i * p->heads + from) * p->head_dim, p->head_dim * sizeof *out);
-            lse[fb_attention_problem_lse(p, b, i, h)] = entry_lse[i * p->heads + from];
-        }
+    FB_TRY(fb_attend_reference(&e.queries, &e.view, &p->mask, p->scale,
+                               out + b * rows * p->head_dim, scratch));
+    for (size_t row = 0; row < rows; row++)
+        lse[fb_attention_problem_lse(p, b, row / p->heads, row % p->heads)] = scratch[row];
     return FB_OK;
 }
 
-fb_status fb_attention_problem_vary(const fb_attention_problem *p, const fb_attention_variation *v,
-                                    double *out, double *lse) {
-    size_t rows = p->queries * p->heads;
-    double *scratch = NULL;
-    float *q = NULL;
-    FB_TRY(fb_alloc(rows * (p->head_dim + 1), sizeof *scratch, "attention truth", &scratch));
-    fb_status status = fb_alloc(rows * p->head_dim, sizeof *q, "attention truth", &q);
-    for (size_t b = 0; b < p->batch && status == FB_OK; b++)
-        status = vary_entry(p, b, v, q, scratch, out, lse);
-    fb_free(scratch);
-    fb_free(q);
-    return status;
-}
-
 fb_status fb_attention_problem_truth(const fb_attention_problem *p, double *out, double *lse) {
-    fb_attention_variation v = fb_attention_problem_right(p);
-    return fb_attention_problem_vary(p, &v, out, lse);
+    double *scratch = NULL;
+    fb_status status = FB_OK;
+    FB_TRY(fb_alloc(p->queries * p->heads, sizeof *scratch, "attention truth", &scratch));
+    for (size_t b = 0; b < p->batch && status == FB_OK; b++)
+        status = entry_truth(p, b, scratch, out, lse);
+    fb_free(scratch);
+    return status;
 }
 
 fb_status fb_attention_problem_plain(const fb_attention_problem *p, fb_dtype precision, float *out,

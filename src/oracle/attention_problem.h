@@ -1,5 +1,5 @@
 /* One attention problem of a case, batched, and everything that is asked of it: this build's
- * answer, the truth, the truth of variations, the results of a plain implementation.
+ * answer, the truth, the results of a plain implementation.
  *
  *   q        [batch, queries, heads, head_dim]       lse  [batch, heads, queries]
  *   k, v     [batch, keys, kv_heads, head_dim]       out  [batch, queries, heads, head_dim]
@@ -39,6 +39,10 @@ size_t fb_attention_problem_seen(const fb_attention_problem *problem, size_t b, 
 /* Whether every query sees all keys of the tensors. */
 bool fb_attention_problem_whole(const fb_attention_problem *problem);
 
+/* The problem of `tokens` queries of one batch entry, from query `first` on. */
+fb_attention_problem fb_attention_problem_cut(const fb_attention_problem *problem, size_t b,
+                                              size_t first, size_t tokens);
+
 /* The index of a row's LSE. */
 size_t fb_attention_problem_lse(const fb_attention_problem *problem, size_t b, size_t query,
                                 size_t head);
@@ -46,20 +50,6 @@ size_t fb_attention_problem_lse(const fb_attention_problem *problem, size_t b, s
 /* This build's answer; the truth in double precision. */
 fb_status fb_attention_problem_attend(const fb_attention_problem *problem, float *out, float *lse);
 fb_status fb_attention_problem_truth(const fb_attention_problem *problem, double *out, double *lse);
-
-/* The truth of another problem: attention with something wrong about it. */
-typedef struct fb_attention_variation {
-    double scale;
-    bool wrong_heads; /* query head h reads KV head h mod num_kv_heads */
-    fb_mask mask;     /* causal: block_size 1 */
-    size_t last_key;  /* the keys after it are not seen, nor those that the entry lacks */
-} fb_attention_variation;
-
-/* The variation that changes nothing. */
-fb_attention_variation fb_attention_problem_right(const fb_attention_problem *problem);
-fb_status fb_attention_problem_vary(const fb_attention_problem *problem,
-                                    const fb_attention_variation *variation, double *out,
-                                    double *lse);
 
 /* A plain implementation in `precision`; the largest error of its outputs in float32. */
 fb_status fb_attention_problem_plain(const fb_attention_problem *problem, fb_dtype precision,

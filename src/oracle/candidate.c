@@ -5,6 +5,7 @@
 #include "io/npy.h"
 #include "oracle/plain.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -147,6 +148,38 @@ fb_status fb_candidate_add(fb_candidate *candidate, const char *name, fb_dtype d
     tensor->data = added.copy;
     tensor->name = kept_name;
     return append(candidate, added);
+}
+
+static bool all_held(fb_dtype precision, const float *values, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        float value = values[i];
+        fb_plain_round(precision, &value, 1);
+        if (value != values[i] && !isnan(values[i]))
+            return false;
+    }
+    return true;
+}
+
+fb_status fb_candidate_of_values(const char *name, fb_dtype precision, const fb_dims *shape,
+                                 const float *values, fb_candidate **candidate) {
+    size_t count = fb_dims_count(shape);
+    fb_dtype stored = all_held(precision, values, count) ? precision : FB_F32;
+    void *data = NULL;
+    fb_candidate *made = NULL;
+    FB_TRY(fb_alloc(count, fb_dtype_size(stored), name, &data));
+    fb_status status = count ? fb_from_f32(stored, values, data, count) : FB_OK;
+    if (status == FB_OK)
+        status = fb_candidate_create(&made);
+    if (status == FB_OK)
+        status = fb_candidate_add(made, name, stored, shape->ndim, shape->sizes, data);
+    fb_free(data);
+    if (status != FB_OK) {
+        fb_candidate_close(made);
+        return status;
+    }
+    fb_candidate_set_precision(made, precision);
+    *candidate = made;
+    return FB_OK;
 }
 
 void fb_candidate_set_precision(fb_candidate *candidate, fb_dtype precision) {

@@ -7,6 +7,11 @@
 
 #include <flashblock/experimental/oracle.h>
 
+/* A candidate with one tensor, computed in `precision`: stored as such if it holds all values, as
+ * f32 otherwise. Fails as fb_candidate_add. */
+fb_status fb_candidate_of_values(const char *name, fb_dtype precision, const fb_dims *shape,
+                                 const float *values, fb_candidate **candidate);
+
 /* The precision that this tensor is judged in. */
 fb_dtype fb_candidate_precision(const fb_candidate *candidate, const fb_tensor_view *tensor,
                                 bool is_lse);

@@ -28,6 +28,8 @@ typedef struct fb_mistake {
     fb_status (*compute)(const void *context, double *out, size_t count);
 } fb_mistake;
 
+struct fb_finding;
+
 typedef struct fb_claim {
     const char *tensor;
     fb_dims shape;
@@ -49,7 +51,12 @@ typedef struct fb_claim {
     fb_status (*plain)(const void *context, fb_dtype precision, float *out);
     const fb_mistake *mistakes;
     size_t num_mistakes;
-    const void *context; /* of plain, mistakes and explain */
+    /* Fills in `words` with the known mistake that explains these values [shape], if there is one;
+     * otherwise they stay "". The finding has the tensor's name and shape, the precision and the
+     * worst element. NULL: base, layout, infinities, `mistakes` and NaN are looked at instead. */
+    fb_status (*name)(const void *context, const float *values, const struct fb_finding *finding,
+                      char *words, size_t size);
+    const void *context; /* of plain, mistakes, name and explain */
     /* One line of detail on an element, for --verbose. NULL: there is nothing to add. */
     fb_status (*explain)(const void *context, size_t index, char *text, size_t size);
 } fb_claim;

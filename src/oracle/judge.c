@@ -176,6 +176,18 @@ static fb_status explain_mistakes(const judgement *j, char *note, size_t size, b
     return FB_OK;
 }
 
+/* A claim that names mistakes itself. */
+static fb_status explain_by_name(const judgement *j, fb_finding *finding) {
+    size_t size = sizeof finding->note;
+    finding->note[0] = '\0';
+    snprintf(finding->tensor, sizeof finding->tensor, "%s", j->claim->tensor);
+    finding->shape = j->claim->shape;
+    FB_TRY(j->claim->name(j->claim->context, j->values, finding, finding->note, size));
+    if (!finding->note[0])
+        snprintf(finding->note, size, "no known mistake explains the difference");
+    return FB_OK;
+}
+
 static fb_status explain(const judgement *j, char *note, size_t size) {
     bool found = false;
     if (j->claim->is_lse || has_layout(j->claim))
@@ -226,7 +238,8 @@ static fb_status judge(judgement *j, fb_finding *finding) {
     if (finding->errors.worst < j->count)
         finding->value = (double)j->values[finding->errors.worst];
     if (!finding->passed)
-        return explain(j, finding->note, sizeof finding->note);
+        return claim->name ? explain_by_name(j, finding)
+                           : explain(j, finding->note, sizeof finding->note);
     if (claim->is_lse)
         confirm_lse(claim, finding->note, sizeof finding->note);
     return FB_OK;

@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "oracle/kinds.h"
-#include "oracle/script_mistakes.h"
+#include "oracle/script_result.h"
 #include "oracle/scripted.h"
 #include "oracle/sequence_names.h"
 #include "oracle/verdict.h"
@@ -217,8 +217,7 @@ static fb_status claim(fb_case *c, fb_report *report, const fb_script *s,
         .token_axis = 0,
         .head_axis = 1,
         .plain = fb_script_plain,
-        .mistakes = fb_script_mistakes,
-        .num_mistakes = fb_num_script_mistakes,
+        .name = fb_script_name,
         .context = result,
         .explain = fb_script_explain,
     };
@@ -248,7 +247,7 @@ static fb_status claim_pass(fb_case *c, fb_report *report, const fb_script *s, s
 
 /* A trial holds a dozen numbers for each element. */
 static bool is_large(const fb_script *s) {
-    return (double)fb_script_values(s) * (double)s->num_passes > 2e7;
+    return (double)fb_script_values(s) * (double)s->num_passes > (double)FB_TRIAL_MAX_VALUES;
 }
 
 /* What is wrong about an action or a number of dirty tokens that a port states. */

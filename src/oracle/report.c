@@ -109,7 +109,7 @@ static fb_status judge_file(const fb_claim *claim, fb_finding *finding) {
     char index[128];
     fb_dims_index(&claim->shape, judged.errors.worst, index, sizeof index);
     snprintf(finding->note, sizeof finding->note,
-             "the file's own result is wrong: %.9g at %s, error %.3g where %.3g is allowed; %.200s",
+             "the file's own result is wrong: %.9g at %s, error %.3g where %.3g is allowed; %.260s",
              judged.value, index, judged.errors.max_abs, judged.bound, judged.note);
     finding->file_failed = true;
     finding->passed = false;

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/point.h"
 #include "base/sized.h"
+#include "oracle/trial.h"
 
 #include <flashblock/runtime.h>
 
@@ -241,7 +242,8 @@ static fb_status judge(fb_scripted *sequence, const fb_verify_options *options, 
     report->of_candidate = true;
     snprintf(report->kind, sizeof report->kind, "denoising_sequence");
     snprintf(report->name, sizeof report->name, "sequence");
-    if ((double)fb_script_values(sequence->script) * (double)sequence->script->num_passes > 2e7)
+    if ((double)fb_script_values(sequence->script) * (double)sequence->script->num_passes >
+        (double)FB_TRIAL_MAX_VALUES)
         FB_TRY(need_truth(sequence));
     FB_TRY(fb_claim_script(report, sequence->script));
     if (report->num_findings == 0) {

@@ -238,32 +238,18 @@ static size_t longest(const fb_attention_problem *p) {
     return best;
 }
 
-/* One entry of the batch, from token `first` on. */
-static void cut(fb_attention_problem *p, size_t b, size_t first, size_t tokens) {
-    size_t kv = b * p->keys * p->kv_heads * p->head_dim;
-    if (p->q)
-        p->q += (b * p->queries + first) * p->heads * p->head_dim;
-    if (kv) {
-        p->k += kv;
-        p->v += kv;
-    }
-    if (p->key_lengths)
-        p->key_lengths += b;
-    p->mask.first_query += first;
-    p->batch = 1;
-    p->queries = tokens;
-}
-
 static fb_status build_sample(const fb_trial *from, fb_trial *t) {
     const fb_attention_problem *p = &from->parts[0].right;
     /* with a mask, the last tokens see the most keys */
     size_t b = longest(p), first = p->mask.kind == FB_MASK_NONE ? 0 : from->tokens - t->tokens;
     size_t row = (b * from->tokens + first) * from->heads;
     for (size_t i = 0; i < from->num_parts; i++) {
-        t->parts[i].right = from->parts[i].right;
-        cut(&t->parts[i].right, b, first, t->tokens);
+        t->parts[i].right = fb_attention_problem_cut(&from->parts[i].right, b, first, t->tokens);
     }
     t->num_parts = from->num_parts;
+    t->script = from->script; /* no mask: `first` is 0 */
+    t->external_of = from->external_of;
+    t->internal_of = from->internal_of;
     for (size_t i = 0; i < from->num_tensors; i++) {
         fb_trial_tensor *tensor = &t->tensors[i];
         *tensor = from->tensors[i];

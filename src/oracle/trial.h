@@ -13,6 +13,15 @@
 
 enum { FB_NO_PART = 1 << 20 };
 
+/* A trial holds a dozen numbers for each value of an output. */
+enum { FB_TRIAL_MAX_VALUES = 20000000 };
+
+/* The tokens of a large result whose mistakes are searched in seconds: at least one. */
+static inline size_t fb_trial_tokens(size_t keys, size_t values_of_token) {
+    size_t each = (keys > 1000 ? keys : 1000) * (values_of_token ? values_of_token : 1);
+    return each < 1000000000 ? 1000000000 / each : 1;
+}
+
 typedef struct fb_trial_part {
     fb_attention_problem right; /* as the case has it */
     fb_attention_problem read;  /* as the kernel reads it: inputs rounded */
@@ -92,7 +101,7 @@ fb_status fb_trial_of_attention(const fb_attention_problem *problem, const char 
 fb_status fb_trial_of_script(const fb_script *script, fb_candidate *candidate, fb_trial **trial);
 
 /* `tokens` tokens, of the batch entry with the most keys and of one pass: parts and given tensors
- * of a trial. The first tokens; with a mask, the last ones. */
+ * of a trial, which outlives the sample. The first tokens; with a mask, the last ones. */
 fb_status fb_trial_sample(const fb_trial *trial, size_t tokens, fb_trial **sample);
 
 /* Reads the inputs as `reading` says, and finds truths, errors and noise of all given tensors. */

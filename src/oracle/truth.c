@@ -59,9 +59,7 @@ static size_t group_size(const fb_truth_problem *p) {
 /* The index among [queries, heads] of a KV head's row. */
 static size_t row_index(const fb_truth_problem *p, size_t kv_head, size_t row) {
     size_t query = row / group_size(p), in_group = row % group_size(p);
-    size_t head =
-        p->wrong_heads ? in_group * p->kv_heads + kv_head : kv_head * group_size(p) + in_group;
-    return query * p->heads + head;
+    return query * p->heads + kv_head * group_size(p) + in_group;
 }
 
 /* scores[j] = sum over d of q[d] k[j][d], in order of d: the keys are what runs in parallel. */

@@ -4,13 +4,12 @@
  * results as their truth.
  *
  * The readable truth is fb_attend_reference. A test checks that the two agree to some 1e-15. This
- * one uses threads, and it can make a known mistake. */
+ * one uses threads. */
 #ifndef FB_ORACLE_TRUTH_H
 #define FB_ORACLE_TRUTH_H
 
 #include <flashblock/status.h>
 
-#include <stdbool.h>
 #include <stddef.h>
 
 /* ln x, a few 1e-16 relative from the exact value: x > 0 and normal, +inf, NaN. */
@@ -21,7 +20,6 @@ typedef struct fb_truth_problem {
     const float *k, *v; /* [keys, kv_heads, head_dim]; may be NULL when keys is 0 */
     size_t queries, keys, heads, kv_heads, head_dim;
     double scale;
-    bool wrong_heads; /* a mistake: query head h reads KV head h mod kv_heads */
 } fb_truth_problem;
 
 /* out [queries, heads, head_dim], lse [queries, heads]; O = 0, L = -inf without keys. Uses the

@@ -625,23 +625,34 @@ static const char *said_reading(fb_trial *trial) {
     return fb_trial_reading_matters(trial, trial->reading) ? trial->reading->words : "";
 }
 
+/* The first tensor that is not finite where it should be; false: none. */
+static bool find_not_finite(const fb_trial *trial, size_t *tensor, char *words, size_t size) {
+    for (*tensor = 0; *tensor < trial->num_tensors; ++*tensor)
+        if (fb_trial_not_finite(trial, *tensor, words, size))
+            return true;
+    return false;
+}
+
+/* Of a verdict that is named. */
+static void say_named(const verdict *v, char *words, size_t size) {
+    snprintf(words, size, "%.600s%.300s%s", v->words, v->second,
+             v->complete || v->second[0] ? "" : "; not all is explained");
+}
+
 /* The verdict in one line. */
 static void say(fb_report *report, const verdict *v) {
     fb_trial *trial = v->trial;
     char words[400];
-    for (size_t i = 0; i < trial->num_tensors && v->not_finite; i++)
-        if (fb_trial_not_finite(trial, i, words, sizeof words)) {
-            snprintf(report->reason, sizeof report->reason, "%s: %.400s", trial->tensors[i].name,
-                     words);
-            return;
-        }
-    if (v->passed)
+    size_t tensor;
+    if (v->not_finite && find_not_finite(trial, &tensor, words, sizeof words))
+        snprintf(report->reason, sizeof report->reason, "%s: %.400s", trial->tensors[tensor].name,
+                 words);
+    else if (v->passed)
         snprintf(report->reason, sizeof report->reason, "within the noise of %s%s%.99s%s",
                  fb_arithmetic_name(trial->arithmetic), said_reading(trial)[0] ? ", " : "",
                  said_reading(trial), trial->eager ? ", scores stored in that type" : "");
     else if (v->named)
-        snprintf(report->reason, sizeof report->reason, "%.600s%.300s%s", v->words, v->second,
-                 v->complete || v->second[0] ? "" : "; not all is explained");
+        say_named(v, report->reason, sizeof report->reason);
     else
         snprintf(
             report->reason, sizeof report->reason,
@@ -651,17 +662,10 @@ static void say(fb_report *report, const verdict *v) {
             fb_arithmetic_name(trial->arithmetic));
 }
 
-static bool any_not_finite(const fb_trial *trial) {
-    char words[400];
-    for (size_t i = 0; i < trial->num_tensors; i++)
-        if (fb_trial_not_finite(trial, i, words, sizeof words))
-            return true;
-    return false;
-}
-
-static fb_status judge(fb_report *report, verdict *v) {
+static fb_status judge(verdict *v, fb_arithmetic said) {
     fb_arithmetic list[4];
-    size_t count = find_arithmetics(v->trial, fb_candidate_arithmetic(report->candidate), list);
+    char words[400];
+    size_t count = find_arithmetics(v->trial, said, list), tensor;
     FB_TRY(judge_all(v, list, count));
     if (!v->passed && !v->complete)
         FB_TRY(explain(v));
@@ -669,7 +673,7 @@ static fb_status judge(fb_report *report, verdict *v) {
         FB_TRY(explain_as_coarser(v));
     if (!v->passed && !v->complete)
         FB_TRY(explain_in_stages(v));
-    v->not_finite = any_not_finite(v->trial);
+    v->not_finite = find_not_finite(v->trial, &tensor, words, sizeof words);
     if (v->not_finite)
         v->passed = false;
     if (!v->passed && v->named)
@@ -687,11 +691,21 @@ fb_status fb_report_trial(fb_report *report, fb_trial *trial) {
             FB_TRY(fb_report_missing(report, trial->tensors[i].name));
     }
     if (judged)
-        FB_TRY(judge(report, &v));
+        FB_TRY(judge(&v, fb_candidate_arithmetic(report->candidate)));
     for (size_t i = 0; i < trial->num_tensors; i++)
         if (trial->tensors[i].view)
             FB_TRY(add_finding(report, &v, i));
     if (judged)
         say(report, &v);
+    return FB_OK;
+}
+
+fb_status fb_trial_name(fb_trial *trial, fb_arithmetic said, char *words, size_t size) {
+    verdict v = {.trial = trial};
+    size_t tensor;
+    words[0] = '\0';
+    FB_TRY(judge(&v, said));
+    if (!find_not_finite(trial, &tensor, words, size) && !v.passed && v.named)
+        say_named(&v, words, size);
     return FB_OK;
 }

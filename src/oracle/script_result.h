@@ -1,9 +1,9 @@
-/* Mistakes of ports in a denoising sequence: the wrong external part, wrong rows of it, a wrong
- * merge. */
-#ifndef FB_ORACLE_SCRIPT_MISTAKES_H
-#define FB_ORACLE_SCRIPT_MISTAKES_H
+/* What a claim about a result of a denoising sequence asks for: a yardstick, names of mistakes,
+ * details. */
+#ifndef FB_ORACLE_SCRIPT_RESULT_H
+#define FB_ORACLE_SCRIPT_RESULT_H
 
-#include "oracle/claim.h"
+#include "oracle/finding.h"
 #include "oracle/script.h"
 
 /* A result of a sequence. It is the context of a claim about it. */
@@ -14,8 +14,10 @@ typedef struct fb_script_result {
     bool lse;
 } fb_script_result;
 
-extern const fb_mistake fb_script_mistakes[];
-extern const size_t fb_num_script_mistakes;
+/* `name` of a claim: what the judge of candidates says of this result alone. Of a large one, its
+ * first tokens are judged. */
+fb_status fb_script_name(const void *result, const float *values, const fb_finding *finding,
+                         char *words, size_t size);
 
 /* `explain` of a claim: the two parts of a pass and their merge, in one line. */
 fb_status fb_script_explain(const void *result, size_t index, char *text, size_t size);
