@@ -9,6 +9,7 @@ SECTIONS = (
     ("Masks and batches", ("known_masks.c list", "known_masks.c strict", "known_masks.c batch_list", "known_masks.c length_list")),
     ("Tiles and splits", ("known_pages.c split_words",)),
     ("Merges", ("known_merges.c list",)),
+    ("NaN of merges", ("merge_nan.c reason_words",)),
     ("Reuse", ("known_reuse.c list",)),
     ("Trajectories: actions and decisions", ("trajectory_actions.c count_words", "trajectory_rules.c rule_words")),
     ("Trajectories: confidences and proposals", ("trajectory_guesses.c words", "trajectory_proposals.c words")),

@@ -561,7 +561,75 @@ def nan_of_two_empty_parts_is_named():
         expect_named(path, {"out": (dtype, shape, nan)}, f"{dim} values are NaN: -inf minus -inf, the LSEs of two")
         at = (tokens - 1) * heads * dim
         nan = right[:at] + [NAN] + right[at + 1 :]
-        expect_named(path, {"out": (dtype, shape, nan)}, "1 values are NaN where there are keys: 0 x NaN")
+        expect_named(path, {"out": (dtype, shape, nan)}, "1 values are NaN: rows that are given out as they are, not merged")
+
+
+def with_rows(values, rows, dim, value):
+    """Rows of `dim` values become `value`."""
+    return [value if i // dim in rows else x for i, x in enumerate(values)]
+
+
+@case
+def nan_of_merges_is_told_apart():
+    """Inputs of an engine's case, changed so that rows 0 to 3 tell what made the NaN."""
+    source = Fused("kern/merge_15")
+    metadata, tensors = read(source.path)
+    dim = source.dim
+    rows = [row for row in range(source.rows) if source.flag("store_mask", row)][:4]
+    for name in [name for name in tensors if name.startswith(("engine.hist", "fused.", "fake."))]:
+        del tensors[name]
+
+    def changed(name, where, value, width=1):
+        dtype, shape, values = tensors[name]
+        tensors[name] = dtype, shape, with_rows(values, where, width, value)
+
+    changed("out_hist", rows[:2], 0.0, dim)
+    changed("lse_hist", rows[:2], -INF)
+    changed("out_cur", rows[:1], 0.0, dim)
+    changed("lse_cur", rows[:1], -INF)
+    changed("lse_hist", rows[2:3], 90.0)
+    changed("lse_cur", rows[3:4], -110.0)
+    changed("lse_hist", rows[3:4], -112.0)
+    with folder() as where:
+        fused = Fused("kern/merge_15")
+        fused.tensors = tensors
+        shape, lse_shape = tensors["engine.out"][1], tensors["engine.full_lse"][1]
+        right = fused.compute()
+        lse = [tensors["lse_cur"][2][row] for row in range(source.rows)]
+        for row in rows:
+            a, b = tensors["lse_hist"][2][row], tensors["lse_cur"][2][row]
+            top = max(a, b)
+            lse[row] = top if top == -INF else top + math.log(math.exp(a - top) + math.exp(b - top))
+        others = [row for row in range(source.rows) if source.flag("store_mask", row) and row not in rows]
+        for row in others:
+            lse[row] = tensors["engine.full_lse"][2][row]
+        tensors["engine.out"] = "F32", shape, right
+        tensors["engine.full_lse"] = "F32", lse_shape, lse
+        path = write(where / "merge.safetensors", tensors, metadata)
+        text_of(verify(path), 0)
+
+        def said(row, words, lse_value=None, some=dim):
+            out = [NAN if row * dim <= i < row * dim + some else x for i, x in enumerate(right)]
+            candidate = {"engine.out": ("F32", shape, out)}
+            if lse_value is not None:
+                candidate["engine.full_lse"] = "F32", lse_shape, with_rows(lse, [row], 1, lse_value)
+            expect_named(path, candidate, f"{some} values are NaN: {words}")
+
+        said(rows[0], "-inf minus -inf, the LSEs of two empty parts that are merged, or 0/0")
+        said(rows[0], "-inf minus -inf: the maximum of the LSEs of two empty parts", NAN)
+        said(rows[0], "0/0: the outputs of two empty parts", -INF)
+        said(rows[1], "0 x NaN of the output of an empty part that was not written, or infinity")
+        said(rows[1], "0 x NaN: the output of an empty part was not written", lse[rows[1]])
+        said(rows[1], "infinity minus infinity, as where the LSE of an empty part is +inf", NAN)
+        said(rows[2], "infinity over infinity: exp of an LSE above 88.7")
+        said(rows[3], "0/0: exp of LSEs below -103.9")
+        said(others[0], "0 x NaN or infinity in some channels", some=5)
+        said(others[0], "both parts have keys and are finite")
+        # an input that is NaN
+        tensors["out_hist"] = "F32", tensors["out_hist"][1], with_rows(tensors["out_hist"][2], rows[1:2], dim, NAN)
+        path = write(where / "merge.safetensors", tensors, metadata)
+        said(rows[1], "0 x NaN or infinity: the output of a part of weight 0 was not written")
+        said(others[0], "the inputs are not all finite: NaN or infinity of a row spreads")
 
 
 @case

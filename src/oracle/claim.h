@@ -56,7 +56,10 @@ typedef struct fb_claim {
      * worst element. NULL: base, layout, infinities, `mistakes` and NaN are looked at instead. */
     fb_status (*name)(const void *context, const float *values, const struct fb_finding *finding,
                       char *words, size_t size);
-    const void *context; /* of plain, mistakes, name and explain */
+    /* What made NaN of values where the truth has none, in words. NULL: they are counted. */
+    void (*say_nan)(const void *context, const float *values, const double *truth, char *words,
+                    size_t size);
+    const void *context; /* of plain, mistakes, name, say_nan and explain */
     /* One line of detail on an element, for --verbose. NULL: there is nothing to add. */
     fb_status (*explain)(const void *context, size_t index, char *text, size_t size);
 } fb_claim;

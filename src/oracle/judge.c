@@ -123,38 +123,20 @@ static bool explain_infinities(const judgement *j, char *note, size_t size) {
     return plus || lost || gained;
 }
 
-/* Whether the truth of the element's row is the empty part: O = 0, L = -inf. */
-static bool is_empty_row(const judgement *j, size_t at) {
-    const fb_claim *claim = j->claim;
-    size_t width = claim->shape.ndim ? claim->shape.sizes[claim->shape.ndim - 1] : 1;
-    if (claim->is_lse)
-        return claim->truth[at] == -(double)INFINITY;
-    for (size_t i = at / width * width; i < at / width * width + width; i++)
-        if (claim->truth[i] != 0.0)
-            return false;
-    return true;
-}
-
 static bool explain_nan(const judgement *j, char *note, size_t size) {
-    size_t nan = 0, empty = 0;
-    for (size_t i = 0; i < j->count; i++)
-        if (isnan(j->values[i]) && !isnan(j->claim->truth[i])) {
-            nan++;
-            empty += is_empty_row(j, i);
-        }
-    if (nan > 0 && !j->claim->plain) /* no attention, no merge */
-        snprintf(note, size, "%zu values are NaN; no known mistake explains the others", nan);
-    else if (nan > 0 && nan == empty)
-        snprintf(note, size,
-                 "%zu values are NaN: -inf minus -inf, the LSEs of two empty parts that are "
-                 "merged; or 0/0 of their weights",
-                 nan);
+    const fb_claim *claim = j->claim;
+    size_t nan = 0, lost = 0;
+    for (size_t i = 0; i < j->count; i++) {
+        nan += isnan(j->values[i]) && !isnan(claim->truth[i]);
+        lost += !isnan(j->values[i]) && isnan(claim->truth[i]);
+    }
+    if (nan > 0 && claim->say_nan)
+        claim->say_nan(claim->context, j->values, claim->truth, note, size);
     else if (nan > 0)
-        snprintf(note, size,
-                 "%zu values are NaN where there are keys: 0 x NaN of memory that was not written, "
-                 "or -inf minus -inf of a split without keys; no known mistake explains the others",
-                 nan);
-    return nan > 0;
+        snprintf(note, size, "%zu values are NaN; no known mistake explains the others", nan);
+    else if (lost > 0)
+        snprintf(note, size, "%zu values should be NaN: NaN of the inputs is lost", lost);
+    return nan > 0 || lost > 0;
 }
 
 /* The known mistake that the values are nearest to. If several are, the first of them. */

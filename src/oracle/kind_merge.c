@@ -255,7 +255,13 @@ static fb_status claim_kernel(fb_case *c, fb_report *report, const engine_rows *
     for (size_t i = 0; i < 4; i++) {
         bool found, lse = i % 2 == 1;
         fb_merge_claim claim = {
-            .tensor = names[i], .shape = shapes[lse], .token_axis = 1, .head_axis = 2, .lse = lse};
+            .tensor = names[i],
+            .shape = shapes[lse],
+            .token_axis = 1,
+            .head_axis = 2,
+            .lse = lse,
+            .lse_tensor = i == 0 ? names[1] : NULL,
+        };
         fb_cache_problem cache = {rows,       lse ? 1 : e->dim, before[lse],
                                   fresh[lse], e->stores,        e->dirty};
         FB_TRY(read_result(c, &claim, &found));

@@ -21,6 +21,7 @@ static bool is_set(const unsigned char *flags, size_t row) {
 typedef struct merge_context {
     const fb_merge_problem *problem;
     bool lse;
+    const float *given_lse; /* beside an output: of who is judged; NULL: none */
 } merge_context;
 
 /* --- this build ------------------------------------------------------------------------------- */
@@ -242,6 +243,12 @@ static const fb_mistake mistakes[] = {
     {"rows that attend to all keys at once are merged with the cached part again", merged_always},
 };
 
+static void say_nan(const void *context, const float *values, const double *truth, char *words,
+                    size_t size) {
+    const merge_context *c = context;
+    fb_merge_say_nan(c->problem, c->lse, values, truth, c->given_lse, words, size);
+}
+
 /* --- claims ----------------------------------------------------------------------------------- */
 
 static fb_claim claim_of(const fb_merge_claim *from) {
@@ -258,13 +265,34 @@ static fb_claim claim_of(const fb_merge_claim *from) {
     };
 }
 
+/* The LSEs that the candidate, or the file, has beside an output. */
+static fb_status find_lse(fb_case *c, const fb_report *report, const fb_merge_problem *m,
+                          const fb_merge_claim *claim, const float **lse) {
+    const char *name = claim->lse_tensor;
+    const fb_tensor_view *view = NULL;
+    float *values = NULL;
+    if (name && report->candidate)
+        view = fb_candidate_find(report->candidate, name);
+    if (name && !report->candidate && fb_case_has(c, "%s", name)) {
+        fb_dims shape = claim->shape;
+        shape.sizes[shape.ndim - 1] = 1;
+        return fb_case_f32(c, lse, shape, "%s", name);
+    }
+    if (!view || view->count != rows_of(m))
+        return FB_OK;
+    FB_TRY(fb_case_alloc(c, view->count, sizeof *values, &values));
+    *lse = values;
+    return fb_tensor_read_f32(view, 0, view->count, values);
+}
+
 fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *m,
                          const fb_merge_claim *from) {
     float *out = NULL, *lse = NULL;
     double *computed = NULL;
-    merge_context context = {m, from->lse};
+    merge_context context = {m, from->lse, NULL};
     fb_claim claim = claim_of(from);
     FB_TRY(merged_here(c, m, &out, &lse));
+    FB_TRY(find_lse(c, report, m, from, &context.given_lse));
     if (!claim.truth) {
         FB_TRY(fb_case_alloc(c, rows_of(m) * m->head_dim, sizeof *computed, &computed));
         FB_TRY(varied(&context, &(variation){0}, computed));
@@ -274,6 +302,7 @@ fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *
     claim.plain = plain;
     claim.mistakes = mistakes;
     claim.num_mistakes = sizeof mistakes / sizeof mistakes[0];
+    claim.say_nan = say_nan;
     claim.context = &context;
     return fb_report_claim(report, &claim);
 }

@@ -26,7 +26,8 @@ typedef struct fb_merge_claim {
     const char *tensor;
     fb_dims shape; /* in the order of the rows */
     size_t token_axis, head_axis;
-    bool lse; /* the merged LSE, not the output */
+    bool lse;               /* the merged LSE, not the output */
+    const char *lse_tensor; /* of an output: the merged LSE beside it; NULL: none */
     const float *file;
     fb_dtype file_precision;
     const double *truth; /* NULL: computed from the parts */
@@ -35,6 +36,11 @@ typedef struct fb_merge_claim {
 
 fb_status fb_claim_merge(fb_case *c, fb_report *report, const fb_merge_problem *problem,
                          const fb_merge_claim *claim);
+
+/* What made NaN of a merge's result where the truth has none, in words. `lse`: the merged LSEs that
+ * were given with the output, or NULL. */
+void fb_merge_say_nan(const fb_merge_problem *problem, bool is_lse, const float *values,
+                      const double *truth, const float *lse, char *words, size_t size);
 
 /* The cache after the merge: a row that stores has the fresh part, any other row what it had
  * before, bit for bit. `width`: head_dim for outputs, 1 for LSEs. All [tokens, heads, width]. */
