@@ -447,6 +447,17 @@ MADE = {
         "the number of keys of batch entry 0": {"lengths": [19] * 4},
         "of the batch entry before it": {"lengths": [5, 19, 0, 30]},
         "of the next batch entry": {"lengths": [0, 30, 5, 19]},
+        "the last 3 keys are left out: the last of those that each sequence has": {"lengths": [16, 0, 27, 2]},
+        "key 7 is left out": {"sees": lambda i, j: j != 7},
+        "keys 8 to 11 are left out": {"sees": lambda i, j: not 8 <= j < 12},
+        "key 10 is read twice": {"times": lambda j: 2 if j == 10 else 1},
+    },
+    ("--queries", "8", "--keys", "40", "--mask-block", "1"): {
+        "the last 2 keys are left out: the last of those that each query sees": {"sees": lambda i, j: j <= 30 + i},
+        "key 5 is left out": {"sees": lambda i, j: j <= 32 + i and j != 5},
+        "keys 16 to 19 are left out": {"sees": lambda i, j: j <= 32 + i and not 16 <= j < 20},
+        "keys 8 to 15 are read twice": {"times": lambda j: 2 if 8 <= j < 16 else 1},
+        "values are shifted against keys: key j has the value of j - 1": {"value_of": lambda j: max(j - 1, 0)},
     },
     ("--queries", "8", "--key-lengths", "19,0,30,5", "--keys", "32", "--mask-block", "4"): {
         "the block mask is not applied": {"sees": None},

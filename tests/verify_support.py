@@ -184,8 +184,9 @@ class Attention:
         at = ((b * tokens + token) * heads + head) * self.dim
         return values[at : at + self.dim]
 
-    def compute(self, scale=None, kv_head=None, sees=None, normalise=True, lengths=None):
-        """out [B, Sq, H, D], lse [B, H, Sq]; lengths: the keys of each batch entry"""
+    def compute(self, scale=None, kv_head=None, sees=None, normalise=True, lengths=None, times=None, value_of=None):
+        """out [B, Sq, H, D], lse [B, H, Sq]; lengths: the keys of each batch entry; times(j): how often
+        key j is read; value_of(j): the key whose value it has"""
         scale = self.scale if scale is None else scale
         kv_head = kv_head or (lambda h: h // (self.heads // self.kv_heads))
         sees = sees or (lambda query, key: True)
@@ -195,15 +196,16 @@ class Attention:
             for i in range(self.queries):
                 for h in range(self.heads):
                     keys = [j for j in range(lengths[b] if lengths else self.keys) if sees(i, j)]
+                    keys = [j for j in keys for _ in range(times(j) if times else 1)]
                     if not keys:
                         continue
                     q = self.row(self.q, self.heads, self.queries, b, i, h)
                     kv = [
                         [
-                            self.row(x, self.kv_heads, self.keys, b, j, kv_head(h))
+                            self.row(x, self.kv_heads, self.keys, b, of(j), kv_head(h))
                             for j in keys
                         ]
-                        for x in (self.k, self.v)
+                        for x, of in ((self.k, lambda j: j), (self.v, value_of or (lambda j: j)))
                     ]
                     scores = [scale * sum(x * y for x, y in zip(q, k)) for k in kv[0]]
                     top = max(scores)

@@ -30,6 +30,60 @@ static void add_keys(const fb_trial *trial, double *out, double *lse, const doub
     }
 }
 
+/* Queries of one entry that see the same keys. */
+typedef struct run_of_queries {
+    size_t b, first, count, seen;
+} run_of_queries;
+
+enum { MAX_RUNS = 64 };
+
+/* Returns how many there are; 0: more than MAX_RUNS, whose ends are not searched. */
+static size_t runs_of(const fb_attention_problem *p, run_of_queries *runs) {
+    size_t count = 0;
+    for (size_t b = 0; b < p->batch; b++)
+        for (size_t query = 0; query < p->queries; query++) {
+            size_t seen = fb_attention_problem_seen(p, b, query);
+            if (query > 0 && runs[count - 1].seen == seen) {
+                runs[count - 1].count++;
+                continue;
+            }
+            if (count == MAX_RUNS)
+                return 0;
+            runs[count++] = (run_of_queries){b, query, 1, seen};
+        }
+    return count;
+}
+
+/* The last `n` keys that each query sees, as a part: all of them where it sees fewer. index: [n] */
+static fb_status attend_last(const fb_attention_problem *p, size_t n, size_t *index, double *out,
+                             double *lse) {
+    run_of_queries runs[MAX_RUNS];
+    size_t count = runs_of(p, runs);
+    for (size_t i = 0; i < count; i++) {
+        const run_of_queries *r = &runs[i];
+        size_t keys = r->seen < n ? r->seen : n;
+        size_t row = (r->b * p->queries + r->first) * p->heads;
+        fb_attention_problem part = fb_attention_problem_cut(p, r->b, r->first, r->count);
+        part.mask = (fb_mask){0};
+        part.key_lengths = NULL;
+        for (size_t j = 0; j < keys; j++)
+            index[j] = r->seen - keys + j;
+        const fb_variant variant = {.key_index = index, .value_index = index, .key_count = keys};
+        if (keys == 0)
+            for (size_t at = row; at < row + r->count * p->heads; at++)
+                lse[at] = -(double)INFINITY;
+        else
+            FB_TRY(fb_variant_attend(&part, &variant, out + row * p->head_dim, lse + row));
+    }
+    return FB_OK;
+}
+
+/* Whether what is at the ends of this part can be said. */
+static bool has_ends(const fb_attention_problem *p, bool last) {
+    run_of_queries runs[MAX_RUNS];
+    return !last || fb_attention_problem_whole(p) || runs_of(p, runs) > 0;
+}
+
 /* The keys that all queries see: the first ones. */
 static size_t seen_by_all(const fb_attention_problem *p) {
     size_t least = p->keys;
@@ -68,18 +122,20 @@ static fb_status change_end(fb_wrong *w, bool external, bool last, end_change ch
         const fb_attention_problem *p = &trial->parts[part].read;
         double *out, *lse;
         if (!is_part(trial, part, external) || !trial->parts[part].known || p->keys < n ||
-            (change != TWICE && p->keys == n) || (last && !fb_attention_problem_whole(p)))
+            (change != TWICE && p->keys == n) || !has_ends(p, last))
             continue;
+        bool different = last && !fb_attention_problem_whole(p);
         fb_attention_problem seen = *p;
         seen.mask = (fb_mask){0};
         seen.key_lengths = NULL;
-        if (seen_by_all(p) < n)
+        if (!different && seen_by_all(p) < n)
             continue;
         for (size_t j = 0; j < n; j++)
             index[j] = last ? p->keys - n + j : j;
         const fb_variant variant = {.key_index = index, .value_index = index, .key_count = n};
         double *more_lse = more + trial->rows * trial->dim;
-        status = fb_variant_attend(&seen, &variant, more, more_lse);
+        status = different ? attend_last(p, n, index, more, more_lse)
+                           : fb_variant_attend(&seen, &variant, more, more_lse);
         if (status == FB_OK)
             status = fb_wrong_part(w, part, &out, &lse);
         if (status == FB_OK && change >= NOT_IN_SUM)
@@ -151,7 +207,14 @@ static fb_status try_end(fb_filter *f, fb_wrong *w, bool external, bool last, en
     else
         snprintf(words, sizeof words, "the %s %sof the block's own keys %s %s",
                  last ? "last" : "first", number, n == 1 ? "is" : "are", done[change]);
-    size_t used = strlen(words), tile = last ? tile_of_end(w->trial, external, n) : 0;
+    const fb_attention_problem *p = &w->trial->parts[0].read;
+    bool different = last && !fb_attention_problem_whole(p);
+    size_t used = strlen(words), tile = 0;
+    if (last && !different)
+        tile = tile_of_end(w->trial, external, n);
+    if (different)
+        snprintf(words + used, sizeof words - used, ": the last of those that each %s",
+                 p->mask.kind == FB_MASK_NONE ? "sequence has" : "query sees");
     if (tile && n > 1 && change != NOT_IN_OUTPUT)
         snprintf(words + used, sizeof words - used, ": those after the last whole tile of %zu",
                  tile);

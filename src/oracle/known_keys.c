@@ -57,7 +57,14 @@ static const float *token_of(const spectrum *s, const float *base, size_t row, s
     return base + ((b * p->keys + key) * p->kv_heads + head) * p->head_dim;
 }
 
-/* The weights of the right keys in the tensor. */
+/* The keys that a row sees: the first ones. */
+static size_t seen_by(const spectrum *s, size_t row) {
+    const fb_attention_problem *p = &s->part->read;
+    size_t token = row / p->heads;
+    return fb_attention_problem_seen(p, token / p->queries, token % p->queries);
+}
+
+/* The weights of the right keys in the tensor: 0 of keys that a row does not see. */
 static fb_status find_weights(const spectrum *s) {
     const fb_attention_problem *p = &s->part->read;
     double *q = NULL;
@@ -65,7 +72,10 @@ static fb_status find_weights(const spectrum *s) {
     for (size_t row = 0; row < s->trial->rows; row++) {
         for (size_t d = 0; d < p->head_dim; d++)
             q[d] = p->scale * (double)p->q[row * p->head_dim + d];
-        for (size_t j = 0; j < s->keys; j++)
+        size_t seen = seen_by(s, row);
+        memset(s->p + row * s->keys, 0, s->keys * sizeof *s->p);
+        memset(s->h + row * s->keys, 0, s->keys * sizeof *s->h);
+        for (size_t j = 0; j < seen; j++)
             s->p[row * s->keys + j] =
                 s->out->weight[row] *
                 exp(dot(q, token_of(s, p->k, row, j), p->head_dim) - s->part->m.lse[row]);
@@ -110,7 +120,8 @@ static void find_gains(const spectrum *s, const double *out, const double *lse,
             e_o += e[d] * o[d];
             mean += 1.0 / (s->out->sigma[row * dim + d] * s->out->sigma[row * dim + d]);
         }
-        for (size_t j = 0; j < s->keys; j++) {
+        size_t seen = isfinite(fewer) ? seen_by(s, row) : 0;
+        for (size_t j = 0; j < seen; j++) {
             const float *v = token_of(s, s->part->read.v, row, j);
             double p = s->p[row * s->keys + j] * fewer, square = 0.0;
             double h = dot(e, v, dim);
@@ -207,7 +218,9 @@ static const char *kind_of_keys(const fb_trial *trial) {
 static void say_keys(const fb_trial *trial, size_t keys, size_t begin_at, size_t end_at, char *text,
                      size_t size) {
     size_t n = end_at - begin_at;
-    bool last = end_at == keys, first = begin_at == 0;
+    /* where queries see different numbers of keys, the last one is not the same of all */
+    bool last = end_at == keys && fb_attention_problem_whole(&trial->parts[0].read);
+    bool first = begin_at == 0;
     const char *kind = kind_of_keys(trial);
     if ((first || last) && n == 1)
         snprintf(text, size, "the %s %skey", first ? "first" : "last", kind);
@@ -314,7 +327,11 @@ static void say(const fb_trial *trial, size_t keys, const change *changes, size_
 /* All external parts read so. */
 static fb_status attend_all(fb_wrong *w, const reading *r) {
     const fb_variant variant = {
-        .key_index = r->key, .value_index = r->value, .key_count = r->count};
+        .key_index = r->key,
+        .value_index = r->value,
+        .key_count = r->count,
+        .by_token = !fb_attention_problem_whole(&w->trial->parts[0].read),
+    };
     fb_wrong_reset(w);
     for (size_t part = 0; part < w->trial->num_parts; part++) {
         double *out, *lse;
@@ -471,7 +488,7 @@ static fb_status try_zeros(fb_filter *f, fb_wrong *w, const change *changes, siz
     char words[380], lost[200];
     size_t keys = w->trial->parts[0].read.keys;
     const change *c = &changes[0];
-    if (count != 1 || c->twice)
+    if (count != 1 || c->twice || !fb_attention_problem_whole(&w->trial->parts[0].read))
         return FB_OK;
     read_changed(r, keys, changes, count);
     for (size_t i = c->begin; i < c->end; i++) {
@@ -624,7 +641,7 @@ static size_t worst_head(const spectrum *s) {
 fb_status fb_try_keys(fb_filter *f, fb_wrong *w) {
     const fb_trial *trial = f->trial;
     const fb_trial_tensor *out = worst_output(trial);
-    if (!out || !fb_attention_problem_whole(&trial->parts[out->external].read))
+    if (!out)
         return FB_OK;
     size_t keys = trial->parts[out->external].read.keys;
     if (keys < 2 || (double)keys * (double)trial->rows > 6e7)

@@ -56,8 +56,18 @@ static size_t kv_head_of(const call *c, size_t head) {
     return head / (c->p->heads / c->p->kv_heads);
 }
 
+/* What is read before the first token that a query does not see. */
+static size_t read_before(const call *c, size_t seen) {
+    size_t count = 0;
+    while (count < c->keys && c->variant->key_index[count] < seen)
+        count++;
+    return count;
+}
+
 static size_t visible_keys(const call *c, size_t b, size_t query) {
     const fb_mask *mask = &c->p->mask;
+    if (c->variant && c->variant->by_token)
+        return read_before(c, fb_attention_problem_seen(c->p, b, query));
     bool chosen = c->variant && c->variant->key_count;
     size_t keys = chosen ? c->keys : fb_attention_problem_keys(c->p, b);
     if (mask->kind == FB_MASK_NONE)
@@ -78,6 +88,9 @@ static const float *row_of(const call *c, const float *base, const size_t *index
     size_t token = index ? index[key] : key;
     size_t batch = c->variant && c->variant->batches ? c->variant->batches[t->batch] : t->batch;
     if (token == SIZE_MAX)
+        return NULL;
+    if (c->variant && c->variant->by_token &&
+        token >= fb_attention_problem_seen(p, batch, p->queries - 1))
         return NULL;
     return base + ((batch * p->keys + token) * p->kv_heads + kv_head) * p->head_dim;
 }

@@ -13,9 +13,12 @@ typedef struct fb_variant {
     const size_t *kv_heads;    /* [heads]: the KV head that a query head reads */
     const size_t *value_heads; /* [heads]: the KV head of its values, if it is another */
     /* [key_count]: the token that is read as key, as value number j; SIZE_MAX: zeros. Without a
-     * mask only. */
+     * mask only, or with by_token. */
     const size_t *key_index, *value_index;
     size_t key_count;
+    /* With key_index, also where queries see different numbers of keys: a query sees what is read
+     * before the first token that it does not see. Tokens that no query sees are zeros. */
+    bool by_token;
     bool strict;           /* with a mask, keys before the query's block only */
     ptrdiff_t more;        /* with a mask, so many keys are seen too many (or, below 0, too few) */
     const size_t *batches; /* [batch]: the entry whose keys and values are read */
