@@ -33,46 +33,82 @@ def taus(block):
     return [f"tau:{t}" for t in (2, 3, 4, 5) if t < block] + ["tau:block", "never"]
 
 
-class Cell:
-    """Ways to attend that are compared on the problems of a suite; problems: so many in round 1, 2, ..."""
+def main_taus(block):
+    """Those that are asked the most problems."""
+    return ["tau:2", "tau:4" if block > 4 else "tau:block", "never"]
 
-    def __init__(self, name, suite, block, way, policies, problems, seed):
+
+def other_taus(block):
+    return [policy for policy in taus(block) if policy not in main_taus(block)]
+
+
+# A round of the work, and what it is for. A run that is cut off has done the first ones.
+ROUNDS = {
+    "first": "every question of the pages, of 25 to 200 problems",
+    "goals": "500 problems: ledgers of 1k and 4k tokens, word problems",
+    "clips": "the video model",
+    "long": "ledgers of 8k and 16k tokens",
+    "hard": "500 problems of the hard suites, and sheets",
+    "selectors": "100 hard problems, then 200 easy ones",
+    "longest": "500 problems of long ledgers, and more block sizes",
+    "rest": "500 problems with the other policies; other seeds",
+}
+
+
+class Cell:
+    """Ways to attend that are compared on the problems of a suite. rounds: up to which problem, in which round."""
+
+    def __init__(self, name, suite, block, way, policies, rounds, since, seed):
         self.name, self.suite, self.block, self.way, self.seed = name, suite, block, way, seed
-        self.policies, self.problems = ",".join(policies) or "dense", problems
-        self.timed = way == WAYS[0] and bool(policies)
+        self.policies, self.rounds, self.since = ",".join(policies) or "dense", rounds, since
+        self.timed = way == WAYS[0] and bool(policies) and not since
 
 
 def cells(seed):
-    """In order of importance."""
+    """In order of importance within a round."""
     made = []
 
-    def add(name, suite, blocks, way, policies, *problems, seed=seed):
+    def add(name, suite, blocks, way, policies, since=0, seed=seed, **rounds):
         for b in blocks:
-            made.append(Cell(f"{name}-b{b}", suite, b, way, policies(b) if callable(policies) else policies, problems, seed))
+            made.append(Cell(f"{name}-b{b}", suite, b, way, policies(b) if callable(policies) else policies, rounds, since, seed))
 
-    for suite, rounds in (("ledger-1k", (100, 200)), ("arithmetic", (50, 200)), ("hard-ledger-1k", (50, 200))):
+    one, threshold = WAYS
+    for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k"):
         for way in WAYS:
-            add(f"tau-{suite}-{way}", suite, BLOCKS, way, taus, *rounds)
-    for selector in SELECTORS:
-        add(f"selector-{selector}", "ledger-1k", (16,), WAYS[0], [f"{selector}@{d}{a}" for d in DENSITIES for a in AFTER], 50, 100)
-    for suite in ("ledger-1k", "hard-ledger-1k", "arithmetic"):
-        add(f"rows-{suite}", suite, (16,), WAYS[0], ROWS, 50, 200)
-    add("rows-ledger-1k", "ledger-1k", (4, 32), WAYS[0], ROWS, 50, 100)
+            add(f"tau-{suite}-{way}", suite, BLOCKS, way, taus, first=200)
     for suite in ("ledger-4k", "hard-ledger-4k"):
-        add(f"tau-{suite}-{WAYS[0]}", suite, (16,), WAYS[0], taus, 50, 200)
-    add(f"tau-sheet-1k-{WAYS[0]}", "sheet-1k", (16,), WAYS[0], taus, 25, 100)
-    for suite, rounds in (("ledger-4k", (50, 200, 500)), ("ledger-8k", (50, 200)), ("sheet-1k", (50, 200, 500)), ("sheet-4k", (50, 200)),
-                          ("hard-arithmetic", (50, 200, 500)), ("hard-ledger-4k", (0, 200, 500))):  # fmt: skip
-        add(f"dense-{suite}-{WAYS[1]}", suite, BLOCKS, WAYS[1], [], *rounds)
-    add(f"dense-ledger-16k-{WAYS[1]}", "ledger-16k", (16, 4, 32, 8), WAYS[1], [], 25, 50, 100, 200)
-    add(f"tau1-{WAYS[0]}", "ledger-1k", (16,), WAYS[0], ["tau:1"], 0, 50)
-    add("pictured-hard-ledger-1k", "hard-ledger-1k", (16,), WAYS[0], PICTURED, 0, 50, 100)
-    for way in reversed(WAYS):
-        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k"):
-            add(f"dense-{suite}-{way}", suite, BLOCKS, way, [], 0, 0, 500)
-    add(f"dense-ledger-4k-{WAYS[0]}", "ledger-4k", BLOCKS, WAYS[0], [], 0, 50, 200, 500)
-    add("other-seed", "ledger-1k", (16,), WAYS[0], taus, 0, 100, 200, seed=OTHER_SEED)
-    add("other-seed-hard", "hard-ledger-1k", (16,), WAYS[0], taus, 0, 0, 100, seed=OTHER_SEED)
+        add(f"tau-{suite}-{one}", suite, (16,), one, taus, first=200)
+    add(f"tau-sheet-1k-{one}", "sheet-1k", (16,), one, taus, first=25)
+    add(f"tau1-{one}", "ledger-1k", (16,), one, ["tau:1"], rest=50)
+    for selector in SELECTORS:
+        policies = [f"{selector}@{d}{a}" for d in DENSITIES for a in AFTER]
+        add(f"selector-{selector}", "ledger-1k", (16,), one, policies, first=100, selectors=200)
+    add("pictured-hard-ledger-1k", "hard-ledger-1k", (16,), one, PICTURED, first=25, selectors=100, rest=200)
+    for suite in ("ledger-1k", "hard-ledger-1k", "arithmetic"):
+        add(f"rows-{suite}", suite, (16,), one, ROWS, first=200)
+    add("rows-ledger-1k", "ledger-1k", (4, 32), one, ROWS, first=100, rest=200)
+    for suite, block in ((s, b) for b in BLOCKS for s in ("ledger-1k", "ledger-4k", "arithmetic")):
+        for way in WAYS:
+            since = 200 if suite != "ledger-4k" or (way == one and block == 16) else 0
+            add(f"main-{suite}-{way}", suite, (block,), way, main_taus, since, goals=500)
+            add(f"other-{suite}-{way}", suite, (block,), way, other_taus, since, rest=500)
+    add(f"main-ledger-8k-{one}", "ledger-8k", (16,), one, main_taus, long=200, longest=500)
+    add(f"main-ledger-16k-{one}", "ledger-16k", (16,), one, main_taus, long=100, longest=200)
+    for suite, rounds in (("ledger-4k", dict(first=50)), ("ledger-8k", dict(first=50, long=200, longest=500)),
+                          ("ledger-16k", dict(first=25, long=100, longest=500)), ("hard-arithmetic", dict(first=50, hard=500)),
+                          ("sheet-1k", dict(first=50, hard=500)), ("sheet-4k", dict(first=50, hard=200))):  # fmt: skip
+        add(f"dense-{suite}-{threshold}", suite, BLOCKS, threshold, [], **rounds)
+    for way in WAYS:
+        add(f"main-hard-ledger-1k-{way}", "hard-ledger-1k", BLOCKS, way, main_taus, 200, hard=500)
+        add(f"other-hard-ledger-1k-{way}", "hard-ledger-1k", BLOCKS, way, other_taus, 200, rest=500)
+    add(f"main-hard-ledger-4k-{one}", "hard-ledger-4k", (16,), one, main_taus, 200, hard=500)
+    add(f"dense-hard-ledger-4k-{threshold}", "hard-ledger-4k", BLOCKS, threshold, [], hard=500)
+    add(f"main-sheet-1k-{one}", "sheet-1k", (16,), one, main_taus, 25, hard=200)
+    add(f"main-hard-arithmetic-{one}", "hard-arithmetic", (16,), one, main_taus, hard=200)
+    add(f"main-ledger-8k-{one}", "ledger-8k", (4, 8, 32), one, main_taus, longest=200)
+    add(f"main-ledger-16k-{one}", "ledger-16k", (4, 8, 32), one, main_taus, longest=100)
+    add("other-seed", "ledger-1k", (16,), one, taus, seed=OTHER_SEED, first=100, rest=200)
+    add("other-seed-hard", "hard-ledger-1k", (16,), one, taus, seed=OTHER_SEED, rest=100)
     return made
 
 
@@ -86,7 +122,7 @@ class Problems:
             names = sorted({c.suite for c in made if c.seed == seed})
             missing = [n for n in names if not (folder / f"{n}.jsonl").exists()]
             if missing:
-                most = max(max(c.problems) for c in made if c.seed == seed)
+                most = max(max(c.rounds.values()) for c in made if c.seed == seed)
                 subprocess.run([sys.executable, ROOT / "golden" / "demo_suites.py", folder, "--work", TEXT_MODEL, "--count", str(most),
                                 "--seed", str(seed), "--suites", *missing], check=True, stdout=sys.stderr)  # fmt: skip
             for name in names:
@@ -108,11 +144,10 @@ class Problems:
 class TaskJob:
     """Some problems of a cell, solved by `flashblock eval tasks` on one thread."""
 
-    expected_seconds = 60  # before a job of the cell has ended
-
     def __init__(self, cell, first):
         self.cell, self.first, self.name = cell, first, cell.name
         self.key = (cell.seed, cell.suite, cell.block, cell.way, cell.policies, first)
+        self.expected_seconds = 80 if "16k" in cell.suite else 40 if "8k" in cell.suite else 20  # before one of its kind has ended
 
     def command(self, problems, folder):
         c = self.cell
@@ -144,15 +179,29 @@ class VideoJob:
         return dict(video=THRESHOLDS, skip=self.skip, ways=output["ways"])
 
 
+def kind_of(key):
+    """Jobs of a kind take about as long as each other."""
+    return key[:-1]
+
+
+def where_of(kind):
+    """The same problems and blocks, whatever the ways to attend."""
+    return kind[:-1]
+
+
+def ways_of(kind):
+    """How many ways to attend, dense attention among them."""
+    return 1 if kind[-1] == "dense" else 2 + kind[-1].count(",")
+
+
 def key_of(line):
     if "video" in line:
         return ("video", line["video"], line["skip"])
     return tuple(line[name] for name in ("seed", "suite", "block", "way", "policies", "first"))
 
 
-def jobs(made, problems, video, done):
-    """In the order of the work: the first round of every cell, the clips, the second round, ... Problems that the suites do not have are
-    left out."""
+def jobs(made, problems, video, done, rounds):
+    """Those of some rounds that are not done, in the order of the work. Problems that the suites do not have are left out."""
     ordered, seen = [], set(done)
 
     def add(job):
@@ -160,12 +209,12 @@ def jobs(made, problems, video, done):
             seen.add(job.key)
             ordered.append(job)
 
-    for number in range(max((len(c.problems) for c in made), default=1)):
+    for name in rounds:
         for cell in made:
-            for first in range(0, cell.problems[number] if number < len(cell.problems) else 0, CHUNK):
+            for first in range(cell.since, cell.rounds.get(name, 0), CHUNK):
                 if problems.has(cell, first):
                     add(TaskJob(cell, first))
-        if number == 0 and video:
+        if name == "clips" and video:
             for skip in range(0, CLIPS, CLIPS_OF_A_JOB):
                 add(VideoJob(skip))
     return ordered

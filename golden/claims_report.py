@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """What golden/task_claims.py measured, as tables (Markdown) and pictures."""
 import math
+import statistics
 import subprocess
 
 import claims_plan
@@ -15,11 +16,12 @@ class Score:
     def __init__(self):
         for name in claims_plan.FIELDS:
             setattr(self, name, 0)
-        self.dense = None
+        self.dense, self.texts = None, []
 
     def add(self, values):
         for name, value in zip(claims_plan.FIELDS, values):
             setattr(self, name, getattr(self, name) + value)
+        self.texts.append(values[1] / values[0])  # the questions about one text
 
     @property
     def share(self):
@@ -28,6 +30,11 @@ class Score:
     @property
     def error(self):
         return math.sqrt(self.share * (1 - self.share) / self.problems)
+
+    @property
+    def error_by_texts(self):
+        """Standard error that does not take questions about the same text for independent."""
+        return statistics.stdev(self.texts) / math.sqrt(len(self.texts))
 
     def by_dense(self, name):
         whole = getattr(self.dense, name)
@@ -52,15 +59,19 @@ def merge(lines):
     return scores
 
 
-def percent(score):
-    return f"{100 * score.share:.1f} ± {100 * score.error:.1f}" if score else ""
+def percent(score, usual=None):
+    """With the number of problems where it is not the usual one."""
+    if not score:
+        return ""
+    return f"{100 * score.share:.1f} ± {100 * score.error:.1f}" + ("" if usual in (None, score.problems) else f" of {score.problems}")
 
 
 def table(title, head, rows):
-    print(f"\n**{title}**\n\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    rows = [row for row in rows if any(row[1:])]
+    if rows:
+        print(f"\n**{title}**\n\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows:
-        if any(row[1:]):
-            print("| " + " | ".join(row) + " |")
+        print("| " + " | ".join(row) + " |")
 
 
 class Report:
@@ -92,9 +103,11 @@ class Report:
             table(f"dense, {WAY_NAMES[way]}: answers right, %", ["suite", *(f"blocks of {b}" for b in claims_plan.BLOCKS)], rows)
 
     def taus(self, suite, way):
-        """Policies against block sizes."""
+        """Policies against block sizes. Where a policy was asked fewer problems than dense attention, its cell says how many."""
         names = ("dense", "tau:2", "tau:3", "tau:4", "tau:5", "tau:block", "never")
-        head = ["policy"] + [f"blocks of {b} ({self.problems(suite, b, way, names)} problems)" for b in claims_plan.BLOCKS]
+        if not any(self.of(suite, b, way, "tau:2") for b in claims_plan.BLOCKS):
+            return
+        head = ["policy"] + [f"blocks of {b} ({self.problems(suite, b, way, ['dense'])} problems)" for b in claims_plan.BLOCKS]
         rows = [[f"`{name}`", *(self.answers(suite, b, way, name) for b in claims_plan.BLOCKS)] for name in names]
         table(f"{suite}, {WAY_NAMES[way]}: answers right, %; (lost, won)", head, rows)
 
@@ -114,24 +127,34 @@ class Report:
         score = self.of(suite, block, way, policy)
         if not score:
             return ""
-        return percent(score) + ("" if policy == "dense" else f" ({score.lost}, {score.won})")
+        if policy == "dense":
+            return percent(score)
+        return f"{percent(score, self.of(suite, block, way, 'dense').problems)} ({score.lost}, {score.won})"
 
     def cell(self, suite, block, way, policies, seed=None):
         """Everything that is known of one cell."""
-        rows = []
+        rows, dense = [], self.of(suite, block, way, "dense", seed)
         for policy in policies:
             s = self.of(suite, block, way, policy, seed)
             if not s:
                 continue
             rows_computed = "" if "@" in policy else f"{s.by_dense('rows'):.2f}"
             time = self.time_of(suite, block, way, policy)
-            rows.append([f"`{policy}`", percent(s), f"{s.lost}, {s.won}", f"{100 * s.equal / s.problems:.0f} %",
+            rows.append([f"`{policy}`", percent(s, dense.problems), f"{s.lost}, {s.won}", f"{100 * s.equal / s.problems:.0f} %",
                          f"{100 * s.reused / s.steps:.0f} %", f"{s.by_dense('keys'):.2f}", rows_computed,
                          "" if math.isnan(time) else f"{time:.2f}"])  # fmt: skip
         seeds = "" if seed is None else f", seed {seed}"
-        count = self.of(suite, block, way, policies[0], seed)
-        table(f"{suite}, blocks of {block}, {WAY_NAMES[way]}{seeds}: {count.problems if count else 0} problems",
+        table(f"{suite}, blocks of {block}, {WAY_NAMES[way]}{seeds}: {dense.problems if dense else 0} problems",
               ["policy", "right, %", "lost, won", "equal replies", "steps that reuse", "keys", "rows", "attention"], rows)  # fmt: skip
+
+    def errors(self):
+        """Standard errors by texts, relative to those by problems, where a share is neither next to 0 nor next to 1."""
+        ratios = {}
+        for (_, suite, _, _), scores in self.scores.items():
+            ratios.setdefault(suite, []).extend(s.error_by_texts / s.error for s in scores.values()
+                                                if 0.05 < s.share < 0.97 and len(s.texts) >= 20)  # fmt: skip
+        table("standard error by texts, relative to that by problems", ["suite", "tables' cells", "mean", "least", "most"],
+              [[suite, str(len(r)), *(f"{f(r):.2f}" for f in (statistics.mean, min, max))] for suite, r in ratios.items() if r])  # fmt: skip
 
     def selectors(self):
         """Right answers for each density; then what a density costs."""
@@ -178,12 +201,14 @@ class Report:
     def tables(self):
         one, threshold = claims_plan.WAYS
         self.dense()
-        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k"):
+        for suite in ("ledger-1k", "ledger-4k", "ledger-8k", "ledger-16k", "arithmetic", "hard-ledger-1k"):
             for way in (one, threshold):
                 self.taus(suite, way)
-        self.costs("ledger-1k", one)
+        for suite in ("ledger-1k", "ledger-4k"):
+            self.costs(suite, one)
         names = ("dense", "tau:1", "tau:2", "tau:3", "tau:4", "tau:5", "tau:block", "never", "tau:4+correction", "rows", "rows+correction")
-        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k", "ledger-4k", "hard-ledger-4k", "sheet-1k"):
+        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k", "ledger-4k", "hard-ledger-4k", "sheet-1k", "ledger-8k", "ledger-16k",
+                      "hard-arithmetic"):  # fmt: skip
             self.cell(suite, 16, one, names)
         for block in (4, 8, 32):
             self.cell("ledger-1k", block, one, names)
@@ -194,6 +219,7 @@ class Report:
         self.cell("hard-ledger-1k", 16, one, ("dense", *claims_plan.PICTURED))
         for suite in ("ledger-1k", "hard-ledger-1k"):
             self.cell(suite, 16, one, names, claims_plan.OTHER_SEED)
+        self.errors()
         self.clips()
 
     # ------------------------------------------------------------------------------------ pictures
