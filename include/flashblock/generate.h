@@ -94,7 +94,7 @@ typedef enum fb_finish_reason {
     FB_FINISH_STOP = 0,  /* a stop token was generated; it is the last token of the result */
     FB_FINISH_LENGTH,    /* max_tokens tokens */
     FB_FINISH_CONTEXT,   /* the next block would not fit max_position_embeddings */
-    FB_FINISH_CANCELLED, /* on_step returned false */
+    FB_FINISH_CANCELLED, /* on_step returned false, or is_cancelled true */
 } fb_finish_reason;
 
 /* "stop", "length", "context", "cancelled"; "unknown" otherwise. Never NULL. */
@@ -226,7 +226,7 @@ typedef struct fb_generate_options {
     /* Called after every denoising step and commit, from the calling thread; false cancels every
      * sequence. NULL (default): none. */
     bool (*on_step)(void *user, const fb_step_event *event);
-    void *user; /* of on_step and of on_attention */
+    void *user; /* of on_step, on_attention and is_cancelled */
 
     /* Called for every layer of every denoising step and commit, see fb_forward.on_attention; not
      * at prefill. NULL (default): none. */
@@ -257,6 +257,20 @@ typedef struct fb_generate_options {
                                  kept while a sub-block is denoised; tau must be 0. Default false */
     bool early_stop;          /* llada2, llada2.1: see above; default false */
     bool unused_bools[2];     /* false: room for later versions */
+
+    /* [num_prompts] for each prompt the KV cache to go on with, or NULL; borrowed. For a
+     * conversation: only what is new in a prompt is read. A cache is one of fb_model_new_kv_cache
+     * with kv_dtype. Its committed tokens are the prompt's first ones, whole blocks of them that
+     * were written with the same model, block_size and loop; this function cannot see whether they
+     * are. At the end it holds all blocks that were committed: prompt, completion, and what the
+     * last block has behind the completion's end. Not with FB_COMPAT_RELEASED nor with bd3lm, whose
+     * blocks begin elsewhere in another prompt; fast-dllm-v2 has to read the last block of a prompt
+     * of whole blocks. NULL (default): the function makes its own. */
+    struct fb_kv_cache *const *kv_caches;
+
+    /* Called before every forward pass, those over the prompt included, from the calling thread;
+     * true cancels every sequence. NULL (default): none. */
+    bool (*is_cancelled)(void *user);
 } fb_generate_options;
 
 /* Where FB_COMPAT_RELEASED differs here, beside what reuse.h lists:
@@ -279,7 +293,7 @@ static inline void fb_generate_options_init(fb_generate_options *options) {
 
 /* Counts of one sequence, or sums over all. The struct can grow at its end. */
 typedef struct fb_generate_counts {
-    size_t prefill_tokens;  /* prompt tokens in whole blocks */
+    size_t prefill_tokens;  /* prompt tokens in whole blocks, without those of kv_caches */
     size_t denoising_steps; /* = refreshes + row_refreshes + reuses */
     size_t refreshes;       /* denoising steps that computed all of the block-external part */
     size_t stores;          /* refreshes that kept it */

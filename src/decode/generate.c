@@ -72,25 +72,43 @@ static void free_buffers(generator *g) {
     fb_free(g->after);
 }
 
-/* Caches of a slot that a new sequence takes: made at its first, emptied at later ones. In the
- * engine the block-external part of the one before stays. */
-static fb_status prepare_caches(generator *g, fb_slot *slot) {
-    if (slot->kv == NULL) {
-        FB_TRY(fb_model_new_kv_cache(g->model, g->options.kv_dtype, &slot->kv));
-        if (g->options.sparse != NULL)
-            return fb_model_new_sparse(g->model, g->options.sparse, g->options.block_size,
-                                       &slot->sparse);
-        if (g->options.reuse.tau > 0)
-            FB_TRY(fb_model_new_part_cache(g->model, g->options.block_size, &slot->parts));
-        if (g->options.reuse.correction)
-            return fb_part_cache_enable_correction(slot->parts);
+/* The KV cache of a slot's new sequence: the one that was given for its prompt, or the slot's own,
+ * which is made at its first sequence and emptied at later ones. */
+static fb_status prepare_kv(generator *g, fb_slot *slot) {
+    fb_kv_cache *given = g->options.kv_caches ? g->options.kv_caches[slot->prompt] : NULL;
+    if (given != NULL) {
+        slot->kv = given;
+        fb_sequence_keep(slot->sequence, fb_kv_cache_length(given));
         return FB_OK;
     }
+    if (slot->own_kv == NULL)
+        FB_TRY(fb_model_new_kv_cache(g->model, g->options.kv_dtype, &slot->own_kv));
+    slot->kv = slot->own_kv;
+    return fb_kv_cache_truncate(slot->kv, 0);
+}
+
+static fb_status make_reuse_caches(generator *g, fb_slot *slot) {
+    if (g->options.sparse != NULL)
+        return fb_model_new_sparse(g->model, g->options.sparse, g->options.block_size,
+                                   &slot->sparse);
+    if (g->options.reuse.tau > 0)
+        FB_TRY(fb_model_new_part_cache(g->model, g->options.block_size, &slot->parts));
+    if (g->options.reuse.correction)
+        return fb_part_cache_enable_correction(slot->parts);
+    return FB_OK;
+}
+
+/* Caches of a slot that a new sequence takes. In the engine the block-external part of the one
+ * before stays. */
+static fb_status prepare_caches(generator *g, fb_slot *slot) {
+    FB_TRY(prepare_kv(g, slot));
+    if (slot->parts == NULL && slot->sparse == NULL)
+        return make_reuse_caches(g, slot);
     if (slot->parts != NULL && g->compat == FB_COMPAT_PAPER)
         fb_part_cache_invalidate(slot->parts);
     if (slot->sparse != NULL)
         fb_sparse_reset(slot->sparse);
-    return fb_kv_cache_truncate(slot->kv, 0);
+    return FB_OK;
 }
 
 static fb_status admit(generator *g, const fb_prompt *prompts, size_t num_prompts) {
@@ -443,14 +461,21 @@ static void cancel(generator *g) {
             fb_sequence_cancel(g->slots.slots[i].sequence);
 }
 
+static bool goes_on(generator *g) {
+    if (!g->cancelled && g->options.is_cancelled != NULL)
+        g->cancelled = g->options.is_cancelled(g->options.user);
+    return !g->cancelled;
+}
+
 static fb_status run(generator *g, const fb_prompt *prompts, size_t num_prompts) {
     for (;;) {
         FB_TRY(admit(g, prompts, num_prompts));
         if (g->slots.num_active == 0)
             return FB_OK;
-        for (bool done = false; !done;)
+        for (bool done = false; !done && goes_on(g);)
             FB_TRY(prefill_pass(g, &done));
-        FB_TRY(decode_pass(g));
+        if (goes_on(g))
+            FB_TRY(decode_pass(g));
         if (g->cancelled)
             cancel(g);
         FB_TRY(collect(g));
@@ -485,7 +510,9 @@ fb_status fb_generate(fb_model *model, const fb_prompt *prompts, size_t num_prom
     g.schedule = fb_generate_schedule(config, &g.options);
     g.sampler = fb_generate_sampler(&g.options);
     g.compat = fb_loop_is_other(&g.schedule) ? FB_COMPAT_PAPER : g.options.compat;
-    fb_status status = generate(&g, checked, num_prompts);
+    fb_status status = fb_generate_kv_caches(config, &g.options, checked, num_prompts);
+    if (status == FB_OK)
+        status = generate(&g, checked, num_prompts);
     for (size_t i = 0; i < g.slots.num_slots && status == FB_OK; i++)
         if (g.slots.slots[i].sparse != NULL) {
             fb_generation_add_sparse(g.generation, fb_sparse_counts_of(g.slots.slots[i].sparse));

@@ -64,7 +64,7 @@ const char *fb_finish_reason_name(fb_finish_reason reason) {
     return "unknown";
 }
 
-FB_SIZED_ENDS_WITH(fb_generate_options, unused_bools);
+FB_SIZED_ENDS_WITH(fb_generate_options, is_cancelled);
 
 void fb_generate_options_init_sized(fb_generate_options *options, size_t size) {
     const fb_generate_options defaults = {
@@ -398,6 +398,49 @@ fb_status fb_generate_prompts(const fb_model_config *config, const fb_generate_o
         return status;
     }
     *checked = copy;
+    return FB_OK;
+}
+
+/* Prompt tokens that a cache may hold already. */
+static size_t most_kept(const fb_generate_options *options, const fb_prompt *prompt) {
+    size_t whole = prompt->num_tokens - prompt->num_tokens % options->block_size;
+    bool last = options->loop == FB_LOOP_FAST_DLLM_V2 && whole == prompt->num_tokens && whole > 0;
+    return last ? whole - options->block_size : whole;
+}
+
+static fb_status check_kv_cache(const fb_model_config *config, const fb_generate_options *options,
+                                const fb_prompt *prompts, size_t index) {
+    const fb_kv_cache *cache = options->kv_caches[index];
+    const fb_kv_cache_config *of = fb_kv_cache_config_of(cache);
+    size_t length = fb_kv_cache_length(cache), most = most_kept(options, &prompts[index]);
+    for (size_t i = 0; i < index; i++)
+        if (options->kv_caches[i] == cache)
+            return fb_fail(FB_ERROR_ARGUMENT, "kv_caches %zu and %zu are the same cache", i, index);
+    if (of->num_layers != config->num_hidden_layers ||
+        of->num_kv_heads != config->num_key_value_heads || of->head_dim != config->head_dim ||
+        of->dtype != options->kv_dtype)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "kv_caches %zu is of another model or of another type than kv_dtype %s",
+                       index, fb_dtype_name(options->kv_dtype));
+    if (length > most || length % options->block_size != 0)
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "kv_caches %zu has %zu tokens, not whole blocks of %zu within the %zu that "
+                       "its prompt can take from it",
+                       index, length, options->block_size, most);
+    return FB_OK;
+}
+
+fb_status fb_generate_kv_caches(const fb_model_config *config, const fb_generate_options *options,
+                                const fb_prompt *prompts, size_t num_prompts) {
+    if (options->kv_caches == NULL)
+        return FB_OK;
+    if (options->compat == FB_COMPAT_RELEASED || options->loop == FB_LOOP_BD3LM)
+        return fb_fail(FB_ERROR_ARGUMENT, "kv_caches is set with %s",
+                       options->compat == FB_COMPAT_RELEASED ? "compat released"
+                                                             : "the loop bd3lm");
+    for (size_t i = 0; i < num_prompts; i++)
+        if (options->kv_caches[i] != NULL)
+            FB_TRY(check_kv_cache(config, options, prompts, i));
     return FB_OK;
 }
 

@@ -20,6 +20,10 @@ fb_status fb_generate_options_resolve(const fb_model_config *config, fb_generate
 fb_status fb_generate_prompts(const fb_model_config *config, const fb_generate_options *options,
                               const fb_prompt *prompts, size_t num_prompts, fb_prompt **checked);
 
+/* Checks options->kv_caches for prompts that fb_generate_prompts accepted. */
+fb_status fb_generate_kv_caches(const fb_model_config *config, const fb_generate_options *options,
+                                const fb_prompt *prompts, size_t num_prompts);
+
 /* The parts of resolved options that schedule.h and sampler.h take. */
 fb_schedule fb_generate_schedule(const fb_model_config *config, const fb_generate_options *options);
 fb_sampler fb_generate_sampler(const fb_generate_options *options);

@@ -145,11 +145,15 @@ size_t fb_sequence_prefill_left(const fb_sequence *sequence) {
     return whole > sequence->num_tokens ? whole - sequence->num_tokens : 0;
 }
 
-void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens) {
+void fb_sequence_keep(fb_sequence *sequence, size_t num_tokens) {
     sequence->num_tokens += num_tokens;
-    sequence->counts.prefill_tokens += num_tokens;
-    if (fb_sequence_prefill_left(sequence) == 0)
+    if (num_tokens > 0 && fb_sequence_prefill_left(sequence) == 0)
         start_block(sequence);
+}
+
+void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens) {
+    sequence->counts.prefill_tokens += num_tokens;
+    fb_sequence_keep(sequence, num_tokens);
 }
 
 void fb_sequence_set_next(fb_sequence *sequence, int32_t token) {

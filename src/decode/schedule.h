@@ -118,6 +118,10 @@ void fb_sequence_destroy(fb_sequence *sequence);
 size_t fb_sequence_prefill_left(const fb_sequence *sequence);
 void fb_sequence_prefilled(fb_sequence *sequence, size_t num_tokens);
 
+/* A new sequence: the KV cache holds its first num_tokens tokens, whole blocks of those that are to
+ * be prefilled. */
+void fb_sequence_keep(fb_sequence *sequence, size_t num_tokens);
+
 /* DENOISING or COMMIT: decides about the next pass. Counts it. */
 fb_plan fb_sequence_plan(fb_sequence *sequence);
 

@@ -19,7 +19,7 @@ void fb_slots_destroy(fb_slots *slots) {
         fb_sequence_destroy(slots->slots[i].sequence);
         fb_part_cache_destroy(slots->slots[i].parts);
         fb_sparse_destroy(slots->slots[i].sparse);
-        fb_kv_cache_destroy(slots->slots[i].kv);
+        fb_kv_cache_destroy(slots->slots[i].own_kv);
     }
     fb_free(slots->slots);
     *slots = (fb_slots){0};

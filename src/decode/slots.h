@@ -19,7 +19,8 @@
 typedef struct fb_slot {
     fb_sequence *sequence; /* NULL: free */
     size_t prompt;         /* index of the sequence's prompt */
-    fb_kv_cache *kv;       /* owned; NULL until the caller makes one */
+    fb_kv_cache *kv;       /* of the sequence: own_kv, or one that its owner wants back */
+    fb_kv_cache *own_kv;   /* owned; NULL until the caller makes one */
     fb_part_cache *parts;  /* owned; NULL until the caller makes one */
     fb_sparse *sparse;     /* owned; NULL until the caller makes one */
 } fb_slot;
