@@ -8,7 +8,7 @@
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
-    libpcre2-dev libutf8proc-dev libpng-dev"
+    libpcre2-dev libutf8proc-dev libpng-dev libedit-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
     gnuplot-nox doxygen groff-base python3-numpy python3-pytest"
@@ -75,6 +75,7 @@ is_there() {
     libomp-dev) has_header clang omp.h -fopenmp ;;
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
+    libedit-dev) has_library libedit ;;
     libyajl-dev) has_library yajl ;;
     libopenblas-dev) has_library openblas ;;
     libpcre2-dev) has_library libpcre2-8 ;;

@@ -150,7 +150,8 @@ Test(chat_template, damaged_ones) {
 }
 
 static void expect_directory(const char *directory, fb_status status, const char *words) {
-    cr_expect_eq(fb_chat_template_check_directory(directory), status, "%s: %s", words,
+    fb_chat_format format;
+    cr_expect_eq(fb_chat_template_of_directory(directory, &format), status, "%s: %s", words,
                  fb_error_message());
     cr_expect(status == FB_OK || strstr(fb_error_message(), words), "'%s' does not say '%s'",
               fb_error_message(), words);

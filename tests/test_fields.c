@@ -132,7 +132,8 @@ static void read_tokenizer(const char *directory, outcome *o) {
     o->status = fb_special_tokens_read(directory, false, &tokens, &warnings);
     if (o->status == FB_OK)
         RESULT(o, "%d %d %d ", (int)tokens.mask, (int)tokens.pad, (int)tokens.eos);
-    if (fb_chat_template_check_directory(directory) != FB_OK)
+    fb_chat_format format;
+    if (fb_chat_template_of_directory(directory, &format) != FB_OK)
         RESULT(o, "%s", fb_error_message());
     take_warnings(o, &warnings);
     fb_warnings_free(&warnings);

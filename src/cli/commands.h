@@ -33,6 +33,7 @@ int fb_command_group_run(const fb_command_group *group, int argc, char **argv);
 fb_command_run fb_command_bench_attention, fb_command_bench_decode, fb_command_bench_isa,
     fb_command_bench_limits, fb_command_bench_merge, fb_command_bench_video;
 fb_command_run fb_command_calibrate;
+fb_command_run fb_command_chat;
 fb_command_run fb_command_eval_reuse, fb_command_eval_sparse, fb_command_eval_tasks,
     fb_command_eval_video;
 fb_command_run fb_command_generate;

@@ -59,6 +59,7 @@ static const fb_command commands[] = {
     {"bench", "measure speed beside the limits of this machine", NULL, &bench},
     {"calibrate", "find out which heads of a video model may reuse, at which steps",
      fb_command_calibrate, NULL},
+    {"chat", "talk with a block-diffusion language model", fb_command_chat, NULL},
     {"eval", "measure what reuse does to what a model writes", NULL, &eval},
     {"generate", "write text with a block-diffusion language model", fb_command_generate, NULL},
     {"golden", "write a case file: a scripted denoising sequence, or one attention",

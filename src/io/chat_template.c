@@ -416,6 +416,38 @@ fb_status fb_chat_template_check(const char *text, size_t length, const char *wh
     return status;
 }
 
+/* LLaDA2's template, by the texts that only it has: roles in <role>, and thinking that is off
+ * unless asked for. */
+static bool is_llada2(const char *text, size_t length) {
+    static const char *const wanted[] = {"<role>SYSTEM</role>", "<role>HUMAN</role>",
+                                         "<role>ASSISTANT</role>", "<|role_end|>",
+                                         "detailed thinking"};
+    static const char *const others[] = {im_start, "[INST]", "thinking_option = 'on'",
+                                         "detailed thinking on<"};
+    const fb_buffer all = {.data = (unsigned char *)text, .size = length};
+    bool found[sizeof wanted / sizeof *wanted] = {false};
+    for (size_t at = 0; at < length; at++) {
+        for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+            found[i] = found[i] || at_text(&all, at, wanted[i]);
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+            if (at_text(&all, at, others[i]))
+                return false;
+    }
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!found[i])
+            return false;
+    return true;
+}
+
+fb_status fb_chat_template_recognise(const char *text, size_t length, const char *where,
+                                     fb_chat_format *format) {
+    *format = FB_CHAT_LLADA2;
+    if (is_llada2(text, length))
+        return FB_OK;
+    *format = FB_CHAT_CHATML;
+    return fb_chat_template_check(text, length, where);
+}
+
 /* --- the files -------------------------------------------------------------------------------- */
 
 /* chat_template: a text, or [{"name": "default", "template": "..."}, ...] */
@@ -435,7 +467,7 @@ static fb_status find_template(const fb_json *config, const char *where, const c
     return fb_fail(FB_ERROR_UNSUPPORTED, "%s: chat_template has none named \"default\"", where);
 }
 
-static fb_status check_config(const char *path) {
+static fb_status read_config(const char *path, fb_chat_format *format) {
     const fb_json *config = NULL;
     const char *text = NULL;
     fb_buffer where = {0};
@@ -448,30 +480,32 @@ static fb_status check_config(const char *path) {
         if (status == FB_OK)
             status = fb_buffer_terminate(&where);
         if (status == FB_OK)
-            status = fb_chat_template_check(text, strlen(text), (const char *)where.data);
+            status =
+                fb_chat_template_recognise(text, strlen(text), (const char *)where.data, format);
         fb_buffer_free(&where);
     }
     fb_json_free(config);
     return status;
 }
 
-static fb_status check_jinja(const char *path) {
+static fb_status read_jinja(const char *path, fb_chat_format *format) {
     char *text = NULL;
     size_t size = 0;
     FB_TRY(fb_file_read(path, MAX_TEMPLATE, &text, &size));
-    fb_status status = fb_chat_template_check(text, size, path);
+    fb_status status = fb_chat_template_recognise(text, size, path, format);
     fb_free(text);
     return status;
 }
 
-fb_status fb_chat_template_check_directory(const char *directory) {
+fb_status fb_chat_template_of_directory(const char *directory, fb_chat_format *format) {
     char *jinja = NULL, *config = NULL;
+    *format = FB_CHAT_CHATML;
     FB_TRY(fb_path_join(directory, "chat_template.jinja", &jinja));
     fb_status status = fb_path_join(directory, "tokenizer_config.json", &config);
     if (status == FB_OK && fb_file_exists(jinja))
-        status = check_jinja(jinja);
+        status = read_jinja(jinja, format);
     else if (status == FB_OK && fb_file_exists(config))
-        status = check_config(config);
+        status = read_config(config, format);
     fb_free(jinja);
     fb_free(config);
     return status;

@@ -35,7 +35,8 @@ static const fb_option option_list[] = {
     {.kind = FB_OPTION_FLAG,
      .name = "chat",
      TARGET(format.chat),
-     .help = "each prompt is a user's turn in ChatML (Qwen, SDAR-Chat, TraDo), not plain text"},
+     .help = "each prompt is a user's turn in the model's chat format (ChatML, LLaDA2), not plain "
+             "text"},
     {.kind = FB_OPTION_FLAG,
      .name = "parse-special",
      TARGET(format.parse_special),
@@ -360,7 +361,7 @@ static fb_status set_mask_token(const fb_tokenizer *tokenizer, const char *token
     return FB_OK;
 }
 
-fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given) {
+fb_status fb_generate_settings_open(fb_session *session, fb_generate_settings *given) {
     set_sparse(given);
     FB_TRY(fb_isa_choice_set(given->threads, given->isa));
     FB_TRY(fb_session_load(session, given->model, given->no_mmap, given->float_activations));
@@ -369,7 +370,11 @@ fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings
     session->options.reuse.tau = given->tau != NO_TAU        ? given->tau
                                  : given->options.reuse.rows ? (size_t)ROWS_TAU
                                                              : (size_t)PAPER_TAU;
-    FB_TRY(set_mask_token(session->tokenizer, given->mask_token, &session->options));
+    return set_mask_token(session->tokenizer, given->mask_token, &session->options);
+}
+
+fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given) {
+    FB_TRY(fb_generate_settings_open(session, given));
     FB_TRY(fb_session_read_prompts(session, &given->prompts, &given->format, given->samples));
     return fb_session_resolve(session);
 }

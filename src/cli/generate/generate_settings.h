@@ -31,6 +31,10 @@ fb_generate_settings fb_generate_settings_default(void);
 /* Says which options contradict each other, or that there is no prompt; NULL: nothing is wrong. */
 const char *fb_generate_settings_wrong(const fb_generate_settings *given);
 
+/* Sets threads and instruction set, and loads model and tokenizer into a zeroed session, which has
+ * the options as they are given. `given` must outlive the session. */
+fb_status fb_generate_settings_open(fb_session *session, fb_generate_settings *given);
+
 /* Sets threads and instruction set, loads model and tokenizer into a zeroed session, encodes the
  * prompts and resolves the options. `given` must outlive the session. */
 fb_status fb_generate_settings_prepare(fb_session *session, fb_generate_settings *given);

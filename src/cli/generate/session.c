@@ -74,61 +74,41 @@ static fb_status append_prompt_text(fb_buffer *text, const fb_option_value *valu
 
 /* --- ids of a prompt -------------------------------------------------------------------------- */
 
-/* fb_tokenizer_encode or fb_tokenizer_encode_piece */
-typedef fb_status encoder(const fb_tokenizer *tokenizer, const char *text, size_t length,
-                          fb_added_tokens added, int32_t **ids, size_t *count);
-
 /* Ids are kept in a buffer, sizeof(int32_t) bytes each. */
-static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, encoder *encode,
-                            const char *text, size_t length, fb_added_tokens added) {
+static fb_status append_ids(fb_buffer *ids, const fb_tokenizer *tokenizer, const char *text,
+                            size_t length, fb_added_tokens added) {
     int32_t *tokens = NULL;
     size_t count = 0;
-    FB_TRY(encode(tokenizer, text, length, added, &tokens, &count));
+    FB_TRY(fb_tokenizer_encode(tokenizer, text, length, added, &tokens, &count));
     fb_status status = fb_buffer_append(ids, tokens, count * sizeof *tokens);
     fb_token_ids_free(tokens);
     return status;
 }
 
-/* A piece of the chat format, whose special tokens are tokens. */
-static fb_status append_format(fb_buffer *ids, const fb_tokenizer *tokenizer, const char *piece) {
-    return append_ids(ids, tokenizer, fb_tokenizer_encode_piece, piece, strlen(piece),
-                      FB_ADDED_PARSED);
-}
-
-/* A template that is not ChatML would ask the model in a format that it was not trained on. */
-static fb_status check_chat(const char *directory) {
-    fb_status status = fb_chat_template_check_directory(directory);
+/* A template of another format would ask the model in a way that it was not trained on. */
+static fb_status choose_chat_format(fb_session *session) {
+    fb_status status = fb_chat_template_of_directory(session->directory, &session->chat_format);
+    if (status == FB_OK)
+        status = fb_chat_format_check(session->chat_format, session->tokenizer);
     return status == FB_OK ? FB_OK : fb_fail_in(status, "--chat");
 }
 
-static fb_status require_token(const fb_tokenizer *tokenizer, const char *token) {
-    if (!fb_tokenizer_is_special(tokenizer, fb_tokenizer_token_id(tokenizer, token)))
-        return fb_fail(FB_ERROR_ARGUMENT, "--chat: the tokenizer has no special token %s", token);
-    return FB_OK;
-}
-
-/* ChatML: <|im_start|>user\nTEXT<|im_end|>\n<|im_start|>assistant\n. "user\n" and TEXT are encoded
- * together, since a tokenizer may join the line break with what follows it. */
-static fb_status encode_chat(fb_buffer *ids, const fb_tokenizer *tokenizer, const fb_buffer *text,
+/* A user's turn, after the system's turn that the format may have by itself. */
+static fb_status encode_chat(fb_buffer *ids, const fb_session *session, const fb_buffer *text,
                              fb_added_tokens added) {
-    FB_TRY(require_token(tokenizer, "<|im_start|>"));
-    FB_TRY(require_token(tokenizer, "<|im_end|>"));
-    FB_TRY(append_format(ids, tokenizer, "<|im_start|>"));
-    FB_TRY(append_ids(ids, tokenizer, fb_tokenizer_encode_piece, (const char *)text->data,
-                      text->size, added));
-    return append_format(ids, tokenizer, "<|im_end|>\n<|im_start|>assistant\n");
+    FB_TRY(fb_chat_append_system(ids, session->chat_format, session->tokenizer, NULL));
+    return fb_chat_append_user(ids, session->chat_format, session->tokenizer,
+                               (const char *)text->data, text->size, added);
 }
 
-static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_tokenizer *tokenizer,
+static fb_status read_prompt(fb_buffer *text, fb_buffer *ids, const fb_session *session,
                              const fb_option_value *value, const fb_prompt_format *format) {
     fb_added_tokens added = format->parse_special ? FB_ADDED_PARSED : FB_ADDED_SPECIAL_AS_TEXT;
-    if (format->chat)
-        FB_TRY(fb_buffer_append_text(text, "user\n"));
     FB_TRY(append_prompt_text(text, value));
     FB_TRY(fb_buffer_terminate(text)); /* never a null pointer */
-    return format->chat ? encode_chat(ids, tokenizer, text, added)
-                        : append_ids(ids, tokenizer, fb_tokenizer_encode, (const char *)text->data,
-                                     text->size, added);
+    return format->chat
+               ? encode_chat(ids, session, text, added)
+               : append_ids(ids, session->tokenizer, (const char *)text->data, text->size, added);
 }
 
 /* Standard input can be read once. */
@@ -150,7 +130,7 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
     FB_TRY(check_stdin(list));
     session->chat = format->chat;
     if (format->chat)
-        FB_TRY(check_chat(session->directory));
+        FB_TRY(choose_chat_format(session));
     if (!fb_size_mul(list->count, samples, &count))
         return fb_fail(FB_ERROR_ARGUMENT, "--samples: %zu of %zu prompts are too many", samples,
                        list->count);
@@ -159,7 +139,7 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
     FB_TRY(fb_alloc_zeroed(count, sizeof *session->seeds, "seeds", &session->seeds));
     for (size_t i = 0; i < list->count; i++) {
         fb_buffer text = {0}, ids = {0};
-        fb_status status = read_prompt(&text, &ids, session->tokenizer, &list->values[i], format);
+        fb_status status = read_prompt(&text, &ids, session, &list->values[i], format);
         fb_buffer_free(&text);
         if (status != FB_OK) {
             fb_buffer_free(&ids);
@@ -179,10 +159,10 @@ fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *lis
 /* --- generation --------------------------------------------------------------------------------
  */
 
-/* The model's turn ends with <|im_end|>, whatever its configuration lists. */
+/* The model's turn ends with the format's token, whatever its configuration lists. */
 static fb_status stop_at_turn(fb_session *session) {
     fb_generate_options *options = &session->options;
-    int32_t end = fb_tokenizer_token_id(session->tokenizer, "<|im_end|>");
+    int32_t end = fb_chat_format_end(session->chat_format, session->tokenizer);
     for (size_t i = 0; i < options->num_stop_tokens; i++)
         if (options->stop_tokens[i] == end)
             return FB_OK;

@@ -4,6 +4,7 @@
 
 #include "cli/generate/display.h"
 #include "cli/options/options.h"
+#include "io/chat_format.h"
 #include "oracle/trajectory_write.h"
 
 #include <flashblock/generate.h>
@@ -24,13 +25,14 @@ typedef struct fb_session {
     fb_generate_options options;
     fb_trajectory_writer *record; /* of the only prompt's passes; NULL: none */
     bool chat;                    /* prompts are turns of a chat */
-    int32_t *stop_tokens;         /* the model's and <|im_end|>; NULL: the model's */
+    fb_chat_format chat_format;   /* if so */
+    int32_t *stop_tokens;         /* the model's and the turn's; NULL: the model's */
     bool chose_sampling;          /* --temperature was given */
 } fb_session;
 
 /* How the text of a prompt becomes token ids. */
 typedef struct fb_prompt_format {
-    bool chat;          /* as a user's turn of ChatML, the format of Qwen, SDAR and TraDo */
+    bool chat;          /* as a user's turn in the format of the model's chat template */
     bool parse_special; /* "<|endoftext|>" in a prompt is that token; otherwise plain text */
 } fb_prompt_format;
 

@@ -61,11 +61,12 @@ static bool is_equal(const char *text, const char *value) {
     return numbers ? one >= other && one <= other : strcmp(text, value) == 0;
 }
 
-/* An option without a value, given or by default, has none that `of` names. */
+/* An option without a value, given or by default, has none that `of` names; one that the table
+ * leaves out is not given. */
 static bool holds(const fb_option_table *table, const fb_option_texts *texts, const clause *of) {
     size_t i = index_of(table, of->name);
     if (i == fb_option_table_count(table))
-        return false;
+        return of->negative;
     const char *text = texts->given[i];
     if (!of->has_value)
         return (text != NULL) != of->negative;

@@ -69,6 +69,8 @@ typedef struct fb_option_table {
     const char *usage, *summary;
     const struct fb_option_table *shared; /* its options come first; NULL: none. The structure given
                                              to fb_options_parse then begins with theirs */
+    const char *left_out; /* names of shared options that this command does not have, a space after
+                             each; NULL: none */
     const fb_option *options;
     size_t num_options;
     const fb_arguments *arguments; /* NULL: none */
