@@ -21,6 +21,7 @@ RULES = {
     "bench merge": set(),
     "bench video": {"reused-heads"},
     "calibrate": set(),
+    "chat": GENERATE - {"samples"} | {"load"},
     "eval reuse": {"confidence-threshold"},
     "eval sparse": {"selectors", "density", "key-block", "select-every-step", "confidence-threshold"},
     "eval tasks": {"texts"},
@@ -38,6 +39,7 @@ RULES = {
 REQUIRED = {
     "bench decode": ["--model", "x"],
     "calibrate": ["--model", "x", "--output", "/dev/null"],
+    "chat": ["--model", "x"],
     "eval reuse": ["--model", "x", "--text", "x"],
     "eval sparse": ["--model", "x", "--text", "x"],
     "eval tasks": ["--model", "x"],

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "cli/interrupt.h"
 #include "io/buffer.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #ifdef FB_HAVE_LIBEDIT
 #include <histedit.h>
@@ -46,6 +48,27 @@ static void choose_locale(void) {
         setlocale(LC_CTYPE, "C.UTF-8");
 }
 
+/* A character. libedit's own function goes on after the first Ctrl-C. */
+static int read_character(EditLine *editor, wchar_t *c) {
+    (void)editor;
+    mbstate_t state = {0};
+    for (;;) {
+        char byte;
+        errno = EINTR;
+        ssize_t count = fb_interrupt_seen() ? -1 : read(STDIN_FILENO, &byte, 1);
+        if (count < 0 && errno == EINTR && !fb_interrupt_seen())
+            continue;
+        if (count <= 0)
+            return (int)count;
+        size_t size = mbrtowc(c, &byte, 1, &state);
+        if (size == (size_t)-2)
+            continue; /* the next byte belongs to it */
+        if (size == (size_t)-1)
+            *c = FB_REPLACEMENT_CHARACTER;
+        return 1;
+    }
+}
+
 static void open_editor(fb_line_input *input) {
     HistEvent event;
     choose_locale();
@@ -57,6 +80,7 @@ static void open_editor(fb_line_input *input) {
     history(input->history, &event, H_SETSIZE, HISTORY_LINES);
     history(input->history, &event, H_SETUNIQUE, 1);
     el_set(input->editor, EL_CLIENTDATA, input);
+    el_set(input->editor, EL_GETCFN, read_character);
     el_set(input->editor, EL_PROMPT, prompt_of);
     el_set(input->editor, EL_EDITOR, "emacs");
     el_set(input->editor, EL_HIST, history, input->history);
@@ -80,8 +104,12 @@ static const char *edit_line(fb_line_input *input, size_t *length) {
     HistEvent event;
     errno = 0;
     const char *line = el_gets(input->editor, &count);
-    if (!line || count <= 0)
+    if (!line || count <= 0) {
+        int error = errno;
+        el_reset(input->editor); /* of a line that was interrupted */
+        errno = error;
         return NULL;
+    }
     if (line[0] != '\n')
         history(input->history, &event, H_ENTER, line);
     *length = (size_t)count;
