@@ -258,7 +258,8 @@ Test(schedule, finished_slots_go_after_all_others) {
     fb_prompt prompts[5] = {{NULL, 0}};
     fb_slots slots;
     cr_assert_eq(fb_slots_create(4, &slots), FB_OK);
-    cr_assert_eq(fb_slots_admit(&slots, &schedule, prompts, 4), FB_OK);
+    for (size_t i = 0; i < 4; i++)
+        cr_assert_eq(fb_slots_admit(&slots, &schedule, &prompts[i], i), FB_OK);
     fb_sequence_cancel(slots.slots[0].sequence);
     fb_sequence_cancel(slots.slots[2].sequence);
     fb_slots_retire(&slots);
@@ -266,7 +267,7 @@ Test(schedule, finished_slots_go_after_all_others) {
     cr_assert_eq(slots.num_active, 2);
     for (size_t i = 0; i < 4; i++)
         cr_assert_eq(slots.slots[i].prompt, order[i]);
-    cr_assert_eq(fb_slots_admit(&slots, &schedule, prompts, 5), FB_OK);
+    cr_assert_eq(fb_slots_admit(&slots, &schedule, &prompts[4], 4), FB_OK);
     cr_assert_eq(slots.slots[2].prompt, 4);
     cr_assert_eq(slots.num_active, 3);
     fb_slots_destroy(&slots);

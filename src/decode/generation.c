@@ -68,8 +68,7 @@ fb_status fb_generation_take(fb_generation *generation, size_t prompt, const int
     return FB_OK;
 }
 
-void fb_generation_add_sparse(fb_generation *generation, const fb_sparse_counts *counts) {
-    fb_sparse_counts *sum = &generation->sparse;
+void fb_sparse_counts_add(fb_sparse_counts *sum, const fb_sparse_counts *counts) {
     sum->layers += counts->layers;
     sum->selections += counts->selections;
     sum->forced_refreshes += counts->forced_refreshes;

@@ -28,7 +28,6 @@ fb_status fb_generation_take(fb_generation *generation, size_t prompt, const int
                              const int32_t *unmask_step, size_t num_tokens,
                              fb_finish_reason finish_reason, const fb_generate_counts *counts);
 
-/* Adds the counts of one slot's sparse attention. */
-void fb_generation_add_sparse(fb_generation *generation, const fb_sparse_counts *counts);
+void fb_sparse_counts_add(fb_sparse_counts *sum, const fb_sparse_counts *counts);
 
 #endif

@@ -17,6 +17,8 @@ fb_status fb_slots_create(size_t num_slots, fb_slots *slots) {
 void fb_slots_destroy(fb_slots *slots) {
     for (size_t i = 0; i < slots->num_slots; i++) {
         fb_sequence_destroy(slots->slots[i].sequence);
+        fb_free(slots->slots[i].settings);
+        fb_free(slots->slots[i].logits);
         fb_part_cache_destroy(slots->slots[i].parts);
         fb_sparse_destroy(slots->slots[i].sparse);
         fb_kv_cache_destroy(slots->slots[i].own_kv);
@@ -25,16 +27,26 @@ void fb_slots_destroy(fb_slots *slots) {
     *slots = (fb_slots){0};
 }
 
-fb_status fb_slots_admit(fb_slots *slots, const fb_schedule *schedule, const fb_prompt *prompts,
-                         size_t num_prompts) {
-    while (slots->num_active < slots->num_slots && slots->next_prompt < num_prompts) {
-        fb_slot *slot = &slots->slots[slots->num_active];
-        slot->prompt = slots->next_prompt;
-        FB_TRY(fb_sequence_create(schedule, &prompts[slot->prompt], &slot->sequence));
-        slots->num_active++;
-        slots->next_prompt++;
-    }
+fb_status fb_slots_admit(fb_slots *slots, const fb_schedule *schedule, const fb_prompt *prompt,
+                         size_t number) {
+    fb_slot *slot = &slots->slots[slots->num_active];
+    FB_TRY(fb_sequence_create(schedule, prompt, &slot->sequence));
+    slot->prompt = number;
+    slot->failure = FB_OK;
+    slots->num_active++;
     return FB_OK;
+}
+
+static void empty(fb_slot *slot) {
+    fb_sequence_destroy(slot->sequence);
+    fb_free(slot->settings);
+    slot->sequence = NULL;
+    slot->settings = NULL;
+    slot->kv = NULL;
+}
+
+void fb_slots_dismiss(fb_slots *slots) {
+    empty(&slots->slots[--slots->num_active]);
 }
 
 static void move_to_end(fb_slots *slots, size_t index) {
@@ -51,8 +63,7 @@ void fb_slots_retire(fb_slots *slots) {
             i++;
             continue;
         }
-        fb_sequence_destroy(slot->sequence);
-        slot->sequence = NULL;
+        empty(slot);
         move_to_end(slots, i);
         slots->num_active--;
     }

@@ -23,6 +23,7 @@ typedef struct replay {
     fb_engine_trace trace;
     fb_schedule schedule;
     fb_slots slots;
+    size_t next_prompt; /* the first that has not had a slot */
     size_t vocab;
     const float *conf, *probs; /* [T, Bmax, L], [T, Bmax * L, V] */
     history_tag tags[MAX_SLOTS];
@@ -253,8 +254,16 @@ static fb_status replay_row(replay *r, fb_slot *slot, size_t t, size_t row) {
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
+static fb_status admit(replay *r) {
+    while (r->slots.num_active < r->slots.num_slots && r->next_prompt < r->trace.num_prompts) {
+        size_t i = r->next_prompt++;
+        FB_TRY(fb_slots_admit(&r->slots, &r->schedule, &r->trace.prompts[i], i));
+    }
+    return FB_OK;
+}
+
 static fb_status replay_step(replay *r, size_t t) {
-    FB_TRY(fb_slots_admit(&r->slots, &r->schedule, r->trace.prompts, r->trace.num_prompts));
+    FB_TRY(admit(r));
     if (r->slots.num_active > r->trace.rows)
         return fb_fail(FB_ERROR_FORMAT, "%s: step %zu has %zu rows, expected %zu",
                        fb_case_path(r->c), t, r->trace.rows, r->slots.num_active);
@@ -290,7 +299,7 @@ static fb_status run(replay *r) {
     for (size_t t = 0; t < r->trace.steps; t++)
         FB_TRY(replay_step(r, t));
     FB_TRY(fb_engine_trace_report(&r->trace, r->report, 1u << FB_ENGINE_TRACE_X0));
-    int32_t left = (int32_t)(r->slots.num_active + r->trace.num_prompts - r->slots.next_prompt);
+    int32_t left = (int32_t)(r->slots.num_active + r->trace.num_prompts - r->next_prompt);
     int32_t none = 0;
     FB_TRY(fb_report_decisions(r->report, "sequences left", FB_DIMS(1), &left, &none));
     FB_TRY(check_number(r, "history_slot_reads", r->history_reads));
