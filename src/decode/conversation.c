@@ -49,9 +49,13 @@ fb_status fb_conversation_forget(fb_conversation *conversation) {
 /* --- what is kept ----------------------------------------------------------------------------- */
 
 /* bd3lm's blocks begin where the prompt's length says. */
+static bool can_keep(const fb_generate_options *options) {
+    return options->loop != FB_LOOP_BD3LM && options->compat == FB_COMPAT_PAPER;
+}
+
 static bool fits(const fb_conversation *conversation, const fb_generate_options *options) {
-    return options->loop != FB_LOOP_BD3LM && options->compat == FB_COMPAT_PAPER &&
-           options->loop == conversation->loop && options->block_size == conversation->block_size;
+    return can_keep(options) && options->loop == conversation->loop &&
+           options->block_size == conversation->block_size;
 }
 
 /* fast-dllm-v2 takes the next token from the last block of a prompt of whole blocks. */
@@ -75,15 +79,26 @@ size_t fb_conversation_kept(const fb_conversation *conversation, const fb_prompt
 
 /* --- generation ------------------------------------------------------------------------------- */
 
-static fb_status keep(fb_conversation *conversation, const fb_prompt *prompt,
-                      const fb_generate_options *options, const fb_generate_result *result) {
-    size_t count = prompt->num_tokens + result->num_tokens;
+fb_status fb_conversation_begin(fb_conversation *conversation, const fb_prompt *prompt,
+                                const fb_generate_options *options, size_t *kept,
+                                fb_kv_cache **kv) {
+    *kept = fb_conversation_kept(conversation, prompt, options);
+    conversation->num_tokens = 0;
+    FB_TRY(fb_kv_cache_truncate(conversation->kv, *kept));
+    *kv = can_keep(options) ? conversation->kv : NULL;
+    return FB_OK;
+}
+
+fb_status fb_conversation_end(fb_conversation *conversation, const fb_prompt *prompt,
+                              const fb_generate_options *options, const int32_t *completion,
+                              size_t num_completion) {
+    size_t count = prompt->num_tokens + num_completion;
     int32_t *tokens;
     FB_TRY(fb_alloc(count, sizeof *tokens, "conversation", &tokens));
     if (prompt->num_tokens > 0)
         memcpy(tokens, prompt->tokens, prompt->num_tokens * sizeof *tokens);
-    if (result->num_tokens > 0)
-        memcpy(tokens + prompt->num_tokens, result->tokens, result->num_tokens * sizeof *tokens);
+    if (num_completion > 0)
+        memcpy(tokens + prompt->num_tokens, completion, num_completion * sizeof *tokens);
     fb_free(conversation->tokens);
     conversation->tokens = tokens;
     conversation->num_tokens = count;
@@ -93,28 +108,26 @@ static fb_status keep(fb_conversation *conversation, const fb_prompt *prompt,
 }
 
 static fb_status generate(fb_conversation *conversation, const fb_prompt *prompt,
-                          const fb_generate_options *options, size_t kept,
+                          const fb_generate_options *options, size_t *kept,
                           fb_generation **generation) {
     fb_generate_options with = *options;
-    FB_TRY(fb_kv_cache_truncate(conversation->kv, kept));
-    conversation->num_tokens = kept;
-    if (options->loop != FB_LOOP_BD3LM && options->compat == FB_COMPAT_PAPER)
-        with.kv_caches = &conversation->kv;
+    fb_kv_cache *kv = NULL;
+    FB_TRY(fb_conversation_begin(conversation, prompt, options, kept, &kv));
+    if (kv != NULL)
+        with.kv_caches = &kv;
     FB_TRY(fb_generate(conversation->model, prompt, 1, &with, generation));
-    return keep(conversation, prompt, options, fb_generation_result(*generation, 0));
+    const fb_generate_result *result = fb_generation_result(*generation, 0);
+    return fb_conversation_end(conversation, prompt, options, result->tokens, result->num_tokens);
 }
 
 fb_status fb_conversation_generate(fb_conversation *conversation, const fb_prompt *prompt,
                                    const fb_generate_options *options, size_t *kept,
                                    fb_generation **generation) {
     fb_generation *made = NULL;
-    *kept = fb_conversation_kept(conversation, prompt, options);
-    fb_status status = generate(conversation, prompt, options, *kept, &made);
-    if (status == FB_OK) {
+    fb_status status = generate(conversation, prompt, options, kept, &made);
+    if (status == FB_OK)
         *generation = made;
-        return FB_OK;
-    }
-    fb_generation_destroy(made);
-    conversation->num_tokens = 0; /* the message stays that of the failure */
+    else
+        fb_generation_destroy(made);
     return status;
 }

@@ -39,6 +39,15 @@ fb_status fb_conversation_generate(fb_conversation *conversation, const fb_promp
                                    const fb_generate_options *options, size_t *kept,
                                    fb_generation **generation);
 
+/* The same around a sequence of a batch (batch.h): before it joins, *kv is the cache that it goes
+ * on with, NULL where the loop can keep nothing; after it has left, what it wrote is kept. Nothing
+ * is kept in between, and if the second call is left out. The cache is the conversation's. */
+fb_status fb_conversation_begin(fb_conversation *conversation, const fb_prompt *prompt,
+                                const fb_generate_options *options, size_t *kept, fb_kv_cache **kv);
+fb_status fb_conversation_end(fb_conversation *conversation, const fb_prompt *prompt,
+                              const fb_generate_options *options, const int32_t *completion,
+                              size_t num_completion);
+
 /* Forgets everything. */
 fb_status fb_conversation_forget(fb_conversation *conversation);
 
