@@ -8,7 +8,7 @@
 set -eu
 
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
-    libpcre2-dev libutf8proc-dev libpng-dev libedit-dev"
+    libpcre2-dev libutf8proc-dev libpng-dev libedit-dev libmicrohttpd-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
 check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
     gnuplot-nox doxygen groff-base python3-numpy python3-pytest"
@@ -76,6 +76,7 @@ is_there() {
     libcriterion-dev) has_library criterion ;;
     libdnnl-dev) has_header gcc dnnl.h ;;
     libedit-dev) has_library libedit ;;
+    libmicrohttpd-dev) has_library libmicrohttpd ;;
     libyajl-dev) has_library yajl ;;
     libopenblas-dev) has_library openblas ;;
     libpcre2-dev) has_library libpcre2-8 ;;

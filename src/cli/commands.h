@@ -40,6 +40,7 @@ fb_command_run fb_command_generate;
 fb_command_run fb_command_golden, fb_command_selftest, fb_command_verify;
 fb_command_run fb_command_info;
 fb_command_run fb_command_quantize;
+fb_command_run fb_command_serve;
 fb_command_run fb_command_trace;
 fb_command_run fb_command_video;
 

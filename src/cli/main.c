@@ -67,6 +67,9 @@ static const fb_command commands[] = {
     {"info", "what this build and this machine have", fb_command_info, NULL},
     {"quantize", "write a model with weights of 8 or 4 bits", fb_command_quantize, NULL},
     {"selftest", "check this build against the golden hashes", fb_command_selftest, NULL},
+#ifdef FB_HAVE_MICROHTTPD
+    {"serve", "answer requests in the form of OpenAI's interface", fb_command_serve, NULL},
+#endif
     {"trace", "record what attention does at each denoising step, and draw it", fb_command_trace,
      NULL},
     {"verify", "check case files, or another implementation's results of one", fb_command_verify,

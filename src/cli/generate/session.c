@@ -175,6 +175,16 @@ static fb_status stop_at_turn(fb_session *session) {
     return FB_OK;
 }
 
+fb_status fb_session_choose_stops(fb_session *session) {
+    const fb_model_config *config = fb_model_config_of(session->model);
+    fb_generate_options *options = &session->options;
+    if (options->stop_tokens == NULL) {
+        options->stop_tokens = config->eos_token_ids;
+        options->num_stop_tokens = config->num_eos_token_ids;
+    }
+    return session->chat ? stop_at_turn(session) : FB_OK;
+}
+
 fb_status fb_session_resolve(fb_session *session) {
     FB_TRY(fb_generate_options_resolve(fb_model_config_of(session->model), &session->options));
     return session->chat ? stop_at_turn(session) : FB_OK;

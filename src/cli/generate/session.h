@@ -47,6 +47,10 @@ fb_status fb_session_load(fb_session *session, const char *directory, bool no_mm
 fb_status fb_session_read_prompts(fb_session *session, const fb_option_list *list,
                                   const fb_prompt_format *format, size_t samples);
 
+/* The model's stop tokens, and that of the turn if prompts are turns of a chat: for options that
+ * are resolved later. */
+fb_status fb_session_choose_stops(fb_session *session);
+
 /* Replaces the defaults among the options by this model's values, and checks all options. */
 fb_status fb_session_resolve(fb_session *session);
 

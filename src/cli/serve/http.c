@@ -1,0 +1,379 @@
+#include "cli/serve/http.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "io/json_write.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_BODY = 8 << 20, SECONDS_IDLE = 60, MEMORY_OF_CONNECTION = 64 << 10 };
+
+struct fb_serve_http {
+    const fb_serve_model *model;
+    fb_serve_engine *engine;
+    const char *key;
+    struct MHD_Daemon *daemon;
+    int listening; /* after fb_serve_http_quiesce; -1 */
+    atomic_int exchanges;
+};
+
+typedef enum MHD_Result result;
+
+/* One request and its reply. */
+typedef struct exchange {
+    fb_buffer body;
+    bool too_large;
+    fb_serve_job *job; /* a completion */
+} exchange;
+
+/* --- replies ---------------------------------------------------------------------------------- */
+
+static result reply(struct MHD_Connection *connection, unsigned code, const char *type,
+                    const fb_buffer *text) {
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        text->size, text->data ? (void *)text->data : (void *)"", MHD_RESPMEM_MUST_COPY);
+    if (!response)
+        return MHD_NO;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    if (code == MHD_HTTP_TOO_MANY_REQUESTS)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+    if (code == MHD_HTTP_UNAUTHORIZED)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    result queued = MHD_queue_response(connection, code, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
+static result reply_error(struct MHD_Connection *connection, unsigned code, const char *type,
+                          const char *message) {
+    fb_buffer text = {0};
+    result queued = MHD_NO;
+    if (fb_serve_error_text(&text, type, message) == FB_OK)
+        queued = reply(connection, code, "application/json", &text);
+    fb_buffer_free(&text);
+    return queued;
+}
+
+static result reply_models(const fb_serve_http *http, struct MHD_Connection *connection) {
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
+    fb_json_open_object(&w, NULL);
+    fb_json_put_string(&w, "object", "list");
+    fb_json_open_array(&w, "data");
+    fb_json_open_object(&w, NULL);
+    fb_json_put_text(&w, "id", http->model->name);
+    fb_json_put_string(&w, "object", "model");
+    fb_json_put_int64(&w, "created", 0);
+    fb_json_put_string(&w, "owned_by", "flashblock");
+    fb_json_close_object(&w);
+    fb_json_close_array(&w);
+    fb_json_close_object(&w);
+    result queued = fb_json_finish(&w) == FB_OK
+                        ? reply(connection, MHD_HTTP_OK, "application/json", &text)
+                        : MHD_NO;
+    fb_buffer_free(&text);
+    return queued;
+}
+
+static result reply_metrics(const fb_serve_http *http, struct MHD_Connection *connection) {
+    fb_buffer text = {0};
+    result queued = fb_serve_engine_metrics(http->engine, &text) == FB_OK
+                        ? reply(connection, MHD_HTTP_OK, "text/plain; version=0.0.4", &text)
+                        : MHD_NO;
+    fb_buffer_free(&text);
+    return queued;
+}
+
+static result reply_health(struct MHD_Connection *connection) {
+    fb_buffer text = {.data = (unsigned char *)"{\"status\":\"ok\"}", .size = 15};
+    return reply(connection, MHD_HTTP_OK, "application/json", &text);
+}
+
+/* --- completions ------------------------------------------------------------------------------ */
+
+/* Bytes of a stream; the connection is suspended where there are none yet. */
+static ssize_t read_stream(void *user, uint64_t position, char *buffer, size_t most) {
+    exchange *x = user;
+    fb_serve_job *job = x->job;
+    ssize_t count = 0;
+    (void)position;
+    pthread_mutex_lock(&job->mutex);
+    size_t left = job->out.size - job->taken;
+    if (left > 0) {
+        size_t size = left < most ? left : most;
+        memcpy(buffer, job->out.data + job->taken, size);
+        job->taken += size;
+        if (job->taken == job->out.size)
+            job->taken = job->out.size = 0;
+        count = (ssize_t)size;
+    } else if (job->done) {
+        count = MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return count;
+}
+
+/* The library calls it in its thread, where a connection may be suspended. */
+typedef struct stream_reader {
+    exchange *x;
+    struct MHD_Connection *connection;
+} stream_reader;
+
+static ssize_t read_or_wait(void *user, uint64_t position, char *buffer, size_t most) {
+    stream_reader *reader = user;
+    ssize_t count = read_stream(reader->x, position, buffer, most);
+    if (count != 0)
+        return count;
+    fb_serve_job *job = reader->x->job;
+    pthread_mutex_lock(&job->mutex);
+    if (job->out.size == job->taken && !job->done) {
+        job->waiting = reader->connection;
+        MHD_suspend_connection(reader->connection);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return 0;
+}
+
+static result begin_stream(struct MHD_Connection *connection, exchange *x) {
+    stream_reader *reader = NULL;
+    if (fb_alloc_zeroed(1, sizeof *reader, "stream", &reader) != FB_OK)
+        return MHD_NO;
+    *reader = (stream_reader){x, connection};
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, read_or_wait, reader, fb_free);
+    if (!response) {
+        fb_free(reader);
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    result queued = MHD_queue_response(connection, MHD_HTTP_OK, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
+/* The whole reply, or the connection is suspended until there is one. */
+static result reply_or_wait(struct MHD_Connection *connection, exchange *x) {
+    fb_serve_job *job = x->job;
+    pthread_mutex_lock(&job->mutex);
+    bool done = job->done;
+    if (!done) {
+        job->waiting = connection;
+        MHD_suspend_connection(connection);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return done ? reply(connection, (unsigned)job->code, "application/json", &job->out) : MHD_YES;
+}
+
+static result begin_completion(fb_serve_http *http, struct MHD_Connection *connection, exchange *x,
+                               bool chat) {
+    fb_serve_request request;
+    fb_status status = fb_buffer_terminate(&x->body);
+    if (status == FB_OK)
+        status = fb_serve_request_read(http->model, chat, (const char *)x->body.data, x->body.size,
+                                       &request);
+    else
+        request = (fb_serve_request){0};
+    if (status == FB_OK)
+        status = fb_serve_job_create(http->model, &request, &x->job);
+    fb_buffer_free(&x->body);
+    if (status != FB_OK) {
+        fb_serve_request_free(&request);
+        bool memory = status == FB_ERROR_MEMORY;
+        return reply_error(connection, memory ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_BAD_REQUEST,
+                           memory ? "server_error" : "invalid_request_error", fb_error_message());
+    }
+    switch (fb_serve_engine_put(http->engine, x->job)) {
+    case FB_SERVE_FULL:
+        return reply_error(connection, MHD_HTTP_TOO_MANY_REQUESTS, "rate_limit_error",
+                           "too many requests wait");
+    case FB_SERVE_ENDING:
+        return reply_error(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "server_error",
+                           "the server ends");
+    default:
+        return x->job->request.stream ? begin_stream(connection, x) : reply_or_wait(connection, x);
+    }
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+/* Takes the same time for every key of a length. */
+static bool is_equal(const char *one, const char *other) {
+    size_t size = strlen(one);
+    if (strlen(other) != size)
+        return false;
+    unsigned char difference = 0;
+    for (size_t i = 0; i < size; i++)
+        difference |= (unsigned char)(one[i] ^ other[i]);
+    return difference == 0;
+}
+
+static bool is_allowed(const fb_serve_http *http, struct MHD_Connection *connection) {
+    static const char bearer[] = "Bearer ";
+    const char *given =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (!http->key)
+        return true;
+    return given && strncmp(given, bearer, sizeof bearer - 1) == 0 &&
+           is_equal(given + sizeof bearer - 1, http->key);
+}
+
+static result wrong_method(struct MHD_Connection *connection) {
+    return reply_error(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "invalid_request_error",
+                       "this address takes another method");
+}
+
+static result answer(fb_serve_http *http, struct MHD_Connection *connection, exchange *x,
+                     const char *url, const char *method) {
+    bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
+    if (x->job)
+        return reply_or_wait(connection, x);
+    if (strcmp(url, "/health") == 0)
+        return get ? reply_health(connection) : wrong_method(connection);
+    if (!is_allowed(http, connection))
+        return reply_error(connection, MHD_HTTP_UNAUTHORIZED, "invalid_request_error",
+                           "the key is missing or wrong");
+    if (x->too_large)
+        return reply_error(connection, MHD_HTTP_CONTENT_TOO_LARGE, "invalid_request_error",
+                           "the body is too large");
+    if (strcmp(url, "/metrics") == 0)
+        return get ? reply_metrics(http, connection) : wrong_method(connection);
+    if (strcmp(url, "/v1/models") == 0)
+        return get ? reply_models(http, connection) : wrong_method(connection);
+    bool chat = strcmp(url, "/v1/chat/completions") == 0;
+    if (!chat && strcmp(url, "/v1/completions") != 0)
+        return reply_error(connection, MHD_HTTP_NOT_FOUND, "invalid_request_error",
+                           "there is nothing at this address");
+    return post ? begin_completion(http, connection, x, chat) : wrong_method(connection);
+}
+
+/* Called for the headers, for parts of the body, at its end, and after a wait. */
+static result handle(void *user, struct MHD_Connection *connection, const char *url,
+                     const char *method, const char *version, const char *data, size_t *size,
+                     void **state) {
+    fb_serve_http *http = user;
+    exchange *x = *state;
+    (void)version;
+    if (!x) {
+        if (fb_alloc_zeroed(1, sizeof *x, "request", &x) != FB_OK)
+            return MHD_NO;
+        atomic_fetch_add(&http->exchanges, 1);
+        *state = x;
+        return MHD_YES;
+    }
+    if (*size == 0)
+        return answer(http, connection, x, url, method);
+    x->too_large = x->too_large || x->body.size + *size > MOST_BODY;
+    if (!x->too_large && fb_buffer_append(&x->body, data, *size) != FB_OK)
+        return MHD_NO;
+    if (x->too_large)
+        fb_buffer_free(&x->body);
+    *size = 0;
+    return MHD_YES;
+}
+
+static void completed(void *user, struct MHD_Connection *connection, void **state,
+                      enum MHD_RequestTerminationCode code) {
+    fb_serve_http *http = user;
+    exchange *x = *state;
+    (void)connection;
+    (void)code;
+    if (!x)
+        return;
+    if (x->job) {
+        pthread_mutex_lock(&x->job->mutex);
+        x->job->waiting = NULL;
+        pthread_mutex_unlock(&x->job->mutex);
+        atomic_store(&x->job->cancelled, true);
+        fb_serve_job_release(x->job);
+    }
+    fb_buffer_free(&x->body);
+    fb_free(x);
+    *state = NULL;
+    atomic_fetch_sub(&http->exchanges, 1);
+}
+
+/* --- beginning and end ------------------------------------------------------------------------ */
+
+static fb_status address_of(const fb_serve_http_options *o, struct sockaddr_storage *address,
+                            unsigned *flags) {
+    struct sockaddr_in *four = (struct sockaddr_in *)(void *)address;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)address;
+    memset(address, 0, sizeof *address);
+    *flags = 0;
+    if (inet_pton(AF_INET, o->host, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons((uint16_t)o->port);
+        return FB_OK;
+    }
+    if (inet_pton(AF_INET6, o->host, &six->sin6_addr) == 1) {
+        six->sin6_family = AF_INET6;
+        six->sin6_port = htons((uint16_t)o->port);
+        *flags = MHD_USE_IPv6;
+        return FB_OK;
+    }
+    return fb_fail(FB_ERROR_ARGUMENT, "--host: '%s' is no address, such as 127.0.0.1 or ::1",
+                   o->host);
+}
+
+static fb_status listen_at(fb_serve_http *http, const fb_serve_http_options *o) {
+    struct sockaddr_storage address;
+    unsigned flags;
+    FB_TRY(address_of(o, &address, &flags));
+    errno = 0;
+    http->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | flags, (uint16_t)o->port, NULL,
+        NULL, handle, http, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, completed,
+        http, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)SECONDS_IDLE, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_OF_CONNECTION,
+        MHD_OPTION_END);
+    if (http->daemon)
+        return FB_OK;
+    return fb_fail(FB_ERROR_IO, "cannot listen at %s, port %zu: %s", o->host, o->port,
+                   errno ? strerror(errno) : "the HTTP library does not say why");
+}
+
+fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engine,
+                              const fb_serve_http_options *options, fb_serve_http **http) {
+    fb_serve_http *started = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *started, "server", &started));
+    started->model = model;
+    started->engine = engine;
+    started->key = options->key;
+    started->listening = -1;
+    fb_status status = listen_at(started, options);
+    if (status == FB_OK)
+        *http = started;
+    else
+        fb_free(started);
+    return status;
+}
+
+unsigned fb_serve_http_port(const fb_serve_http *http) {
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
+    return info ? info->port : 0;
+}
+
+void fb_serve_http_quiesce(fb_serve_http *http) {
+    if (http->listening < 0)
+        http->listening = MHD_quiesce_daemon(http->daemon);
+}
+
+bool fb_serve_http_is_idle(fb_serve_http *http) {
+    return atomic_load(&http->exchanges) == 0;
+}
+
+void fb_serve_http_stop(fb_serve_http *http) {
+    if (!http)
+        return;
+    MHD_stop_daemon(http->daemon);
+    if (http->listening >= 0)
+        close(http->listening);
+    fb_free(http);
+}

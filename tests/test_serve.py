@@ -1,0 +1,422 @@
+#!/usr/bin/python3
+"""test_serve.py PROGRAM MODEL_DIR: `flashblock serve`, asked over sockets. Prints TAP.
+
+MODEL_DIR is the demo model; the cases use a copy of it whose tokenizer has ChatML's tokens.
+"""
+import contextlib
+import http.client
+import json
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+PROGRAM = sys.argv[1]
+DEMO = pathlib.Path(sys.argv[2])
+CASES = []
+TIMEOUT = 120
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(item) for item in what))
+
+
+def expect_equal(one, other, what):
+    expect(one == other, f"{what}: {one!r} is not {other!r}")
+
+
+class Server:
+    def __init__(self, *arguments):
+        self.folder = tempfile.TemporaryDirectory()
+        model = pathlib.Path(self.folder.name) / "model"
+        shutil.copytree(DEMO, model)
+        path = model / "tokenizer.json"
+        path.write_text(path.read_text(encoding="utf-8").replace("<|endoftext|>", "<|im_start|>"), encoding="utf-8")
+        command = [PROGRAM, "serve", "--model", str(model), "--port", "0", "-n", "16", *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        line = self.process.stdout.readline().decode()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)
+        expect(found, "first line", line, self.process.stderr.read() if not found else "")
+        self.port = int(found[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        self.folder.cleanup()
+
+    def open(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        data = json.dumps(body) if isinstance(body, dict) else body
+        connection.request(method, path, data, headers or {})
+        return connection, connection.getresponse()
+
+    def ask(self, path, body=None, method=None, **more):
+        connection, response = self.open(method or ("GET" if body is None else "POST"), path, body, **more)
+        with contextlib.closing(connection):
+            return response.status, response.read().decode()
+
+    def complete(self, prompt, **fields):
+        status, text = self.ask("/v1/completions", {"prompt": prompt, **fields})
+        expect_equal(status, 200, text)
+        return json.loads(text)
+
+    def chat(self, *texts, **fields):
+        roles = ("user", "assistant")
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+        status, text = self.ask("/v1/chat/completions", {"messages": messages, **fields})
+        expect_equal(status, 200, text)
+        return json.loads(text)
+
+    def stream(self, prompt, **fields):
+        connection, response = self.open("POST", "/v1/completions", {"prompt": prompt, "stream": True, **fields})
+        with contextlib.closing(connection):
+            expect_equal(response.getheader("Content-Type"), "text/event-stream", "type")
+            lines = [line for line in response.read().decode().split("\n\n") if line]
+        expect(all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]", lines)
+        return [json.loads(line[6:]) for line in lines[:-1]]
+
+    def metric(self, name):
+        return float(re.search(rf"^flashblock_{name} (\S+)$", self.ask("/metrics")[1], re.MULTILINE)[1])
+
+    def wait_for(self, name, value, seconds=20):
+        end = time.monotonic() + seconds
+        while self.metric(name) != value:
+            expect(time.monotonic() < end, name, "is", self.metric(name), "not", value)
+            time.sleep(0.02)
+
+    def is_alive(self):
+        expect_equal(self.ask("/health"), (200, '{"status":"ok"}'), "health")
+
+
+def text_of(reply, index=0):
+    choice = reply["choices"][index]
+    return choice["message"]["content"] if "message" in choice else choice["text"]
+
+
+def generated(server, prompt, *arguments):
+    told = subprocess.run(
+        [PROGRAM, "generate", "--model", f"{server.folder.name}/model", "-p", prompt, "--json", *map(str, arguments)],
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    return json.loads(told.stdout)["results"][0]["text"]
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+@case
+def texts_are_those_of_generate():
+    with Server() as server:
+        prompt = "And it came to pass"
+        expect_equal(text_of(server.complete(prompt)), generated(server, prompt, "-n", 16), "completion")
+        expect_equal(text_of(server.chat("Who?")), generated(server, "Who?", "-n", 16, "--chat"), "chat")
+        own = {"tau": 0, "block_size": 8, "denoising_steps": 4, "threshold": 0.5}
+        same = ["--tau", 0, "-b", 8, "-s", 4, "--confidence-threshold", 0.5]
+        expect_equal(text_of(server.complete(prompt, flashblock=own)), generated(server, prompt, "-n", 16, *same), "own")
+        drawn = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 7, "max_tokens": 20}
+        same = ["--temperature", 0.8, "--top-p", 0.9, "--top-k", 40, "--seed", 7, "-n", 20]
+        expect_equal(text_of(server.complete(prompt, **drawn)), generated(server, prompt, *same), "drawn")
+        reply = server.complete(prompt, n=3, **drawn)
+        same[7] = 9
+        expect_equal(text_of(reply, 2), generated(server, prompt, *same), "the third of three")
+
+
+@case
+def replies_have_openai_form():
+    with Server() as server:
+        reply = server.chat("Who?")
+        expect_equal(reply["object"], "chat.completion", "object")
+        expect_equal(reply["model"], "model", "model")
+        choice = reply["choices"][0]
+        expect_equal((choice["index"], choice["finish_reason"], choice["message"]["role"]), (0, "length", "assistant"), "choice")
+        usage = reply["usage"]
+        expect_equal(usage["completion_tokens"], 16, "tokens")
+        expect_equal(usage["total_tokens"], usage["prompt_tokens"] + 16, "tokens")
+        expect(reply["flashblock"]["refreshes"] > 0 and reply["flashblock"]["reuses"] > 0, reply["flashblock"])
+        status, models = server.ask("/v1/models")
+        expect_equal((status, json.loads(models)["data"][0]["id"]), (200, "model"), "models")
+
+
+@case
+def streams_are_the_same_texts():
+    with Server() as server:
+        prompt = "And it came to pass"
+        whole = text_of(server.complete(prompt, max_tokens=24))
+        events = server.stream(prompt, max_tokens=24, stream_options={"include_usage": True})
+        pieces = [event["choices"][0]["text"] for event in events if event["choices"]]
+        expect_equal("".join(pieces), whole, "text")
+        expect(len(pieces) > 3, "an event a block", pieces)
+        expect_equal(events[-1]["usage"]["completion_tokens"], 24, "usage")
+        expect_equal([e["choices"][0]["finish_reason"] for e in events if e["choices"]][-1], "length", "reason")
+        both = server.stream(prompt, max_tokens=24, n=2)
+        for index in (0, 1):
+            own = "".join(e["choices"][0]["text"] for e in both if e["choices"][0]["index"] == index)
+            expect_equal(own, whole, f"choice {index}")
+
+
+@case
+def stop_texts_end_a_text():
+    with Server() as server:
+        prompt = "And it came to pass"
+        whole = text_of(server.complete(prompt, max_tokens=40))
+        words = whole.split()
+        for stop in (words[3], whole[5:12], [words[5], "never"], whole[-3:]):
+            first = min(whole.find(s) for s in ([stop] if isinstance(stop, str) else stop) if s in whole)
+            reply = server.complete(prompt, max_tokens=40, stop=stop)
+            expect_equal(text_of(reply), whole[:first], stop)
+            expect_equal(reply["choices"][0]["finish_reason"], "stop", "reason")
+            streamed = "".join(e["choices"][0]["text"] for e in server.stream(prompt, max_tokens=40, stop=stop))
+            expect_equal(streamed, whole[:first], f"stream, {stop}")
+
+
+@case
+def what_is_kept_changes_nothing():
+    with Server() as server, Server() as fresh:
+        first = server.chat("Who art thou?")
+        turns = ["Who art thou?", text_of(first), "And then?"]
+        second = server.chat(*turns)
+        alone = fresh.chat(*turns)
+        expect_equal(text_of(second), text_of(alone), "text")
+        expect(second["usage"]["prompt_tokens_details"]["cached_tokens"] > 0, second["usage"])
+        expect_equal(alone["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "kept")
+
+
+@case
+def clients_do_not_change_each_others_texts():
+    with Server("--parallel", 4) as server:
+        bodies = [
+            {"prompt": f"And {i} " + "came to pass " * (i % 5), "max_tokens": 8 + 3 * i, "temperature": (i % 3) / 2, "seed": i}
+            for i in range(12)
+        ]
+        alone = [text_of(server.complete(**body)) for body in bodies]
+        wrong = []
+
+        def client(number):
+            order = random.Random(number)
+            for _ in range(4):
+                i = order.randrange(len(bodies))
+                if text_of(server.complete(**bodies[i])) != alone[i]:
+                    wrong.append(i)
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=TIMEOUT)
+        expect_equal(wrong, [], "texts that differ")
+        expect_equal(server.metric("requests_failed_total"), 0, "failures")
+        server.wait_for("active_sequences", 0)
+
+
+# --- clients that go, and too many of them ---------------------------------------------------------
+
+
+@case
+def a_client_that_goes_frees_its_place():
+    with Server("--parallel", 1) as server:
+        for stream in (True, False):
+            before = server.metric("requests_cancelled_total")
+            body = json.dumps({"prompt": "And", "max_tokens": 12000, "stream": stream}).encode()
+            with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
+                client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                server.wait_for("active_sequences", 1)
+            server.wait_for("active_sequences", 0)
+            expect_equal(server.metric("requests_cancelled_total"), before + 1, "cancelled")
+        expect_equal(len(server.complete("And")["choices"]), 1, "the next request")
+
+
+@case
+def too_many_requests_are_told():
+    with Server("--parallel", 1, "--queue", 2) as server:
+        waiting = []
+        for _ in range(3):
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
+            client.request("POST", "/v1/completions", json.dumps({"prompt": "And", "max_tokens": 12000}))
+            waiting.append(client)
+            server.wait_for("requests_total", len(waiting))
+            server.wait_for("active_sequences", 1)
+        server.wait_for("queue_length", 2)
+        status, text = server.ask("/v1/completions", {"prompt": "And"})
+        expect_equal((status, json.loads(text)["error"]["type"]), (429, "rate_limit_error"), "status")
+        for client in waiting:
+            client.close()
+        server.wait_for("queue_length", 0)
+        server.wait_for("active_sequences", 0)
+        server.complete("And")
+
+
+@case
+def sigterm_lets_requests_end():
+    with Server() as server:
+        result = []
+        thread = threading.Thread(target=lambda: result.append(server.complete("And", max_tokens=300)))
+        thread.start()
+        server.wait_for("active_sequences", 1)
+        server.process.send_signal(signal.SIGTERM)
+        thread.join(timeout=TIMEOUT)
+        expect_equal(result[0]["usage"]["completion_tokens"], 300, "tokens")
+        expect_equal(server.process.wait(timeout=TIMEOUT), 0, "exit status")
+
+
+@case
+def a_second_signal_ends_at_once():
+    with Server() as server:
+        thread = threading.Thread(target=lambda: server.ask("/v1/completions", {"prompt": "And", "max_tokens": 14000}))
+        thread.start()
+        server.wait_for("active_sequences", 1)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        expect(server.process.poll() is None, "it drains")
+        server.process.send_signal(signal.SIGTERM)
+        expect_equal(server.process.wait(timeout=10), 0, "exit status")
+        thread.join(timeout=TIMEOUT)
+
+
+# --- what is wrong ---------------------------------------------------------------------------------
+
+
+@case
+def requests_that_are_wrong():
+    with Server() as server:
+        for body, word in [
+            ("", "JSON"),
+            ("{", "JSON"),
+            ("[]", "request"),
+            ("\x00", "JSON"),
+            ("[" * 5000, "request"),
+            ({}, "prompt"),
+            ({"prompt": 7}, "prompt"),
+            ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
+            ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
+            ({"prompt": "x", "temperature": -1}, "temperature"),
+            ({"prompt": "x", "top_p": 0}, "top_p"),
+            ({"prompt": "x", "n": 0}, "n is"),
+            ({"prompt": "x", "n": 17}, "n is"),
+            ({"prompt": "x", "stream": 1}, "stream"),
+            ({"prompt": "x", "stop": 7}, "stop"),
+            ({"prompt": "x", "stop": [""]}, "stop"),
+            ({"prompt": "x", "stop": ["a"] * 5}, "stop"),
+            ({"prompt": "x", "logprobs": 3}, "logprobs"),
+            ({"prompt": "x", "flashblock": 7}, "flashblock"),
+            ({"prompt": "x", "flashblock": {"tau": -1}}, "tau"),
+            ({"prompt": "x", "flashblock": {"remasking": "x"}}, "remasking"),
+            ({"prompt": "x", "flashblock": {"reuse": "x"}}, "reuse"),
+            ({"prompt": "word " * 20000}, "16384"),
+        ]:
+            status, text = server.ask("/v1/completions", body, method="POST")
+            error = json.loads(text)["error"]
+            expect_equal((status, error["type"]), (400, "invalid_request_error"), (str(body)[:80], text))
+            expect(word in error["message"], word, error)
+        user, assistant = ({"role": role, "content": "x"} for role in ("user", "assistant"))
+        for messages in ([], [assistant], [user, user], [user, assistant], [{"role": "user"}], [user, assistant, {"role": "system", "content": "x"}], 7, [7]):
+            status, text = server.ask("/v1/chat/completions", {"messages": messages})
+            expect_equal(status, 400, (messages, text))
+        for method, path, wanted in [
+            ("GET", "/nothing", 404),
+            ("GET", "/v1/completions", 405),
+            ("POST", "/v1/models", 405),
+            ("DELETE", "/health", 405),
+        ]:
+            expect_equal(server.ask(path, method=method)[0], wanted, (method, path))
+        expect_equal(server.ask("/v1/completions", " " * (9 << 20), method="POST")[0], 413, "a large body")
+        server.is_alive()
+
+
+@case
+def any_bytes_at_all():
+    seed = random.randrange(1 << 30)
+    print(f"# seed {seed}")
+    drawn = random.Random(seed)
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Server() as server:
+        for _ in range(200):
+            data = bytearray(head + body)
+            for _ in range(drawn.randrange(1, 8)):
+                at = drawn.randrange(len(data))
+                kind = drawn.randrange(3)
+                if kind == 0:
+                    data[at] = drawn.randrange(256)
+                elif kind == 1:
+                    del data[at : at + drawn.randrange(20)]
+                else:
+                    data[at:at] = drawn.randbytes(drawn.randrange(20))
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+                    client.sendall(data)
+                    client.settimeout(0.05)
+                    client.recv(4096)
+        server.is_alive()
+        server.wait_for("active_sequences", 0)
+        server.complete("And")
+        server.process.send_signal(signal.SIGTERM)
+        expect_equal(server.process.wait(timeout=TIMEOUT), 0, "exit status")
+
+
+@case
+def keys():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "key"
+        path.write_text("secret\n", encoding="utf-8")
+        with Server("--api-key-file", path) as server:
+            server.is_alive()
+            for header in (None, "Bearer secre", "Bearer secret2", "secret", "Bearer "):
+                status, text = server.ask("/v1/models", headers={"Authorization": header} if header else {})
+                expect_equal((status, "key" in text), (401, True), header)
+            expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200, "the key")
+        path.write_text("\n", encoding="utf-8")
+        for arguments in (["--host", "0.0.0.0"], ["--api-key-file", path], ["--host", "nowhere"]):
+            command = [PROGRAM, "serve", "--model", str(DEMO), "--port", "0", *map(str, arguments)]
+            result = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
+            expect_equal(result.returncode, 2, (arguments, result.stderr))
+
+
+@case
+def a_model_without_a_chat_completes_texts():
+    with Server() as server:
+        path = pathlib.Path(server.folder.name) / "model" / "chat_template.jinja"
+        path.write_text("{{ bos_token }}", encoding="utf-8")
+        command = [PROGRAM, "serve", "--model", str(path.parent), "--port", "0", "-n", "8"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            server.port = int(re.search(rb":(\d+)/", process.stdout.readline())[1])
+            server.complete("And")
+            status, text = server.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
+            expect(status == 400 and "bos_token" in text, text)
+            process.kill()
+
+
+def main():
+    print(f"1..{len(CASES)}")
+    failed = False
+    for number, function in enumerate(CASES, 1):
+        try:
+            function()
+            print(f"ok {number} {function.__name__}", flush=True)
+        except Exception:  # pylint: disable=broad-except
+            failed = True
+            print(f"not ok {number} {function.__name__}", flush=True)
+            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+    return failed
+
+
+sys.exit(main())
