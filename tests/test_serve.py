@@ -6,6 +6,7 @@ MODEL_DIR is the demo model; the cases use a copy of it whose tokenizer has Chat
 import contextlib
 import http.client
 import json
+import os
 import pathlib
 import random
 import re
@@ -266,6 +267,19 @@ def too_many_requests_are_told():
 
 
 @case
+def a_request_has_its_time():
+    with Server("--parallel", 1, "--request-seconds", 2) as server:
+        late = []
+        first = threading.Thread(target=lambda: late.append(server.complete("And", max_tokens=14000)))
+        first.start()
+        server.wait_for("active_sequences", 1)
+        first.join(timeout=TIMEOUT)
+        expect(0 < late[0]["usage"]["completion_tokens"] < 14000, late[0]["usage"])
+        expect_equal(late[0]["choices"][0]["finish_reason"], "length", "reason")
+        server.wait_for("active_sequences", 0)
+
+
+@case
 def sigterm_lets_requests_end():
     with Server() as server:
         result = []
@@ -389,6 +403,22 @@ def keys():
             command = [PROGRAM, "serve", "--model", str(DEMO), "--port", "0", *map(str, arguments)]
             result = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
             expect_equal(result.returncode, 2, (arguments, result.stderr))
+
+
+@case
+def curl_lines_of_the_page():
+    """Each line of docs/serve.md that asks with curl has a reply."""
+    page = pathlib.Path(os.environ["FLASHBLOCK_SOURCE_ROOT"]) / "docs" / "serve.md"
+    lines = re.findall(r"^    (curl .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    expect(len(lines) >= 4, lines)
+    with Server() as server:
+        for line in lines:
+            if not shutil.which("curl"):
+                print("# no curl")
+                break
+            command = line.replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")
+            told = subprocess.run(["sh", "-c", command + " -sS --fail-with-body"], capture_output=True, timeout=TIMEOUT, check=False)
+            expect(told.returncode == 0 and told.stdout, line, told)
 
 
 @case

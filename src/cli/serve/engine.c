@@ -181,6 +181,11 @@ static void note(fb_serve_engine *e, size_t *number) {
     pthread_mutex_unlock(&e->mutex);
 }
 
+/* Whether a job's time is over. */
+static bool is_late(const fb_serve_job *job) {
+    return fb_seconds() - job->arrived > job->model->most_seconds;
+}
+
 /* A choice whose sequence has finished leaves its place. */
 static void finish(fb_serve_engine *e, const fb_slot *slot) {
     fb_serve_choice *choice = e->choices[slot->prompt];
@@ -199,6 +204,9 @@ static void finish(fb_serve_engine *e, const fb_slot *slot) {
     choice->conversation = NULL;
     e->choices[slot->prompt] = NULL;
     add_numbers(e, choice);
+    if (choice->finish_reason == FB_FINISH_CANCELLED && !choice->stopped && !choice->ended &&
+        !is_late(choice->job))
+        note(e, &e->numbers.cancelled);
     if (slot->failure != FB_OK) {
         note(e, &e->numbers.failed);
         fb_serve_job_fail(choice->job, 500, "server_error", slot->message);
@@ -236,10 +244,12 @@ static void join_choices(fb_serve_engine *e) {
     fb_serve_job_release(job);
 }
 
-/* A job that nobody waits for has no place. */
+/* A job that nobody waits for, or that waited too long, has no place. */
 static void drop(fb_serve_engine *e) {
     note(e, &e->numbers.cancelled);
-    fb_serve_job_fail(e->joining, 503, "server_error", "the request was cancelled");
+    fb_serve_job_fail(e->joining, 503, "server_error",
+                      is_late(e->joining) ? "the request waited too long"
+                                          : "the request was cancelled");
     fb_serve_job_release(e->joining);
     e->joining = NULL;
 }
@@ -253,21 +263,21 @@ static void join_jobs(fb_serve_engine *e) {
         }
         if (!e->joining)
             return;
-        if (atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(e->joining))
+        if (atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(e->joining) ||
+            is_late(e->joining))
             drop(e);
         else
             join_choices(e);
     }
 }
 
-/* Clients that have gone free their places before the next pass. */
+/* Clients that have gone, and texts whose time is over, free their places before the next pass. */
 static void cancel_abandoned(fb_serve_engine *e) {
     for (size_t i = 0; i < fb_batch_num_active(e->batch); i++) {
         fb_serve_choice *choice = e->choices[fb_batch_slot(e->batch, i)->prompt];
-        if (!atomic_load(&e->cancelling) && !fb_serve_job_is_abandoned(choice->job))
-            continue;
-        note(e, &e->numbers.cancelled);
-        fb_batch_cancel(e->batch, i);
+        if (atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(choice->job) ||
+            is_late(choice->job))
+            fb_batch_cancel(e->batch, i);
     }
 }
 

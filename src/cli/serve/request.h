@@ -19,6 +19,7 @@ typedef struct fb_serve_model {
     const char *name;          /* in replies */
     bool has_chat;
     const char *no_chat; /* why not */
+    double most_seconds; /* from a request's arrival to its end */
 } fb_serve_model;
 
 typedef struct fb_serve_request {

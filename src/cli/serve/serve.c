@@ -21,7 +21,7 @@ enum { MOST_KEY = 4096, CONNECTIONS = 256, TICK_MS = 100 };
 typedef struct settings {
     fb_generate_settings generate;
     const char *host, *key_file, *name;
-    size_t port, parallel, queue, drain_seconds, max_tokens;
+    size_t port, parallel, queue, drain_seconds, request_seconds, max_tokens;
     bool anonymous;
 } settings;
 
@@ -72,6 +72,14 @@ static const fb_option option_list[] = {
      .max = 1 << 16,
      .otherwise = "64",
      .help = "requests that may wait; others get status 429"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "request-seconds",
+     .argument = "N",
+     TARGET(request_seconds),
+     .min = 1,
+     .max = 1 << 30,
+     .otherwise = "600",
+     .help = "a request may take so long from its arrival: then its texts end as they are"},
     {.kind = FB_OPTION_SIZE,
      .name = "drain-seconds",
      .argument = "N",
@@ -194,7 +202,7 @@ static fb_status run(fb_session *session, settings *given) {
     char name[256], reason[512], *key = NULL;
     FB_TRY(fb_generate_settings_open(session, &given->generate));
     session->options.max_tokens = given->max_tokens;
-    fb_serve_model model = {.session = session};
+    fb_serve_model model = {.session = session, .most_seconds = (double)given->request_seconds};
     model.name = given->name ? given->name : name_of(name, sizeof name, session->directory);
     find_format(&model, session, reason, sizeof reason);
     FB_TRY(fb_session_choose_stops(session));
