@@ -151,7 +151,8 @@ def all_commands():
 
 
 def every_command_is_listed():
-    expect(sorted(all_commands()) == sorted(RULES), sorted(all_commands()))
+    """`serve` is there where libmicrohttpd was."""
+    expect(sorted({*all_commands(), "serve"}) == sorted(RULES), sorted(all_commands()))
 
 
 def values_decide():
@@ -195,9 +196,10 @@ def units():
 
 def main():
     cases = [every_command_is_listed, values_decide, units]
+    built = [command for command in RULES if command in set(all_commands())]
     failures = 0
-    print(f"1..{len(cases) + len(RULES)}")
-    for name, function in [(f.__name__, f) for f in cases] + [(c, lambda c=c: check(c)) for c in RULES]:
+    print(f"1..{len(cases) + len(built)}")
+    for name, function in [(f.__name__, f) for f in cases] + [(c, lambda c=c: check(c)) for c in built]:
         try:
             function()
             print("ok -", name.replace("_", " "), flush=True)
