@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,96 +21,14 @@ import threading
 import time
 import traceback
 
-PROGRAM = sys.argv[1]
-DEMO = pathlib.Path(sys.argv[2])
+from serve_support import DEMO, PROGRAM, TIMEOUT, Server, expect, expect_equal, post, text_of
+
 CASES = []
-TIMEOUT = 120
 
 
 def case(function):
     CASES.append(function)
     return function
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
-
-
-class Server:
-    def __init__(self, *arguments):
-        self.folder = tempfile.TemporaryDirectory()
-        model = pathlib.Path(self.folder.name) / "model"
-        shutil.copytree(DEMO, model)
-        path = model / "tokenizer.json"
-        path.write_text(path.read_text(encoding="utf-8").replace("<|endoftext|>", "<|im_start|>"), encoding="utf-8")
-        command = [PROGRAM, "serve", "--model", str(model), "--port", "0", "-n", "16", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        line = self.process.stdout.readline().decode()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)
-        expect(found, "first line", line, self.process.stderr.read() if not found else "")
-        self.port = int(found[1])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-        self.folder.cleanup()
-
-    def open(self, method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
-        data = json.dumps(body) if isinstance(body, dict) else body
-        connection.request(method, path, data, headers or {})
-        return connection, connection.getresponse()
-
-    def ask(self, path, body=None, method=None, **more):
-        connection, response = self.open(method or ("GET" if body is None else "POST"), path, body, **more)
-        with contextlib.closing(connection):
-            return response.status, response.read().decode()
-
-    def complete(self, prompt, **fields):
-        status, text = self.ask("/v1/completions", {"prompt": prompt, **fields})
-        expect_equal(status, 200, text)
-        return json.loads(text)
-
-    def chat(self, *texts, **fields):
-        roles = ("user", "assistant")
-        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-        status, text = self.ask("/v1/chat/completions", {"messages": messages, **fields})
-        expect_equal(status, 200, text)
-        return json.loads(text)
-
-    def stream(self, prompt, **fields):
-        connection, response = self.open("POST", "/v1/completions", {"prompt": prompt, "stream": True, **fields})
-        with contextlib.closing(connection):
-            expect_equal(response.getheader("Content-Type"), "text/event-stream", "type")
-            lines = [line for line in response.read().decode().split("\n\n") if line]
-        expect(all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]", lines)
-        return [json.loads(line[6:]) for line in lines[:-1]]
-
-    def metric(self, name):
-        return float(re.search(rf"^flashblock_{name} (\S+)$", self.ask("/metrics")[1], re.MULTILINE)[1])
-
-    def wait_for(self, name, value, seconds=20):
-        end = time.monotonic() + seconds
-        while self.metric(name) != value:
-            expect(time.monotonic() < end, name, "is", self.metric(name), "not", value)
-            time.sleep(0.02)
-
-    def is_alive(self):
-        expect_equal(self.ask("/health"), (200, '{"status":"ok"}'), "health")
-
-
-def text_of(reply, index=0):
-    choice = reply["choices"][index]
-    return choice["message"]["content"] if "message" in choice else choice["text"]
 
 
 def generated(server, prompt, *arguments):
@@ -234,15 +153,19 @@ def clients_do_not_change_each_others_texts():
 
 @case
 def a_client_that_goes_frees_its_place():
+    """By an end or a reset, with and without a next request behind the first one."""
     with Server("--parallel", 1) as server:
         for stream in (True, False):
-            before = server.metric("requests_cancelled_total")
-            body = json.dumps({"prompt": "And", "max_tokens": 12000, "stream": stream}).encode()
-            with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
-                client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-                server.wait_for("active_sequences", 1)
-            server.wait_for("active_sequences", 0)
-            expect_equal(server.metric("requests_cancelled_total"), before + 1, "cancelled")
+            for more in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+                for reset in (False, True):
+                    before = server.metric("requests_cancelled_total")
+                    with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
+                        client.sendall(post({"prompt": "And", "max_tokens": 12000, "stream": stream}, more))
+                        server.wait_for("active_sequences", 1)
+                        if reset:
+                            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    server.wait_for("active_sequences", 0)
+                    expect_equal(server.metric("requests_cancelled_total"), before + 1, (stream, more, reset))
         expect_equal(len(server.complete("And")["choices"]), 1, "the next request")
 
 
@@ -341,12 +264,18 @@ def requests_that_are_wrong():
             error = json.loads(text)["error"]
             expect_equal((status, error["type"]), (400, "invalid_request_error"), (str(body)[:80], text))
             expect(word in error["message"], word, error)
+        for name, wanted in (("model", 200), ("", 200), ("another", 404), ("\U0001d11e" * 300, 404)):
+            status, text = server.ask("/v1/completions", {"model": name, "prompt": "x"})
+            expect_equal(status, wanted, (name[:10], text))
+            expect(wanted == 200 or json.loads(text)["error"]["code"] == "model_not_found", text)
         user, assistant = ({"role": role, "content": "x"} for role in ("user", "assistant"))
         for messages in ([], [assistant], [user, user], [user, assistant], [{"role": "user"}], [user, assistant, {"role": "system", "content": "x"}], 7, [7]):
             status, text = server.ask("/v1/chat/completions", {"messages": messages})
             expect_equal(status, 400, (messages, text))
         for method, path, wanted in [
             ("GET", "/nothing", 404),
+            ("GET", "/v1/models/model", 200),
+            ("GET", "/v1/models/another", 404),
             ("GET", "/v1/completions", 405),
             ("POST", "/v1/models", 405),
             ("DELETE", "/health", 405),

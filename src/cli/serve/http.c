@@ -50,30 +50,52 @@ static result reply(struct MHD_Connection *connection, unsigned code, const char
     return queued;
 }
 
-static result reply_error(struct MHD_Connection *connection, unsigned code, const char *type,
-                          const char *message) {
+static result reply_error_code(struct MHD_Connection *connection, unsigned status, const char *type,
+                               const char *code, const char *message) {
     fb_buffer text = {0};
     result queued = MHD_NO;
-    if (fb_serve_error_text(&text, type, message) == FB_OK)
-        queued = reply(connection, code, "application/json", &text);
+    if (fb_serve_error_text(&text, type, code, message) == FB_OK)
+        queued = reply(connection, status, "application/json", &text);
     fb_buffer_free(&text);
     return queued;
 }
 
-static result reply_models(const fb_serve_http *http, struct MHD_Connection *connection) {
+static result reply_error(struct MHD_Connection *connection, unsigned status, const char *type,
+                          const char *message) {
+    return reply_error_code(connection, status, type, NULL, message);
+}
+
+static result reply_no_model(struct MHD_Connection *connection, const char *message) {
+    return reply_error_code(connection, MHD_HTTP_NOT_FOUND, "invalid_request_error",
+                            "model_not_found", message);
+}
+
+static void put_model_entry(fb_json_writer *w, const fb_serve_model *model) {
+    fb_json_open_object(w, NULL);
+    fb_json_put_text(w, "id", model->name);
+    fb_json_put_string(w, "object", "model");
+    fb_json_put_int64(w, "created", 0);
+    fb_json_put_string(w, "owned_by", "flashblock");
+    fb_json_close_object(w);
+}
+
+/* name: of one model; NULL: the list. */
+static result reply_models(const fb_serve_http *http, struct MHD_Connection *connection,
+                           const char *name) {
     fb_buffer text = {0};
     fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
-    fb_json_open_object(&w, NULL);
-    fb_json_put_string(&w, "object", "list");
-    fb_json_open_array(&w, "data");
-    fb_json_open_object(&w, NULL);
-    fb_json_put_text(&w, "id", http->model->name);
-    fb_json_put_string(&w, "object", "model");
-    fb_json_put_int64(&w, "created", 0);
-    fb_json_put_string(&w, "owned_by", "flashblock");
-    fb_json_close_object(&w);
-    fb_json_close_array(&w);
-    fb_json_close_object(&w);
+    if (name && strcmp(name, http->model->name) != 0)
+        return reply_no_model(connection, "there is no model of this name");
+    if (!name) {
+        fb_json_open_object(&w, NULL);
+        fb_json_put_string(&w, "object", "list");
+        fb_json_open_array(&w, "data");
+    }
+    put_model_entry(&w, http->model);
+    if (!name) {
+        fb_json_close_array(&w);
+        fb_json_close_object(&w);
+    }
     result queued = fb_json_finish(&w) == FB_OK
                         ? reply(connection, MHD_HTTP_OK, "application/json", &text)
                         : MHD_NO;
@@ -184,8 +206,10 @@ static result begin_completion(fb_serve_http *http, struct MHD_Connection *conne
         status = fb_serve_job_create(http->model, &request, &x->job);
     fb_buffer_free(&x->body);
     if (status != FB_OK) {
+        bool memory = status == FB_ERROR_MEMORY, other = request.other_model;
         fb_serve_request_free(&request);
-        bool memory = status == FB_ERROR_MEMORY;
+        if (other)
+            return reply_no_model(connection, fb_error_message());
         return reply_error(connection, memory ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_BAD_REQUEST,
                            memory ? "server_error" : "invalid_request_error", fb_error_message());
     }
@@ -231,6 +255,7 @@ static result wrong_method(struct MHD_Connection *connection) {
 
 static result answer(fb_serve_http *http, struct MHD_Connection *connection, exchange *x,
                      const char *url, const char *method) {
+    static const char models[] = "/v1/models", one_model[] = "/v1/models/";
     bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
     if (x->job)
         return reply_or_wait(connection, x);
@@ -244,8 +269,10 @@ static result answer(fb_serve_http *http, struct MHD_Connection *connection, exc
                            "the body is too large");
     if (strcmp(url, "/metrics") == 0)
         return get ? reply_metrics(http, connection) : wrong_method(connection);
-    if (strcmp(url, "/v1/models") == 0)
-        return get ? reply_models(http, connection) : wrong_method(connection);
+    if (strcmp(url, models) == 0 || strncmp(url, one_model, sizeof one_model - 1) == 0) {
+        const char *name = strcmp(url, models) == 0 ? NULL : url + sizeof one_model - 1;
+        return get ? reply_models(http, connection, name) : wrong_method(connection);
+    }
     bool chat = strcmp(url, "/v1/chat/completions") == 0;
     if (!chat && strcmp(url, "/v1/completions") != 0)
         return reply_error(connection, MHD_HTTP_NOT_FOUND, "invalid_request_error",

@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* memmem */
+#define _GNU_SOURCE /* memmem, POLLRDHUP */
 #include "cli/serve/job.h"
 
 #include "base/clock.h"
@@ -7,9 +7,9 @@
 #include "io/json_write.h"
 
 #include <microhttpd.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 
 enum { MOST_UNREAD = 4 << 20 };
@@ -262,14 +262,18 @@ void fb_serve_job_end_choice(fb_serve_choice *choice) {
     finish(job);
 }
 
-fb_status fb_serve_error_text(fb_buffer *out, const char *type, const char *message) {
+fb_status fb_serve_error_text(fb_buffer *out, const char *type, const char *code,
+                              const char *message) {
     fb_json_writer w = fb_json_writer_to(out, FB_JSON_COMPACT);
     fb_json_open_object(&w, NULL);
     fb_json_open_object(&w, "error");
     fb_json_put_text(&w, "message", message);
     fb_json_put_string(&w, "type", type);
     fb_json_put_null(&w, "param");
-    fb_json_put_null(&w, "code");
+    if (code)
+        fb_json_put_string(&w, "code", code);
+    else
+        fb_json_put_null(&w, "code");
     fb_json_close_object(&w);
     fb_json_close_object(&w);
     return fb_json_finish(&w);
@@ -281,21 +285,27 @@ void fb_serve_job_fail(fb_serve_job *job, int code, const char *type, const char
     for (size_t i = 0; i < job->request.num_choices; i++)
         job->choices[i].ended = true;
     job->code = code;
-    if (fb_serve_error_text(&text, type, message) == FB_OK)
+    if (fb_serve_error_text(&text, type, NULL, message) == FB_OK)
         put(job, &text, job->request.stream);
     fb_buffer_free(&text);
     finish(job);
     atomic_store(&job->cancelled, true); /* its other texts end */
 }
 
-/* A connection that waits is not looked at by the HTTP library. */
+/* A connection that waits is not looked at by the HTTP library. An end or a reset counts also where
+ * bytes of a next request lie before it. */
+static bool is_closed(int descriptor) {
+    struct pollfd socket = {.fd = descriptor, .events = POLLRDHUP};
+    return poll(&socket, 1, 0) > 0 &&
+           (socket.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
+}
+
 bool fb_serve_job_is_abandoned(fb_serve_job *job) {
     pthread_mutex_lock(&job->mutex);
     if (job->waiting && !atomic_load(&job->cancelled)) {
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(job->waiting, MHD_CONNECTION_INFO_CONNECTION_FD);
-        char byte;
-        if (info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        if (info && is_closed(info->connect_fd))
             atomic_store(&job->cancelled, true);
     }
     pthread_mutex_unlock(&job->mutex);

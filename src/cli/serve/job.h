@@ -69,7 +69,8 @@ bool fb_serve_job_is_abandoned(fb_serve_job *job);
 
 /* --- replies of other kinds */
 
-/* An error in OpenAI's form. */
-fb_status fb_serve_error_text(fb_buffer *out, const char *type, const char *message);
+/* An error in OpenAI's form. code: NULL where there is none. */
+fb_status fb_serve_error_text(fb_buffer *out, const char *type, const char *code,
+                              const char *message);
 
 #endif

@@ -176,7 +176,18 @@ static fb_status read_form(fb_serve_request *r, const fb_json *body) {
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
+/* A request may leave the model out; another one than this is not here. */
+static fb_status read_model(fb_serve_request *r, const fb_serve_model *model, const fb_json *body) {
+    const char *name = NULL;
+    FB_TRY(fb_json_get_string_or(body, where, "model", NULL, &name));
+    r->other_model = name && *name && strcmp(name, model->name) != 0;
+    return r->other_model ? fb_fail(FB_ERROR_ARGUMENT, "model is \"%.200s\", and \"%s\" is here",
+                                    name, model->name)
+                          : FB_OK;
+}
+
 static fb_status read_body(fb_serve_request *r, const fb_serve_model *model, const fb_json *body) {
+    FB_TRY(read_model(r, model, body));
     FB_TRY(read_form(r, body));
     FB_TRY(read_sampling(&r->options, body));
     FB_TRY(read_own(&r->options, body));
