@@ -13,7 +13,10 @@
 #define ROWS(text, b, h, hk, d, n, s)                                                              \
     .name = text, .kind = FB_HASH_ROWS, .queries = b, .heads = h, .kv_heads = hk, .head_dim = d,   \
     .keys = n, .steps = s
-#define RANGES(count, ...) .num_ranges = count, .ranges = {__VA_ARGS__}
+#define PRODUCT(text, x_rows, outputs, inputs)                                                     \
+    .name = text, .kind = FB_HASH_PRODUCT, .queries = x_rows, .features = outputs, .columns = inputs
+#define GROUPS(num_bits, size) .bits = num_bits, .group_size = size
+#define RANGES(count, ...)     .num_ranges = count, .ranges = {__VA_ARGS__}
 #define CAUSAL(block, first_query, first_key)                                                      \
     .mask = {FB_MASK_BLOCK_CAUSAL, block, first_query, first_key}
 
@@ -134,5 +137,36 @@ const fb_hash_case fb_hash_cases[] = {
     {ROWS("rows_corrected_bf16", 8, 32, 8, 128, 1100, 4), .corrected = true, .dtype = FB_BF16},
     {ROWS("rows_corrected_block_16_f16", 16, 4, 1, 32, 77, 8), .corrected = true, .dtype = FB_F16},
     {ROWS("rows_corrected_head_dim_7", 5, 6, 3, 7, 300, 4), .corrected = true},
+    /* linear layers: segments that end early, rows around a register tile and a block of 64 */
+    {PRODUCT("product_f32", 4, 40, 600)},
+    {PRODUCT("product_bf16_columns_1031", 13, 21, 1031), .dtype = FB_BF16},
+    {PRODUCT("product_f16_rows_70", 70, 9, 512), .dtype = FB_F16},
+    {PRODUCT("product_w8", 4, 40, 4100), GROUPS(8, 4100)},
+    {PRODUCT("product_w8_group_128", 5, 33, 640), GROUPS(8, 128)},
+    {PRODUCT("product_w8_group_64", 1, 16, 512), GROUPS(8, 64)},
+    {PRODUCT("product_w8_group_32_columns_1001", 7, 19, 1001), GROUPS(8, 32)},
+    {PRODUCT("product_w8_group_2048", 3, 10, 4500), GROUPS(8, 2048)},
+    {PRODUCT("product_w8_rows_70", 70, 9, 384), GROUPS(8, 384)},
+    {PRODUCT("product_w8_columns_5", 2, 3, 5), GROUPS(8, 5)},
+    {PRODUCT("product_w8_ordered", 3, 12, 300), GROUPS(8, 32), .ordered = true},
+    {PRODUCT("product_w8_threads", 32, 300, 1024), GROUPS(8, 1024)},
+    {PRODUCT("product_w8_row_sizes", 6, 17, 900), GROUPS(8, 900), .content = FB_HASH_ROW_SIZES},
+    {PRODUCT("product_w8_ties", 6, 17, 900), GROUPS(8, 900), .content = FB_HASH_TIES},
+    {PRODUCT("product_w4_group_128", 4, 40, 4096), GROUPS(4, 128)},
+    {PRODUCT("product_w4_group_64_columns_1302", 5, 33, 1302), GROUPS(4, 64)},
+    {PRODUCT("product_w4_group_32", 7, 19, 1000), GROUPS(4, 32)},
+    {PRODUCT("product_w4_group_32_zero_points", 7, 19, 1000), GROUPS(4, 32), .zero_points = true},
+    {PRODUCT("product_w4_group_128_zero_points", 1, 16, 640), GROUPS(4, 128), .zero_points = true},
+    {PRODUCT("product_w4_group_512", 3, 10, 2600), GROUPS(4, 512)},
+    {PRODUCT("product_w4_columns_6", 2, 3, 6), GROUPS(4, 6)},
+    {PRODUCT("product_w4_rows_70", 70, 9, 384), GROUPS(4, 384)},
+    {PRODUCT("product_w4_ordered_zero_points", 3, 12, 300), GROUPS(4, 32), .zero_points = true,
+     .ordered = true},
+    {PRODUCT("product_w4_threads", 32, 300, 1024), GROUPS(4, 128)},
+    {PRODUCT("product_w4_ties", 6, 17, 900), GROUPS(4, 64), .content = FB_HASH_TIES},
+    {PRODUCT("product_w8_float_activations", 5, 12, 1001), GROUPS(8, 1001),
+     .float_activations = true},
+    {PRODUCT("product_w4_float_activations", 5, 12, 1000), GROUPS(4, 32), .zero_points = true,
+     .float_activations = true},
 };
 const size_t fb_num_hash_cases = sizeof fb_hash_cases / sizeof fb_hash_cases[0];

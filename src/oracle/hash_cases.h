@@ -11,6 +11,7 @@ typedef enum fb_hash_kind {
     FB_HASH_ATTEND = 0, /* fb_attend */
     FB_HASH_MERGE,      /* fb_merge of two made-up parts */
     FB_HASH_ROWS,       /* refresh by rows, steps times (hash_rows.h) */
+    FB_HASH_PRODUCT,    /* a linear layer over float or quantised weights (hash_product.h) */
     FB_HASH_SEQUENCE,   /* every pass of a denoising sequence (script.h) and its stored parts */
 } fb_hash_kind;
 
@@ -34,6 +35,8 @@ typedef enum fb_hash_content {
     FB_HASH_SOME_EMPTY,   /* every third row of a, every fifth of b */
     FB_HASH_FAR,          /* LSEs that differ by up to 400 */
     FB_HASH_LSE_EXTREMES, /* +inf, NaN and -inf among the LSEs */
+    FB_HASH_ROW_SIZES,    /* products: rows of x of 0, below 2^-100, and of some 1e30 */
+    FB_HASH_TIES,         /* products: halves between integers when x is quantised */
 } fb_hash_content;
 
 enum { FB_HASH_MAX_RANGES = 4 };
@@ -54,6 +57,13 @@ typedef struct fb_hash_case {
     size_t tau, steps; /* of a sequence; queries is its block_size */
     bool mean_key;     /* mean keys too, after the outputs */
     bool corrected;    /* of refresh by rows: with the first-order correction */
+    /* Of a product of `queries` rows of x with weights [features, columns]. */
+    size_t features, columns;
+    int bits;               /* of the weights: 8 or 4; 0: they are of `dtype` */
+    size_t group_size;      /* columns that share a scale */
+    bool zero_points;       /* of groups, with 4 bits */
+    bool ordered;           /* the weights' columns are in an order of their own */
+    bool float_activations; /* x stays float32 */
 } fb_hash_case;
 
 extern const fb_hash_case fb_hash_cases[];

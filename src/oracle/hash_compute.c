@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/memory.h"
+#include "oracle/hash_product.h"
 #include "oracle/hash_rows.h"
 #include "oracle/inputs.h"
 #include "oracle/script.h"
@@ -272,6 +273,9 @@ fb_status fb_hash_compute(const fb_hash_case *c, fb_hash_result *result) {
         break;
     case FB_HASH_ROWS:
         status = fb_hash_rows_compute(c, seed_of(c), result);
+        break;
+    case FB_HASH_PRODUCT:
+        status = fb_hash_product_compute(c, seed_of(c), result);
         break;
     case FB_HASH_SEQUENCE:
         status = compute_sequence(c, result);

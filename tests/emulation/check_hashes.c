@@ -48,7 +48,7 @@ int main(int argc, char **argv) {
     fb_isa isa;
     fb_hash_list *list = NULL;
     if (argc != 2 || fb_isa_parse(argv[1], &isa) != FB_OK) {
-        printf("usage: check_hashes scalar|avx2|avx512|neon\n");
+        printf("usage: check_hashes ISA\n");
         return EXIT_USAGE;
     }
     if (!fb_isa_built(isa) || !fb_isa_supported(isa)) {

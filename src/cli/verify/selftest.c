@@ -51,8 +51,8 @@ static const fb_option options[] = {
 static const fb_option_table table = {
     .usage = "selftest [OPTION]...",
     .summary =
-        "Recomputes the golden hashes: outputs of attention, merges and denoising sequences, to\n"
-        "the bit. A difference is shown with the case, the tensor, and the first element that\n"
+        "Recomputes the golden hashes: attention, merges, denoising sequences and linear layers,\n"
+        "to the bit. A difference is shown with the case, the tensor, and the first element that\n"
         "differs from the scalar path; the exit status is then 1.",
     FB_TABLE_OPTIONS(options),
 };
