@@ -15,6 +15,8 @@ enum {
     CHUNK_TILES = FB_CHUNK_KEYS / FB_TILE_KEYS,
     CACHED_TILES = 4, /* 128 KiB of f32: in the L2 cache */
     DOT_CALLS = 64,
+    INT_CALLS = 16,   /* of FB_INT_OUTPUTS rows of weights */
+    INT_GROUP = 128,  /* columns of x that share a scale */
     SMALL_CALLS = 64, /* of the kernels that take a row or a group */
     HEAD_DIM = 128,
     ELEMENTS = 1024,                         /* that widen and exp take at once */
@@ -24,18 +26,22 @@ enum {
 /* In memory, scores and values take turns, as they do in attention: each fetches what the other one
  * reads. Such a case stands with the scores. */
 #define IN_MEMORY(DTYPE, ROWS)                                                                     \
-    { FB_KERNEL_SCORES + DTYPE, DTYPE, ROWS, HEAD_DIM, true, FB_KERNEL_PRODUCT }
+    { FB_KERNEL_SCORES + DTYPE, DTYPE, ROWS, HEAD_DIM, true, FB_KERNEL_PRODUCT, 0 }
 #define PRODUCTS(KERNEL, DTYPE)                                                                    \
-    {KERNEL + DTYPE, DTYPE, 16, HEAD_DIM, false, FB_KERNEL_PRODUCT},                               \
-        {KERNEL + DTYPE, DTYPE, 32, HEAD_DIM, false, FB_KERNEL_PRODUCT},                           \
-        {KERNEL + DTYPE, DTYPE, 48, HEAD_DIM, false, FB_KERNEL_PRODUCT}, {                         \
-        KERNEL + DTYPE, DTYPE, 32, HEAD_DIM / 2, false, FB_KERNEL_PRODUCT                          \
+    {KERNEL + DTYPE, DTYPE, 16, HEAD_DIM, false, FB_KERNEL_PRODUCT, 0},                            \
+        {KERNEL + DTYPE, DTYPE, 32, HEAD_DIM, false, FB_KERNEL_PRODUCT, 0},                        \
+        {KERNEL + DTYPE, DTYPE, 48, HEAD_DIM, false, FB_KERNEL_PRODUCT, 0}, {                      \
+        KERNEL + DTYPE, DTYPE, 32, HEAD_DIM / 2, false, FB_KERNEL_PRODUCT, 0                       \
     }
 #define DOTS(DTYPE)                                                                                \
-    {FB_KERNEL_DOTS, DTYPE, 4, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT},                           \
-        {FB_KERNEL_DOTS, DTYPE, 8, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT},                       \
-        {FB_KERNEL_DOTS, DTYPE, 16, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT}, {                    \
-        FB_KERNEL_DOTS, DTYPE, 32, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT                         \
+    {FB_KERNEL_DOTS, DTYPE, 4, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0},                        \
+        {FB_KERNEL_DOTS, DTYPE, 8, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0},                    \
+        {FB_KERNEL_DOTS, DTYPE, 16, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0}, {                 \
+        FB_KERNEL_DOTS, DTYPE, 32, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0                      \
+    }
+#define INT_DOTS(BITS)                                                                             \
+    {FB_KERNEL_INT_DOTS, FB_F32, 4, FB_INT_COLUMNS, true, FB_KERNEL_READING, BITS}, {              \
+        FB_KERNEL_INT_DOTS, FB_F32, 32, FB_INT_COLUMNS, true, FB_KERNEL_READING, BITS              \
     }
 
 const fb_kernel_case fb_kernel_cases[] = {
@@ -51,19 +57,21 @@ const fb_kernel_case fb_kernel_cases[] = {
     PRODUCTS(FB_KERNEL_VALUES, FB_F32),
     PRODUCTS(FB_KERNEL_VALUES, FB_BF16),
     PRODUCTS(FB_KERNEL_VALUES, FB_F16),
-    {FB_KERNEL_SOFTMAX, FB_F32, 16, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_SOFTMAX, FB_F32, 48, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS},
+    {FB_KERNEL_SOFTMAX, FB_F32, 16, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_SOFTMAX, FB_F32, 48, FB_TILE_KEYS, false, FB_KERNEL_ELEMENTS, 0},
     DOTS(FB_F32),
     DOTS(FB_BF16),
     DOTS(FB_F16),
-    {FB_KERNEL_TRANSPOSE, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_TRANSPOSE + FB_BF16, FB_BF16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_TRANSPOSE + FB_F16, FB_F16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_MERGE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_DIVIDE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_WIDEN_BF16, FB_BF16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_WIDEN_F16, FB_F16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
-    {FB_KERNEL_EXP, FB_F32, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS},
+    INT_DOTS(8),
+    INT_DOTS(4),
+    {FB_KERNEL_TRANSPOSE, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_TRANSPOSE + FB_BF16, FB_BF16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_TRANSPOSE + FB_F16, FB_F16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_MERGE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_DIVIDE_ROW, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_WIDEN_BF16, FB_BF16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_WIDEN_F16, FB_F16, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS, 0},
+    {FB_KERNEL_EXP, FB_F32, 0, ELEMENTS, false, FB_KERNEL_ELEMENTS, 0},
 };
 const size_t fb_num_kernel_cases = sizeof fb_kernel_cases / sizeof fb_kernel_cases[0];
 
@@ -89,6 +97,10 @@ void fb_kernel_data_free(fb_kernel_data *data) {
     *data = (fb_kernel_data){0};
 }
 
+const char *fb_kernel_case_type(const fb_kernel_case *what) {
+    return what->bits == 8 ? "int8" : what->bits == 4 ? "int4" : fb_dtype_name(what->dtype);
+}
+
 /* ---- the size of a run ---- */
 
 static bool is_attention(const fb_kernel_case *what) {
@@ -108,12 +120,14 @@ static size_t operand_bytes(const fb_kernel_case *what) {
     size_t element = fb_dtype_size(what->dtype);
     if (what->kernel == FB_KERNEL_DOTS)
         return (size_t)DOT_CALLS * FB_DOT_OUTPUTS * what->columns * element;
+    if (what->kernel == FB_KERNEL_INT_DOTS)
+        return (size_t)INT_CALLS * FB_INT_OUTPUTS * what->columns * (size_t)what->bits / 8;
     size_t operands = is_attention(what) && what->in_memory ? 2 : 1; /* keys and values */
     return operands * streams_of(what) * tiles_of(what) * FB_TILE_KEYS * what->columns * element;
 }
 
 double fb_kernel_flops(const fb_kernel_case *what) {
-    if (what->limit == FB_KERNEL_ELEMENTS)
+    if (what->limit != FB_KERNEL_PRODUCT)
         return 0;
     return 2.0 * (double)what->rows * (double)operand_bytes(what) /
            (double)fb_dtype_size(what->dtype);
@@ -131,6 +145,28 @@ double fb_kernel_elements(const fb_kernel_case *what) {
 }
 
 /* ---- runs ---- */
+
+fb_status fb_kernel_run_create(const fb_kernel_case *what, const fb_kernels *kernels,
+                               const fb_kernel_data *data, fb_kernel_run *run) {
+    *run = (fb_kernel_run){.what = what, .kernels = kernels, .data = data};
+    if (what->kernel != FB_KERNEL_INT_DOTS || !kernels)
+        return FB_OK;
+    FB_TRY(fb_alloc(what->rows, sizeof *run->x, "rows", &run->x));
+    for (size_t row = 0; row < what->rows; row++)
+        kernels->quantize(&(fb_quantize_call){
+            .x = data->rows + row * FB_DOT_COLUMNS / 4, /* rows may overlap */
+            .columns = what->columns,
+            .group = INT_GROUP,
+            .bits = what->bits,
+            .to = &run->x[row],
+        });
+    return FB_OK;
+}
+
+void fb_kernel_run_free(fb_kernel_run *run) {
+    fb_free(run->x);
+    *run = (fb_kernel_run){0};
+}
 
 /* Where this run's operands begin; the next run's are behind them. */
 static const char *next_operands(fb_kernel_run *run) {
@@ -238,6 +274,38 @@ static void run_dots(fb_kernel_run *run) {
     }
 }
 
+/* Weights of 8 bits have a scale a row, those of 4 bits one for each group. As few rows of weights
+ * at once as the driver takes with few rows of x, or all. */
+static void run_int_dots(fb_kernel_run *run) {
+    const fb_kernel_case *what = run->what;
+    size_t row_bytes = what->columns * (size_t)what->bits / 8;
+    size_t outputs = what->rows <= 4 ? run->kernels->int_outputs : FB_INT_OUTPUTS;
+    size_t calls = (size_t)INT_CALLS * FB_INT_OUTPUTS / outputs;
+    const char *operands = next_operands(run);
+    const void *weights[FB_INT_OUTPUTS], *next[FB_INT_OUTPUTS];
+    const float *scales[FB_INT_OUTPUTS];
+    for (size_t call = 0; call < calls; call++) {
+        for (size_t i = 0; i < outputs; i++) {
+            weights[i] = operands + (i * calls + call) * row_bytes;
+            next[i] = (const char *)weights[i] + row_bytes;
+            scales[i] = run->data->rows + i * FB_INT_GROUPS;
+        }
+        run->kernels->int_dots(&(fb_int_dots_call){
+            .x = run->x,
+            .rows = what->rows,
+            .weights = weights,
+            .bits = what->bits,
+            .outputs = outputs,
+            .columns = what->columns,
+            .group = INT_GROUP,
+            .scales = scales,
+            .scale_shift = what->bits == 8 ? 31 : 0,
+            .next = next,
+            .sums = run->data->out,
+        });
+    }
+}
+
 static void run_softmax(const fb_kernel_run *run) {
     const fb_kernel_data *data = run->data;
     size_t counts[FB_MAX_ROWS];
@@ -288,6 +356,8 @@ fb_status fb_kernel_run_once(void *context) {
         run_product(run);
     else if (run->what->kernel == FB_KERNEL_DOTS)
         run_dots(run);
+    else if (run->what->kernel == FB_KERNEL_INT_DOTS)
+        run_int_dots(run);
     else if (run->what->kernel == FB_KERNEL_SOFTMAX)
         run_softmax(run);
     else

@@ -66,7 +66,8 @@ typedef struct isa_bench {
 
 /* "scores bf16, 16 rows, 128" */
 static void name_of(const fb_kernel_case *what, char *name, size_t size) {
-    const char *type = what->kernel == FB_KERNEL_DOTS ? fb_dtype_name(what->dtype) : "";
+    bool has_type = what->kernel == FB_KERNEL_DOTS || what->kernel == FB_KERNEL_INT_DOTS;
+    const char *type = has_type ? fb_kernel_case_type(what) : "";
     size_t length = (size_t)snprintf(name, size, "%s%s%s", fb_kernel_name(what->kernel),
                                      *type ? " " : "", type);
     if (what->rows && length < size)
@@ -105,13 +106,15 @@ static bool has_own(fb_isa isa, fb_kernel kernel) {
     return is_usable(isa);
 }
 
-static void prepare_row(isa_bench *b, const fb_kernel_case *what, isa_row *row) {
+static fb_status prepare_row(isa_bench *b, const fb_kernel_case *what, isa_row *row) {
     *row = (isa_row){.what = what, .chosen = fb_kernel_choice(what->kernel)};
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++) {
         bool is_slow = isa == FB_ISA_SCALAR && b->chosen->brief && row->chosen != FB_ISA_SCALAR;
         row->timed[isa] = has_own(isa, what->kernel) && !is_slow;
-        row->runs[isa] = (fb_kernel_run){what, fb_kernels_of(isa), &b->data, 0};
+        if (row->timed[isa])
+            FB_TRY(fb_kernel_run_create(what, fb_kernels_of(isa), &b->data, &row->runs[isa]));
     }
+    return FB_OK;
 }
 
 static fb_status prepare(isa_bench *b) {
@@ -119,13 +122,15 @@ static fb_status prepare(isa_bench *b) {
     FB_TRY(fb_alloc_zeroed(fb_num_kernel_cases, sizeof *b->rows, "cases", &b->rows));
     for (size_t i = 0; i < fb_num_kernel_cases; i++)
         if (is_wanted(b->chosen, &fb_kernel_cases[i]))
-            prepare_row(b, &fb_kernel_cases[i], &b->rows[b->num_rows++]);
+            FB_TRY(prepare_row(b, &fb_kernel_cases[i], &b->rows[b->num_rows++]));
     return FB_OK;
 }
 
-static void free_samples(isa_row *row) {
-    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
+static void free_row(isa_row *row) {
+    for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++) {
         fb_samples_free(&row->seconds[isa]);
+        fb_kernel_run_free(&row->runs[isa]);
+    }
 }
 
 /* Times some sets of a row in turn, so many rounds. */
@@ -232,10 +237,10 @@ static void print_row(const isa_bench *b, const isa_row *row) {
     printf("%-46s%-13s", name, limit_name(row));
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa) && row->timed[isa])
-            printf(row->what->limit == FB_KERNEL_ELEMENTS ? "%9.2f" : "%9.3f", row->speed[isa]);
+            printf(row->what->limit == FB_KERNEL_ELEMENTS ? "%12.2f" : "%12.3f", row->speed[isa]);
         else if (is_usable(isa))
-            printf("%9s", "-");
-    printf("   %-10s%-10s", fb_isa_name(row->fastest), fb_isa_name(row->chosen));
+            printf("%12s", "-");
+    printf("   %-12s%-12s", fb_isa_name(row->fastest), fb_isa_name(row->chosen));
     if (row->slower > 1)
         printf("%6.3f%s", row->slower, row->is_wrong && !b->chosen->brief ? "  WRONG" : "");
     printf("\n");
@@ -246,8 +251,8 @@ static void print_head(const isa_bench *b) {
     printf("\n%-46s%-13s", "kernel", "speed");
     for (fb_isa isa = 0; isa < FB_ISA_COUNT; isa++)
         if (is_usable(isa))
-            printf("%9s", fb_isa_name(isa));
-    printf("   %-10s%-10s%s\n", "fastest", "dispatch", "its time by the fastest's");
+            printf("%12s", fb_isa_name(isa));
+    printf("   %-12s%-12s%s\n", "fastest", "dispatch", "its time by the fastest's");
 }
 
 static void print_end(const isa_bench *b) {
@@ -262,7 +267,7 @@ static fb_status put_rows(isa_bench *b) {
         const isa_row *row = &b->rows[i];
         fb_json_open_object(w, NULL);
         fb_json_put_string(w, "kernel", fb_kernel_name(row->what->kernel));
-        fb_json_put_string(w, "dtype", fb_dtype_name(row->what->dtype));
+        fb_json_put_string(w, "dtype", fb_kernel_case_type(row->what));
         fb_json_put_size(w, "rows", row->what->rows);
         fb_json_put_size(w, "columns", row->what->columns);
         fb_json_put_bool(w, "in_memory", row->what->in_memory);
@@ -313,7 +318,7 @@ int fb_command_bench_isa(int argc, char **argv) {
         status = bench_all(&b);
     bool is_wrong = status == FB_OK && !chosen.brief && count_wrong(&b) > 0;
     for (size_t i = 0; i < b.num_rows; i++)
-        free_samples(&b.rows[i]);
+        free_row(&b.rows[i]);
     fb_free(b.rows);
     fb_kernel_data_free(&b.data);
     exit_status = fb_report_status(fb_bench_finish(&bench, status));
