@@ -26,10 +26,14 @@ static fb_status allocate(fb_decode_run *data) {
 
 /* The model of a directory, or one like a published one. */
 static fb_status make_model(fb_decode_run *data, const fb_decode_settings *settings) {
+    fb_model_options options;
+    fb_model_options_init(&options);
+    options.float_activations = settings->float_activations;
+    data->like.float_activations = data->weights.float_activations = settings->float_activations;
     if (!settings->directory)
         return fb_like_model_create(settings->like, settings->layers, settings->weights,
                                     &data->like, &data->model);
-    FB_TRY(fb_model_load(settings->directory, &data->model));
+    FB_TRY(fb_model_load_with(settings->directory, &options, &data->model));
     return fb_rounded_weights_set(data->model, settings->weights, &data->weights);
 }
 
@@ -154,15 +158,37 @@ fb_status fb_decode_run_block(void *context) {
     return FB_OK;
 }
 
-/* Number of the head's weights, which are the embedding's where they are tied. */
-static double head_weights(const fb_model_config *config) {
-    return (double)config->vocab_size * (double)config->hidden_size;
+/* Of a matrix in memory, with its scales. */
+static double bytes_of(const fb_matrix *matrix) {
+    const fb_quantized *q = matrix->quantized;
+    if (!matrix->data)
+        return 0;
+    double bytes = (double)fb_matrix_bytes(matrix);
+    if (!q)
+        return bytes;
+    size_t scales = matrix->rows * ((matrix->columns + q->group_size - 1) / q->group_size);
+    return bytes + (double)scales * (double)(sizeof *q->scales + (q->zero_points ? 1 : 0));
 }
 
-/* Bytes and number of all experts' weights; bytes that a pass reads of them; number that a row
- * uses. */
+/* Without experts. */
+static double layer_bytes(const fb_layer_weights *layer) {
+    const fb_matrix *matrices[] = {&layer->q,      &layer->k,       &layer->v,
+                                   &layer->o,      &layer->router,  &layer->mlp.gate,
+                                   &layer->mlp.up, &layer->mlp.down};
+    double bytes = 0;
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+        bytes += bytes_of(matrices[i]);
+    return bytes;
+}
+
+/* Whether the head is the embedding. Files may have two in spite of tie_word_embeddings. */
+static bool is_tied(const fb_weights *weights) {
+    return weights->head.data == weights->embedding.data;
+}
+
+/* Number of all experts' weights; bytes that a pass reads of them; number that a row uses. */
 typedef struct expert_weights {
-    double bytes, count, read, of_row;
+    double count, read, of_row;
 } expert_weights;
 
 static expert_weights count_experts(const fb_decode_run *data) {
@@ -173,7 +199,6 @@ static expert_weights count_experts(const fb_decode_run *data) {
         for (size_t j = 0; experts && j < config->num_experts; j++) {
             const fb_matrix *matrices[] = {&experts[j].gate, &experts[j].up, &experts[j].down};
             for (size_t k = 0; k < 3; k++) {
-                sum.bytes += (double)fb_matrix_bytes(matrices[k]);
                 sum.count += (double)matrices[k]->rows * (double)matrices[k]->columns;
             }
         }
@@ -195,20 +220,19 @@ double fb_decode_run_experts(const fb_decode_run *data) {
 }
 
 double fb_decode_run_weight_bytes(const fb_decode_run *data) {
-    const fb_model_config *config = fb_model_config_of(data->model);
-    double head = (double)fb_matrix_bytes(&data->model->weights.head);
-    double all = (double)fb_model_num_bytes(data->model);
-    expert_weights experts = count_experts(data);
-    double layers = all - head - (config->tie_word_embeddings ? 0 : head);
-    layers += experts.read - experts.bytes;
+    const fb_weights *weights = &data->model->weights;
+    double head = bytes_of(&weights->head), layers = count_experts(data).read;
+    for (size_t i = 0; i < weights->num_layers; i++)
+        layers += layer_bytes(&weights->layers[i]);
     return layers * (double)(data->steps + 1) + head * (double)data->steps;
 }
 
 double fb_decode_run_weight_flops(const fb_decode_run *data) {
     const fb_model_config *config = fb_model_config_of(data->model);
-    double head = head_weights(config), all = (double)fb_model_num_parameters(data->model);
+    double head = (double)config->vocab_size * (double)config->hidden_size;
+    double all = (double)fb_model_num_parameters(data->model);
     expert_weights experts = count_experts(data);
-    double layers = all - head - (config->tie_word_embeddings ? 0 : head);
+    double layers = all - head - (is_tied(&data->model->weights) ? 0 : head);
     layers += experts.of_row - experts.count;
     return 2 * (double)data->block_size *
            (layers * (double)(data->steps + 1) + head * (double)data->steps);

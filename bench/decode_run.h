@@ -35,6 +35,7 @@ typedef struct fb_decode_settings {
     const char *like;      /* see like_model.h */
     size_t layers;         /* of `like`; 0: as published */
     fb_weight_bits weights;
+    bool float_activations; /* as in fb_model_options */
     fb_dtype kv_dtype;
     size_t block_size, steps; /* as in fb_generate_options: 0 is the model's block size, and one
                                  step for each token */
@@ -63,9 +64,9 @@ fb_status fb_decode_run_block(void *decode_run);
 /* Experts of a mixture that a pass so far chose, a layer; 0 of a dense model. */
 double fb_decode_run_experts(const fb_decode_run *data);
 
-/* Bytes of weights that the passes of a block read, of experts those that the passes so far chose:
- * a pass reads one row of the embedding for each token, and the commit leaves the head out. And the
- * multiplications and additions with them. */
+/* Bytes of matrices that the passes of a block read, of experts those that the passes so far chose:
+ * a pass reads one row of the embedding for each token, which does not count, and the commit leaves
+ * the head out. And the multiplications and additions with them. */
 double fb_decode_run_weight_bytes(const fb_decode_run *data);
 double fb_decode_run_weight_flops(const fb_decode_run *data);
 

@@ -137,7 +137,10 @@ static fb_status make_quantized(maker *m, int bits, fb_matrix *matrix) {
         fb_free(quantized);
         return status;
     }
-    *quantized = (fb_quantized){.bits = bits, .group_size = group, .scales = m->like->scales};
+    *quantized = (fb_quantized){.bits = bits,
+                                .group_size = group,
+                                .scales = m->like->scales,
+                                .float_activations = m->like->float_activations};
     matrix->quantized = quantized;
     m->weights->num_bytes += matrix->rows * (matrix->columns / group) * sizeof(float);
     return FB_OK;

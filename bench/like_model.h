@@ -12,7 +12,8 @@
 
 /* Starts as {0}. */
 typedef struct fb_like_model {
-    void *memory; /* of the matrices */
+    bool float_activations; /* set by the caller: as in fb_quantized */
+    void *memory;           /* of the matrices */
     size_t size, next;
     float *scales;    /* of quantised matrices, all the same */
     fb_buffer blocks; /* void *: fb_quantized */

@@ -92,7 +92,10 @@ static fb_status round_matrix(fb_rounded_weights *own, int bits, fb_matrix *matr
     FB_TRY(fb_alloc(threads * columns, sizeof *r.rows, "rows of weights", &r.rows));
     fb_parallel_for(matrix->rows, 64, threads, round_rows, &r);
     fb_free(r.rows);
-    *quantized = (fb_quantized){.bits = bits, .group_size = r.group_size, .scales = r.scales};
+    *quantized = (fb_quantized){.bits = bits,
+                                .group_size = r.group_size,
+                                .scales = r.scales,
+                                .float_activations = own->float_activations};
     matrix->data = r.integers;
     matrix->quantized = quantized;
     return FB_OK;

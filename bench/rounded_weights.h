@@ -21,7 +21,8 @@ fb_status fb_weight_bits_parse(const char *text, void *bits);
 
 /* Memory of the weights. Starts as {0}. */
 typedef struct fb_rounded_weights {
-    fb_buffer blocks; /* void * */
+    bool float_activations; /* set by the caller: as in fb_quantized */
+    fb_buffer blocks;       /* void * */
 } fb_rounded_weights;
 
 /* Replaces the matrices of a model. FB_WEIGHTS_STORED: nothing. The model is destroyed before the

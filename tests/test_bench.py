@@ -384,6 +384,25 @@ def models_with_random_weights():
         expect_equal(len(value["cases"]), 1, "cases")
 
 
+@case
+def quantised_folders():
+    stored = [measured("decode", "--model", MODEL, "--context", 16, "--tau", 0, *QUICK)["decode"][0]]
+    with folder() as path:
+        succeeded(run(PROGRAM, "quantize", "--model", MODEL, "--head-bits", 4, "-o", path / "w8"))
+        for activations, suffix in (("int8", ""), ("f32", "-f32")):
+            value = measured("decode", "--model", path / "w8", "--context", 16, "--tau", 0, *QUICK,
+                             "--activations", activations)
+            stored.append(value["decode"][0])
+            expect_equal(value["decode"][0]["name"], f"decode-w8{suffix}-b4-c16", "name")
+    bf16, *w8 = (entry["weight_bytes_per_pass"] for entry in stored)
+    config = json.loads((MODEL / "config.json").read_text())
+    head = config["vocab_size"] * config["hidden_size"]
+    expect_equal(w8[0], w8[1], "bytes")
+    # The head is read in 4 of 5 passes: 2 bytes a weight in bf16, 1/2 here. A scale a row is little.
+    halved = (bf16 - 0.8 * 2 * head) / 2 + 0.8 * head / 2
+    expect(halved < w8[0] < 1.02 * halved, (bf16, w8, halved))
+
+
 # --- tables and pictures -------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ RULES = {
     "selftest": {"filter", "hashes", "write"},
     "serve": GENERATE - {"samples"},
     "trace": GENERATE | {"sweep"},
-    "verify": {"cache", "model", "no-cache", "partial", "precision", "states", "trajectory"},
+    "verify": {"activations", "cache", "model", "no-cache", "partial", "precision", "states", "trajectory"},
     "video": {"clips"},
 }
 REQUIRED = {
@@ -57,7 +57,8 @@ REQUIRED = {
 VALUES = {
     "selectors": "quest", "write": "/dev/null", "json": "-", "candidate": "x", "calibration": "x",
     "remasking": "sequential", "reuse": "rows", "sparse": "quest", "preset": "small", "prompt": "y",
-    "isa": "all", "key-lengths": "3,4", "kind": "attention", "compat": "released", "precision": "f32", "T,T...": "2",
+    "isa": "all", "key-lengths": "3,4", "kind": "attention", "compat": "released", "precision": "f32", "activations": "f32",
+    "T,T...": "2",
 }
 
 # A value of an option that another one needs to have a certain value.

@@ -54,8 +54,7 @@ OWN = (
 )  # fmt: skip
 
 
-def own(path, *options, prompt="And it came to pass", tokens="10"):
-    model = GOLDEN / "demo-model"
+def own(path, *options, model=GOLDEN / "demo-model", prompt="And it came to pass", tokens="10"):
     done = subprocess.run(
         [PROGRAM, "generate", "-m", model, "-p", prompt, "-n", tokens, "--record", path, *options],
         capture_output=True, check=False,
@@ -82,6 +81,21 @@ def on_every_instruction_set():
         text = text_of(verify("--trajectory", where / "own.jsonl", "-m", GOLDEN / "demo-model", "--isa", "all"), 0)
         expect(text.count("PASS: bit for bit") >= 1 and "FAIL" not in text, text)
         expect_equal(text.count("PASS"), int(text.split("\n")[-2].split()[0]), text)
+
+
+@case
+def quantised_models():
+    with folder() as where:
+        model = where / "w4"
+        subprocess.run([PROGRAM, "quantize", "-m", GOLDEN / "demo-model", "--bits", "4", "-o", model],
+                       capture_output=True, check=True)  # fmt: skip
+        for made_with, other in (("f32", "int8"), ("int8", "f32")):
+            own(where / "own.jsonl", "--activations", made_with, model=model)
+            report = judge(where / "own.jsonl", "--activations", made_with, model=model)
+            expect_equal((report["outcome"], report["reason"]), ("passed", "bit for bit"), made_with)
+            report = judge(where / "own.jsonl", "--activations", other, model=model)
+            expect(report["reason"] != "bit for bit", other)
+    expect_usage_error(verify("--activations", "f32", "x"), "--trajectory")
 
 
 @case

@@ -215,6 +215,8 @@ class fb_trajectory_options(Structure):
         ("partial", c_bool),
         ("details", c_bool),
         ("states", c_char_p),
+        ("float_activations", c_bool),
+        ("unused", c_bool * (sizeof(c_size_t) - 1)),
     ]
 
 

@@ -260,7 +260,8 @@ class TrajectoryWriter:
         self.close()
 
 
-def check_trajectory(record, *, model, precision=None, tensors=None, partial=False, states=None):
+def check_trajectory(record, *, model, precision=None, tensors=None, partial=False, states=None,
+                     activations=None):  # fmt: skip
     """Judges the record of a whole decoding: replays it with its own decisions forced. Returns a Report if every
     difference is a tie within the noise of the port's precision; raises CheckFailed (an AssertionError) if not.
 
@@ -273,6 +274,7 @@ def check_trajectory(record, *, model, precision=None, tensors=None, partial=Fal
     partial     what the record lacks is not needed
     states      the path of a .safetensors file to write: hidden states, logits and parts that this library computes on the
                 record's tokens, also where the record fails
+    activations "f32": what the model's quantised layers multiply stays float32; "int8" or None: it is quantised
 
     The report's `json["trajectory"]` has the agreement of decisions, and the first difference and the first mistake with
     their line, block, step and layer.
@@ -281,20 +283,23 @@ def check_trajectory(record, *, model, precision=None, tensors=None, partial=Fal
         record.close()
         record = record.path
     if isinstance(record, (str, os.PathLike)):
-        return _judge(record, model, precision, tensors, partial, states)
+        return _judge(record, model, precision, tensors, partial, states, activations)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "record.jsonl"
         with open(path, "w", encoding="utf-8") as file:
             for line in record:
                 file.write(json.dumps(line) + "\n")
-        return _judge(path, model, precision, tensors, partial, states)
+        return _judge(path, model, precision, tensors, partial, states, activations)
 
 
-def _judge(path, model, precision, tensors, partial, states):
+def _judge(path, model, precision, tensors, partial, states, activations):
+    if activations not in (None, "int8", "f32"):
+        raise ValueError(f"activations is {activations!r}, expected 'int8' or 'f32'")
     oracle, options, report = library("oracle"), c.fb_trajectory_options(), ctypes.c_void_p()
     oracle.fb_trajectory_options_init_sized(options, ctypes.sizeof(options))
     options.tensors = os.fsencode(tensors) if tensors is not None else None
     options.states = os.fsencode(states) if states is not None else None
     options.precision, options.partial = arithmetic(precision), partial
+    options.float_activations = activations == "f32"
     check_status(oracle.fb_verify_trajectory(os.fsencode(path), os.fsencode(model), options, ctypes.byref(report)))
     return judged(Report(report, f"trajectory {path}"))

@@ -13,6 +13,8 @@
 
 #include <stdio.h>
 
+FB_SIZED_ENDS_WITH(fb_trajectory_options, unused);
+
 void fb_trajectory_options_init_sized(fb_trajectory_options *options, size_t struct_size) {
     const fb_trajectory_options defaults = {0};
     fb_sized_init(options, struct_size, &defaults, sizeof defaults);
@@ -114,7 +116,10 @@ static fb_status make(const char *path, const char *directory, const fb_trajecto
     snprintf(report->kind, sizeof report->kind, "trajectory");
     snprintf(report->path, sizeof report->path, "%s", path);
     snprintf(report->name, sizeof report->name, "%s", path);
-    FB_TRY(fb_model_load(directory, &model));
+    fb_model_options loading;
+    fb_model_options_init(&loading);
+    loading.float_activations = options->float_activations;
+    FB_TRY(fb_model_load_with(directory, &loading, &model));
     fb_status written = FB_OK, status = verify(path, directory, model, options, &written, report);
     fb_model_destroy(model);
     return status;
@@ -128,6 +133,7 @@ fb_status fb_verify_trajectory(const char *path, const char *model,
         return fb_fail(FB_ERROR_ARGUMENT, "%s is NULL", path ? "model" : "path");
     if (options)
         FB_TRY(fb_sized_read(&own, sizeof own, options, "options"));
+    FB_TRY(fb_sized_unused(own.unused, sizeof own.unused / sizeof *own.unused, "options"));
     FB_TRY(fb_alloc_zeroed(1, sizeof *made, "report", &made));
     fb_status status = make(path, model, &own, made);
     if (status != FB_OK) {

@@ -285,10 +285,13 @@ typedef struct fb_trajectory_options {
                                 record says */
     bool partial;            /* what the record lacks is not needed: none is FB_INCOMPLETE */
     bool details;            /* the text has every difference, not only the first ones */
-    const char *states; /* a .safetensors file to write: what this library computes in each pass
-                           on the record's tokens, float32: "block0.step2.hidden",
-                           "block0.commit.external_lse", ..., shaped as a record's own. NULL
-                           (default): none */
+    const char *states;     /* a .safetensors file to write: what this library computes in each pass
+                               on the record's tokens, float32: "block0.step2.hidden",
+                               "block0.commit.external_lse", ..., shaped as a record's own. NULL
+                               (default): none */
+    bool float_activations; /* the model is loaded with fb_model_options.float_activations: of
+                               quantised layers the inputs stay float32 */
+    bool unused[sizeof(size_t) - 1]; /* false: room for members of later versions */
 } fb_trajectory_options;
 
 /* As fb_attention_check_init_sized: fb_trajectory_options_init(&options) in C. */

@@ -20,6 +20,7 @@ typedef struct settings {
     bool row_refresh, breakdown;
     size_t block_size, steps; /* 0: not given */
     fb_weight_bits weights;
+    bool float_activations;
     fb_dtype kv_dtype;
 } settings;
 
@@ -86,6 +87,7 @@ static const fb_option options[] = {
      .otherwise = "stored",
      .help = "stored; w8: rounded to 8 bits, a scale a row; w4: to 4 bits in groups of 128, "
              "embedding and head to 8"},
+    FB_ACTIVATIONS_OPTION(settings, float_activations),
     FB_KV_DTYPE_OPTION(settings, kv_dtype),
     FB_BENCH_TIMING_OPTIONS(settings, "7", "1"),
     FB_BENCH_JSON_OPTION(settings),
@@ -214,8 +216,9 @@ static fb_status add_result(decode_bench *b, size_t i) {
     size_t tau = b->runs[i].tau;
     attention_work(b, &b->runs[i], &flops, &bytes);
     bool stored = b->chosen->weights == FB_WEIGHTS_STORED;
-    snprintf(name, sizeof name, "decode-%s%s%s-b%zu-c%zu", b->model, stored ? "" : "-",
-             stored ? "" : fb_weight_bits_name(b->chosen->weights), b->data.block_size, b->context);
+    snprintf(name, sizeof name, "decode-%s%s%s%s-b%zu-c%zu", b->model, stored ? "" : "-",
+             stored ? "" : fb_weight_bits_name(b->chosen->weights),
+             b->chosen->float_activations ? "-f32" : "", b->data.block_size, b->context);
     snprintf(implementation, sizeof implementation, tau ? "flashblock, tau %zu" : "dense", tau);
     if (b->runs[i].rows)
         snprintf(implementation, sizeof implementation, "flashblock, rows%s",
@@ -354,6 +357,7 @@ static fb_status run(const settings *chosen, fb_bench *bench, decode_bench *b) {
                                  .like = chosen->like,
                                  .layers = chosen->layers,
                                  .weights = chosen->weights,
+                                 .float_activations = chosen->float_activations,
                                  .kv_dtype = chosen->kv_dtype,
                                  .block_size = chosen->block_size,
                                  .steps = chosen->steps};

@@ -29,7 +29,7 @@ typedef struct settings {
     size_t threads;    /* 0: not given */
     int isa;           /* fb_isa_choice_parse */
     const char *cache; /* a folder; NULL: beside the case */
-    bool verbose, partial, no_cache;
+    bool verbose, partial, no_cache, float_activations;
 } settings;
 
 #define TRUTHS ".flashblock-truths"
@@ -83,6 +83,15 @@ static const fb_option options[] = {
      .argument = "DIR",
      TARGET(model),
      .help = "the model of the trajectory, a Hugging Face directory"},
+    {.kind = FB_OPTION_PARSED,
+     .name = "activations",
+     .needs = "trajectory",
+     .argument = "TYPE",
+     TARGET(float_activations),
+     .parse = fb_option_parse_activations,
+     .otherwise = "int8",
+     .help = "what the model's quantised layers multiply: int8, or f32 and their weights in "
+             "float32"},
     {.kind = FB_OPTION_OUTPUT,
      .name = "states",
      .needs = "trajectory",
@@ -226,6 +235,7 @@ static fb_status verify_trajectory(verification *v, fb_outcome *outcome) {
     how.precision = v->chosen->precision;
     how.partial = v->chosen->partial;
     how.details = v->chosen->verbose;
+    how.float_activations = v->chosen->float_activations;
     if (v->chosen->states && !v->states_written)
         how.states = fb_output_path(v->chosen->states);
     v->states_written = true; /* every instruction set gives the same bits */
