@@ -1,5 +1,6 @@
 /* Things that must not change a bit of the logits of a model, and its errors for wrong arguments.
  * (test_golden.c compares with the paper's SDARForCausalLM.) */
+#include "model/model_state.h"
 #include "tests/golden_case.h"
 #include "tests/numbers.h"
 #include "tests/tiny_model.h"
@@ -192,6 +193,31 @@ Test(model, weights_that_were_read_do_not_need_their_file) {
     cr_assert_eq(fb_model_load_with(directory, &options, &read), FB_ERROR_ARGUMENT);
     free(expected);
     free(found);
+    tiny_model_remove();
+}
+
+static void *run_shared(void *context) {
+    batch *b = context;
+    *b = run_batch(b->model, 0, 2, FB_REUSE);
+    return NULL;
+}
+
+Test(model, models_that_share_weights_run_at_once) {
+    fb_model *model = load(tiny_model_write(&tiny_model_large)), *other = NULL;
+    batch expected = run_batch(model, 0, 2, FB_REUSE);
+    EXPECT_OK(fb_model_share(model, &other));
+    batch found = {.model = other};
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, run_shared, &found), 0);
+    for (int i = 0; i < 3; i++)
+        expect_same_logits("the owner of the weights", model, 2, FB_REUSE, &expected);
+    pthread_join(thread, NULL);
+    expect_same_bits("shared weights", found.logits, expected.logits, 2 * BLOCK * expected.vocab);
+    free_batch(&found);
+    fb_model_destroy(other);
+    expect_same_logits("afterwards", model, 2, FB_REUSE, &expected);
+    free_batch(&expected);
+    fb_model_destroy(model);
     tiny_model_remove();
 }
 

@@ -67,14 +67,28 @@ fb_status fb_model_load_with(const char *directory, const fb_model_options *opti
     return FB_OK;
 }
 
+fb_status fb_model_share(const fb_model *model, fb_model **other) {
+    fb_model *made = NULL;
+    FB_TRY(fb_alloc_zeroed(1, sizeof *made, "model", &made));
+    made->config = model->config;
+    made->weights = model->weights;
+    made->inv_freq = model->inv_freq;
+    made->significand_bits = model->significand_bits;
+    made->borrows = true;
+    *other = made;
+    return FB_OK;
+}
+
 void fb_model_destroy(fb_model *model) {
     if (!model)
         return;
-    fb_weights_close(&model->weights);
+    if (!model->borrows) {
+        fb_weights_close(&model->weights);
+        fb_free(model->inv_freq);
+    }
     fb_activations_free(&model->activations);
     fb_linear_scratch_free(&model->linear);
     fb_mixture_free(&model->mixture);
-    fb_free(model->inv_freq);
     fb_warnings_free(&model->warnings);
     fb_free(model);
 }

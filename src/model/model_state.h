@@ -52,7 +52,13 @@ struct fb_model {
     fb_small_times small;
     bool used;            /* a forward pass has touched every weight */
     int significand_bits; /* fb_model_round_activations */
+    bool borrows;         /* weights and inv_freq are another model's */
 };
+
+/* A model that runs passes of its own over the weights of `model`, at the same time if need be: all
+ * that a pass writes is its own, and grows with its passes only. `model` is destroyed after it. The
+ * caller destroys *other. */
+fb_status fb_model_share(const fb_model *model, fb_model **other);
 
 /* From now on a forward pass rounds what each operation gives to so many significant bits, to
  * nearest even: 8 is what a model in bf16 stores, 11 is f16 without its limits of range. Sums stay

@@ -15,6 +15,7 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "io/file.h"
+#include "model/model_state.h"
 #include "study/task_suite.h"
 #include "study/task_trial.h"
 
@@ -157,7 +158,8 @@ static const fb_option_table table = {
 
 /* --- state ------------------------------------------------------------------------------------ */
 
-/* One thread: a model of its own, as a model runs one pass at a time. */
+/* One thread: a model of its own, as a model runs one pass at a time. Their weights are those of
+ * the first. */
 typedef struct solver {
     fb_model *model;
     fb_task_trial trial;
@@ -213,8 +215,10 @@ static fb_status prepare(evaluation *e) {
     fb_model_options_init(&how);
     how.read_weights = given->no_mmap;
     how.float_activations = given->float_activations;
+    FB_TRY(fb_model_load_with(given->model, &how, &e->solvers[0].model));
     for (size_t i = 0; i < e->num_solvers; i++) {
-        FB_TRY(fb_model_load_with(given->model, &how, &e->solvers[i].model));
+        if (i > 0)
+            FB_TRY(fb_model_share(e->solvers[0].model, &e->solvers[i].model));
         FB_TRY(
             fb_alloc(given->tokens, sizeof(int32_t), "tokens of a reply", &e->solvers[i].written));
     }
@@ -460,7 +464,7 @@ static fb_status evaluate(evaluation *e) {
 }
 
 static void free_evaluation(evaluation *e) {
-    for (size_t i = 0; e->solvers && i < e->num_solvers; i++) {
+    for (size_t i = e->solvers ? e->num_solvers : 0; i-- > 0;) { /* the owner of weights last */
         fb_task_trial_free(&e->solvers[i].trial);
         fb_model_destroy(e->solvers[i].model);
         fb_free(e->solvers[i].written);
