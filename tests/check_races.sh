@@ -1,7 +1,7 @@
 #!/bin/sh
 # check_races.sh PROGRAM THREADS GOLDEN: runs a build for the thread sanitizer (clang,
-# -Db_sanitize=thread): attention, reuse, generation, sparse attention, video, case files, the golden
-# hashes, with more threads than a test takes. Prints TAP. A data race fails what runs.
+# -Db_sanitize=thread): attention, reuse, generation, models that share weights, sparse attention, video, case
+# files, the golden hashes, with more threads than a test takes. Prints TAP. A data race fails what runs.
 set -u
 program=$1
 threads=$2
@@ -38,7 +38,7 @@ run() {
 head -c 900 "$golden/demo-model/prompt.txt" >"$scratch/prompt.txt"
 text="--model $golden/demo-model --prompt-file $scratch/prompt.txt --max-tokens 12 --threads 4"
 
-echo "1..8"
+echo "1..9"
 run "callers at the same time" "$threads" "$golden/demo-model"
 # shellcheck disable=SC2086  # lists of words
 {
@@ -47,6 +47,8 @@ run "callers at the same time" "$threads" "$golden/demo-model"
     run "generate, sparse" "$program" generate $text --sparse quest --density 0.3
     run "trace" "$program" trace $text -o "$scratch/trace"
 }
+run "problems of a suite, one model's weights" "$program" eval tasks --model "$golden/demo-model" --suite ledger-1k \
+    --count 4 --tokens 16 --policies tau:2 --threads 4
 run "video with head-wise reuse" "$program" video --model "$golden/demo-video" --clips 1 --frames 12 --threads 4 \
     --reuse "$golden/demo-video/calibration.json" -o "$scratch/clips.y4m"
 run "golden hashes" "$program" selftest --isa all --threads 4
