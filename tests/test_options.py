@@ -33,7 +33,7 @@ RULES = {
     "quantize": {"asymmetric"},
     "selftest": {"filter", "hashes", "write"},
     "serve": GENERATE - {"samples"},
-    "trace": GENERATE | {"sweep"},
+    "trace": GENERATE | {"no-pictures", "sweep"},
     "verify": {"activations", "cache", "model", "no-cache", "partial", "precision", "states", "trajectory"},
     "video": {"clips"},
 }
@@ -49,7 +49,7 @@ REQUIRED = {
     "golden": ["--output", "/dev/null"],
     "quantize": ["--model", "x", "--output", "/nonesuch/folder"],
     "serve": ["--model", "x"],
-    "trace": ["--model", "x", "--prompt", "y", "--output", "/nonesuch/folder"],
+    "trace": ["--model", "x", "--prompt", "y", "--html", "/dev/null"],
     "verify": ["/nonesuch/case"],
     "video": ["--model", "x", "--output", "/dev/null"],
 }

@@ -335,6 +335,46 @@ def keys():
 
 
 @case
+def passes_are_events_for_who_asks():
+    with Server() as server:
+        whole = server.complete("And it came", flashblock={"tau": 2})
+        events = server.stream("And it came", flashblock={"tau": 2, "steps": True}, stream_options={"include_usage": True})
+        passes = [event["flashblock"]["pass"] for event in events if "pass" in event.get("flashblock", {})]
+        expect_equal("".join(event["choices"][0]["text"] for event in events if event["choices"]), text_of(whole), "text")
+        steps, commits = ([one for one in passes if one["commit"] == commit] for commit in (False, True))
+        counts = events[-1]["flashblock"]
+        expect_equal((len(steps), len(commits)), (counts["denoising_steps"], counts["commits"]), "passes")
+        expect_equal(sum(one["action"] == "reuse" for one in passes), counts["reuses"], "reuses")
+        expect(all(one["keys_read"] == (one["size"] if one["action"] == "reuse" else one["keys"]) for one in passes), "keys")
+        expect(all(None not in one["tokens"] for one in commits), "a mask that is committed")
+        tokens = "".join("".join(one["tokens"][one["prompt"] :]) for one in commits)
+        expect(tokens.startswith(text_of(whole)), tokens)
+        expect_equal((commits[-1]["end"], passes[-1]["finish_reason"]), (whole["usage"]["total_tokens"], "length"), "end")
+        for one in steps:
+            for i in one["accepted"]:
+                expect(one["tokens"][i] == one["proposed"][i] and 0 < one["confidence"][i] <= 1, one)
+        plain = server.stream("And it came", flashblock={"tau": 2})
+        expect(not any("pass" in event.get("flashblock", {}) for event in plain), plain)
+        status, text = server.ask("/v1/completions", {"prompt": "x", "flashblock": {"steps": True}})
+        expect(status == 400 and "steps takes stream" in text, text)
+
+
+@case
+def the_page_is_one_file():
+    with Server() as server:
+        connection, response = server.open("GET", "/")
+        with contextlib.closing(connection):
+            text = response.read().decode()
+            expect_equal(response.status, 200, text)
+            expect("frame-ancestors 'none'" in response.getheader("Content-Security-Policy"), response.getheaders())
+        expect(text.startswith("<!doctype html>") and "://" not in text.replace("http://www.w3.org/2000/svg", ""), "an address")
+        expect_equal(server.ask("/", {"x": 1})[0], 405, "POST")
+        (model,) = json.loads(server.ask("/v1/models")[1])["data"]
+        own = {"chat": True, "tau": 2, "block_size": 4, "max_tokens": 16, "num_layers": 8, "num_heads": 6}
+        expect_equal(model["flashblock"], own, "what the page has to know")
+
+
+@case
 def curl_lines_of_the_page():
     """Each line of docs/serve.md that asks with curl has a reply."""
     page = pathlib.Path(os.environ["FLASHBLOCK_SOURCE_ROOT"]) / "docs" / "serve.md"

@@ -171,6 +171,31 @@ def values_are_in_their_ranges():
 
 
 @case
+def a_page_holds_the_decodings():
+    with folder() as where:
+        where.mkdir()
+        page = where / "page.html"
+        succeeded(run(*PROMPTS, "--tau", 2, "--sweep", "0,2", "--html", page))
+        succeeded(trace(where / "files", "--tau", 2, "--sweep", "none", "--no-pictures"))
+        steps = json.loads((where / "files" / "trace.json").read_text())["steps"]
+        found = re.search(r'<script type="application/json" id="recording">(.*?)</script>', page.read_text(encoding="utf-8"))
+        data = json.loads(found[1])
+        expect_equal([one["tau"] for one in data["runs"]], [2, 0], "runs")
+        passes = [one for one in data["runs"][0]["passes"] if not one["commit"]]
+        expect_equal(len(passes), len(steps), "steps")
+        for one, step in zip(passes, steps):
+            names = {"sequence": "sequence", "block": "block", "start": "context_length", "step": "denoising_step"}
+            for mine, name in {**names, "action": "action", "dirty": "dirty"}.items():
+                expect_equal(one[mine], step[name], name)
+            expect_equal(len(one["accepted"]), step["accepted"], "accepted")
+            for name in ("external_mass", "external_cosine", "internal_cosine", "error"):
+                for mine, value in zip(flat({name: one["heads"][name]}, name), flat(step, name)):
+                    expect((mine is None) == (value is None), name, mine, value)
+                    expect(value is None or abs(mine - value) <= 0.005 * abs(value) + 1e-9, name, mine, value)
+        expect_equal(run(*PROMPTS).returncode, 2, "neither -o nor --html")
+
+
+@case
 def summaries_are_means_of_the_lines():
     with folder() as where:
         text = succeeded(trace(where, "--tau", 2, "--sweep", "2,4", "--no-pictures", "--json"))

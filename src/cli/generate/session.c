@@ -10,6 +10,7 @@
 #include "io/file.h"
 #include "io/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Longer prompts than this fit no model; the limit keeps a wrong file from filling the memory. */
@@ -234,6 +235,18 @@ fb_status fb_session_generate(const fb_session *session, fb_display_kind kind, s
         fb_generation_destroy(result);
     fb_display_destroy(display);
     return status;
+}
+
+const char *fb_session_model_name(const fb_session *session, char *buffer, size_t size) {
+    const char *directory = session->directory;
+    size_t end = strlen(directory);
+    while (end > 1 && directory[end - 1] == '/')
+        end--;
+    size_t from = end;
+    while (from > 0 && directory[from - 1] != '/')
+        from--;
+    snprintf(buffer, size, "%.*s", (int)(end - from), directory + from);
+    return buffer;
 }
 
 void fb_session_free(fb_session *session) {

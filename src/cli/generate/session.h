@@ -61,6 +61,9 @@ fb_status fb_session_record(fb_session *session, const char *path);
 fb_status fb_session_generate(const fb_session *session, fb_display_kind display, size_t tau,
                               fb_generation **generation);
 
+/* The last part of the model's path, in buffer[0 .. size). */
+const char *fb_session_model_name(const fb_session *session, char *buffer, size_t size);
+
 /* Takes a zeroed session, or one whose loading failed. */
 void fb_session_free(fb_session *session);
 

@@ -82,6 +82,7 @@ static bool see_step(void *user, const fb_step_event *event) {
     const char *text = NULL;
     size_t size = 0;
     bool goes_on = !atomic_load(&choice->job->cancelled);
+    fb_serve_job_add_pass(choice, event);
     if (event->num_new > 0 &&
         fb_token_stream_put(choice->stream,
                             event->completion + (event->num_completion - event->num_new),

@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/page/page.h"
+#include "decode/generate_options.h"
 #include "io/json_write.h"
 
 #include <arpa/inet.h>
@@ -70,12 +72,28 @@ static result reply_no_model(struct MHD_Connection *connection, const char *mess
                             "model_not_found", message);
 }
 
+/* What requests have that leave it out, and the model's shape. */
+static void put_model(fb_json_writer *w, const fb_serve_model *model) {
+    const fb_model_config *config = fb_model_config_of(model->session->model);
+    fb_generate_options options = model->session->options;
+    fb_json_fail(w, fb_generate_options_resolve(config, &options));
+    fb_json_open_object(w, "flashblock");
+    fb_json_put_bool(w, "chat", model->has_chat);
+    fb_json_put_size(w, "tau", options.reuse.tau);
+    fb_json_put_size(w, "block_size", options.block_size);
+    fb_json_put_size(w, "max_tokens", options.max_tokens);
+    fb_json_put_size(w, "num_layers", config->num_hidden_layers);
+    fb_json_put_size(w, "num_heads", config->num_attention_heads);
+    fb_json_close_object(w);
+}
+
 static void put_model_entry(fb_json_writer *w, const fb_serve_model *model) {
     fb_json_open_object(w, NULL);
     fb_json_put_text(w, "id", model->name);
     fb_json_put_string(w, "object", "model");
     fb_json_put_int64(w, "created", 0);
     fb_json_put_string(w, "owned_by", "flashblock");
+    put_model(w, model);
     fb_json_close_object(w);
 }
 
@@ -109,6 +127,22 @@ static result reply_metrics(const fb_serve_http *http, struct MHD_Connection *co
                         ? reply(connection, MHD_HTTP_OK, "text/plain; version=0.0.4", &text)
                         : MHD_NO;
     fb_buffer_free(&text);
+    return queued;
+}
+
+/* The page shows nothing that is secret: it takes no key, and asks for it. */
+static result reply_page(struct MHD_Connection *connection) {
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        fb_page_size, (void *)(uintptr_t)fb_page_text, MHD_RESPMEM_PERSISTENT);
+    if (!response)
+        return MHD_NO;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/html; charset=utf-8");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
+    MHD_add_response_header(response, "Content-Security-Policy", fb_page_policy);
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
+    result queued = MHD_queue_response(connection, MHD_HTTP_OK, response);
+    MHD_destroy_response(response);
     return queued;
 }
 
@@ -261,6 +295,8 @@ static result answer(fb_serve_http *http, struct MHD_Connection *connection, exc
         return reply_or_wait(connection, x);
     if (strcmp(url, "/health") == 0)
         return get ? reply_health(connection) : wrong_method(connection);
+    if (strcmp(url, "/") == 0)
+        return get ? reply_page(connection) : wrong_method(connection);
     if (!is_allowed(http, connection))
         return reply_error(connection, MHD_HTTP_UNAUTHORIZED, "invalid_request_error",
                            "the key is missing or wrong");

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/page/page.h"
 #include "io/json_write.h"
 
 #include <microhttpd.h>
@@ -167,6 +168,30 @@ static void put_event(fb_serve_choice *choice, size_t end) {
     choice->begun = true;
     choice->sent = end;
     put(choice->job, &text, true);
+    fb_buffer_free(&text);
+}
+
+void fb_serve_job_add_pass(fb_serve_choice *choice, const fb_step_event *event) {
+    fb_serve_job *job = choice->job;
+    fb_buffer text = {0};
+    fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
+    if (!job->request.steps)
+        return;
+    begin_reply(&w, job);
+    fb_json_open_array(&w, "choices");
+    fb_json_close_array(&w);
+    fb_json_open_object(&w, "flashblock");
+    fb_json_put_size(&w, "index", choice->index);
+    fb_json_open_object(&w, "pass");
+    fb_page_put_pass(&w, job->model->session->tokenizer, job->request.ids.size / sizeof(int32_t),
+                     event);
+    fb_json_close_object(&w);
+    fb_json_close_object(&w);
+    fb_json_close_object(&w);
+    if (fb_json_finish(&w) == FB_OK)
+        put(job, &text, true);
+    else
+        atomic_store(&job->cancelled, true);
     fb_buffer_free(&text);
 }
 

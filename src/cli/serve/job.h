@@ -58,6 +58,9 @@ void fb_serve_job_release(fb_serve_job *job);
 /* Adds text of a choice; false when a stop text ended it, or the client is too slow. */
 bool fb_serve_job_add_text(fb_serve_choice *choice, const char *text, size_t length);
 
+/* One more pass of a choice, for a client that asked for them. */
+void fb_serve_job_add_pass(fb_serve_choice *choice, const fb_step_event *event);
+
 /* A choice is over; after the last one the client gets the end. */
 void fb_serve_job_end_choice(fb_serve_choice *choice);
 

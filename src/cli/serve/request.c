@@ -116,8 +116,9 @@ static fb_status read_sampling(fb_generate_options *o, const fb_json *body) {
 }
 
 /* This project's own fields, an object "flashblock". */
-static fb_status read_own(fb_generate_options *o, const fb_json *body) {
+static fb_status read_own(fb_serve_request *r, const fb_json *body) {
     static const char own[] = "flashblock";
+    fb_generate_options *o = &r->options;
     const fb_json *f = NULL;
     const char *name = NULL;
     if (!fb_json_has(body, own))
@@ -137,6 +138,9 @@ static fb_status read_own(fb_generate_options *o, const fb_json *body) {
         return fb_fail(FB_ERROR_ARGUMENT, "flashblock: reuse is \"%s\", not tau or rows", name);
     if (name)
         o->reuse.rows = strcmp(name, "rows") == 0 && o->reuse.tau > 0;
+    FB_TRY(fb_json_get_bool_or(f, own, "steps", false, &r->steps));
+    if (r->steps && !r->stream)
+        return fb_fail(FB_ERROR_ARGUMENT, "flashblock: steps takes stream");
     return FB_OK;
 }
 
@@ -190,7 +194,7 @@ static fb_status read_body(fb_serve_request *r, const fb_serve_model *model, con
     FB_TRY(read_model(r, model, body));
     FB_TRY(read_form(r, body));
     FB_TRY(read_sampling(&r->options, body));
-    FB_TRY(read_own(&r->options, body));
+    FB_TRY(read_own(r, body));
     FB_TRY(read_stops(r, body));
     FB_TRY(r->chat ? read_messages(r, model, body) : read_prompt(r, model, body));
     const fb_model_config *config = fb_model_config_of(model->session->model);

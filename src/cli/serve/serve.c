@@ -100,12 +100,12 @@ static const fb_option option_list[] = {
 
 static const fb_option_table table = {
     .usage = "serve --model DIR [OPTION]...",
-    .summary = "Answers requests in the form of OpenAI's interface: POST /v1/chat/completions and\n"
-               "/v1/completions, GET /v1/models, /health and /metrics. Requests are denoised "
-               "together, and\n"
-               "keys and values are kept for requests that begin alike. The other options are for "
-               "requests\n"
-               "that leave them out.",
+    .summary =
+        "Answers requests in the form of OpenAI's interface: POST /v1/chat/completions and\n"
+        "/v1/completions, GET /v1/models, /health and /metrics. At / it has a page that shows\n"
+        "blocks being denoised. Requests are denoised together, and keys and values are kept\n"
+        "for requests that begin alike. The other options are for requests that leave them\n"
+        "out.",
     .shared = &fb_generate_settings_options,
     .left_out = "prompt prompt-file chat parse-special max-tokens ignore-eos samples batch-size ",
     FB_TABLE_OPTIONS(option_list),
@@ -122,18 +122,6 @@ static fb_status read_key(const char *path, char **key) {
     FB_TRY(fb_file_read_text(path, MOST_KEY, key, &size));
     (*key)[strcspn(*key, "\r\n")] = '\0';
     return **key ? FB_OK : fb_fail(FB_ERROR_ARGUMENT, "--api-key-file: %s has no key", path);
-}
-
-/* The last part of the model's path. */
-static const char *name_of(char *buffer, size_t size, const char *directory) {
-    size_t end = strlen(directory);
-    while (end > 1 && directory[end - 1] == '/')
-        end--;
-    size_t from = end;
-    while (from > 0 && directory[from - 1] != '/')
-        from--;
-    snprintf(buffer, size, "%.*s", (int)(end - from), directory + from);
-    return buffer;
 }
 
 /* A model without a known chat format completes texts only. */
@@ -186,9 +174,11 @@ static fb_status serve(const fb_serve_model *model, const settings *given, const
     const fb_serve_http_options options = {given->host, given->port, key, CONNECTIONS};
     fb_status status = fb_serve_http_start(model, engine, &options, &http);
     if (status == FB_OK) {
+        char address[256];
         bool six = strchr(given->host, ':') != NULL;
-        printf("flashblock serves %s at http://%s%s%s:%u/v1\n", model->name, six ? "[" : "",
-               given->host, six ? "]" : "", fb_serve_http_port(http));
+        snprintf(address, sizeof address, "http://%s%s%s:%u", six ? "[" : "", given->host,
+                 six ? "]" : "", fb_serve_http_port(http));
+        printf("flashblock serves %s at %s/v1, and a page at %s/\n", model->name, address, address);
         fflush(stdout);
         sigwait(&signals, &number);
         drain(engine, http, &signals, given->drain_seconds);
@@ -203,7 +193,7 @@ static fb_status run(fb_session *session, settings *given) {
     FB_TRY(fb_generate_settings_open(session, &given->generate));
     session->options.max_tokens = given->max_tokens;
     fb_serve_model model = {.session = session, .most_seconds = (double)given->request_seconds};
-    model.name = given->name ? given->name : name_of(name, sizeof name, session->directory);
+    model.name = given->name ? given->name : fb_session_model_name(session, name, sizeof name);
     find_format(&model, session, reason, sizeof reason);
     FB_TRY(fb_session_choose_stops(session));
     fb_status status = given->key_file ? read_key(given->key_file, &key) : FB_OK;

@@ -7,6 +7,7 @@
 #include "cli/options/number_list.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/trace/html_report.h"
 #include "cli/trace/report_files.h"
 #include "cli/trace/report_plot.h"
 #include "io/file.h"
@@ -22,7 +23,7 @@
 /* The command line. */
 typedef struct settings {
     fb_generate_settings generate;
-    const char *output;
+    const char *output, *html;
     fb_number_list sweep;
     bool no_pictures;
 } settings;
@@ -44,9 +45,14 @@ static const fb_option option_list[] = {
      .letter = 'o',
      .argument = "DIR",
      TARGET(output),
-     .required = true,
      .help = "the folder of the files below, made if it is not there; files of an earlier trace in "
              "it are replaced, others stay"},
+    {.kind = FB_OPTION_OUTPUT,
+     .name = "html",
+     .argument = "FILE",
+     TARGET(html),
+     .help = "write the recorded decodings, those of --sweep too, as one page for a browser: the "
+             "text as it is denoised, the steps that refreshed or reused, each head's numbers"},
     {.kind = FB_OPTION_PARSED,
      .name = "sweep",
      .needs = "sweep=none|residual|!sparse",
@@ -58,6 +64,7 @@ static const fb_option option_list[] = {
              "do not"},
     {.kind = FB_OPTION_FLAG,
      .name = "no-pictures",
+     .needs = "output",
      TARGET(no_pictures),
      .help = "write CSV and JSON only"},
     {.kind = FB_OPTION_FILE,
@@ -70,7 +77,8 @@ static const fb_option option_list[] = {
 };
 
 static const fb_option_table table = {
-    .usage = "trace --model DIR (--prompt TEXT | --prompt-file FILE)... -o DIR [OPTION]...",
+    .usage = "trace --model DIR (--prompt TEXT | --prompt-file FILE)... (-o DIR | --html FILE)... "
+             "[OPTION]...",
     .summary =
         "Continues prompts as flashblock generate does, and records for every layer, head, block "
         "and\n"
@@ -78,7 +86,7 @@ static const fb_option_table table = {
         "to\n"
         "the next, how the external log-sum-exp changes, what share of the softmax is external, "
         "what\n"
-        "reuse did, and how far its result is from dense attention. Writes into DIR:\n"
+        "reuse did, and how far its result is from dense attention. -o writes into DIR:\n"
         "  trace.csv, trace.json           a line or an array for each step, layer and head\n"
         "  tau.csv                         the error of reuse for each tau of --sweep\n"
         "  stability.png, stability.svg    external beside internal similarity, by denoising step\n"
@@ -96,6 +104,7 @@ static const fb_option_table table = {
 typedef struct recording {
     fb_trace *trace;
     size_t tau;
+    fb_html_report *html; /* NULL: none */
 } recording;
 
 static void on_attention(void *user, const fb_generate_attention_event *event) {
@@ -107,15 +116,19 @@ static bool on_step(void *user, const fb_step_event *event) {
     recording *of = user;
     fb_progress_often("tau %zu: prompt %zu, block %zu, %zu steps recorded", of->tau,
                       event->sequence + 1, event->block + 1, of->trace->num_steps);
-    return fb_trace_on_step(of->trace, event);
+    bool goes_on = fb_trace_on_step(of->trace, event);
+    if (goes_on && of->html)
+        fb_html_report_put_pass(of->html, of->trace, event);
+    return goes_on;
 }
 
-/* Decodes with `tau` and records it. The trace is the caller's to free, also on error. */
-static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
-                        fb_generation **generation) {
+/* Decodes with `tau` and records it, also for the page if `html` is not NULL. The trace is the
+ * caller's to free, also on error. */
+static fb_status record(const fb_session *session, size_t tau, fb_html_report *html,
+                        fb_trace *trace, fb_generation **generation) {
     FB_TRY(fb_trace_init(fb_model_config_of(session->model), session->options.block_size,
                          session->num_prompts, trace));
-    recording of = {trace, tau};
+    recording of = {trace, tau, html};
     fb_generate_options options = session->options;
     options.reuse.tau = tau;
     if (tau == 0) /* dense, whatever else is said about reuse */
@@ -124,8 +137,12 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
     options.on_step = on_step;
     options.user = &of;
     fb_generation *result = NULL;
+    if (html)
+        fb_html_report_begin_run(html, tau);
     fb_status status =
         fb_generate(session->model, session->prompts, session->num_prompts, &options, &result);
+    if (html)
+        fb_html_report_end_run(html);
     if (status == FB_OK)
         status = trace->status;
     fb_progress_end();
@@ -139,11 +156,15 @@ static fb_status record(const fb_session *session, size_t tau, fb_trace *trace,
     return FB_OK;
 }
 
-static fb_status sweep(const fb_session *session, const fb_number_list *list, fb_trace_tau *taus) {
+/* The page has the decoding with the session's own tau already. */
+static fb_status sweep(const fb_session *session, const fb_number_list *list, fb_html_report *html,
+                       fb_trace_tau *taus) {
     for (size_t i = 0; i < list->count; i++) {
         fb_trace trace = {0};
         fb_generation *generation = NULL;
-        fb_status status = record(session, list->values[i], &trace, &generation);
+        bool is_recorded = list->values[i] == session->options.reuse.tau;
+        fb_status status =
+            record(session, list->values[i], is_recorded ? NULL : html, &trace, &generation);
         if (status == FB_OK)
             status = fb_trace_summarize_tau(&trace, list->values[i], &taus[i]);
         fb_generation_destroy(generation);
@@ -194,11 +215,14 @@ static fb_status for_pictures(const char *directory, path_fn *each) {
     return FB_OK;
 }
 
-/* Called before anything is decoded, as the folder is made. */
+/* Called before anything is decoded. */
 static fb_status check_files(const settings *given) {
-    FB_TRY(for_tables(given->output, fb_file_check_writable));
-    if (!given->no_pictures)
-        FB_TRY(for_pictures(given->output, fb_file_check_writable));
+    if (given->output) {
+        FB_TRY(make_folder(given->output));
+        FB_TRY(for_tables(given->output, fb_file_check_writable));
+        if (!given->no_pictures)
+            FB_TRY(for_pictures(given->output, fb_file_check_writable));
+    }
     const char *json = given->generate.json;
     return json ? fb_file_check_writable(fb_output_path(json)) : FB_OK;
 }
@@ -274,7 +298,7 @@ static void print_taus(const fb_trace_report *report) {
 
 static fb_status say(const fb_trace_report *report, const settings *given) {
     const char *json = given->generate.json;
-    if (!fb_is_stdout(json)) {
+    if (!fb_is_stdout(json) && !fb_is_stdout(given->html)) {
         fb_trace_table steps = {0};
         fb_status status = fb_trace_table_steps(report->trace, &steps);
         if (status == FB_OK)
@@ -296,32 +320,51 @@ static fb_status say(const fb_trace_report *report, const settings *given) {
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
-static fb_status trace_session(fb_session *session, settings *given, fb_trace *trace,
-                               fb_generation **generation) {
+/* What a run keeps until its end. */
+typedef struct kept {
+    fb_session session;
+    fb_trace trace;
+    fb_generation *generation;
+    fb_html_report html;
+} kept;
+
+static fb_status trace_session(kept *k, settings *given) {
     fb_trace_tau taus[FB_NUMBER_LIST_MAX];
+    fb_session *session = &k->session;
+    fb_html_report *html = given->html ? &k->html : NULL;
     FB_TRY(fb_generate_settings_prepare(session, &given->generate));
-    FB_TRY(make_folder(given->output));
     FB_TRY(check_files(given));
-    FB_TRY(record(session, session->options.reuse.tau, trace, generation));
-    FB_TRY(sweep(session, &given->sweep, taus));
-    fb_trace_report report = {session, *generation, trace, taus, given->sweep.count};
+    if (html)
+        fb_html_report_begin(html, session);
+    FB_TRY(record(session, session->options.reuse.tau, html, &k->trace, &k->generation));
+    FB_TRY(sweep(session, &given->sweep, html, taus));
+    fb_trace_report report = {session, k->generation, &k->trace, taus, given->sweep.count};
     FB_TRY(say(&report, given));
-    return write_files(&report, given);
+    if (html)
+        FB_TRY(fb_html_report_write(html, fb_output_path(given->html)));
+    return given->output ? write_files(&report, given) : FB_OK;
+}
+
+static const char *what_is_wrong(const settings *given) {
+    if (!given->output && !given->html)
+        return "--output DIR or --html FILE is missing";
+    if (given->generate.json && fb_is_stdout(given->generate.json) && fb_is_stdout(given->html))
+        return "--json and --html cannot both go to standard output";
+    return fb_generate_settings_wrong(&given->generate);
 }
 
 static int run(settings *given) {
-    const char *wrong = fb_generate_settings_wrong(&given->generate);
+    const char *wrong = what_is_wrong(given);
     if (wrong) {
         fb_print_error("%s; see flashblock trace --help", wrong);
         return FB_EXIT_USAGE;
     }
-    fb_session session = {0};
-    fb_trace trace = {0};
-    fb_generation *generation = NULL;
-    fb_status status = trace_session(&session, given, &trace, &generation);
-    fb_generation_destroy(generation);
-    fb_trace_free(&trace);
-    fb_session_free(&session);
+    kept k = {0};
+    fb_status status = trace_session(&k, given);
+    fb_html_report_free(&k.html);
+    fb_generation_destroy(k.generation);
+    fb_trace_free(&k.trace);
+    fb_session_free(&k.session);
     return fb_report_status(status);
 }
 
