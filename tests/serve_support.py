@@ -28,13 +28,13 @@ def expect_equal(one, other, what):
 
 
 class Server:
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, port=0):
         self.folder = tempfile.TemporaryDirectory()
         model = pathlib.Path(self.folder.name) / "model"
         shutil.copytree(DEMO, model)
         path = model / "tokenizer.json"
         path.write_text(path.read_text(encoding="utf-8").replace("<|endoftext|>", "<|im_start|>"), encoding="utf-8")
-        command = [PROGRAM, "serve", "--model", str(model), "--port", "0", "-n", "16", *map(str, arguments)]
+        command = [PROGRAM, "serve", "--model", str(model), "--port", str(port), "-n", "16", *map(str, arguments)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         line = self.process.stdout.readline().decode()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)

@@ -316,6 +316,101 @@ def any_bytes_at_all():
         expect_equal(server.process.wait(timeout=TIMEOUT), 0, "exit status")
 
 
+def exchange(server, data, pieces=1):
+    """What comes back for these bytes, sent in so many pieces, until the server closes or 0.3 s pass without a byte."""
+    reply = b""
+    size = max(1, -(-len(data) // pieces))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
+        with contextlib.suppress(OSError):  # the server may close before it has read all of it
+            for at in range(0, len(data), size):
+                client.sendall(data[at : at + size])
+            while piece := client.recv(65536):
+                reply += piece
+                client.settimeout(0.3)
+    return reply
+
+
+@case
+def http_that_is_strange():
+    """Bytes that are no request get an error or an end, and the next client gets its reply."""
+    body = json.dumps({"prompt": "And", "max_tokens": 4}).encode()
+    start = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+    chunked = start + b"Transfer-Encoding: chunked\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with Server() as server:
+        half = [post({"prompt": "And"})[:size] for size in (1, 20, 60, 70, 80)] + [chunked, chunked + b"5\r\nab"]
+        open_ones = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in half]
+        for client, data in zip(open_ones, half):
+            client.sendall(data)
+        for data, wanted in [
+            (post(body), 200),
+            (chunked + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), 200),
+            (start + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body), 100),
+            (health.replace(b"1.1", b"1.0"), 200),
+            (chunked + b"zz\r\n" + body, 400),
+            (chunked + b"f" * 40 + b"\r\n" + body, None),
+            (start + b"Content-Length: -1\r\n\r\n" + body, None),
+            (start + b"Content-Length: 99999999999999999999999\r\n\r\n" + body, None),
+            (start + b"Content-Length: many\r\n\r\n" + body, None),
+            (start + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\n" + body, None),
+            (start + b"\r\n" + body, 400),
+            (start + b"X: " + b"x" * (1 << 20) + b"\r\n\r\n", 431),
+            (start + b"".join(b"X%d: x\r\n" % i for i in range(20000)) + b"\r\n", 431),
+            (b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+            (b"x" * (1 << 20), None),
+            (b"\0" * 1000, None),
+            (b"\r\n" * 1000 + health, None),
+            (b"GET /health\n\n", None),
+            (health.replace(b"1.1", b"9.9"), None),
+            (health.replace(b"Host: x\r\n", b""), None),
+            (health.replace(b"GET", b"BREW"), 405),
+            (health.replace(b"/health", b"/%00health%zz/../.."), 404),
+            (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), None),
+        ]:
+            reply = exchange(server, data)
+            if wanted:
+                expect(reply.startswith(b"HTTP/1.1 %d " % wanted) or (wanted > 400 and not reply), wanted, data[:90], reply[:200])
+            server.is_alive()
+        slow = exchange(server, post(body), pieces=1000)
+        expect(slow.startswith(b"HTTP/1.1 200 "), "a byte at a time", slow[:200])
+        both = exchange(server, post(body, post(body, health)))
+        expect_equal(both.count(b"HTTP/1.1 200 "), 3, "requests one behind the other")
+        expect(both.endswith(b'{"status":"ok"}') and both.count(b'"finish_reason":"length"') == 2, both)
+        for client in open_ones:
+            client.close()
+        server.wait_for("active_sequences", 0)
+        server.complete("And")
+
+
+@case
+def a_server_that_is_killed():
+    """Clients that wait see the end at once, and the next server can listen at the same port."""
+    with Server("--parallel", 1) as server:
+        ends = []
+
+        def client(stream):
+            try:
+                server.ask("/v1/completions", {"prompt": "And", "max_tokens": 12000, "stream": stream})
+                ends.append("a reply")
+            except (OSError, http.client.HTTPException):
+                ends.append("lost")
+
+        threads = [threading.Thread(target=client, args=(stream,)) for stream in (False, True, False)]
+        for thread in threads:
+            thread.start()
+        server.wait_for("active_sequences", 1)
+        server.wait_for("queue_length", 2)
+        server.process.kill()
+        for thread in threads:
+            thread.join(timeout=TIMEOUT)
+        expect_equal(ends, ["lost"] * 3, "clients")
+        server.process.wait(timeout=TIMEOUT)
+        with Server(port=server.port) as again:
+            again.complete("And")
+
+
 @case
 def keys():
     with tempfile.TemporaryDirectory() as folder:
