@@ -78,6 +78,7 @@ class Report:
     def __init__(self, results, times, seed):
         self.scores, self.times, self.seed = merge(results.values()), merge(times.values()), seed
         self.video = [line for line in results.values() if "video" in line]
+        self.lines = [line for line in results.values() if "video" not in line]
 
     def of(self, suite, block, way, policy, seed=None):
         return self.scores.get((seed or self.seed, suite, block, way), {}).get(policy)
@@ -131,11 +132,14 @@ class Report:
             return percent(score)
         return f"{percent(score, self.of(suite, block, way, 'dense').problems)} ({score.lost}, {score.won})"
 
-    def cell(self, suite, block, way, policies, seed=None):
-        """Everything that is known of one cell."""
-        rows, dense = [], self.of(suite, block, way, "dense", seed)
-        for policy in policies:
-            s = self.of(suite, block, way, policy, seed)
+    def cell(self, suite, block, way, policies, seed=None, name="", same=False, shown=None):
+        """Everything that is known of one cell, or of those that are shown. same: of the problems that all policies were asked."""
+        scores = self.scores.get((seed or self.seed, suite, block, way), {})
+        if same:
+            scores = self.of_the_same(suite, block, way, policies)
+        rows, dense = [], scores.get("dense")
+        for policy in shown or policies:
+            s = scores.get(policy)
             if not s:
                 continue
             rows_computed = "" if "@" in policy else f"{s.by_dense('rows'):.2f}"
@@ -144,8 +148,18 @@ class Report:
                          f"{100 * s.reused / s.steps:.0f} %", f"{s.by_dense('keys'):.2f}", rows_computed,
                          "" if math.isnan(time) else f"{time:.2f}"])  # fmt: skip
         seeds = "" if seed is None else f", seed {seed}"
-        table(f"{suite}, blocks of {block}, {WAY_NAMES[way]}{seeds}: {dense.problems if dense else 0} problems",
+        table(f"{name}{suite}, blocks of {block}, {WAY_NAMES[way]}{seeds}: {dense.problems if dense else 0} problems",
               ["policy", "right, %", "lost, won", "equal replies", "steps that reuse", "keys", "rows", "attention"], rows)  # fmt: skip
+
+    def of_the_same(self, suite, block, way, policies):
+        """policy -> Score of the problems that all of them were asked."""
+        here = [line for line in self.lines if (line["seed"], line["suite"], line["block"], line["way"]) == (self.seed, suite, block, way)]
+        asked = {}
+        for line in here:
+            for policy in line["results"]:
+                asked.setdefault(policy, set()).add(line["first"])
+        common = set.intersection(*(asked.get(policy, set()) for policy in policies))
+        return merge(line for line in here if line["first"] in common).get((self.seed, suite, block, way), {})
 
     def errors(self):
         """Standard errors by texts, relative to those by problems, where a share is neither next to 0 nor next to 1."""
@@ -216,7 +230,10 @@ class Report:
             for suite in ("ledger-1k", "hard-ledger-1k"):
                 self.cell(suite, block, threshold, names)
         self.selectors()
-        self.cell("hard-ledger-1k", 16, one, ("dense", *claims_plan.PICTURED))
+        tau = ("dense", *claims_plan.taus(16))
+        selected = tuple(f"{s}@{d}{a}" for s in claims_plan.SELECTORS for d in claims_plan.DENSITIES for a in claims_plan.AFTER)
+        self.cell("ledger-1k", 16, one, (*tau, *selected), name="without a selector, ", same=True, shown=tau)
+        self.cell("hard-ledger-1k", 16, one, (*tau, *claims_plan.PICTURED), name="with selectors, ", same=True)
         for suite in ("ledger-1k", "hard-ledger-1k"):
             self.cell(suite, 16, one, names, claims_plan.OTHER_SEED)
         self.errors()
@@ -240,7 +257,7 @@ class Report:
         one = claims_plan.WAYS[0]
         tau = ("dense", "tau:2", "tau:3", "tau:4", "tau:5", "tau:block", "never")
         panels = []
-        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k"):
+        for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k", "ledger-4k"):
             panels.append((f"{suite}, blocks of 16", [
                 ("tau", self.points(suite, 16, one, tau, "time")),
                 ("tau:4+correction", self.points(suite, 16, one, ["tau:4+correction"], "time")),
@@ -249,7 +266,7 @@ class Report:
         draw(folder / "tau-time.png", panels, "attention time, dense = 1", "[0:1.15]")
         places = {name: i for i, name in enumerate(tau)}
         panels = [(suite, [(f"blocks of {b}", [(x, y, e, "") for x, y, e, _ in self.points(suite, b, one, tau, places.get)])
-                           for b in claims_plan.BLOCKS]) for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k")]  # fmt: skip
+                           for b in claims_plan.BLOCKS]) for suite in ("ledger-1k", "arithmetic", "hard-ledger-1k", "ledger-4k")]  # fmt: skip
         draw(folder / "tau-blocks.png", panels, "tau", "[-0.3:6.3]", 'set xtics ("dense" 0, "2" 1, "3" 2, "4" 3, "5" 4, "block" 5, "never" 6)\n')
         families = [("tau", tau)] + [(f"{s}{a}", [f"{s}@{d}{a}" for d in (10, 20, 40)]) for s in ("sink_window", "quest", "mage")
                                      for a in ("", "+residual:4")]  # fmt: skip

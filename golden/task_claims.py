@@ -6,6 +6,7 @@
     task_claims.py left DIR                                               what that is, and about how long it takes
     task_claims.py times DIR [--only NAME...]                             time what DIR/times.jsonl does not have yet
     task_claims.py tables DIR                                             all tables, in Markdown
+    task_claims.py pages DIR                                              writes those that the pages have into them, by their titles
     task_claims.py pictures DIR [--pictures FOLDER]                       the pictures (needs gnuplot)
     task_claims.py trace DIR                                              stability and errors of attention: paper_claims.py
 
@@ -18,9 +19,12 @@ pages give times of, one after the other, and wants a quiet machine.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
+import io
 import json
 import math
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +36,7 @@ import claims_plan
 import claims_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = re.compile(r"\*\*(.+?)\*\*\n\n((?:\|.*\n)+)")  # title, rows
 
 
 def read_results(path):
@@ -143,6 +148,21 @@ def tables(args):
     report(args).tables()
 
 
+def pages(args):
+    """A title on a page stays the same but for the number of problems."""
+
+    def plain(title):
+        return re.sub(r"\d+( to \d+)? problems", "problems", title)
+
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        tables(args)
+    made = {plain(title): f"**{title}**\n\n{rows}" for title, rows in TABLE.findall(text.getvalue())}
+    for path in (ROOT / "docs" / "results" / f"{name}.md" for name in ("claims", "sparse")):
+        old = path.read_text()
+        path.write_text(TABLE.sub(lambda match: made.get(plain(match[1]), match[0]), old))
+        print(f"{path.name}: {sum(plain(title) in made for title, _ in TABLE.findall(old))} tables", file=sys.stderr)
+
+
 def pictures(args):
     report(args).pictures(args.pictures or args.directory / "pictures")
 
@@ -151,7 +171,7 @@ def report(args):
     return claims_report.Report(read_results(args.directory / "results.jsonl"), read_results(args.directory / "times.jsonl"), args.seed)
 
 
-COMMANDS = {"measure": measure, "left": left, "times": time_all, "tables": tables, "pictures": pictures, "trace": trace}
+COMMANDS = {"measure": measure, "left": left, "times": time_all, "tables": tables, "pages": pages, "pictures": pictures, "trace": trace}
 
 
 def main():
