@@ -251,8 +251,8 @@ typedef struct fb_generate_options {
                                  the left in the block; default 0 (sglang's penalty_lambda) */
     size_t small_block;       /* fast-dllm-v2: tokens of a sub-block, a divisor of block_size; 0
                                  (default): 8, or the block where 8 does not divide it */
-    int32_t pad_token_id;     /* bd3lm: such tokens of a finished block are not seen by later ones;
-                                 -1 (default): the model's */
+    int32_t pad_token_id;     /* bd3lm: such tokens of the prompt and of finished blocks are not
+                                 attended, and take no position; -1 (default): the model's */
     bool block_cache;         /* fast-dllm-v2: keys and values of the block's other sub-blocks are
                                  kept while a sub-block is denoised; tau must be 0. Default false */
     bool early_stop;          /* llada2, llada2.1: see above; default false */
@@ -283,7 +283,9 @@ typedef struct fb_generate_options {
  *   - a stop token right after the max_tokens-th token, in its block, is still appended;
  *   - a new sequence finds in its block-external cache the parts of the slot's last sequence.
  * Of the loops other than sdar it has quirks of their models' own code: with llada2 and early_stop
- * a stop token in the prompt counts, and the result is empty; with fast-dllm-v2 a prompt of exactly
+ * a stop token in the prompt counts, and the result is empty, and a completion that a step ends can
+ * be longer than max_tokens, up to the end of its block; with llada2.1 a block in which nothing but
+ * the mask token is proposed goes on up to max_block_steps; with fast-dllm-v2 a prompt of exactly
  * one block is not read. */
 
 FB_API void fb_generate_options_init_sized(fb_generate_options *options, size_t size);

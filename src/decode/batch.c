@@ -224,6 +224,26 @@ static size_t prefill_size(const fb_sequence *sequence, size_t shift, size_t lef
     return end > begin ? end - begin : size - begin % size;
 }
 
+/* Tokens of the next pass of a prompt with padding: to the end of a block, padding included. */
+static size_t padded_prefill_size(const fb_sequence *sequence) {
+    size_t size = sequence->schedule->block_size;
+    size_t shift = fb_loop_prefill_shift(sequence->schedule, sequence->num_prompt_tokens);
+    return size - (sequence->num_tokens + shift) % size;
+}
+
+/* Plans that pass. Blocks of nothing but padding need none. Returns how many tokens it runs, 0 if
+ * there is no pass left. */
+static size_t plan_padded_prefill(fb_sequence *sequence) {
+    size_t count = 0;
+    while (count == 0 && fb_sequence_prefill_left(sequence) > 0) {
+        size_t num_tokens = padded_prefill_size(sequence);
+        count = fb_loop_plan_prefill(sequence, num_tokens);
+        if (count == 0)
+            fb_sequence_prefilled(sequence, num_tokens);
+    }
+    return count;
+}
+
 /* The token behind a prompt of whole blocks, or behind a block that was committed: the most
  * probable by the last row of the pass. */
 static fb_status take_next(fb_batch *g, size_t index, size_t num_rows) {
@@ -253,6 +273,8 @@ static fb_status finish_prefill(fb_batch *g, size_t index, size_t num_tokens) {
     fb_slot *slot = &g->slots.slots[index];
     fb_sequence *sequence = slot->sequence;
     FB_TRY(fb_kv_cache_commit(slot->kv, num_tokens));
+    if (sequence->padded)
+        num_tokens = padded_prefill_size(sequence);
     bool last = fb_sequence_prefill_left(sequence) == num_tokens;
     bool whole = sequence->num_tokens + num_tokens == sequence->num_prompt_tokens;
     if (last && whole && fb_loop_wants_next(sequence->schedule)) {
@@ -274,16 +296,20 @@ static size_t plan_prefill(fb_batch *g, size_t index, size_t room, size_t count)
     if (left == 0 || slot->sequence->status == FB_SEQUENCE_FINISHED)
         return 0;
     size_t shift = fb_loop_prefill_shift(schedule, slot->sequence->num_prompt_tokens);
-    size_t num_tokens = prefill_size(slot->sequence, shift, left, room);
-    bool wants_next = fb_loop_wants_next(schedule);
+    bool wants_next = fb_loop_wants_next(schedule), padded = slot->sequence->padded;
+    size_t num_tokens = padded ? plan_padded_prefill(slot->sequence)
+                               : prefill_size(slot->sequence, shift, left, room);
+    if (num_tokens == 0)
+        return 0;
     g->pass_slots[count] = index;
     g->forwards[count] = (fb_forward){
         .struct_size = sizeof(fb_forward),
-        .tokens = slot->sequence->tokens + slot->sequence->num_tokens,
+        .tokens = padded ? slot->sequence->commit_tokens
+                         : slot->sequence->tokens + slot->sequence->num_tokens,
         .num_tokens = num_tokens,
         .kv = slot->kv,
-        .prefill_block = schedule->block_size,
-        .prefill_shift = shift,
+        .prefill_block = padded ? 0 : schedule->block_size,
+        .prefill_shift = padded ? 0 : shift,
         .action = FB_REFRESH_ONLY,
         .compat = slot->settings->compat,
         .logits = wants_next && num_tokens == left ? slot->logits : NULL,

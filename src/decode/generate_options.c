@@ -338,18 +338,6 @@ static fb_status check_prompt(const fb_model_config *config, const fb_prompt *pr
     return FB_OK;
 }
 
-/* bd3lm's sampler takes pad tokens of a prompt for padding, which its blocks are counted by. */
-static fb_status check_padding(const fb_generate_options *options, const fb_prompt *prompt,
-                               size_t index) {
-    for (size_t i = 0; options->loop == FB_LOOP_BD3LM && i < prompt->num_tokens; i++)
-        if (prompt->tokens[i] == options->pad_token_id)
-            return fb_fail(FB_ERROR_ARGUMENT,
-                           "prompt %zu: token %zu is the pad token %ld, which the loop bd3lm does "
-                           "not take in a prompt",
-                           index, i, (long)prompt->tokens[i]);
-    return FB_OK;
-}
-
 /* The engine takes a prompt for left-padded, if it holds a pad token at all. */
 static void cut_padding(const fb_model_config *config, fb_prompt *prompt) {
     for (size_t i = 0; i < prompt->num_tokens; i++) {
@@ -385,8 +373,6 @@ fb_status fb_generate_prompts(const fb_model_config *config, const fb_generate_o
     for (size_t i = 0; i < num_prompts && status == FB_OK; i++) {
         copy[i] = prompts[i];
         status = check_prompt(config, &copy[i], i);
-        if (status == FB_OK)
-            status = check_padding(options, &copy[i], i);
         if (status == FB_OK && options->compat == FB_COMPAT_RELEASED &&
             options->loop == FB_LOOP_SDAR)
             cut_padding(config, &copy[i]);

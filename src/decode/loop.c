@@ -12,6 +12,11 @@ static size_t divide_up(size_t a, size_t b) {
     return a / b + (a % b > 0 ? 1 : 0);
 }
 
+/* [BD3LMSampler: tokens equal to the pad token are not attended and take no position] */
+static bool is_padding(const fb_schedule *schedule, int32_t token) {
+    return schedule->loop == FB_LOOP_BD3LM && token == schedule->pad_token;
+}
+
 bool fb_loop_capacity(const fb_schedule *schedule, size_t prompt, size_t *capacity) {
     return fb_size_add(prompt, schedule->max_tokens, capacity) &&
            fb_size_add(*capacity, 2 * schedule->block_size + 1, capacity);
@@ -24,6 +29,24 @@ size_t fb_loop_prefill(const fb_schedule *schedule, size_t prompt) {
     bool unread = schedule->loop == FB_LOOP_FAST_DLLM_V2 &&
                   schedule->compat == FB_COMPAT_RELEASED && prompt == schedule->block_size;
     return unread ? 0 : whole;
+}
+
+/* bd3lm: the prompt holds tokens that are taken for padding. */
+static bool has_padding(const fb_sequence *sequence) {
+    bool found = false;
+    for (size_t i = 0; i < sequence->num_prompt_tokens; i++)
+        found = found || is_padding(sequence->schedule, sequence->tokens[i]);
+    return found;
+}
+
+size_t fb_loop_plan_prefill(fb_sequence *sequence, size_t num_tokens) {
+    sequence->num_commit_tokens = 0;
+    for (size_t i = 0; i < num_tokens; i++) {
+        int32_t token = sequence->tokens[sequence->num_tokens + i];
+        if (!is_padding(sequence->schedule, token))
+            sequence->commit_tokens[sequence->num_commit_tokens++] = token;
+    }
+    return sequence->num_commit_tokens;
 }
 
 size_t fb_loop_prefill_shift(const fb_schedule *schedule, size_t prompt) {
@@ -158,6 +181,7 @@ static bool stops_within(fb_sequence *sequence) {
 
 void fb_loop_begin(fb_sequence *sequence) {
     sequence->num_known = sequence->num_prompt_tokens;
+    sequence->padded = has_padding(sequence);
     sequence->blocks_left = num_blocks(sequence->schedule, sequence->num_prompt_tokens);
     if (fb_loop_prefill(sequence->schedule, sequence->num_prompt_tokens) == 0)
         sequence->num_tokens = /* the prompt of one block that is not read */
@@ -244,13 +268,11 @@ void fb_loop_reuse_step(const fb_sequence *sequence, fb_reuse_step *step) {
     }
 }
 
-/* Padding is left out of what later blocks see. [BD3LMSampler: tokens equal to the pad token are
- * not attended and take no position] */
+/* Padding is left out of what later blocks see. */
 static void plan_commit(fb_sequence *sequence) {
-    const fb_schedule *schedule = sequence->schedule;
     sequence->num_commit_tokens = 0;
     for (size_t i = 0; i < sequence->block_length; i++)
-        if (schedule->loop != FB_LOOP_BD3LM || sequence->block[i] != schedule->pad_token)
+        if (!is_padding(sequence->schedule, sequence->block[i]))
             sequence->commit_tokens[sequence->num_commit_tokens++] = sequence->block[i];
 }
 
@@ -320,7 +342,7 @@ static void write(fb_sequence *sequence, size_t position, int32_t token) {
 
 /* llada2 with early_stop, in a step that accepted a stop token: if no mask is before the first one,
  * the completion ends there. [The published code looks for it in the prompt, too: the result is
- * then empty.] */
+ * then empty.] With FB_COMPAT_RELEASED it may be longer than max_tokens. */
 static bool stops_early(fb_sequence *sequence, const int32_t *proposed, size_t count) {
     const fb_schedule *schedule = sequence->schedule;
     bool accepted_stop = false;
@@ -337,14 +359,18 @@ static bool stops_early(fb_sequence *sequence, const int32_t *proposed, size_t c
         if (sequence->tokens[i] == schedule->mask_token)
             return false;
     set_completion(sequence, stop < end ? stop + 1 : end);
+    if (released && stop < end && stop >= prompt) /* which the published code does not cut */
+        sequence->num_completion = stop + 1 - prompt;
     return stop < end;
 }
 
-/* Whether the block is left after a step that began with `masks` and changed `changed` tokens. */
+/* Whether the block is left after a step that began with `masks` and changed `changed` tokens. The
+ * published code goes on after a step that proposed nothing but the mask token. */
 static bool leaves_editing(fb_sequence *sequence, size_t masks, size_t changed) {
     const fb_schedule *schedule = sequence->schedule;
     bool masks_left = count_masks(sequence, 0, sequence->block_length) > 0;
-    if ((changed == 0 && !schedule->draws) || sequence->denoising_step >= schedule->max_block_steps)
+    bool settled = changed == 0 && !schedule->draws && schedule->compat != FB_COMPAT_RELEASED;
+    if (settled || sequence->denoising_step >= schedule->max_block_steps)
         return true;
     if (masks == 0 && sequence->num_edited == 0)
         return true;

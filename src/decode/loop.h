@@ -25,6 +25,10 @@ size_t fb_loop_prefill(const fb_schedule *schedule, size_t prompt);
 /* bd3lm: how far the blocks are shifted, see fb_forward.prefill_shift; 0 otherwise. */
 size_t fb_loop_prefill_shift(const fb_schedule *schedule, size_t prompt);
 
+/* A sequence with padding in its prompt (bd3lm) is prefilled a block at a time: sets commit_tokens
+ * to what is not padding of the next num_tokens tokens, a block at most; returns their number. */
+size_t fb_loop_plan_prefill(fb_sequence *sequence, size_t num_tokens);
+
 /* Fills transfers with the tokens that each of at most `steps` steps accepts of `masks` masks;
  * returns the number of steps, `masks` at most. [get_num_transfer_tokens, linear schedule] */
 size_t fb_loop_transfers(size_t masks, size_t steps, size_t *transfers);

@@ -83,6 +83,7 @@ typedef struct fb_sequence {
     size_t num_given;      /* tokens of the current block that were known when it began */
     size_t num_completion; /* tokens of the result so far */
     size_t blocks_left;    /* the current one included */
+    bool padded;           /* bd3lm: tokens of the prompt are padding */
     size_t post_steps;     /* of the current block, without masks */
     bool *edited;          /* [block_size] by the last step */
     size_t num_edited;
@@ -91,7 +92,7 @@ typedef struct fb_sequence {
     size_t first_decided, num_decided; /* positions that the next step may decide */
     bool block_cached;                 /* fast-dllm-v2: the block's keys and values are there */
     bool whole_pass;                   /* the next pass computes all rows of the block */
-    int32_t *commit_tokens;            /* [block_size] what a commit pass runs */
+    int32_t *commit_tokens; /* [block_size] what a commit pass runs, or a padded prefill */
     size_t num_commit_tokens;
 
     fb_generate_counts counts;

@@ -1,6 +1,7 @@
 /* generation, generation_sglang: recorded runs of other models' own loops, repeated. Decisions and
  * tokens must be equal; confidences and logits have tolerances. Kinds that share the name
  * `generation` are told apart by their tensors (kinds.h). */
+#include "decode/loop.h"
 #include "oracle/case_model.h"
 #include "oracle/kinds.h"
 
@@ -68,7 +69,7 @@ typedef struct loop_run {
     float *conf, *logits;
     size_t num_logits;      /* rows of `logits` */
     size_t row, logits_row; /* of this build, so far */
-    bool changed;           /* the last step did something */
+    bool changed;           /* the last step wrote tokens, or the mask token once more */
     int32_t *written;       /* tokens of the committed blocks, from the prompt's end on */
     size_t num_written, max_written;
 } loop_run;
@@ -312,10 +313,24 @@ static void take_logits(loop_run *r, const fb_step_event *event) {
     r->logits_row++;
 }
 
+/* Tokens that a step of bd3lm accepts, proposals of the mask token among them. */
+static size_t need_of(const loop_run *r, const fb_step_event *event) {
+    size_t transfers[MAX_BLOCK];
+    size_t steps = fb_loop_transfers(event->block_size, r->options.denoising_steps, transfers);
+    return event->denoising_step < steps ? transfers[event->denoising_step] : 0;
+}
+
+/* fast-dllm-v2 with a block cache: the pass is one over a sub-block, which may be the whole block.
+ */
+static bool sees_sub_block(const loop_run *r, const fb_step_event *event) {
+    return r->options.block_cache && !event->commit && event->denoising_step > 0 &&
+           !event->masked_before[event->first_decided];
+}
+
 static void take_numbers(loop_run *r, const fb_step_event *event) {
     bool fast = r->kind == FAST_LOOP;
     size_t cached = fb_kv_cache_length(event->kv) - (event->commit ? event->block_size : 0);
-    bool part = event->num_rows < event->block_size;
+    bool part = sees_sub_block(r, event);
     set(r, BLOCK, r->kind == BD3LM_LOOP ? event->block : event->context_length / r->block);
     set(r, STEP, event->denoising_step);
     set(r, STATUS, event->commit);
@@ -325,7 +340,7 @@ static void take_numbers(loop_run *r, const fb_step_event *event) {
     set(r, DIRTY, event->dirty_before);
     set(r, DIRTY_AFTER, event->dirty_after);
     set(r, LENGTH, event->block_size);
-    set(r, NEED, event->num_accepted);
+    set(r, NEED, r->columns[NEED].name ? need_of(r, event) : 0);
     set(r, KIND, event->commit ? 4 : part ? 3 : r->options.block_cache ? 2 : 1);
     set(r, CACHED, cached);
     set(r, SMALL, event->commit ? 0 : event->first_decided);
@@ -372,7 +387,8 @@ static bool take_event(void *user, const fb_step_event *event) {
     if (!event->commit) {
         take_proposals(r, event);
         take_logits(r, event);
-        r->changed = memcmp(event->before, event->after, event->block_size * sizeof(int32_t)) != 0;
+        r->changed = memchr(event->masked_before, true, event->block_size) != NULL ||
+                     memcmp(event->before, event->after, event->block_size * sizeof(int32_t)) != 0;
     }
     r->row++;
     return true;
