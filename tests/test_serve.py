@@ -6,6 +6,7 @@ MODEL_DIR is the demo model; the cases use a copy of it whose tokenizer has Chat
 import contextlib
 import http.client
 import json
+import math
 import os
 import pathlib
 import random
@@ -107,6 +108,60 @@ def stop_texts_end_a_text():
             expect_equal(reply["choices"][0]["finish_reason"], "stop", "reason")
             streamed = "".join(e["choices"][0]["text"] for e in server.stream(prompt, max_tokens=40, stop=stop))
             expect_equal(streamed, whole[:first], f"stream, {stop}")
+
+
+def accepted(server, prompt, tokens):
+    """Of each token of the text, by position, what the record of `flashblock generate` has of the step that accepted it."""
+    path = f"{server.folder.name}/record"
+    generated(server, prompt, "-n", tokens, "--record", path)
+    result, block = [], {}
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()[1:]:
+        one = json.loads(line)
+        if one.get("step") == "commit":
+            result += [block[at] for at in sorted(block)]
+            block = {}
+        elif "step" in one:
+            block.update((at, (one["proposed"][at], one["confidence"][at])) for at in one["accepted"])
+    return result[:tokens]
+
+
+@case
+def logprobs_are_confidences_of_the_accepting_steps():
+    with Server() as server:
+        prompt = "And it came to pass"
+        whole = server.complete(prompt, max_tokens=22, logprobs=3)["choices"][0]
+        found = whole["logprobs"]
+        wanted = accepted(server, prompt, 22)
+        expect_equal(len(found["tokens"]), 22, "tokens")
+        for token, logprob, top, (_, confidence) in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], wanted):
+            # The confidence is a float, of a float's exponential.
+            expect(abs(math.exp(logprob) / confidence - 1) < 1e-6, token, math.exp(logprob), confidence)
+            expect_equal(list(top)[0], token, "the most probable one, which a greedy decoder takes")
+            expect(len(top) == 3 and list(top.values()) == sorted(top.values(), reverse=True) and top[token] == logprob, top)
+        expect_equal("".join(found["tokens"]), whole["text"], "text")
+        expect_equal(found["text_offset"], [len("".join(found["tokens"][:i])) for i in range(22)], "offsets")
+        expect_equal(server.complete(prompt)["choices"][0]["logprobs"], None, "where nobody asks")
+
+
+@case
+def logprobs_have_the_form_of_each_address():
+    with Server() as server:
+        fields = {"max_tokens": 30, "temperature": 1, "seed": 3}
+        choice = server.chat("Who?", logprobs=True, top_logprobs=2, **fields)["choices"][0]
+        content = choice["logprobs"]["content"]
+        expect_equal(bytes(byte for one in content for byte in one["bytes"]).decode(), choice["message"]["content"], "bytes")
+        for one in content:
+            expect(one["logprob"] <= 0 and len(one["top_logprobs"]) == 2, one)
+            expect(one["top_logprobs"][0]["logprob"] >= max(one["logprob"], one["top_logprobs"][1]["logprob"]), one)
+        text = text_of(server.complete("Who?", **fields))
+        for stop in ([], [text[20:26]]):
+            whole = server.complete("Who?", logprobs=2, stop=stop, **fields)["choices"][0]
+            events = [e["choices"][0] for e in server.stream("Who?", logprobs=2, stop=stop, **fields)]
+            for name, values in whole["logprobs"].items():
+                expect_equal([value for e in events for value in e["logprobs"][name]], values, (stop, name))
+            joined = "".join(whole["logprobs"]["tokens"])
+            expect(joined.startswith(whole["text"]), joined, whole["text"])
+            expect(whole["logprobs"]["text_offset"][-1] < len(whole["text"]), whole)
 
 
 @case
@@ -253,7 +308,8 @@ def requests_that_are_wrong():
             ({"prompt": "x", "stop": 7}, "stop"),
             ({"prompt": "x", "stop": [""]}, "stop"),
             ({"prompt": "x", "stop": ["a"] * 5}, "stop"),
-            ({"prompt": "x", "logprobs": 3}, "logprobs"),
+            ({"prompt": "x", "logprobs": 21}, "logprobs"),
+            ({"prompt": "x", "logprobs": True}, "logprobs"),
             ({"prompt": "x", "flashblock": 7}, "flashblock"),
             ({"prompt": "x", "flashblock": {"tau": -1}}, "tau"),
             ({"prompt": "x", "flashblock": {"remasking": "x"}}, "remasking"),
@@ -269,6 +325,9 @@ def requests_that_are_wrong():
             expect_equal(status, wanted, (name[:10], text))
             expect(wanted == 200 or json.loads(text)["error"]["code"] == "model_not_found", text)
         user, assistant = ({"role": role, "content": "x"} for role in ("user", "assistant"))
+        for fields in ({"logprobs": 3}, {"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 21}):
+            status, text = server.ask("/v1/chat/completions", {"messages": [user], **fields})
+            expect_equal((status, "logprobs" in text), (400, True), text)
         for messages in ([], [assistant], [user, user], [user, assistant], [{"role": "user"}], [user, assistant, {"role": "system", "content": "x"}], 7, [7]):
             status, text = server.ask("/v1/chat/completions", {"messages": messages})
             expect_equal(status, 400, (messages, text))
@@ -317,7 +376,7 @@ def any_bytes_at_all():
 
 
 def exchange(server, data, pieces=1):
-    """What comes back for these bytes, sent in so many pieces, until the server closes or 0.3 s pass without a byte."""
+    """What comes back for these bytes, sent in so many pieces, until the server closes or 0.1 s pass without a byte."""
     reply = b""
     size = max(1, -(-len(data) // pieces))
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
@@ -326,7 +385,7 @@ def exchange(server, data, pieces=1):
                 client.sendall(data[at : at + size])
             while piece := client.recv(65536):
                 reply += piece
-                client.settimeout(0.3)
+                client.settimeout(0.1)
     return reply
 
 
@@ -364,7 +423,7 @@ def http_that_is_strange():
             (health.replace(b"1.1", b"9.9"), None),
             (health.replace(b"Host: x\r\n", b""), None),
             (health.replace(b"GET", b"BREW"), 405),
-            (health.replace(b"/health", b"/%00health%zz/../.."), 404),
+            (health.replace(b"/health", b"/health%00%zz/../.."), None),
             (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), None),

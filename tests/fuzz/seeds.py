@@ -250,9 +250,9 @@ MODEL = {
 }
 
 
-def language_model(dtype, tied, bias):
+def language_model(dtype, tied, bias, vocab=17):
     generator = random.Random(7)
-    hidden, middle, heads, kv, dim, vocab = 8, 12, 2, 1, 6, 17
+    hidden, middle, heads, kv, dim = 8, 12, 2, 1, 6
     shapes = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
     if not tied:
         shapes["lm_head.weight"] = [vocab, hidden]
@@ -271,7 +271,7 @@ def language_model(dtype, tied, bias):
         shapes[p + "input_layernorm.weight"] = shapes[p + "post_attention_layernorm.weight"] = [hidden]
     weights = safetensors({name: numbers(generator, dtype, shape) for name, shape in shapes.items()})
     names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    config = {**MODEL, "tie_word_embeddings": tied, "attention_bias": bias, "torch_dtype": names[dtype]}
+    config = {**MODEL, "tie_word_embeddings": tied, "attention_bias": bias, "torch_dtype": names[dtype], "vocab_size": vocab}
     return config, weights
 
 
@@ -513,6 +513,33 @@ def chat_templates(seeds):
               b"{% raw %}{{ y }}{% endraw %}{%- else %}{% set z = namespace(a=1) %}{%- endif %}")
 
 
+def chats(seeds):
+    """What clients send and chats save; and a model for them, with the demo model's tokens, which become ChatML's."""
+    demo = ROOT / "golden" / "demo-model"
+    config, weights = language_model("BF16", True, False, 2048)
+    config.update(json.loads((demo / "config.json").read_text()) | {key: MODEL[key] for key in (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")},
+        torch_dtype="bfloat16", tie_word_embeddings=True, attention_bias=False, max_position_embeddings=512)
+    tokens = (demo / "tokenizer.json").read_text(encoding="utf-8").replace("<|endoftext|>", "<|im_start|>")
+    seeds.put("data", "chat/config.json", as_json(config))
+    seeds.put("data", "chat/model.safetensors", weights)
+    seeds.put("data", "chat/tokenizer.json", tokens.encode())
+
+    turns = [{"role": role, "content": text} for role, text in (
+        ("system", "Be brief."), ("user", "Who art thou?"), ("assistant", "I am \u00e9\U0001f600 <|im_end|>."), ("user", "And then?"))]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Who"}, {"type": "text", "text": "?"}]}]
+    own = {"tau": 4, "reuse": "rows", "block_size": 8, "denoising_steps": 4, "remasking": "sequential", "threshold": 0.5}
+    seeds.put("serve_request", "chat", as_json({"model": "model", "messages": turns, "stream": True,
+                                                "stream_options": {"include_usage": True}, "max_completion_tokens": 9}))
+    seeds.put("serve_request", "parts", as_json({"messages": parts, "flashblock": own, "logprobs": True, "top_logprobs": 3}))
+    seeds.put("serve_request", "text", as_json({"prompt": "And it came", "n": 3, "seed": 7, "temperature": 0.5, "top_p": 0.9,
+                                                "top_k": 5, "stop": ["x", "\n\n"], "max_tokens": 20, "logprobs": 2}))
+    seeds.put("serve_request", "stop", as_json({"prompt": "", "stop": "x", "model": "another", "user": None}))
+    seeds.put("chat_file", "turns", as_json({"format": "chatml", "messages": turns[:3]}))
+    seeds.put("chat_file", "alone", as_json({"messages": turns[1:3] * 2, "more": [1]}))
+    seeds.put("chat_file", "wrong", as_json({"messages": turns}))
+
+
 def kept(seeds):
     for path in (ROOT / "tests" / "data" / "fuzz").glob("*/*"):
         seeds.put(path.parent.name, re.sub(r"\W", "_", path.name), path.read_bytes())
@@ -521,7 +548,7 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, quantized_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, kept):
+                 language_models, quantized_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, chats, kept):
         make(seeds)
 
 

@@ -77,19 +77,40 @@ static fb_serve_job *take(fb_serve_engine *e) {
 
 /* --- choices ---------------------------------------------------------------------------------- */
 
+static fb_prompt prompt_of(const fb_serve_job *job) {
+    return (fb_prompt){(const int32_t *)(const void *)job->request.ids.data,
+                       job->request.ids.size / sizeof(int32_t)};
+}
+
+/* The text of the tokens that a pass has added, in choice->piece. */
+static fb_status read_new(fb_serve_choice *choice, const fb_step_event *event) {
+    const char *text = NULL;
+    size_t size = 0, num_prompt = prompt_of(choice->job).num_tokens;
+    choice->piece.size = 0;
+    for (size_t i = event->num_completion - event->num_new; i < event->num_completion; i++) {
+        if (choice->job->request.logprobs)
+            FB_TRY(fb_serve_logprobs_add(&choice->logprobs, event, num_prompt, i,
+                                         choice->text.size + choice->piece.size));
+        FB_TRY(fb_token_stream_put(choice->stream, event->completion + i, 1, &text, &size));
+        FB_TRY(fb_buffer_append(&choice->piece, text, size));
+    }
+    return FB_OK;
+}
+
 static bool see_step(void *user, const fb_step_event *event) {
     fb_serve_choice *choice = user;
-    const char *text = NULL;
-    size_t size = 0;
-    bool goes_on = !atomic_load(&choice->job->cancelled);
+    fb_serve_job *job = choice->job;
+    fb_status status = FB_OK;
     fb_serve_job_add_pass(choice, event);
-    if (event->num_new > 0 &&
-        fb_token_stream_put(choice->stream,
-                            event->completion + (event->num_completion - event->num_new),
-                            event->num_new, &text, &size) == FB_OK &&
-        size > 0)
-        goes_on = fb_serve_job_add_text(choice, text, size) && goes_on;
-    return goes_on;
+    if (job->request.logprobs)
+        status = fb_serve_logprobs_see(&choice->logprobs, event);
+    if (status == FB_OK)
+        status = read_new(choice, event);
+    if (status != FB_OK)
+        atomic_store(&job->cancelled, true);
+    else if (choice->piece.size > 0)
+        return fb_serve_job_add_text(choice, (const char *)choice->piece.data, choice->piece.size);
+    return !atomic_load(&job->cancelled);
 }
 
 /* Of the idle conversations the one that has most of the prompt; of equal ones the one that was
@@ -113,11 +134,6 @@ static fb_conversation *take_conversation(fb_serve_engine *e, const fb_prompt *p
 
 static void give_back(fb_serve_engine *e, fb_conversation *conversation) {
     e->conversations[e->num_idle++] = conversation;
-}
-
-static fb_prompt prompt_of(const fb_serve_job *job) {
-    return (fb_prompt){(const int32_t *)(const void *)job->request.ids.data,
-                       job->request.ids.size / sizeof(int32_t)};
 }
 
 static size_t free_number(const fb_serve_engine *e) {

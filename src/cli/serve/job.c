@@ -17,6 +17,16 @@ enum { MOST_UNREAD = 4 << 20 };
 
 static atomic_ulong last_number;
 
+static void begin_logprobs(fb_serve_choice *choice) {
+    const fb_serve_job *job = choice->job;
+    choice->logprobs = (fb_serve_logprobs){
+        .num_top = job->request.top_logprobs,
+        .vocab_size = fb_model_config_of(job->model->session->model)->vocab_size,
+        .mask_token = job->request.options.mask_token_id,
+        .chat = job->request.chat,
+    };
+}
+
 fb_status fb_serve_job_create(const fb_serve_model *model, fb_serve_request *request,
                               fb_serve_job **job) {
     fb_serve_job *created = NULL;
@@ -32,6 +42,7 @@ fb_status fb_serve_job_create(const fb_serve_model *model, fb_serve_request *req
     for (size_t i = 0; i < created->request.num_choices; i++) {
         created->choices[i].job = created;
         created->choices[i].index = i;
+        begin_logprobs(&created->choices[i]);
     }
     *job = created;
     return FB_OK;
@@ -43,6 +54,8 @@ void fb_serve_job_release(fb_serve_job *job) {
     for (size_t i = 0; i < job->request.num_choices; i++) {
         fb_token_stream_destroy(job->choices[i].stream);
         fb_buffer_free(&job->choices[i].text);
+        fb_buffer_free(&job->choices[i].piece);
+        fb_serve_logprobs_free(&job->choices[i].logprobs);
     }
     fb_serve_request_free(&job->request);
     fb_buffer_free(&job->out);
@@ -95,12 +108,26 @@ static void begin_reply(fb_json_writer *w, const fb_serve_job *job) {
     fb_json_put_text(w, "model", job->model->name);
 }
 
+/* Puts the reply, and frees its text. */
+static void end_reply(fb_serve_job *job, fb_json_writer *w, fb_buffer *text, bool event) {
+    fb_json_close_object(w);
+    if (fb_json_finish(w) == FB_OK)
+        put(job, text, event);
+    else
+        atomic_store(&job->cancelled, true);
+    fb_buffer_free(text);
+}
+
 static const char *reason_of(const fb_serve_choice *choice) {
     return choice->finish_reason == FB_FINISH_STOP || choice->stopped ? "stop" : "length";
 }
 
-static void put_choice(fb_json_writer *w, const fb_serve_choice *choice, const char *text,
-                       size_t size, bool whole, bool first) {
+/* The text from choice->sent to `end`. */
+static void put_choice(fb_json_writer *w, fb_serve_choice *choice, size_t end, bool whole,
+                       bool first) {
+    const char *all = choice->text.data ? (const char *)choice->text.data : "";
+    const char *text = all + choice->sent;
+    size_t size = end - choice->sent;
     fb_json_open_object(w, NULL);
     fb_json_put_size(w, "index", choice->index);
     if (choice->job->request.chat) {
@@ -113,7 +140,11 @@ static void put_choice(fb_json_writer *w, const fb_serve_choice *choice, const c
     } else {
         fb_json_put_bytes(w, "text", text, size);
     }
-    fb_json_put_null(w, "logprobs");
+    if (choice->job->request.logprobs)
+        fb_serve_logprobs_put(&choice->logprobs, w, choice->job->model->session->tokenizer, all,
+                              end);
+    else
+        fb_json_put_null(w, "logprobs");
     if (choice->ended)
         fb_json_put_string(w, "finish_reason", reason_of(choice));
     else
@@ -159,16 +190,13 @@ static void put_usage(fb_json_writer *w, const fb_serve_job *job) {
 static void put_event(fb_serve_choice *choice, size_t end) {
     fb_buffer text = {0};
     fb_json_writer w = fb_json_writer_to(&text, FB_JSON_COMPACT);
-    const char *from = choice->text.data ? (const char *)choice->text.data + choice->sent : "";
     begin_reply(&w, choice->job);
     fb_json_open_array(&w, "choices");
-    put_choice(&w, choice, from, end - choice->sent, false, !choice->begun);
+    put_choice(&w, choice, end, false, !choice->begun);
     fb_json_close_array(&w);
-    fb_json_close_object(&w);
     choice->begun = true;
     choice->sent = end;
-    put(choice->job, &text, true);
-    fb_buffer_free(&text);
+    end_reply(choice->job, &w, &text, true);
 }
 
 void fb_serve_job_add_pass(fb_serve_choice *choice, const fb_step_event *event) {
@@ -187,12 +215,7 @@ void fb_serve_job_add_pass(fb_serve_choice *choice, const fb_step_event *event) 
                      event);
     fb_json_close_object(&w);
     fb_json_close_object(&w);
-    fb_json_close_object(&w);
-    if (fb_json_finish(&w) == FB_OK)
-        put(job, &text, true);
-    else
-        atomic_store(&job->cancelled, true);
-    fb_buffer_free(&text);
+    end_reply(job, &w, &text, true);
 }
 
 static void put_end(fb_serve_job *job) {
@@ -203,10 +226,8 @@ static void put_end(fb_serve_job *job) {
         fb_json_open_array(&w, "choices");
         fb_json_close_array(&w);
         put_usage(&w, job);
-        fb_json_close_object(&w);
-        put(job, &text, true);
+        end_reply(job, &w, &text, true);
     }
-    text.size = 0;
     if (fb_buffer_append_text(&text, "[DONE]") == FB_OK)
         put(job, &text, true);
     fb_buffer_free(&text);
@@ -218,14 +239,11 @@ static void put_whole(fb_serve_job *job) {
     begin_reply(&w, job);
     fb_json_open_array(&w, "choices");
     for (size_t i = 0; i < job->request.num_choices; i++) {
-        const fb_serve_choice *c = &job->choices[i];
-        put_choice(&w, c, c->text.data ? (const char *)c->text.data : "", c->text.size, true, true);
+        put_choice(&w, &job->choices[i], job->choices[i].text.size, true, true);
     }
     fb_json_close_array(&w);
     put_usage(&w, job);
-    fb_json_close_object(&w);
-    put(job, &text, false);
-    fb_buffer_free(&text);
+    end_reply(job, &w, &text, false);
 }
 
 /* --- texts ------------------------------------------------------------------------------------ */

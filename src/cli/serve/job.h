@@ -3,6 +3,7 @@
 #ifndef FB_CLI_SERVE_JOB_H
 #define FB_CLI_SERVE_JOB_H
 
+#include "cli/serve/logprobs.h"
 #include "cli/serve/request.h"
 #include "decode/conversation.h"
 
@@ -18,9 +19,11 @@ typedef struct fb_serve_choice {
     size_t index;
     bool begun, ended;
     fb_token_stream *stream;
-    fb_buffer text; /* all of it, cut before a stop text */
-    size_t sent;    /* of the text, in events */
-    bool stopped;   /* by a stop text */
+    fb_buffer text;  /* all of it, cut before a stop text */
+    fb_buffer piece; /* what a pass adds to it */
+    fb_serve_logprobs logprobs;
+    size_t sent;  /* of the text, in events */
+    bool stopped; /* by a stop text */
     fb_finish_reason finish_reason;
     fb_generate_counts counts;
     size_t kept;

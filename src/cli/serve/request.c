@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/serve/logprobs.h"
 #include "decode/generate_options.h"
 #include "io/json.h"
 
@@ -164,8 +165,25 @@ static fb_status read_stops(fb_serve_request *r, const fb_json *body) {
     return FB_OK;
 }
 
+/* Of a chat logprobs is a flag, and top_logprobs a number; of a text logprobs is the number. */
+static fb_status read_logprobs(fb_serve_request *r, const fb_json *body) {
+    static const char top[] = "top_logprobs";
+    if (r->chat) {
+        FB_TRY(fb_json_get_bool_or(body, where, "logprobs", false, &r->logprobs));
+        FB_TRY(
+            fb_json_get_size_or(body, where, top, 0, FB_SERVE_MOST_LOGPROBS, 0, &r->top_logprobs));
+        if (r->top_logprobs > 0 && !r->logprobs)
+            return fb_fail(FB_ERROR_ARGUMENT, "top_logprobs takes logprobs");
+    } else if (fb_json_has(body, "logprobs")) {
+        FB_TRY(fb_json_get_size_or(body, where, "logprobs", 0, FB_SERVE_MOST_LOGPROBS, 0,
+                                   &r->top_logprobs));
+        r->logprobs = true;
+    }
+    return FB_OK;
+}
+
 static fb_status read_form(fb_serve_request *r, const fb_json *body) {
-    const fb_json *options = NULL, *logprobs = fb_json_object_get(body, "logprobs");
+    const fb_json *options = NULL;
     FB_TRY(fb_json_get_bool_or(body, where, "stream", false, &r->stream));
     FB_TRY(fb_json_get_size_or(body, where, "n", 1, FB_SERVE_MOST_CHOICES, 1, &r->num_choices));
     if (fb_json_has(body, "stream_options")) {
@@ -173,8 +191,6 @@ static fb_status read_form(fb_serve_request *r, const fb_json *body) {
         FB_TRY(fb_json_get_bool_or(options, "stream_options", "include_usage", false,
                                    &r->include_usage));
     }
-    if (logprobs && !fb_json_is_null(logprobs) && !fb_json_is(logprobs, "false", 5))
-        return fb_fail(FB_ERROR_ARGUMENT, "logprobs are not there");
     return FB_OK;
 }
 
@@ -193,12 +209,15 @@ static fb_status read_model(fb_serve_request *r, const fb_serve_model *model, co
 static fb_status read_body(fb_serve_request *r, const fb_serve_model *model, const fb_json *body) {
     FB_TRY(read_model(r, model, body));
     FB_TRY(read_form(r, body));
+    FB_TRY(read_logprobs(r, body));
     FB_TRY(read_sampling(&r->options, body));
     FB_TRY(read_own(r, body));
     FB_TRY(read_stops(r, body));
     FB_TRY(r->chat ? read_messages(r, model, body) : read_prompt(r, model, body));
     const fb_model_config *config = fb_model_config_of(model->session->model);
     FB_TRY(fb_generate_options_resolve(config, &r->options));
+    if (r->logprobs && r->options.loop == FB_LOOP_FAST_DLLM_V2)
+        return fb_fail(FB_ERROR_ARGUMENT, "logprobs: there are none with the loop fast-dllm-v2");
     fb_prompt prompt = {(const int32_t *)(const void *)r->ids.data, r->ids.size / sizeof(int32_t)};
     fb_prompt *checked = NULL;
     FB_TRY(fb_generate_prompts(config, &r->options, &prompt, 1, &checked));

@@ -26,6 +26,8 @@ typedef struct fb_serve_request {
     bool chat, stream, include_usage;
     bool other_model; /* it names a model that is not here */
     bool steps;       /* an event for each pass, too */
+    bool logprobs;
+    size_t top_logprobs; /* alternatives of each token */
     size_t num_choices;
     fb_generate_options options; /* resolved; choice i has the seed options.seed + i */
     fb_buffer ids;               /* int32_t each */
