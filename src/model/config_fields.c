@@ -171,6 +171,13 @@ const fb_field fb_sdar_moe_fields[] = {
     USED("decoder_sparse_step", "missing: 1; layer l is a mixture where it divides l + 1"),
     REFUSED("mlp_only_layers", "[]", "engines disagree whether these layers are dense"),
     REFUSED("shared_expert_intermediate_size", "0", "SDAR's mixtures have no shared expert"),
+    REFUSED("score_function", "\"softmax\"", "the router takes a softmax"),
+    REFUSED("scoring_func", "\"softmax\"", "the router takes a softmax"),
+    REFUSED("n_group", "1", "experts in groups"),
+    REFUSED("topk_group", "1", "experts in groups"),
+    REFUSED("first_k_dense_replace", "0", "decoder_sparse_step is the field that is read"),
+    REFUSED("routed_scaling_factor", "1", "weights of experts are not scaled"),
+    REFUSED("moe_router_enable_expert_bias", "false", "the router has no bias"),
     END,
 };
 
