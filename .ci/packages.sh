@@ -10,7 +10,7 @@ set -eu
 build="meson ninja-build gcc libc6-dev pkgconf python3 libxxhash-dev libyajl-dev
     libpcre2-dev libutf8proc-dev libpng-dev libedit-dev libmicrohttpd-dev"
 bench="libopenblas-dev libblis-openmp-dev libdnnl-dev gnuplot-nox"
-check="binutils clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
+check="binutils chromium clang clang-format libclang-rt-dev libomp-dev libcriterion-dev libopenblas-dev
     gnuplot-nox doxygen groff-base python3-numpy python3-pytest"
 emulation="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static mmdebstrap bochs"
 

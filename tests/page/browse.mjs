@@ -235,6 +235,13 @@ test('a trace shows its decodings and the heat of each head', async () => {
     assert.ok(await page.getByRole('img', {name: /of each layer and head/}).first().isVisible());
     await shoot(page, `trace-${name.replaceAll(' ', '-')}`);
   }
+  await page.getByLabel('Heat').selectOption('external similarity');
+  await page.locator('#seek').fill('30');
+  await pane(page, 'A').locator('.token.fresh').click();
+  await page.getByText(/^pass 30 of/).waitFor();
+  const below = await page.locator('#legend').boundingBox();
+  const clip = {x: 0, y: 0, width: DESKTOP.viewport.width, height: below.y};
+  await page.screenshot({path: join(packages, 'screenshots', 'page.png'), fullPage: true, clip}); // that of docs/page.md
   await tau(page, 'B', '4').check({force: true});
   assert.equal(await plain(page, 'B'), `Text B: ${await completion({flashblock: {tau: 4}})}`);
   await page.getByRole('combobox', {name: 'Recorded prompt'}).selectOption('1');
@@ -246,6 +253,13 @@ test('a trace shows its decodings and the heat of each head', async () => {
   await page.setViewportSize(PHONE.viewport);
   assert.equal(await scrollWidth(page), 360);
   await shoot(page, 'trace-phone');
+  await page.context().close();
+});
+
+test('edits are shown where the loop edits', async () => {
+  const loop = ['--loop', 'llada2.1', '--editing-threshold', '0.3', '--confidence-threshold', '0.15', '-b', '16'];
+  const page = await openPage(DESKTOP, await trace('edits.html', '-p', PROMPT, '--sweep', 'none', ...loop));
+  assert.match(await page.locator('.pane .token.edited').first().getAttribute('aria-label'), /, edited at step \d+ of block \d+, confidence/);
   await page.context().close();
 });
 

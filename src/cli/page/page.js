@@ -19,6 +19,7 @@ function render() {
   player.count = Math.min(player.count, most);
   const shown = panes.map((pane) => pane.decoding && {decoding: pane.decoding, count: Math.min(player.count, pane.decoding.length)});
   panes.forEach((pane, i) => pane.show(player.count, shown[1 - i], byId('measure').value));
+  panes.forEach((pane) => pane.scroll());
   byId('seek').max = most;
   byId('seek').value = player.count;
   byId('where').textContent = most ? `pass ${player.count} of ${most}` : 'no pass yet';

@@ -143,10 +143,17 @@ class Pane {
       }
     for (const [position, span] of this.spans) span.hidden = !present.has(position);
     if (this.selected === null && this.spans.size) this.spans.values().next().value.tabIndex = 0;
-    if (this.count !== this.scrolledFor) this.scrollTo(text, [...this.spans.values()].findLast((span) => !span.hidden));
   }
 
-  // Where the text or the grid is longer than its box, what is new comes into view.
+  // Where the text or the grid is longer than its box, what is new comes into view. Apart from show, so that the
+  // browser lays out once for all panes.
+  scroll() {
+    if (!this.decoding || this.count === this.scrolledFor) return;
+    this.scrolledFor = this.count;
+    this.scrollTo(this.find('.text'), [...this.spans.values()].findLast((span) => !span.hidden));
+    this.scrollTo(this.find('.grid'), this.cells[this.count - 1]?.parentElement);
+  }
+
   scrollTo(box, element) {
     if (!element) return;
     const bottom = element.offsetTop + 2 * element.offsetHeight;
@@ -267,6 +274,9 @@ class Pane {
     const grid = this.find('.grid');
     const {decoding} = this;
     while (this.cells.length < decoding.length) this.addCell(grid, this.cells.length);
+    const columns = decoding.blocks.reduce((most, block) => Math.max(most, block.passes.length), 1);
+    grid.style.setProperty('--columns', columns);
+    grid.classList.toggle('many', columns > 18);
     this.cells.forEach((cell, index) => {
       cell.classList.toggle('ahead', index >= this.count);
       cell.classList.toggle('now', index === this.count - 1);
@@ -277,8 +287,6 @@ class Pane {
     this.find('.counts').textContent = `Steps: ${parts.join(', ')}.`;
     grid.setAttribute('aria-label', `Passes, a row for each block: ${parts.join(', ')}`);
     this.showPass();
-    if (this.count !== this.scrolledFor) this.scrollTo(grid, this.cells[this.count - 1]?.parentElement);
-    this.scrolledFor = this.count;
   }
 
   addCell(grid, index) {
