@@ -57,9 +57,12 @@ run_tests() {
 }
 
 # The suites about the core, but two that take long here: hashes runs what selftest does, more often;
-# exp_log goes through every float32, in double precision.
-[ "$criterion" = no ] || run_tests suites attend golden merge oracle reuse sequence
-run_tests checkasm checkasm
+# exp_log goes through every float32, in double precision. Of attend and golden the samples: fewer random
+# cases, and every third golden file.
+[ "$criterion" = no ] || run_tests suites attend_sample golden_sample merge oracle reuse sequence
+# From 640 rounds on, every size of every kernel occurs.
+run_tests checkasm checkasm --test-args='--rounds 640'
+# All sets; and the work of two threads with one of them: how it is shared does not depend on the set.
 run_tests one_thread selftest --test-args='--threads 1'
-run_tests two_threads selftest --test-args='--threads 2'
+run_tests two_threads selftest --test-args='--threads 2 --isa neon'
 exit 0
