@@ -377,11 +377,13 @@ def decoding_beyond_the_models_limit():
 
 @long_case
 def models_with_random_weights():
-    with folder() as path:
-        succeeded(run(sys.executable, SOURCE / "bench" / "random_model.py", path, "--like", "tiny"))
-        value = measured("decode", "--model", path, "--context", 16, "--tau", 2, "--repeats", 1,
-                         "--min-seconds", 0)
-        expect_equal(len(value["cases"]), 1, "cases")
+    for like, bits in (("tiny", 16), ("tiny-llada2", 4), ("tiny-fast-dllm", 16)):
+        with folder() as path:
+            succeeded(run(sys.executable, SOURCE / "bench" / "random_model.py", path, "--like", like,
+                          "--bits", bits, "--layers", 2))
+            value = measured("decode", "--model", path, "--context", 16, "--tau", 2, "--repeats", 1,
+                             "--min-seconds", 0)
+            expect_equal(len(value["cases"]), 1, "cases")
 
 
 @case
