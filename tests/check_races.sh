@@ -48,7 +48,7 @@ run "callers at the same time" "$threads" "$golden/demo-model"
     run "trace" "$program" trace $text -o "$scratch/trace"
 }
 run "problems of a suite, one model's weights" "$program" eval tasks --model "$golden/demo-model" --suite ledger-1k \
-    --count 4 --tokens 16 --policies tau:2 --threads 4
+    --count 4 --tokens 16 --block-size 16 --policies tau:2 --threads 4
 run "video with head-wise reuse" "$program" video --model "$golden/demo-video" --clips 1 --frames 12 --threads 4 \
     --reuse "$golden/demo-video/calibration.json" -o "$scratch/clips.y4m"
 run "golden hashes" "$program" selftest --isa all --threads 4
