@@ -243,6 +243,29 @@ Test(writer, writes_what_was_put) {
     temporary_remove();
 }
 
+/* Whether the file is mapped or read, and whatever is released: beyond its ends, too. */
+Test(map, bytes_that_were_released_are_the_same) {
+    enum { SIZE = 5 << 12 };
+    static char content[SIZE];
+    for (int i = 0; i < SIZE; i++)
+        content[i] = (char)(1 + i % 251);
+    temporary_make();
+    const char *path = temporary_write("x", content, SIZE);
+    fb_file_map maps[2] = {0};
+    cr_assert_eq(fb_file_map_open(path, &maps[0]), FB_OK);
+    cr_assert_eq(fb_file_map_by_reading(path, &maps[1]), FB_OK);
+    for (int i = 0; i < 2; i++) {
+        fb_file_map_release(&maps[i], maps[i].data + 100, SIZE - 200);
+        fb_file_map_release(&maps[i], maps[i].data + 100, SIZE);
+        fb_file_map_release(&maps[i], content, SIZE);
+        cr_expect_eq(memcmp(maps[i].data, content, SIZE), 0, "%d", i);
+        fb_file_map_close(&maps[i]);
+    }
+    cr_expect_eq(content[SIZE / 2], (char)(1 + SIZE / 2 % 251));
+    unlink(path);
+    temporary_remove();
+}
+
 /* The file is whole when another one is written over it that is shorter, in place. */
 Test(writer, in_place_nothing_of_the_old_bytes_stays) {
     temporary_make();

@@ -23,13 +23,13 @@ bool fb_size_add(size_t a, size_t b, size_t *sum) {
 }
 
 void fb_release_pages(const void *memory, size_t bytes) {
-#ifdef MADV_PAGEOUT
-    const uintptr_t page = 4096; /* of a file's page that is larger, the call fails */
+#ifdef MADV_DONTNEED
+    const uintptr_t page = 4096; /* of a system's page that is larger, the call fails */
     uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
     if (begin < end)
         (void)madvise((char *)(uintptr_t)memory + (begin - (uintptr_t)memory), end - begin,
-                      MADV_PAGEOUT);
+                      MADV_DONTNEED);
 #else
     (void)memory;
     (void)bytes;

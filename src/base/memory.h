@@ -32,8 +32,8 @@ FB_API void fb_free(void *memory);
  * page; it may be a file's that is mapped. */
 FB_API void fb_ask_for_huge_pages(void *memory, size_t bytes);
 
-/* Tells the system that bytes of a mapped file are not needed soon: they need not stay in memory. A
- * hint, too; the bytes are the same afterwards, also if the memory is no file's. */
+/* Pages of a file that is mapped, read-only, leave this process's memory; the system may keep the
+ * file's. Reading them brings them back. Memory that is no file's would become zeros. */
 FB_API void fb_release_pages(const void *memory, size_t bytes);
 
 #endif

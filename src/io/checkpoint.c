@@ -305,6 +305,11 @@ const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t i
     return checkpoint->tensors[index];
 }
 
+void fb_checkpoint_release(const fb_checkpoint *checkpoint, const void *data, size_t bytes) {
+    for (size_t i = 0; i < checkpoint->num_shards; i++)
+        fb_safetensors_release(checkpoint->shards[i], data, bytes);
+}
+
 const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name) {
     for (size_t i = 0; i < checkpoint->count; i++) {
         const char *other = checkpoint->tensors[i]->name;

@@ -32,6 +32,10 @@ const fb_tensor_view *fb_checkpoint_find(const fb_checkpoint *checkpoint, const 
 size_t fb_checkpoint_count(const fb_checkpoint *checkpoint);
 const fb_tensor_view *fb_checkpoint_at(const fb_checkpoint *checkpoint, size_t index);
 
+/* Bytes of a tensor that are not needed soon leave this process's memory, where they are a mapped
+ * file's. Reading them brings them back. */
+void fb_checkpoint_release(const fb_checkpoint *checkpoint, const void *data, size_t bytes);
+
 /* The name of a tensor that `name` is a part of, or that is a part of it, with something before it
  * ("module.NAME"); NULL when there is none. */
 const char *fb_checkpoint_similar(const fb_checkpoint *checkpoint, const char *name);

@@ -227,6 +227,13 @@ fb_status fb_file_map_by_reading(const char *path, fb_file_map *map) {
     return open_map(path, true, map);
 }
 
+void fb_file_map_release(const fb_file_map *map, const void *data, size_t bytes) {
+    uintptr_t begin = (uintptr_t)map->mapped, first = (uintptr_t)data;
+    if (map->mapped && first >= begin && first - begin <= map->mapped_size &&
+        bytes <= map->mapped_size - (first - begin))
+        fb_release_pages(data, bytes);
+}
+
 void fb_file_map_close(fb_file_map *map) {
     if (map->mapped)
         munmap(map->mapped, map->mapped_size);

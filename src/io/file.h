@@ -34,6 +34,10 @@ fb_status fb_file_map_open(const char *path, fb_file_map *map);
  * FB_ERROR_IO when it becomes shorter meanwhile. */
 fb_status fb_file_map_by_reading(const char *path, fb_file_map *map);
 
+/* Bytes of the map that are not needed soon leave this process's memory. Nothing happens if they
+ * are not the map's, or if its file was read. */
+void fb_file_map_release(const fb_file_map *map, const void *data, size_t bytes);
+
 /* Unmaps or frees the bytes and zeroes the map. A zeroed map is allowed. */
 void fb_file_map_close(fb_file_map *map);
 

@@ -228,6 +228,10 @@ fb_status fb_safetensors_read(const char *path, fb_safetensors **file) {
     return parse_map(&map, path, file);
 }
 
+void fb_safetensors_release(const fb_safetensors *file, const void *data, size_t bytes) {
+    fb_file_map_release(&file->map, data, bytes);
+}
+
 void fb_safetensors_close(fb_safetensors *file) {
     if (!file)
         return;

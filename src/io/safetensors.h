@@ -26,6 +26,10 @@ fb_status fb_safetensors_read(const char *path, fb_safetensors **file);
 fb_status fb_safetensors_parse(const void *data, size_t size, const char *name,
                                fb_safetensors **file);
 
+/* Bytes of a tensor that are not needed soon leave this process's memory, if the file is mapped.
+ * Nothing happens if they are not the file's. */
+void fb_safetensors_release(const fb_safetensors *file, const void *data, size_t bytes);
+
 /* Invalidates every view of the file. NULL is allowed. */
 void fb_safetensors_close(fb_safetensors *file);
 

@@ -369,7 +369,8 @@ static fb_status write_block(job *j, block *b, size_t rows, double *squares, dou
     }
     const fb_tensor_view *tensor = s->tensor;
     size_t of_row = tensor->shape[0] ? tensor->bytes / tensor->shape[0] : 0;
-    fb_release_pages((const char *)tensor->data + b->first * of_row, rows * of_row);
+    fb_checkpoint_release(j->checkpoint, (const char *)tensor->data + b->first * of_row,
+                          rows * of_row);
     return fb_folder_writer_put(j->writer, b->integers, rows * row_bytes);
 }
 

@@ -191,6 +191,7 @@ static fb_status read_scales(fb_weight_reader *reader, const fb_tensor_view *ten
     FB_TRY(fb_tensor_storage(tensor, &dtype));
     FB_TRY(allocate(reader, w->rows * w->groups, sizeof *w->scales, tensor->name, &w->scales));
     FB_TRY(fb_tensor_read_f32(tensor, 0, tensor->count, w->scales));
+    fb_checkpoint_release(reader->checkpoint, tensor->data, tensor->bytes);
     FB_TRY(check_scales(tensor, w->scales));
     if (span == FB_SCALE_OF_TENSOR)
         spread(w->scales, sizeof *w->scales, w->rows * w->groups);
@@ -530,7 +531,7 @@ static fb_status make_quantized(fb_weight_reader *reader, const stored_weight *w
     copying job = {.weight = w, .order = order};
     FB_TRY(allocate(reader, w->rows, w->columns * w->bits / 8, w->name, &job.to));
     copy_integers(&job);
-    fb_release_pages(w->data, w->bytes);
+    fb_checkpoint_release(reader->checkpoint, w->data, w->bytes);
     matrix->data = job.to;
     return FB_OK;
 }
@@ -558,6 +559,7 @@ static fb_status make_wide(fb_weight_reader *reader, const stored_weight *w, fb_
         return fb_fail(FB_ERROR_FORMAT, "%s is too large", w->name);
     FB_TRY(allocate(reader, count, sizeof(float), w->name, &job.to));
     fb_parallel_for(w->rows, 0, fb_parallel_threads(), widen_rows, &job);
+    fb_checkpoint_release(reader->checkpoint, w->data, w->bytes);
     *matrix = (fb_matrix){.data = job.to, .dtype = FB_F32, .rows = w->rows, .columns = w->columns};
     if (reader->num_widened++ == 0)
         snprintf(reader->first_widened, sizeof reader->first_widened,
