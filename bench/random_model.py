@@ -51,6 +51,7 @@ def fast_dllm(*sizes, **more):
     return dense(*sizes, architectures=["Fast_dLLM_QwenForCausalLM"], model_type="Fast_dLLM_Qwen", bd_size=32, **more)
 
 
+TINY = dict(vocab_size=1024, mask_token_id=1000, eos_token_id=1001)
 SHAPES = {
     "sdar-1.7b": sdar(2048, 6144, 28, 16),
     "sdar-4b": sdar(2560, 9728, 36, 32),
@@ -63,9 +64,9 @@ SHAPES = {
     "fast-dllm-v2-1.5b": fast_dllm(1536, 8960, 28, 12, kv_heads=2),
     "fast-dllm-v2-7b": fast_dllm(3584, 18944, 28, 28, kv_heads=4, vocab=152064, tied=False),
     # for tests
-    "tiny": sdar(256, 128, 2, 8, tied=False),
-    "tiny-llada2": llada2(256, 256, 2, 8, vocab=157184, num_experts=16, moe_intermediate_size=128),
-    "tiny-fast-dllm": fast_dllm(256, 256, 2, 2, kv_heads=1),
+    "tiny": sdar(256, 128, 2, 8, tied=False) | TINY,
+    "tiny-llada2": llada2(256, 256, 2, 8, num_experts=16, moe_intermediate_size=128) | TINY,
+    "tiny-fast-dllm": fast_dllm(256, 256, 2, 2, kv_heads=1) | TINY,
 }
 
 
@@ -77,7 +78,7 @@ def configuration(shape, bits):
     if shape["model_type"] != "Fast_dLLM_Qwen":
         config["head_dim"] = 128
     if shape["model_type"] != "llada2_moe":
-        config["eos_token_id"] = 151645
+        config.setdefault("eos_token_id", 151645)
     if bits == 4:
         config["quantization_config"] = quantization(shape)
     return config
