@@ -444,6 +444,40 @@ def http_that_is_strange():
         server.complete("And")
 
 
+def is_closed(client, seconds):
+    """Whether the server closes the connection within so many seconds, whatever it sends before."""
+    client.settimeout(seconds)
+    with contextlib.suppress(OSError):
+        while client.recv(65536):
+            pass
+        return True
+    return False
+
+
+@case
+def clients_have_their_time():
+    """Those that do not send a whole request, or do not read the reply, do not keep their connection."""
+    with Server("--client-seconds", 2, "--request-seconds", 2, "-n", 4) as server:
+        body = json.dumps({"prompt": "And"}).encode()
+        drip, idle, half = (socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in range(3))
+        drip.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        half.sendall(post(body)[:30])
+        reader = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
+        reader.sendall(post({"prompt": "And", "max_tokens": 16000, "stream": True}))
+        with contextlib.suppress(OSError):
+            for _ in range(200):  # a byte now and then
+                drip.sendall(b" ")
+                time.sleep(0.1)
+            expect(False, "a body a byte at a time was not cut off")
+        for client in (idle, half):
+            expect(is_closed(client, 20), "a connection without a request")
+        server.wait_for("active_sequences", 0)
+        server.complete("And")
+        expect(is_closed(reader, 20), "a stream")
+        for client in (drip, idle, half, reader):
+            client.close()
+
+
 @case
 def a_server_that_is_killed():
     """Clients that wait see the end at once, and the next server can listen at the same port."""

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/page/page.h"
+#include "cli/serve/deadlines.h"
 #include "decode/generate_options.h"
 #include "io/json_write.h"
 
@@ -14,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_BODY = 8 << 20, SECONDS_IDLE = 60, MEMORY_OF_CONNECTION = 64 << 10 };
+enum { MOST_BODY = 8 << 20, MEMORY_OF_CONNECTION = 64 << 10 };
 
 struct fb_serve_http {
     const fb_serve_model *model;
@@ -23,6 +24,8 @@ struct fb_serve_http {
     struct MHD_Daemon *daemon;
     int listening; /* after fb_serve_http_quiesce; -1 */
     atomic_int exchanges;
+    double client_seconds;
+    fb_serve_deadlines deadlines;
 };
 
 typedef enum MHD_Result result;
@@ -316,6 +319,14 @@ static result answer(fb_serve_http *http, struct MHD_Connection *connection, exc
     return post ? begin_completion(http, connection, x, chat) : wrong_method(connection);
 }
 
+/* From now on. */
+static void give_time(fb_serve_http *http, struct MHD_Connection *connection, double seconds) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info && info->socket_context)
+        fb_serve_deadline_set(&http->deadlines, info->socket_context, seconds);
+}
+
 /* Called for the headers, for parts of the body, at its end, and after a wait. */
 static result handle(void *user, struct MHD_Connection *connection, const char *url,
                      const char *method, const char *version, const char *data, size_t *size,
@@ -328,10 +339,14 @@ static result handle(void *user, struct MHD_Connection *connection, const char *
             return MHD_NO;
         atomic_fetch_add(&http->exchanges, 1);
         *state = x;
+        give_time(http, connection, http->client_seconds);
         return MHD_YES;
     }
-    if (*size == 0)
+    if (*size == 0) {
+        if (!x->job)
+            give_time(http, connection, http->model->most_seconds + http->client_seconds);
         return answer(http, connection, x, url, method);
+    }
     x->too_large = x->too_large || x->body.size + *size > MOST_BODY;
     if (!x->too_large && fb_buffer_append(&x->body, data, *size) != FB_OK)
         return MHD_NO;
@@ -345,10 +360,10 @@ static void completed(void *user, struct MHD_Connection *connection, void **stat
                       enum MHD_RequestTerminationCode code) {
     fb_serve_http *http = user;
     exchange *x = *state;
-    (void)connection;
     (void)code;
     if (!x)
         return;
+    give_time(http, connection, http->client_seconds); /* for a next request */
     if (x->job) {
         pthread_mutex_lock(&x->job->mutex);
         x->job->waiting = NULL;
@@ -360,6 +375,23 @@ static void completed(void *user, struct MHD_Connection *connection, void **stat
     fb_free(x);
     *state = NULL;
     atomic_fetch_sub(&http->exchanges, 1);
+}
+
+/* A connection begins or ends. */
+static void note_connection(void *user, struct MHD_Connection *connection, void **context,
+                            enum MHD_ConnectionNotificationCode code) {
+    fb_serve_http *http = user;
+    fb_serve_deadline *deadline = NULL;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        fb_serve_deadline_remove(&http->deadlines, *context);
+        *context = NULL;
+        return;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info && fb_serve_deadline_add(&http->deadlines, info->connect_fd, http->client_seconds,
+                                      &deadline) == FB_OK)
+        *context = deadline;
 }
 
 /* --- beginning and end ------------------------------------------------------------------------ */
@@ -393,13 +425,18 @@ static fb_status listen_at(fb_serve_http *http, const fb_serve_http_options *o) 
     http->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | flags, (uint16_t)o->port, NULL,
         NULL, handle, http, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, completed,
-        http, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)SECONDS_IDLE, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_OF_CONNECTION,
-        MHD_OPTION_END);
+        http, MHD_OPTION_NOTIFY_CONNECTION, note_connection, http, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)o->connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->client_seconds,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_OF_CONNECTION, MHD_OPTION_END);
     if (http->daemon)
         return FB_OK;
     return fb_fail(FB_ERROR_IO, "cannot listen at %s, port %zu: %s", o->host, o->port,
                    errno ? strerror(errno) : "the HTTP library does not say why");
+}
+
+static void release(fb_serve_http *http) {
+    fb_serve_deadlines_end(&http->deadlines);
+    fb_free(http);
 }
 
 fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engine,
@@ -410,17 +447,23 @@ fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engi
     started->engine = engine;
     started->key = options->key;
     started->listening = -1;
+    started->client_seconds = options->client_seconds;
+    fb_serve_deadlines_begin(&started->deadlines);
     fb_status status = listen_at(started, options);
     if (status == FB_OK)
         *http = started;
     else
-        fb_free(started);
+        release(started);
     return status;
 }
 
 unsigned fb_serve_http_port(const fb_serve_http *http) {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_BIND_PORT);
     return info ? info->port : 0;
+}
+
+void fb_serve_http_sweep(fb_serve_http *http) {
+    fb_serve_deadlines_sweep(&http->deadlines);
 }
 
 void fb_serve_http_quiesce(fb_serve_http *http) {
@@ -438,5 +481,5 @@ void fb_serve_http_stop(fb_serve_http *http) {
     MHD_stop_daemon(http->daemon);
     if (http->listening >= 0)
         close(http->listening);
-    fb_free(http);
+    release(http);
 }

@@ -14,6 +14,7 @@ typedef struct fb_serve_http_options {
     size_t port;      /* 0: any that is free */
     const char *key;  /* that clients show; NULL: none is needed */
     size_t connections;
+    double client_seconds; /* for sending a request, and for reading the end of its reply */
 } fb_serve_http_options;
 
 /* Listens, and answers in a thread of its own. What the options point to must outlive it. */
@@ -22,6 +23,9 @@ fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engi
 
 /* The port. */
 unsigned fb_serve_http_port(const fb_serve_http *http);
+
+/* Ends connections whose time is over. To be called now and then. */
+void fb_serve_http_sweep(fb_serve_http *http);
 
 /* Takes no more connections. */
 void fb_serve_http_quiesce(fb_serve_http *http);

@@ -21,7 +21,7 @@ enum { MOST_KEY = 4096, CONNECTIONS = 256, TICK_MS = 100 };
 typedef struct settings {
     fb_generate_settings generate;
     const char *host, *key_file, *name;
-    size_t port, parallel, queue, drain_seconds, request_seconds, max_tokens;
+    size_t port, parallel, queue, drain_seconds, request_seconds, client_seconds, max_tokens;
     bool anonymous;
 } settings;
 
@@ -80,6 +80,15 @@ static const fb_option option_list[] = {
      .max = 1 << 30,
      .otherwise = "600",
      .help = "a request may take so long from its arrival: then its texts end as they are"},
+    {.kind = FB_OPTION_SIZE,
+     .name = "client-seconds",
+     .argument = "N",
+     TARGET(client_seconds),
+     .min = 1,
+     .max = 1 << 30,
+     .otherwise = "60",
+     .help = "a client may take so long to send a request, and to read what is left of its reply "
+             "when the request's time is over: then its connection is closed"},
     {.kind = FB_OPTION_SIZE,
      .name = "drain-seconds",
      .argument = "N",
@@ -164,14 +173,21 @@ static void drain(fb_serve_engine *engine, fb_serve_http *http, const sigset_t *
         sigtimedwait(signals, NULL, &tick); /* what is left is cancelled, and says so */
 }
 
+/* Meanwhile connections whose time is over end. */
+static void wait_for_signal(fb_serve_http *http, const sigset_t *signals) {
+    const struct timespec second = {.tv_sec = 1};
+    while (sigtimedwait(signals, NULL, &second) < 0)
+        fb_serve_http_sweep(http);
+}
+
 static fb_status serve(const fb_serve_model *model, const settings *given, const char *key) {
     fb_serve_engine *engine = NULL;
     fb_serve_http *http = NULL;
     sigset_t signals;
-    int number;
     choose_signals(&signals);
     FB_TRY(fb_serve_engine_start(model, given->parallel, given->queue, &engine));
-    const fb_serve_http_options options = {given->host, given->port, key, CONNECTIONS};
+    const fb_serve_http_options options = {given->host, given->port, key, CONNECTIONS,
+                                           (double)given->client_seconds};
     fb_status status = fb_serve_http_start(model, engine, &options, &http);
     if (status == FB_OK) {
         char address[256];
@@ -180,7 +196,7 @@ static fb_status serve(const fb_serve_model *model, const settings *given, const
                  six ? "]" : "", fb_serve_http_port(http));
         printf("flashblock serves %s at %s/v1, and a page at %s/\n", model->name, address, address);
         fflush(stdout);
-        sigwait(&signals, &number);
+        wait_for_signal(http, &signals);
         drain(engine, http, &signals, given->drain_seconds);
     }
     fb_serve_engine_stop(engine);
