@@ -169,6 +169,27 @@ def rotate(x, positions, theta):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def mlp(reader, prefix, h):
+    gate, up = (h @ reader.matrix(f"{prefix}{n}_proj").T for n in ("gate", "up"))
+    return (gate / (1 + np.exp(-gate)) * up) @ reader.matrix(prefix + "down_proj").T
+
+
+def feed_forward(reader, layer, h):
+    """An MLP, or SDAR's mixture of experts."""
+    config, prefix = reader.config, f"model.layers.{layer}.mlp."
+    if config.get("num_experts", 0) == 0 or (layer + 1) % config.get("decoder_sparse_step", 1):
+        return mlp(reader, prefix, h)
+    z = h @ reader.matrix(prefix + "gate").T
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    y = np.zeros_like(h)
+    for row, chosen in enumerate(np.argsort(-p, -1, "stable")[:, : config["num_experts_per_tok"]]):
+        total = p[row, chosen].sum() if config.get("norm_topk_prob") else 1
+        for expert in chosen:
+            y[row] += p[row, expert] / total * mlp(reader, f"{prefix}experts.{expert}.", h[row : row + 1])[0]
+    return y
+
+
 def logits(directory, tokens):
     """[tokens, vocabulary] of one block with nothing before it."""
     reader = Reader(directory)
@@ -193,8 +214,7 @@ def logits(directory, tokens):
         attended = np.einsum("hqk,khd->qhd", weights, v).reshape(count, -1)
         x = x + attended @ reader.matrix(prefix + "self_attn.o_proj").T
         h = norm(x, reader.vector(prefix + "post_attention_layernorm"), eps)
-        gate, up = (h @ reader.matrix(f"{prefix}mlp.{n}_proj").T for n in ("gate", "up"))
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ reader.matrix(prefix + "mlp.down_proj").T
+        x = x + feed_forward(reader, layer, h)
     x = norm(x, reader.vector("model.norm"), eps)
     head = embedding if config.get("tie_word_embeddings") else reader.matrix("lm_head")
     return x @ head.T

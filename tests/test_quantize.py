@@ -244,6 +244,22 @@ def check_parts(base, rng):
         report(f"a tied head of {head} bits", "" if good and error < 2e-6 else f"{heads} {error:.3g} {got.stderr}")
 
 
+def check_mixtures(base):
+    """Experts, each in tensors of its own; routers stay as they are."""
+    models = pathlib.Path(os.environ["FLASHBLOCK_SOURCE_ROOT"]) / "golden" / "models"
+    for number, (model, *options) in enumerate((
+        ("sdar_moe", "--bits", 8), ("sdar_moe", "--bits", 4, "--group-size", 0), ("sdar_moe_step2", "--bits", 8))):
+        out = base / f"mixture{number}"
+        got = run("-m", models / model, *options, "-o", out)
+        names = oracle.read_tensors(out / "model.safetensors")
+        routers = [name for name in names if name.endswith("mlp.gate.weight")]
+        floats = [name for name in routers if names[name].dtype == np.float32]
+        true = oracle.logits(out, TOKENS)
+        error = np.abs(logits(out) - true).max() / np.abs(true).max()
+        good = got.returncode == 0 and routers and routers == floats and error < 2e-6
+        report(f"{model} {' '.join(map(str, options))}", "" if good else f"{error:.3g} {routers} {got.stderr}")
+
+
 def check_killed(base):
     """A model that takes some seconds; it is stopped once the temporary folder is there."""
     model = base / "large"
@@ -284,6 +300,7 @@ def main():
         check_mse(base, rng)
         check_directory(base, rng)
         check_parts(base, rng)
+        check_mixtures(base)
         check_killed(base)
     print(f"1..{len(results)}")
     sys.exit(not all(results))
