@@ -92,6 +92,8 @@ def scheme_of(config, name, kind):
 
 def compressed_weight(tensors, name, weights, layout):
     scale = tensors[f"{name}.weight_scale"].astype(np.float64)
+    if weights["strategy"] == "channel":
+        scale = scale.reshape(-1, 1)
     bits = weights["num_bits"]
     zero = 0
     if layout == "pack-quantized":
@@ -117,7 +119,10 @@ def compressed_weight(tensors, name, weights, layout):
 def gptq_weight(tensors, name, config):
     scales = tensors[f"{name}.scales"].astype(np.float64)
     rows = scales.shape[1]
-    index = tensors[f"{name}.g_idx"]
+    index = tensors.get(f"{name}.g_idx")
+    if index is None:
+        columns = tensors[f"{name}.qweight"].shape[0] * 32 // config["bits"]
+        index = np.arange(columns) // (columns // scales.shape[0])
     bits = tensors[f"{name}.qweight"].shape[0] * 32 // index.shape[0]
     q = unpack(tensors[f"{name}.qweight"], bits, index.shape[0], 0)
     zero = unpack(tensors[f"{name}.qzeros"], bits, rows, 1)

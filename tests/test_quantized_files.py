@@ -277,6 +277,92 @@ def check_compressed(rng):
                 {"compression_config": {"quantization_config": how}})
 
 
+# What writers of several years put into config.json, in the order and with the fields that they have.
+OLDER_COMPRESSED = {
+    "config_groups": {
+        "group_0": {
+            "input_activations": None,
+            "output_activations": None,
+            "targets": ["Linear"],
+            "weights": {"actorder": None, "block_structure": None, "dynamic": False, "group_size": 32, "num_bits": 4,
+                        "observer": "minmax", "observer_kwargs": {}, "strategy": "group", "symmetric": True, "type": "int"},
+        }
+    },
+    "format": "pack-quantized",
+    "global_compression_ratio": 1.89,
+    "ignore": ["lm_head"],
+    "kv_cache_scheme": None,
+    "quant_method": "compressed-tensors",
+    "quantization_status": "frozen",
+}
+NEWER_COMPRESSED = {
+    "config_groups": {
+        "group_0": {
+            "format": "pack-quantized",
+            "input_activations": None,
+            "output_activations": None,
+            "targets": ["re:.*mlp.*"],
+            "weights": {"actorder": "static", "block_structure": None, "dynamic": False, "group_size": 64, "num_bits": 4,
+                        "observer": "memoryless_minmax", "observer_kwargs": {}, "scale_dtype": None, "strategy": "group",
+                        "symmetric": False, "type": "int", "zp_dtype": "torch.int8"},
+        },
+        "group_1": {
+            "format": "int-quantized",
+            "input_activations": {"actorder": None, "block_structure": None, "dynamic": True, "group_size": None,
+                                  "num_bits": 8, "observer": None, "observer_kwargs": {}, "scale_dtype": None,
+                                  "strategy": "token", "symmetric": True, "type": "int", "zp_dtype": None},
+            "output_activations": None,
+            "targets": ["Linear"],
+            "weights": {"actorder": None, "block_structure": None, "dynamic": False, "group_size": None, "num_bits": 8,
+                        "observer": "memoryless_mse", "observer_kwargs": {}, "scale_dtype": None, "strategy": "channel",
+                        "symmetric": True, "type": "int", "zp_dtype": None},
+        },
+    },
+    "format": "mixed-precision",
+    "global_compression_ratio": None,
+    "ignore": ["re:.*lm_head", "re:visual.*", "re:.*\\.0\\.self_attn\\.q_proj$"],
+    "kv_cache_scheme": None,
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
+    "sparsity_config": {},
+    "transform_config": {},
+    "version": "0.12.3.a20251114",
+}
+# `format` is nothing that the group itself says.
+OWN_FORMAT_NULL = json.loads(json.dumps(OLDER_COMPRESSED))
+OWN_FORMAT_NULL["config_groups"]["group_0"]["format"] = None
+
+
+def check_years(rng):
+    for name, how in (("fields of 2024", OLDER_COMPRESSED), ("fields of 2025", NEWER_COMPRESSED),
+                      ("a format that is null", OWN_FORMAT_NULL)):
+        same_logits(f"compressed-tensors, {name}", compressed_model(rng, how), how)
+    how = compressed_config("naive-quantized", group_of(["Linear"], 8, "channel", None))
+    tensors = compressed_model(rng, how)
+    for name, _, _ in matrices():
+        scale, kind = tensors[f"{name}.weight_scale"]
+        tensors[f"{name}.weight_scale"] = (scale[:, 0], kind)
+    same_logits("naive-quantized, scales without a second dimension", tensors, how)
+    newer = gptq_config(4, 32, method="gptq", format="gptq", meta={
+        "quantizer": ["gptqmodel:6.0.0"], "uri": "https://github.com/modelcloud/gptqmodel", "damp_percent": 0.05,
+        "damp_auto_increment": 0.01, "static_groups": False, "true_sequential": True, "mse": 0.0, "gptaq": None,
+        "act_group_aware": True})
+    del newer["sym"]
+    same_logits("GPTQ, fields of 2026", gptq_model(rng, 4, 32), newer)
+    del newer["quant_method"]
+    same_logits("GPTQ, `method` only", gptq_model(rng, 4, 32), newer)
+    optimum = {"bits": 4, "batch_size": 1, "block_name_to_quantize": "model.layers", "cache_block_outputs": True,
+               "damp_percent": 0.1, "dataset": "c4", "desc_act": True, "exllama_config": {"version": 1}, "group_size": 32,
+               "max_input_length": None, "model_seqlen": 2048, "module_name_preceding_first_block": ["model.embed_tokens"],
+               "modules_in_block_to_quantize": [["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj"],
+                                                ["self_attn.o_proj"], ["mlp.up_proj", "mlp.gate_proj"], ["mlp.down_proj"]],
+               "pad_token_id": None, "quant_method": "gptq", "sym": True, "tokenizer": None, "true_sequential": True,
+               "use_cuda_fp16": False, "use_exllama": True}
+    same_logits("GPTQ, fields of Optimum", gptq_model(rng, 4, 32, ordered=True), optimum)
+    tensors = {key: value for key, value in gptq_model(rng, 8, 64).items() if not key.endswith("g_idx")}
+    same_logits("GPTQ without g_idx", tensors, gptq_config(8, 64))
+
+
 def check_targets(rng):
     packed = "pack-quantized"
     mixed = compressed_config(
@@ -442,6 +528,7 @@ def main():
     check_targets(rng)
     check_odd_forms(rng)
     check_gptq(rng)
+    check_years(rng)
     check_refusals(rng)
     print(f"1..{len(results)}")
     sys.exit(not all(results))

@@ -306,6 +306,8 @@ static fb_status read_method(const fb_json *object, const char *where, const cha
                                              "sparseml"};
     if (fb_json_has(object, "config_groups"))
         method = compressed[0];
+    if (!fb_json_has(object, "quant_method"))
+        FB_TRY(fb_json_get_string_or(object, where, "method", method, &method));
     FB_TRY(fb_json_get_string_or(object, where, "quant_method", method, &method));
     if (is_method(method, compressed, sizeof compressed / sizeof compressed[0]))
         return read_compressed(object, where, q, warnings);

@@ -72,6 +72,7 @@ const fb_field fb_compressed_input_fields[] = {
 
 const fb_field fb_gptq_fields[] = {
     USED("quant_method", "gptq; missing in old files"),
+    USED("method", "as quant_method, where that is missing"),
     USED("bits", "8 or 4"),
     USED("group_size", "columns of a group; -1: a row is one group"),
     USED("checkpoint_format", "gptq: qzeros hold the zero point less 1; gptq_v2: the zero point"),
