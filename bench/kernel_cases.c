@@ -34,7 +34,7 @@ enum {
         KERNEL + DTYPE, DTYPE, 32, HEAD_DIM / 2, false, FB_KERNEL_PRODUCT, 0                       \
     }
 #define DOTS(DTYPE)                                                                                \
-    {FB_KERNEL_DOTS, DTYPE, 4, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0},                        \
+    {FB_KERNEL_FEW_DOTS + DTYPE, DTYPE, FB_FEW_ROWS, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0},  \
         {FB_KERNEL_DOTS, DTYPE, 8, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0},                    \
         {FB_KERNEL_DOTS, DTYPE, 16, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0}, {                 \
         FB_KERNEL_DOTS, DTYPE, 32, FB_DOT_COLUMNS, true, FB_KERNEL_PRODUCT, 0                      \
@@ -107,6 +107,10 @@ static bool is_attention(const fb_kernel_case *what) {
     return what->kernel < FB_KERNEL_TRANSPOSE;
 }
 
+static bool is_dots(const fb_kernel_case *what) {
+    return what->kernel >= FB_KERNEL_DOTS && what->kernel < FB_KERNEL_INT_DOTS;
+}
+
 static size_t streams_of(const fb_kernel_case *what) {
     return what->rows <= FB_STREAM_ROWS ? FB_STREAMS : 1;
 }
@@ -118,7 +122,7 @@ static size_t tiles_of(const fb_kernel_case *what) {
 /* Bytes of keys, values or weights. */
 static size_t operand_bytes(const fb_kernel_case *what) {
     size_t element = fb_dtype_size(what->dtype);
-    if (what->kernel == FB_KERNEL_DOTS)
+    if (is_dots(what))
         return (size_t)DOT_CALLS * FB_DOT_OUTPUTS * what->columns * element;
     if (what->kernel == FB_KERNEL_INT_DOTS)
         return (size_t)INT_CALLS * FB_INT_OUTPUTS * what->columns * (size_t)what->bits / 8;
@@ -256,12 +260,14 @@ static void run_dots(fb_kernel_run *run) {
     size_t row_bytes = what->columns * fb_dtype_size(what->dtype);
     const char *operands = next_operands(run);
     const void *weights[FB_DOT_OUTPUTS], *next[FB_DOT_OUTPUTS];
+    const bool is_few = what->kernel != FB_KERNEL_DOTS;
+    fb_dots_fn *const *dots = is_few ? run->kernels->few_dots : run->kernels->dots;
     for (size_t call = 0; call < DOT_CALLS; call++) {
         for (size_t i = 0; i < FB_DOT_OUTPUTS; i++) {
             weights[i] = operands + (i * DOT_CALLS + call) * row_bytes;
             next[i] = (const char *)weights[i] + row_bytes;
         }
-        run->kernels->dots[what->dtype](&(fb_dots_call){
+        dots[what->dtype](&(fb_dots_call){
             .x = run->data->rows,
             .rows = what->rows,
             .weights = weights,
@@ -354,7 +360,7 @@ fb_status fb_kernel_run_once(void *context) {
         run_products(run);
     else if (is_attention(run->what))
         run_product(run);
-    else if (run->what->kernel == FB_KERNEL_DOTS)
+    else if (is_dots(run->what))
         run_dots(run);
     else if (run->what->kernel == FB_KERNEL_INT_DOTS)
         run_int_dots(run);

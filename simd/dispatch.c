@@ -157,12 +157,18 @@ typedef struct kernel_place {
         PLACE(NAME " f16", MEMBER[FB_F16])
 
 static const kernel_place places[FB_NUM_KERNELS] = {
-    PLACES("scores", scores),        PLACES("values", values),
-    PLACES("transpose", transpose),  PLACE("dots", dots), /* dot_outputs goes with them, see take */
-    PLACE("int_dots", int_dots),                          /* so do quantize and int_outputs */
-    PLACE("softmax", softmax),       PLACE("merge_row", merge_row),
-    PLACE("divide_row", divide_row), PLACE("widen bf16", widen_bf16),
-    PLACE("widen f16", widen_f16),   PLACE("exp", exp),
+    PLACES("scores", scores),
+    PLACES("values", values),
+    PLACES("transpose", transpose),
+    PLACE("dots", dots), /* dot_outputs goes with them, see take */
+    PLACES("few_dots", few_dots),
+    PLACE("int_dots", int_dots), /* so do quantize and int_outputs */
+    PLACE("softmax", softmax),
+    PLACE("merge_row", merge_row),
+    PLACE("divide_row", divide_row),
+    PLACE("widen bf16", widen_bf16),
+    PLACE("widen f16", widen_f16),
+    PLACE("exp", exp),
 };
 
 const char *fb_kernel_name(fb_kernel kernel) {
@@ -176,14 +182,16 @@ bool fb_kernel_is_same(fb_kernel kernel, const fb_kernels *a, const fb_kernels *
 
 /* An entry that a set does not override is the entry of the set below. */
 static void build_sets(void) {
-    tables[FB_ISA_SCALAR] = fb_kernels_scalar;
     for (size_t i = 0; i < NUM_SETS; i++) {
         const instruction_set *set = &sets[i];
+        fb_kernels *table = &tables[set->isa];
         usable[set->isa] = fb_isa_supported(set->isa);
-        if (!usable[set->isa] || !set->init)
+        if (!usable[set->isa])
             continue;
-        tables[set->isa] = tables[set->below];
-        set->init(&tables[set->isa]);
+        *table = set->init ? tables[set->below] : fb_kernels_scalar;
+        if (set->init)
+            set->init(table);
+        memcpy(table->few_dots, table->dots, sizeof table->dots);
     }
 }
 
@@ -251,6 +259,9 @@ static const struct {
     {FB_KERNEL_VALUES + FB_BF16, {N, W, W}},
     {FB_KERNEL_VALUES + FB_F16, {N, W, W}},
     {FB_KERNEL_DOTS, {W, W, W}},
+    {FB_KERNEL_FEW_DOTS + FB_F32, {W, W, W}},
+    {FB_KERNEL_FEW_DOTS + FB_BF16, {W, N, W}},
+    {FB_KERNEL_FEW_DOTS + FB_F16, {W, N, W}},
     {FB_KERNEL_MERGE_ROW, {N, N, N}},
     {FB_KERNEL_WIDEN_F16, {N, N, N}},
 };

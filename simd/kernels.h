@@ -137,6 +137,7 @@ enum {
     FB_DOT_STEP = 32,     /* divides the columns of every call */
     FB_DOT_OUTPUTS = 6,   /* rows of weights, at most */
     FB_DOT_ROWS = 64,     /* rows of x, at most */
+    FB_FEW_ROWS = 4,      /* rows of x that a table may have other kernels for */
 };
 
 /* Floats from one output's sums to the next output's. */
@@ -231,7 +232,10 @@ typedef struct fb_kernels {
     fb_values_fn *values[FB_NUM_DTYPES];
     fb_dots_fn *dots[FB_NUM_DTYPES]; /* all three of one instruction set, for dot_outputs */
     size_t dot_outputs;              /* 1, 3 or 6 */
-    fb_quantize_fn *quantize;        /* with int_dots and int_outputs from one set */
+    /* dots for calls of FB_FEW_ROWS rows and fewer, which wait for memory: those of the set, or of
+     * a narrower one whose dot_outputs divide these */
+    fb_dots_fn *few_dots[FB_NUM_DTYPES];
+    fb_quantize_fn *quantize; /* with int_dots and int_outputs from one set */
     fb_int_dots_fn *int_dots;
     size_t int_outputs; /* 1, 2, 4 or 8 */
     fb_transpose_fn *transpose[FB_NUM_DTYPES];
@@ -253,8 +257,9 @@ typedef enum fb_kernel {
     FB_KERNEL_SCORES, /* then by type, as the next two */
     FB_KERNEL_VALUES = FB_KERNEL_SCORES + FB_NUM_DTYPES,
     FB_KERNEL_TRANSPOSE = FB_KERNEL_VALUES + FB_NUM_DTYPES,
-    FB_KERNEL_DOTS = FB_KERNEL_TRANSPOSE + FB_NUM_DTYPES, /* all types, and dot_outputs */
-    FB_KERNEL_INT_DOTS,                                   /* and quantize, int_outputs */
+    FB_KERNEL_DOTS = FB_KERNEL_TRANSPOSE + FB_NUM_DTYPES,    /* all types, and dot_outputs */
+    FB_KERNEL_FEW_DOTS,                                      /* then by type */
+    FB_KERNEL_INT_DOTS = FB_KERNEL_FEW_DOTS + FB_NUM_DTYPES, /* and quantize, int_outputs */
     FB_KERNEL_SOFTMAX,
     FB_KERNEL_MERGE_ROW,
     FB_KERNEL_DIVIDE_ROW,

@@ -287,7 +287,9 @@ static void multiply_floats(const unit *u, const place *at, const void *const *n
     else
         widen_weights(u, at, weights);
     size_t columns = whole_columns(segment_columns(u->call, at->segment));
-    u->call->kernels->dots[in_place ? u->matrix->dtype : FB_F32](&(fb_dots_call){
+    const fb_kernels *kernels = u->call->kernels;
+    fb_dots_fn *const *dots = u->rows <= FB_FEW_ROWS ? kernels->few_dots : kernels->dots;
+    dots[in_place ? u->matrix->dtype : FB_F32](&(fb_dots_call){
         .x = (const void *)(u->x + at->segment * u->rows * u->call->row_bytes),
         .rows = u->rows,
         .weights = weights,
