@@ -2,11 +2,11 @@
  * to be that they are wrong, the mistake's name first, and its place. docs/results/oracle.md has
  * the table that it prints.
  *
- *     oracle_planted [all | small | long | fast] [NAME]
+ *     oracle_planted [all | small | long | fast] [NAME | I/N]
  *
  * `small`: 257 keys and less; `long`: 4,096 keys; `fast`: each mistake on small shapes, in one type
- * of inputs on each. NAME: mistakes whose name has it; their verdicts are shown. The exit status is
- * 1 if a verdict is not as it should be. */
+ * of inputs on each. NAME: mistakes whose name has it; their verdicts are shown. I/N: mistake I of
+ * each N, for N processes. The exit status is 1 if a verdict is not as it should be. */
 #include "oracle/inputs.h"
 #include "tests/planted.h"
 
@@ -55,6 +55,8 @@ static bool applies(const planted *mistake, const shape *on, const types *in) {
     if (in->inputs != FB_F32 && (mistake->where & F32_ONLY))
         return false;
     if (in->inputs != in->outputs && !(mistake->where & (MIXED | HONEST)))
+        return false;
+    if ((mistake->where & SHORT) && (on->where & LONG))
         return false;
     return !(mistake->where & (GROUPED | LONG) & ~on->where);
 }
@@ -280,7 +282,11 @@ int main(int argc, char **argv) {
     choice c = choice_of(argc > 1 ? argv[1] : "all");
     const char *only = argc > 2 ? argv[2] : NULL;
     counts n = {0, 0};
-    size_t number = 0;
+    size_t number = 0, share = 0, shares = 1;
+    if (only && sscanf(only, "%zu/%zu", &share, &shares) == 2 && shares > 0)
+        only = NULL;
+    else
+        share = 0, shares = 1;
     printf("as it should be .  passed p  another name n  another place w  the second not named s\n"
            "too much said +  too small in this arithmetic -\n\n"
            "f32, bf16, f16, bf16 inputs with f32 outputs, of");
@@ -289,7 +295,7 @@ int main(int argc, char **argv) {
     printf("\n");
     for (size_t list = 0; list < sizeof lists / sizeof lists[0]; list++)
         for (size_t i = 0; i < lists[list]->count; i++, number++)
-            if (!only || strstr(lists[list]->mistakes[i].name, only))
+            if (number % shares == share && (!only || strstr(lists[list]->mistakes[i].name, only)))
                 judge_everywhere(&lists[list]->mistakes[i], number, c, only != NULL, &n);
     printf("%zu of %zu as they should be\n", n.right, n.judged);
     return n.right < n.judged;

@@ -2,7 +2,7 @@
  * planted mistake, are judged over seeds, shapes, inputs and arithmetics. docs/results/oracle.md
  * has the tables that it prints.
  *
- *     oracle_rates [DRAWS [SEED [honest | mistakes | sensitivity] [ARITHMETIC]]] [say] [list]
+ *     oracle_rates [DRAWS [SEED [honest | mistakes | sensitivity] [ARITHMETIC]]] [WORD...]
  *     oracle_rates short
  *     oracle_rates DRAWS SEED sigma [ARITHMETIC]
  *
@@ -11,10 +11,10 @@
  * as many of each mistake, at most 8; then small mistakes in bf16 at full size. `short`, for
  * ./check: the honest draws that were false alarms once; each mistake once in each arithmetic, in
  * small shapes; the small mistakes. `sigma`: errors of single attentions in units of what the judge
- * expects, DRAWS of each kind of inputs. `say` shows each
- * verdict that is not right, `list` every one, tab-separated. The draws are shared among the
- * threads that are set. The exit status is 1 if more than 1 in 1,000 honest kernels fail, or if a
- * mistake passes that has to be seen. */
+ * expects, DRAWS of each kind of inputs. WORDs: `say` shows each verdict that is not right, `list`
+ * every one, tab-separated; `whole`: without key lengths. The draws are shared among the threads
+ * that are set. The exit status is 1 if more than 1 in 1,000 honest kernels fail, or if a mistake
+ * passes that has to be seen. */
 #include "base/half.h"
 #include "base/parallel.h"
 #include "base/rng.h"
@@ -400,13 +400,24 @@ typedef struct attention {
     fb_dtype given; /* what the inputs are stored in */
     float *q, *k, *v, *out, *lse;
     void *q_given, *k_given, *v_given, *out_stored, *lse_stored;
+    size_t *lengths; /* of the batch' entries, or NULL */
 } attention;
 
 static inputs kind_of(uint64_t seed) {
     return (inputs)choice(seed, 30, NUM_INPUTS);
 }
 
-static attention draw_attention(uint64_t seed, const kernel *k, inputs kind) {
+/* In every second draw the entries have keys of their own: some have none, or a few. */
+static size_t *draw_lengths(uint64_t seed, const fb_attention_problem *p) {
+    size_t *lengths = choice(seed, 40, 2) ? take(p->batch, sizeof *lengths) : NULL;
+    for (size_t b = 0; b < p->batch && lengths; b++) {
+        size_t few = choice(seed, 41 + 2 * (uint32_t)b, 4) == 0 && p->keys > 4 ? 4 : p->keys;
+        lengths[b] = choice(seed, 42 + 2 * (uint32_t)b, few + 1);
+    }
+    return lengths;
+}
+
+static attention draw_attention(uint64_t seed, const kernel *k, inputs kind, bool whole) {
     static const size_t dims[] = {16, 32, 64, 80, 128};
     attention a = {.kind = kind};
     a.p = (fb_attention_problem){.batch = 1 + choice(seed, 31, 2),
@@ -421,6 +432,7 @@ static attention draw_attention(uint64_t seed, const kernel *k, inputs kind) {
     p->scale = 1.0 / sqrt((double)p->head_dim);
     if (kind == MASK)
         p->mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1 + choice(seed, 38, 8)};
+    p->key_lengths = a.lengths = whole ? NULL : draw_lengths(seed, p);
     size_t values = fb_attention_problem_values(p), rows = fb_attention_problem_rows(p);
     size_t kv = p->batch * p->keys * p->kv_heads * p->head_dim;
     p->q = a.q = draw_tensor(seed, 1, values);
@@ -441,21 +453,22 @@ static attention draw_attention(uint64_t seed, const kernel *k, inputs kind) {
 }
 
 static void release_attention(attention *a) {
-    void *all[] = {a->q,       a->k,       a->v,       a->out,        a->lse,
-                   a->q_given, a->k_given, a->v_given, a->out_stored, a->lse_stored};
+    void *all[] = {a->q,       a->k,       a->v,          a->out,        a->lse,    a->q_given,
+                   a->k_given, a->v_given, a->out_stored, a->lse_stored, a->lengths};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
 }
 
-static fb_report *judge_attention(uint64_t seed, const kernel *k, char *what, size_t size) {
-    attention a = draw_attention(seed, k, kind_of(seed));
+static fb_report *judge_attention(uint64_t seed, const kernel *k, bool whole, char *what,
+                                  size_t size) {
+    attention a = draw_attention(seed, k, kind_of(seed), whole);
     const fb_attention_problem *p = &a.p;
     fb_attention_check check;
     fb_report *report = NULL;
     fb_attention_check_init(&check);
     check.batch = p->batch, check.num_queries = p->queries, check.num_keys = p->keys;
     check.num_heads = p->heads, check.num_kv_heads = p->kv_heads, check.head_dim = p->head_dim;
-    check.mask = p->mask, check.lse_by_token = true;
+    check.mask = p->mask, check.key_lengths = p->key_lengths, check.lse_by_token = true;
     check.q = (fb_check_tensor){.data = a.q_given, .dtype = a.given};
     check.k = (fb_check_tensor){.data = a.k_given, .dtype = a.given};
     check.v = (fb_check_tensor){.data = a.v_given, .dtype = a.given};
@@ -464,9 +477,13 @@ static fb_report *judge_attention(uint64_t seed, const kernel *k, char *what, si
     if (k->arithmetic == FB_ARITHMETIC_FP8 || (k->inputs != FB_F32 && k->stored == FB_F32))
         check.arithmetic = k->arithmetic;
     ok(fb_check_attention(&check, &report));
-    snprintf(what, size, "%s, batch %zu, %zu queries, %zu keys, %zu/%zu heads of %zu, given %s",
-             input_names[a.kind], p->batch, p->queries, p->keys, p->heads, p->kv_heads, p->head_dim,
-             fb_dtype_name(a.given));
+    int used = snprintf(what, size, "%s%s, batch %zu, %zu queries, %zu keys", input_names[a.kind],
+                        a.lengths ? " with key lengths" : "", p->batch, p->queries, p->keys);
+    for (size_t b = 0; b < p->batch && a.lengths; b++)
+        used += snprintf(what + used, size - (size_t)used, "%s%zu", b ? " and " : " of which ",
+                         a.lengths[b]);
+    snprintf(what + used, size - (size_t)used, ", %zu/%zu heads of %zu, given %s", p->heads,
+             p->kv_heads, p->head_dim, fb_dtype_name(a.given));
     release_attention(&a);
     return report;
 }
@@ -530,7 +547,7 @@ static void measure_groups(const fb_trial *trial, size_t tensor, ratios *to) {
 
 static void measure_draw(uint64_t seed, fb_arithmetic arithmetic, inputs kind, ratios *to) {
     const kernel k = draw_kernel(seed, arithmetic, HONEST);
-    attention a = draw_attention(seed, &k, kind);
+    attention a = draw_attention(seed, &k, kind, true);
     const size_t sizes[] = {a.p.batch, a.p.queries, a.p.heads, a.p.head_dim};
     fb_candidate *candidate = NULL;
     fb_trial *trial = NULL;
@@ -584,6 +601,7 @@ typedef struct rates {
     fb_arithmetic arithmetic;
     planted mistake;
     bool say, list, small;
+    bool whole; /* no key lengths */
     unsigned char *verdicts;
 } rates;
 
@@ -594,7 +612,7 @@ static int judge(const rates *r, uint64_t seed) {
     const shape small = draw_small_shape(seed, mistake);
     char what[200];
     fb_report *report = mistake == HONEST && choice(seed, 20, 3) == 0
-                            ? judge_attention(seed, &k, what, sizeof what)
+                            ? judge_attention(seed, &k, r->whole, what, sizeof what)
                             : judge_sequence(seed, &k, r->small ? &small : NULL, what, sizeof what);
     int verdict = fb_report_outcome(report) == FB_PASSED                     ? 0
                   : strstr(fb_report_reason(report), mistakes[mistake].word) ? 2
@@ -681,23 +699,29 @@ static size_t judge_old_alarms(rates r) {
     static const struct {
         uint64_t seed;
         fb_arithmetic arithmetic;
+        bool lengths;
     } old[] = {
-        {5305, FB_ARITHMETIC_F32},        /* exp(0) */
-        {5032, FB_ARITHMETIC_BF16},       /* exp of stored scores */
-        {5055, FB_ARITHMETIC_FP8},        /* row sums of weights that are all the same */
-        {5318, FB_ARITHMETIC_FP8},        /* the same */
-        {20146, FB_ARITHMETIC_TF32},      /* values that are cut to tf32, equal weights */
-        {20779, FB_ARITHMETIC_TF32},      /* the same */
-        {21512, FB_ARITHMETIC_TF32},      /* the same */
-        {1600013, FB_ARITHMETIC_BF16},    /* stored scores: a scale of 1.02 times a power of 2 */
-        {2200050, FB_ARITHMETIC_BF16},    /* the same */
-        {21100011, FB_ARITHMETIC_TF32X3}, /* one key: half of all outputs are exact */
-        {2100002, FB_ARITHMETIC_F16},     /* an LSE that is stored in f16, the same in all rows */
-        {2100002, FB_ARITHMETIC_BF16},    /* in bf16 */
+        {41300035, FB_ARITHMETIC_TF32, true}, /* one key: its value in tf32, as if rounded to f16 */
+        {42200040, FB_ARITHMETIC_BF16, true}, /* queries rounded after the scale: another scale */
+        {40400016, FB_ARITHMETIC_FP8, true},  /* the same outputs in all rows, rounded alike */
+        {40900007, FB_ARITHMETIC_BF16, true}, /* stored scores: every LSE times 1.0001 */
+        {5305, FB_ARITHMETIC_F32, false},     /* exp(0) */
+        {5032, FB_ARITHMETIC_BF16, false},    /* exp of stored scores */
+        {5055, FB_ARITHMETIC_FP8, false},     /* row sums of weights that are all the same */
+        {5318, FB_ARITHMETIC_FP8, false},     /* the same */
+        {20146, FB_ARITHMETIC_TF32, false},   /* values that are cut to tf32, equal weights */
+        {20779, FB_ARITHMETIC_TF32, false},   /* the same */
+        {21512, FB_ARITHMETIC_TF32, false},   /* the same */
+        {1600013, FB_ARITHMETIC_BF16, false}, /* stored scores, a scale of 1.02 */
+        {2200050, FB_ARITHMETIC_BF16, false}, /* the same */
+        {21100011, FB_ARITHMETIC_TF32X3, false}, /* one key: half of all outputs are exact */
+        {2100002, FB_ARITHMETIC_F16, false},     /* an LSE stored in f16, the same in all rows */
+        {2100002, FB_ARITHMETIC_BF16, false},    /* in bf16 */
     };
     size_t failed = 0;
     for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
         r.seed = old[i].seed;
+        r.whole = !old[i].lengths;
         r.arithmetic = old[i].arithmetic;
         failed += judge_all(r, 1);
     }
@@ -731,6 +755,7 @@ int main(int argc, char **argv) {
     rates r = {.seed = argc > 2 && !brief ? strtoull(argv[2], NULL, 10) : 1,
                .say = has_word(argc, argv, "say"),
                .list = has_word(argc, argv, "list"),
+               .whole = has_word(argc, argv, "whole"),
                .small = brief};
     for (size_t a = 0; a < NUM_ARITHMETICS && has_word(argc, argv, "sigma"); a++)
         if (only == FB_ARITHMETIC_AUTO || only == arithmetics[a])

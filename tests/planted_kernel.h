@@ -135,6 +135,7 @@ enum {
     HONEST = 128,   /* changes nothing, or too little: it must pass */
     F32_ONLY = 256, /* honest in coarser arithmetic */
     MIXED = 512,    /* with float32 results of bf16 inputs, too */
+    SHORT = 1024,   /* with few keys only: changes nothing where the external part weighs most */
 };
 
 part make_part(const scene *s);

@@ -451,6 +451,7 @@ MADE = {
         "key 7 is left out": {"sees": lambda i, j: j != 7},
         "keys 8 to 11 are left out": {"sees": lambda i, j: not 8 <= j < 12},
         "key 10 is read twice": {"times": lambda j: 2 if j == 10 else 1},
+        "key 4 is read twice": {"times": lambda j: 2 if j == 4 else 1},
     },
     ("--queries", "8", "--keys", "40", "--mask-block", "1"): {
         "the last 2 keys are left out: the last of those that each query sees": {"sees": lambda i, j: j <= 30 + i},

@@ -18,6 +18,7 @@ fb_status fb_filter_create(fb_trial *trial, fb_filter **made) {
         FB_TRY(fb_trial_take(trial, sums, sizeof(double), arrays[i]));
     FB_TRY(fb_trial_take(trial, trial->num_tensors, sizeof(double), &f->scale));
     FB_TRY(fb_trial_take(trial, f->total + 4 * trial->rows, sizeof(double), &f->scratch));
+    FB_TRY(fb_trial_take(trial, trial->rows, sizeof *f->alike, &f->alike));
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->clean));
     FB_TRY(fb_trial_take(trial, f->total, sizeof(double), &f->best.wrong));
     FB_TRY(fb_trial_take(trial, sums, 1, &f->best.rows));
@@ -55,7 +56,7 @@ void fb_filter_begin(fb_filter *f, bool fine) {
             for (size_t at = row * width; at < (row + 1) * width; at++) {
                 double ratio = t->error[at] / t->sigma[at];
                 sum += ratio * ratio;
-                if (t->usable[at])
+                if (fb_trial_counts(t, at))
                     f->scratch[count++] = ratio;
             }
             f->x[i * trial->rows + row] = sum;

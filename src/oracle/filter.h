@@ -37,6 +37,7 @@ typedef struct fb_fit {
     double *wrong;       /* the tensors' results, one after the other */
     double **parts;      /* [parts] out [rows, dim], lse [rows]; of parts that it changes: */
     bool *part_changed;  /* [parts] */
+    bool sized;          /* a small factor or offset, found from the errors: known_sizes.c */
 } fb_fit;
 
 typedef struct fb_filter {
@@ -47,7 +48,9 @@ typedef struct fb_filter {
     double *scratch;
     double *clean;         /* error / sigma without gains, while fine */
     unsigned char *places; /* [2][tensors][rows] scratch: rows in which a mistake may be */
+    size_t *alike;         /* [rows] the first row that has nearly the same results, or itself */
     size_t tested;
+    bool sizes;      /* mistakes with a size are tried */
     double handicap; /* a mistake with a size has to explain so much more than the best so far */
     bool fine;       /* the size test was passed: only what is significant counts */
     fb_fit best;

@@ -85,7 +85,36 @@ static void remove_gains(const fb_trial *trial, const fb_trial_tensor *t, double
         x[at] -= ga * gain_of(trial, t, 0, at) + (merge ? gb * gain_of(trial, t, 1, at) : 0.0);
 }
 
+/* Whether two rows have results that are stored as the same numbers, or nearly: less than a spacing
+ * apart in most elements. */
+static bool are_alike(const fb_trial *trial, size_t a, size_t b) {
+    size_t near = 0, count = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        size_t width = t->lse ? 1 : trial->dim;
+        for (size_t d = 0; t->value && t->stored != FB_F32 && d < width; d++) {
+            double x = t->truth[a * width + d], y = t->truth[b * width + d];
+            near += fabs(x - y) < sqrt(12.0 * fb_storage_variance(t->stored, x));
+            count++;
+        }
+    }
+    return count > 0 && 2 * near > count;
+}
+
+/* Rows of one KV head whose weights are nearly the same have the same results in all queries and
+ * heads, and these are rounded alike as they are stored: such rows count as one. */
+static void find_alike(fb_filter *f) {
+    const fb_trial *trial = f->trial;
+    size_t group = trial->heads / trial->parts[0].read.kv_heads,
+           entry = trial->tokens * trial->heads;
+    for (size_t row = 0; row < trial->rows; row++) {
+        size_t first = row / entry * entry + row % trial->heads / group * group;
+        f->alike[row] = row != first && are_alike(trial, first, row) ? first : row;
+    }
+}
+
 void fb_filter_clean(fb_filter *f) {
+    find_alike(f);
     size_t from = 0;
     for (size_t i = 0; i < f->trial->num_tensors; i++) {
         const fb_trial_tensor *t = &f->trial->tensors[i];
@@ -218,21 +247,29 @@ static coefficient fit(fb_filter *f, const fb_wrong *w) {
     coefficient c = {0};
     double n, d, absolute, sum_n = 0.0, fourth = 0.0, scores = 0.0, coherent = 0.0;
     load_change(f, w);
-    for (size_t row = 0; row < f->trial->rows; row++) {
+    size_t all = f->trial->rows;
+    double *together = f->scratch + f->total; /* [3][rows] of rows that are alike */
+    memset(together, 0, 3 * all * sizeof *together);
+    for (size_t row = 0; row < all; row++) {
         add_row(f, row, 0.0, &n, &d, &absolute);
         sum_n += n;
         c.squares += d;
-        fourth += d * d;
+        together[f->alike[row]] += d;
     }
     if (!(c.squares > 0.0))
         return c;
     c.size = sum_n / c.squares;
-    double rows = c.squares * c.squares / fourth; /* that count */
-    for (size_t row = 0; row < f->trial->rows; row++) {
+    for (size_t row = 0; row < all; row++) {
         add_row(f, row, c.size, &n, &d, &absolute);
-        scores += n * n;
-        coherent += absolute * absolute;
+        together[all + f->alike[row]] += n;
+        together[2 * all + f->alike[row]] += absolute;
     }
+    for (size_t row = 0; row < all; row++) {
+        fourth += together[row] * together[row];
+        scores += together[all + row] * together[all + row];
+        coherent += together[2 * all + row] * together[2 * all + row];
+    }
+    double rows = c.squares * c.squares / fourth; /* that count */
     c.freedom = rows > 2.0 ? rows - 1.0 : 1.0;
     double spread = rows > 1.5 ? scores * rows / (rows - 1.0) : scores;
     /* in few rows all elements of a row may err together, each by the largest honest error */
@@ -251,6 +288,7 @@ void fb_filter_keep(fb_filter *f, const fb_wrong *w, const char *words) {
     const fb_trial *trial = f->trial;
     size_t at = 0;
     f->best.found = true;
+    f->best.sized = f->sizes;
     f->best.same[0] = '\0';
     snprintf(f->best.words, sizeof f->best.words, "%s", words);
     for (size_t i = 0; i < trial->num_tensors; i++) {

@@ -35,6 +35,9 @@ typedef struct fb_scale_name {
 } fb_scale_name;
 size_t fb_scale_names(const fb_trial *trial, fb_scale_name *names); /* known_sizes.c */
 
+/* Whether a run of keys that is lost, or read twice, would explain most of the errors. */
+fb_status fb_keys_explain(const fb_trial *trial, bool *explain); /* known_keys.c */
+
 /* Tries the mistakes of a list. */
 fb_status fb_try_list(fb_filter *filter, fb_wrong *wrong, const fb_known *list, size_t count);
 

@@ -239,6 +239,31 @@ static fb_status try_zeros(fb_filter *f, fb_wrong *w, bool external, size_t n) {
     return FB_OK;
 }
 
+/* A page table that is one page off: the first page is read twice and the last one is not read
+ * (back), or the first one is not read and zeros are read after the last (on). */
+static fb_status try_page_table(fb_filter *f, fb_wrong *w, size_t page, bool back) {
+    char words[300];
+    fb_wrong_reset(w);
+    fb_status status = change_end(w, true, false, back ? TWICE : LOST, page);
+    if (status == FB_OK)
+        status = back ? change_end(w, true, true, LOST, page) : zeros(w, true, (double)page);
+    if (status == FB_ERROR_UNSUPPORTED)
+        return FB_OK;
+    FB_TRY(status);
+    if (back)
+        snprintf(words, sizeof words,
+                 "the page table is off by one page: a page of %zu reads the one before it, so "
+                 "that the first keys are read twice and the last are left out",
+                 page);
+    else
+        snprintf(words, sizeof words,
+                 "the page table is off by one page: a page of %zu reads the one after it, so that "
+                 "the first %zu %skeys are left out, and zeros are read after the last",
+                 page, page, w->trial->script ? "external " : "");
+    fb_filter_try(f, w, words);
+    return FB_OK;
+}
+
 /* How many zeros the LSEs tell of, or else the outputs: found by a few steps. */
 static double count_zeros(const fb_filter *f, fb_wrong *w, bool external) {
     const fb_trial *trial = f->trial;
@@ -291,6 +316,10 @@ fb_status fb_try_ends(fb_filter *f, fb_wrong *w) {
         for (end_change change = NOT_IN_SUM; n && change <= NOT_IN_OUTPUT; change++)
             FB_TRY(try_end(f, w, true, true, change, n));
     }
+    for (size_t page = 8; page <= 256; page *= 2)
+        for (size_t back = 0; back < 2 && fb_attention_problem_whole(&w->trial->parts[0].read);
+             back++)
+            FB_TRY(try_page_table(f, w, page, back == 1));
     size_t own = w->trial->script ? w->trial->script->config.block_size : 0;
     for (size_t n = 1; n < own && n <= 8; n++)
         for (size_t end = 0; end < 4; end++)

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CHANGES = 4, MAX_ENDS = 12, LANES = 8 };
+enum { MAX_CHANGES = 4, MAX_ENDS = 12, LANES = 8, SOME_ROWS = 32 };
 
 /* A change of the keys that are read. */
 typedef struct change {
@@ -27,11 +27,12 @@ typedef struct spectrum {
     const fb_trial *trial;
     const fb_trial_part *part;
     const fb_trial_tensor *out, *lse; /* lse: NULL if it is not given */
-    size_t keys;
-    size_t only; /* the KV head whose rows count; SIZE_MAX: all */
-    double *p;   /* [rows][keys] weights in the tensor, of the right keys */
-    double *h;   /* [rows][keys] sum over channels of error x value / sigma^2 */
-    double *e;   /* [rows][dim] */
+    size_t keys, rows;                /* rows: the first ones, that are looked at */
+    size_t only;                      /* the KV head whose rows count; SIZE_MAX: all */
+    double *p;                        /* [rows][keys] weights in the tensor, of the right keys */
+    double *h;       /* [rows][keys] sum over channels of error x value / sigma^2 */
+    double *e;       /* [rows][dim] */
+    double *inverse; /* [dim] 1 / sigma of a row */
     double *gain_lost, *gain_twice, *gain_value; /* [keys]; value: another key's weight takes it */
     double *memory;
 } spectrum;
@@ -69,7 +70,7 @@ static fb_status find_weights(const spectrum *s) {
     const fb_attention_problem *p = &s->part->read;
     double *q = NULL;
     FB_TRY(fb_alloc(p->head_dim, sizeof *q, "known mistakes", &q));
-    for (size_t row = 0; row < s->trial->rows; row++) {
+    for (size_t row = 0; row < s->rows; row++) {
         for (size_t d = 0; d < p->head_dim; d++)
             q[d] = p->scale * (double)p->q[row * p->head_dim + d];
         size_t seen = seen_by(s, row);
@@ -108,17 +109,18 @@ static bool counts(const spectrum *s, size_t row) {
 /* How much would be explained if a key were lost, or read twice. */
 static void find_gains(const spectrum *s, const double *out, const double *lse,
                        const double *true_lse) {
-    size_t dim = s->trial->dim, rows = s->trial->rows;
+    size_t dim = s->trial->dim, rows = s->rows;
     memset(s->gain_lost, 0, 3 * s->keys * sizeof *s->gain_lost);
     for (size_t row = 0; row < rows; row++) {
         if (!counts(s, row))
             continue;
         load_row(s, row, out, lse);
         const double *e = s->e + row * dim, *o = out + row * dim;
-        double e_o = 0.0, mean = 0.0, fewer = exp(true_lse[row] - lse[row]);
+        const double *sigma = s->out->sigma + row * dim;
+        double e_o = 0.0, fewer = exp(true_lse[row] - lse[row]);
         for (size_t d = 0; d < dim; d++) {
             e_o += e[d] * o[d];
-            mean += 1.0 / (s->out->sigma[row * dim + d] * s->out->sigma[row * dim + d]);
+            s->inverse[d] = 1.0 / sigma[d];
         }
         size_t seen = isfinite(fewer) ? seen_by(s, row) : 0;
         for (size_t j = 0; j < seen; j++) {
@@ -126,11 +128,11 @@ static void find_gains(const spectrum *s, const double *out, const double *lse,
             double p = s->p[row * s->keys + j] * fewer, square = 0.0;
             double h = dot(e, v, dim);
             for (size_t d = 0; d < dim; d++) {
-                double x = (double)v[d] - o[d];
+                double x = ((double)v[d] - o[d]) * s->inverse[d];
                 square += x * x;
             }
             s->h[row * s->keys + j] = h;
-            double n = p * (h - e_o), dd = p * p * square * mean / (double)dim;
+            double n = p * (h - e_o), dd = p * p * square;
             s->gain_lost[j] += -2.0 * n - dd;
             s->gain_twice[j] += 2.0 * n - dd;
             s->gain_value[j] += -2.0 * n - 0.4 * dd;
@@ -138,11 +140,11 @@ static void find_gains(const spectrum *s, const double *out, const double *lse,
     }
 }
 
-static fb_status begin(const fb_trial *trial, size_t part, const fb_trial_tensor *out,
+static fb_status begin(const fb_trial *trial, size_t part, const fb_trial_tensor *out, size_t rows,
                        spectrum *s) {
-    size_t rows = trial->rows;
     *s = (spectrum){.trial = trial, .part = &trial->parts[part], .out = out, .only = SIZE_MAX};
     s->keys = s->part->read.keys;
+    s->rows = rows;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         if (t->value && t->lse && t->pass == out->pass && t->internal == out->internal)
@@ -154,9 +156,11 @@ static fb_status begin(const fb_trial *trial, size_t part, const fb_trial_tensor
     s->gain_lost = s->h + rows * s->keys;
     s->gain_twice = s->gain_lost + s->keys;
     s->gain_value = s->gain_twice + s->keys;
-    fb_status status = fb_alloc(rows * trial->dim, sizeof(double), "known mistakes", &s->e);
-    if (status == FB_OK)
+    fb_status status = fb_alloc((rows + 1) * trial->dim, sizeof(double), "known mistakes", &s->e);
+    if (status == FB_OK) {
+        s->inverse = s->e + rows * trial->dim;
         status = find_weights(s);
+    }
     return status;
 }
 
@@ -376,11 +380,11 @@ static size_t candidates_near(size_t at, size_t keys, size_t *list) {
     return count;
 }
 
-/* Moves both ends of the last change to where it explains most. */
-static fb_status sharpen(fb_filter *f, fb_wrong *w, change *changes, size_t count, reading *r,
-                         double *score) {
+/* Moves both ends of one of the changes to where all of them explain most. */
+static fb_status sharpen(fb_filter *f, fb_wrong *w, change *changes, size_t count, size_t which,
+                         reading *r, double *score) {
     size_t keys = w->trial->parts[0].read.keys, list[MAX_ENDS];
-    change *c = &changes[count - 1];
+    change *c = &changes[which];
     for (size_t side = 0; side < 2; side++) {
         size_t *moved = side ? &c->end : &c->begin, best = *moved;
         size_t number = candidates_near(*moved, keys, list);
@@ -403,7 +407,7 @@ static fb_status sharpen(fb_filter *f, fb_wrong *w, change *changes, size_t coun
 /* Values of some keys are those of others, `shift` further on: found from the diagonals. */
 static double diagonal(const spectrum *s, size_t begin_at, size_t end_at, ptrdiff_t shift) {
     double sum = 0.0;
-    for (size_t row = 0; row < s->trial->rows; row++)
+    for (size_t row = 0; row < s->rows; row++)
         for (size_t j = begin_at; counts(s, row) && j < end_at; j++) {
             ptrdiff_t other = (ptrdiff_t)j + shift;
             if (other >= 0 && (size_t)other < s->keys)
@@ -467,6 +471,12 @@ static fb_status try_exchanges(fb_filter *f, fb_wrong *w, const spectrum *s, rea
         if (rounder.end > rounder.begin)
             FB_TRY(try_exchanged(f, w, s, &rounder, r));
     }
+    /* so are pages that are not far from each other: one page at either end */
+    for (size_t page = 8; page <= 256 && f->best.share < 0.9; page *= 2) {
+        size_t at = (lost.begin + page / 2) / page * page;
+        if (lost.end - lost.begin > page && at + page <= s->keys)
+            FB_TRY(try_exchanged(f, w, s, &(change){false, at, at + page}, r));
+    }
     return FB_OK;
 }
 
@@ -528,9 +538,11 @@ static fb_status pursue(fb_filter *f, fb_wrong *w, spectrum *s, reading *r) {
         if (count == 0)
             FB_TRY(try_exchanges(f, w, s, r));
         count++;
-        FB_TRY(sharpen(f, w, changes, count, r, &score));
+        FB_TRY(sharpen(f, w, changes, count, count - 1, r, &score));
         if (count > 1 && score < before + 0.02)
             break;
+        if (count == 2 && f->best.share < 0.98) /* the first one's ends were found without it */
+            FB_TRY(sharpen(f, w, changes, count, 0, r, &score));
         before = score;
         if (f->best.share > 0.98)
             break;
@@ -638,17 +650,52 @@ static size_t worst_head(const spectrum *s) {
     return worst;
 }
 
+/* Whether keys of this output can be searched. */
+static bool has_spectrum(const fb_trial *trial, const fb_trial_tensor *out) {
+    if (!out)
+        return false;
+    size_t keys = trial->parts[out->external].read.keys;
+    return keys >= 2 && (double)keys * (double)trial->rows <= 6e7;
+}
+
+/* How much of an output's errors, beside their noise, one run of keys would explain. */
+static double share_of_run(const spectrum *s) {
+    const fb_trial_tensor *t = s->out;
+    size_t first, last;
+    double lost = best_run(s->gain_lost, s->keys, &first, &last);
+    double twice = best_run(s->gain_twice, s->keys, &first, &last), excess = 0.0;
+    for (size_t at = 0; at < s->rows * s->trial->dim; at++)
+        if (fb_trial_counts(t, at))
+            excess += t->error[at] * t->error[at] / (t->sigma[at] * t->sigma[at]) - 1.0;
+    return excess > 0.0 ? fmax(lost, twice) / excess : 0.0;
+}
+
+fb_status fb_keys_explain(const fb_trial *trial, bool *explain) {
+    const fb_trial_tensor *out = worst_output(trial);
+    *explain = false;
+    if (!has_spectrum(trial, out))
+        return FB_OK;
+    spectrum s;
+    size_t rows = trial->rows < SOME_ROWS ? trial->rows : SOME_ROWS;
+    fb_status status = begin(trial, out->external, out, rows, &s);
+    if (status == FB_OK) {
+        find_gains(&s, out->truth, s.lse ? s.lse->truth : s.part->m.lse,
+                   s.lse ? s.lse->truth : s.part->m.lse);
+        *explain = share_of_run(&s) > 0.5;
+    }
+    end(&s);
+    return status;
+}
+
 fb_status fb_try_keys(fb_filter *f, fb_wrong *w) {
     const fb_trial *trial = f->trial;
     const fb_trial_tensor *out = worst_output(trial);
-    if (!out)
+    if (!has_spectrum(trial, out))
         return FB_OK;
     size_t keys = trial->parts[out->external].read.keys;
-    if (keys < 2 || (double)keys * (double)trial->rows > 6e7)
-        return FB_OK;
     spectrum s;
     reading r;
-    fb_status status = begin(trial, out->external, out, &s);
+    fb_status status = begin(trial, out->external, out, trial->rows, &s);
     if (status != FB_OK) {
         end(&s);
         return status;

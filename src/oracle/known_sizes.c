@@ -361,7 +361,7 @@ static fb_status try_larger_merge(fb_filter *f, fb_wrong *w, bool external) {
     return FB_OK;
 }
 
-fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
+static fb_status try_sizes(fb_filter *f, fb_wrong *w) {
     const double unit = 1e-4;
     /* in all parts, in the internal ones, in the external ones */
     unsigned most = !w->trial->script || fb_trial_has_merges(w->trial) ? FB_ALL_PARTS : FB_EXTERNAL;
@@ -413,4 +413,11 @@ fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
     output_given(w, unit, false, 2);
     fb_filter_try_size(f, w, unit, 0.0, "every output is off by %+.3g, give or take %.1g");
     return FB_OK;
+}
+
+fb_status fb_try_sizes(fb_filter *f, fb_wrong *w) {
+    f->sizes = true;
+    fb_status status = try_sizes(f, w);
+    f->sizes = false;
+    return status;
 }

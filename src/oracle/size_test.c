@@ -89,8 +89,9 @@ static void judge_rows(const fb_trial *trial, size_t tensor, double probability,
         double sum = 0.0, count = 0.0;
         for (size_t i = row * width; i < (row + 1) * width; i++) {
             double ratio = t->error[i] / t->sigma[i];
-            sum += t->usable[i] ? ratio * ratio : 0.0;
-            count += t->usable[i];
+            bool counts = fb_trial_counts(t, i);
+            sum += counts ? ratio * ratio : 0.0;
+            count += counts;
         }
         if (count == 0.0)
             continue;
@@ -117,7 +118,7 @@ static void judge_channels(const fb_trial *trial, size_t tensor, double probabil
     for (size_t d = 0; d < trial->dim; d++) {
         group g = {0};
         for (size_t i = d; i < t->count; i += trial->dim)
-            if (t->usable[i])
+            if (fb_trial_counts(t, i))
                 add_to(&g, t->error[i] * t->error[i] / (t->sigma[i] * t->sigma[i]), 1.0, 1.0);
         judge_group(&g, probability, tensor, "channel %zu", d, worst);
     }

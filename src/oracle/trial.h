@@ -126,6 +126,12 @@ fb_status fb_trial_know(fb_trial *trial, size_t part);
 /* sigma from the noise; `eager` as in the trial. */
 void fb_trial_set_sigma(fb_trial *trial);
 
+/* Whether an element says how exact a kernel is. An output of no keys is 0 in every kernel, so it
+ * does not, unless it is something else. */
+static inline bool fb_trial_counts(const fb_trial_tensor *t, size_t at) {
+    return t->usable[at] && (t->sigma[at] > 1e-29 || t->error[at] != 0.0);
+}
+
 /* The weight of the external part in a merge of LSEs a and b; 0.5 if both are -inf. */
 double fb_merge_weight(double a, double b);
 

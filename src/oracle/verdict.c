@@ -101,19 +101,22 @@ static void remove_mistakes(const fb_trial *trial, const fb_trial_tensor *t, dou
     }
 }
 
-/* The sum over given tensors of the logarithm of the typical error. */
-static double typical_error(const fb_trial *trial, double *scratch) {
+/* The sum over given tensors of the logarithm of the typical error; what LSEs and outputs count in
+ * it. */
+static double typical_error(const fb_trial *trial, double *scratch, double *weight) {
     double sum = 0.0;
+    *weight = 0.0;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         size_t count = 0;
         for (size_t at = 0; t->value && at < t->count; at++)
-            if (t->usable[at] || t->lse)
+            if (fb_trial_counts(t, at) || t->lse)
                 scratch[count++] = t->error[at] / t->sigma[at];
         if (t->value && t->lse && trial->rows >= 12)
             remove_mistakes(trial, t, scratch, scratch + count);
-        if (count)
-            sum += log(fb_median_magnitude(scratch, count) + 1e-3) * (t->lse ? 2.0 : 1.0);
+        double part = count == 0 ? 0.0 : t->lse ? 2.0 : 1.0;
+        sum += count ? log(fb_median_magnitude(scratch, count) + 1e-3) * part : 0.0;
+        *weight += part;
     }
     return sum;
 }
@@ -131,13 +134,14 @@ static bool fits_well(const fb_trial *trial, double *scratch) {
     return given > 0 && count > given / 2 && fb_median_magnitude(scratch, count) < 0.1;
 }
 
-/* The reading that fits the first tokens clearly better than those before it: a mistake may make
- * all of them fit badly. Prepares the trial with it. LSEs say how keys are read, not values. */
+/* The reading that fits the first tokens clearly better than those before it. If none fits, there
+ * is a mistake, and the first one is taken. Prepares the trial with it. LSEs say how keys are read,
+ * not values. */
 static fb_status find_reading(fb_trial *trial, fb_arithmetic arithmetic, double *scratch) {
     size_t count = 0;
     const fb_reading *readings = fb_arithmetic_readings(arithmetic, &count), *best = &readings[0];
     fb_trial *sample = NULL;
-    double least = INFINITY;
+    double least = INFINITY, weight = 0.0;
     bool plain_tried = false;
     FB_TRY(fb_trial_prepare(trial, arithmetic, best));
     if (count == 1 || (arithmetic != FB_ARITHMETIC_TF32 && fits_well(trial, scratch)))
@@ -150,7 +154,7 @@ static fb_status find_reading(fb_trial *trial, fb_arithmetic arithmetic, double 
             continue;
         plain_tried = plain_tried || same;
         status = fb_trial_prepare(sample, arithmetic, &readings[i]);
-        double typical = status == FB_OK ? typical_error(sample, scratch) : 0.0;
+        double typical = status == FB_OK ? typical_error(sample, scratch, &weight) : 0.0;
         if (typical < least - 0.7) {
             least = typical;
             best = &readings[i];
@@ -158,6 +162,8 @@ static fb_status find_reading(fb_trial *trial, fb_arithmetic arithmetic, double 
     }
     fb_trial_free(sample);
     FB_TRY(status);
+    if (least > weight * log(2.0))
+        best = &readings[0];
     return best == &readings[0] ? FB_OK : fb_trial_prepare(trial, arithmetic, best);
 }
 
@@ -299,10 +305,40 @@ static double typical_ratio(const verdict *v, bool lse) {
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         for (size_t at = 0; t->value && t->lse == lse && at < t->count; at++)
-            if (t->usable[at])
+            if (fb_trial_counts(t, at))
                 ratios[count++] = t->error[at] / t->sigma[at];
     }
     return fb_median_magnitude(ratios, count);
+}
+
+/* The weight of all keys but the largest one in a part. */
+static double spread_of(const fb_trial_part *part, size_t row) {
+    return part->m.lse[row] == -(double)INFINITY ? 0.0
+                                                 : 1.0 - exp(part->m.max[row] - part->m.lse[row]);
+}
+
+/* Whether rounded weights show in an output: if one key has all the weight, they do not. */
+static bool shows_weights(const fb_trial *trial, const fb_trial_tensor *t, size_t at) {
+    size_t row = at / trial->dim;
+    double w = t->weight[row], spread = w * spread_of(&trial->parts[t->external], row);
+    if (t->internal != FB_NO_PART)
+        spread += (1.0 - w) * spread_of(&trial->parts[t->internal], row);
+    return fb_trial_counts(t, at) && spread > 0.05;
+}
+
+/* The typical error over its noise of outputs in which rounded weights show; infinite if there are
+ * none. */
+static double weighed_ratio(const verdict *v) {
+    const fb_trial *trial = v->trial;
+    double *ratios = v->filter->scratch;
+    size_t count = 0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && !t->lse && at < t->count; at++)
+            if (shows_weights(trial, t, at))
+                ratios[count++] = t->error[at] / t->sigma[at];
+    }
+    return count ? fb_median_magnitude(ratios, count) : (double)INFINITY;
 }
 
 static bool has_outputs(const fb_trial *trial) {
@@ -339,6 +375,62 @@ static bool shows_eager(const verdict *v) {
     return true;
 }
 
+/* Scores that are stored in a lower type look like a small factor or offset: they may be what was
+ * found if the rest is as large as their noise. */
+static bool may_be_eager(verdict *v) {
+    if (!v->filter->best.sized)
+        return false;
+    fb_filter_subtract(v->filter);
+    v->trial->eager = true;
+    fb_trial_set_sigma(v->trial);
+    bool shown = shows_eager(v);
+    v->trial->eager = false;
+    fb_trial_set_sigma(v->trial);
+    restore_errors(v->trial);
+    return shown;
+}
+
+/* A small mistake that was found may be another reading of the inputs, if that fits as well:
+ * queries that are rounded after the scale look like another scale. */
+static fb_status pass_otherwise(verdict *v) {
+    fb_trial *trial = v->trial;
+    size_t count = 0;
+    const fb_reading *readings = fb_arithmetic_readings(trial->arithmetic, &count);
+    const fb_reading *before = trial->reading;
+    double *scratch = v->filter->scratch, weight, typical = typical_error(trial, scratch, &weight);
+    for (size_t i = 0; i < count && count > 1; i++) {
+        if (&readings[i] == before)
+            continue;
+        FB_TRY(fb_trial_prepare(trial, trial->arithmetic, &readings[i]));
+        fb_size_test size = fb_test_sizes(trial);
+        if (!size.passed || typical_error(trial, scratch, &weight) > typical + 0.1 * weight)
+            continue;
+        FB_TRY(judge_fine(v));
+        if (v->passed) {
+            v->size = size;
+            return FB_OK;
+        }
+    }
+    if (trial->reading != before)
+        FB_TRY(fb_trial_prepare(trial, trial->arithmetic, before));
+    return judge_fine(v);
+}
+
+/* Whether errors that scores in a lower type would explain are those of a key that is lost, or read
+ * twice. Stored scores err at random from row to row and from key to key: no single key explains
+ * most of that. */
+static fb_status find_keys(verdict *v, bool *found) {
+    FB_TRY(fb_keys_explain(v->trial, found));
+    if (!*found)
+        return FB_OK;
+    v->wrong->cheap = false;
+    FB_TRY(fb_try_keys(v->filter, v->wrong));
+    v->named = is_named(v);
+    v->complete = v->named && leaves_noise(v);
+    *found = v->complete;
+    return FB_OK;
+}
+
 /* One arithmetic, without what takes long: sets passed, named and complete. */
 static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     v->passed = v->named = v->complete = false;
@@ -348,24 +440,31 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
     v->size = fb_test_sizes(v->trial);
     if (!v->size.passed)
         FB_TRY(find_passing(v->trial, arithmetic, &v->size));
-    if (v->size.passed)
-        return judge_fine(v);
+    if (v->size.passed) {
+        FB_TRY(judge_fine(v));
+        return v->passed ? FB_OK : pass_otherwise(v);
+    }
     fb_filter_begin(v->filter, false);
     FB_TRY(try_cheap(v->filter, v->wrong));
     v->named = is_named(v);
     v->complete = v->named && leaves_noise(v);
-    if (v->complete || arithmetic == FB_ARITHMETIC_F32 || arithmetic == FB_ARITHMETIC_TF32X3)
+    if ((v->complete && !may_be_eager(v)) || arithmetic == FB_ARITHMETIC_F32 ||
+        arithmetic == FB_ARITHMETIC_TF32X3)
         return FB_OK;
     v->trial->eager = true;
     fb_trial_set_sigma(v->trial);
     fb_size_test eager = fb_test_sizes(v->trial);
-    if (eager.passed && shows_eager(v)) {
-        v->size = eager;
-        return judge_fine(v);
-    }
+    bool passed = eager.passed && shows_eager(v), keys = false;
     v->trial->eager = false;
     fb_trial_set_sigma(v->trial);
-    return FB_OK;
+    if (passed && !v->complete)
+        FB_TRY(find_keys(v, &keys));
+    if (!passed || keys)
+        return FB_OK;
+    v->size = eager;
+    v->trial->eager = true;
+    fb_trial_set_sigma(v->trial);
+    return judge_fine(v);
 }
 
 /* The first arithmetic in which the candidate is right. If a mistake explained everything in a
@@ -377,19 +476,20 @@ static fb_status judge_as(verdict *v, fb_arithmetic arithmetic) {
 static fb_status judge_all(verdict *v, const fb_arithmetic *list, size_t count) {
     size_t best = count, last = 0, named = 0;
     double share = 0.0;
-    bool exact = false, exact_outputs = false;
+    bool exact = false, exact_outputs = false, shown = true; /* rounded weights show */
     for (size_t i = 0; i < count; i++) {
-        if (list[i] == FB_ARITHMETIC_TF32 && (exact || best < count))
+        if (list[i] == FB_ARITHMETIC_TF32 && (exact || (best < count && shown)))
             continue;
         FB_TRY(judge_as(v, list[i]));
         last = i;
         bool close = i > 0 && list[i] == FB_ARITHMETIC_TF32X3;
-        if (exact_outputs && i > 0 && !close && typical_ratio(v, false) < 0.02)
+        if (exact_outputs && i > 0 && !close && weighed_ratio(v) < 0.02)
             v->passed = false;
-        if (v->passed && (best == count || close))
+        if (v->passed && (best == count || close || !shown))
             return FB_OK;
         if (i == 0) {
-            exact_outputs = has_outputs(v->trial) && typical_ratio(v, false) <= 2.0;
+            shown = !has_outputs(v->trial) || isfinite(weighed_ratio(v));
+            exact_outputs = weighed_ratio(v) <= 2.0;
             exact = count > 1 && typical_ratio(v, true) <= 2.0 && shows_tf32(v);
         }
         if (v->named && v->filter->best.share > share) {
@@ -442,6 +542,41 @@ static fb_status explain(verdict *v) {
     v->named = is_named(v);
     v->complete = v->named && leaves_noise(v);
     return FB_OK;
+}
+
+/* Adds sign x truth to what the best mistake gives. */
+static void add_truth(fb_filter *f, double sign) {
+    double *wrong = f->best.wrong;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++)
+            *wrong++ += sign * t->truth[at];
+    }
+}
+
+/* A mistake may hide how the inputs are read: what it leaves may be noise if they are read in
+ * another way. What the mistake changes is nearly the same then. */
+static fb_status complete_otherwise(verdict *v) {
+    fb_trial *trial = v->trial;
+    size_t count = 0;
+    const fb_reading *readings = fb_arithmetic_readings(trial->arithmetic, &count);
+    const fb_reading *before = trial->reading;
+    fb_status status = FB_OK;
+    if (v->passed || !v->named || v->complete || count == 1)
+        return FB_OK;
+    add_truth(v->filter, -1.0);
+    for (size_t i = 0; i < count && !v->complete && status == FB_OK; i++) {
+        if (&readings[i] == before)
+            continue;
+        status = fb_trial_prepare(trial, trial->arithmetic, &readings[i]);
+        add_truth(v->filter, 1.0);
+        v->complete = status == FB_OK && leaves_noise(v);
+        add_truth(v->filter, -1.0);
+    }
+    if (status == FB_OK)
+        status = fb_trial_prepare(trial, trial->arithmetic, before);
+    add_truth(v->filter, 1.0);
+    return status;
 }
 
 /* The words of all stages, the same ones once: the first ones, and the others. Returns how many. */
@@ -667,8 +802,10 @@ static fb_status judge(verdict *v, fb_arithmetic said) {
     char words[400];
     size_t count = find_arithmetics(v->trial, said, list), tensor;
     FB_TRY(judge_all(v, list, count));
-    if (!v->passed && !v->complete)
+    if (!v->passed && !v->complete) {
         FB_TRY(explain(v));
+        FB_TRY(complete_otherwise(v));
+    }
     if (!v->passed && !v->named && v->size.excess < 1e6)
         FB_TRY(explain_as_coarser(v));
     if (!v->passed && !v->complete)
