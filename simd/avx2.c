@@ -733,6 +733,7 @@ static void exp_values(const float *x, float *out, size_t count) {
 
 #include "simd/dots_avx2.h"
 #include "simd/int_dots_avx2.h"
+#include "simd/int_scores_avx2.h"
 
 void fb_kernels_init_avx2(fb_kernels *kernels) {
     kernels->scores[FB_F32] = scores_f32;
@@ -741,6 +742,8 @@ void fb_kernels_init_avx2(fb_kernels *kernels) {
     kernels->values[FB_F32] = values_f32;
     kernels->values[FB_BF16] = values_bf16;
     kernels->values[FB_F16] = values_f16;
+    kernels->int_scores = int_scores;
+    kernels->int_values = int_values;
     kernels->dots[FB_F32] = dots_f32;
     kernels->dots[FB_BF16] = dots_bf16;
     kernels->dots[FB_F16] = dots_f16;

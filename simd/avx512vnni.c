@@ -15,6 +15,7 @@
 #include "simd/tiles.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #define INT_TILE_ROWS          4
 #define INT_VECTORS            2
@@ -126,8 +127,154 @@ INLINE void int_fold(const int ROWS, int_floats c[INT_VECTORS][INT_TILE_ROWS], f
 
 #include "simd/int_dots.h"
 
+#define SCORE_ROWS 6
+#define SCORE_KEYS 16
+
+typedef __m512i score_sums, score_keys;
+
+/* Keys + 128: the unsigned factor. */
+INLINE score_keys score_load(const char *from) {
+    return _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8((char)0x80));
+}
+
+INLINE score_sums score_begin(int32_t sum) {
+    return _mm512_set1_epi32(-128 * sum);
+}
+
+INLINE score_sums score_dot(score_sums sums, score_keys keys, const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm512_dpbusd_epi32(sums, keys, _mm512_set1_epi32(four));
+}
+
+INLINE void score_store(float *to, score_sums sums, const float *scales, float factor) {
+    __m512 s = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales));
+    _mm512_storeu_ps(to, _mm512_mul_ps(s, _mm512_set1_ps(factor)));
+}
+
+#include "simd/int_scores.h"
+
+#define VALUE_ROWS    6
+#define VALUE_VECTORS 2
+#define VALUE_DIMS    16
+#define VALUE_BYTES   4
+#include "simd/int_weights.h"
+
+typedef __m512i value_sums, value_keys;
+typedef __m512 value_floats;
+
+INLINE value_keys value_load(const char *from) {
+    return _mm512_loadu_si512(from);
+}
+
+INLINE value_sums value_no_sums(void) {
+    return _mm512_setzero_si512();
+}
+
+INLINE value_floats value_no_floats(void) {
+    return _mm512_setzero_ps();
+}
+
+INLINE value_sums value_dot(value_sums sums, value_keys keys, const uint8_t *u) {
+    int32_t four;
+    memcpy(&four, u, sizeof four);
+    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(four), keys);
+}
+
+INLINE value_floats value_add(value_floats t, value_sums sums, const float *factor) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(*factor), t);
+}
+
+INLINE void value_store(float *o, const float *alpha, value_floats t) {
+    _mm512_storeu_ps(o, _mm512_fmadd_ps(_mm512_loadu_ps(o), _mm512_set1_ps(*alpha), t));
+}
+
+/* Lane i: the largest of the lanes of rows[i]; see fold_maxima in avx512.c. */
+INLINE __m512i fold_largest(__m512i rows[16]) {
+    __m512i halves[8], quarters[4], pairs[2];
+    UNROLLED
+    for (int i = 0; i < 8; i++)
+        halves[i] = _mm512_max_epu32(_mm512_shuffle_i32x4(rows[i], rows[i + 8], 0x44),
+                                     _mm512_shuffle_i32x4(rows[i], rows[i + 8], 0xee));
+    UNROLLED
+    for (int i = 0; i < 4; i++)
+        quarters[i] = _mm512_max_epu32(_mm512_shuffle_i32x4(halves[i], halves[i + 4], 0x88),
+                                       _mm512_shuffle_i32x4(halves[i], halves[i + 4], 0xdd));
+    UNROLLED
+    for (int i = 0; i < 2; i++)
+        pairs[i] = _mm512_max_epu32(_mm512_unpacklo_epi32(quarters[i], quarters[i + 2]),
+                                    _mm512_unpackhi_epi32(quarters[i], quarters[i + 2]));
+    __m512i folded = _mm512_max_epu32(_mm512_unpacklo_epi32(pairs[0], pairs[1]),
+                                      _mm512_unpackhi_epi32(pairs[0], pairs[1]));
+    return _mm512_shuffle_i32x4(folded, folded, 0xd8);
+}
+
+/* The scales of weights whose largest have these bits: fb_int_scale_to. */
+INLINE __m512 scales_to(__m512i largest, __m512 *reciprocal) {
+    const __m512 steps = _mm512_set1_ps(fb_int_weight_steps), max = _mm512_castsi512_ps(largest);
+    __mmask16 is_bad = _mm512_cmpge_epu32_mask(largest, _mm512_set1_epi32(0x7f800000));
+    __mmask16 is_large = _mm512_cmp_ps_mask(max, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ);
+    *reciprocal = _mm512_maskz_div_ps(is_large & (__mmask16)~is_bad, steps, max);
+    __m512 scale = _mm512_maskz_div_ps(is_large, max, steps);
+    return _mm512_castsi512_ps(
+        _mm512_mask_set1_epi32(_mm512_castps_si512(scale), is_bad, FB_NAN_BITS));
+}
+
+/* Four rows of a stream, or those of them that are there. Of an infinity or a NaN times 0 the
+ * integer is INT_MIN, whose low byte is 0. */
+INLINE void weigh_rows(const float *p, size_t rows, const __mmask16 present[TILE_GROUPS],
+                       const __m512 scales[TILE_GROUPS], size_t row, int_weights_of_rows *weights) {
+    enum { ROWS = 4 };
+    __m512i largest[ROWS * TILE_GROUPS];
+    float reciprocals[ROWS * TILE_GROUPS];
+    UNROLLED
+    for (size_t i = 0; i < ROWS * TILE_GROUPS; i++) {
+        size_t group = i % TILE_GROUPS;
+        __mmask16 lanes = i / TILE_GROUPS < rows ? present[group] : 0;
+        __m512 w = _mm512_mul_ps(
+            _mm512_maskz_loadu_ps(lanes, p + i / TILE_GROUPS * FB_SEGMENT + group * FB_ROWS_BLOCK),
+            scales[group]);
+        largest[i] = _mm512_and_si512(_mm512_castps_si512(w), _mm512_set1_epi32(0x7fffffff));
+    }
+    __m512 reciprocal;
+    _mm512_storeu_ps(weights->factors[row], scales_to(fold_largest(largest), &reciprocal));
+    _mm512_storeu_ps(reciprocals, reciprocal);
+    for (size_t i = 0; i < rows; i++)
+        UNROLLED for (size_t group = 0; group < TILE_GROUPS; group++) {
+            __m512 w = _mm512_mul_ps(
+                _mm512_maskz_loadu_ps(present[group], p + i * FB_SEGMENT + group * FB_ROWS_BLOCK),
+                scales[group]);
+            __m512i u = _mm512_cvtps_epi32(
+                _mm512_mul_ps(w, _mm512_set1_ps(reciprocals[i * TILE_GROUPS + group])));
+            _mm_store_si128((__m128i *)(void *)(weights->u[row + i] + group * FB_GROUP_KEYS),
+                            _mm512_cvtepi32_epi8(u));
+        }
+}
+
+static __attribute__((noinline)) void value_weigh(const fb_values_call *call, size_t stream,
+                                                  int_weights_of_rows *weights) {
+    __mmask16 present[TILE_GROUPS];
+    __m512 scales[TILE_GROUPS];
+    const size_t num_groups = groups_of(call);
+    for (size_t group = 0; group < TILE_GROUPS; group++) {
+        size_t first = group * FB_GROUP_KEYS;
+        size_t left = call->num_keys > first ? call->num_keys - first : 0;
+        present[group] = (__mmask16)(left < FB_GROUP_KEYS ? (1u << left) - 1u : 0xffffu);
+        scales[group] = _mm512_setzero_ps();
+        if (group < num_groups)
+            scales[group] = _mm512_maskz_loadu_ps(present[group], scales_of(call, stream, group));
+    }
+    const float *p = call->p + stream * call->rows * FB_SEGMENT;
+    for (size_t row = 0; row < call->rows; row += 4, p += 4 * FB_SEGMENT)
+        weigh_rows(p, call->rows - row < 4 ? call->rows - row : 4, present, scales, row, weights);
+}
+
+#include "simd/int_values.h"
+
 void fb_kernels_init_avx512vnni(fb_kernels *kernels) {
     kernels->quantize = quantize;
     kernels->int_dots = int_dots;
     kernels->int_outputs = INT_OUTPUTS;
+    kernels->int_scores = int_scores;
+    kernels->int_values = int_values;
 }

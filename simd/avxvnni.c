@@ -9,6 +9,8 @@
 #define QUANTIZE_BYTES 1
 #include "simd/quantize_avx2.h"
 
+#include <string.h>
+
 typedef __m256i int_weights, int_x;
 
 INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
@@ -53,6 +55,50 @@ INLINE int_sums int_end(const int BITS, int_sums begun, int_sums sums) {
 
 #include "simd/int_dots.h"
 
+#define SCORE_ROWS 4
+#define SCORE_KEYS 8
+
+typedef __m256i score_sums, score_keys;
+
+/* Keys + 128: the unsigned factor. */
+INLINE score_keys score_load(const char *from) {
+    return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8((char)0x80));
+}
+
+INLINE score_sums score_begin(int32_t sum) {
+    return _mm256_set1_epi32(-128 * sum);
+}
+
+INLINE score_sums score_dot(score_sums sums, score_keys keys, const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return int_dot(8, sums, keys, _mm256_set1_epi32(four));
+}
+
+INLINE void score_store(float *to, score_sums sums, const float *scales, float factor) {
+    __m256 s = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+    _mm256_storeu_ps(to, _mm256_mul_ps(s, _mm256_set1_ps(factor)));
+}
+
+#include "simd/int_scores.h"
+
+#define VALUE_ROWS    6
+#define VALUE_VECTORS 1
+#define VALUE_BYTES   4
+#include "simd/int_values_avx2.h"
+
+typedef __m256i value_keys;
+
+INLINE value_keys value_load(const char *from) {
+    return load_bytes(from);
+}
+
+INLINE value_sums value_dot(value_sums sums, value_keys keys, const uint8_t *u) {
+    return int_dot(8, sums, value_four(u), keys);
+}
+
+#include "simd/int_values.h"
+
 #ifdef FB_EVEX
 #define INIT fb_kernels_init_evex
 #else
@@ -63,4 +109,6 @@ void INIT(fb_kernels *kernels) {
     kernels->quantize = quantize;
     kernels->int_dots = int_dots;
     kernels->int_outputs = INT_OUTPUTS;
+    kernels->int_scores = int_scores;
+    kernels->int_values = int_values;
 }

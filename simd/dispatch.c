@@ -163,6 +163,8 @@ static const kernel_place places[FB_NUM_KERNELS] = {
     PLACE("dots", dots), /* dot_outputs goes with them, see take */
     PLACES("few_dots", few_dots),
     PLACE("int_dots", int_dots), /* so do quantize and int_outputs */
+    PLACE("int_scores", int_scores),
+    PLACE("int_values", int_values),
     PLACE("softmax", softmax),
     PLACE("merge_row", merge_row),
     PLACE("divide_row", divide_row),

@@ -51,9 +51,9 @@ enum {
     /* A tile that does not start at a group's start touches five groups. */
     FB_TILE_GROUPS = 5,
     FB_SCORE_STRIDE = FB_TILE_GROUPS * FB_GROUP_KEYS,
-    FB_STREAMS = 4,     /* streams of a call, at most */
-    FB_STREAM_ROWS = 8, /* rows of a call of several streams, at most */
-    FB_NUM_DTYPES = FB_F16 + 1,
+    FB_STREAMS = 4,             /* streams of a call, at most */
+    FB_STREAM_ROWS = 8,         /* rows of a call of several streams, at most */
+    FB_NUM_DTYPES = FB_F16 + 1, /* of elements: FB_INT8 has kernels of its own */
 };
 
 /* head_dim, rounded up to whole panels. */
@@ -84,6 +84,50 @@ typedef struct fb_scores_call {
 } fb_scores_call;
 
 typedef void fb_scores_fn(const fb_scores_call *call);
+
+/* Keys and values of 8 bits (contract C14). A group of 16 keys, or of 16 values, is its integers
+ * and then the 16 scales, as floats:
+ *
+ *     its keys    [ceil(head_dim / 4)][16 keys][4 dimensions]    dimensions from head_dim on are 0
+ *     its values  [panels][4][16 dimensions][4 keys]             the same
+ *
+ * The instructions that add integer products by fours multiply four dimensions of a key, or four
+ * keys of a dimension, at once. */
+enum { FB_INT_QUAD = 4 };
+
+static inline size_t fb_int_keys_bytes(size_t head_dim) {
+    return (head_dim + FB_INT_QUAD - 1) / FB_INT_QUAD * FB_INT_QUAD * FB_GROUP_KEYS;
+}
+
+static inline size_t fb_int_values_bytes(size_t head_dim) {
+    return fb_padded_dim(head_dim) * FB_GROUP_KEYS;
+}
+
+/* Where dimension d of key number `key` of a group is: among its keys, among its values. */
+static inline size_t fb_int_key_index(size_t d, size_t key) {
+    return (d / FB_INT_QUAD * FB_GROUP_KEYS + key) * FB_INT_QUAD + d % FB_INT_QUAD;
+}
+
+static inline size_t fb_int_value_index(size_t d, size_t key) {
+    size_t line = d / FB_PANEL_DIMS * (FB_GROUP_KEYS / FB_INT_QUAD) + key / FB_INT_QUAD;
+    return (line * FB_PANEL_DIMS + d % FB_PANEL_DIMS) * FB_INT_QUAD + key % FB_INT_QUAD;
+}
+
+/* Scores of `rows` query rows against the groups of keys of each stream (contract C14.3):
+ *   s = ((float)N * a) * b
+ * N is the sum of integer products, a the key's scale, b the row's factor. */
+typedef struct fb_int_scores_call {
+    const int8_t *q;      /* [rows][fb_padded_dim(head_dim)], -127 to 127, 0 from head_dim on */
+    const float *factors; /* [rows] */
+    const int32_t *sums;  /* [rows] of each row's integers: for products with keys + 128 */
+    size_t rows, head_dim, streams;
+    const void *const *groups; /* [streams][num_groups], each fb_int_keys_bytes, then 16 scales */
+    size_t num_groups;
+    const void *next;
+    float *s; /* out; all as those of fb_scores_call */
+} fb_int_scores_call;
+
+typedef void fb_int_scores_fn(const fb_int_scores_call *call);
 
 /* One tile of the online softmax, for `rows` rows (contract C3.6, steps 1 to 5). */
 typedef struct fb_softmax_call {
@@ -118,6 +162,13 @@ typedef struct fb_values_call {
 } fb_values_call;
 
 typedef void fb_values_fn(const fb_values_call *call);
+
+/* Adds the keys of one tile, whose values are of 8 bits (contract C14.4). The call is the same, but
+ * for
+ *   groups  each fb_int_values_bytes, then 16 scales. All of the last group is read; what it holds
+ *           after the last key changes nothing.
+ *   p       not negative, or NaN. So are the scales. */
+typedef void fb_int_values_fn(const fb_values_call *call);
 
 /* Transposes a group of keys into a group of values, widened. Where mean keys are wanted, they are
  * what the values kernels make of these. */
@@ -230,6 +281,8 @@ typedef void fb_exp_values_fn(const float *x, float *out, size_t count);
 typedef struct fb_kernels {
     fb_scores_fn *scores[FB_NUM_DTYPES];
     fb_values_fn *values[FB_NUM_DTYPES];
+    fb_int_scores_fn *int_scores;
+    fb_int_values_fn *int_values;
     fb_dots_fn *dots[FB_NUM_DTYPES]; /* all three of one instruction set, for dot_outputs */
     size_t dot_outputs;              /* 1, 3 or 6 */
     /* dots for calls of FB_FEW_ROWS rows and fewer, which wait for memory: those of the set, or of
@@ -260,6 +313,8 @@ typedef enum fb_kernel {
     FB_KERNEL_DOTS = FB_KERNEL_TRANSPOSE + FB_NUM_DTYPES,    /* all types, and dot_outputs */
     FB_KERNEL_FEW_DOTS,                                      /* then by type */
     FB_KERNEL_INT_DOTS = FB_KERNEL_FEW_DOTS + FB_NUM_DTYPES, /* and quantize, int_outputs */
+    FB_KERNEL_INT_SCORES,
+    FB_KERNEL_INT_VALUES,
     FB_KERNEL_SOFTMAX,
     FB_KERNEL_MERGE_ROW,
     FB_KERNEL_DIVIDE_ROW,

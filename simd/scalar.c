@@ -183,6 +183,8 @@ static void exp_values(const float *x, float *out, size_t count) {
 const fb_kernels fb_kernels_scalar = {
     .scores = {scores_f32, scores_bf16, scores_f16},
     .values = {values_f32, values_bf16, values_f16},
+    .int_scores = int_scores,
+    .int_values = int_values,
     .dots = {dots_f32, dots_bf16, dots_f16},
     .dot_outputs = 1,
     .quantize = quantize,

@@ -69,6 +69,83 @@ static void check_scores(check *c, const fb_kernels *tested, const fb_kernels *t
           tested->scores[c->dtype](&call));
 }
 
+/* Integers from -127 to 127. */
+static int8_t *input_integers(check *c, const char *name, size_t count) {
+    int8_t *integers = (int8_t *)input_bytes(c, name, count, 254);
+    for (size_t i = 0; i < count; i++)
+        integers[i] = (int8_t)((uint8_t)integers[i] - 127);
+    return integers;
+}
+
+/* The scales of a group of 8 bits. */
+static void random_scales(check *c, int8_t *to) {
+    float scales[FB_GROUP_KEYS];
+    for (size_t key = 0; key < FB_GROUP_KEYS; key++)
+        scales[key] = random_between(c, 0, 9) ? fabsf(random_ordinary(c)) : NAN;
+    memcpy(to, scales, sizeof scales);
+}
+
+/* A group of keys of 8 bits: the dimensions that only fill the last four are 0, and scales follow.
+ */
+static const void *input_int_keys(check *c, size_t head_dim) {
+    size_t bytes = fb_int_keys_bytes(head_dim);
+    int8_t *group = input_integers(c, "keys of a group", bytes + FB_GROUP_KEYS * sizeof(float));
+    for (size_t d = head_dim; d * FB_GROUP_KEYS < bytes; d++)
+        for (size_t key = 0; key < FB_GROUP_KEYS; key++)
+            group[fb_int_key_index(d, key)] = 0;
+    random_scales(c, group + bytes);
+    return group;
+}
+
+/* A group of values of 8 bits. */
+static const void *input_int_values(check *c, size_t head_dim) {
+    size_t bytes = fb_int_values_bytes(head_dim);
+    int8_t *group = input_integers(c, "values of a group", bytes + FB_GROUP_KEYS * sizeof(float));
+    random_scales(c, group + bytes);
+    return group;
+}
+
+static void check_int_scores(check *c, const fb_kernels *tested, const fb_kernels *twin) {
+    size_t rows = choose_rows(c), head_dim = choose_head_dim(c), stride = fb_padded_dim(head_dim);
+    size_t num_groups = choose(c, "num_groups", 1, FB_TILE_GROUPS, 1);
+    size_t streams = choose_streams(c, rows), all_groups = streams * num_groups;
+    int8_t *q = input_integers(c, "q", rows * stride);
+    const float *factors = input_floats(c, "factors", rows, ANY);
+    int32_t *sums = (int32_t *)(void *)input_floats(c, "sums of q", rows, ORDINARY);
+    for (size_t row = 0; row < rows; row++) {
+        memset(q + row * stride + head_dim, 0, stride - head_dim);
+        sums[row] = 0;
+        for (size_t d = 0; d < head_dim; d++)
+            sums[row] += q[row * stride + d];
+    }
+    const void **groups = input_pointers(c, "groups", all_groups);
+    for (size_t group = 0; group < all_groups; group++)
+        groups[group] = input_int_keys(c, head_dim);
+    const void *next = choose_next(c, groups[0]);
+    result s =
+        result_floats(c, "s", (streams * rows - 1) * FB_SCORE_STRIDE + num_groups * FB_GROUP_KEYS);
+    ready(c);
+    fb_int_scores_call call = {
+        .q = q,
+        .factors = factors,
+        .sums = sums,
+        .rows = rows,
+        .head_dim = head_dim,
+        .streams = streams,
+        .groups = groups,
+        .num_groups = num_groups,
+        .next = next,
+        .s = s.tested,
+    };
+    tested->int_scores(&call);
+    call.s = s.twin;
+    twin->int_scores(&call);
+    expect_same(c, s, NANS_ALIKE);
+    call.s = s.tested;
+    BENCH(c, rows * all_groups * FB_GROUP_KEYS * head_dim, "multiply-add",
+          tested->int_scores(&call));
+}
+
 static void check_dots(check *c, const fb_kernels *tested, const fb_kernels *twin) {
     size_t rows = choose(c, "rows", 1, FB_DOT_ROWS, 1);
     /* Long ones now and then only: under an emulator they would take most of the time. */
@@ -243,16 +320,22 @@ static void check_softmax(check *c, const fb_kernels *tested, const fb_kernels *
     BENCH(c, rows * count, "key", tested->softmax(&call));
 }
 
-/* A stream's groups of values. In the last group, memory ends after the last key of the last panel.
- */
+/* A stream's groups of values. In the last group, memory ends after the last key of the last panel;
+ * of 8 bits all of it is there. */
 static void fill_value_groups(check *c, const void **groups, size_t num_keys, size_t head_dim) {
     size_t elements = FB_GROUP_KEYS * fb_padded_dim(head_dim);
     for (size_t key = 0; key < num_keys; key += FB_GROUP_KEYS) {
         size_t left = num_keys - key;
         size_t absent = left < FB_GROUP_KEYS ? FB_GROUP_KEYS - left : 0;
-        groups[key / FB_GROUP_KEYS] =
-            input_elements(c, "values of a group", elements - absent * FB_PANEL_DIMS);
+        size_t count = elements - absent * FB_PANEL_DIMS;
+        groups[key / FB_GROUP_KEYS] = c->dtype == FB_INT8
+                                          ? input_int_values(c, head_dim)
+                                          : input_elements(c, "values of a group", count);
     }
+}
+
+static fb_values_fn *values_of(const check *c, const fb_kernels *kernels) {
+    return c->dtype == FB_INT8 ? kernels->int_values : kernels->values[c->dtype];
 }
 
 static void check_values(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -261,7 +344,9 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
     size_t head_dim = choose_head_dim(c);
     size_t num_groups = (num_keys + FB_GROUP_KEYS - 1) / FB_GROUP_KEYS;
     size_t streams = choose_streams(c, rows), all_rows = streams * rows;
-    const float *p = input_floats(c, "p", row_floats(all_rows, num_keys), ANY);
+    float *p = input_floats(c, "p", row_floats(all_rows, num_keys), ANY);
+    for (size_t i = 0; c->dtype == FB_INT8 && i < row_floats(all_rows, num_keys); i++)
+        p[i] = fabsf(p[i]);
     const float *alpha = input_floats(c, "alpha", all_rows, ANY);
     const void **groups = input_pointers(c, "groups", streams * num_groups);
     for (size_t stream = 0; stream < streams; stream++)
@@ -280,12 +365,13 @@ static void check_values(check *c, const fb_kernels *tested, const fb_kernels *t
         .next = next,
         .o = o.tested,
     };
-    tested->values[c->dtype](&call);
+    fb_values_fn *values = values_of(c, tested);
+    values(&call);
     call.o = o.twin;
-    twin->values[c->dtype](&call);
+    values_of(c, twin)(&call);
     expect_same(c, o, NANS_ALIKE);
     call.o = o.tested;
-    BENCH(c, all_rows * num_keys * head_dim, "multiply-add", tested->values[c->dtype](&call));
+    BENCH(c, all_rows * num_keys * head_dim, "multiply-add", values(&call));
 }
 
 static void check_transpose(check *c, const fb_kernels *tested, const fb_kernels *twin) {
@@ -380,6 +466,8 @@ const kernel_check kernel_checks[] = {
     {"values_f32", check_values, FB_F32, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
     {"values_bf16", check_values, FB_BF16, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
     {"values_f16", check_values, FB_F16, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
+    {"int_scores", check_int_scores, FB_INT8, {{4, 128, 4}, {32, 128, 4}, {32, 64, 4}}},
+    {"int_values", check_values, FB_INT8, {{4, 64, 128}, {32, 64, 128}, {32, 64, 64}}},
     {"dots_f32", check_dots, FB_F32, {{4, 512}, {32, 512}}},
     {"dots_bf16", check_dots, FB_BF16, {{4, 512}, {32, 512}}},
     {"dots_f16", check_dots, FB_F16, {{4, 512}, {32, 512}}},

@@ -413,6 +413,82 @@ Test(attend, single_kv_heads_are_the_same_heads) {
     trial_free(&t);
 }
 
+/* A call of the test below: `queries` query rows over the cache, mean keys wanted or not. */
+typedef struct int8_call {
+    fb_kv kv;
+    const float *q;
+    size_t queries, heads, dim;
+    fb_range ranges[2];
+    bool gathered, mean_key;
+} int8_call;
+
+static void run_int8(const int8_call *c, float *out, float *lse, float *mean_key) {
+    fb_queries queries = fb_queries_rows(c->q, c->queries, c->heads, c->dim);
+    fb_view view = {&c->kv, c->ranges, 2};
+    fb_part part = fb_part_rows(out, lse, c->heads, c->dim);
+    part.mean_key = c->mean_key ? mean_key : NULL;
+    cr_assert_eq((c->gathered ? fb_attend_gathered : fb_attend)(&queries, &view, NULL, 0.0f, &part),
+                 FB_OK, "%s", fb_error_message());
+}
+
+/* Keys and values of 8 bits: instruction sets, threads, the other rows of a call (few rows take
+ * chunks side by side) and mean keys change no bit; mean keys are what outputs would be if values
+ * were the keys. docs/contract.md C7, C14; test_contract.py has the bits themselves. */
+Test(attend, keys_of_8_bits, .timeout = 300) {
+    enum { QUERIES = 20, FEW = 3, TOKENS = 4400 };
+    static const size_t dims[] = {64, 20, 128, 7};
+    random_stream random = random_named(301);
+    for (size_t round = 0; round < (test_is_sample() ? 4 : 8); round++) {
+        size_t dim = dims[round % 4], kv_heads = 1 + round % 2, heads = 2 * kv_heads;
+        float *q = random_floats(&random, QUERIES * heads * dim, 1.5f);
+        float *k = random_floats(&random, TOKENS * kv_heads * dim, 1.0f);
+        float *v = random_floats(&random, TOKENS * kv_heads * dim, 1.0f);
+        size_t values = QUERIES * heads * dim, rows = QUERIES * heads, odd = round / 2 % 2;
+        float *out[3], *lse[2];
+        for (size_t i = 0; i < 3; i++)
+            out[i] = calloc(values, sizeof **out);
+        for (size_t i = 0; i < 2; i++)
+            lse[i] = calloc(rows, sizeof **lse);
+        fb_kv_cache_config config = {1, kv_heads, dim, FB_INT8};
+        fb_kv_cache *cache = NULL, *keys = NULL;
+        int8_call c = {.q = q,
+                       .queries = QUERIES,
+                       .heads = heads,
+                       .dim = dim,
+                       .ranges = {{odd, 2100 + odd}, {2112 + odd, TOKENS}},
+                       .gathered = round > 3};
+        cr_assert_eq(fb_kv_cache_create(&config, &cache), FB_OK);
+        cr_assert_eq(fb_kv_cache_write(cache, 0, 0, TOKENS, k, v), FB_OK);
+        cr_assert_eq(fb_kv_cache_layer(cache, 0, &c.kv), FB_OK);
+        cr_assert_eq(fb_isa_select(FB_ISA_SCALAR), FB_OK);
+        cr_assert_eq(fb_set_num_threads(1), FB_OK);
+        run_int8(&c, out[0], lse[0], NULL);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+            for (int variant = 0; variant < 4; variant++) {
+                if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                    continue;
+                cr_assert_eq(fb_isa_select(isa), FB_OK);
+                cr_assert_eq(fb_set_num_threads(1 + variant % 3), FB_OK);
+                c.queries = variant % 2 ? FEW : QUERIES;
+                c.mean_key = variant == 2;
+                run_int8(&c, out[1], lse[1], out[2]);
+                expect_same_bits("out", out[0], out[1], c.queries * heads * dim);
+                expect_same_bits("lse", lse[0], lse[1], c.queries * heads);
+            }
+        cr_assert_eq(fb_kv_cache_create(&config, &keys), FB_OK);
+        cr_assert_eq(fb_kv_cache_write(keys, 0, 0, TOKENS, k, k), FB_OK);
+        cr_assert_eq(fb_kv_cache_layer(keys, 0, &c.kv), FB_OK);
+        c.queries = QUERIES;
+        c.mean_key = false;
+        run_int8(&c, out[1], lse[1], NULL);
+        expect_same_bits("mean key", out[1], out[2], values);
+        fb_kv_cache_destroy(cache), fb_kv_cache_destroy(keys);
+        for (size_t i = 0; i < 3; i++)
+            free(out[i]);
+        free(lse[0]), free(lse[1]), free(q), free(k), free(v);
+    }
+}
+
 /* The first implementation that one writes, all in float32: scores, their maximum, exponentials,
  * sums. */
 static void naive_row(const trial *t, size_t row, float *out, float *lse) {
@@ -700,6 +776,7 @@ Test(attend, wrong_arguments) {
         {"mask.kind is 9", good, t.kv, all, {(fb_mask_kind)9, 1, 0, 0}, t.part},
         {"result.lse is NULL", good, t.kv, all, {0}, t.part},
         {"queries: 2 x 4 rows", good, t.kv, all, {0}, t.part},
+        {"kv.dtype is 3", good, t.kv, all, {0}, t.part}, /* FB_INT8 in rows */
     };
     cases[0].queries.num_heads = 3;
     cases[1].queries.head_dim = 9;
@@ -709,6 +786,7 @@ Test(attend, wrong_arguments) {
     cases[7].kv.num_kv_heads = 0;
     cases[10].part.lse = NULL;
     cases[11].queries.token_stride = PTRDIFF_MAX;
+    cases[12].kv.dtype = FB_INT8;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         fb_view view = {&cases[i].kv, &cases[i].range, 1};
         fb_status status =

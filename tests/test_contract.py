@@ -90,6 +90,19 @@ def ln(x):
 # --- C2, C3, C4 -----------------------------------------------------------------------------------
 
 
+class Quantized:
+    """C13.3, of one group."""
+
+    def __init__(self, x):
+        m = max(map(abs, x))
+        self.integers, self.scale = [0] * len(x), 0.0
+        if not all(map(math.isfinite, x)):
+            self.scale = NAN
+        elif m >= 2.0**-100:
+            self.scale, r = f32(m / 127), f32(127 / m)
+            self.integers = [round(f32(a * r)) for a in x]
+
+
 def dot(x, y):
     total = None
     for begin in range(0, len(x), 16):
@@ -100,9 +113,49 @@ def dot(x, y):
     return total
 
 
+def score_of(q, key, scale):
+    if isinstance(key, Quantized):  # C14.3
+        q = Quantized(q)
+        n = sum(a * b for a, b in zip(q.integers, key.integers))
+        return f32(f32(n * key.scale) * f32(scale * q.scale))
+    return f32(scale * dot(q, key))  # C3.3
+
+
+class Weights:
+    """C14.4, of one group of keys."""
+
+    def __init__(self, w):
+        m = max(w)
+        self.integers, self.factor = [0] * len(w), 0.0
+        if not all(map(math.isfinite, w)):
+            self.factor = NAN
+        elif m >= 2.0**-100:
+            self.factor, r = f32(m / 255), f32(255 / m)
+            self.integers = [round(f32(a * r)) for a in w]
+
+
+def int_products(p, values):
+    """t_d of C14.4."""
+    total = [0.0] * len(values[0].integers)
+    for begin in range(0, len(p), 16):
+        group = values[begin : begin + 16]
+        weights = Weights([f32(a * v.scale) for a, v in zip(p[begin : begin + 16], group)])
+        for d, t in enumerate(total):
+            n = sum(u * v.integers[d] for u, v in zip(weights.integers, group))
+            total[d] = fma(n, weights.factor, t)
+    return total
+
+
+def products(p, values):
+    """t_d of C3.6 step 6."""
+    if isinstance(values[0], Quantized):
+        return int_products(p, values)
+    return [dot(p, column) for column in zip(*values)]
+
+
 def attend_tile(q, keys, values, scale, state):
     m, sums, out = state
-    scores = [f32(scale * dot(q, key)) for key in keys]  # C3.3
+    scores = [score_of(q, key, scale) for key in keys]
     new = m
     for score in scores:
         new = score if score > new else new
@@ -112,7 +165,7 @@ def attend_tile(q, keys, values, scale, state):
     sums = [f32(total * a) for total in sums]
     for j, weight in enumerate(p):
         sums[j % 16] = f32(sums[j % 16] + weight)
-    out = [fma(o, a, dot(p, [v[d] for v in values])) for d, o in enumerate(out)]
+    out = [fma(o, a, t) for o, t in zip(out, products(p, values))]
     return new, sums, out
 
 
@@ -172,6 +225,8 @@ Kv = structure(
     **{"k": ctypes.c_void_p, "v": ctypes.c_void_p, "k_token": OFFSET, "k_head": OFFSET},
     **{"v_token": OFFSET, "v_head": OFFSET, "pages": ctypes.c_void_p, "first_kv_head": SIZE},
 )
+CacheConfig = structure("fb_kv_cache_config", layers=SIZE, kv_heads=SIZE, head_dim=SIZE, dtype=ctypes.c_int)
+INT8 = 3
 View = structure("fb_view", kv=ctypes.POINTER(Kv), ranges=ctypes.POINTER(Range), num_ranges=SIZE)
 Queries = structure("fb_queries", q=FLOATS, num=SIZE, heads=SIZE, dim=SIZE, token=OFFSET, head=OFFSET)
 Part = structure(
@@ -207,7 +262,18 @@ def differences(name, expected, found):
             return
 
 
-def check_attend(library, dim, num_keys, ranges=None, gathered=False, block=0, change=None):
+def stored_as_int8(library, keys, values, dim):
+    """The fb_kv of a KV cache of 8 bits."""
+    cache, kv, count = ctypes.c_void_p(), Kv(), len(keys)
+    config = CacheConfig(1, KV_HEADS, dim, INT8)
+    rows = floats(flat(keys)), floats(flat(values))
+    library.fb_kv_cache_create(ctypes.byref(config), ctypes.byref(cache))
+    library.fb_kv_cache_write(cache, SIZE(0), SIZE(0), SIZE(count), *rows)
+    library.fb_kv_cache_layer(cache, SIZE(0), ctypes.byref(kv))
+    return cache, kv
+
+
+def check_attend(library, dim, num_keys, ranges=None, gathered=False, block=0, change=None, int8=False):
     generator = random.Random(num_keys * 100 + dim)
     queries = random_rows(generator, 2 * HEADS, dim)
     keys, values = random_rows(generator, num_keys, dim), random_rows(generator, num_keys, dim)
@@ -216,6 +282,10 @@ def check_attend(library, dim, num_keys, ranges=None, gathered=False, block=0, c
     ranges = [(0, num_keys)] if ranges is None else ranges
     k, v, q = floats(flat(keys)), floats(flat(values)), floats(flat(queries))
     kv = Kv(0, num_keys, KV_HEADS, dim, ctypes.addressof(k), ctypes.addressof(v), dim, dim, dim, dim, None, 0)
+    cache = None
+    if int8:
+        cache, kv = stored_as_int8(library, keys, values, dim)
+        keys, values = ([Quantized(row) for row in rows] for rows in (keys, values))
     view = View(ctypes.pointer(kv), (Range * len(ranges))(*ranges), len(ranges))
     out, lse = floats([7.0] * len(q)), floats([7.0] * len(queries))
     mask = Mask(1, block, 40, 0)  # queries at positions 40, 41
@@ -227,6 +297,8 @@ def check_attend(library, dim, num_keys, ranges=None, gathered=False, block=0, c
         ctypes.c_float(0),
         ctypes.byref(part_of(out, lse, HEADS, dim)),
     )
+    if cache:
+        library.fb_kv_cache_destroy(cache)
     if status != 0:
         yield f"status {status}"
         return
@@ -296,6 +368,15 @@ def main():
         ("block-causal mask", check_attend(library, 8, 90, [(0, 30), (30, 90)], block=3)),
         ("infinities and NaN among the values", check_attend(library, 8, 1100, change=hostile)),
         ("a score that is NaN", check_attend(library, 8, 1100, change=nan_score)),
+    ]
+    for dim, num_keys in ((7, 0), (1, 1), (20, 65), (33, 130), (8, 1025)):
+        checks.append((f"{num_keys} keys of {dim}, of 8 bits", check_attend(library, dim, num_keys, int8=True)))
+    checks += [
+        ("three ranges, of 8 bits", check_attend(library, 8, 2700, split, int8=True)),
+        ("gathered ranges, of 8 bits", check_attend(library, 8, 2700, split, gathered=True, int8=True)),
+        ("block-causal mask, of 8 bits", check_attend(library, 8, 90, [(0, 30), (30, 90)], block=3, int8=True)),
+        ("infinities and NaN among values of 8 bits", check_attend(library, 8, 1100, change=hostile, int8=True)),
+        ("a score of 8 bits that is NaN", check_attend(library, 8, 1100, change=nan_score, int8=True)),
     ]
     return run_checks(checks)
 

@@ -9,6 +9,7 @@
 #include "tests/temporary.h"
 
 #include <flashblock/generate.h>
+#include <flashblock/runtime.h>
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -215,7 +216,7 @@ Test(generate, each_prompt_is_as_it_would_be_alone) {
         options.temperature = kind % 2 ? 1.0 : 0.0;
         options.reuse.rows = kind / 2 == 1;
         options.reuse.tau = kind / 2 == 1 ? 1 : 2;
-        options.kv_dtype = kind / 2 == 2 ? FB_BF16 : FB_F32;
+        options.kv_dtype = kind / 2 == 2 ? FB_BF16 : kind / 2 == 1 ? FB_INT8 : FB_F32;
         options.seeds = kind / 2 == 3 ? seeds : NULL;
         fb_generation *together = generate(model, p.list, 4, &options);
         for (size_t i = 0; i < 4; i++) {
@@ -240,6 +241,41 @@ Test(generate, each_prompt_is_as_it_would_be_alone) {
     cr_expect_neq(
         memcmp(first->tokens, fb_generation_result(samples, 1)->tokens, 24 * sizeof(int32_t)), 0);
     fb_generation_destroy(samples);
+    fb_model_destroy(model);
+}
+
+/* Keys and values of 8 bits, dense, reused and by rows: one answer on every instruction set, with
+ * any number of threads. docs/contract.md C7, C14. */
+Test(generate, with_a_kv_cache_of_8_bits_one_answer_everywhere) {
+    static const size_t lengths[2] = {21, 30};
+    prompts p;
+    random_prompts(&p, lengths, 2, 13);
+    fb_model *model = golden_model("model/m1");
+    for (int kind = 0; kind < 3; kind++) {
+        fb_generate_options options = small_options(2);
+        options.kv_dtype = FB_INT8;
+        options.temperature = 1.0;
+        options.reuse.tau = kind == 0 ? 0 : 2;
+        options.reuse.rows = kind == 2;
+        if (kind == 2)
+            options.reuse.tau = 1;
+        cr_assert_eq(fb_isa_select(FB_ISA_SCALAR), FB_OK);
+        cr_assert_eq(fb_set_num_threads(1), FB_OK);
+        fb_generation *first = generate(model, p.list, 2, &options);
+        for (fb_isa isa = FB_ISA_SCALAR; isa < FB_ISA_COUNT; isa++)
+            for (int threads = 1; threads <= 3; threads++) {
+                if (!fb_isa_built(isa) || !fb_isa_supported(isa))
+                    continue;
+                cr_assert_eq(fb_isa_select(isa), FB_OK);
+                cr_assert_eq(fb_set_num_threads(threads), FB_OK);
+                fb_generation *other = generate(model, p.list, 2, &options);
+                for (size_t i = 0; i < 2; i++)
+                    expect_same_results(fb_isa_name(isa), fb_generation_result(first, i),
+                                        fb_generation_result(other, i));
+                fb_generation_destroy(other);
+            }
+        fb_generation_destroy(first);
+    }
     fb_model_destroy(model);
 }
 

@@ -69,6 +69,59 @@ Test(kv_cache, gives_back_what_was_written) {
     }
 }
 
+/* docs/contract.md C13.3, of one group. */
+static void quantize_and_read_back(float *x, size_t count) {
+    float largest = 0.0f;
+    bool finite = true;
+    for (size_t i = 0; i < count; i++) {
+        largest = fmaxf(largest, fabsf(x[i]));
+        finite = finite && isfinite(x[i]);
+    }
+    float scale = largest / 127.0f, reciprocal = 127.0f / largest;
+    for (size_t i = 0; i < count; i++)
+        x[i] = !finite ? NAN : largest < 0x1p-100f ? 0.0f : nearbyintf(x[i] * reciprocal) * scale;
+}
+
+/* docs/contract.md C14.1, C14.2; numbers of all sizes, and some that have none. */
+Test(kv_cache, gives_back_integers_of_8_bits) {
+    enum { TOKENS = 700, COUNT = TOKENS * KV_ROW };
+    random_stream random = random_named(300);
+    fb_kv_cache *cache = cache_new(FB_INT8);
+    float *rows[2], *read[2];
+    for (size_t i = 0; i < 2; i++) {
+        rows[i] = random_floats(&random, COUNT, 1.0f);
+        read[i] = calloc(COUNT, sizeof **read);
+        for (size_t row = 0; row < COUNT / DIM; row++) {
+            float factor = ldexpf(1.0f, (int)random_between(&random, 0, 240) - 120);
+            for (size_t d = 0; d < DIM; d++)
+                rows[i][row * DIM + d] *= factor;
+        }
+        memset(rows[i] + 20 * DIM, 0, DIM * sizeof **rows);
+        rows[i][(50 + i) * DIM + 3] = NAN;
+        rows[i][(60 + i) * DIM] = -INFINITY;
+    }
+    cr_assert_eq(fb_kv_cache_write(cache, 1, 0, 333, rows[0], rows[1]), FB_OK);
+    cr_assert_eq(fb_kv_cache_write(cache, 1, 333, TOKENS - 333, rows[0] + 333 * KV_ROW,
+                                   rows[1] + 333 * KV_ROW),
+                 FB_OK);
+    cr_assert_eq(fb_kv_cache_read(cache, 1, 0, TOKENS, read[0], read[1]), FB_OK);
+    for (size_t i = 0; i < 2; i++)
+        for (size_t row = 0; row < COUNT / DIM; row++) {
+            float *expected = rows[i] + row * DIM, *got = read[i] + row * DIM;
+            quantize_and_read_back(expected, DIM);
+            for (size_t d = 0; d < DIM; d++)
+                cr_assert(isnan(expected[d]) ? isnan(got[d]) : got[d] == expected[d],
+                          "row %zu, dimension %zu: %a, expected %a", row, d, (double)got[d],
+                          (double)expected[d]);
+        }
+    size_t row_bytes = fb_kv_row_bytes(FB_INT8, DIM);
+    cr_assert_eq(row_bytes, DIM + 4);
+    cr_assert_eq(fb_kv_cache_bytes(cache), 3u * 256 * 2 * KV_HEADS * row_bytes);
+    for (size_t i = 0; i < 2; i++)
+        free(rows[i]), free(read[i]);
+    fb_kv_cache_destroy(cache);
+}
+
 Test(kv_cache, grows_by_committed_blocks) {
     random_stream random = random_named(31);
     fb_kv_cache *cache = cache_new(FB_F32);
@@ -120,6 +173,12 @@ Test(kv_cache, rejects_impossible_sizes) {
     cr_assert_eq(fb_kv_cache_create(&none, &cache), FB_ERROR_ARGUMENT);
     cr_assert_eq(fb_kv_cache_create(&wide, &cache), FB_ERROR_ARGUMENT);
     cr_assert_eq(fb_kv_cache_create(&typeless, &cache), FB_ERROR_ARGUMENT);
+    fb_dtype dtype = FB_F32;
+    cr_assert_eq(fb_dtype_parse("int8", &dtype), FB_ERROR_ARGUMENT, "no type of elements");
+    cr_assert_eq(fb_kv_dtype_parse("int9", &dtype), FB_ERROR_ARGUMENT);
+    cr_assert_eq(fb_kv_dtype_parse("int8", &dtype), FB_OK);
+    cr_assert_eq(dtype, FB_INT8);
+    cr_assert_eq(fb_kv_row_bytes((fb_dtype)9, 8), 0);
     cr_assert_null(cache);
     fb_part_cache *parts = NULL;
     cr_assert_eq(fb_part_cache_create(SIZE_MAX / 2, 8, 8, 8, &parts), FB_ERROR_MEMORY);
@@ -276,7 +335,7 @@ static fb_status released_reuse(block *b, fb_kv_cache *kv, fb_part_cache *parts)
 Test(reuse, a_refresh_is_dense) {
     random_stream random = random_named(32);
     for (size_t context = 0; context < 2600; context += 1 + context / 3) {
-        fb_kv_cache *kv = cache_new(FB_BF16);
+        fb_kv_cache *kv = cache_new(context % 2 ? FB_BF16 : FB_INT8);
         fb_part_cache *parts = NULL;
         cr_assert_eq(fb_part_cache_create(LAYERS, BLOCK, HEADS, DIM, &parts), FB_OK);
         commit_tokens(kv, &random, context);
@@ -590,7 +649,7 @@ typedef struct rows_case {
 
 static rows_case rows_case_new(random_stream *random, size_t context, bool corrected,
                                float distance) {
-    rows_case c = {.kv = cache_new(FB_BF16),
+    rows_case c = {.kv = cache_new(context % 4 < 2 ? FB_BF16 : FB_INT8),
                    .first = block_new(random),
                    .now = block_new(random),
                    .dense = block_new(random)};

@@ -215,6 +215,35 @@ Test(selector, mass_thresholds_select_less) {
     fb_selection_release(&many);
 }
 
+/* The integers of a KV cache of 8 bits: the lists of what it gives back. */
+Test(selector, read_integers) {
+    random_stream random = random_named(714);
+    fb_selection rows = {0}, stored = {0};
+    sizes n = {4, 4, 2, 20, 300, 32, 200};
+    problem p = problem_new(&random, n);
+    fb_kv_cache_config config = {1, n.num_kv_heads, n.head_dim, FB_INT8};
+    fb_kv_cache *cache = NULL;
+    fb_kv paged;
+    OK(fb_kv_cache_create(&config, &cache));
+    OK(fb_kv_cache_write(cache, 0, 0, n.num_keys, p.k, p.v));
+    OK(fb_kv_cache_layer(cache, 0, &paged));
+    OK(fb_kv_cache_read(cache, 0, 0, n.num_keys, p.k, p.v));
+    fb_kv read = fb_kv_rows(FB_F32, p.k, p.v, n.num_keys, n.num_kv_heads, n.head_dim);
+    fb_selector_options options = options_of(&n);
+    for (size_t name = 0; name < NUM_NAMES; name++) {
+        fb_selector_input input = input_of(&p, 0.3);
+        input.context_length = 290;
+        input.kv = &read;
+        select_once(names[name], &options, &input, &rows);
+        input.kv = &paged;
+        select_once(names[name], &options, &input, &stored);
+        cr_assert(fb_selection_equal(&rows, &stored), "%s", names[name]);
+    }
+    fb_kv_cache_destroy(cache);
+    problem_free(&p);
+    fb_selection_release(&rows), fb_selection_release(&stored);
+}
+
 /* Keys and values as the KV cache and callers store them: the same lists as from float32 rows. */
 Test(selector, read_every_storage) {
     random_stream random = random_named(713);

@@ -122,7 +122,7 @@ static const size_t lists_of[] = {KV_HEADS, HEADS};
 Test(sparse, everything_selected_is_dense) {
     random_stream random = random_named(80);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {
-        bench b = bench_new(&random, context, (fb_dtype)(round % 3));
+        bench b = bench_new(&random, context, (fb_dtype)(round % 4));
         choose(&b, &random, lists_of[round % 2], 1.0);
         outcome dense, sparse;
         cr_assert_eq(fb_set_num_threads(1 + (int)round % 2), FB_OK);
@@ -143,7 +143,7 @@ Test(sparse, everything_selected_is_dense) {
 Test(sparse, nothing_selected_is_flashblock) {
     random_stream random = random_named(81);
     for (size_t context = 0, round = 0; context < 2600; context += 1 + context / 2, round++) {
-        bench b = bench_new(&random, context, (fb_dtype)(round % 3));
+        bench b = bench_new(&random, context, (fb_dtype)(round % 4));
         choose(&b, &random, lists_of[round % 2], 0.0);
         outcome flashblock, sparse;
         for (int step = 0; step < 3; step++) {

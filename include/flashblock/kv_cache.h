@@ -14,6 +14,11 @@
  * [kv_head][group][head_dim / 16][16 tokens][16], the last 16 dimensions padded with zeros. So
  * attention reads whole cache lines in order, and no step transposes anything.
  *
+ * FB_INT8: a key of one KV head is head_dim integers of 8 bits and a float32 scale, and so is a
+ * value. Queries are rounded to 8 bits, too, and scores are exact sums of integers (contract C14).
+ * Keys lie as [kv_head][group][head_dim / 4][16 tokens][4 dimensions]; behind each group are its 16
+ * scales. So a key of 128 dimensions takes 132 bytes, where bf16 takes 256.
+ *
  * Threads: writes need the cache to themselves; reads may be concurrent. A write
  * (fb_kv_cache_write, _commit, _truncate) during another one is FB_ERROR_ARGUMENT.
  */
@@ -36,8 +41,16 @@ typedef struct fb_kv_cache fb_kv_cache;
 /* The struct never grows. */
 typedef struct fb_kv_cache_config {
     size_t num_layers, num_kv_heads, head_dim; /* each at least 1 */
-    fb_dtype dtype;                            /* how keys and values are stored */
+    fb_dtype dtype; /* how keys and values are stored: any, FB_INT8 too */
 } fb_kv_cache_config;
+
+/* The inverse of fb_dtype_name for the types that a KV cache stores: "f32", "bf16", "f16", "int8".
+ * FB_ERROR_ARGUMENT for any other name. */
+FB_API fb_status fb_kv_dtype_parse(const char *name, fb_dtype *dtype);
+
+/* Bytes that attention reads for one key, or one value, of one KV head: head_dim elements, with
+ * FB_INT8 and their scale. 0 for a dtype that a KV cache cannot have. */
+FB_API size_t fb_kv_row_bytes(fb_dtype dtype, size_t head_dim);
 
 /* An empty cache. Pages are allocated as tokens are written. The caller owns *cache. */
 FB_API fb_status fb_kv_cache_create(const fb_kv_cache_config *config, fb_kv_cache **cache);
@@ -50,6 +63,7 @@ FB_API const fb_kv_cache_config *fb_kv_cache_config_of(const fb_kv_cache *cache)
 
 /* Writes the keys and values of one layer at positions first .. first + num_tokens - 1:
  *   k, v  [num_tokens, num_kv_heads, head_dim] float32, dense; rounded to the cache's dtype
+ * (contract C1.4; FB_INT8: C14.1).
  * `first` may be at most the number of tokens that this layer already holds (no holes). */
 FB_API fb_status fb_kv_cache_write(fb_kv_cache *cache, size_t layer, size_t first,
                                    size_t num_tokens, const float *k, const float *v);
@@ -76,8 +90,8 @@ FB_API uint64_t fb_kv_cache_history(const fb_kv_cache *cache);
  * block too. Valid until the next write, truncate or destroy. */
 FB_API fb_status fb_kv_cache_layer(const fb_kv_cache *cache, size_t layer, fb_kv *kv);
 
-/* Copies stored keys and values back, widened: k, v [num_tokens, num_kv_heads, head_dim]. Either
- * may be NULL. */
+/* Copies stored keys and values back, widened (FB_INT8: each integer times its scale, rounded): k,
+ * v [num_tokens, num_kv_heads, head_dim]. Either may be NULL. */
 FB_API fb_status fb_kv_cache_read(const fb_kv_cache *cache, size_t layer, size_t first,
                                   size_t num_tokens, float *k, float *v);
 

@@ -14,15 +14,20 @@ typedef enum fb_dtype {
     FB_F32 = 0, /* IEEE 754 binary32 */
     FB_BF16,    /* upper half of a binary32 */
     FB_F16,     /* IEEE 754 binary16 */
+    /* Only of KV caches (kv_cache.h): integers of 8 bits, and a scale for each key and each value.
+     * No element means anything without its scale, so arrays and files never have this type, and
+     * the functions below that take elements know nothing of it. */
+    FB_INT8,
 } fb_dtype;
 
-/* Bytes of one element: 4, 2, 2; 0 for a value that is none of the above. */
+/* Bytes of one element: 4, 2, 2; 0 for FB_INT8 and for a value that is none of the above. */
 FB_API size_t fb_dtype_size(fb_dtype dtype);
 
-/* "f32", "bf16", "f16"; "unknown" otherwise. Never NULL. */
+/* "f32", "bf16", "f16", "int8"; "unknown" otherwise. Never NULL. */
 FB_API const char *fb_dtype_name(fb_dtype dtype);
 
-/* The inverse of fb_dtype_name. FB_ERROR_ARGUMENT for any other name. */
+/* The inverse of fb_dtype_name for the types of elements, so not for "int8": fb_kv_dtype_parse.
+ * FB_ERROR_ARGUMENT for any other name. */
 FB_API fb_status fb_dtype_parse(const char *name, fb_dtype *dtype);
 
 /* Converts `count` elements. Widening is exact; narrowing rounds once, to nearest even, with

@@ -12,6 +12,7 @@ FB_ERROR_UNSUPPORTED = 6
 FB_F32 = 0
 FB_BF16 = 1
 FB_F16 = 2
+FB_INT8 = 3
 FB_ISA_SCALAR = 0
 FB_ISA_AVX2 = 1
 FB_ISA_AVX512 = 2
@@ -270,6 +271,8 @@ FUNCTIONS = {
         ("fb_merge_reference", None, [c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_size_t, c_void_p, c_void_p]),
         ("fb_exp", c_float, [c_float]),
         ("fb_log", c_float, [c_float]),
+        ("fb_kv_dtype_parse", c_int, [c_char_p, c_void_p]),
+        ("fb_kv_row_bytes", c_size_t, [c_int, c_size_t]),
         ("fb_kv_cache_create", c_int, [POINTER(fb_kv_cache_config), c_void_p]),
         ("fb_kv_cache_destroy", None, [c_void_p]),
         ("fb_kv_cache_config_of", POINTER(fb_kv_cache_config), [c_void_p]),

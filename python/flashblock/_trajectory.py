@@ -51,7 +51,7 @@ OPTIONS = {
     "temperature": _number("at least 0", lambda value: 0 <= value < float("inf")), "top_k": _whole(0),
     "top_p": _number("in (0, 1]", lambda value: 0 < value <= 1), "mask_token": ("a token id", _is_whole),
     "stop_tokens": ("a list of token ids", lambda value: isinstance(value, list) and all(map(_is_whole, value))),
-    "kv_dtype": _word("f32", "bf16", "f16"), "compat": _word("paper", "released"),
+    "kv_dtype": _word("f32", "bf16", "f16", "int8"), "compat": _word("paper", "released"),
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ static bool extent_fits(size_t count_a, ptrdiff_t stride_a, size_t count_b, ptrd
 
 static fb_status check_kv(const fb_kv *kv) {
     size_t element = fb_dtype_size(kv->dtype);
-    if (element == 0)
+    if (element == 0 && !(kv->dtype == FB_INT8 && kv->pages))
         return fb_fail(FB_ERROR_ARGUMENT, "kv.dtype is %d, expected f32, bf16 or f16",
                        (int)kv->dtype);
     if (kv->num_kv_heads == 0)

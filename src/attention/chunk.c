@@ -4,6 +4,7 @@
 
 #include "attention/kv_access.h"
 #include "base/memory.h"
+#include "simd/integers.h"
 #include "simd/scalar_math.h"
 
 #include <math.h>
@@ -36,12 +37,21 @@ enum {
     SCORE_FLOATS = FB_RUN_TILES * RUN_SCORES,   /* also enough for FB_UNIT_ROWS */
 };
 
+/* Of int_q, and of a tile of packed keys of any type. */
+static size_t int_q_floats(size_t head_dim) {
+    return FB_UNIT_ROWS * fb_padded_dim(head_dim) / sizeof(float);
+}
+
+static size_t tile_keys_floats(size_t head_dim) {
+    return FB_TILE_KEYS * (head_dim + FB_INT_QUAD); /* few integers have more scales and padding */
+}
+
 size_t fb_workspace_floats(size_t head_dim) {
-    return padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) + padded(FB_TILE_KEYS * head_dim) +
-           2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) +
+    return padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) + padded(int_q_floats(head_dim)) +
+           padded(tile_keys_floats(head_dim)) + 2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) +
            padded(FB_GROUP_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
            padded(SCORE_FLOATS) + padded(FB_UNIT_ROWS * FB_TILE_KEYS) +
-           padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(FB_UNIT_ROWS) +
+           padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 4 * padded(FB_UNIT_ROWS) +
            padded(VISIBLE_FLOATS) + 3 * fb_part_floats(head_dim);
 }
 
@@ -55,7 +65,10 @@ static float *take(float **at, size_t floats) {
 fb_workspace fb_workspace_at(float *base, size_t head_dim) {
     fb_workspace w = {0};
     w.q = take(&base, FB_UNIT_ROWS * fb_padded_dim(head_dim));
-    w.keys = take(&base, FB_TILE_KEYS * head_dim);
+    w.int_q = (int8_t *)(void *)take(&base, int_q_floats(head_dim));
+    w.factors = take(&base, FB_UNIT_ROWS);
+    w.int_sums = (int32_t *)(void *)take(&base, FB_UNIT_ROWS);
+    w.keys = take(&base, tile_keys_floats(head_dim));
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.transposed = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.beside = take(&base, FB_GROUP_KEYS * fb_padded_dim(head_dim));
@@ -72,18 +85,36 @@ fb_workspace fb_workspace_at(float *base, size_t head_dim) {
     return w;
 }
 
+static const float *query_of(const fb_attend_problem *problem, fb_row_unit unit, size_t row) {
+    const fb_queries *queries = problem->queries;
+    return queries->q + (ptrdiff_t)fb_row_query(problem, unit, row) * queries->token_stride +
+           (ptrdiff_t)fb_row_head(problem, unit, row) * queries->head_stride;
+}
+
 /* The queries of a unit's rows, in blocks: [ceil(D / 16)][R][16]. */
 static void gather_queries(const fb_attend_problem *problem, fb_row_unit unit, float *q) {
-    const fb_queries *queries = problem->queries;
     for (size_t row = 0; row < unit.rows; row++) {
-        const float *from = queries->q +
-                            (ptrdiff_t)fb_row_query(problem, unit, row) * queries->token_stride +
-                            (ptrdiff_t)fb_row_head(problem, unit, row) * queries->head_stride;
+        const float *from = query_of(problem, unit, row);
         float *to = q + row * FB_SEGMENT;
         size_t left = problem->head_dim;
         for (; left >= FB_SEGMENT; left -= FB_SEGMENT, from += FB_SEGMENT, to += FB_ROWS_BLOCK)
             memcpy(to, from, FB_SEGMENT * sizeof *q); /* of constant size: a few moves */
         memcpy(to, from, left * sizeof *q);
+    }
+}
+
+/* The same for keys of 8 bits (contract C14.3). */
+static void quantize_queries(const fb_attend_problem *problem, fb_row_unit unit,
+                             const fb_workspace *w) {
+    size_t head_dim = problem->head_dim, stride = problem->padded_dim;
+    for (size_t row = 0; row < unit.rows; row++) {
+        int8_t *to = w->int_q + row * stride;
+        w->factors[row] =
+            problem->scale * fb_int_quantize(query_of(problem, unit, row), head_dim, to);
+        memset(to + head_dim, 0, stride - head_dim);
+        w->int_sums[row] = 0;
+        for (size_t d = 0; d < head_dim; d++)
+            w->int_sums[row] += to[d];
     }
 }
 
@@ -105,7 +136,10 @@ static size_t visible_keys(const fb_attend_problem *problem, size_t query) {
 }
 
 void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w) {
-    gather_queries(problem, unit, w->q);
+    if (problem->kv->dtype == FB_INT8)
+        quantize_queries(problem, unit, w);
+    else
+        gather_queries(problem, unit, w->q);
     for (size_t row = 0; row < unit.rows; row++)
         w->visible[row] = visible_keys(problem, fb_row_query(problem, unit, row));
 }
@@ -141,7 +175,7 @@ static void widen(const fb_attend_problem *problem, const void *from, float *to,
 }
 
 /* Groups of 16 keys, or their values, of one tile, as kernels take them: packed in the KV cache, or
- * as floats in the fb_workspace. */
+ * in the fb_workspace, as floats or as FB_INT8. */
 typedef struct tile_groups {
     const void *at[FB_TILE_GROUPS];
     size_t count;
@@ -188,6 +222,42 @@ static void pack_values(const fb_attend_problem *problem, size_t kv_head, size_t
     }
 }
 
+/* Packs up to 16 keys of 8 bits, from a place on, as a KV cache does; absent keys 0. */
+static void pack_int_keys(const fb_attend_problem *problem, size_t kv_head, size_t place,
+                          size_t keys, void *to) {
+    const fb_kv *kv = problem->kv;
+    memset(to, 0, fb_key_group_bytes(FB_INT8, kv->head_dim));
+    float *scales = (float *)(uintptr_t)fb_key_scales(to, kv->head_dim);
+    for (size_t key = 0; key < keys; key++) {
+        size_t token = token_at(problem, place + key), lane = token % FB_GROUP_KEYS;
+        const char *group = fb_key_group(kv, kv_head, token);
+        scales[key] = fb_key_scales(group, kv->head_dim)[lane];
+        for (size_t d = 0; d < kv->head_dim; d += FB_INT_QUAD)
+            memcpy((char *)to + fb_int_key_index(d, key), group + fb_int_key_index(d, lane),
+                   FB_INT_QUAD);
+    }
+}
+
+/* The same for values; what is absent is not written. */
+static void pack_int_values(const fb_attend_problem *problem, size_t kv_head, size_t place,
+                            size_t keys, void *to) {
+    const fb_kv *kv = problem->kv;
+    float *scales = (float *)(uintptr_t)fb_value_scales(to, kv->head_dim);
+    memset(scales, 0, FB_GROUP_KEYS * sizeof *scales);
+    for (size_t key = 0; key < keys; key++) {
+        size_t token = token_at(problem, place + key), lane = token % FB_GROUP_KEYS;
+        const char *group = fb_value_group(kv, kv_head, token);
+        scales[key] = fb_value_scales(group, kv->head_dim)[lane];
+        for (size_t d = 0; d < problem->padded_dim; d++)
+            ((char *)to)[fb_int_value_index(d, key)] = group[fb_int_value_index(d, lane)];
+    }
+}
+
+/* The type of groups that are packed in the fb_workspace. */
+static fb_dtype packed_dtype(const fb_kv *kv) {
+    return kv->dtype == FB_INT8 ? FB_INT8 : FB_F32;
+}
+
 /* The keys of the places begin .. end-1 (at most 64). Packed groups are taken whole, wherever the
  * tile begins in them. Returns how many keys of the first group come before the tile. */
 static size_t tile_keys(const fb_attend_problem *problem, size_t kv_head, size_t begin, size_t end,
@@ -195,11 +265,14 @@ static size_t tile_keys(const fb_attend_problem *problem, size_t kv_head, size_t
     const fb_kv *kv = problem->kv;
     bool in_place = has_groups(problem);
     size_t skipped = in_place ? begin % FB_GROUP_KEYS : 0;
-    *keys = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    *keys = (tile_groups){.dtype = in_place ? kv->dtype : packed_dtype(kv)};
+    size_t group_bytes = fb_key_group_bytes(keys->dtype, problem->head_dim);
     for (size_t place = begin - skipped; place < end; place += FB_GROUP_KEYS) {
-        float *to = w->keys + keys->count * FB_GROUP_KEYS * problem->head_dim;
+        float *to = (float *)(void *)((char *)w->keys + keys->count * group_bytes);
         size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
-        if (!in_place)
+        if (!in_place && kv->dtype == FB_INT8)
+            pack_int_keys(problem, kv_head, place, present, to);
+        else if (!in_place)
             pack_keys(problem, kv_head, place, present, w->row, to);
         keys->at[keys->count++] =
             in_place ? fb_key_group(kv, kv_head, token_at(problem, place)) : to;
@@ -212,11 +285,14 @@ static void tile_values(const fb_attend_problem *problem, size_t kv_head, size_t
                         const fb_workspace *w, tile_groups *values) {
     const fb_kv *kv = problem->kv;
     bool in_place = has_groups(problem) && begin % FB_GROUP_KEYS == 0;
-    *values = (tile_groups){.dtype = in_place ? kv->dtype : FB_F32};
+    *values = (tile_groups){.dtype = in_place ? kv->dtype : packed_dtype(kv)};
+    size_t group_bytes = fb_value_group_bytes(values->dtype, problem->head_dim);
     for (size_t place = begin; place < end; place += FB_GROUP_KEYS) {
-        float *to = w->values + values->count * FB_GROUP_KEYS * fb_padded_dim(problem->head_dim);
+        float *to = (float *)(void *)((char *)w->values + values->count * group_bytes);
         size_t left = end - place, present = left < FB_GROUP_KEYS ? left : FB_GROUP_KEYS;
-        if (!in_place)
+        if (!in_place && kv->dtype == FB_INT8)
+            pack_int_values(problem, kv_head, place, present, to);
+        else if (!in_place)
             pack_values(problem, kv_head, place, present, to);
         values->at[values->count++] =
             in_place ? fb_value_group(kv, kv_head, token_at(problem, place)) : to;
@@ -233,6 +309,10 @@ static const void *read_after(const fb_attend_problem *problem, size_t kv_head,
     return fb_key_group(problem->kv, kv_head, token_at(problem, place));
 }
 
+static fb_values_fn *values_kernel(const fb_attend_problem *problem, fb_dtype dtype) {
+    return dtype == FB_INT8 ? problem->kernels->int_values : problem->kernels->values[dtype];
+}
+
 /* O = O * alpha + P V for one tile, in runs of rows that see the same keys. A row that sees no key
  * has alpha = 1 and does not change. */
 static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const size_t *counts,
@@ -241,7 +321,7 @@ static void add_values(const fb_attend_problem *problem, fb_row_unit unit, const
         for (same = 1; row + same < unit.rows && counts[row + same] == counts[row];)
             same++;
         if (counts[row] > 0)
-            problem->kernels->values[v->dtype](&(fb_values_call){
+            values_kernel(problem, v->dtype)(&(fb_values_call){
                 .p = w->p + row * FB_SEGMENT,
                 .rows = same,
                 .num_keys = counts[row],
@@ -268,6 +348,26 @@ static void move_keys(const float *group, size_t first, size_t count, size_t pad
     }
 }
 
+/* The tile's keys of 8 bits in the form of values. */
+static void int_keys_as_values(const fb_attend_problem *problem, const tile_groups *k,
+                               size_t skipped, size_t keys, const fb_workspace *w,
+                               tile_groups *values) {
+    const size_t head_dim = problem->head_dim, bytes = fb_value_group_bytes(FB_INT8, head_dim);
+    *values = (tile_groups){.dtype = FB_INT8};
+    memset(w->transposed, 0, FB_TILE_KEYS / FB_GROUP_KEYS * bytes);
+    for (size_t key = 0; key < keys; key++) {
+        size_t lane = (skipped + key) % FB_GROUP_KEYS, to_lane = key % FB_GROUP_KEYS;
+        const char *from = k->at[(skipped + key) / FB_GROUP_KEYS];
+        char *to = (char *)w->transposed + key / FB_GROUP_KEYS * bytes;
+        float *scales = (float *)(uintptr_t)fb_value_scales(to, head_dim);
+        scales[to_lane] = fb_key_scales(from, head_dim)[lane];
+        for (size_t d = 0; d < head_dim; d++)
+            to[fb_int_value_index(d, to_lane)] = from[fb_int_key_index(d, lane)];
+        if (to_lane == 0)
+            values->at[values->count++] = to;
+    }
+}
+
 /* The tile's keys in the form of values: from them the values kernels make the mean key. If the
  * tile begins inside a group, its groups are transposed one by one into w->beside, and their keys
  * moved from there to the rows where values would be. */
@@ -287,6 +387,26 @@ static void keys_as_values(const fb_attend_problem *problem, const tile_groups *
     *values = (tile_groups){.dtype = FB_F32};
     for (size_t key = 0; key < keys; key += FB_GROUP_KEYS)
         values->at[values->count++] = w->transposed + key / FB_GROUP_KEYS * group_floats;
+}
+
+/* Scores of keys of any type. */
+static void score(const fb_attend_problem *problem, fb_dtype dtype, const fb_scores_call *call,
+                  const fb_workspace *w) {
+    if (dtype == FB_INT8)
+        problem->kernels->int_scores(&(fb_int_scores_call){
+            .q = w->int_q,
+            .factors = w->factors,
+            .sums = w->int_sums,
+            .rows = call->rows,
+            .head_dim = call->head_dim,
+            .streams = call->streams,
+            .groups = call->groups,
+            .num_groups = call->num_groups,
+            .next = call->next,
+            .s = call->s,
+        });
+    else
+        problem->kernels->scores[dtype](call);
 }
 
 /* The online softmax of `rows` rows' scores: to p, alpha and the running maxima and sums. */
@@ -312,7 +432,7 @@ static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size
     size_t skipped = tile_keys(problem, unit.kv_head, begin, begin + keys, w, &k);
     tile_values(problem, unit.kv_head, begin, begin + keys, w, &v);
     const void *next = read_after(problem, unit.kv_head, &v, following);
-    problem->kernels->scores[k.dtype](&(fb_scores_call){
+    const fb_scores_call scores = {
         .q = w->q,
         .rows = unit.rows,
         .head_dim = problem->head_dim,
@@ -322,11 +442,13 @@ static void attend_tile(const fb_attend_problem *problem, fb_row_unit unit, size
         .scale = problem->scale,
         .next = v.at[0],
         .s = w->scores,
-    });
+    };
+    score(problem, k.dtype, &scores, w);
     weigh_tile(problem, unit.rows, w->scores + skipped, counts, w);
     add_values(problem, unit, counts, &v, next, w, part->out);
     if (problem->result->mean_key) {
-        keys_as_values(problem, &k, skipped, keys, w, &v);
+        (k.dtype == FB_INT8 ? int_keys_as_values : keys_as_values)(problem, &k, skipped, keys, w,
+                                                                   &v);
         add_values(problem, unit, counts, &v, next, w, part->mean_key);
     }
 }
@@ -462,7 +584,7 @@ static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
                     groups);
         scores.next = groups[0];
         scores.s = w->scores + tile * RUN_SCORES;
-        problem->kernels->scores[dtype](&scores);
+        score(problem, dtype, &scores, w);
     }
     fb_values_call values = {
         .p = w->p,
@@ -479,7 +601,7 @@ static void attend_run(const fb_attend_problem *problem, fb_row_unit unit,
                     groups);
         weigh_tile(problem, rows, w->scores + tile * RUN_SCORES, counts, w);
         values.next = groups[0];
-        problem->kernels->values[dtype](&values);
+        values_kernel(problem, dtype)(&values);
     }
 }
 

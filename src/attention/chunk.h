@@ -56,7 +56,10 @@ typedef struct fb_row_unit {
 /* One thread's memory; R = FB_UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
 typedef struct fb_workspace {
     float *q;           /* [blocks of D][R][16] */
-    float *keys;        /* [4 groups][D][16] one tile, if it has to be packed */
+    int8_t *int_q;      /* [R][D padded] with keys of FB_INT8: the queries' integers */
+    float *factors;     /* [R] and scale * their scales */
+    int32_t *int_sums;  /* [R] and the sums of the integers */
+    float *keys;        /* [4 groups][D][16] one tile, if it has to be packed; or ints, as packed */
     float *values;      /* [4 groups][panels][16][16] one tile, if it has to be packed */
     float *transposed;  /* the same: a tile's keys in the form of values, if mean keys are wanted */
     float *beside;      /* [panels][16][16] one group of them, before its keys are moved */

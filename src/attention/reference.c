@@ -9,7 +9,6 @@
 #include "attention/check.h"
 #include "attention/kv_access.h"
 #include "base/error.h"
-#include "base/half.h"
 #include "base/memory.h"
 
 #include <flashblock/attention.h>
@@ -17,23 +16,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Element `index` of an array that is stored as `dtype`, exactly. */
-static double element(fb_dtype dtype, const void *array, size_t index) {
-    float f32;
-    uint16_t half;
-    if (dtype == FB_F32) {
-        memcpy(&f32, (const char *)array + index * sizeof f32, sizeof f32);
-        return (double)f32;
-    }
-    memcpy(&half, (const char *)array + index * sizeof half, sizeof half);
-    return (double)(dtype == FB_BF16 ? fb_bf16_to_f32(half) : fb_f16_to_f32(half));
-}
-
-static double dot(const fb_kv *kv, const float *q, size_t head, size_t token) {
-    const void *key = fb_key(kv, head, token);
+/* row [head_dim]: scratch, for the key. */
+static double dot(const fb_kv *kv, const float *q, size_t head, size_t token, float *row) {
+    fb_read_key(kv, head, token, row);
     double sum = 0.0;
     for (size_t d = 0; d < kv->head_dim; d++)
-        sum += (double)q[d] * element(kv->dtype, key, fb_key_index(kv, d));
+        sum += (double)q[d] * (double)row[d];
     return sum;
 }
 
@@ -45,16 +33,17 @@ static bool sees(const fb_mask *mask, size_t query, size_t key) {
            (mask->first_query + query) / mask->block_size;
 }
 
-/* One row: every score, their maximum, the sum, the weighted values. scores [num_keys] is
- * scratch: the scaled scores, -inf where masked. */
+/* One row: every score, their maximum, the sum, the weighted values. scores [num_keys] and
+ * row [head_dim] are scratch: the scaled scores, -inf where masked; a key or a value. */
 static void reference_row(const fb_kv *kv, const fb_view *view, const fb_mask *mask, const float *q,
-                          size_t query, size_t kv_head, double scale, double *scores, double *out,
-                          double *lse) {
+                          size_t query, size_t kv_head, double scale, double *scores, float *row,
+                          double *out, double *lse) {
     size_t key = 0;
     double max = -INFINITY;
     for (size_t r = 0; r < view->num_ranges; r++)
         for (size_t token = view->ranges[r].begin; token < view->ranges[r].end; token++, key++) {
-            scores[key] = sees(mask, query, key) ? scale * dot(kv, q, kv_head, token) : -INFINITY;
+            scores[key] =
+                sees(mask, query, key) ? scale * dot(kv, q, kv_head, token, row) : -INFINITY;
             max = scores[key] > max ? scores[key] : max;
         }
     double subtract = max == -INFINITY ? 0.0 : max; /* no key, or every score -inf: an empty part */
@@ -66,10 +55,10 @@ static void reference_row(const fb_kv *kv, const fb_view *view, const fb_mask *m
             if (!sees(mask, query, key))
                 continue;
             double p = exp(scores[key] - subtract);
-            const void *value = fb_value(kv, kv_head, token);
+            fb_read_value(kv, kv_head, token, row);
             sum += p;
             for (size_t d = 0; d < kv->head_dim; d++)
-                out[d] += p * element(kv->dtype, value, fb_value_index(kv, d));
+                out[d] += p * (double)row[d];
         }
     *lse = sum == 0.0 ? -INFINITY : max + log(sum);
     for (size_t d = 0; d < kv->head_dim; d++)
@@ -87,7 +76,13 @@ fb_status fb_attend_reference(const fb_queries *queries, const fb_view *view, co
     if (scale == 0.0)
         scale = 1.0 / sqrt((double)queries->head_dim);
     double *scores = NULL;
+    float *kv_row = NULL;
     FB_TRY(fb_alloc(num_keys, sizeof *scores, "reference scores", &scores));
+    fb_status status = fb_alloc(queries->head_dim, sizeof *kv_row, "reference row", &kv_row);
+    if (status != FB_OK) {
+        fb_free(scores);
+        return status;
+    }
     size_t heads_per_kv = queries->num_heads / view->kv->num_kv_heads;
     for (size_t query = 0; query < queries->num_queries; query++)
         for (size_t head = 0; head < queries->num_heads; head++) {
@@ -95,8 +90,9 @@ fb_status fb_attend_reference(const fb_queries *queries, const fb_view *view, co
                              (ptrdiff_t)head * queries->head_stride;
             size_t row = query * queries->num_heads + head;
             reference_row(view->kv, view, mask, q, query, head / heads_per_kv, scale, scores,
-                          out + row * queries->head_dim, lse + row);
+                          kv_row, out + row * queries->head_dim, lse + row);
         }
+    fb_free(kv_row);
     fb_free(scores);
     return FB_OK;
 }

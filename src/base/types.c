@@ -10,6 +10,8 @@ size_t fb_dtype_size(fb_dtype dtype) {
     case FB_BF16:
     case FB_F16:
         return sizeof(uint16_t);
+    case FB_INT8:
+        break;
     }
     return 0;
 }
@@ -22,6 +24,8 @@ const char *fb_dtype_name(fb_dtype dtype) {
         return "bf16";
     case FB_F16:
         return "f16";
+    case FB_INT8:
+        return "int8";
     }
     return "unknown";
 }
@@ -51,6 +55,8 @@ fb_status fb_to_f32(fb_dtype dtype, const void *from, float *to, size_t count) {
         for (size_t i = 0; i < count; i++)
             to[i] = fb_f16_to_f32(half[i]);
         return FB_OK;
+    case FB_INT8:
+        break;
     }
     return fb_fail(FB_ERROR_ARGUMENT, "dtype is %d, expected f32, bf16 or f16", (int)dtype);
 }
@@ -70,6 +76,8 @@ fb_status fb_from_f32(fb_dtype dtype, const float *from, void *to, size_t count)
         for (size_t i = 0; i < count; i++)
             half[i] = fb_f32_to_f16(from[i]);
         return FB_OK;
+    case FB_INT8:
+        break;
     }
     return fb_fail(FB_ERROR_ARGUMENT, "dtype is %d, expected f32, bf16 or f16", (int)dtype);
 }

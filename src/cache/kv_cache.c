@@ -3,6 +3,7 @@
 #include "base/busy.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "simd/integers.h"
 
 #include <flashblock/kv_cache.h>
 
@@ -28,9 +29,9 @@ static uint64_t next_epoch(void) {
 
 /* keys and values of one page; values are padded, see kv_access.h */
 static fb_status page_size(const fb_kv_cache_config *config, size_t *bytes) {
-    size_t dims = config->head_dim + fb_padded_dim(config->head_dim), elements = 0;
-    if (!fb_size_mul(config->num_kv_heads, dims, &elements) ||
-        !fb_size_mul(elements, FB_PAGE_TOKENS * fb_dtype_size(config->dtype), bytes))
+    size_t groups = fb_key_group_bytes(config->dtype, config->head_dim) +
+                    fb_value_group_bytes(config->dtype, config->head_dim);
+    if (!fb_size_mul(config->num_kv_heads, groups * FB_PAGE_GROUPS, bytes))
         return fb_fail(FB_ERROR_ARGUMENT, "%zu KV heads of %zu values overflow a page",
                        config->num_kv_heads, config->head_dim);
     return FB_OK;
@@ -47,6 +48,20 @@ static size_t pages_of_slab(size_t page_bytes) {
     return pages;
 }
 
+size_t fb_kv_row_bytes(fb_dtype dtype, size_t head_dim) {
+    return dtype == FB_INT8 ? head_dim + sizeof(float) : head_dim * fb_dtype_size(dtype);
+}
+
+fb_status fb_kv_dtype_parse(const char *name, fb_dtype *dtype) {
+    for (fb_dtype candidate = FB_F32; candidate <= FB_INT8; candidate++)
+        if (name && strcmp(name, fb_dtype_name(candidate)) == 0) {
+            *dtype = candidate;
+            return FB_OK;
+        }
+    return fb_fail(FB_ERROR_ARGUMENT, "dtype is '%s', expected f32, bf16, f16 or int8",
+                   name ? name : "(null)");
+}
+
 static fb_status check_config(const fb_kv_cache_config *config) {
     if (!config)
         return fb_fail(FB_ERROR_ARGUMENT, "config is NULL");
@@ -57,8 +72,8 @@ static fb_status check_config(const fb_kv_cache_config *config) {
     if (config->head_dim == 0 || config->head_dim > FB_MAX_HEAD_DIM)
         return fb_fail(FB_ERROR_ARGUMENT, "config.head_dim is %zu, expected 1 to %d",
                        config->head_dim, FB_MAX_HEAD_DIM);
-    if (fb_dtype_size(config->dtype) == 0)
-        return fb_fail(FB_ERROR_ARGUMENT, "config.dtype is %d, expected f32, bf16 or f16",
+    if (fb_kv_row_bytes(config->dtype, config->head_dim) == 0)
+        return fb_fail(FB_ERROR_ARGUMENT, "config.dtype is %d, expected f32, bf16, f16 or int8",
                        (int)config->dtype);
     return FB_OK;
 }
@@ -210,6 +225,25 @@ static void store_value(const fb_kv *kv, const float *from, size_t head, size_t 
                           panel_dims(kv, d));
 }
 
+/* Quantises a key into its lane of a packed group (contract C14.1). */
+static void store_int_key(const fb_kv *kv, const float *from, size_t head, size_t token) {
+    int8_t *group = (int8_t *)(uintptr_t)fb_key_group(kv, head, token);
+    size_t lane = token % FB_GROUP_KEYS;
+    fb_int_scale scale = fb_int_scale_of_group(from, kv->head_dim);
+    ((float *)(uintptr_t)fb_key_scales(group, kv->head_dim))[lane] = scale.scale;
+    for (size_t d = 0; d < kv->head_dim; d++)
+        group[fb_int_key_index(d, lane)] = fb_int_of(scale, from[d]);
+}
+
+static void store_int_value(const fb_kv *kv, const float *from, size_t head, size_t token) {
+    int8_t *group = (int8_t *)(uintptr_t)fb_value_group(kv, head, token);
+    size_t lane = token % FB_GROUP_KEYS;
+    fb_int_scale scale = fb_int_scale_of_group(from, kv->head_dim);
+    ((float *)(uintptr_t)fb_value_scales(group, kv->head_dim))[lane] = scale.scale;
+    for (size_t d = 0; d < kv->head_dim; d++)
+        group[fb_int_value_index(d, lane)] = fb_int_of(scale, from[d]);
+}
+
 static fb_status write_rows(fb_kv_cache *cache, size_t layer, size_t first, size_t num_tokens,
                             const float *k, const float *v) {
     struct fb_kv_pages *pages = &cache->layers[layer];
@@ -229,11 +263,12 @@ static fb_status write_rows(fb_kv_cache *cache, size_t layer, size_t first, size
     fb_kv kv;
     FB_TRY(fb_kv_cache_layer(cache, layer, &kv));
     size_t head_dim = kv.head_dim;
+    bool ints = kv.dtype == FB_INT8;
     for (size_t token = 0; token < num_tokens; token++)
         for (size_t head = 0; head < kv.num_kv_heads; head++) {
             size_t row = (token * kv.num_kv_heads + head) * head_dim;
-            store_key(&kv, k + row, head, first + token);
-            store_value(&kv, v + row, head, first + token);
+            (ints ? store_int_key : store_key)(&kv, k + row, head, first + token);
+            (ints ? store_int_value : store_value)(&kv, v + row, head, first + token);
         }
     return FB_OK;
 }
@@ -314,17 +349,13 @@ fb_status fb_kv_cache_read(const fb_kv_cache *cache, size_t layer, size_t first,
                        "tokens [%zu, %zu + %zu) are not inside the %zu of layer "
                        "%zu",
                        first, first, num_tokens, kv.num_tokens, layer);
-    size_t size = fb_dtype_size(kv.dtype);
     for (size_t token = 0; token < num_tokens; token++)
         for (size_t head = 0; head < kv.num_kv_heads; head++) {
             size_t row = (token * kv.num_kv_heads + head) * kv.head_dim;
-            const char *key = fb_key(&kv, head, first + token);
-            for (size_t d = 0; k && d < kv.head_dim; d++)
-                (void)fb_to_f32(kv.dtype, key + fb_key_index(&kv, d) * size, k + row + d, 1);
-            const char *value = fb_value(&kv, head, first + token);
-            for (size_t d = 0; v && d < kv.head_dim; d += FB_PANEL_DIMS)
-                (void)fb_to_f32(kv.dtype, value + fb_value_index(&kv, d) * size, v + row + d,
-                                panel_dims(&kv, d));
+            if (k)
+                fb_read_key(&kv, head, first + token, k + row);
+            if (v)
+                fb_read_value(&kv, head, first + token, v + row);
         }
     return FB_OK;
 }

@@ -77,10 +77,24 @@ void fb_mean_query(const fb_selector_input *input, size_t head, double *mean) {
         mean[d] /= (double)queries->num_queries;
 }
 
+/* Of keys of 8 bits: the integers times their scales, rounded. */
+static void int8_tile(const fb_kv *kv, size_t head, size_t first, size_t count, double *tile) {
+    const int8_t *group = fb_key_group(kv, head, first);
+    const float *scales = fb_key_scales(group, kv->head_dim);
+    for (size_t d = 0; d < kv->head_dim; d++)
+        for (size_t lane = 0; lane < count; lane++)
+            tile[d * FB_TILE_LANES + lane] =
+                (double)((float)group[fb_int_key_index(d, lane)] * scales[lane]);
+}
+
 void fb_read_key_tile(const fb_kv *kv, size_t head, size_t first, size_t count, double *tile) {
     float buffer[FB_TILE_LANES];
     size_t element = fb_dtype_size(kv->dtype);
     memset(tile, 0, kv->head_dim * FB_TILE_LANES * sizeof *tile);
+    if (kv->dtype == FB_INT8) {
+        int8_tile(kv, head, first, count, tile);
+        return;
+    }
     if (kv->pages) { /* a dimension's 16 keys are neighbours */
         const char *group = fb_key_group(kv, head, first);
         for (size_t d = 0; d < kv->head_dim; d++) {
@@ -103,16 +117,12 @@ void fb_read_key_tile(const fb_kv *kv, size_t head, size_t first, size_t count, 
 
 void fb_read_value_rows(const fb_kv *kv, size_t head, size_t first, size_t count, double *rows) {
     float buffer[FB_PANEL_DIMS];
-    size_t element = fb_dtype_size(kv->dtype);
-    for (size_t row = 0; row < count; row++) {
-        const char *value = fb_value(kv, head, first + row);
+    for (size_t row = 0; row < count; row++)
         for (size_t d = 0; d < kv->head_dim; d += FB_PANEL_DIMS) {
-            size_t dims = kv->head_dim - d < FB_PANEL_DIMS ? kv->head_dim - d : FB_PANEL_DIMS;
-            (void)fb_to_f32(kv->dtype, value + fb_value_index(kv, d) * element, buffer, dims);
+            size_t dims = fb_read_value_panel(kv, head, first + row, d, buffer);
             for (size_t i = 0; i < dims; i++)
                 rows[row * kv->head_dim + d + i] = (double)buffer[i];
         }
-    }
 }
 
 void fb_tile_dots(const double *vector, const double *tile, size_t head_dim, double *dots) {

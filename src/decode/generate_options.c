@@ -90,7 +90,7 @@ static fb_status check_enums(const fb_generate_options *options) {
                        (int)options->compat);
     if ((unsigned)options->remasking >= NUM_REMASKINGS)
         return fb_fail(FB_ERROR_ARGUMENT, "remasking is %d, no strategy", (int)options->remasking);
-    if (fb_dtype_size(options->kv_dtype) == 0)
+    if (fb_kv_row_bytes(options->kv_dtype, 1) == 0)
         return fb_fail(FB_ERROR_ARGUMENT, "kv_dtype is %d, no dtype", (int)options->kv_dtype);
     if (options->overwrite_decided && options->compat != FB_COMPAT_RELEASED)
         return fb_fail(FB_ERROR_ARGUMENT, "overwrite_decided is set without compat released");

@@ -9,7 +9,7 @@
 #include "model/layers.h"
 
 void fb_round_values(fb_dtype dtype, float *values, size_t count) {
-    if (dtype == FB_F32)
+    if (dtype == FB_F32 || dtype == FB_INT8) /* no parts and no activations are of 8 bits */
         return;
     for (size_t i = 0; i < count; i++)
         values[i] = dtype == FB_BF16 ? fb_bf16_to_f32(fb_f32_to_bf16(values[i]))

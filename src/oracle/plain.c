@@ -14,6 +14,7 @@ static float rounded(fb_dtype precision, float value) {
     case FB_F16:
         return fb_f16_to_f32(fb_f32_to_f16(value));
     case FB_F32:
+    case FB_INT8: /* of KV caches only */
         break;
     }
     return value;

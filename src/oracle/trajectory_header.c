@@ -14,7 +14,7 @@ static fb_status read_kv_dtype(const fb_trajectory_reader *r, const fb_json *opt
                                fb_dtype *dtype) {
     const char *name = NULL;
     FB_TRY(fb_json_get_string_or(options, r->where, "kv_dtype", "f32", &name));
-    fb_status status = fb_dtype_parse(name, dtype);
+    fb_status status = fb_kv_dtype_parse(name, dtype);
     return status == FB_OK ? FB_OK : fb_fail_in(FB_ERROR_FORMAT, "%s: kv_dtype", r->where);
 }
 

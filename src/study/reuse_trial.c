@@ -103,7 +103,7 @@ static double pass_bytes(const fb_decoding *d, const fb_plan *plan) {
     if (plan->external_rows > 0)
         tokens += fb_kv_cache_length(d->kv);
     return 2.0 * (double)(config->num_hidden_layers * config->num_key_value_heads) *
-           (double)(config->head_dim * fb_dtype_size(d->options.kv_dtype)) * (double)tokens;
+           (double)fb_kv_row_bytes(d->options.kv_dtype, config->head_dim) * (double)tokens;
 }
 
 static fb_status decode(fb_reuse_trial *trial, const fb_schedule *schedule, fb_sequence *sequence,

@@ -51,7 +51,8 @@ typedef struct fb_video_options {
     fb_calibration *calibration; /* which heads reuse; NULL: dense. Of this model */
     fb_dtype kv_dtype;
     fb_compat compat; /* released: see video_cache.h; and the LSEs that a block's first pass keeps
-                         are rounded to kv_dtype, as the paper's wrapper does in bf16 */
+                         are rounded to kv_dtype (not to FB_INT8), as the paper's wrapper does
+                         in bf16 */
     /* Called after every pass of every clip, from the calling thread. NULL: none. */
     void (*on_pass)(void *user, const fb_video_pass_event *event);
     void *user;

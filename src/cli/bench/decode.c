@@ -204,10 +204,11 @@ static void attention_work(const decode_bench *b, const fb_decode_block *run, do
     double refreshes = run->rows ? 2 : reads; /* of as many rows as a block has */
     double context = (double)b->context;
     double values = (double)config->num_hidden_layers * (double)config->head_dim;
+    double rows = (double)config->num_hidden_layers * /* of all layers, in bytes */
+                  (double)fb_kv_row_bytes(b->chosen->kv_dtype, config->head_dim);
     *flops = 4 * (double)config->num_attention_heads * block * values *
              (refreshes * context + passes * block);
-    *bytes = 2 * (double)config->num_key_value_heads * values * (reads * context + passes * block) *
-             (double)fb_dtype_size(b->chosen->kv_dtype);
+    *bytes = 2 * (double)config->num_key_value_heads * rows * (reads * context + passes * block);
 }
 
 static fb_status add_result(decode_bench *b, size_t i) {

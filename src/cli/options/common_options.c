@@ -3,6 +3,7 @@
 #include "base/error.h"
 
 #include <flashblock/generate.h>
+#include <flashblock/kv_cache.h>
 #include <flashblock/types.h>
 
 #include <stdbool.h>
@@ -10,6 +11,10 @@
 
 fb_status fb_option_parse_dtype(const char *text, void *dtype) {
     return fb_dtype_parse(text, dtype);
+}
+
+fb_status fb_option_parse_kv_dtype(const char *text, void *dtype) {
+    return fb_kv_dtype_parse(text, dtype);
 }
 
 fb_status fb_option_parse_loop(const char *text, void *loop) {

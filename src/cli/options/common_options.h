@@ -106,8 +106,8 @@
 #define FB_KV_DTYPE_OPTION(structure, member)                                                      \
     {                                                                                              \
         .kind = FB_OPTION_PARSED, .name = "kv-dtype", .argument = "TYPE",                          \
-        .target = offsetof(structure, member), .parse = fb_option_parse_dtype, .otherwise = "f32", \
-        .help = "storage of keys and values: f32, bf16 or f16"                                     \
+        .target = offsetof(structure, member), .parse = fb_option_parse_kv_dtype,                  \
+        .otherwise = "f32", .help = "storage of keys and values: f32, bf16, f16 or int8"           \
     }
 #define FB_SEED_OPTION(structure, member, number, text)                                            \
     {                                                                                              \
@@ -115,8 +115,9 @@
         .target = offsetof(structure, member), .otherwise = (number), .help = (text)               \
     }
 
-/* `parse` of an option whose target is an fb_dtype. */
+/* `parse` of an option whose target is an fb_dtype: of elements, or of a KV cache. */
 fb_status fb_option_parse_dtype(const char *text, void *dtype);
+fb_status fb_option_parse_kv_dtype(const char *text, void *dtype);
 
 /* The same for fb_model_options.float_activations: "int8" is false, "f32" is true. */
 fb_status fb_option_parse_activations(const char *text, void *is_float);
