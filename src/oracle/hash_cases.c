@@ -168,5 +168,19 @@ const fb_hash_case fb_hash_cases[] = {
      .float_activations = true},
     {PRODUCT("product_w4_float_activations", 5, 12, 1000), GROUPS(4, 32), .zero_points = true,
      .float_activations = true},
+    /* keys and values of 8 bits */
+    {ATTEND("int8_trado_8b", 4, 32, 8, 128, 4400), .paged = true, .dtype = FB_INT8},
+    {ATTEND("int8_rows_97", 97, 2, 1, 64, 200), .paged = true, .dtype = FB_INT8},
+    {ATTEND("int8_head_dim_7", 5, 6, 3, 7, 300), .paged = true, .dtype = FB_INT8},
+    {ATTEND("int8_head_dim_1", 5, 2, 1, 1, 70), .paged = true, .dtype = FB_INT8},
+    {ATTEND("int8_ranges_4", 4, 8, 2, 128, 3000), .paged = true, .dtype = FB_INT8,
+     RANGES(4, {0, 17}, {250, 270}, {300, 1701}, {2999, 3000})},
+    {ATTEND("int8_nan_key_seen_by_some", 40, 4, 2, 64, 40), .paged = true, .dtype = FB_INT8,
+     .content = FB_HASH_NAN_KEY, CAUSAL(4, 0, 0)},
+    {ATTEND("int8_nan_value", 4, 8, 2, 64, 200), .paged = true, .dtype = FB_INT8,
+     .content = FB_HASH_NAN_VALUE},
+    {ATTEND("int8_mean_key_ranges", 4, 8, 2, 128, 2500), .mean_key = true, .paged = true,
+     .dtype = FB_INT8, RANGES(3, {5, 100}, {133, 1300}, {1301, 2500})},
+    {ROWS("int8_rows_corrected", 8, 32, 8, 128, 1100, 4), .corrected = true, .dtype = FB_INT8},
 };
 const size_t fb_num_hash_cases = sizeof fb_hash_cases / sizeof fb_hash_cases[0];
