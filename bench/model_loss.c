@@ -1,5 +1,6 @@
-/* model_loss TEXT CONTEXT BLOCK WINDOWS [--activations f32] DIR...: what models of one tokenizer
- * make of a text, for docs/results/quantized.md.
+/* model_loss TEXT CONTEXT BLOCK WINDOWS [--activations f32] [--kv-dtype TYPE] DIR...: what models
+ * of one tokenizer make of a text, for docs/results/quantized.md. --kv-dtype may stand before any
+ * DIR, and holds for it and those after it.
  *
  * WINDOWS windows are spread over the text. In each, a block of BLOCK tokens follows CONTEXT true
  * ones; one pass has its even tokens masked, a second one the odd ones. Of the masked tokens a line
@@ -17,6 +18,7 @@ enum { MAX_TEXT = 1 << 24 };
 typedef struct job {
     size_t context, block, windows;
     bool float_activations;
+    fb_dtype kv_dtype;
     int32_t *tokens;
     size_t num_tokens;
     size_t vocab;
@@ -108,7 +110,7 @@ static void measure(const char *directory, job *j, bool is_first) {
     options.float_activations = j->float_activations;
     if (fb_model_load_with(directory, &options, &model) != FB_OK)
         stop(directory);
-    if (fb_model_new_kv_cache(model, FB_F32, &kv) != FB_OK)
+    if (fb_model_new_kv_cache(model, j->kv_dtype, &kv) != FB_OK)
         stop(directory);
     const fb_model_config *config = fb_model_config_of(model);
     size_t vocab = config->vocab_size, needed = j->context + j->block;
@@ -138,7 +140,7 @@ static void measure(const char *directory, job *j, bool is_first) {
         }
     }
     double count = (double)t.count;
-    printf("%-40s loss %.4f", directory, t.loss / count);
+    printf("%-40s %-4s  loss %.4f", directory, fb_dtype_name(j->kv_dtype), t.loss / count);
     if (!is_first)
         printf("  KL %.5f  same token %.2f %%", t.divergence / count,
                100.0 * (double)t.same / count);
@@ -154,8 +156,8 @@ int main(int argc, char **argv) {
     job j = {0};
     int at = 5;
     if (argc < 6) {
-        fprintf(stderr,
-                "usage: model_loss TEXT CONTEXT BLOCK WINDOWS [--activations f32] DIR...\n");
+        fprintf(stderr, "usage: model_loss TEXT CONTEXT BLOCK WINDOWS [--activations f32] "
+                        "[--kv-dtype TYPE] DIR...\n");
         return 2;
     }
     j.context = strtoul(argv[2], NULL, 10);
@@ -165,9 +167,13 @@ int main(int argc, char **argv) {
     at += j.float_activations ? 2 : 0;
     if (at >= argc)
         return 2;
-    read_tokens(argv[1], argv[at], &j);
-    for (int i = at; i < argc; i++)
-        measure(argv[i], &j, i == at);
+    read_tokens(argv[1], argv[argc - 1], &j);
+    for (int i = at; i < argc; i++) {
+        if (strcmp(argv[i], "--kv-dtype") != 0)
+            measure(argv[i], &j, !j.first);
+        else if (++i == argc || fb_kv_dtype_parse(argv[i], &j.kv_dtype) != FB_OK)
+            stop("--kv-dtype");
+    }
     fb_token_ids_free(j.tokens);
     free(j.first);
     return 0;

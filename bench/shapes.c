@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 
+#include <flashblock/kv_cache.h>
+
 #include <stdio.h>
 #include <string.h>
 
@@ -57,6 +59,6 @@ double fb_bench_shape_flops(const fb_bench_shape *shape, size_t keys) {
 }
 
 double fb_bench_shape_kv_bytes(const fb_bench_shape *shape, size_t keys) {
-    return 2.0 * (double)shape->num_kv_heads * (double)shape->head_dim * (double)keys *
-           (double)fb_dtype_size(shape->dtype);
+    return 2.0 * (double)shape->num_kv_heads * (double)keys *
+           (double)fb_kv_row_bytes(shape->dtype, shape->head_dim);
 }

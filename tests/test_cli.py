@@ -564,7 +564,7 @@ def standard_input():
 
 @case
 def storage_types():
-    for name in ("f32", "bf16", "f16"):
+    for name in ("f32", "bf16", "f16", "int8"):
         expect_equal(generate_json("--kv-dtype", name)["options"]["kv_dtype"], name, "type")
 
 

@@ -49,7 +49,7 @@ def expect_mistake(report, words, block, step, subject, layer=None):
 OWN = (
     "", "--tau 0", "--tau 4", "--remasking low_confidence_static", "--remasking sequential", "--confidence-threshold 0.3",
     "--remasking entropy_bounded", "--temperature 0.9", "--temperature 0.8 --top-k 20", "--temperature 0.8 --top-p 0.9",
-    "--kv-dtype bf16", "--reuse rows", "--reuse rows --correction", "--block-size 8 --denoising-steps 4",
+    "--kv-dtype bf16", "--kv-dtype int8", "--reuse rows", "--reuse rows --correction", "--block-size 8 --denoising-steps 4",
     "--reuse-at-commit", "--reuse-always", "--compat released", "--compat released --temperature 1", "--ignore-eos",
 )  # fmt: skip
 

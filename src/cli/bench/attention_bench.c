@@ -84,15 +84,22 @@ static bool is_wanted(const fb_attention_settings *chosen, const char *name) {
     return wanted;
 }
 
+/* Opens a peer. What they multiply are matrices of floats. */
+static fb_status open_peer(const fb_attention_bench *b, const char *name, const fb_peer **peer) {
+    if (b->data.shape.dtype == FB_INT8)
+        return fb_fail(FB_ERROR_UNSUPPORTED, "%s is not measured with int8", name);
+    return fb_peer_open(name, peer);
+}
+
 static fb_status add_peers(fb_attention_bench *b, size_t threads) {
     for (size_t i = 0; i < FB_NUM_PEERS && b->data.shape.context > 0; i++) {
         const fb_peer *peer = NULL;
         if (!is_wanted(b->chosen, fb_peer_name(i)))
             continue;
-        if (!b->matrices.data)
+        if (!b->matrices.data && b->data.shape.dtype != FB_INT8)
             FB_TRY(fb_composed_matrices_prepare(&b->matrices, &b->data));
         FB_TRY(fb_machine_use_threads(&b->bench->machine, threads));
-        fb_status status = fb_peer_open(fb_peer_name(i), &peer);
+        fb_status status = open_peer(b, fb_peer_name(i), &peer);
         if (status == FB_OK)
             status = add_peer(b, threads, peer);
         if (status == FB_ERROR_UNSUPPORTED && b->chosen->all_peers)

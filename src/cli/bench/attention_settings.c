@@ -9,7 +9,7 @@
 
 static fb_status parse_dtypes(const char *text, void *target) {
     fb_dtype_list *list = target;
-    return fb_word_list_parse(text, fb_option_parse_dtype, list->values, sizeof list->values[0],
+    return fb_word_list_parse(text, fb_option_parse_kv_dtype, list->values, sizeof list->values[0],
                               sizeof list->values / sizeof list->values[0], &list->count);
 }
 
@@ -75,7 +75,7 @@ static const fb_option options[] = {
      TARGET(dtypes),
      .parse = parse_dtypes,
      .otherwise = "f32",
-     .help = "how keys and values are stored: f32, bf16, f16, or several, such as f32,bf16"},
+     .help = "how keys and values are stored: f32, bf16, f16, int8, or several, such as f32,bf16"},
 
     {.kind = FB_OPTION_GROUP, .help = "What is measured"},
     {.kind = FB_OPTION_PARSED,
