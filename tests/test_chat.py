@@ -326,10 +326,11 @@ class Terminal:
         return before
 
     def type_end(self):
-        """Ctrl-D, again while it may come before the terminal is ready for it."""
+        """Ctrl-D, again while it may come before the terminal is ready for it: then it can become a character of
+        the line, where the next one ends nothing. So Ctrl-U comes before each."""
         for _ in range(TIMEOUT):
             with contextlib.suppress(OSError):
-                self.type("\x04")
+                self.type("\x15\x04")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=1)
                 break
