@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAPER = ROOT / "golden" / "paper"
+MODELS = ROOT / "golden" / "models"
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "BOOL": 1}
 
 
@@ -42,8 +43,8 @@ def safetensors(tensors, metadata=None):
     return struct.pack("<Q", len(text)) + text + data
 
 
-def read_safetensors(path):
-    content = path.read_bytes()
+def read_safetensors(content):
+    """Bytes of a file to {name: (dtype, shape, bytes)} and the metadata."""
     start = 8 + struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8:start])
     metadata = header.pop("__metadata__", None)
@@ -97,7 +98,7 @@ def shrink_tensor(tensor, shape_of, modulus):
 
 def shrink(path, sizes, metadata=(), modulus=None, shape_of=None):
     """The file with other sizes. metadata: fields to set. modulus: of token ids."""
-    tensors, fields = read_safetensors(path)
+    tensors, fields = read_safetensors(path.read_bytes())
     replaced = shape_of or (lambda name, shape: [sizes.get(size, size) for size in shape])
     small = {
         name: shrink_tensor(tensor, lambda shape: replaced(name, shape), modulus)
@@ -151,7 +152,7 @@ def small_cases(seeds):
     scratch = seeds.root / "pipeline"
     scratch.write_bytes(shrink(PAPER / "pipeline" / "p1.safetensors", pipeline,
                                {"weights_file": "beside.safetensors"}, None, frames_of))
-    case = set_params(read_safetensors(scratch))
+    case = set_params(read_safetensors(scratch.read_bytes()))
     scratch.unlink()
     weights = shrink(PAPER / "pipeline" / "p1_weights.safetensors", pipeline, (), None, frames_of)
     seeds.put("case", "pipeline", join(case, weights))
@@ -163,7 +164,7 @@ def golden_cases(seeds, limit=110000, of_each=4):
     for path in sorted(PAPER.rglob("*.safetensors"), key=lambda p: p.stat().st_size):
         if path.stat().st_size > limit:
             break
-        fields = read_safetensors(path)[1] or {}
+        fields = read_safetensors(path.read_bytes())[1] or {}
         kind = fields.get("kind", "")
         count[kind] = count.get(kind, 0) + 1
         if kind != "generation" and count[kind] <= of_each:
@@ -172,7 +173,7 @@ def golden_cases(seeds, limit=110000, of_each=4):
 
 def candidates(seeds):
     case = PAPER / "attn" / "attn_09_normal_q1_k1_h8-2_d128.safetensors"
-    tensors = read_safetensors(case)[0]
+    tensors = read_safetensors(case.read_bytes())[0]
     results = {name: tensor for name, tensor in tensors.items() if name in ("out", "lse")}
     seeds.put("candidate", "safetensors", join(safetensors(results), case.read_bytes()))
     for name, tensor in results.items():
@@ -315,26 +316,82 @@ def quantized_layer(generator, name, rows, columns, how):
     return {**scale, **packed}
 
 
+def quantized(generator, config, tensors, how, *files):
+    """The same model with its linear layers stored in one of the forms. files: those that follow the weights."""
+    stored = {}
+    for name, (dtype, shape, data) in tensors.items():
+        if name.endswith("proj.weight"):
+            stored.update(quantized_layer(generator, name[:-7], *shape, how))
+        else:
+            stored[name] = (dtype, shape, data)
+    of_weights = {"num_bits": 8 if how == "bytes" else 4, "type": "int", "symmetric": how != "groups",
+                  "strategy": "group" if how == "groups" else "channel", "group_size": 4 if how == "groups" else None}
+    description = {
+        "quant_method": "compressed-tensors", "format": "int-quantized" if how == "bytes" else "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["re:.*_proj$"], "weights": of_weights}}, "ignore": ["lm_head"]}
+    if how == "gptq":
+        description = {"quant_method": "gptq", "bits": 4, "group_size": 4, "desc_act": True}
+    return join(as_json({**config, "quantization_config": description}), safetensors(stored), *files)
+
+
 def quantized_models(seeds):
     generator = random.Random(9)
     for how in ("rows", "groups", "bytes", "gptq"):
         config, weights = language_model("BF16", False, False)
-        header = json.loads(weights[8 : 8 + struct.unpack("<Q", weights[:8])[0]])
-        data, tensors = weights[8 + struct.unpack("<Q", weights[:8])[0] :], {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            if name.endswith("proj.weight"):
-                tensors.update(quantized_layer(generator, name[:-7], *entry["shape"], how))
-            else:
-                tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
-        of_weights = {"num_bits": 8 if how == "bytes" else 4, "type": "int", "symmetric": how != "groups",
-                      "strategy": "group" if how == "groups" else "channel", "group_size": 4 if how == "groups" else None}
-        config["quantization_config"] = {
-            "quant_method": "compressed-tensors", "format": "int-quantized" if how == "bytes" else "pack-quantized",
-            "config_groups": {"group_0": {"targets": ["re:.*_proj$"], "weights": of_weights}}, "ignore": ["lm_head"]}
-        if how == "gptq":
-            config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 4, "desc_act": True}
-        seeds.put("model", f"quantized_{how}", join(as_json(config), safetensors(tensors)))
+        seeds.put("model", f"quantized_{how}", quantized(generator, config, read_safetensors(weights)[0], how))
+
+
+# Sizes of a small model of another architecture than SDAR's; the vocabulary is as in golden/models.
+SMALL = {
+    "hidden_size": 8, "intermediate_size": 12, "moe_intermediate_size": 4, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 4, "rotary_dim": 2, "num_experts": 4, "num_experts_per_tok": 2,
+    "n_group": 2, "topk_group": 1, "num_shared_experts": 1, "block_size": 4, "bd_size": 4,
+}
+
+
+def small_shape(name, shape, config):
+    """Of a tensor of golden/models, with the sizes of config."""
+    heads, kv, dim, hidden = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"))
+    middle = config["moe_intermediate_size"] if "experts" in name else config["intermediate_size"]
+    rows = {"q_proj": heads * dim, "k_proj": kv * dim, "v_proj": kv * dim, "query_key_value": (heads + 2 * kv) * dim,
+            "gate_proj": middle, "up_proj": middle, "gate": config["num_experts"], "lm_head": shape[0],
+            "embed_tokens": shape[0], "word_embeddings": shape[0]}
+    columns = {"o_proj": heads * dim, "dense": heads * dim, "down_proj": middle}
+    vectors = {"q_norm": dim, "k_norm": dim, "query_layernorm": dim, "key_layernorm": dim}
+    part, kind = name.split(".")[-2:]
+    if kind == "expert_bias":
+        return [config["num_experts"]]
+    if len(shape) == 1:
+        return [rows.get(part, vectors.get(part, hidden))]
+    return [rows.get(part, hidden), columns.get(part, hidden)]
+
+
+def is_in(name, config):
+    """Whether a model of config's sizes has this tensor."""
+    numbers_of = dict(re.findall(r"(layers|experts)\.(\d+)", name))
+    return (int(numbers_of.get("layers", 0)) < config["num_hidden_layers"]
+            and int(numbers_of.get("experts", 0)) < config["num_experts"])
+
+
+def other_architectures(seeds):
+    """The architectures of golden/models, with less of everything and random weights."""
+    generator = random.Random(10)
+    for path in sorted(MODELS.glob("*/config.json")):
+        config = json.loads(path.read_text())
+        sizes = {**config, **{key: value for key, value in SMALL.items() if key in config}}
+        sizes["num_hidden_layers"] = config.get("first_k_dense_replace", 1) + 1
+        if "layer_types" in config:
+            sizes["layer_types"] = config["layer_types"][: sizes["num_hidden_layers"]]
+        dims = {**SMALL, **sizes}
+        tensors, _ = read_safetensors(path.with_name("model.safetensors").read_bytes())
+        small = {name: numbers(generator, "BF16", small_shape(name, shape, dims))
+                 for name, (_, shape, _) in tensors.items() if is_in(name, dims)}
+        sizes["torch_dtype"] = "bfloat16"
+        mask = {"mask_token": "<|mask|>", "added_tokens_decoder": {"95": {"content": "<|mask|>", "special": True}}}
+        files = b"", as_json(mask)
+        seeds.put("model", path.parent.name, join(as_json(sizes), safetensors(small), *files))
+        if "num_experts" in sizes:
+            seeds.put("model", path.parent.name + "_quantized", quantized(generator, sizes, small, "groups", *files))
 
 
 def trajectory(options, states=(), blocks=2):
@@ -548,7 +605,8 @@ def kept(seeds):
 def main():
     seeds = Seeds(Path(sys.argv[1]))
     for make in (small_cases, golden_cases, candidates, arrays, tensor_files,
-                 language_models, quantized_models, trajectories, video_models, tokenizers, calibrations, documents, chat_templates, chats, kept):
+                 language_models, quantized_models, other_architectures, trajectories, video_models, tokenizers,
+                 calibrations, documents, chat_templates, chats, kept):
         make(seeds)
 
 
