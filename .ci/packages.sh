@@ -118,14 +118,17 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 echo "Installing packages:$missing" >&2
+# A system that has just started may be updating itself: wait until it is done.
+wait_for_lock="-o DPkg::Lock::Timeout=600"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-$as_root apt-get update >"$log" 2>&1 || {
+# shellcheck disable=SC2086  # two words
+$as_root apt-get $wait_for_lock update >"$log" 2>&1 || {
     cat "$log" >&2
     give_up "apt-get update failed."
 }
-# shellcheck disable=SC2086  # a list of words
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing \
+# shellcheck disable=SC2086  # lists of words
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get $wait_for_lock install -y --no-install-recommends $missing \
     >"$log" 2>&1 || {
     cat "$log" >&2
     give_up "apt-get install failed."
