@@ -94,6 +94,7 @@ INLINE int_sums int_end(const int BITS, int_sums begun, int_sums sums) {
 }
 
 INLINE int_floats int_add(int_sums sums, int_floats scales, int_floats x_scales, int_floats c) {
+    UNROLLED
     for (int i = 0; i < 2; i++)
         c.val[i] = vfmaq_f32(c.val[i], vcvtq_f32_s32(sums.val[i]),
                              vmulq_f32(x_scales.val[i], scales.val[i]));
@@ -104,6 +105,7 @@ INLINE int_floats int_add(int_sums sums, int_floats scales, int_floats x_scales,
 INLINE void int_fold(const int ROWS, int_floats c[INT_VECTORS][INT_TILE_ROWS], float *sums,
                      size_t stride) {
     (void)stride;
+    UNROLLED
     for (int row = 0; row < ROWS; row++) {
         float32x4_t four = vaddq_f32(c[0][row].val[0], c[0][row].val[1]);
         float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));

@@ -12,8 +12,9 @@
  *   value_floats      as many floats
  *   value_keys        a vector of values, 4 keys of each dimension
  *   value_load(from)  loads one
- *   value_no_sums(), value_no_floats()
- *                     vectors of zeros
+ *   value_no_floats() a vector of zeros
+ *   value_begin(begin)
+ *                     sums before the first product, from what value_weigh has put there, if it has
  *   value_dot(sums, keys, u)
  *                     adds the products with the 4 weights at u
  *   value_add(t, sums, factor)
@@ -38,6 +39,7 @@ enum {
 typedef struct value_tile {
     const uint8_t *u;     /* of the first row, at stride TILE_WEIGHTS * VALUE_BYTES / 4 */
     const float *factors; /* of the first row, at stride TILE_GROUPS */
+    const uint32_t *begins;
     const float *alpha;
     size_t num_groups;
     const char *values[TILE_GROUPS]; /* the first vector of each group */
@@ -58,6 +60,7 @@ INLINE void value_rows(const int ROWS, const int VECTORS, const value_tile *tile
         UNROLLED for (int i = 0; i < VECTORS; i++) t[row][i] = value_no_floats();
     const uint8_t *u = tile->u;
     const float *factors = tile->factors;
+    const uint32_t *begins = tile->begins;
     const char *next = tile->next;
     const size_t end = tile->num_groups, next_group = tile->next_group;
     ROLLED
@@ -66,7 +69,8 @@ INLINE void value_rows(const int ROWS, const int VECTORS, const value_tile *tile
         value_sums acc[VALUE_ROWS][VALUE_VECTORS];
         UNROLLED
         for (int row = 0; row < ROWS; row++)
-            UNROLLED for (int i = 0; i < VECTORS; i++) acc[row][i] = value_no_sums();
+            UNROLLED for (int i = 0; i < VECTORS; i++) acc[row][i] =
+                value_begin(begins + row * TILE_GROUPS);
         UNROLLED
         for (size_t line = 0; line < FB_GROUP_KEYS / FB_INT_QUAD; line++) {
             value_keys keys[VALUE_VECTORS];
@@ -88,6 +92,7 @@ INLINE void value_rows(const int ROWS, const int VECTORS, const value_tile *tile
                 value_add(t[row][i], acc[row][i], factors + row * TILE_GROUPS);
         u += FB_GROUP_KEYS * VALUE_BYTES / 4;
         factors++;
+        begins++;
         next += next_group;
     }
     UNROLLED
@@ -140,6 +145,7 @@ INLINE void value_vectors(const fb_values_call *call, size_t stream, row_tiles t
     value_tile tile = {
         .u = weights->u[0],
         .factors = weights->factors[0],
+        .begins = weights->begins[0],
         .alpha = call->alpha + stream * call->rows,
         .num_groups = num_groups,
         .stride = fb_padded_dim(call->head_dim),
@@ -155,6 +161,7 @@ INLINE void value_vectors(const fb_values_call *call, size_t stream, row_tiles t
         value_tiles[vectors - 1][rows - 1](&tile);
         tile.u += rows * sizeof weights->u[0];
         tile.factors += rows * TILE_GROUPS;
+        tile.begins += rows * TILE_GROUPS;
         tile.alpha += rows;
         tile.o += rows * tile.stride;
         tile.next = tile.values[0]; /* the first tile has fetched for all */

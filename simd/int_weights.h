@@ -14,6 +14,8 @@ enum { TILE_GROUPS = FB_TILE_KEYS / FB_GROUP_KEYS };
 typedef struct int_weights_of_rows {
     _Alignas(CACHE_LINE) uint8_t u[FB_MAX_ROWS][FB_TILE_KEYS * VALUE_BYTES / FB_INT_QUAD];
     _Alignas(CACHE_LINE) float factors[FB_MAX_ROWS][TILE_GROUPS];
+    uint32_t begins[FB_MAX_ROWS]
+                   [TILE_GROUPS]; /* of sums, modulo 2^32, where these do not begin at 0 */
 } int_weights_of_rows;
 
 /* Of a stream. */

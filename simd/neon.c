@@ -379,6 +379,41 @@ INLINE int32x4_t add_products(int32x4_t sums, int8x16_t w, int8x16_t x) {
 
 #include "simd/int_dots_neon.h"
 
+#define SCORE_ROWS     4
+#define VALUE_ROWS     4
+#define UNSIGNED_LANES 2
+
+INLINE int32x4_t add_four(int32x4_t sums, int8x16_t keys, const int8_t *four) {
+    int32_t x;
+    memcpy(&x, four, sizeof x);
+    return add_products(sums, keys, vreinterpretq_s8_s32(vdupq_n_s32(x)));
+}
+
+typedef uint32x4x4_t unsigned_sums;
+
+/* Sums of two products of unsigned bytes do not fit 16 bits: the lanes of a sum are two. */
+INLINE unsigned_sums add_unsigned_four(unsigned_sums sums, uint8x16x2_t values,
+                                       const uint8_t *four) {
+    uint32_t x;
+    memcpy(&x, four, sizeof x);
+    const uint8x16_t x_x4 = vreinterpretq_u8_u32(vdupq_n_u32(x));
+    UNROLLED
+    for (int i = 0; i < 2; i++) {
+        uint8x16_t v = values.val[i];
+        uint16x8_t low = vmull_u8(vget_low_u8(v), vget_low_u8(x_x4));
+        sums.val[2 * i] = vpadalq_u16(sums.val[2 * i], low);
+        sums.val[2 * i + 1] = vpadalq_u16(sums.val[2 * i + 1], vmull_high_u8(v, x_x4));
+    }
+    return sums;
+}
+
+INLINE uint32x4x2_t whole_sums(unsigned_sums sums) {
+    return (uint32x4x2_t){
+        {vpaddq_u32(sums.val[0], sums.val[1]), vpaddq_u32(sums.val[2], sums.val[3])}};
+}
+
+#include "simd/int_attention_neon.h"
+
 void fb_kernels_init_neon(fb_kernels *kernels) {
     kernels->scores[FB_F32] = scores_f32;
     kernels->scores[FB_BF16] = scores_bf16;
@@ -393,6 +428,8 @@ void fb_kernels_init_neon(fb_kernels *kernels) {
     kernels->quantize = quantize;
     kernels->int_dots = int_dots;
     kernels->int_outputs = INT_OUTPUTS;
+    kernels->int_scores = int_scores;
+    kernels->int_values = int_values;
     kernels->transpose[FB_F32] = transpose_f32;
     kernels->transpose[FB_BF16] = transpose_bf16;
     kernels->transpose[FB_F16] = transpose_f16;
