@@ -60,6 +60,7 @@ run_tests() {
 # exp_log goes through every float32, in double precision. Of attend and golden the samples: fewer random
 # cases, and every third golden file.
 [ "$criterion" = no ] || run_tests suites attend_sample golden_sample merge oracle reuse sequence
+run_tests spills spills
 # From 640 rounds on, every size of every kernel occurs.
 run_tests checkasm checkasm --test-args='--rounds 640'
 # All sets; and the work of two threads with one of them: how it is shared does not depend on the set.
