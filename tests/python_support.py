@@ -1,9 +1,5 @@
 """What the tests of the Python package share: running functions test_*, as TAP."""
-import traceback
-
-
-class Skip(Exception):
-    """The test cannot run here; the message says why."""
+from case_support import run_cases
 
 
 class raises:
@@ -26,18 +22,4 @@ class raises:
 
 def run_tests(names):
     """Runs every function test_* of the dictionary. Prints TAP; returns the exit status."""
-    tests = [(name, test) for name, test in names.items() if name.startswith("test_")]
-    failed = False
-    print(f"1..{len(tests)}")
-    for name, test in tests:
-        words = name[len("test_") :].replace("_", " ")
-        try:
-            test()
-            print(f"ok - {words}", flush=True)
-        except Skip as why:
-            print(f"ok - {words} # SKIP {why}", flush=True)
-        except Exception:
-            failed = True
-            print(f"not ok - {words}", flush=True)
-            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
-    return 1 if failed else 0
+    return run_cases([test for name, test in names.items() if name.startswith("test_")])

@@ -21,7 +21,8 @@ import threading
 import time
 import traceback
 
-from serve_support import TIMEOUT, Server, expect, expect_equal, post
+from case_support import expect, expect_equal
+from serve_support import TIMEOUT, Server, post
 
 KINDS = ("whole", "stream", "slow", "goes")
 # Of resident memory between the warm-up and the end. In a minute the load has 2500 requests: what loses 2 KB in each grows

@@ -13,18 +13,11 @@ import sys
 import tempfile
 import time
 
+from case_support import expect, expect_equal
+
 PROGRAM = sys.argv[1]
 DEMO = pathlib.Path(sys.argv[2])
 TIMEOUT = 120
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
 
 
 class Server:

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
+
+from case_support import Skipped, case, expect, expect_equal, expect_error, run_cases
 
 PROGRAM = os.path.abspath(sys.argv[1])
 SOURCE = pathlib.Path(sys.argv[2])
@@ -20,16 +21,6 @@ MODEL = SOURCE / "golden" / "demo-model"
 TINY = ["--heads", 4, "--kv-heads", 2, "--head-dim", 32]
 QUICK = ["--repeats", 2, "--min-seconds", 0]
 PEERS = ("openblas", "blis", "onednn")
-CASES = []
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def long_case(function):
@@ -51,15 +42,6 @@ def bench(*arguments):
     return run(PROGRAM, "bench", *arguments)
 
 
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
-
-
 def expect_close(one, other, what):
     expect(abs(one - other) <= 1e-6 * abs(other), f"{what}: {one!r} is not {other!r}")
 
@@ -69,14 +51,10 @@ def succeeded(result):
     return result.stdout.decode()
 
 
-def expect_error(result, status, *words):
-    """One line on standard error that holds every word, and the exit status."""
-    message = result.stderr.decode()
-    expect_equal(result.returncode, status, f"exit status ({message!r})")
+def expect_error_alone(result, status, *words):
+    """And nothing on standard output."""
+    expect_error(result, status, *words)
     expect_equal(result.stdout, b"", "standard output")
-    expect(message.startswith("flashblock: ") and message.count("\n") == 1, repr(message))
-    for word in words:
-        expect(str(word) in message, f"{word!r} is not in {message!r}")
 
 
 @contextlib.contextmanager
@@ -99,10 +77,10 @@ def help_texts():
 
 @case
 def wrong_commands():
-    expect_error(bench(), 2, "flashblock bench --help")
-    expect_error(bench("nonsense"), 2, "'nonsense'")
-    expect_error(bench("limits", "extra"), 2, "'extra'", "flashblock bench limits --help")
-    expect_error(bench("merge", "--nonsense"), 2, "'--nonsense'", "flashblock bench merge --help")
+    expect_error_alone(bench(), 2, "flashblock bench --help")
+    expect_error_alone(bench("nonsense"), 2, "'nonsense'")
+    expect_error_alone(bench("limits", "extra"), 2, "'extra'", "flashblock bench limits --help")
+    expect_error_alone(bench("merge", "--nonsense"), 2, "'--nonsense'", "flashblock bench merge --help")
 
 
 @case
@@ -130,22 +108,22 @@ def wrong_attention_options():
         (["--min-seconds", "'-1'"], "--min-seconds", -1),
         (["--isa", "'mmx'"], "--isa", "mmx"),
     ]:
-        expect_error(bench("attention", *arguments), 2, *words)
+        expect_error_alone(bench("attention", *arguments), 2, *words)
 
 
 @case
 def other_wrong_options():
-    expect_error(bench("merge", "--rows", 0), 2, "--rows", "0")
-    expect_error(bench("merge", "--head-dim", 0), 2, "--head-dim", "'0'")
-    expect_error(bench("decode"), 2, "--model")
-    expect_error(bench("decode", "--model", "/no/such/model"), 1, "/no/such/model")
-    expect_error(bench("decode", "--model", MODEL, "--steps", 5), 2, "--steps", "5", "4")
-    expect_error(bench("decode", "--model", MODEL, "--kv-dtype", "f64"), 2, "'f64'")
+    expect_error_alone(bench("merge", "--rows", 0), 2, "--rows", "0")
+    expect_error_alone(bench("merge", "--head-dim", 0), 2, "--head-dim", "'0'")
+    expect_error_alone(bench("decode"), 2, "--model")
+    expect_error_alone(bench("decode", "--model", "/no/such/model"), 1, "/no/such/model")
+    expect_error_alone(bench("decode", "--model", MODEL, "--steps", 5), 2, "--steps", "5", "4")
+    expect_error_alone(bench("decode", "--model", MODEL, "--kv-dtype", "f64"), 2, "'f64'")
 
 
 @case
 def files_that_cannot_be_written_are_refused_at_once():
-    expect_error(bench("limits", "--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
+    expect_error_alone(bench("limits", "--json", "/no/such/folder/x.json"), 1, "/no/such/folder/x.json")
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -203,7 +181,7 @@ def kernels_of_all_sets():
         expect(set(kernel["speed"]) <= sets and kernel["dispatch"] in kernel["speed"], kernel)
         expect(kernel["fastest"] in kernel["speed"] and kernel["dispatch_by_fastest"] >= 1, kernel)
         expect(all(speed > 0 for speed in kernel["speed"].values()), kernel)
-    expect_error(bench("isa", "--filter", "nonsense"), 2, "--filter", "'nonsense'")
+    expect_error_alone(bench("isa", "--filter", "nonsense"), 2, "--filter", "'nonsense'")
 
 
 @case
@@ -224,7 +202,7 @@ def attention_to_a_share_of_the_keys():
     entry = find(value, implementation="flashblock, 25 % of keys")
     expect_close(entry["gflops"] * entry["seconds_median"] * 1e9, quarter["keys"] * 4 * 4 * 4 * 32,
                  "operations")
-    expect_error(bench("attention", "--density", "25,101"), 2, "--density", "101")
+    expect_error_alone(bench("attention", "--density", "25,101"), 2, "--density", "101")
 
 
 @case
@@ -352,10 +330,10 @@ def video():
     expect_close(summary["work_ratio"], pairs / (pairs - saved), "work ratio")
     expect_close(dense["gflops"] * dense["seconds_median"], 4e-9 * 32 * pairs, "dense")
     expect_close(reused["gflops"] * reused["seconds_median"], 4e-9 * 32 * (pairs - saved), "reused")
-    expect_error(bench("video", *small, "--reused-heads", "0,3"), 2, "--reused-heads")
-    expect_error(bench("video", *small[:-4], "--rows", 41), 2, "--rows", "40")
-    expect_error(bench("video", *SMALL_VIDEO, "--block-frames", 7, "--rows", 8, "--reused-heads", 1), 2, "window_frames is 6")
-    expect_error(bench("video", "--calibration", "/no/such/file"), 1, "/no/such/file")
+    expect_error_alone(bench("video", *small, "--reused-heads", "0,3"), 2, "--reused-heads")
+    expect_error_alone(bench("video", *small[:-4], "--rows", 41), 2, "--rows", "40")
+    expect_error_alone(bench("video", *SMALL_VIDEO, "--block-frames", 7, "--rows", 8, "--reused-heads", 1), 2, "window_frames is 6")
+    expect_error_alone(bench("video", "--calibration", "/no/such/file"), 1, "/no/such/file")
 
 
 @long_case
@@ -477,25 +455,4 @@ def files_that_are_none():
                 expect_equal(result.stderr.count(b"\n"), 1, f"lines of {result.stderr!r}")
 
 
-# -------------------------------------------------------------------------------------------------
-
-
-def main():
-    print(f"1..{len(CASES)}")
-    failed = 0
-    for function in CASES:
-        name = function.__name__.replace("_", " ")
-        try:
-            function()
-            print(f"ok - {name}", flush=True)
-        except Skipped as reason:
-            print(f"ok - {name} # SKIP {reason}", flush=True)
-        except Exception:  # a failed case must not keep the others from running
-            failed += 1
-            print(f"not ok - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}", flush=True)
-    return 1 if failed else 0
-
-
-sys.exit(main())
+sys.exit(run_cases())

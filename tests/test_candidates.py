@@ -12,21 +12,18 @@ import re
 import subprocess
 import sys
 
+from case_support import case, expect, expect_equal, run_cases
 from verify_support import (
     Attention,
     INF,
     MASKED,
     NAN,
     PROGRAM,
-    case,
-    expect,
-    expect_equal,
     expect_failed,
     expect_usage_error,
     folder,
     from_bf16,
     golden,
-    main,
     make_attention,
     masked_sees,
     merge_rows,
@@ -879,4 +876,4 @@ def processes_keep_the_same_truth_at_once():
         expect_equal([".truth"], [file.suffix for file in kept], "files")
 
 
-sys.exit(main())
+sys.exit(run_cases())

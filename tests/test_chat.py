@@ -19,30 +19,12 @@ import sys
 import tempfile
 import termios
 import time
-import traceback
+
+from case_support import Skipped, case, expect, expect_equal, run_cases
 
 PROGRAM = sys.argv[1]
 DEMO = pathlib.Path(sys.argv[2])
-CASES = []
 TIMEOUT = 120
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
 
 
 @contextlib.contextmanager
@@ -420,20 +402,4 @@ def a_block_is_shown_in_place():
         terminal.ends()
 
 
-def main():
-    print(f"1..{len(CASES)}")
-    failed = False
-    for number, function in enumerate(CASES, 1):
-        try:
-            function()
-            print(f"ok {number} {function.__name__}", flush=True)
-        except Skipped as reason:
-            print(f"ok {number} {function.__name__} # SKIP {reason}", flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed = True
-            print(f"not ok {number} {function.__name__}", flush=True)
-            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
-    return failed
-
-
-sys.exit(main())
+sys.exit(run_cases())

@@ -15,21 +15,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import traceback
+
+from case_support import Skipped, case, expect, expect_equal, expect_error, run_cases
 
 PROGRAM = sys.argv[1]
 MODEL = pathlib.Path(sys.argv[2])
 PROMPT = "And it came to pass in those days, that "
-CASES = []
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def run(*arguments, stdin=b"", env=None):
@@ -43,28 +34,9 @@ def run(*arguments, stdin=b"", env=None):
     )
 
 
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
-
-
 def succeeded(result):
     expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
     return result.stdout.decode()
-
-
-def expect_error(result, status, *words):
-    """One line on standard error that holds every word, and the exit status."""
-    message = result.stderr.decode()
-    expect_equal(result.returncode, status, f"exit status ({message!r})")
-    expect(message.startswith("flashblock: "), f"error begins {message[:20]!r}")
-    expect(message.count("\n") == 1 and message.endswith("\n"), f"not one line: {message!r}")
-    for word in words:
-        expect(str(word) in message, f"{word!r} is not in {message!r}")
 
 
 def generate(*arguments, model=MODEL, **more):
@@ -1031,7 +1003,7 @@ def damage_case(name, file, damage):
         expect_equal(result.stdout, b"", "standard output")
 
     check.__name__ = "damaged " + name
-    CASES.append(check)
+    case(check)
 
 
 for damage_name, (damaged_file, do_damage) in DAMAGES.items():
@@ -1043,25 +1015,4 @@ def no_such_model():
     expect_error(generate("--prompt", PROMPT, model="/no/such/model"), 1, "/no/such/model")
 
 
-# -------------------------------------------------------------------------------------------------
-
-
-def main():
-    print(f"1..{len(CASES)}")
-    failed = 0
-    for function in CASES:
-        name = function.__name__.replace("_", " ")
-        try:
-            function()
-            print(f"ok - {name}", flush=True)
-        except Skipped as reason:
-            print(f"ok - {name} # SKIP {reason}", flush=True)
-        except Exception:  # a failed case must not keep the others from running
-            failed += 1
-            print(f"not ok - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}", flush=True)
-    return 1 if failed else 0
-
-
-sys.exit(main())
+sys.exit(run_cases())

@@ -17,21 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
+
+from case_support import Skipped, case, expect, expect_equal, run_cases
 
 PROGRAM = sys.argv[1]
 MODEL = pathlib.Path(sys.argv[2])
-CASES = []
 NOBODY = 65534
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def run(*arguments, env=None, **more):
@@ -46,15 +37,6 @@ def as_nobody():
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
 
 
 def succeeded(result):
@@ -593,24 +575,12 @@ def files_of_a_trace():
 
 
 def main():
-    failures = 0
     scratch = tempfile.mkdtemp()
     os.environ["TMPDIR"] = tempfile.tempdir = scratch # where the program keeps what cannot be written
     os.chmod(scratch, 0o777)
-    print(f"1..{len(CASES)}")
-    for function in CASES:
-        name = function.__name__.replace("_", " ")
-        try:
-            function()
-            print("ok -", name, flush=True)
-        except Skipped as reason:
-            print(f"ok - {name} # SKIP {reason}", flush=True)
-        except Exception: # pylint: disable=broad-except
-            failures += 1
-            print("not ok -", name, flush=True)
-            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+    status = run_cases()
     shutil.rmtree(scratch)
-    return failures > 0
+    return status
 
 
 sys.exit(main())

@@ -27,7 +27,8 @@ sys.path[:0] = [str(root / "python"), str(root / "tests")]
 import flashblock  # noqa: E402
 from flashblock import _declarations  # noqa: E402
 import trajectory_port  # noqa: E402
-from python_support import Skip, raises, run_tests  # noqa: E402
+from case_support import Skipped  # noqa: E402
+from python_support import raises, run_tests  # noqa: E402
 
 numbers = random.Random(1)
 
@@ -44,7 +45,7 @@ def module(name):
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise Skip(f"no {name}: {error}") from None
+        raise Skipped(f"no {name}: {error}") from None
 
 
 # --- declarations ---------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-from python_support import Skip, run_tests
+from case_support import Skipped
+from python_support import run_tests
 
 root, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 examples = root / "examples"
@@ -29,7 +30,7 @@ def run(*command):
 def need(*modules):
     for name in modules:
         if importlib.util.find_spec(name) is None:
-            raise Skip(f"no {name}")
+            raise Skipped(f"no {name}")
 
 
 def pytest(*arguments):

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import zipfile
 
-from python_support import Skip, raises, run_tests
+from case_support import Skipped
+from python_support import raises, run_tests
 
 root, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 clean = {name: value for name, value in os.environ.items() if name not in ("FLASHBLOCK_LIB", "PYTHONPATH")}
@@ -72,7 +73,7 @@ def test_a_wheel_carries_the_libraries():
 
 def test_pip_installs_without_a_network():
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode != 0:
-        raise Skip("this Python has no pip")
+        raise Skipped("this Python has no pip")
     with Folder() as folder:
         environment = {**clean, "FLASHBLOCK_BUILD": str(build), "PIP_NO_INDEX": "1"}
         run(sys.executable, "-m", "pip", "install", "--target", folder / "site", root / "python", env=environment)
@@ -89,7 +90,7 @@ def test_a_wheel_of_no_build_says_so():
 
 def test_meson_installs_the_package():
     if not shutil.which("meson"):
-        raise Skip("no meson")
+        raise Skipped("no meson")
     with Folder() as folder:
         environment = {**clean, "DESTDIR": str(folder)}
         run("meson", "install", "-C", build, "--no-rebuild", "--quiet", env=environment)
@@ -130,7 +131,7 @@ def test_planted():
 
 def test_the_pytest_plugin():
     if importlib.util.find_spec("pytest") is None:
-        raise Skip("no pytest")
+        raise Skipped("no pytest")
     with Folder() as folder:
         _, site = unpacked_wheel(folder)
         (folder / "test_port.py").write_text(TESTS, encoding="utf-8")

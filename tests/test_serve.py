@@ -20,17 +20,9 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 
-from serve_support import DEMO, PROGRAM, TIMEOUT, Server, expect, expect_equal, post, text_of
-
-CASES = []
-
-
-def case(function):
-    CASES.append(function)
-    return function
-
+from case_support import case, expect, expect_equal, run_cases
+from serve_support import DEMO, PROGRAM, TIMEOUT, Server, post, text_of
 
 def generated(server, prompt, *arguments):
     told = subprocess.run(
@@ -593,18 +585,4 @@ def a_model_without_a_chat_completes_texts():
             process.kill()
 
 
-def main():
-    print(f"1..{len(CASES)}")
-    failed = False
-    for number, function in enumerate(CASES, 1):
-        try:
-            function()
-            print(f"ok {number} {function.__name__}", flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed = True
-            print(f"not ok {number} {function.__name__}", flush=True)
-            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
-    return failed
-
-
-sys.exit(main())
+sys.exit(run_cases())

@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
 import xml.dom.minidom
+
+from case_support import Skipped, case, expect, expect_equal, run_cases
 
 PROGRAM = sys.argv[1]
 MODEL = pathlib.Path(sys.argv[2])
@@ -26,25 +27,6 @@ VALUES = ["external_cosine", "internal_cosine", "external_cosine_kept", "interna
 STEP = ["sequence", "block", "context_length", "denoising_step", "action", "dirty", "masked", "accepted", "edited"]
 PICTURES = ["stability", "heads", "mass", "error"]
 HAS_GNUPLOT = shutil.which("gnuplot") is not None
-CASES = []
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
 
 
 def run(*arguments, command="trace", **more):
@@ -338,22 +320,4 @@ def wrong_use_is_named():
         expect_equal(where.read_text(), "a file", "the file")
 
 
-def main():
-    print(f"1..{len(CASES)}")
-    failures = 0
-    for i, function in enumerate(CASES, 1):
-        name = function.__name__
-        try:
-            function()
-            print(f"ok {i} - {name}", flush=True)
-        except Skipped as reason:
-            print(f"ok {i} - {name} # SKIP {reason}", flush=True)
-        except Exception:  # whatever it is, the others shall run
-            failures += 1
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
-            print(f"not ok {i} - {name}", flush=True)
-    sys.exit(1 if failures else 0)
-
-
-main()
+sys.exit(run_cases())

@@ -11,7 +11,8 @@ import sys
 import tempfile
 
 import trajectory_port as port
-from verify_support import GOLDEN, PROGRAM, case, expect, expect_equal, expect_usage_error, folder, main, text_of, verify
+from case_support import case, expect, expect_equal, run_cases
+from verify_support import GOLDEN, PROGRAM, expect_usage_error, folder, text_of, verify
 
 MODEL = os.path.join(tempfile.mkdtemp(prefix="trajectory-"), "model")
 WEIGHTS = port.make_model(MODEL)
@@ -536,4 +537,4 @@ def hostile_tensors():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases())

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 
+from case_support import case, expect, expect_equal, run_cases
 from verify_support import (
     GOLDEN,
     INF,
@@ -16,15 +17,10 @@ from verify_support import (
     PAPER,
     PROGRAM,
     SMALL,
-    case,
-    encode,
-    expect,
-    expect_equal,
     expect_failed,
     expect_usage_error,
     folder,
     golden,
-    main,
     make_attention,
     masked_sees,
     open_attention,
@@ -643,4 +639,4 @@ def the_example_of_a_port_passes():
             expect_equal(totals(text), "1 passed, 0 failed, 0 skipped", "totals")
 
 
-sys.exit(main())
+sys.exit(run_cases())

@@ -14,7 +14,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import traceback
+
+from case_support import Skipped, case, expect, expect_equal, expect_error, run_cases
 
 PROGRAM = sys.argv[1]
 MODEL = pathlib.Path(sys.argv[2])
@@ -22,30 +23,11 @@ CONFIG = json.loads((MODEL / "config.json").read_text())
 LAYERS, HEADS = CONFIG["num_layers"], CONFIG["num_heads"]
 STEPS = len(CONFIG["denoising_step_list"]) + 1
 SIZE = CONFIG["frame_height"]
-CASES = []
-
-
-class Skipped(Exception):
-    """This machine lacks what a case needs."""
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def long_case(function):
     """A case that a sample of the tests leaves out (tests/meson.build)."""
     return function if os.environ.get("FLASHBLOCK_TEST_SAMPLE") else case(function)
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
 
 
 def run(command, *arguments, threads=1):
@@ -61,14 +43,6 @@ def run(command, *arguments, threads=1):
 def succeeded(result):
     expect_equal(result.returncode, 0, f"exit status ({result.stderr!r})")
     return result.stdout.decode()
-
-
-def expect_error(result, status, *words):
-    message = result.stderr.decode()
-    expect_equal(result.returncode, status, f"exit status ({message!r})")
-    expect(message.startswith("flashblock: ") and message.count("\n") == 1, f"{message!r}")
-    for word in words:
-        expect(str(word) in message, f"{word!r} is not in {message!r}")
 
 
 @contextlib.contextmanager
@@ -388,25 +362,4 @@ def cut_weights():
         expect_error(video(where, model=model), 1, "model.safetensors")
 
 
-# -------------------------------------------------------------------------------------------------
-
-
-def main():
-    print(f"1..{len(CASES)}")
-    failed = 0
-    for function in CASES:
-        name = function.__name__.replace("_", " ")
-        try:
-            function()
-            print(f"ok - {name}", flush=True)
-        except Skipped as reason:
-            print(f"ok - {name} # SKIP {reason}", flush=True)
-        except Exception:  # a failed case must not keep the others from running
-            failed += 1
-            print(f"not ok - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}", flush=True)
-    return 1 if failed else 0
-
-
-sys.exit(main())
+sys.exit(run_cases())

@@ -10,24 +10,18 @@ import math
 import os
 import pathlib
 import random
-import re
 import struct
 import subprocess
 import sys
 import tempfile
-import traceback
+
+from case_support import expect, expect_equal, expect_error
 
 PROGRAM = os.path.abspath(sys.argv[1])
 GOLDEN = pathlib.Path(sys.argv[2])
 PAPER = GOLDEN / "paper"
-CASES = []
 INF = math.inf
 NAN = math.nan
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def verify(*arguments):
@@ -40,15 +34,6 @@ def verify(*arguments):
     )
 
 
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
-
-
-def expect_equal(one, other, what):
-    expect(one == other, f"{what}: {one!r} is not {other!r}")
-
-
 def text_of(result, status):
     expect_equal(result.returncode, status, f"exit status ({result.stderr!r} {result.stdout!r})")
     return result.stdout.decode()
@@ -59,11 +44,7 @@ def totals(text):
 
 
 def expect_usage_error(result, *words):
-    message = result.stderr.decode()
-    expect_equal(result.returncode, 2, f"exit status ({message!r})")
-    expect(message.startswith("flashblock: ") and message.count("\n") == 1, repr(message))
-    for word in words:
-        expect(word in message, f"{word!r} is not in {message!r}")
+    expect_error(result, 2, *words)
 
 
 @contextlib.contextmanager
@@ -298,23 +279,3 @@ def expect_failed(path, *words):
     expect_equal(result.stderr, b"", "standard error")
     for word in words:
         expect(str(word) in text, f"{word!r} is not in {text!r}")
-
-
-# -------------------------------------------------------------------------------------------------
-
-
-def main():
-    """Runs every case; the exit status."""
-    print(f"1..{len(CASES)}")
-    failed = 0
-    for function in CASES:
-        name = function.__name__.replace("_", " ").replace("#", "")
-        try:
-            function()
-            print(f"ok - {name}", flush=True)
-        except Exception:  # a failed case must not keep the others from running
-            failed += 1
-            print(f"not ok - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}", flush=True)
-    return 1 if failed else 0
