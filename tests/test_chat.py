@@ -307,17 +307,6 @@ class Terminal:
         before, self.text = self.text[: found.start()], self.text[found.end() :]
         return before
 
-    def type_end(self):
-        """Ctrl-D, again while it may come before the terminal is ready for it: then it can become a character of
-        the line, where the next one ends nothing. So Ctrl-U comes before each."""
-        for _ in range(TIMEOUT):
-            with contextlib.suppress(OSError):
-                self.type("\x15\x04")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=1)
-                break
-        self.ends()
-
     def ends(self, status=0):
         expect_equal(self.process.wait(timeout=TIMEOUT), status, "exit status")
 
@@ -333,7 +322,20 @@ def a_person_talks():
         terminal.type("/stats\r")
         terminal.wait_for("the last answer")
         terminal.wait_for("> ")
-        terminal.type_end()
+        terminal.type("\x04")
+        terminal.ends()
+
+
+@case
+def what_is_typed_during_an_answer_is_the_next_line():
+    """Corrections and Ctrl-D included; no line takes a Ctrl-D for a character."""
+    with model() as directory, Terminal(directory, "-n", "60") as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Who?\r")
+        terminal.wait_for(r"Who\?\r+\n[^\r\n]*\w+ \w+")
+        terminal.type("/ons\x7fe\r\x04")
+        terminal.wait_for("no command '/one'")
+        terminal.ends()
 
 
 @case

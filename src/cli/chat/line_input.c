@@ -84,7 +84,11 @@ static void open_editor(fb_line_input *input) {
     el_set(input->editor, EL_PROMPT, prompt_of);
     el_set(input->editor, EL_EDITOR, "emacs");
     el_set(input->editor, EL_HIST, history, input->history);
-    el_source(input->editor, NULL); /* ~/.editrc */
+    /* Bytes stay as they are typed also while an answer is written. In canonical mode a Ctrl-D
+     * would become a NUL, which libedit takes for "the next character is a plain one". */
+    el_set(input->editor, EL_SETTY, "-x", "-icanon", NULL);
+    el_set(input->editor, EL_BIND, "^@", "ed-ignore", NULL); /* of a Ctrl-D before the first line */
+    el_source(input->editor, NULL);                          /* ~/.editrc */
 }
 
 static void close_editor(fb_line_input *input) {
