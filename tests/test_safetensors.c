@@ -653,7 +653,7 @@ Test(checkpoint, holds_tensors_that_the_index_does_not_name) {
     fb_checkpoint_close(checkpoint);
     temporary_write_text(sharded,
                          "{\"weight_map\":{\"a\":\"1.safetensors\",\"c\":\"2.safetensors\"}}");
-    expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "two files hold a tensor called both");
+    expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "more than one tensor is called both");
     temporary_remove();
 }
 

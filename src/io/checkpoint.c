@@ -5,6 +5,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/stacked_tensors.h"
 #include "io/tokenizer_fields.h"
 
 #include <dirent.h>
@@ -24,6 +25,8 @@ struct fb_checkpoint {
     size_t num_shards;
     const fb_tensor_view **tensors; /* sorted by name */
     size_t count;
+    fb_tensor_view *split; /* views of parts of tensors that are stacked, */
+    char *split_names;     /* and their names */
 };
 
 /* An entry of weight_map: the file that holds a tensor, and the tensor once the file is open. */
@@ -143,13 +146,45 @@ static void add_tensors(fb_checkpoint *checkpoint, const fb_safetensors *shard,
     }
 }
 
+/* Puts the views of each expert in the place of tensors that hold all experts. */
+static fb_status split_stacked(fb_checkpoint *checkpoint) {
+    size_t num_views = 0, name_bytes = 0, kept = 0, count = checkpoint->count;
+    for (size_t i = 0; i < count; i++) {
+        size_t views = fb_stacked_count(checkpoint->tensors[i]);
+        num_views += views;
+        name_bytes += views * fb_stacked_name_size(checkpoint->tensors[i]);
+    }
+    if (num_views == 0)
+        return FB_OK;
+    const fb_tensor_view **tensors = NULL;
+    FB_TRY(fb_alloc(num_views, sizeof *checkpoint->split, "tensors", &checkpoint->split));
+    FB_TRY(fb_alloc(name_bytes, 1, "names of tensors", &checkpoint->split_names));
+    FB_TRY(fb_alloc(count + num_views, sizeof *tensors, "tensor list", &tensors));
+    fb_tensor_view *view = checkpoint->split;
+    char *names = checkpoint->split_names;
+    for (size_t i = 0; i < count; i++) {
+        const fb_tensor_view *tensor = checkpoint->tensors[i];
+        size_t views = fb_stacked_count(tensor);
+        if (views == 0)
+            tensors[kept++] = tensor;
+        fb_stacked_split(tensor, view, names);
+        names += views * fb_stacked_name_size(tensor);
+        for (size_t k = 0; k < views; k++)
+            tensors[kept++] = view++;
+    }
+    fb_free(checkpoint->tensors);
+    checkpoint->tensors = tensors;
+    checkpoint->count = kept;
+    return FB_OK;
+}
+
 static fb_status check_unique(const fb_checkpoint *checkpoint) {
     for (size_t i = 1; i < checkpoint->count; i++)
         if (compare_tensors(&checkpoint->tensors[i - 1], &checkpoint->tensors[i]) == 0)
-            return fb_fail(FB_ERROR_FORMAT,
-                           "%s: two files hold a tensor called %s, which the index "
-                           "does not name",
-                           checkpoint->directory, checkpoint->tensors[i]->name);
+            return fb_fail(
+                FB_ERROR_FORMAT,
+                "%s: more than one tensor is called %s, and no index says which is meant",
+                checkpoint->directory, checkpoint->tensors[i]->name);
     return FB_OK;
 }
 
@@ -162,6 +197,7 @@ static fb_status collect_tensors(fb_checkpoint *checkpoint, placement_list *list
         qsort(list->items, list->count, sizeof *list->items, compare_names);
     for (size_t i = 0; i < checkpoint->num_shards; i++)
         add_tensors(checkpoint, checkpoint->shards[i], list);
+    FB_TRY(split_stacked(checkpoint));
     if (checkpoint->count > 0)
         qsort(checkpoint->tensors, checkpoint->count, sizeof(fb_tensor_view *), compare_tensors);
     return check_unique(checkpoint);
@@ -283,6 +319,8 @@ void fb_checkpoint_close(fb_checkpoint *checkpoint) {
         fb_safetensors_close(checkpoint->shards[i]);
     fb_free(checkpoint->shards);
     fb_free(checkpoint->tensors);
+    fb_free(checkpoint->split);
+    fb_free(checkpoint->split_names);
     fb_free(checkpoint->directory);
     fb_free(checkpoint);
 }

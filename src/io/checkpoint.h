@@ -17,7 +17,8 @@ typedef struct fb_checkpoint fb_checkpoint;
  * lacks; when the index names other files beside a model.safetensors.
  *
  * The tensors are those of all the files, as other loaders have it, also those that the index does
- * not name. If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
+ * not name. Of tensors that hold all experts of a layer, they are views of each expert's
+ * (stacked_tensors.h). If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
  * not name the tensor. */
 fb_status fb_checkpoint_open(const char *directory, bool reads, fb_warnings *warnings,
                              fb_checkpoint **checkpoint);

@@ -80,7 +80,16 @@ static fb_status bind_attention(binder *b, const fb_model_config *config, fb_lay
                        config->num_attention_heads * head_dim, &layer->o);
 }
 
-/* `prefix` comes before gate_proj, up_proj and down_proj. */
+/* The rows of gate_proj and then those of up_proj, as one matrix. */
+static fb_status bind_gate_up(binder *b, const char *name, size_t hidden, size_t width,
+                              fb_mlp_weights *mlp) {
+    fb_matrix both;
+    FB_TRY(bind_linear(b, name, false, 2 * width, hidden, &both));
+    FB_TRY(fb_weight_rows(&b->reader, &both, 0, width, &mlp->gate));
+    return fb_weight_rows(&b->reader, &both, width, width, &mlp->up);
+}
+
+/* `prefix` comes before gate_proj, up_proj (or both as gate_up_proj) and down_proj. */
 static fb_status bind_mlp(binder *b, const char *prefix, size_t hidden, size_t width,
                           fb_mlp_weights *mlp) {
     const struct {
@@ -90,8 +99,13 @@ static fb_status bind_mlp(binder *b, const char *prefix, size_t hidden, size_t w
     } parts[] = {{"gate_proj", width, hidden, &mlp->gate},
                  {"up_proj", width, hidden, &mlp->up},
                  {"down_proj", hidden, width, &mlp->down}};
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        char name[MAX_NAME / 4];
+    char name[MAX_NAME / 4], layer[MAX_NAME];
+    snprintf(name, sizeof name, "%sgate_up_proj", prefix);
+    snprintf(layer, sizeof layer, "%s%s", b->prefix, name);
+    bool fused = fb_weight_exists(&b->reader, layer);
+    if (fused)
+        FB_TRY(bind_gate_up(b, name, hidden, width, mlp));
+    for (size_t i = fused ? 2 : 0; i < sizeof parts / sizeof parts[0]; i++) {
         snprintf(name, sizeof name, "%s%s", prefix, parts[i].name);
         FB_TRY(bind_linear(b, name, false, parts[i].rows, parts[i].columns, parts[i].matrix));
     }
