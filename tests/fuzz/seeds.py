@@ -373,6 +373,19 @@ def is_in(name, config):
             and int(numbers_of.get("experts", 0)) < config["num_experts"])
 
 
+def stacked(tensors):
+    """The same with each matrix of all experts as one tensor, which the library takes apart."""
+    made = {}
+    for name, (dtype, shape, data) in tensors.items():
+        match = re.match(r"(.*\.experts\.)\d+\.(.*)\.weight", name)
+        if match:
+            name = match[1] + match[2]
+            before = made.get(name, (dtype, [0, *shape], b""))
+            shape, data = [before[1][0] + 1, *shape], before[2] + data
+        made[name] = dtype, shape, data
+    return made
+
+
 def other_architectures(seeds):
     """The architectures of golden/models, with less of everything and random weights."""
     generator = random.Random(10)
@@ -392,6 +405,7 @@ def other_architectures(seeds):
         seeds.put("model", path.parent.name, join(as_json(sizes), safetensors(small), *files))
         if "num_experts" in sizes:
             seeds.put("model", path.parent.name + "_quantized", quantized(generator, sizes, small, "groups", *files))
+            seeds.put("model", path.parent.name + "_stacked", join(as_json(sizes), safetensors(stacked(small)), *files))
 
 
 def trajectory(options, states=(), blocks=2):
