@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+from case_support import case, expect, run_cases
+
 try:
     import numpy as np
     from quantized_model import read_tensors, write_tensors
@@ -23,14 +25,6 @@ except ImportError as error:
 PRINT_LOGITS, PROGRAM = sys.argv[1:3]
 MODELS = pathlib.Path(__file__).resolve().parent.parent / "golden" / "models"
 TOKENS = ("5", "17", "90", "3")
-results = []
-
-
-def expect(what, good, details=""):
-    results.append(good)
-    print(f"{'ok' if good else 'not ok'} {len(results)} - {what}")
-    for line in [] if good else str(details).splitlines():
-        print(f"# {line}")
 
 
 def run(*command):
@@ -79,8 +73,9 @@ def fused_by_expert(tensors):
     return made
 
 
+ALL_IN_TWO = "gate_up_proj and down_proj of all experts"
 LAYOUTS = {
-    "gate_up_proj and down_proj of all experts": lambda tensors: one_tensor_for(
+    ALL_IN_TWO: lambda tensors: one_tensor_for(
         {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}, tensors, joined),
     "gate_proj, up_proj and down_proj of all experts": lambda tensors: one_tensor_for(
         {name: (name,) for name in ("gate_proj", "up_proj", "down_proj")}, tensors, joined),
@@ -96,63 +91,97 @@ def copy_of(directory, scratch, name, layout):
     return copy
 
 
-def check_layouts(model, scratch):
+def expect_layouts(model):
     published = logits(MODELS / model)
-    for number, (what, layout) in enumerate(LAYOUTS.items()):
-        copy = copy_of(MODELS / model, scratch, f"{model}-{number}", layout)
-        other = logits(copy)
-        warnings = other.stderr.decode().replace(str(copy), str(MODELS / model))
-        expect(f"{model}: {what}", other.returncode == 0 and other.stdout == published.stdout and published.stdout and
-               warnings == published.stderr.decode(), warnings)
-
-
-def check_quantized(model, scratch):
-    """Stacked experts become the published layout; fused ones that are quantised load."""
-    outputs = []
-    for source in (MODELS / model, scratch / f"{model}-0"):
-        outputs.append(scratch / f"{source.name}-quantized")
-        made = run(PROGRAM, "quantize", "--model", source, "--bits", "8", "--group-size", "0", "-o", outputs[-1])
-        expect(f"{source.name}: quantize", made.returncode == 0, made.stderr.decode())
-    files = [(output / "model.safetensors").read_bytes() for output in outputs]
-    expect(f"{model}: stacked experts are quantised as single ones are", files[0] == files[1])
-    for bits, more in (("8", ["--group-size", "0"]), ("4", ["--group-size", "8"]), ("4", ["--group-size", "8", "--asymmetric"])):
-        output = scratch / f"{model}-{bits}-{len(more)}"
-        made = run(PROGRAM, "quantize", "--model", MODELS / model, "--bits", bits, *more, "-o", output)
-        fused = copy_of(output, scratch, output.name + "-fused", fused_by_expert)
-        one, other = logits(output), logits(fused)
-        expect(f"{model}: gate_up_proj of each expert, {bits} bits {' '.join(more)}",
-               made.returncode == 0 and other.returncode == 0 and one.stdout == other.stdout and one.stdout,
-               made.stderr.decode() + other.stderr.decode())
-
-
-def check_refused(scratch):
-    """What says two things, or another shape."""
-    tensors = read_tensors(MODELS / "sdar_moe" / "model.safetensors")
-    stacked = LAYOUTS["gate_up_proj and down_proj of all experts"](tensors)
-    name = "model.layers.1.mlp.experts.gate_up_proj"
-    single = "model.layers.1.mlp.experts.3.up_proj.weight"
-    cases = (
-        ("an expert that the stack has, too", {**stacked, single: tensors[single]}, f"more than one tensor is called {single}"),
-        ("an expert less", {**stacked, name: stacked[name][:-1]}, "no tensor called model.layers.1.mlp.experts.15.gate_proj.weight"),
-        ("columns for rows", {**stacked, name: np.swapaxes(stacked[name], 1, 2)}, "model.layers.1.mlp.experts.0.gate_proj.weight"),
-        ("an odd number of rows", {**stacked, name: stacked[name][:, :-1]}, "no tensor called model.layers.1.mlp.experts.0.gate_proj.weight"),
-        ("no rows", {**stacked, name: stacked[name][:, :0]}, "no tensor called model.layers.1.mlp.experts.0.gate_proj.weight"),
-    )
-    for number, (what, changed, message) in enumerate(cases):
-        copy = copy_of(MODELS / "sdar_moe", scratch, f"refused-{number}", lambda _, changed=changed: changed)
-        made = logits(copy)
-        expect(f"refused: {what}", made.returncode == 1 and message in made.stderr.decode(), made.stderr.decode())
-
-
-def main():
+    expect(published.returncode == 0 and published.stdout, published.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        scratch = pathlib.Path(folder)
-        for model in ("sdar_moe", "sdar_moe_step2", "llada20", "llada21"):
-            check_layouts(model, scratch)
-        check_quantized("sdar_moe", scratch)
-        check_refused(scratch)
-    print(f"1..{len(results)}")
-    sys.exit(not all(results))
+        for number, (what, layout) in enumerate(LAYOUTS.items()):
+            copy = copy_of(MODELS / model, pathlib.Path(folder), str(number), layout)
+            other = logits(copy)
+            expect(other.returncode == 0 and other.stdout == published.stdout, what, other.stderr)
+            warnings = other.stderr.decode().replace(str(copy), str(MODELS / model))
+            expect(warnings == published.stderr.decode(), what, warnings)
 
 
-main()
+@case
+def test_experts_of_sdar_moe():
+    expect_layouts("sdar_moe")
+
+
+@case
+def test_experts_in_every_second_layer():
+    expect_layouts("sdar_moe_step2")
+
+
+@case
+def test_experts_of_llada20_and_its_shared_one():
+    expect_layouts("llada20")
+
+
+@case
+def test_experts_of_llada21_and_its_shared_ones():
+    expect_layouts("llada21")
+
+
+def quantize(model, output, *options):
+    made = run(PROGRAM, "quantize", "--model", model, *options, "-o", output)
+    expect(made.returncode == 0, options, made.stderr)
+
+
+@case
+def test_stacked_experts_are_quantised_as_single_ones_are():
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, files = pathlib.Path(folder), []
+        stacked = copy_of(MODELS / "sdar_moe", scratch, "stacked", LAYOUTS[ALL_IN_TWO])
+        for number, model in enumerate((MODELS / "sdar_moe", stacked)):
+            quantize(model, scratch / str(number), "--bits", "4", "--group-size", "8")
+            files.append((scratch / str(number) / "model.safetensors").read_bytes())
+        expect(files[0] == files[1], "the files differ")
+
+
+@case
+def test_quantised_gate_up_proj_of_each_expert():
+    for options in (("8", "--group-size", "0"), ("4", "--group-size", "8"), ("4", "--group-size", "8", "--asymmetric")):
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = pathlib.Path(folder)
+            quantize(MODELS / "sdar_moe", scratch / "single", "--bits", *options)
+            single, fused = logits(scratch / "single"), logits(copy_of(scratch / "single", scratch, "fused", fused_by_expert))
+            expect(fused.returncode == 0 and single.stdout and single.stdout == fused.stdout, options, fused.stderr)
+
+
+def expect_refused(change, message):
+    """change gets the stacked tensors of sdar_moe, and returns others."""
+    with tempfile.TemporaryDirectory() as folder:
+        layout = lambda tensors: change(LAYOUTS[ALL_IN_TWO](tensors), tensors)  # noqa: E731
+        made = logits(copy_of(MODELS / "sdar_moe", pathlib.Path(folder), "changed", layout))
+        expect(made.returncode == 1 and message in made.stderr.decode(), made.returncode, made.stderr)
+
+
+STACK = "model.layers.1.mlp.experts.gate_up_proj"
+FIRST = "model.layers.1.mlp.experts.0.gate_proj.weight"
+
+
+@case
+def test_an_expert_that_the_stack_has_too():
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    expect_refused(lambda stacked, single: {**stacked, name: single[name]}, f"more than one tensor is called {name}")
+
+
+@case
+def test_an_expert_less():
+    expect_refused(lambda stacked, _: {**stacked, STACK: stacked[STACK][:-1]},
+                   "no tensor called model.layers.1.mlp.experts.15.gate_proj.weight")
+
+
+@case
+def test_columns_for_rows():
+    expect_refused(lambda stacked, _: {**stacked, STACK: np.swapaxes(stacked[STACK], 1, 2)}, FIRST + " has shape [32, 48], expected [24, 64]")
+
+
+@case
+def test_rows_that_two_matrices_cannot_share():
+    expect_refused(lambda stacked, _: {**stacked, STACK: stacked[STACK][:, :-1]}, f"no tensor called {FIRST}")
+    expect_refused(lambda stacked, _: {**stacked, STACK: stacked[STACK][:, :0]}, f"no tensor called {FIRST}")
+
+
+sys.exit(run_cases())

@@ -18,8 +18,8 @@ typedef struct fb_checkpoint fb_checkpoint;
  *
  * The tensors are those of all the files, as other loaders have it, also those that the index does
  * not name. Of tensors that hold all experts of a layer, they are views of each expert's
- * (stacked_tensors.h). If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT when it does
- * not name the tensor. */
+ * (stacked_tensors.h). If two files hold a tensor of one name, the index decides; FB_ERROR_FORMAT
+ * when it does not name the tensor. */
 fb_status fb_checkpoint_open(const char *directory, bool reads, fb_warnings *warnings,
                              fb_checkpoint **checkpoint);
 
