@@ -214,20 +214,34 @@ Test(video_cache, says_what_is_wrong) {
 
 enum { ROWS = 5, GROUP_HEADS = 4, GROUPS = 2, KEYS = 90, WIDE = GROUP_HEADS * GROUPS * DIM };
 
-/* Queries, and keys of which the first ones are external. */
+/* Queries, and keys of which the first ones are external, as float32 rows or in a cache. */
 typedef struct problem {
     float *q, *k, *v;
+    fb_kv_cache *cache;
     fb_kv kv, heads[GROUPS];
     fb_range external_range, internal_range;
     fb_view external[GROUPS], internal[GROUPS];
     fb_queries queries;
 } problem;
 
-static void problem_init(problem *p, random_stream *random) {
+static void write_keys(problem *p) {
+    if (p->cache)
+        cr_assert_eq(fb_kv_cache_write(p->cache, 0, 0, KEYS, p->k, p->v), FB_OK, "%s",
+                     fb_error_message());
+}
+
+static void problem_init(problem *p, random_stream *random, fb_dtype dtype) {
     p->q = random_floats(random, ROWS * WIDE, 1.0f);
     p->k = random_floats(random, KEYS * GROUPS * DIM, 1.0f);
     p->v = random_floats(random, KEYS * GROUPS * DIM, 1.0f);
+    p->cache = NULL;
     p->kv = fb_kv_rows(FB_F32, p->k, p->v, KEYS, GROUPS, DIM);
+    if (dtype != FB_F32) {
+        fb_kv_cache_config config = {1, GROUPS, DIM, dtype};
+        cr_assert_eq(fb_kv_cache_create(&config, &p->cache), FB_OK, "%s", fb_error_message());
+        write_keys(p);
+        cr_assert_eq(fb_kv_cache_layer(p->cache, 0, &p->kv), FB_OK);
+    }
     p->external_range = (fb_range){0, KEYS - ROWS};
     p->internal_range = (fb_range){KEYS - ROWS, KEYS};
     for (size_t g = 0; g < GROUPS; g++) {
@@ -240,6 +254,7 @@ static void problem_init(problem *p, random_stream *random) {
 
 static void problem_free(problem *p) {
     free(p->q), free(p->k), free(p->v);
+    fb_kv_cache_destroy(p->cache);
 }
 
 static void dense(const problem *p, float *out, float *lse) {
@@ -269,12 +284,12 @@ static fb_status attend(fb_part_cache *parts, uint64_t context, const problem *p
 /* Heads that refresh are dense, bit for bit. Heads that reuse merge the external part of the first
  * problem with the internal part of the second. The external keys of a reusing group are poisoned,
  * because nothing may read them. */
-Test(head_reuse, some_heads_refresh_the_others_reuse) {
+static void expect_heads_to_refresh_or_reuse(fb_dtype dtype) {
     static const bool refresh[] = {1, 0, 0, 1, 0, 0, 0, 0};
     enum { N = GROUPS * GROUP_HEADS };
     random_stream random = random_named(90);
     problem first, second;
-    problem_init(&first, &random), problem_init(&second, &random);
+    problem_init(&first, &random, dtype), problem_init(&second, &random, dtype);
     static float out[ROWS * WIDE], lse[ROWS * N], want[ROWS * WIDE], want_lse[ROWS * N];
     static float kept[ROWS * WIDE], kept_lse[ROWS * N], inner[ROWS * WIDE], inner_lse[ROWS * N];
     fb_part_cache *parts = NULL;
@@ -295,6 +310,7 @@ Test(head_reuse, some_heads_refresh_the_others_reuse) {
     dense(&second, want, want_lse);
     for (size_t t = 0; t < second.external_range.end; t++) /* all of the second group reuses */
         second.k[(t * GROUPS + 1) * DIM] = NAN;
+    write_keys(&second);
     cr_assert_eq(attend(parts, 7, &second, refresh, out, lse), FB_OK, "%s", fb_error_message());
     for (size_t i = 0; i < ROWS * N; i++) {
         const float *from = refresh[i % N] ? want : kept;
@@ -308,10 +324,15 @@ Test(head_reuse, some_heads_refresh_the_others_reuse) {
     problem_free(&first), problem_free(&second);
 }
 
+Test(head_reuse, some_heads_refresh_the_others_reuse) {
+    expect_heads_to_refresh_or_reuse(FB_F32);
+    expect_heads_to_refresh_or_reuse(FB_INT8);
+}
+
 Test(head_reuse, says_what_is_wrong) {
     random_stream random = random_named(91);
     problem p;
-    problem_init(&p, &random);
+    problem_init(&p, &random, FB_F32);
     float out[ROWS * WIDE], lse[ROWS * GROUPS * GROUP_HEADS];
     bool reuse[GROUPS * GROUP_HEADS] = {0};
     fb_part_cache *parts = NULL;

@@ -108,13 +108,14 @@ def thresholds_that_always_refresh_give_dense_clips():
 def heads_reuse():
     with folder() as where:
         path = calibration(where, "--similarity-threshold", -1, "--lse-threshold", 1000)
-        value = video_json(where, "--reuse", path)
-        expect_equal(value["heads_reused"], 1, "heads")
-        expect(0 < value["clips"][0]["psnr_db"] < 100, value["clips"])
-        external, internal = [1, 2], 1  # blocks that the second and the third block see
-        work = STEPS * (internal + sum(1 + e for e in external))
-        reused = STEPS * 3 * internal + sum(external)
-        expect(abs(value["work_ratio"] - work / reused) < 1e-6, value["work_ratio"], work / reused)
+        for kind in ("f32", "int8"):
+            value = video_json(where, "--reuse", path, "--kv-dtype", kind)
+            expect_equal(value["heads_reused"], 1, "heads")
+            expect(0 < value["clips"][0]["psnr_db"] < 100, value["clips"])
+            external, internal = [1, 2], 1  # blocks that the second and the third block see
+            work = STEPS * (internal + sum(1 + e for e in external))
+            reused = STEPS * 3 * internal + sum(external)
+            expect(abs(value["work_ratio"] - work / reused) < 1e-6, value["work_ratio"], work / reused)
 
 
 @case
