@@ -203,15 +203,17 @@ static void build_sets(void) {
 typedef enum cpu_kind {
     CPU_OTHER, /* the widest set throughout */
     CPU_ZEN4,
-    CPU_SAPPHIRE_RAPIDS, /* and Emerald Rapids, the same core */
-    CPU_OTHER_AVX512,    /* not measured */
+    CPU_EMERALD_RAPIDS,
+    CPU_AMX,          /* other Xeons with AMX: measured on Sapphire Rapids */
+    CPU_OTHER_AVX512, /* not measured */
     NUM_CPU_KINDS
 } cpu_kind;
 
 static const char *const cpu_names[NUM_CPU_KINDS] = {
     [CPU_OTHER] = "any other",
     [CPU_ZEN4] = "AMD Zen 4",
-    [CPU_SAPPHIRE_RAPIDS] = "Intel Sapphire or Emerald Rapids",
+    [CPU_EMERALD_RAPIDS] = "Intel Emerald Rapids",
+    [CPU_AMX] = "Intel with AMX (Sapphire Rapids and later)",
     [CPU_OTHER_AVX512] = "another one with AVX-512",
 };
 
@@ -228,6 +230,8 @@ static void take(fb_kernel kernel, const fb_kernels *from, fb_kernels *to) {
     }
 }
 
+/* A hypervisor may show a model of its own: one Sapphire Rapids said 0xa7, a Rocket Lake's.
+ * Features are what the CPU has, so they decide where they can. */
 static cpu_kind this_cpu(void) {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     if (!fb_isa_supported(FB_ISA_AVX512) || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
@@ -236,10 +240,11 @@ static cpu_kind this_cpu(void) {
     unsigned model = (eax >> 4 & 0xf) | (eax >> 12 & 0xf0);
     __get_cpuid(0, &eax, &ebx, &ecx, &edx);
     bool is_amd = ebx == signature_AMD_ebx, is_intel = ebx == signature_INTEL_ebx;
+    bool has_amx = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & 1u << 24); /* tiles */
     if (is_amd && family == 0x19) /* Zen 3 is the same family, without AVX-512 */
         return CPU_ZEN4;
-    if (is_intel && family == 6 && (model == 0x8f || model == 0xcf))
-        return CPU_SAPPHIRE_RAPIDS;
+    if (is_intel && has_amx)
+        return family == 6 && model == 0xcf ? CPU_EMERALD_RAPIDS : CPU_AMX;
     return CPU_OTHER_AVX512;
 }
 
@@ -253,19 +258,19 @@ static const struct {
     fb_kernel kernel;
     fb_isa isa[NUM_CPU_KINDS - 1];
 } choices[] = {
-    /*                            Zen 4, Rapids, others */
-    {FB_KERNEL_SCORES + FB_F32, {N, W, W}},
-    {FB_KERNEL_SCORES + FB_BF16, {N, W, W}},
-    {FB_KERNEL_SCORES + FB_F16, {N, W, W}},
-    {FB_KERNEL_VALUES + FB_F32, {N, W, W}},
-    {FB_KERNEL_VALUES + FB_BF16, {N, W, W}},
-    {FB_KERNEL_VALUES + FB_F16, {N, W, W}},
-    {FB_KERNEL_DOTS, {W, W, W}},
-    {FB_KERNEL_FEW_DOTS + FB_F32, {W, W, W}},
-    {FB_KERNEL_FEW_DOTS + FB_BF16, {W, N, W}},
-    {FB_KERNEL_FEW_DOTS + FB_F16, {W, N, W}},
-    {FB_KERNEL_MERGE_ROW, {N, N, N}},
-    {FB_KERNEL_WIDEN_F16, {N, N, N}},
+    /*                      Zen 4, Emerald, AMX, others */
+    {FB_KERNEL_SCORES + FB_F32, {N, W, W, W}},
+    {FB_KERNEL_SCORES + FB_BF16, {N, W, W, W}},
+    {FB_KERNEL_SCORES + FB_F16, {N, W, W, W}},
+    {FB_KERNEL_VALUES + FB_F32, {N, W, W, W}},
+    {FB_KERNEL_VALUES + FB_BF16, {N, W, W, W}},
+    {FB_KERNEL_VALUES + FB_F16, {N, W, W, W}},
+    {FB_KERNEL_DOTS, {W, W, W, W}},
+    {FB_KERNEL_FEW_DOTS + FB_F32, {W, W, W, W}},
+    {FB_KERNEL_FEW_DOTS + FB_BF16, {W, N, W, W}},
+    {FB_KERNEL_FEW_DOTS + FB_F16, {W, N, W, W}},
+    {FB_KERNEL_MERGE_ROW, {N, N, N, N}},
+    {FB_KERNEL_WIDEN_F16, {N, N, N, N}},
 };
 #undef W
 #undef N
