@@ -44,6 +44,12 @@ enum {
         FB_KERNEL_INT_DOTS, FB_F32, 32, FB_INT_COLUMNS, true, FB_KERNEL_READING, BITS              \
     }
 
+#define INT_PRODUCTS(KERNEL)                                                                       \
+    {KERNEL, FB_INT8, 16, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},                                 \
+        {KERNEL, FB_INT8, 32, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0}, {                           \
+        KERNEL, FB_INT8, 48, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0                                \
+    }
+
 const fb_kernel_case fb_kernel_cases[] = {
     IN_MEMORY(FB_F32, 4),
     IN_MEMORY(FB_F32, 16),
@@ -64,6 +70,10 @@ const fb_kernel_case fb_kernel_cases[] = {
     DOTS(FB_F16),
     INT_DOTS(8),
     INT_DOTS(4),
+    {FB_KERNEL_INT_SCORES, FB_INT8, 4, HEAD_DIM, true, FB_KERNEL_READING, 0},
+    {FB_KERNEL_INT_SCORES, FB_INT8, 16, HEAD_DIM, true, FB_KERNEL_READING, 0},
+    INT_PRODUCTS(FB_KERNEL_INT_SCORES),
+    INT_PRODUCTS(FB_KERNEL_INT_VALUES),
     {FB_KERNEL_TRANSPOSE, FB_F32, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
     {FB_KERNEL_TRANSPOSE + FB_BF16, FB_BF16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
     {FB_KERNEL_TRANSPOSE + FB_F16, FB_F16, 0, HEAD_DIM, false, FB_KERNEL_ELEMENTS, 0},
@@ -82,9 +92,12 @@ fb_status fb_kernel_data_create(fb_kernel_data *data, const fb_limits *limits) {
     *data = (fb_kernel_data){.memory = limits->buffer, .bytes = limits->bytes};
     FB_TRY(fb_alloc(row_floats, sizeof(float), "rows", &data->rows));
     FB_TRY(fb_alloc(score_floats, sizeof(float), "scores", &data->scores));
+    FB_TRY(fb_alloc(row_floats, sizeof(float), "weights", &data->weights));
     FB_TRY(fb_alloc_zeroed(out_floats, sizeof(float), "results", &data->out));
     fb_input_normals(1, "rows", 1, data->rows, row_floats);
     fb_input_normals(1, "scores", 1, data->scores, score_floats);
+    for (size_t i = 0; i < row_floats; i++)
+        data->weights[i] = fabsf(data->rows[i]);
     for (size_t i = 0; i < score_floats; i++) /* what softmax takes, and what exp takes */
         data->scores[i] = -fabsf(3 * data->scores[i]);
     return FB_OK;
@@ -92,6 +105,7 @@ fb_status fb_kernel_data_create(fb_kernel_data *data, const fb_limits *limits) {
 
 void fb_kernel_data_free(fb_kernel_data *data) {
     fb_free(data->rows);
+    fb_free(data->weights);
     fb_free(data->scores);
     fb_free(data->out);
     *data = (fb_kernel_data){0};
@@ -103,8 +117,16 @@ const char *fb_kernel_case_type(const fb_kernel_case *what) {
 
 /* ---- the size of a run ---- */
 
+static bool is_int_attention(const fb_kernel_case *what) {
+    return what->kernel == FB_KERNEL_INT_SCORES || what->kernel == FB_KERNEL_INT_VALUES;
+}
+
 static bool is_attention(const fb_kernel_case *what) {
-    return what->kernel < FB_KERNEL_TRANSPOSE;
+    return what->kernel < FB_KERNEL_TRANSPOSE || is_int_attention(what);
+}
+
+bool fb_kernel_takes_turns(const fb_kernel_case *what) {
+    return is_attention(what) && what->in_memory;
 }
 
 static bool is_dots(const fb_kernel_case *what) {
@@ -119,6 +141,12 @@ static size_t tiles_of(const fb_kernel_case *what) {
     return what->in_memory ? CHUNK_TILES : CACHED_TILES;
 }
 
+/* Of a key, or of a value; of 8 bits with its scale. */
+static size_t key_bytes(const fb_kernel_case *what) {
+    return is_int_attention(what) ? what->columns + sizeof(float)
+                                  : what->columns * fb_dtype_size(what->dtype);
+}
+
 /* Bytes of keys, values or weights. */
 static size_t operand_bytes(const fb_kernel_case *what) {
     size_t element = fb_dtype_size(what->dtype);
@@ -126,8 +154,8 @@ static size_t operand_bytes(const fb_kernel_case *what) {
         return (size_t)DOT_CALLS * FB_DOT_OUTPUTS * what->columns * element;
     if (what->kernel == FB_KERNEL_INT_DOTS)
         return (size_t)INT_CALLS * FB_INT_OUTPUTS * what->columns * (size_t)what->bits / 8;
-    size_t operands = is_attention(what) && what->in_memory ? 2 : 1; /* keys and values */
-    return operands * streams_of(what) * tiles_of(what) * FB_TILE_KEYS * what->columns * element;
+    size_t operands = fb_kernel_takes_turns(what) ? 2 : 1; /* keys and values */
+    return operands * streams_of(what) * tiles_of(what) * FB_TILE_KEYS * key_bytes(what);
 }
 
 double fb_kernel_flops(const fb_kernel_case *what) {
@@ -142,6 +170,8 @@ double fb_kernel_bytes(const fb_kernel_case *what) {
 }
 
 double fb_kernel_elements(const fb_kernel_case *what) {
+    if (is_int_attention(what))
+        return (double)(what->rows * tiles_of(what) * FB_TILE_KEYS * what->columns);
     size_t calls = what->kernel == FB_KERNEL_SOFTMAX ? CHUNK_TILES * what->rows : SMALL_CALLS;
     size_t lines =
         what->kernel >= FB_KERNEL_TRANSPOSE && what->kernel < FB_KERNEL_DOTS ? FB_GROUP_KEYS : 1;
@@ -187,7 +217,7 @@ static const char *next_operands(fb_kernel_run *run) {
 /* The groups of one tile of each stream. */
 static void list_groups(const fb_kernel_case *what, const char *operands, size_t tile,
                         const void **groups) {
-    size_t group_bytes = FB_GROUP_KEYS * what->columns * fb_dtype_size(what->dtype);
+    size_t group_bytes = FB_GROUP_KEYS * key_bytes(what);
     for (size_t stream = 0; stream < streams_of(what); stream++)
         for (size_t i = 0; i < TILE_GROUPS; i++) {
             size_t group = (stream * tiles_of(what) + tile) * TILE_GROUPS + i;
@@ -195,8 +225,29 @@ static void list_groups(const fb_kernel_case *what, const char *operands, size_t
         }
 }
 
+static void run_int_scores(const fb_kernel_run *run, const void *const *groups, const void *next) {
+    static const int32_t sums[FB_MAX_ROWS];
+    const fb_kernel_case *what = run->what;
+    run->kernels->int_scores(&(fb_int_scores_call){
+        .q = (const int8_t *)run->data->rows, /* any bytes */
+        .factors = run->data->rows,
+        .sums = sums,
+        .rows = what->rows,
+        .head_dim = what->columns,
+        .streams = streams_of(what),
+        .groups = groups,
+        .num_groups = TILE_GROUPS,
+        .next = next,
+        .s = run->data->out,
+    });
+}
+
 static void run_scores(const fb_kernel_run *run, const void *const *groups, const void *next) {
     const fb_kernel_case *what = run->what;
+    if (is_int_attention(what)) {
+        run_int_scores(run, groups, next);
+        return;
+    }
     run->kernels->scores[what->dtype](&(fb_scores_call){
         .q = run->data->rows,
         .rows = what->rows,
@@ -213,8 +264,10 @@ static void run_scores(const fb_kernel_run *run, const void *const *groups, cons
 static void run_values(const fb_kernel_run *run, const void *const *groups, const void *next) {
     static const float alpha[FB_MAX_ROWS] = {0.5f}; /* outputs stay finite */
     const fb_kernel_case *what = run->what;
-    run->kernels->values[what->dtype](&(fb_values_call){
-        .p = run->data->rows,
+    fb_values_fn *values =
+        is_int_attention(what) ? run->kernels->int_values : run->kernels->values[what->dtype];
+    values(&(fb_values_call){
+        .p = run->data->weights,
         .rows = what->rows,
         .num_keys = FB_TILE_KEYS,
         .streams = streams_of(what),
@@ -232,7 +285,7 @@ static void run_product(fb_kernel_run *run) {
     const char *operands = next_operands(run);
     for (size_t tile = 0; tile < tiles_of(run->what); tile++) {
         list_groups(run->what, operands, tile, groups);
-        if (run->what->kernel < FB_KERNEL_VALUES)
+        if (run->what->kernel < FB_KERNEL_VALUES || run->what->kernel == FB_KERNEL_INT_SCORES)
             run_scores(run, groups, groups[0]);
         else
             run_values(run, groups, groups[0]);
@@ -356,7 +409,7 @@ static void run_small(const fb_kernel_run *run) {
 
 fb_status fb_kernel_run_once(void *context) {
     fb_kernel_run *run = context;
-    if (is_attention(run->what) && run->what->in_memory)
+    if (fb_kernel_takes_turns(run->what))
         run_products(run);
     else if (is_attention(run->what))
         run_product(run);

@@ -31,11 +31,14 @@ extern const size_t fb_num_kernel_cases;
 /* Of keys, values or weights: "bf16", "int4". */
 const char *fb_kernel_case_type(const fb_kernel_case *what);
 
+/* Whether it is scores and values in turn. */
+bool fb_kernel_takes_turns(const fb_kernel_case *what);
+
 /* The operands that all cases work on. */
 typedef struct fb_kernel_data {
     char *memory; /* the limits' buffer: larger than all caches */
     size_t bytes;
-    float *rows, *scores, *out; /* A operands, scores, results */
+    float *rows, *scores, *weights, *out; /* A operands, scores, weights of values, results */
 } fb_kernel_data;
 
 fb_status fb_kernel_data_create(fb_kernel_data *data, const fb_limits *limits);
@@ -58,7 +61,8 @@ void fb_kernel_run_free(fb_kernel_run *run);
 /* Some 10 to 500 microseconds of calls; `run` of an fb_trial, whose context is an fb_kernel_run. */
 fb_status fb_kernel_run_once(void *run);
 
-/* Of one run: operations of multiply-adds (2 each), bytes that come from memory, elements. */
+/* Of one run: operations of multiply-adds (2 each), bytes that come from memory, elements (of
+ * int_scores and int_values multiply-adds). */
 double fb_kernel_flops(const fb_kernel_case *what);
 double fb_kernel_bytes(const fb_kernel_case *what);
 double fb_kernel_elements(const fb_kernel_case *what);

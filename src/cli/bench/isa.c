@@ -74,9 +74,9 @@ static void name_of(const fb_kernel_case *what, char *name, size_t size) {
         length += (size_t)snprintf(name + length, size - length, ", %zu rows", what->rows);
     if (length < size)
         snprintf(name + length, size - length, ", %zu%s", what->columns,
-                 !what->in_memory                ? ""
-                 : what->kernel < FB_KERNEL_DOTS ? ", memory, and values"
-                                                 : ", memory");
+                 !what->in_memory              ? ""
+                 : fb_kernel_takes_turns(what) ? ", memory, and values"
+                                               : ", memory");
 }
 
 static bool is_wanted(const settings *chosen, const fb_kernel_case *what) {
