@@ -34,10 +34,9 @@ INLINE __m256i load_bytes(const void *from) {
     return _mm256_loadu_si256((const __m256i *)from);
 }
 
-INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
+INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t byte,
                                     const bool ODD, int_zeros zeros) {
     (void)zeros;
-    const size_t byte = BITS == 8 ? half * 32 : half / 2 * 32;
     __m512i w =
         _mm512_inserti64x4(_mm512_castsi256_si512(load_bytes((const char *)weights[0] + byte)),
                            load_bytes((const char *)weights[1] + byte), 1);

@@ -13,12 +13,12 @@
 
 typedef __m256i int_weights, int_x;
 
-INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
+INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t byte,
                                     const bool ODD, int_zeros zeros) {
     (void)zeros;
     if (BITS == 4)
-        return load_4_bits(weights[0], half, ODD);
-    return _mm256_xor_si256(load_bytes((const char *)weights[0] + half * 32),
+        return load_4_bits(weights[0], byte, ODD);
+    return _mm256_xor_si256(load_bytes((const char *)weights[0] + byte),
                             _mm256_set1_epi8((char)0x80));
 }
 

@@ -19,7 +19,7 @@
  *   int_weights, int_x, int_zeros
  *                     a half of the weights; a half of x; zero points
  *   int_no_floats()   all +0
- *   int_load_weights(BITS, const void *const *weights, half, ODD, zeros)
+ *   int_load_weights(BITS, const void *const *weights, byte, ODD, zeros)
  *   int_load_x(BITS, const fb_int_row *x, half)
  *   int_load_zeros(MIXED, const uint8_t *const *zeros, first, second)
  *                     of the groups' numbers, second only if MIXED; zeros may be NULL: 8
@@ -76,17 +76,19 @@ INLINE void int_fetch(const void *const *next, size_t first, size_t bytes) {
 }
 
 INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const bool MIXED,
-                     const int_job *job, size_t unit, int_floats c[INT_VECTORS][INT_TILE_ROWS]) {
+                     const bool HAS_ZEROS, const int_job *job, size_t unit,
+                     int_floats c[INT_VECTORS][INT_TILE_ROWS]) {
     const size_t group = MIXED ? 2 * unit : unit;
     const size_t first = group >> job->shift, second = (group + 1) >> job->shift;
+    /* In a loop of its own, zero points of MIXED units leave too few registers. */
+    const bool has_zeros = BITS == 4 && MIXED ? job->has_zeros : HAS_ZEROS;
     int_zeros zeros[INT_VECTORS];
     int_sums begun[INT_VECTORS][INT_TILE_ROWS], sums[INT_VECTORS][INT_TILE_ROWS];
     UNROLLED
     for (int i = 0; i < INT_VECTORS; i++) {
-        zeros[i] = int_load_zeros(
-            BITS == 4 && MIXED,
-            BITS == 4 && job->has_zeros ? job->zeros + i * INT_PER_VECTOR : NULL, first, second);
-        if (BITS == 4 && job->has_zeros) {
+        zeros[i] = int_load_zeros(MIXED, has_zeros ? job->zeros + i * INT_PER_VECTOR : NULL, first,
+                                  second);
+        if (has_zeros) {
             UNROLLED
             for (int row = 0; row < ROWS; row++)
                 begun[i][row] = int_begin(BITS, job->x[row].sums[unit], true, zeros[i]);
@@ -102,10 +104,12 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
     UNROLLED
     for (int h = 0; h < HALVES; h++) {
         const size_t half = unit * (size_t)HALVES + (size_t)h;
+        const size_t byte = unit * (size_t)(HALVES * INT_HALF * BITS / 8) +
+                            (size_t)((BITS == 8 ? h : h / 2) * INT_HALF);
         int_weights w[INT_VECTORS];
         UNROLLED
         for (int i = 0; i < INT_VECTORS; i++)
-            w[i] = int_load_weights(BITS, job->weights + i * INT_PER_VECTOR, half, h % 2 == 1,
+            w[i] = int_load_weights(BITS, job->weights + i * INT_PER_VECTOR, byte, h % 2 == 1,
                                     zeros[i]);
         UNROLLED
         for (int row = 0; row < ROWS; row++) {
@@ -127,8 +131,8 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
     }
 }
 
-INLINE void int_tile(const int ROWS, const int BITS, const int HALVES, const bool MIXED,
-                     const int_job *job) {
+INLINE void int_tile_of(const int ROWS, const int BITS, const int HALVES, const bool MIXED,
+                        const bool HAS_ZEROS, const int_job *job) {
     int_floats c[INT_VECTORS][INT_TILE_ROWS];
     UNROLLED
     for (int i = 0; i < INT_VECTORS; i++) {
@@ -144,9 +148,17 @@ INLINE void int_tile(const int ROWS, const int BITS, const int HALVES, const boo
             int_fetch(job->next, unit * bytes, bytes);
             fetch += job->turns;
         }
-        int_unit(ROWS, BITS, HALVES, MIXED, job, unit, c);
+        int_unit(ROWS, BITS, HALVES, MIXED, HAS_ZEROS, job, unit, c);
     }
     int_fold(ROWS, c, job->sums, job->stride);
+}
+
+INLINE void int_tile(const int ROWS, const int BITS, const int HALVES, const bool MIXED,
+                     const int_job *job) {
+    if (BITS == 4 && !MIXED && job->has_zeros)
+        int_tile_of(ROWS, BITS, HALVES, MIXED, true, job);
+    else
+        int_tile_of(ROWS, BITS, HALVES, MIXED, false, job);
 }
 
 typedef void int_tile_fn(const int_job *job);

@@ -19,12 +19,12 @@ typedef struct int_weights {
 /* x stays in memory: its place. */
 typedef const __m256i *int_x;
 
-INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
+INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t byte,
                                     const bool ODD, int_zeros zeros) {
     (void)zeros;
     if (BITS == 4)
-        return (int_weights){load_4_bits(weights[0], half, ODD), _mm256_setzero_si256()};
-    __m256i w = load_bytes((const char *)weights[0] + half * 32);
+        return (int_weights){load_4_bits(weights[0], byte, ODD), _mm256_setzero_si256()};
+    __m256i w = load_bytes((const char *)weights[0] + byte);
     return (int_weights){even_columns(w), odd_columns(w)};
 }
 

@@ -42,13 +42,13 @@ INLINE int_zeros int_load_zeros(const bool MIXED, const uint8_t *const *zeros, s
     return (int_zeros){{zero, vdupq_n_s8((int8_t)zeros[0][second])}};
 }
 
-INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t half,
+INLINE int_weights int_load_weights(const int BITS, const void *const *weights, size_t byte,
                                     const bool ODD, int_zeros zeros) {
     if (BITS == 8) {
-        const int8_t *w = (const int8_t *)weights[0] + half * 32;
+        const int8_t *w = (const int8_t *)weights[0] + byte;
         return (int_weights){{vld1q_s8(w), vld1q_s8(w + 16)}};
     }
-    const uint8_t *w = (const uint8_t *)weights[0] + half / 2 * 32;
+    const uint8_t *w = (const uint8_t *)weights[0] + byte;
     uint8x16_t low = vld1q_u8(w), high = vld1q_u8(w + 16);
     low = ODD ? vshrq_n_u8(low, 4) : vandq_u8(low, vdupq_n_u8(15));
     high = ODD ? vshrq_n_u8(high, 4) : vandq_u8(high, vdupq_n_u8(15));

@@ -25,8 +25,8 @@ INLINE __m256i load_bytes(const void *from) {
 }
 
 /* The integers of 4 bits of 64 columns: the even ones, or the odd ones. */
-INLINE __m256i load_4_bits(const void *weights, size_t half, const bool ODD) {
-    __m256i w = load_bytes((const char *)weights + half / 2 * 32);
+INLINE __m256i load_4_bits(const void *weights, size_t byte, const bool ODD) {
+    __m256i w = load_bytes((const char *)weights + byte);
     if (ODD)
         w = _mm256_srli_epi16(w, 4);
     return _mm256_and_si256(w, _mm256_set1_epi8(15));
