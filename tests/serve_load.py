@@ -22,7 +22,7 @@ import time
 import traceback
 
 from case_support import expect, expect_equal
-from serve_support import TIMEOUT, Server, post
+from serve_support import TIMEOUT, Server, post, resident_mb
 
 KINDS = ("whole", "stream", "slow", "goes")
 # Of resident memory between the warm-up and the end. In a minute the load has 2500 requests: what loses 2 KB in each grows
@@ -146,11 +146,6 @@ class Load:
         while any(thread.is_alive() for thread in threads):
             each()
             time.sleep(0.1)
-
-
-def resident_mb(server):
-    with open(f"/proc/{server.process.pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
 
 def wait_until_idle(server):

@@ -87,6 +87,11 @@ class Server:
         expect_equal(self.ask("/health"), (200, '{"status":"ok"}'), "health")
 
 
+def resident_mb(server):
+    with open(f"/proc/{server.process.pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+
 def text_of(reply, index=0):
     choice = reply["choices"][index]
     return choice["message"]["content"] if "message" in choice else choice["text"]
@@ -95,4 +100,4 @@ def text_of(reply, index=0):
 def post(body, more=b"", path="/v1/completions"):
     """Bytes of a request, and of what follows it in the same connection."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s%s" % (path.encode(), len(data), data, more)
+    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s%s" % (path.encode(), len(data), data, more)

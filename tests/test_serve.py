@@ -22,7 +22,7 @@ import threading
 import time
 
 from case_support import case, expect, expect_equal, run_cases
-from serve_support import DEMO, PROGRAM, TIMEOUT, Server, post, text_of
+from serve_support import DEMO, PROGRAM, TIMEOUT, Server, post, resident_mb, text_of
 
 def generated(server, prompt, *arguments):
     told = subprocess.run(
@@ -203,7 +203,7 @@ def a_client_that_goes_frees_its_place():
     """By an end or a reset, with and without a next request behind the first one."""
     with Server("--parallel", 1) as server:
         for stream in (True, False):
-            for more in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+            for more in (b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"):
                 for reset in (False, True):
                     before = server.metric("requests_cancelled_total")
                     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as client:
@@ -237,6 +237,28 @@ def too_many_requests_are_told():
 
 
 @case
+def a_client_that_goes_frees_its_place_in_the_queue():
+    """Also while no text ends."""
+    with Server("--parallel", 1, "--queue", 2) as server:
+        body = {"prompt": "And", "max_tokens": 12000}
+        first = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
+        first.sendall(post(body))
+        server.wait_for("active_sequences", 1)
+        for stream in (False, True):
+            waiting = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in range(2)]
+            for client in waiting:
+                client.sendall(post({**body, "stream": stream}))
+            server.wait_for("queue_length", 2)
+            for client in waiting:
+                client.close()
+            server.wait_for("queue_length", 0)
+            expect_equal(server.metric("active_sequences"), 1, "the first one goes on")
+        first.close()
+        server.complete("And")
+        expect_equal(server.metric("requests_rejected_total"), 0, "requests that found no place")
+
+
+@case
 def a_request_has_its_time():
     with Server("--parallel", 1, "--request-seconds", 2) as server:
         late = []
@@ -260,6 +282,38 @@ def sigterm_lets_requests_end():
         thread.join(timeout=TIMEOUT)
         expect_equal(result[0]["usage"]["completion_tokens"], 300, "tokens")
         expect_equal(server.process.wait(timeout=TIMEOUT), 0, "exit status")
+
+
+@case
+def who_asks_while_the_server_ends_does_no_harm():
+    """Over connections that are open, and are served until the last moment."""
+    asks = [
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        post({"prompt": "x", "max_tokens": 1}) + post({"prompt": "x", "max_tokens": 0}),
+    ]
+    for _ in range(4):
+        with Server("--drain-seconds", 0) as server:
+            answered = threading.Semaphore(0)
+
+            def client(data):
+                with contextlib.suppress(OSError):
+                    with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as connection:
+                        while True:
+                            connection.sendall(data * 20)
+                            if not connection.recv(1 << 20):
+                                return
+                            answered.release()
+
+            threads = [threading.Thread(target=client, args=(asks[number % 2],)) for number in range(5)]
+            for thread in threads:
+                thread.start()
+            for _ in range(20):
+                answered.acquire()
+            server.process.send_signal(signal.SIGTERM)
+            expect_equal(server.process.wait(timeout=TIMEOUT), 0, "exit status")
+            expect_equal(server.process.stderr.read(), b"", "standard error")
+            for thread in threads:
+                thread.join(timeout=TIMEOUT)
 
 
 @case
@@ -330,9 +384,18 @@ def requests_that_are_wrong():
             ("GET", "/v1/completions", 405),
             ("POST", "/v1/models", 405),
             ("DELETE", "/health", 405),
+            ("HEAD", "/health", 200),
+            ("HEAD", "/", 200),
         ]:
             expect_equal(server.ask(path, method=method)[0], wanted, (method, path))
+        for path, allowed in (("/v1/completions", "POST"), ("/v1/models", "GET, HEAD")):
+            connection, response = server.open("PUT", path)
+            with contextlib.closing(connection):
+                expect_equal((response.status, response.getheader("Allow")), (405, allowed), path)
         expect_equal(server.ask("/v1/completions", " " * (9 << 20), method="POST")[0], 413, "a large body")
+        many = [{"role": ("user", "assistant")[i % 2], "content": ""} for i in range(16385)]
+        status, text = server.ask("/v1/chat/completions", {"messages": many})
+        expect((status, "leave no room" in text) == (400, True), text)
         server.is_alive()
 
 
@@ -342,7 +405,7 @@ def any_bytes_at_all():
     print(f"# seed {seed}")
     drawn = random.Random(seed)
     body = json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "stream": True}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     with Server() as server:
         for _ in range(200):
             data = bytearray(head + body)
@@ -385,9 +448,9 @@ def exchange(server, data, pieces=1, pause=0.1):
 def http_that_is_strange():
     """Bytes that are no request get an error or an end, and the next client gets its reply."""
     body = json.dumps({"prompt": "And", "max_tokens": 4}).encode()
-    start = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+    start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
     chunked = start + b"Transfer-Encoding: chunked\r\n\r\n"
-    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with Server() as server:
         half = [post({"prompt": "And"})[:size] for size in (1, 20, 60, 70, 80)] + [chunked, chunked + b"5\r\nab"]
         open_ones = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in half]
@@ -403,20 +466,22 @@ def http_that_is_strange():
             (start + b"Content-Length: -1\r\n\r\n" + body, None),
             (start + b"Content-Length: 99999999999999999999999\r\n\r\n" + body, None),
             (start + b"Content-Length: many\r\n\r\n" + body, None),
-            (start + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\n" + body, None),
+            (start + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\n" + body, 400),
+            (start + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), 400),
+            (start + b"Content-Length : 5\r\n\r\n" + body, 400),
             (start + b"\r\n" + body, 400),
             (start + b"X: " + b"x" * (1 << 20) + b"\r\n\r\n", 431),
             (start + b"".join(b"X%d: x\r\n" % i for i in range(20000)) + b"\r\n", 431),
-            (b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+            (b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
             (b"x" * (1 << 20), None),
             (b"\0" * 1000, None),
             (b"\r\n" * 1000 + health, None),
             (b"GET /health\n\n", None),
             (health.replace(b"1.1", b"9.9"), None),
-            (health.replace(b"Host: x\r\n", b""), None),
+            (health.replace(b"Host: localhost\r\n", b""), 400),
             (health.replace(b"GET", b"BREW"), 405),
             (health.replace(b"/health", b"/health%00%zz/../.."), None),
-            (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+            (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), None),
         ]:
@@ -426,7 +491,7 @@ def http_that_is_strange():
             server.is_alive()
         slow = exchange(server, post(body), pieces=1000)
         expect(slow.startswith(b"HTTP/1.1 200 "), "a byte at a time", slow[:200])
-        last = health.replace(b"Host: x", b"Host: x\r\nConnection: close")
+        last = health.replace(b"Host: localhost", b"Host: localhost\r\nConnection: close")
         both = exchange(server, post(body, post(body, last)), pause=TIMEOUT)
         expect_equal(both.count(b"HTTP/1.1 200 "), 3, "requests one behind the other")
         expect(both.endswith(b'{"status":"ok"}') and both.count(b'"finish_reason":"length"') == 2, both)
@@ -434,6 +499,29 @@ def http_that_is_strange():
             client.close()
         server.wait_for("active_sequences", 0)
         server.complete("And")
+
+
+@case
+def a_long_text_does_not_hold_up_others():
+    """It takes seconds to see that it is too long for the model; meanwhile others have their replies."""
+    with Server() as server:
+        replies, took = [], []
+
+        def long_text():
+            began = time.monotonic()
+            replies.append(server.ask("/v1/completions", {"prompt": "1 " * 2000000}))
+            took.append(time.monotonic() - began)
+
+        thread = threading.Thread(target=long_text)
+        thread.start()
+        most = 0.0
+        while thread.is_alive():
+            began = time.monotonic()
+            server.is_alive()
+            most = max(most, time.monotonic() - began)
+        thread.join()
+        expect_equal(replies[0][0], 400, replies)
+        expect(most < took[0] / 2, "a reply took", most, "s while a text was read in", took[0], "s")
 
 
 def is_closed(client, seconds):
@@ -452,7 +540,7 @@ def clients_have_their_time():
     with Server("--client-seconds", 2, "--request-seconds", 2, "-n", 4) as server:
         body = json.dumps({"prompt": "And"}).encode()
         drip, idle, half = (socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in range(3))
-        drip.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        drip.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         half.sendall(post(body)[:30])
         reader = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
         reader.sendall(post({"prompt": "And", "max_tokens": 16000, "stream": True}))
@@ -497,6 +585,15 @@ def a_server_that_is_killed():
             again.complete("And")
 
 
+OTHER_SITE = {"Host": "site.example", "Origin": "http://site.example"}
+
+
+def expect_wrong(arguments):
+    command = [PROGRAM, "serve", "--model", str(DEMO), "--port", "0", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
+    expect_equal(result.returncode, 2, (arguments, result.stderr))
+
+
 @case
 def keys():
     with tempfile.TemporaryDirectory() as folder:
@@ -508,11 +605,64 @@ def keys():
                 status, text = server.ask("/v1/models", headers={"Authorization": header} if header else {})
                 expect_equal((status, "key" in text), (401, True), header)
             expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200, "the key")
-        path.write_text("\n", encoding="utf-8")
-        for arguments in (["--host", "0.0.0.0"], ["--api-key-file", path], ["--host", "nowhere"]):
-            command = [PROGRAM, "serve", "--model", str(DEMO), "--port", "0", *map(str, arguments)]
-            result = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-            expect_equal(result.returncode, 2, (arguments, result.stderr))
+            expect_equal(server.ask("/v1/models", headers={"Authorization": "bearer  secret"})[0], 200, "in other words")
+            expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret", **OTHER_SITE})[0], 200, "a proxy")
+        for arguments in (["--host", "0.0.0.0"], ["--host", "nowhere"]):
+            expect_wrong(arguments)
+        for key in (b"", b"\n", b"se cret\n", b" secret\n", b"secret \n", b"s\0cret\n", b"s\xc3\xa9cret\n", b"\x80" * 32):
+            path.write_bytes(key)
+            expect_wrong(["--api-key-file", path])
+        for key in (b"secret", b"secret\r\nmore", b"\xef\xbb\xbfsecret\n"):
+            path.write_bytes(key)
+            with Server("--api-key-file", path) as server:
+                expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200, key)
+
+
+@case
+def bodies_of_clients_without_the_key_are_not_kept():
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "key"
+        path.write_text("secret\n", encoding="utf-8")
+        with Server("--api-key-file", path) as server:
+            before = resident_mb(server)
+            clients = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) for _ in range(20)]
+            for client in clients:
+                client.sendall(post(b" " * (6 << 20))[:-1])
+            for client in clients:
+                client.sendall(b" ")
+                expect(client.recv(100).startswith(b"HTTP/1.1 401"), "status")
+            expect(resident_mb(server) < before + 40, "of 120 MB the server keeps", resident_mb(server) - before)
+            for client in clients:
+                client.close()
+
+
+@case
+def pages_of_other_sites():
+    """Without a key a page that a browser shows on this machine cannot ask, nor over a name that leads to this machine."""
+    with Server() as server:
+        own = f"127.0.0.1:{server.port}"
+        for headers, wanted in [
+            ({}, 200),
+            ({"Host": own, "Origin": f"http://{own}"}, 200),
+            ({"Host": "LOCALHOST:8080", "Origin": "http://localhost:8080"}, 200),
+            ({"Host": "[::1]:8080"}, 200),
+            ({"Host": "0.0.0.0"}, 200),
+            (OTHER_SITE, 403),
+            ({"Host": "site.example"}, 403),
+            ({"Host": "127.0.0.1.site.example"}, 403),
+            ({"Host": "localhost.site.example:80"}, 403),
+            ({"Host": "1" * 5000}, 403),
+            ({"Host": ""}, 403),
+            ({"Host": own, "Origin": "null"}, 403),
+            ({"Host": own, "Origin": f"https://{own}"}, 403),
+            ({"Host": own, "Origin": "http://127.0.0.1"}, 403),
+            ({"Host": own, "Origin": f"http://{own}.site.example"}, 403),
+        ]:
+            for path, body in (("/v1/completions", {"prompt": "x", "max_tokens": 1}), ("/v1/models", None), ("/metrics", None)):
+                status, text = server.ask(path, body, headers=headers)
+                expect_equal(status, wanted, (path, headers, text[:200]))
+    with Server("--allow-anonymous") as server:
+        expect_equal(server.ask("/v1/models", headers=OTHER_SITE)[0], 200, "--allow-anonymous")
 
 
 @case

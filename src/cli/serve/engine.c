@@ -107,7 +107,7 @@ static bool see_step(void *user, const fb_step_event *event) {
     if (status == FB_OK)
         status = read_new(choice, event);
     if (status != FB_OK)
-        atomic_store(&job->cancelled, true);
+        fb_serve_job_fail_with(job, status);
     else if (choice->piece.size > 0)
         return fb_serve_job_add_text(choice, (const char *)choice->piece.data, choice->piece.size);
     return !atomic_load(&job->cancelled);
@@ -198,6 +198,13 @@ static void note(fb_serve_engine *e, size_t *number) {
     pthread_mutex_unlock(&e->mutex);
 }
 
+/* Each job that failed, and was not dropped, counts once. */
+static void note_failure(fb_serve_engine *e, fb_serve_job *job) {
+    if (job->failed)
+        note(e, &e->numbers.failed);
+    job->failed = false;
+}
+
 /* Whether a job's time is over. */
 static bool is_late(const fb_serve_job *job) {
     return fb_seconds() - job->arrived > job->model->most_seconds;
@@ -225,7 +232,6 @@ static void finish(fb_serve_engine *e, const fb_slot *slot) {
         !is_late(choice->job))
         note(e, &e->numbers.cancelled);
     if (slot->failure != FB_OK) {
-        note(e, &e->numbers.failed);
         fb_serve_job_fail(choice->job, 500, "server_error", slot->message);
     } else {
         if (!choice->stopped && fb_token_stream_finish(choice->stream, &text, &size) == FB_OK &&
@@ -233,6 +239,7 @@ static void finish(fb_serve_engine *e, const fb_slot *slot) {
             fb_serve_job_add_text(choice, text, size);
         fb_serve_job_end_choice(choice);
     }
+    note_failure(e, choice->job);
     fb_serve_job_release(choice->job);
 }
 
@@ -250,9 +257,8 @@ static void join_choices(fb_serve_engine *e) {
         if (status == FB_OK)
             continue;
         fb_serve_job_release(job);
-        note(e, &e->numbers.failed);
-        fb_serve_job_fail(job, status == FB_ERROR_MEMORY ? 503 : 500, "server_error",
-                          fb_error_message());
+        fb_serve_job_fail_with(job, status);
+        note_failure(e, job);
         job->num_begun = job->request.num_choices;
     }
     if (job->num_begun < job->request.num_choices)
@@ -261,14 +267,41 @@ static void join_choices(fb_serve_engine *e) {
     fb_serve_job_release(job);
 }
 
+static bool is_over(const fb_serve_engine *e, fb_serve_job *job) {
+    return atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(job) || is_late(job);
+}
+
 /* A job that nobody waits for, or that waited too long, has no place. */
-static void drop(fb_serve_engine *e) {
+static void drop(fb_serve_engine *e, fb_serve_job *job) {
     note(e, &e->numbers.cancelled);
-    fb_serve_job_fail(e->joining, 503, "server_error",
-                      is_late(e->joining) ? "the request waited too long"
-                                          : "the request was cancelled");
-    fb_serve_job_release(e->joining);
-    e->joining = NULL;
+    fb_serve_job_fail(job, 503, "server_error",
+                      is_late(job) ? "the request waited too long" : "the request was cancelled");
+    fb_serve_job_release(job);
+}
+
+/* Such jobs free their places in the queue, too, however long those before them take. */
+static void drop_queued(fb_serve_engine *e) {
+    fb_serve_job *gone = NULL, **at = &e->first;
+    pthread_mutex_lock(&e->mutex);
+    e->last = NULL;
+    while (*at) {
+        fb_serve_job *job = *at;
+        if (is_over(e, job)) {
+            *at = job->next;
+            job->next = gone;
+            gone = job;
+            e->num_queued--;
+        } else {
+            e->last = job;
+            at = &job->next;
+        }
+    }
+    pthread_mutex_unlock(&e->mutex);
+    while (gone) {
+        fb_serve_job *job = gone;
+        gone = job->next;
+        drop(e, job);
+    }
 }
 
 static void join_jobs(fb_serve_engine *e) {
@@ -280,11 +313,12 @@ static void join_jobs(fb_serve_engine *e) {
         }
         if (!e->joining)
             return;
-        if (atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(e->joining) ||
-            is_late(e->joining))
-            drop(e);
-        else
+        if (is_over(e, e->joining)) {
+            drop(e, e->joining);
+            e->joining = NULL;
+        } else {
             join_choices(e);
+        }
     }
 }
 
@@ -292,8 +326,7 @@ static void join_jobs(fb_serve_engine *e) {
 static void cancel_abandoned(fb_serve_engine *e) {
     for (size_t i = 0; i < fb_batch_num_active(e->batch); i++) {
         fb_serve_choice *choice = e->choices[fb_batch_slot(e->batch, i)->prompt];
-        if (atomic_load(&e->cancelling) || fb_serve_job_is_abandoned(choice->job) ||
-            is_late(choice->job))
+        if (is_over(e, choice->job))
             fb_batch_cancel(e->batch, i);
     }
 }
@@ -346,6 +379,7 @@ static bool wait_for_work(fb_serve_engine *e) {
 static void *run(void *engine) {
     fb_serve_engine *e = engine;
     while (wait_for_work(e)) {
+        drop_queued(e);
         join_jobs(e);
         cancel_abandoned(e);
         leave(e);
@@ -385,7 +419,7 @@ fb_status fb_serve_engine_start(const fb_serve_model *model, size_t parallel, si
     if (status == FB_OK)
         *engine = e;
     else
-        fb_serve_engine_stop(e);
+        fb_serve_engine_destroy(e);
     return status;
 }
 
@@ -406,12 +440,17 @@ bool fb_serve_engine_is_idle(fb_serve_engine *e) {
 }
 
 void fb_serve_engine_stop(fb_serve_engine *e) {
+    if (!e->started)
+        return;
+    fb_serve_engine_drain(e, false);
+    pthread_join(e->thread, NULL);
+    e->started = false;
+}
+
+void fb_serve_engine_destroy(fb_serve_engine *e) {
     if (!e)
         return;
-    if (e->started) {
-        fb_serve_engine_drain(e, false);
-        pthread_join(e->thread, NULL);
-    }
+    fb_serve_engine_stop(e);
     fb_batch_destroy(e->batch);
     for (size_t i = 0; i < e->num_idle; i++)
         fb_conversation_destroy(e->conversations[i]);

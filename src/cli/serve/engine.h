@@ -29,8 +29,11 @@ void fb_serve_engine_drain(fb_serve_engine *engine, bool cancel);
 /* Whether all jobs are over. */
 bool fb_serve_engine_is_idle(fb_serve_engine *engine);
 
-/* Drains, waits for the thread and frees. NULL is allowed. */
+/* Drains, and waits for the end of the thread. Jobs that are put in after it find it ending. */
 void fb_serve_engine_stop(fb_serve_engine *engine);
+
+/* Stops and frees. Nobody may know of it any more. NULL is allowed. */
+void fb_serve_engine_destroy(fb_serve_engine *engine);
 
 /* Numbers since the start, in Prometheus' text form. */
 fb_status fb_serve_engine_metrics(fb_serve_engine *engine, fb_buffer *out);

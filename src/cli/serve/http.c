@@ -1,9 +1,11 @@
 #include "cli/serve/http.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "cli/page/page.h"
 #include "cli/serve/deadlines.h"
+#include "cli/serve/reader.h"
 #include "decode/generate_options.h"
 #include "io/json_write.h"
 
@@ -20,7 +22,8 @@ enum { MOST_BODY = 8 << 20, MEMORY_OF_CONNECTION = 64 << 10 };
 struct fb_serve_http {
     const fb_serve_model *model;
     fb_serve_engine *engine;
-    const char *key;
+    fb_serve_access access;
+    fb_serve_reader *reader;
     struct MHD_Daemon *daemon;
     int listening; /* after fb_serve_http_quiesce; -1 */
     atomic_int exchanges;
@@ -32,15 +35,16 @@ typedef enum MHD_Result result;
 
 /* One request and its reply. */
 typedef struct exchange {
-    fb_buffer body;
-    bool too_large;
-    fb_serve_job *job; /* a completion */
+    bool has_key, too_large;
+    bool begun; /* a completion, of which the rest is: */
+    fb_serve_reading reading;
 } exchange;
 
 /* --- replies ---------------------------------------------------------------------------------- */
 
-static result reply(struct MHD_Connection *connection, unsigned code, const char *type,
-                    const fb_buffer *text) {
+/* allow: the methods that the address takes; NULL: nobody asked for another one. */
+static result reply_with(struct MHD_Connection *connection, unsigned code, const char *type,
+                         const fb_buffer *text, const char *allow) {
     struct MHD_Response *response = MHD_create_response_from_buffer(
         text->size, text->data ? (void *)text->data : (void *)"", MHD_RESPMEM_MUST_COPY);
     if (!response)
@@ -50,9 +54,16 @@ static result reply(struct MHD_Connection *connection, unsigned code, const char
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     if (code == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    if (allow)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allow);
     result queued = MHD_queue_response(connection, code, response);
     MHD_destroy_response(response);
     return queued;
+}
+
+static result reply(struct MHD_Connection *connection, unsigned code, const char *type,
+                    const fb_buffer *text) {
+    return reply_with(connection, code, type, text, NULL);
 }
 
 static result reply_error_code(struct MHD_Connection *connection, unsigned status, const char *type,
@@ -68,6 +79,17 @@ static result reply_error_code(struct MHD_Connection *connection, unsigned statu
 static result reply_error(struct MHD_Connection *connection, unsigned status, const char *type,
                           const char *message) {
     return reply_error_code(connection, status, type, NULL, message);
+}
+
+static result reply_wrong_method(struct MHD_Connection *connection, const char *allow) {
+    fb_buffer text = {0};
+    result queued = MHD_NO;
+    if (fb_serve_error_text(&text, "invalid_request_error", NULL,
+                            "this address takes another method") == FB_OK)
+        queued =
+            reply_with(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "application/json", &text, allow);
+    fb_buffer_free(&text);
+    return queued;
 }
 
 static result reply_no_model(struct MHD_Connection *connection, const char *message) {
@@ -159,12 +181,14 @@ static result reply_health(struct MHD_Connection *connection) {
 /* Bytes of a stream; the connection is suspended where there are none yet. */
 static ssize_t read_stream(void *user, uint64_t position, char *buffer, size_t most) {
     exchange *x = user;
-    fb_serve_job *job = x->job;
+    fb_serve_job *job = x->reading.job;
     ssize_t count = 0;
     (void)position;
     pthread_mutex_lock(&job->mutex);
     size_t left = job->out.size - job->taken;
-    if (left > 0) {
+    if (job->lost) {
+        count = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (left > 0) {
         size_t size = left < most ? left : most;
         memcpy(buffer, job->out.data + job->taken, size);
         job->taken += size;
@@ -189,9 +213,9 @@ static ssize_t read_or_wait(void *user, uint64_t position, char *buffer, size_t 
     ssize_t count = read_stream(reader->x, position, buffer, most);
     if (count != 0)
         return count;
-    fb_serve_job *job = reader->x->job;
+    fb_serve_job *job = reader->x->reading.job;
     pthread_mutex_lock(&job->mutex);
-    if (job->out.size == job->taken && !job->done) {
+    if (job->out.size == job->taken && !job->done && !job->lost) {
         job->waiting = reader->connection;
         MHD_suspend_connection(reader->connection);
     }
@@ -219,104 +243,118 @@ static result begin_stream(struct MHD_Connection *connection, exchange *x) {
 
 /* The whole reply, or the connection is suspended until there is one. */
 static result reply_or_wait(struct MHD_Connection *connection, exchange *x) {
-    fb_serve_job *job = x->job;
+    fb_serve_job *job = x->reading.job;
     pthread_mutex_lock(&job->mutex);
-    bool done = job->done;
+    bool done = job->done, lost = job->lost;
     if (!done) {
         job->waiting = connection;
         MHD_suspend_connection(connection);
     }
     pthread_mutex_unlock(&job->mutex);
-    return done ? reply(connection, (unsigned)job->code, "application/json", &job->out) : MHD_YES;
+    if (!done)
+        return MHD_YES;
+    return lost ? MHD_NO : reply(connection, (unsigned)job->code, "application/json", &job->out);
+}
+
+/* What came of reading the body. */
+static result reply_to_reading(struct MHD_Connection *connection, exchange *x) {
+    const fb_serve_reading *r = &x->reading;
+    bool memory = r->status == FB_ERROR_MEMORY;
+    if (r->other_model)
+        return reply_no_model(connection, r->message);
+    if (r->status != FB_OK)
+        return reply_error(connection, memory ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_BAD_REQUEST,
+                           memory ? "server_error" : "invalid_request_error", r->message);
+    if (r->put == FB_SERVE_FULL)
+        return reply_error(connection, MHD_HTTP_TOO_MANY_REQUESTS, "rate_limit_error",
+                           "too many requests wait");
+    if (r->put == FB_SERVE_ENDING)
+        return reply_error(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "server_error",
+                           "the server ends");
+    return r->job->request.stream ? begin_stream(connection, x) : reply_or_wait(connection, x);
 }
 
 static result begin_completion(fb_serve_http *http, struct MHD_Connection *connection, exchange *x,
                                bool chat) {
-    fb_serve_request request;
-    fb_status status = fb_buffer_terminate(&x->body);
-    if (status == FB_OK)
-        status = fb_serve_request_read(http->model, chat, (const char *)x->body.data, x->body.size,
-                                       &request);
-    else
-        request = (fb_serve_request){0};
-    if (status == FB_OK)
-        status = fb_serve_job_create(http->model, &request, &x->job);
-    fb_buffer_free(&x->body);
-    if (status != FB_OK) {
-        bool memory = status == FB_ERROR_MEMORY, other = request.other_model;
-        fb_serve_request_free(&request);
-        if (other)
-            return reply_no_model(connection, fb_error_message());
-        return reply_error(connection, memory ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_BAD_REQUEST,
-                           memory ? "server_error" : "invalid_request_error", fb_error_message());
-    }
-    switch (fb_serve_engine_put(http->engine, x->job)) {
-    case FB_SERVE_FULL:
-        return reply_error(connection, MHD_HTTP_TOO_MANY_REQUESTS, "rate_limit_error",
-                           "too many requests wait");
-    case FB_SERVE_ENDING:
-        return reply_error(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "server_error",
-                           "the server ends");
-    default:
-        return x->job->request.stream ? begin_stream(connection, x) : reply_or_wait(connection, x);
-    }
+    x->begun = true;
+    x->reading.chat = chat;
+    x->reading.connection = connection;
+    x->reading.arrived = fb_seconds();
+    if (fb_serve_reader_add(http->reader, &x->reading))
+        return MHD_YES;
+    x->reading.put = FB_SERVE_ENDING;
+    return reply_to_reading(connection, x);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-/* Takes the same time for every key of a length. */
-static bool is_equal(const char *one, const char *other) {
-    size_t size = strlen(one);
-    if (strlen(other) != size)
-        return false;
-    unsigned char difference = 0;
-    for (size_t i = 0; i < size; i++)
-        difference |= (unsigned char)(one[i] ^ other[i]);
-    return difference == 0;
+typedef enum route { NOWHERE, PAGE, HEALTH, METRICS, MODELS, TEXT, CHAT } route;
+
+static const char models[] = "/v1/models", one_model[] = "/v1/models/";
+
+static route route_of(const char *url) {
+    static const struct {
+        const char *url;
+        route route;
+    } all[] = {{"/", PAGE},      {"/health", HEALTH},       {"/metrics", METRICS},
+               {models, MODELS}, {"/v1/completions", TEXT}, {"/v1/chat/completions", CHAT}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (strcmp(url, all[i].url) == 0)
+            return all[i].route;
+    return strncmp(url, one_model, sizeof one_model - 1) == 0 ? MODELS : NOWHERE;
 }
 
-static bool is_allowed(const fb_serve_http *http, struct MHD_Connection *connection) {
-    static const char bearer[] = "Bearer ";
-    const char *given =
-        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!http->key)
-        return true;
-    return given && strncmp(given, bearer, sizeof bearer - 1) == 0 &&
-           is_equal(given + sizeof bearer - 1, http->key);
+static bool takes(route to, const char *method) {
+    if (to == TEXT || to == CHAT)
+        return strcmp(method, MHD_HTTP_METHOD_POST) == 0;
+    return strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
 }
 
-static result wrong_method(struct MHD_Connection *connection) {
-    return reply_error(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "invalid_request_error",
-                       "this address takes another method");
+/* The page and the health take no key. */
+static result refuse(const fb_serve_http *http, struct MHD_Connection *connection,
+                     const exchange *x, route to, const char *method, bool *refused) {
+    static const char wrong[] = "invalid_request_error";
+    bool open = to == PAGE || to == HEALTH;
+    *refused = true;
+    if (!open && !x->has_key)
+        return reply_error(connection, MHD_HTTP_UNAUTHORIZED, wrong, "the key is missing or wrong");
+    if (!open && !fb_serve_access_is_own_site(&http->access, connection))
+        return reply_error(connection, MHD_HTTP_FORBIDDEN, wrong,
+                           "without a key, requests are for an address or localhost, and not of "
+                           "other sites' pages (--allow-anonymous allows them)");
+    if (x->too_large)
+        return reply_error(connection, MHD_HTTP_CONTENT_TOO_LARGE, wrong, "the body is too large");
+    if (to == NOWHERE)
+        return reply_error(connection, MHD_HTTP_NOT_FOUND, wrong,
+                           "there is nothing at this address");
+    if (!takes(to, method))
+        return reply_wrong_method(connection, to == TEXT || to == CHAT ? "POST" : "GET, HEAD");
+    *refused = false;
+    return MHD_YES;
 }
 
 static result answer(fb_serve_http *http, struct MHD_Connection *connection, exchange *x,
                      const char *url, const char *method) {
-    static const char models[] = "/v1/models", one_model[] = "/v1/models/";
-    bool get = strcmp(method, "GET") == 0, post = strcmp(method, "POST") == 0;
-    if (x->job)
-        return reply_or_wait(connection, x);
-    if (strcmp(url, "/health") == 0)
-        return get ? reply_health(connection) : wrong_method(connection);
-    if (strcmp(url, "/") == 0)
-        return get ? reply_page(connection) : wrong_method(connection);
-    if (!is_allowed(http, connection))
-        return reply_error(connection, MHD_HTTP_UNAUTHORIZED, "invalid_request_error",
-                           "the key is missing or wrong");
-    if (x->too_large)
-        return reply_error(connection, MHD_HTTP_CONTENT_TOO_LARGE, "invalid_request_error",
-                           "the body is too large");
-    if (strcmp(url, "/metrics") == 0)
-        return get ? reply_metrics(http, connection) : wrong_method(connection);
-    if (strcmp(url, models) == 0 || strncmp(url, one_model, sizeof one_model - 1) == 0) {
-        const char *name = strcmp(url, models) == 0 ? NULL : url + sizeof one_model - 1;
-        return get ? reply_models(http, connection, name) : wrong_method(connection);
+    if (x->begun)
+        return reply_to_reading(connection, x);
+    bool refused;
+    route to = route_of(url);
+    result queued = refuse(http, connection, x, to, method, &refused);
+    if (refused)
+        return queued;
+    switch (to) {
+    case PAGE:
+        return reply_page(connection);
+    case HEALTH:
+        return reply_health(connection);
+    case METRICS:
+        return reply_metrics(http, connection);
+    case MODELS:
+        return reply_models(http, connection,
+                            strcmp(url, models) == 0 ? NULL : url + sizeof one_model - 1);
+    default:
+        return begin_completion(http, connection, x, to == CHAT);
     }
-    bool chat = strcmp(url, "/v1/chat/completions") == 0;
-    if (!chat && strcmp(url, "/v1/completions") != 0)
-        return reply_error(connection, MHD_HTTP_NOT_FOUND, "invalid_request_error",
-                           "there is nothing at this address");
-    return post ? begin_completion(http, connection, x, chat) : wrong_method(connection);
 }
 
 /* From now on. */
@@ -340,18 +378,23 @@ static result handle(void *user, struct MHD_Connection *connection, const char *
         atomic_fetch_add(&http->exchanges, 1);
         *state = x;
         give_time(http, connection, http->client_seconds);
-        return MHD_YES;
+        x->has_key = fb_serve_access_has_key(&http->access, connection);
+        return fb_serve_access_has_one_length(connection)
+                   ? MHD_YES
+                   : reply_error(connection, MHD_HTTP_BAD_REQUEST, "invalid_request_error",
+                                 "the headers give more than one length of the body");
     }
     if (*size == 0) {
-        if (!x->job)
+        if (!x->begun)
             give_time(http, connection, http->model->most_seconds + http->client_seconds);
         return answer(http, connection, x, url, method);
     }
-    x->too_large = x->too_large || x->body.size + *size > MOST_BODY;
-    if (!x->too_large && fb_buffer_append(&x->body, data, *size) != FB_OK)
-        return MHD_NO;
+    fb_buffer *body = &x->reading.body;
+    x->too_large = x->too_large || body->size + *size > MOST_BODY;
     if (x->too_large)
-        fb_buffer_free(&x->body);
+        fb_buffer_free(body);
+    else if (x->has_key && fb_buffer_append(body, data, *size) != FB_OK)
+        return MHD_NO;
     *size = 0;
     return MHD_YES;
 }
@@ -364,14 +407,15 @@ static void completed(void *user, struct MHD_Connection *connection, void **stat
     if (!x)
         return;
     give_time(http, connection, http->client_seconds); /* for a next request */
-    if (x->job) {
-        pthread_mutex_lock(&x->job->mutex);
-        x->job->waiting = NULL;
-        pthread_mutex_unlock(&x->job->mutex);
-        atomic_store(&x->job->cancelled, true);
-        fb_serve_job_release(x->job);
+    fb_serve_job *job = x->reading.job;
+    if (job) {
+        pthread_mutex_lock(&job->mutex);
+        job->waiting = NULL;
+        pthread_mutex_unlock(&job->mutex);
+        atomic_store(&job->cancelled, true);
+        fb_serve_job_release(job);
     }
-    fb_buffer_free(&x->body);
+    fb_buffer_free(&x->reading.body);
     fb_free(x);
     *state = NULL;
     atomic_fetch_sub(&http->exchanges, 1);
@@ -427,7 +471,8 @@ static fb_status listen_at(fb_serve_http *http, const fb_serve_http_options *o) 
         NULL, handle, http, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, completed,
         http, MHD_OPTION_NOTIFY_CONNECTION, note_connection, http, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)o->connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->client_seconds,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_OF_CONNECTION, MHD_OPTION_END);
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_OF_CONNECTION,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     if (http->daemon)
         return FB_OK;
     return fb_fail(FB_ERROR_IO, "cannot listen at %s, port %zu: %s", o->host, o->port,
@@ -435,6 +480,7 @@ static fb_status listen_at(fb_serve_http *http, const fb_serve_http_options *o) 
 }
 
 static void release(fb_serve_http *http) {
+    fb_serve_reader_destroy(http->reader);
     fb_serve_deadlines_end(&http->deadlines);
     fb_free(http);
 }
@@ -445,11 +491,13 @@ fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engi
     FB_TRY(fb_alloc_zeroed(1, sizeof *started, "server", &started));
     started->model = model;
     started->engine = engine;
-    started->key = options->key;
+    started->access = options->access;
     started->listening = -1;
     started->client_seconds = options->client_seconds;
     fb_serve_deadlines_begin(&started->deadlines);
-    fb_status status = listen_at(started, options);
+    fb_status status = fb_serve_reader_start(model, engine, &started->reader);
+    if (status == FB_OK)
+        status = listen_at(started, options);
     if (status == FB_OK)
         *http = started;
     else
@@ -478,6 +526,7 @@ bool fb_serve_http_is_idle(fb_serve_http *http) {
 void fb_serve_http_stop(fb_serve_http *http) {
     if (!http)
         return;
+    fb_serve_reader_stop(http->reader);
     MHD_stop_daemon(http->daemon);
     if (http->listening >= 0)
         close(http->listening);

@@ -2,6 +2,7 @@
 #ifndef FB_CLI_SERVE_HTTP_H
 #define FB_CLI_SERVE_HTTP_H
 
+#include "cli/serve/access.h"
 #include "cli/serve/engine.h"
 
 #include <stdbool.h>
@@ -12,7 +13,7 @@ typedef struct fb_serve_http fb_serve_http;
 typedef struct fb_serve_http_options {
     const char *host; /* an address */
     size_t port;      /* 0: any that is free */
-    const char *key;  /* that clients show; NULL: none is needed */
+    fb_serve_access access;
     size_t connections;
     double client_seconds; /* for sending a request, and for reading the end of its reply */
 } fb_serve_http_options;
@@ -33,7 +34,7 @@ void fb_serve_http_quiesce(fb_serve_http *http);
 /* Whether no request is being answered. */
 bool fb_serve_http_is_idle(fb_serve_http *http);
 
-/* NULL is allowed. All jobs are over. */
+/* NULL is allowed. The engine has stopped. */
 void fb_serve_http_stop(fb_serve_http *http);
 
 #endif

@@ -72,17 +72,27 @@ static void wake(fb_serve_job *job) {
     job->waiting = NULL;
 }
 
-/* A reply that cannot be kept is none: the connection ends. */
+/* A reply that cannot be kept, or that nobody reads, is none: the connection ends. With the mutex.
+ */
+static void lose(fb_serve_job *job) {
+    job->lost = true;
+    atomic_store(&job->cancelled, true);
+    wake(job);
+}
+
+/* text: NULL: there was no memory for it. */
 static void put(fb_serve_job *job, const fb_buffer *text, bool event) {
     pthread_mutex_lock(&job->mutex);
-    fb_status status = event ? fb_buffer_append_text(&job->out, "data: ") : FB_OK;
+    fb_status status = text ? FB_OK : FB_ERROR_MEMORY;
+    if (status == FB_OK && event)
+        status = fb_buffer_append_text(&job->out, "data: ");
     if (status == FB_OK)
         status = fb_buffer_append(&job->out, text->data, text->size);
     if (status == FB_OK)
         status = fb_buffer_append_text(&job->out, event ? "\n\n" : "\n");
-    if (status != FB_OK || job->out.size - job->taken > MOST_UNREAD)
-        atomic_store(&job->cancelled, true);
-    if (event)
+    if (status != FB_OK || (event && job->out.size - job->taken > MOST_UNREAD))
+        lose(job);
+    else if (event)
         wake(job);
     pthread_mutex_unlock(&job->mutex);
 }
@@ -111,10 +121,7 @@ static void begin_reply(fb_json_writer *w, const fb_serve_job *job) {
 /* Puts the reply, and frees its text. */
 static void end_reply(fb_serve_job *job, fb_json_writer *w, fb_buffer *text, bool event) {
     fb_json_close_object(w);
-    if (fb_json_finish(w) == FB_OK)
-        put(job, text, event);
-    else
-        atomic_store(&job->cancelled, true);
+    put(job, fb_json_finish(w) == FB_OK ? text : NULL, event);
     fb_buffer_free(text);
 }
 
@@ -228,8 +235,7 @@ static void put_end(fb_serve_job *job) {
         put_usage(&w, job);
         end_reply(job, &w, &text, true);
     }
-    if (fb_buffer_append_text(&text, "[DONE]") == FB_OK)
-        put(job, &text, true);
+    put(job, fb_buffer_append_text(&text, "[DONE]") == FB_OK ? &text : NULL, true);
     fb_buffer_free(&text);
 }
 
@@ -276,8 +282,11 @@ static size_t certain_end(const fb_serve_choice *choice) {
 
 bool fb_serve_job_add_text(fb_serve_choice *choice, const char *text, size_t length) {
     fb_serve_job *job = choice->job;
-    if (fb_buffer_append(&choice->text, text, length) != FB_OK)
-        atomic_store(&job->cancelled, true);
+    fb_status status = fb_buffer_append(&choice->text, text, length);
+    if (status != FB_OK) {
+        fb_serve_job_fail_with(job, status);
+        return false;
+    }
     size_t stop = find_stop(choice, choice->sent);
     if (stop < choice->text.size) {
         choice->text.size = stop;
@@ -328,29 +337,33 @@ void fb_serve_job_fail(fb_serve_job *job, int code, const char *type, const char
     for (size_t i = 0; i < job->request.num_choices; i++)
         job->choices[i].ended = true;
     job->code = code;
-    if (fb_serve_error_text(&text, type, NULL, message) == FB_OK)
-        put(job, &text, job->request.stream);
+    job->failed = true;
+    bool written = fb_serve_error_text(&text, type, NULL, message) == FB_OK;
+    put(job, written ? &text : NULL, job->request.stream);
     fb_buffer_free(&text);
     finish(job);
     atomic_store(&job->cancelled, true); /* its other texts end */
 }
 
+void fb_serve_job_fail_with(fb_serve_job *job, fb_status status) {
+    fb_serve_job_fail(job, status == FB_ERROR_MEMORY ? 503 : 500, "server_error",
+                      fb_error_message());
+}
+
 /* A connection that waits is not looked at by the HTTP library. An end or a reset counts also where
  * bytes of a next request lie before it. */
-static bool is_closed(int descriptor) {
-    struct pollfd socket = {.fd = descriptor, .events = POLLRDHUP};
+bool fb_serve_is_closed(struct MHD_Connection *connection) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct pollfd socket = {.fd = info ? info->connect_fd : -1, .events = POLLRDHUP};
     return poll(&socket, 1, 0) > 0 &&
            (socket.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
 bool fb_serve_job_is_abandoned(fb_serve_job *job) {
     pthread_mutex_lock(&job->mutex);
-    if (job->waiting && !atomic_load(&job->cancelled)) {
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(job->waiting, MHD_CONNECTION_INFO_CONNECTION_FD);
-        if (info && is_closed(info->connect_fd))
-            atomic_store(&job->cancelled, true);
-    }
+    if (job->waiting && !atomic_load(&job->cancelled) && fb_serve_is_closed(job->waiting))
+        atomic_store(&job->cancelled, true);
     pthread_mutex_unlock(&job->mutex);
     return atomic_load(&job->cancelled);
 }

@@ -40,13 +40,14 @@ typedef struct fb_serve_job {
     double arrived, begun; /* seconds */
     fb_serve_choice choices[FB_SERVE_MOST_CHOICES];
     size_t num_begun, num_ended;
-    fb_status failure;
+    bool failed;               /* of the engine */
     struct fb_serve_job *next; /* in the queue */
 
     pthread_mutex_t mutex;
     fb_buffer out;                  /* what the client gets: events, or the whole reply */
     size_t taken;                   /* of it */
     bool done;                      /* nothing comes any more */
+    bool lost;                      /* of what comes something is missing: the connection ends */
     int code;                       /* of HTTP */
     struct MHD_Connection *waiting; /* suspended until there is something; NULL: none is */
 } fb_serve_job;
@@ -70,7 +71,11 @@ void fb_serve_job_end_choice(fb_serve_choice *choice);
 /* The job failed, and is over. */
 void fb_serve_job_fail(fb_serve_job *job, int code, const char *type, const char *message);
 
-/* Whether its client has gone, as far as the socket says. */
+/* The same, with the error of a call: 503 where memory is missing. */
+void fb_serve_job_fail_with(fb_serve_job *job, fb_status status);
+
+/* Whether the client of a suspended connection has gone, as far as the socket says. */
+bool fb_serve_is_closed(struct MHD_Connection *connection);
 bool fb_serve_job_is_abandoned(fb_serve_job *job);
 
 /* --- replies of other kinds */

@@ -76,8 +76,14 @@ static fb_status read_messages(fb_serve_request *r, const fb_serve_model *model,
     if (!model->has_chat)
         return fb_fail(FB_ERROR_ARGUMENT, "%s", model->no_chat);
     FB_TRY(fb_json_get_array(body, where, "messages", &list));
-    for (size_t i = 0; i < fb_json_array_size(list); i++)
+    size_t most = fb_model_config_of(model->session->model)->max_position_embeddings;
+    for (size_t i = 0; i < fb_json_array_size(list); i++) {
         FB_TRY(append_message(r, model->session, fb_json_array_get(list, i), i, &turns));
+        if (r->ids.size / sizeof(int32_t) >= most)
+            return fb_fail(FB_ERROR_ARGUMENT,
+                           "messages: the first %zu leave no room in the model's %zu positions",
+                           i + 1, most);
+    }
     return turns % 2 == 1 ? FB_OK
                           : fb_fail(FB_ERROR_ARGUMENT, "messages: the last one is not the user's");
 }

@@ -50,7 +50,7 @@ static const fb_option option_list[] = {
     {.kind = FB_OPTION_FLAG,
      .name = "allow-anonymous",
      TARGET(anonymous),
-     .help = "any address without a key"},
+     .help = "any address, and pages of any site in a browser, without a key"},
     {.kind = FB_OPTION_STRING,
      .name = "name",
      .argument = "NAME",
@@ -129,8 +129,16 @@ static bool is_local(const char *host) {
 static fb_status read_key(const char *path, char **key) {
     size_t size = 0;
     FB_TRY(fb_file_read_text(path, MOST_KEY, key, &size));
-    (*key)[strcspn(*key, "\r\n")] = '\0';
-    return **key ? FB_OK : fb_fail(FB_ERROR_ARGUMENT, "--api-key-file: %s has no key", path);
+    size_t length = 0;
+    while (length < size && (*key)[length] > ' ' && (*key)[length] <= '~')
+        length++;
+    if (length < size && (*key)[length] != '\r' && (*key)[length] != '\n')
+        return fb_fail(FB_ERROR_ARGUMENT,
+                       "--api-key-file: byte 0x%02X in the first line of %s; a key has ASCII "
+                       "characters without spaces",
+                       (unsigned)(unsigned char)(*key)[length], path);
+    (*key)[length] = '\0';
+    return length > 0 ? FB_OK : fb_fail(FB_ERROR_ARGUMENT, "--api-key-file: %s has no key", path);
 }
 
 /* A model without a known chat format completes texts only. */
@@ -180,13 +188,14 @@ static void wait_for_signal(fb_serve_http *http, const sigset_t *signals) {
         fb_serve_http_sweep(http);
 }
 
-static fb_status serve(const fb_serve_model *model, const settings *given, const char *key) {
+static fb_status serve(const fb_serve_model *model, const settings *given,
+                       const fb_serve_access *access) {
     fb_serve_engine *engine = NULL;
     fb_serve_http *http = NULL;
     sigset_t signals;
     choose_signals(&signals);
     FB_TRY(fb_serve_engine_start(model, given->parallel, given->queue, &engine));
-    const fb_serve_http_options options = {given->host, given->port, key, CONNECTIONS,
+    const fb_serve_http_options options = {given->host, given->port, *access, CONNECTIONS,
                                            (double)given->client_seconds};
     fb_status status = fb_serve_http_start(model, engine, &options, &http);
     if (status == FB_OK) {
@@ -199,8 +208,10 @@ static fb_status serve(const fb_serve_model *model, const settings *given, const
         wait_for_signal(http, &signals);
         drain(engine, http, &signals, given->drain_seconds);
     }
-    fb_serve_engine_stop(engine);
+    fb_serve_engine_stop(
+        engine); /* its jobs are over before connections end, and it stays for who asks */
     fb_serve_http_stop(http);
+    fb_serve_engine_destroy(engine);
     return status;
 }
 
@@ -214,7 +225,7 @@ static fb_status run(fb_session *session, settings *given) {
     FB_TRY(fb_session_choose_stops(session));
     fb_status status = given->key_file ? read_key(given->key_file, &key) : FB_OK;
     if (status == FB_OK)
-        status = serve(&model, given, key);
+        status = serve(&model, given, &(fb_serve_access){key, given->anonymous});
     fb_free(key);
     return status;
 }
