@@ -50,9 +50,8 @@ enum {
     FETCH = 2, /* prefetches */
 };
 
-#define EACH_ROW_AND_BLOCK                                                                         \
-    UNROLLED for (size_t row = 0; row < ROWS; row++)                                               \
-        UNROLLED for (size_t block = 0; block < BLOCKS; block++)
+#define EACH_ROW   UNROLLED for (size_t row = 0; row < ROWS; row++)
+#define EACH_BLOCK UNROLLED for (size_t block = 0; block < BLOCKS; block++)
 
 /* A line of a block, widened. Where the line's neighbour can be read as well, one permutation of
  * both puts the bf16 elements into the upper halves of words. */
@@ -122,26 +121,55 @@ INLINE void multiply_chain(const size_t ROWS, const size_t BLOCKS, const fb_dtyp
     }
 }
 
+/* The next row's sums. Without the assembly compilers compute the addresses of all rows in advance,
+ * and keep them on the stack. */
+INLINE float *row_after(float *row, size_t stride) {
+    row += stride;
+    __asm__("" : "+r"(row));
+    return row;
+}
+
+/* Where a complete chain goes. Each register is added to and stored before the next one's turn: an
+ * Intel core is 1 to 3 % slower when all additions come first, and then all stores. */
+INLINE void finish_chain(const size_t ROWS, const size_t BLOCKS, const bool ADD,
+                         const tile_job *job, __m512 acc[TILE_ROWS][TILE_BLOCKS]) {
+    float *sums = job->sums, *o = job->o;
+    const float *alpha = job->alpha;
+    const size_t stride = job->stride, o_stride = job->o_stride;
+#define SUM                                                                                        \
+    (ADD ? _mm512_add_ps(_mm512_loadu_ps(sums + block * LANES), acc[row][block]) : acc[row][block])
+    if (o) {
+        EACH_ROW {
+            const __m512 alpha_x16 = _mm512_set1_ps(alpha[row]);
+            EACH_BLOCK _mm512_storeu_ps(
+                o + block * LANES,
+                _mm512_fmadd_ps(_mm512_loadu_ps(o + block * LANES), alpha_x16, SUM));
+            o = row_after(o, o_stride);
+            sums = row_after(sums, stride);
+        }
+    } else if (job->scale) {
+        const __m512 scale_x16 = _mm512_set1_ps(*job->scale);
+        EACH_ROW {
+            EACH_BLOCK _mm512_storeu_ps(sums + block * LANES, _mm512_mul_ps(scale_x16, SUM));
+            sums = row_after(sums, stride);
+        }
+    } else {
+        EACH_ROW {
+            EACH_BLOCK _mm512_storeu_ps(sums + block * LANES, SUM);
+            sums = row_after(sums, stride);
+        }
+    }
+#undef SUM
+}
+
 INLINE void product_tile(const size_t ROWS, const size_t BLOCKS, const fb_dtype DTYPE,
                          const int HOW, const tile_job *job) {
     __m512 acc[TILE_ROWS][TILE_BLOCKS];
     multiply_chain(ROWS, BLOCKS, DTYPE, HOW, job, acc);
-    float *sums = job->sums, *o = job->o;
-    const size_t stride = job->stride, o_stride = job->o_stride;
     if (job->add)
-        EACH_ROW_AND_BLOCK acc[row][block] =
-            _mm512_add_ps(_mm512_loadu_ps(sums + row * stride + block * LANES), acc[row][block]);
-    if (o) {
-        EACH_ROW_AND_BLOCK _mm512_storeu_ps(
-            o + row * o_stride + block * LANES,
-            _mm512_fmadd_ps(_mm512_loadu_ps(o + row * o_stride + block * LANES),
-                            _mm512_set1_ps(job->alpha[row]), acc[row][block]));
-        return;
-    }
-    if (job->scale)
-        EACH_ROW_AND_BLOCK acc[row][block] =
-            _mm512_mul_ps(_mm512_set1_ps(*job->scale), acc[row][block]);
-    EACH_ROW_AND_BLOCK _mm512_storeu_ps(sums + row * stride + block * LANES, acc[row][block]);
+        finish_chain(ROWS, BLOCKS, true, job, acc);
+    else
+        finish_chain(ROWS, BLOCKS, false, job, acc);
 }
 
 typedef void tile_fn(const tile_job *job);

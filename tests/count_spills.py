@@ -20,7 +20,7 @@ import sys
 ALLOWED = {
     ("avx2", r"softmax"): (2, "its array of what the maxima change by, one value a row"),
     ("avx512", r"softmax_(whole|short)_rows"): (1, "its array of what is subtracted, one value a row"),
-    ("avx512", r"(bf16|f16)_1x4"): (
+    ("avx512", r"(bf16|f16|f32)_1x4"): (
         4,
         "clang 14, one row, a length that is not a multiple of 16: its four sums are stored once a line",
     ),
