@@ -4,6 +4,7 @@ Prints TAP. Skipped without NumPy."""
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,15 @@ def check_directory(base, rng):
     report("the fields of config.json", "" if before == after else f"{before} {after}")
     got = run("-m", outs[0], "--bits", 4, "-o", base / "twice")
     report("refused: a quantised directory", "" if got.returncode == 1 and "quantised already" in got.stderr else got.stderr)
+    gptq = {"bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    for name, where in (("quantize_config.json", None), ("config.json", "quantization_config")):
+        other = base / f"gptq-{name}"
+        shutil.copytree(model, other)
+        config = json.loads((other / name).read_text()) | {where: {**gptq, "quant_method": "gptq"}} if where else gptq
+        (other / name).write_text(json.dumps(config))
+        got = run("-m", other, "--bits", 8, "-o", base / "never")
+        said = got.returncode == 1 and "quantised already" in got.stderr and not (base / "never").exists()
+        report(f"refused: a directory of GPTQ, by its {name}", "" if said else got.stderr)
     got = run("-m", model, "--bits", 4, "-o", outs[0])
     report("refused: a directory that exists", "" if got.returncode == 1 and "exists already" in got.stderr else got.stderr)
     got = run("-m", model, "--bits", 4, "--group-size", 96, "-o", base / "never")

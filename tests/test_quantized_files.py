@@ -429,6 +429,10 @@ def check_gptq(rng):
                 gptq_config(4, 32, dynamic={"+:.*\\.0\\.mlp": {"bits": 8, "group_size": 64}, "-:.*\\.1\\..*q_proj": {}}))
     same_logits("GPTQ, 8 bits with zero points", gptq_model(rng, 8, 32, symmetric=False), gptq_config(8, 32, sym=False),
                 warning="become float32")
+    tensors = gptq_model(rng, 4, 32)
+    part = "model.layers.0.mlp.up_proj.scales"
+    tensors[part] = np.where(rng.random(tensors[part].shape) < 0.3, 0, -tensors[part]).astype(np.float16)
+    same_logits("GPTQ, scales that are 0 or negative", tensors, gptq_config(4, 32))
     tensors = gptq_model(rng, 4, 128)
     tensors["model.layers.0.mlp.up_proj.qzeros"] = np.full((1, MIDDLE // 8), -1, np.int32)
     same_logits("GPTQ, a stored zero point of 15", tensors, gptq_config(4, 128), warning="up_proj.qzeros holds 15")
@@ -508,6 +512,7 @@ def check_refusals(rng):
         ("g_idx", tensors[f"{name}.g_idx"][:-1], ("[256]",)),
         ("g_idx", tensors[f"{name}.g_idx"] + 1, ("8 groups",)),
         ("scales", np.full((8, 128), np.nan, np.float16), ("element 0",)),
+        ("scales", np.where(np.arange(1024).reshape(8, 128) == 130, -np.inf, 1).astype(np.float16), ("element 130",)),
     ):
         refused(f"GPTQ: {part}, {words[0]}", {**tensors, f"{name}.{part}": value}, gptq_config(4, 32), f"{name}.{part}", *words)
     for change, words in (
