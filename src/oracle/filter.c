@@ -342,20 +342,49 @@ double fb_filter_try(fb_filter *f, const fb_wrong *w, const char *words) {
     return 0.0;
 }
 
-void fb_filter_subtract(fb_filter *f) {
+/* What the best mistake changes in an element of given tensors, which is number `from` of all. */
+static double best_change(const fb_filter *f, size_t tensor, size_t at, size_t from) {
+    const fb_trial_tensor *t = &f->trial->tensors[tensor];
+    double change = f->best.wrong[from] - t->truth[at];
+    bool in = f->best.rows[tensor * f->trial->rows + at / width_of(f->trial, t)];
+    return in && t->usable[at] && isfinite(change) ? change : 0.0;
+}
+
+/* Takes it away from LSEs (or from outputs), times `factor`. */
+static void subtract(fb_filter *f, bool lse, double factor) {
     size_t from = 0;
     for (size_t i = 0; i < f->trial->num_tensors; i++) {
         fb_trial_tensor *t = &f->trial->tensors[i];
-        size_t width = width_of(f->trial, t);
-        if (!t->value)
-            continue;
-        for (size_t at = 0; at < t->count; at++) {
-            double change = f->best.wrong[from + at] - t->truth[at];
-            if (f->best.rows[i * f->trial->rows + at / width] && t->usable[at] && isfinite(change))
-                t->error[at] -= change;
-        }
-        from += t->count;
+        for (size_t at = 0; t->value && t->lse == lse && at < t->count; at++)
+            t->error[at] -= factor * best_change(f, i, at, from + at);
+        from += t->value ? t->count : 0;
     }
+}
+
+/* Its coefficient in the errors of LSEs (or of outputs). */
+static double coefficient_in(const fb_filter *f, bool lse) {
+    double ed = 0.0, dd = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < f->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &f->trial->tensors[i];
+        for (size_t at = 0; t->value && t->lse == lse && at < t->count; at++) {
+            double d = best_change(f, i, at, from + at) / t->sigma[at];
+            ed += d * t->error[at] / t->sigma[at];
+            dd += d * d;
+        }
+        from += t->value ? t->count : 0;
+    }
+    return dd > 0.0 ? ed / dd : 1.0;
+}
+
+void fb_filter_subtract(fb_filter *f) {
+    subtract(f, true, 1.0);
+    subtract(f, false, 1.0);
+}
+
+void fb_filter_subtract_fitted(fb_filter *f) {
+    for (size_t lse = 0; lse < 2; lse++)
+        subtract(f, lse == 1, fmax(0.5, fmin(2.0, coefficient_in(f, lse == 1))));
 }
 
 void fb_filter_say(const fb_filter *f, char *words, size_t size) {

@@ -85,4 +85,8 @@ void fb_filter_say(const fb_filter *filter, char *words, size_t size);
 /* Takes the best mistake away from the trial's errors: what remains is to be noise. */
 void fb_filter_subtract(fb_filter *filter);
 
+/* The same, times what fits LSEs best, and outputs: another mistake may make larger what this one
+ * changes, as LSEs in base 2 do. */
+void fb_filter_subtract_fitted(fb_filter *filter);
+
 #endif

@@ -356,29 +356,6 @@ static fb_status raw_lse(const fb_trial *trial, const fb_attention_problem *p, s
     return status;
 }
 
-static fb_status external_causal(fb_filter *f, fb_wrong *w, bool top_left) {
-    const fb_trial *trial = w->trial;
-    fb_wrong_reset(w);
-    for (size_t part = 0; part < trial->num_parts; part++) {
-        fb_attention_problem p = trial->parts[part].read;
-        double *out, *lse;
-        if (!fb_trial_uses(trial, part, FB_EXTERNAL))
-            continue;
-        if (p.mask.kind != FB_MASK_NONE || p.keys < p.queries || p.queries < 2)
-            return FB_OK;
-        p.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, top_left ? 0 : p.keys - p.queries, 0};
-        FB_TRY(fb_wrong_part(w, part, &out, &lse));
-        FB_TRY(fb_variant_attend(&p, NULL, out, lse));
-    }
-    fb_wrong_finish(w);
-    fb_filter_try(f, w,
-                  top_left ? "a causal mask is applied to the external keys (aligned top left): "
-                             "all queries of the block see all of them"
-                           : "a causal mask is applied to the external keys (aligned bottom "
-                             "right): all queries of the block see all of them");
-    return FB_OK;
-}
-
 fb_status fb_try_softmax(fb_filter *f, fb_wrong *w) {
     static const struct {
         wrong_part *compute;
@@ -394,9 +371,6 @@ fb_status fb_try_softmax(fb_filter *f, fb_wrong *w) {
         {odd_part, CAPPED + 30, "the scores are capped: 30 tanh(s / 30)"},
         {odd_part, CAPPED + 50, "the scores are capped: 50 tanh(s / 50)"},
     };
-    if (w->trial->script)
-        for (size_t top_left = 0; top_left < 2; top_left++)
-            FB_TRY(external_causal(f, w, top_left == 1));
     for (size_t i = 0; i < sizeof list / sizeof list[0] && !is_explained(f); i++)
         FB_TRY(try_parts(f, w, list[i].compute, list[i].n, list[i].words));
     return FB_OK;

@@ -264,6 +264,60 @@ static fb_status try_page_table(fb_filter *f, fb_wrong *w, size_t page, bool bac
     return FB_OK;
 }
 
+/* A causal mask over the external keys: of n queries, number i does not see the last n - 1 - i
+ * keys, which are taken away; or it sees the first i + 1 only (top_left). */
+static fb_status mask_causally(const fb_trial *trial, const fb_attention_problem *p, bool top_left,
+                               double *out, double *lse) {
+    size_t n = p->queries - 1, *index = NULL;
+    double *more = NULL;
+    if (top_left) {
+        fb_attention_problem masked = *p;
+        masked.mask = (fb_mask){FB_MASK_BLOCK_CAUSAL, 1, 0, 0};
+        return fb_variant_attend(&masked, NULL, out, lse);
+    }
+    FB_TRY(fb_alloc(n, sizeof *index, "keys", &index));
+    fb_status status = fb_alloc(trial->rows * (trial->dim + 1), sizeof *more, "keys", &more);
+    for (size_t i = 0; i <= n && status == FB_OK; i++) {
+        fb_attention_problem one = fb_attention_problem_cut(p, 0, i, 1);
+        double *more_lse = more + trial->rows * trial->dim + i * p->heads;
+        for (size_t j = 0; j < n - i; j++)
+            index[j] = p->keys - (n - i) + j;
+        const fb_variant variant = {.key_index = index, .value_index = index, .key_count = n - i};
+        for (size_t head = 0; i == n && head < p->heads; head++)
+            more_lse[head] = -(double)INFINITY;
+        if (i < n)
+            status = fb_variant_attend(&one, &variant, more + i * p->heads * trial->dim, more_lse);
+    }
+    if (status == FB_OK)
+        add_keys(trial, out, lse, more, more + trial->rows * trial->dim, -1.0);
+    fb_free(more);
+    fb_free(index);
+    return status;
+}
+
+static fb_status try_causal(fb_filter *f, fb_wrong *w, bool top_left) {
+    const fb_trial *trial = w->trial;
+    fb_wrong_reset(w);
+    for (size_t part = 0; part < trial->num_parts; part++) {
+        const fb_attention_problem *p = &trial->parts[part].read;
+        double *out, *lse;
+        if (!is_part(trial, part, true) || !trial->parts[part].known)
+            continue;
+        if (!fb_attention_problem_whole(p) || p->batch > 1 || p->keys < p->queries ||
+            p->queries < 2)
+            return FB_OK;
+        FB_TRY(fb_wrong_part(w, part, &out, &lse));
+        FB_TRY(mask_causally(trial, p, top_left, out, lse));
+    }
+    fb_wrong_finish(w);
+    fb_filter_try(f, w,
+                  top_left ? "a causal mask is applied to the external keys (aligned top left): "
+                             "all queries of the block see all of them"
+                           : "a causal mask is applied to the external keys (aligned bottom "
+                             "right): all queries of the block see all of them");
+    return FB_OK;
+}
+
 /* How many zeros the LSEs tell of, or else the outputs: found by a few steps. */
 static double count_zeros(const fb_filter *f, fb_wrong *w, bool external) {
     const fb_trial *trial = f->trial;
@@ -320,6 +374,8 @@ fb_status fb_try_ends(fb_filter *f, fb_wrong *w) {
         for (size_t back = 0; back < 2 && fb_attention_problem_whole(&w->trial->parts[0].read);
              back++)
             FB_TRY(try_page_table(f, w, page, back == 1));
+    for (size_t top_left = 0; w->trial->script && top_left < 2; top_left++)
+        FB_TRY(try_causal(f, w, top_left == 1));
     size_t own = w->trial->script ? w->trial->script->config.block_size : 0;
     for (size_t n = 1; n < own && n <= 8; n++)
         for (size_t end = 0; end < 4; end++)

@@ -242,12 +242,17 @@ static double to_type(size_t type, double value) {
                             : to_fp8(value);
 }
 
-/* Whether all that is given of a part is such numbers: it was kept so, and stored as float32. */
+/* Whether a type holds all numbers of the lower one, and others. */
+static bool is_wider(fb_dtype stored, size_t type) {
+    return type == 2 || stored == FB_F32 || (stored == FB_F16 && type == 0);
+}
+
+/* Whether all that is given of a part is such numbers: it was kept so, and stored as others. */
 static bool is_given_in(const fb_trial *trial, size_t part, bool lse, size_t type) {
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         if (!t->value || t->internal != FB_NO_PART || t->external != part || t->lse != lse ||
-            t->stored != FB_F32)
+            !is_wider(t->stored, type))
             continue;
         for (size_t at = 0; at < t->count; at++)
             if (t->usable[at] && to_type(type, t->value[at]) != t->value[at])
@@ -286,15 +291,15 @@ static void try_other_side(const fb_trial_tensor *t, size_t at, double value, si
 
 enum { EXTERNAL_LSE = 1, INTERNAL_LSE = 2, EXTERNAL_OUT = 4, REUSED_ONLY = 8 };
 
-/* Whether kernels of this arithmetic keep outputs in such a type: that is honest. */
-static bool is_own_type(const fb_trial *trial) {
-    return trial->arithmetic == FB_ARITHMETIC_BF16 || trial->arithmetic == FB_ARITHMETIC_F16 ||
-           trial->arithmetic == FB_ARITHMETIC_FP8;
+/* Whether it is honest to keep outputs in such a type: the arithmetic's own, or a finer one. */
+static bool is_own_type(const fb_trial *trial, size_t type) {
+    bool bf16 = trial->arithmetic == FB_ARITHMETIC_BF16 || trial->arithmetic == FB_ARITHMETIC_FP8;
+    return (bf16 && type < 2) || (trial->arithmetic == FB_ARITHMETIC_F16 && type == 1);
 }
 
 static fb_status kept(fb_wrong *w, unsigned which, size_t type) {
     const fb_trial *trial = w->trial;
-    if (!trial->script || ((which & EXTERNAL_OUT) && type < 2 && is_own_type(trial)))
+    if (!trial->script || ((which & EXTERNAL_OUT) && is_own_type(trial, type)))
         return FB_ERROR_UNSUPPORTED;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];

@@ -14,6 +14,7 @@
 typedef struct accumulator {
     fb_dtype type;
     size_t tile, splits; /* in chunks; splits of about the same number of chunks */
+    bool own;            /* those of the block's own keys, too */
 } accumulator;
 
 /* The variance that it adds to an element of a part: of each rounding, as it is in the result. */
@@ -21,6 +22,8 @@ static double variance_of(const fb_trial *trial, const fb_chunks *c, const accum
                           size_t at) {
     size_t row = at / trial->dim, values = trial->rows * trial->dim;
     double sum = 0.0;
+    if (trial->parts[c->part].m.lse[row] == -(double)INFINITY)
+        return 0.0;
     for (size_t split = 0; split < a->splits; split++) {
         size_t first = c->count * split / a->splits, end = c->count * (split + 1) / a->splits;
         double max = -(double)INFINITY;
@@ -44,6 +47,15 @@ static const fb_chunks *chunks_of(const fb_chunks *all, size_t parts, size_t par
     return NULL;
 }
 
+/* The variance that it adds to an element of a tensor. */
+static double added_to(const fb_trial *trial, const fb_trial_tensor *t, const fb_chunks *all,
+                       size_t parts, const accumulator *a, size_t at) {
+    double weight = t->weight[at / trial->dim], rest = 1.0 - weight;
+    const fb_chunks *own = a->own ? chunks_of(all, parts, t->internal) : NULL;
+    return weight * weight * variance_of(trial, chunks_of(all, parts, t->external), a, at) +
+           (own ? rest * rest * variance_of(trial, own, a, at) : 0.0);
+}
+
 /* How well a kind of noise fits: the logarithm of its likelihood, and the typical size of errors
  * over it. A few errors that are far too large do not decide. */
 typedef struct noise_fit {
@@ -64,13 +76,12 @@ static noise_fit fit(const fb_filter *f, const fb_chunks *all, size_t parts, con
         found.likelihood = 0.0;
         for (size_t i = 0; i < trial->num_tensors; i++) {
             const fb_trial_tensor *t = &trial->tensors[i];
-            const fb_chunks *c = chunks_of(all, parts, t->external);
-            for (size_t at = 0; t->value && !t->lse && c && at < t->count; at++) {
-                double weight = t->weight[at / trial->dim];
+            bool cut = chunks_of(all, parts, t->external) != NULL;
+            for (size_t at = 0; t->value && !t->lse && cut && at < t->count; at++) {
                 double variance = factor * t->sigma[at] * t->sigma[at];
                 if (!t->usable[at])
                     continue;
-                variance += a ? weight * weight * variance_of(trial, c, a, at) : 0.0;
+                variance += a ? added_to(trial, t, all, parts, a, at) : 0.0;
                 found.likelihood += likelihood_of(t->error[at], variance);
                 ratios[count++] = t->error[at] / sqrt(variance);
             }
@@ -81,16 +92,16 @@ static noise_fit fit(const fb_filter *f, const fb_chunks *all, size_t parts, con
     return found;
 }
 
-/* The best of all kinds of accumulators; false: none fits. */
+/* The best of all kinds of accumulators of `count` chunks; false: none fits. */
 static bool find_accumulator(const fb_filter *filter, const fb_chunks *all, size_t parts,
-                             accumulator *best) {
+                             size_t count, bool own, accumulator *best) {
     static const fb_dtype types[] = {FB_BF16, FB_F16};
     double most = fit(filter, all, parts, NULL).likelihood;
     bool found = false;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        for (size_t tile = 1; tile <= all[0].count && tile <= 8; tile *= 2)
-            for (size_t splits = 1; splits <= 8 && splits * tile <= all[0].count; splits *= 2) {
-                const accumulator a = {types[i], tile, splits};
+        for (size_t tile = 1; tile <= count && tile <= 8; tile *= 2)
+            for (size_t splits = 1; splits <= 8 && splits * tile <= count; splits *= 2) {
+                const accumulator a = {types[i], tile, splits, own};
                 noise_fit f = fit(filter, all, parts, &a);
                 if (f.likelihood > most && f.typical > 0.7 && f.typical < 1.5) {
                     most = f.likelihood;
@@ -139,17 +150,25 @@ static void try_accumulator(fb_filter *f, fb_wrong *w, const accumulator *a, siz
 
 fb_status fb_try_noise(fb_filter *f, fb_wrong *w) {
     const fb_trial *trial = w->trial;
-    size_t width = fb_chunk_width(trial), parts = 0;
+    size_t width = fb_chunk_width(trial), parts = 0, count = 0;
     fb_chunks *all = NULL;
     accumulator best;
     if (f->best.share > 0.6 || !width || !lses_are_right(trial))
         return FB_OK;
     FB_TRY(fb_alloc_zeroed(trial->num_parts, sizeof *all, "tiles", &all));
     fb_status status = FB_OK;
-    for (size_t i = 0; i < trial->num_parts && status == FB_OK; i++)
-        if (fb_trial_uses(trial, i, FB_EXTERNAL))
-            status = fb_chunk_part(trial, i, width, &all[parts++]);
-    if (status == FB_OK && parts && find_accumulator(f, all, parts, &best))
+    bool merges = fb_trial_has_merges(trial), found = false;
+    for (size_t i = 0; i < trial->num_parts && status == FB_OK; i++) {
+        bool external = fb_trial_uses(trial, i, FB_EXTERNAL);
+        if (!external && !(merges && fb_trial_uses(trial, i, FB_INTERNAL)))
+            continue;
+        status = fb_chunk_part(trial, i, width, &all[parts]);
+        count = external && all[parts].count > count ? all[parts].count : count;
+        parts++;
+    }
+    for (size_t own = merges ? 2 : 1; status == FB_OK && count && !found && own-- > 0;)
+        found = find_accumulator(f, all, parts, count, own == 1, &best);
+    if (found)
         try_accumulator(f, w, &best, width);
     for (size_t i = 0; i < parts; i++)
         fb_free(all[i].out);

@@ -117,38 +117,85 @@ static size_t flat_of(const fb_trial *trial, const fb_trial_tensor *t, size_t ro
     return t->by_head ? b * entry + at % trial->heads * trial->tokens + at / trial->heads : row;
 }
 
-/* [heads, padded tokens], read as if there were no padding: the layout of the file, or the other
- * one. Padding is as the candidate has it. */
+/* [heads, padded tokens], or [tokens, padded heads]. */
+typedef struct padding {
+    bool by_head;
+    size_t inner, width; /* of a row: without padding, and with it */
+} padding;
+
+/* n: 2 times what rows are padded to a multiple of, + 1 for [tokens, heads] */
+static padding padding_of(const fb_trial *trial, size_t n) {
+    size_t inner = n % 2 ? trial->heads : trial->tokens;
+    return (padding){n % 2 == 0, inner, (inner + n / 2 - 1) / (n / 2) * (n / 2)};
+}
+
+/* The row whose LSE is read at `row` if there is padding that is not known of; SIZE_MAX: padding.
+ */
+static size_t padded_row(const fb_trial *trial, const fb_trial_tensor *t, const padding *p,
+                         size_t row) {
+    size_t flat = flat_of(trial, t, row), major = flat / p->width, minor = flat % p->width;
+    size_t entry = p->by_head ? trial->heads : trial->tokens, in = major % entry;
+    if (minor >= p->inner || major >= trial->rows / p->inner)
+        return SIZE_MAX;
+    size_t token = p->by_head ? minor : in, head = p->by_head ? in : minor;
+    return (major / entry * trial->tokens + token) * trial->heads + head;
+}
+
+/* Whether all that is read of the padding is one number, as memory is that was set once. */
+static bool is_padding_constant(const fb_trial *trial, const fb_trial_tensor *t, const padding *p) {
+    double first = 0.0;
+    bool any = false;
+    for (size_t row = 0; row < trial->rows; row++) {
+        if (padded_row(trial, t, p, row) != SIZE_MAX)
+            continue;
+        if (any && t->value[row] != first)
+            return false;
+        first = t->value[row];
+        any = true;
+    }
+    return true;
+}
+
+/* An LSE with padding that is read as if there were none: the layout of the file, or the other one.
+ * Padding is as the candidate has it. Where it is more than half, it has to be one number:
+ * otherwise it would explain nearly everything. */
 static fb_status padded(fb_wrong *w, size_t n) {
     const fb_trial *trial = w->trial;
-    size_t width = n / 2;
-    bool by_head = n % 2 == 0, any = false;
-    size_t inner = by_head ? trial->tokens : trial->heads;
-    size_t padded_inner = (inner + width - 1) / width * width;
-    if (padded_inner == inner || padded_inner > 2 * inner)
+    const padding p = padding_of(trial, n);
+    bool any = false;
+    if (p.width == p.inner)
         return FB_ERROR_UNSUPPORTED;
     w->everywhere = true;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
         if (!t->value || !t->lse)
             continue;
+        if (p.width > 2 * p.inner && !is_padding_constant(trial, t, &p))
+            return FB_ERROR_UNSUPPORTED;
         any = true;
         double *result = fb_wrong_result(w, i);
         for (size_t row = 0; row < trial->rows; row++) {
-            size_t flat = flat_of(trial, t, row), major = flat / padded_inner;
-            size_t minor = flat % padded_inner;
-            size_t outer = trial->rows / inner;
-            if (minor >= inner || major >= outer) {
-                result[row] = t->usable[row] ? t->value[row] : t->truth[row];
-                continue;
-            }
-            size_t entry = by_head ? trial->heads : trial->tokens;
-            size_t b = major / entry, token = by_head ? minor : major % entry;
-            size_t head = by_head ? major % entry : minor;
-            result[row] = t->truth[(b * trial->tokens + token) * trial->heads + head];
+            size_t from = padded_row(trial, t, &p, row);
+            result[row] = from != SIZE_MAX ? t->truth[from]
+                          : t->usable[row] ? t->value[row]
+                                           : t->truth[row];
         }
     }
     return any ? FB_OK : FB_ERROR_UNSUPPORTED;
+}
+
+/* Rows that are as long as all results, or longer, leave the first of them only: whatever they are
+ * padded to, and whether they are padded or not written. */
+static fb_status try_padding(fb_filter *f, fb_wrong *w, size_t multiple, bool by_head, bool *last) {
+    const size_t n = 2 * multiple + (by_head ? 0 : 1);
+    char words[300];
+    *last = padding_of(w->trial, n).width >= w->trial->rows;
+    snprintf(words, sizeof words,
+             "a padded LSE is read as packed: rows of [%s] are padded to a multiple of %zu%s",
+             by_head ? "heads, tokens" : "tokens, heads", multiple,
+             *last ? " or more (or, the same here: only the first of them is written)" : "");
+    const fb_known known = {words, padded, n};
+    return fb_try_list(f, w, &known, 1);
 }
 
 /* --- stored as float32, but kept in less ------------------------------------------------------ */
@@ -329,13 +376,10 @@ static const fb_known list[] = {
 fb_status fb_try_results(fb_filter *f, fb_wrong *w) {
     static const size_t widths[] = {8, 16, 32, 64, 128, 256};
     FB_TRY(fb_try_list(f, w, list, sizeof list / sizeof list[0]));
-    for (size_t i = 0; i < 2 * (sizeof widths / sizeof widths[0]); i++) {
-        char words[200];
-        snprintf(words, sizeof words,
-                 "a padded LSE is read as packed: rows of [%s] are padded to a multiple of %zu",
-                 i % 2 ? "tokens, heads" : "heads, tokens", widths[i / 2]);
-        const fb_known known = {words, padded, 2 * widths[i / 2] + i % 2};
-        FB_TRY(fb_try_list(f, w, &known, 1));
+    for (size_t by_head = 0; by_head < 2; by_head++) {
+        bool last = false;
+        for (size_t i = 0; i < sizeof widths / sizeof widths[0] && !last; i++)
+            FB_TRY(try_padding(f, w, widths[i], by_head == 1, &last));
     }
     for (size_t which = 0; which < 4 && !f->fine; which++) {
         bool lse = which % 2 == 0, tokens = which >= 2;

@@ -214,23 +214,25 @@ size_t fb_scale_names(const fb_trial *trial, fb_scale_name *names) {
 }
 
 /* A scale that is off by so much that it is not linear any more. A factor that has a reason is
- * tried first. */
+ * tried first; of the block's own keys, which are few, also where the search does not reach it. */
 static fb_status try_larger_scale(fb_filter *f, fb_wrong *w, unsigned which) {
     fb_scale_name names[FB_MAX_SCALE_NAMES];
     double size;
     char words[300];
     const char *where = w->trial->script ? only[which] : "";
+    bool few = w->trial->script && which == FB_INTERNAL;
     FB_TRY(find_scale(f, w, which, &size));
-    if (size == 0.0)
-        return FB_OK;
     for (size_t i = 0, count = fb_scale_names(w->trial, names); i < count; i++) {
-        double apart = fabs(size - log(names[i].factor));
-        for (size_t exactly = 0; apart < 0.003 && exactly < (apart < 3e-5 ? 2 : 1); exactly++) {
+        double apart = size != 0.0 ? fabs(size - log(names[i].factor)) : (double)INFINITY;
+        bool near = apart < 0.003, nearest = apart < 3e-5;
+        for (size_t exactly = 0; (near || few) && exactly < (nearest ? 2 : 1); exactly++) {
             FB_TRY(scale_exactly(w, exactly ? exp(size) : names[i].factor, which));
             snprintf(words, sizeof words, "%.200s%s", names[i].words, where);
             fb_filter_try(f, w, words);
         }
     }
+    if (size == 0.0)
+        return FB_OK;
     FB_TRY(scale_exactly(w, exp(size), which));
     snprintf(words, sizeof words, "the scale of the scores is off%s: %.4g times the right one",
              where, exp(size));

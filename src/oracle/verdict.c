@@ -245,15 +245,25 @@ static double sum_of_squares(const fb_trial *trial) {
     return sum;
 }
 
-/* Whether what the best mistake leaves is about as small as honest noise. The noise of a wrong
- * result is not that of the right one, so it may be three times as large. What is
- * left of a large mistake is seen again when that one is mended. */
-static bool best_leaves_noise(fb_filter *f) {
+/* What the best mistake leaves: the largest excess of the size test, and the share of the squares.
+ */
+static double excess_left(fb_filter *f, double *squares) {
     double before = sum_of_squares(f->trial);
     fb_filter_subtract(f);
-    double excess = fb_test_sizes(f->trial).excess, after = sum_of_squares(f->trial);
+    double excess = fb_test_sizes(f->trial).excess;
+    *squares = sum_of_squares(f->trial) / (before + 1e-300);
     restore_errors(f->trial);
-    return excess < 3.0 || after < 1e-4 * before || (excess < 10.0 && after < 1e-3 * before);
+    return excess;
+}
+
+/* The noise of a wrong result is not that of the right one, so it may be three times as large. */
+static const double most_noise = 3.0;
+
+/* Whether what the best mistake leaves is about as small as honest noise. What is left of a large
+ * mistake may be the noise of its own arithmetic, or another one: explain_rest. */
+static bool best_leaves_noise(fb_filter *f) {
+    double squares, excess = excess_left(f, &squares);
+    return excess < most_noise || squares < 1e-4 || (excess < 10.0 && squares < 1e-3);
 }
 
 static bool leaves_noise(verdict *v) {
@@ -612,20 +622,28 @@ static fb_status explain_in_stages(verdict *v) {
     return FB_OK;
 }
 
-/* What is left after the first mistake may be a second one. */
+/* What is left after the first mistake may be a second one. Where the first explained nearly
+ * everything, the second has to leave noise: as large as it is, or as the first one makes it. */
 static fb_status explain_rest(verdict *v) {
+    fb_filter *f = v->filter;
+    double squares;
     if (v->said)
         return FB_OK;
-    fb_filter_say(v->filter, v->words, sizeof v->words);
-    if (v->complete)
+    fb_filter_say(f, v->words, sizeof v->words);
+    double left = excess_left(f, &squares);
+    if (v->complete && (f->fine || left <= 1.0))
         return FB_OK;
-    fb_filter_subtract(v->filter);
-    fb_filter_begin(v->filter, false);
-    FB_TRY(try_cheap(v->filter, v->wrong));
-    bool second = v->filter->best.found && v->filter->best.share > 0.8;
+    fb_filter_subtract(f);
+    fb_filter_begin(f, false);
+    FB_TRY(try_cheap(f, v->wrong));
+    bool second = f->best.found && f->best.share > (v->complete ? 0.6 : 0.8);
+    if (second && v->complete) {
+        fb_filter_subtract_fitted(f);
+        second = fb_test_sizes(v->trial).excess < fmin(most_noise, 0.5 * left);
+    }
     if (second) {
         char words[sizeof v->words];
-        fb_filter_say(v->filter, words, sizeof words);
+        fb_filter_say(f, words, sizeof words);
         snprintf(v->second, sizeof v->second, "; and then %.480s", words);
     }
     restore_errors(v->trial);
