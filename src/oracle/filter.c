@@ -382,6 +382,37 @@ void fb_filter_subtract(fb_filter *f) {
     subtract(f, false, 1.0);
 }
 
+static double sum_of_squares(const fb_trial *trial) {
+    double sum = 0.0;
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++)
+            sum += t->error[at] * t->error[at] / (t->sigma[at] * t->sigma[at]);
+    }
+    return sum;
+}
+
+/* Copies the errors of given tensors to `kept`, or back. */
+static void keep_errors(const fb_trial *trial, double *kept, bool back) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &trial->tensors[i];
+        if (!t->value)
+            continue;
+        memcpy(back ? t->error : kept, back ? kept : t->error, t->count * sizeof *kept);
+        kept += t->count;
+    }
+}
+
+double fb_filter_excess_left(fb_filter *f, double *squares) {
+    double before = sum_of_squares(f->trial);
+    keep_errors(f->trial, f->clean, false);
+    fb_filter_subtract(f);
+    double excess = fb_test_sizes(f->trial).excess;
+    *squares = sum_of_squares(f->trial) / (before + 1e-300);
+    keep_errors(f->trial, f->clean, true);
+    return excess;
+}
+
 void fb_filter_subtract_fitted(fb_filter *f) {
     for (size_t lse = 0; lse < 2; lse++)
         subtract(f, lse == 1, fmax(0.5, fmin(2.0, coefficient_in(f, lse == 1))));

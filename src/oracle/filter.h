@@ -46,7 +46,7 @@ typedef struct fb_filter {
     double *x, *n, *d; /* [tensors][rows] sums of e^2, e d, d^2 over sigma^2 */
     double *scale;     /* [tensors] the noise as it is, in units of sigma */
     double *scratch;
-    double *clean;         /* error / sigma without gains, while fine */
+    double *clean;         /* error / sigma without gains, while fine; else scratch */
     unsigned char *places; /* [2][tensors][rows] scratch: rows in which a mistake may be */
     size_t *alike;         /* [rows] the first row that has nearly the same results, or itself */
     size_t tested;
@@ -85,8 +85,12 @@ void fb_filter_say(const fb_filter *filter, char *words, size_t size);
 /* Takes the best mistake away from the trial's errors: what remains is to be noise. */
 void fb_filter_subtract(fb_filter *filter);
 
-/* The same, times what fits LSEs best, and outputs: another mistake may make larger what this one
- * changes, as LSEs in base 2 do. */
+/* What it leaves, while not fine: the largest excess of the size test, and the share of the squares
+ * of error / sigma. */
+double fb_filter_excess_left(fb_filter *filter, double *squares);
+
+/* Takes it away times what fits LSEs best, and outputs: another mistake may make larger what this
+ * one changes, as LSEs in base 2 do. */
 void fb_filter_subtract_fitted(fb_filter *filter);
 
 #endif

@@ -162,6 +162,13 @@ static fb_status search_scale(fb_filter *f, fb_wrong *w, unsigned which, double 
     FB_TRY(scale_by(w, unit, which));
     double step = fmax(-0.7, fmin(0.7, best_size(f, w, unit, left))), size = 0.0;
     double first = sum_of_squares(f, left), now = first;
+    if (fabs(step) < 0.01) { /* linear: what would be explained is known without attention */
+        fb_wrong_reset(w);
+        FB_TRY(scale_by(w, step, which));
+        leave(f->trial, w, left);
+        if (!explains(f, first, sum_of_squares(f, left)))
+            return FB_OK;
+    }
     for (int turn = 0; turn < 9 && fabs(step) > 1e-7; turn++) {
         if (!(fabs(size + step) < 1.6))
             return FB_OK;
@@ -363,6 +370,12 @@ static fb_status try_larger_merge(fb_filter *f, fb_wrong *w, bool external) {
     return FB_OK;
 }
 
+/* Whether nothing but noise is left to explain: other scales of many keys are not tried then. */
+static bool is_explained(fb_filter *f) {
+    double squares;
+    return f->best.found && f->best.share > 0.95 && fb_filter_excess_left(f, &squares) <= 1.0;
+}
+
 static fb_status try_sizes(fb_filter *f, fb_wrong *w) {
     const double unit = 1e-4;
     /* in all parts, in the internal ones, in the external ones */
@@ -373,7 +386,7 @@ static fb_status try_sizes(fb_filter *f, fb_wrong *w) {
         FB_TRY(try_larger_output(f, w));
         for (size_t external = 0; external < 2; external++)
             FB_TRY(try_larger_merge(f, w, external));
-        for (unsigned which = most; which >= least; which--)
+        for (unsigned which = most; which >= least && !is_explained(f); which--)
             FB_TRY(try_larger_scale(f, w, which));
         return FB_OK;
     }

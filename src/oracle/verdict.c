@@ -235,34 +235,13 @@ static bool is_named(const verdict *v) {
     return best_is_named(v->filter);
 }
 
-static double sum_of_squares(const fb_trial *trial) {
-    double sum = 0.0;
-    for (size_t i = 0; i < trial->num_tensors; i++) {
-        const fb_trial_tensor *t = &trial->tensors[i];
-        for (size_t at = 0; t->value && at < t->count; at++)
-            sum += t->error[at] * t->error[at] / (t->sigma[at] * t->sigma[at]);
-    }
-    return sum;
-}
-
-/* What the best mistake leaves: the largest excess of the size test, and the share of the squares.
- */
-static double excess_left(fb_filter *f, double *squares) {
-    double before = sum_of_squares(f->trial);
-    fb_filter_subtract(f);
-    double excess = fb_test_sizes(f->trial).excess;
-    *squares = sum_of_squares(f->trial) / (before + 1e-300);
-    restore_errors(f->trial);
-    return excess;
-}
-
 /* The noise of a wrong result is not that of the right one, so it may be three times as large. */
 static const double most_noise = 3.0;
 
 /* Whether what the best mistake leaves is about as small as honest noise. What is left of a large
  * mistake may be the noise of its own arithmetic, or another one: explain_rest. */
 static bool best_leaves_noise(fb_filter *f) {
-    double squares, excess = excess_left(f, &squares);
+    double squares, excess = fb_filter_excess_left(f, &squares);
     return excess < most_noise || squares < 1e-4 || (excess < 10.0 && squares < 1e-3);
 }
 
@@ -630,8 +609,11 @@ static fb_status explain_rest(verdict *v) {
     if (v->said)
         return FB_OK;
     fb_filter_say(f, v->words, sizeof v->words);
-    double left = excess_left(f, &squares);
-    if (v->complete && (f->fine || left <= 1.0))
+    if (v->complete && f->fine)
+        return FB_OK;
+    bool sized = f->best.sized;
+    double left = fb_filter_excess_left(f, &squares);
+    if (v->complete && left <= 1.0)
         return FB_OK;
     fb_filter_subtract(f);
     fb_filter_begin(f, false);
@@ -639,7 +621,9 @@ static fb_status explain_rest(verdict *v) {
     bool second = f->best.found && f->best.share > (v->complete ? 0.6 : 0.8);
     if (second && v->complete) {
         fb_filter_subtract_fitted(f);
-        second = fb_test_sizes(v->trial).excess < fmin(most_noise, 0.5 * left);
+        /* what a size that was found leaves of itself is no second mistake */
+        second = !(sized && f->best.sized) &&
+                 fb_test_sizes(v->trial).excess < fmin(most_noise, 0.5 * left);
     }
     if (second) {
         char words[sizeof v->words];
