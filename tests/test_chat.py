@@ -106,7 +106,10 @@ def an_answer_does_not_depend_on_what_is_kept():
         path = pathlib.Path(folder) / "chat.json"
         turns = ["Who art thou?", "And then?", "Why?"]
         whole = saved(directory, turns)
-        answers(chat(directory, [*turns[:2], f"/save {path}"]))
+        result = chat(directory, [*turns[:2], f"/save {path}", "/reset", f"/load {path}"])
+        answers(result)
+        for words in (b"4 messages are saved", b"4 messages are loaded"):
+            expect(words in result.stderr, words, result.stderr)
         loaded = saved(directory, turns[2:], "--load", path)
         expect_equal(loaded, whole, "chat")
         result = chat(directory, [turns[0], "/reset", f"/load {path}", turns[2]])
@@ -388,6 +391,29 @@ def the_line_before_comes_back():
         terminal.wait_for("> ")
         terminal.type("/n\u00e9\r")
         terminal.wait_for("no command '/n\u00e9'")
+        terminal.type("/quit\r")
+        terminal.ends()
+
+
+@case
+def the_line_is_shown_again_after_a_stop():
+    """With line editing only: the shell that goes on after Ctrl-Z has changed the terminal."""
+    with model() as directory, Terminal(directory, "-n", "8") as terminal:
+        terminal.wait_for("> ")
+        mode = termios.tcgetattr(terminal.master)
+        if mode[3] & termios.ECHO:
+            raise Skipped("built without line editing")
+        terminal.type("/hal")
+        terminal.wait_for("/hal")
+        terminal.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED | os.WNOWAIT)
+        mode[3] |= termios.ECHO | termios.ICANON
+        termios.tcsetattr(terminal.master, termios.TCSANOW, mode)
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_for("> /hal")
+        expect(not termios.tcgetattr(terminal.master)[3] & termios.ECHO, "the terminal echoes")
+        terminal.type("f\r")
+        terminal.wait_for("no command '/half'")
         terminal.type("/quit\r")
         terminal.ends()
 

@@ -26,13 +26,13 @@ static fb_status reset(fb_chat *chat, const char *argument) {
 
 static fb_status save(fb_chat *chat, const char *path) {
     FB_TRY(fb_chat_save(chat, path));
-    fprintf(stderr, "%zu turns are saved.\n", chat->num_turns);
+    fprintf(stderr, "%zu messages are saved.\n", chat->num_turns);
     return FB_OK;
 }
 
 static fb_status load(fb_chat *chat, const char *path) {
     FB_TRY(fb_chat_load(chat, path));
-    fprintf(stderr, "%zu turns are loaded, %zu tokens.\n", chat->num_turns,
+    fprintf(stderr, "%zu messages are loaded, %zu tokens.\n", chat->num_turns,
             fb_chat_num_tokens(chat));
     return FB_OK;
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,13 +49,29 @@ static void choose_locale(void) {
         setlocale(LC_CTYPE, "C.UTF-8");
 }
 
+static volatile sig_atomic_t resumed;
+
+static void note_resumed(int number) {
+    (void)number;
+    resumed = 1;
+}
+
+/* After Ctrl-Z and `fg`: the shell has changed the terminal, and written to it. */
+static void show_again(EditLine *editor) {
+    resumed = 0;
+    el_set(editor, EL_PREP_TERM, 0);
+    el_set(editor, EL_PREP_TERM, 1);
+    el_set(editor, EL_REFRESH);
+}
+
 /* A character. libedit's own function goes on after the first Ctrl-C. */
 static int read_character(EditLine *editor, wchar_t *c) {
-    (void)editor;
     mbstate_t state = {0};
     for (;;) {
         char byte;
         errno = EINTR;
+        if (resumed)
+            show_again(editor);
         ssize_t count = fb_interrupt_seen() ? -1 : read(STDIN_FILENO, &byte, 1);
         if (count < 0 && errno == EINTR && !fb_interrupt_seen())
             continue;
@@ -106,10 +123,14 @@ static bool has_editor(const fb_line_input *input) {
 static const char *edit_line(fb_line_input *input, size_t *length) {
     int count = 0;
     HistEvent event;
+    struct sigaction before, note = {.sa_handler = note_resumed};
+    sigemptyset(&note.sa_mask);
+    sigaction(SIGCONT, &note, &before); /* it ends a read, so only while there is one */
     errno = 0;
     const char *line = el_gets(input->editor, &count);
+    int error = errno;
+    sigaction(SIGCONT, &before, NULL);
     if (!line || count <= 0) {
-        int error = errno;
         el_reset(input->editor); /* of a line that was interrupted */
         errno = error;
         return NULL;
