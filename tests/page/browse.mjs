@@ -144,6 +144,9 @@ test('keys go from pass to pass and from token to token; labels say what is ther
   await page.keyboard.press('ArrowRight');
   await page.keyboard.press('ArrowRight');
   await page.getByText(/^pass 2 of/).waitFor();
+  await page.getByRole('button', {name: 'One pass on'}).click();
+  await page.keyboard.press('ArrowLeft'); // a button leaves it to the page
+  await page.getByText(/^pass 2 of/).waitFor();
   assert.ok(await page.locator('.pane .token.mask:visible').count());
   assert.match(await page.locator('.pane .token.mask:visible').first().getAttribute('aria-label'), /^mask, proposal .*, confidence \d+ %$/);
   await shoot(page, 'second-pass');

@@ -92,8 +92,10 @@ function listen() {
   byId('measure').addEventListener('change', renderSoon);
   document.addEventListener('keydown', (event) => {
     const target = event.target.closest('input, textarea, select, button');
+    // A field has these keys for itself; a button only space, the slider all but space.
     const isSpace = event.key === ' ';
-    if (event.ctrlKey || event.metaKey || event.altKey || (target && (target.type !== 'range' || !isSpace))) return;
+    const isFree = !target || (isSpace ? target.type === 'range' : target.tagName === 'BUTTON');
+    if (event.ctrlKey || event.metaKey || event.altKey || !isFree) return;
     const action = {' ': toggle, ArrowLeft: () => seek(player.count - 1), ArrowRight: () => seek(player.count + 1),
       Home: () => seek(0), End: () => seek(longest())}[event.key];
     if (!action) return;

@@ -114,7 +114,7 @@ class Pane {
   finish() {
     const {decoding} = this;
     const counts = decoding.counts(decoding.length);
-    const reasons = {stop: 'ended by itself', length: 'at its length', context: 'the context is full', cancelled: 'stopped'};
+    const reasons = {stop: 'ended by itself', length: 'cut off at a limit', context: 'the context is full', cancelled: 'stopped'};
     const how = reasons[decoding.finishReason] ?? 'not finished';
     this.find('.status').textContent = `The whole text: ${count(counts.tokens, 'token')}, ${how}.`;
     this.find('.plain').textContent = `Text ${this.options.title}: ${decoding.text(decoding.length)}`;
