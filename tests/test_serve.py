@@ -352,7 +352,7 @@ def requests_that_are_wrong():
             ({"prompt": "x", "n": 17}, "n is"),
             ({"prompt": "x", "stream": 1}, "stream"),
             ({"prompt": "x", "stop": 7}, "stop"),
-            ({"prompt": "x", "stop": [""]}, "stop"),
+            ({"prompt": "x", "stop": [""]}, "empty text"),
             ({"prompt": "x", "stop": ["a"] * 5}, "stop"),
             ({"prompt": "x", "logprobs": 21}, "logprobs"),
             ({"prompt": "x", "logprobs": True}, "logprobs"),

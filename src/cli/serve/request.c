@@ -53,8 +53,8 @@ static fb_status append_message(fb_serve_request *r, const fb_session *session,
     bool system = strcmp(role, "system") == 0 || strcmp(role, "developer") == 0;
     const char *wanted = *turns % 2 == 0 ? "user" : "assistant";
     if (system ? index > 0 : strcmp(role, wanted) != 0)
-        return fb_fail(FB_ERROR_ARGUMENT, "messages: number %zu is of role \"%s\", not \"%s\"",
-                       index, role, wanted);
+        return fb_fail(FB_ERROR_ARGUMENT, "messages[%zu] is of role \"%s\", not \"%s\"", index,
+                       role, wanted);
     fb_status status = append_content(&text, message);
     if (status == FB_OK)
         status = fb_buffer_terminate(&text);
@@ -153,8 +153,10 @@ static fb_status read_own(fb_serve_request *r, const fb_json *body) {
 
 static fb_status add_stop(fb_serve_request *r, const fb_json *item) {
     const char *text = fb_json_string(item);
-    if (!text || !*text)
+    if (!text)
         return fb_fail(FB_ERROR_ARGUMENT, "stop is neither a text nor a list of texts");
+    if (!*text)
+        return fb_fail(FB_ERROR_ARGUMENT, "stop has an empty text");
     if (r->num_stops == FB_SERVE_MOST_STOPS)
         return fb_fail(FB_ERROR_ARGUMENT, "stop has more than %d texts", FB_SERVE_MOST_STOPS);
     return fb_buffer_append_text(&r->stops[r->num_stops++], text);
