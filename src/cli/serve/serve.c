@@ -130,14 +130,17 @@ static fb_status read_key(const char *path, char **key) {
     size_t size = 0;
     FB_TRY(fb_file_read_text(path, MOST_KEY, key, &size));
     size_t length = 0;
-    while (length < size && (*key)[length] > ' ' && (*key)[length] <= '~')
+    while (length < size && (*key)[length] >= ' ' && (*key)[length] <= '~')
         length++;
     if (length < size && (*key)[length] != '\r' && (*key)[length] != '\n')
-        return fb_fail(FB_ERROR_ARGUMENT,
-                       "--api-key-file: byte 0x%02X in the first line of %s; a key has ASCII "
-                       "characters without spaces",
-                       (unsigned)(unsigned char)(*key)[length], path);
+        return fb_fail(
+            FB_ERROR_ARGUMENT,
+            "--api-key-file: byte 0x%02X in the first line of %s, not an ASCII character",
+            (unsigned)(unsigned char)(*key)[length], path);
     (*key)[length] = '\0';
+    if (length > 0 && ((*key)[0] == ' ' || (*key)[length - 1] == ' '))
+        return fb_fail(FB_ERROR_ARGUMENT, "--api-key-file: a space at an end of the key in %s",
+                       path); /* headers lose it */
     return length > 0 ? FB_OK : fb_fail(FB_ERROR_ARGUMENT, "--api-key-file: %s has no key", path);
 }
 
