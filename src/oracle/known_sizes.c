@@ -168,6 +168,7 @@ static fb_status search_scale(fb_filter *f, fb_wrong *w, unsigned which, double 
         leave(f->trial, w, left);
         if (!explains(f, first, sum_of_squares(f, left)))
             return FB_OK;
+        leave(f->trial, NULL, left);
     }
     for (int turn = 0; turn < 9 && fabs(step) > 1e-7; turn++) {
         if (!(fabs(size + step) < 1.6))
