@@ -371,10 +371,12 @@ static fb_status try_larger_merge(fb_filter *f, fb_wrong *w, bool external) {
     return FB_OK;
 }
 
-/* Whether nothing but noise is left to explain: other scales of many keys are not tried then. */
+/* Whether nothing but noise is left to explain: other scales of many keys are not tried then. An
+ * offset or a factor of LSEs looks much like a scale, so they compete. */
 static bool is_explained(fb_filter *f) {
     double squares;
-    return f->best.found && f->best.share > 0.95 && fb_filter_excess_left(f, &squares) <= 1.0;
+    return f->best.found && !f->best.sized && f->best.share > 0.95 &&
+           fb_filter_excess_left(f, &squares) <= 1.0;
 }
 
 static fb_status try_sizes(fb_filter *f, fb_wrong *w) {
