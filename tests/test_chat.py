@@ -310,6 +310,15 @@ class Terminal:
         before, self.text = self.text[: found.start()], self.text[found.end() :]
         return before
 
+    def mode_without_echo(self):
+        """The terminal's mode, once the editor echoes in its place: soon after the prompt is there."""
+        for _ in range(1000):
+            mode = termios.tcgetattr(self.master)
+            if not mode[3] & termios.ECHO:
+                return mode
+            time.sleep(0.01)
+        raise Skipped("built without line editing")
+
     def ends(self, status=0):
         expect_equal(self.process.wait(timeout=TIMEOUT), status, "exit status")
 
@@ -400,9 +409,7 @@ def the_line_is_shown_again_after_a_stop():
     """With line editing only: the shell that goes on after Ctrl-Z has changed the terminal."""
     with model() as directory, Terminal(directory, "-n", "8") as terminal:
         terminal.wait_for("> ")
-        mode = termios.tcgetattr(terminal.master)
-        if mode[3] & termios.ECHO:
-            raise Skipped("built without line editing")
+        mode = terminal.mode_without_echo()
         terminal.type("/hal")
         terminal.wait_for("/hal")
         terminal.process.send_signal(signal.SIGSTOP)
