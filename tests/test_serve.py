@@ -588,10 +588,10 @@ def a_server_that_is_killed():
 OTHER_SITE = {"Host": "site.example", "Origin": "http://site.example"}
 
 
-def expect_wrong(arguments):
+def expect_wrong(arguments, words=b""):
     command = [PROGRAM, "serve", "--model", str(DEMO), "--port", "0", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-    expect_equal(result.returncode, 2, (arguments, result.stderr))
+    expect_equal((result.returncode, words in result.stderr), (2, True), (arguments, result.stderr))
 
 
 @case
@@ -607,8 +607,9 @@ def keys():
             expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200, "the key")
             expect_equal(server.ask("/v1/models", headers={"Authorization": "bearer  secret"})[0], 200, "in other words")
             expect_equal(server.ask("/v1/models", headers={"Authorization": "Bearer secret", **OTHER_SITE})[0], 200, "a proxy")
-        for arguments in (["--host", "0.0.0.0"], ["--host", "nowhere"]):
-            expect_wrong(arguments)
+        expect_wrong(["--host", "0.0.0.0"], b"takes --api-key-file")
+        for host in ("localhost", "127.x", "nowhere"):
+            expect_wrong(["--host", host], b"is no address")
         for key in (b"", b"\n", b" secret\n", b"secret \n", b"s\0cret\n", b"s\xc3\xa9cret\n", b"\x80" * 32):
             path.write_bytes(key)
             expect_wrong(["--api-key-file", path])

@@ -440,31 +440,36 @@ static void note_connection(void *user, struct MHD_Connection *connection, void 
 
 /* --- beginning and end ------------------------------------------------------------------------ */
 
-static fb_status address_of(const fb_serve_http_options *o, struct sockaddr_storage *address,
+static fb_status address_of(const char *host, size_t port, struct sockaddr_storage *address,
                             unsigned *flags) {
     struct sockaddr_in *four = (struct sockaddr_in *)(void *)address;
     struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)address;
     memset(address, 0, sizeof *address);
     *flags = 0;
-    if (inet_pton(AF_INET, o->host, &four->sin_addr) == 1) {
+    if (inet_pton(AF_INET, host, &four->sin_addr) == 1) {
         four->sin_family = AF_INET;
-        four->sin_port = htons((uint16_t)o->port);
+        four->sin_port = htons((uint16_t)port);
         return FB_OK;
     }
-    if (inet_pton(AF_INET6, o->host, &six->sin6_addr) == 1) {
+    if (inet_pton(AF_INET6, host, &six->sin6_addr) == 1) {
         six->sin6_family = AF_INET6;
-        six->sin6_port = htons((uint16_t)o->port);
+        six->sin6_port = htons((uint16_t)port);
         *flags = MHD_USE_IPv6;
         return FB_OK;
     }
-    return fb_fail(FB_ERROR_ARGUMENT, "--host: '%s' is no address, such as 127.0.0.1 or ::1",
-                   o->host);
+    return fb_fail(FB_ERROR_ARGUMENT, "--host: '%s' is no address, such as 127.0.0.1 or ::1", host);
+}
+
+fb_status fb_serve_http_check_host(const char *host) {
+    struct sockaddr_storage address;
+    unsigned flags;
+    return address_of(host, 0, &address, &flags);
 }
 
 static fb_status listen_at(fb_serve_http *http, const fb_serve_http_options *o) {
     struct sockaddr_storage address;
     unsigned flags;
-    FB_TRY(address_of(o, &address, &flags));
+    FB_TRY(address_of(o->host, o->port, &address, &flags));
     errno = 0;
     http->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | flags, (uint16_t)o->port, NULL,

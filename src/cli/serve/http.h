@@ -18,6 +18,9 @@ typedef struct fb_serve_http_options {
     double client_seconds; /* for sending a request, and for reading the end of its reply */
 } fb_serve_http_options;
 
+/* An error if it is no address. */
+fb_status fb_serve_http_check_host(const char *host);
+
 /* Listens, and answers in a thread of its own. What the options point to must outlive it. */
 fb_status fb_serve_http_start(const fb_serve_model *model, fb_serve_engine *engine,
                               const fb_serve_http_options *options, fb_serve_http **http);

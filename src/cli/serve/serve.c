@@ -241,7 +241,9 @@ int fb_command_serve(int argc, char **argv) {
     const char *wrong = NULL;
     if (given.generate.options.compat == FB_COMPAT_RELEASED)
         wrong = "--compat released takes one run at a time";
-    if (!is_local(given.host) && !given.key_file && !given.anonymous)
+    if (fb_serve_http_check_host(given.host) != FB_OK)
+        wrong = fb_error_message();
+    else if (!is_local(given.host) && !given.key_file && !given.anonymous)
         wrong = "--host: an address that others reach takes --api-key-file, or --allow-anonymous";
     if (wrong) {
         fb_print_error("%s; see flashblock serve --help", wrong);
