@@ -232,7 +232,8 @@ static void finish(fb_serve_engine *e, const fb_slot *slot) {
         !is_late(choice->job))
         note(e, &e->numbers.cancelled);
     if (slot->failure != FB_OK) {
-        fb_serve_job_fail(choice->job, 500, "server_error", slot->message);
+        fb_serve_job_fail(choice->job, slot->failure == FB_ERROR_MEMORY ? 503 : 500, "server_error",
+                          slot->message);
     } else {
         if (!choice->stopped && fb_token_stream_finish(choice->stream, &text, &size) == FB_OK &&
             size > 0)
