@@ -328,17 +328,6 @@ void fb_filter_try_fine(fb_filter *f, const fb_wrong *w, const char *words) {
     f->best.explained = explained;
 }
 
-/* The best mistake is so many times as large. */
-static void resize_best(fb_filter *f, double size) {
-    double *wrong = f->best.wrong;
-    for (size_t i = 0; i < f->trial->num_tensors; i++) {
-        const fb_trial_tensor *t = &f->trial->tensors[i];
-        for (size_t at = 0; t->value && at < t->count; at++, wrong++)
-            if (t->usable[at])
-                *wrong = t->truth[at] + size * (*wrong - t->truth[at]);
-    }
-}
-
 void fb_filter_try_size(fb_filter *f, const fb_wrong *w, double unit, double least,
                         const char *words) {
     coefficient c = fit(f, w);
@@ -356,7 +345,6 @@ void fb_filter_try_size(fb_filter *f, const fb_wrong *w, double unit, double lea
     snprintf(text, sizeof text, words, c.size * unit, c.error * unit);
 #pragma GCC diagnostic pop
     fb_filter_keep(f, w, text);
-    resize_best(f, c.size);
     for (size_t i = 0; i < f->trial->num_tensors * f->trial->rows; i++)
         f->best.rows[i] = 1;
     f->best.place[0] = '\0';

@@ -672,31 +672,21 @@ static fb_status measure(const fb_trial *trial, const fb_trial_tensor *t, fb_fin
     return status;
 }
 
-/* How much of what the best mistake changes is in this tensor: the sum of squares over its noise.
- */
-static double touched_by(const verdict *v, size_t tensor) {
+/* Whether the best mistake changes this tensor by more than its noise. */
+static bool is_touched(const verdict *v, size_t tensor) {
     const fb_trial *trial = v->trial;
-    const fb_trial_tensor *t = &trial->tensors[tensor];
     size_t from = 0;
     for (size_t i = 0; i < tensor; i++)
         from += trial->tensors[i].value ? trial->tensors[i].count : 0;
+    const fb_trial_tensor *t = &trial->tensors[tensor];
     double scale = v->filter->scale[tensor] > 0.0 ? v->filter->scale[tensor] : 1.0, sum = 0.0;
     size_t width = t->lse ? 1 : trial->dim;
-    for (size_t at = 0; t->value && at < t->count; at++) {
+    for (size_t at = 0; at < t->count; at++) {
         double d = (v->filter->best.wrong[from + at] - t->truth[at]) / (t->sigma[at] * scale);
         if (v->filter->best.rows[tensor * trial->rows + at / width] && t->usable[at])
             sum += d * d;
     }
-    return sum;
-}
-
-/* Whether the best mistake changes this tensor by more than its noise, or all others by less. */
-static bool is_touched(const verdict *v, size_t tensor) {
-    double sum = touched_by(v, tensor);
-    bool most = true;
-    for (size_t i = 0; i < v->trial->num_tensors; i++)
-        most = most && touched_by(v, i) <= sum;
-    return most || sum > 25.0;
+    return sum > 25.0;
 }
 
 static void confirm_lse(const fb_trial_tensor *t, char *note, size_t size) {
