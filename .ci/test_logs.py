@@ -4,7 +4,7 @@ import pathlib
 
 
 def read_tests(path):
-    """Of each test in a log its `stdout` and `result`, as meson names it (OK, SKIP, FAIL ...).
+    """Of each test in a log its `name`, `stdout` and `result`, as meson names it (OK, SKIP, FAIL ...).
 
     A log is one of meson's (.json), or the output of one program (.log) with its exit status in a
     file of that name with .status.
@@ -14,4 +14,5 @@ def read_tests(path):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     status = int(path.with_suffix(".status").read_text(encoding="utf-8"))
     result = {0: "OK", 77: "SKIP"}.get(status, "FAIL")
-    return [{"stdout": path.read_text(encoding="utf-8", errors="replace"), "result": result}]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [{"name": path.stem, "stdout": text, "result": result}]
