@@ -14,28 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
-from fault_support import MEMORY, Workplace, canonical, commands, complaint
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from case_support import Skipped, case, expect, run_cases  # noqa: E402
+from fault_support import MEMORY, Workplace, canonical, commands, complaint  # noqa: E402
 
 PROGRAM = os.path.abspath(sys.argv[1])
 GOLDEN = pathlib.Path(sys.argv[2]).resolve()
 COMMANDS = commands(GOLDEN)
 WRITERS = [command for command in COMMANDS if command.outputs]
-CASES = []
 ANY = re.compile(rb".")
 KIB = 1 << 10
 MIB = 1 << 20
-
-
-def case(function):
-    CASES.append(function)
-    return function
-
-
-def expect(condition, *what):
-    if not condition:
-        raise AssertionError(" ".join(str(item) for item in what))
 
 
 def limited(kind, value):
@@ -196,7 +186,7 @@ def files_may_not_grow():
 def a_full_disk():
     """As root only: a file system of 16 KiB."""
     if os.geteuid() != 0:
-        return "not root"
+        raise Skipped("not root")
     for command in WRITERS:
         with Workplace(command) as place:
             right, usual = undisturbed(place)
@@ -204,7 +194,7 @@ def a_full_disk():
             mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place.out], check=False,
                                      capture_output=True)
             if mounted.returncode != 0:
-                return "no file system can be mounted"
+                raise Skipped("no file system can be mounted")
             try:
                 for name in command.outputs:
                     (place.out / name).write_bytes(place.OLD)
@@ -215,7 +205,6 @@ def a_full_disk():
                 expect(not wrong, command.name, wrong)
             finally:
                 subprocess.run(["umount", place.out], check=True)
-    return None
 
 
 @case
@@ -272,23 +261,5 @@ def killed_at_any_moment():
             expect(not strange, command.name, "leaves", strange)
 
 
-# --- running --------------------------------------------------------------------------------------
-
-
-def main():
-    failed = False
-    print(f"1..{len(CASES)}")
-    for function in CASES:
-        name = function.__name__.replace("_", " ")
-        try:
-            skipped = function()
-            print(f"ok - {name}{f' # SKIP {skipped}' if skipped else ''}", flush=True)
-        except Exception:
-            failed = True
-            print(f"not ok - {name}")
-            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), flush=True)
-    return failed
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases())
