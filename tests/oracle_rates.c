@@ -12,7 +12,8 @@
  * ./check: the honest draws that were false alarms once; each mistake once in each arithmetic, in
  * small shapes; the small mistakes. `sigma`: errors of single attentions in units of what the judge
  * expects, DRAWS of each kind of inputs. WORDs: `say` shows each verdict that is not right, `list`
- * every one, tab-separated; `whole`: without key lengths. The draws are shared among the threads
+ * every one, tab-separated; `whole`: without key lengths; `few`: only single attentions, in each of
+ * which a sequence of the batch has at most 4 keys. The draws are shared among the threads
  * that are set. The exit status is 1 if more than 1 in 1,000 honest kernels fail, or if a mistake
  * passes that has to be seen. */
 #include "base/half.h"
@@ -407,32 +408,40 @@ static inputs kind_of(uint64_t seed) {
     return (inputs)choice(seed, 30, NUM_INPUTS);
 }
 
-/* In every second draw the entries have keys of their own: some have none, or a few. */
-static size_t *draw_lengths(uint64_t seed, const fb_attention_problem *p) {
-    size_t *lengths = choice(seed, 40, 2) ? take(p->batch, sizeof *lengths) : NULL;
+/* How many keys the entries of a batch see. */
+typedef enum seen { WHOLE, LENGTHS, SHORT } seen;
+
+/* In every second draw (in each one with SHORT) the entries have keys of their own: some have
+ * none, or a few. */
+static size_t *draw_lengths(uint64_t seed, seen which, const fb_attention_problem *p) {
+    bool own = which == SHORT || (which == LENGTHS && choice(seed, 40, 2));
+    size_t *lengths = own ? take(p->batch, sizeof *lengths) : NULL;
     for (size_t b = 0; b < p->batch && lengths; b++) {
-        size_t few = choice(seed, 41 + 2 * (uint32_t)b, 4) == 0 && p->keys > 4 ? 4 : p->keys;
+        bool first = which == SHORT && b == 0;
+        size_t few =
+            (first || choice(seed, 41 + 2 * (uint32_t)b, 4) == 0) && p->keys > 4 ? 4 : p->keys;
         lengths[b] = choice(seed, 42 + 2 * (uint32_t)b, few + 1);
     }
     return lengths;
 }
 
-static attention draw_attention(uint64_t seed, const kernel *k, inputs kind, bool whole) {
+static attention draw_attention(uint64_t seed, const kernel *k, inputs kind, seen which) {
     static const size_t dims[] = {16, 32, 64, 80, 128};
     attention a = {.kind = kind};
     a.p = (fb_attention_problem){.batch = 1 + choice(seed, 31, 2),
                                  .queries = 1 + choice(seed, 32, 40),
                                  .kv_heads = 1 + choice(seed, 33, 3),
                                  .head_dim = dims[choice(seed, 34, 5)],
-                                 .keys = kind == FEW_KEYS ? 1 + choice(seed, 35, 8)
-                                                          : 20 + choice(seed, 35, 500),
+                                 .keys = kind == FEW_KEYS
+                                             ? 1 + choice(seed, 35, 8)
+                                             : 20 + choice(seed, 35, which == SHORT ? 100 : 500),
                                  .lse_by_token = true};
     fb_attention_problem *p = &a.p;
     p->heads = p->kv_heads * (1 + choice(seed, 36, 4));
     p->scale = 1.0 / sqrt((double)p->head_dim);
     if (kind == MASK)
         p->mask = (fb_mask){.kind = FB_MASK_BLOCK_CAUSAL, .block_size = 1 + choice(seed, 38, 8)};
-    p->key_lengths = a.lengths = whole ? NULL : draw_lengths(seed, p);
+    p->key_lengths = a.lengths = draw_lengths(seed, which, p);
     size_t values = fb_attention_problem_values(p), rows = fb_attention_problem_rows(p);
     size_t kv = p->batch * p->keys * p->kv_heads * p->head_dim;
     p->q = a.q = draw_tensor(seed, 1, values);
@@ -459,9 +468,9 @@ static void release_attention(attention *a) {
         free(all[i]);
 }
 
-static fb_report *judge_attention(uint64_t seed, const kernel *k, bool whole, char *what,
+static fb_report *judge_attention(uint64_t seed, const kernel *k, seen which, char *what,
                                   size_t size) {
-    attention a = draw_attention(seed, k, kind_of(seed), whole);
+    attention a = draw_attention(seed, k, kind_of(seed), which);
     const fb_attention_problem *p = &a.p;
     fb_attention_check check;
     fb_report *report = NULL;
@@ -547,7 +556,7 @@ static void measure_groups(const fb_trial *trial, size_t tensor, ratios *to) {
 
 static void measure_draw(uint64_t seed, fb_arithmetic arithmetic, inputs kind, ratios *to) {
     const kernel k = draw_kernel(seed, arithmetic, HONEST);
-    attention a = draw_attention(seed, &k, kind, true);
+    attention a = draw_attention(seed, &k, kind, WHOLE);
     const size_t sizes[] = {a.p.batch, a.p.queries, a.p.heads, a.p.head_dim};
     fb_candidate *candidate = NULL;
     fb_trial *trial = NULL;
@@ -601,7 +610,7 @@ typedef struct rates {
     fb_arithmetic arithmetic;
     planted mistake;
     bool say, list, small;
-    bool whole; /* no key lengths */
+    seen keys; /* SHORT: of single attentions only */
     unsigned char *verdicts;
 } rates;
 
@@ -611,8 +620,9 @@ static int judge(const rates *r, uint64_t seed) {
     kernel k = draw_kernel(seed, r->arithmetic, mistake);
     const shape small = draw_small_shape(seed, mistake);
     char what[200];
-    fb_report *report = mistake == HONEST && choice(seed, 20, 3) == 0
-                            ? judge_attention(seed, &k, r->whole, what, sizeof what)
+    bool single = mistake == HONEST && (r->keys == SHORT || choice(seed, 20, 3) == 0);
+    fb_report *report = single
+                            ? judge_attention(seed, &k, r->keys, what, sizeof what)
                             : judge_sequence(seed, &k, r->small ? &small : NULL, what, sizeof what);
     int verdict = fb_report_outcome(report) == FB_PASSED                     ? 0
                   : strstr(fb_report_reason(report), mistakes[mistake].word) ? 2
@@ -699,29 +709,36 @@ static size_t judge_old_alarms(rates r) {
     static const struct {
         uint64_t seed;
         fb_arithmetic arithmetic;
-        bool lengths;
+        seen keys;
     } old[] = {
-        {41300035, FB_ARITHMETIC_TF32, true}, /* one key: its value in tf32, as if rounded to f16 */
-        {42200040, FB_ARITHMETIC_BF16, true}, /* queries rounded after the scale: another scale */
-        {40400016, FB_ARITHMETIC_FP8, true},  /* the same outputs in all rows, rounded alike */
-        {40900007, FB_ARITHMETIC_BF16, true}, /* stored scores: every LSE times 1.0001 */
-        {5305, FB_ARITHMETIC_F32, false},     /* exp(0) */
-        {5032, FB_ARITHMETIC_BF16, false},    /* exp of stored scores */
-        {5055, FB_ARITHMETIC_FP8, false},     /* row sums of weights that are all the same */
-        {5318, FB_ARITHMETIC_FP8, false},     /* the same */
-        {20146, FB_ARITHMETIC_TF32, false},   /* values that are cut to tf32, equal weights */
-        {20779, FB_ARITHMETIC_TF32, false},   /* the same */
-        {21512, FB_ARITHMETIC_TF32, false},   /* the same */
-        {1600013, FB_ARITHMETIC_BF16, false}, /* stored scores, a scale of 1.02 */
-        {2200050, FB_ARITHMETIC_BF16, false}, /* the same */
-        {21100011, FB_ARITHMETIC_TF32X3, false}, /* one key: half of all outputs are exact */
-        {2100002, FB_ARITHMETIC_F16, false},     /* an LSE stored in f16, the same in all rows */
-        {2100002, FB_ARITHMETIC_BF16, false},    /* in bf16 */
+        {70100032, FB_ARITHMETIC_TF32, LENGTHS}, /* rows of 1 key show tf32, rows of 52 do not */
+        {70500040, FB_ARITHMETIC_TF32, LENGTHS}, /* the same */
+        {70600071, FB_ARITHMETIC_BF16, LENGTHS}, /* stored scores: another reading */
+        {91000028, FB_ARITHMETIC_BF16, SHORT},   /* stored scores: a mistake in 4 rows of 240 */
+        {91000187, FB_ARITHMETIC_BF16, SHORT},   /* a stored score is the LSE of one key */
+        {91000187, FB_ARITHMETIC_F16, SHORT},    /* the same */
+        {91000067, FB_ARITHMETIC_FP8, SHORT},    /* row sums: one key loses nothing */
+        {41300035, FB_ARITHMETIC_TF32, LENGTHS}, /* one key: in tf32 as if rounded to f16 */
+        {42200040, FB_ARITHMETIC_BF16, LENGTHS}, /* scaled queries: another scale */
+        {40400016, FB_ARITHMETIC_FP8, LENGTHS},  /* the same outputs in all rows, rounded alike */
+        {40900007, FB_ARITHMETIC_BF16, LENGTHS}, /* stored scores: every LSE times 1.0001 */
+        {5305, FB_ARITHMETIC_F32, WHOLE},        /* exp(0) */
+        {5032, FB_ARITHMETIC_BF16, WHOLE},       /* exp of stored scores */
+        {5055, FB_ARITHMETIC_FP8, WHOLE},        /* row sums of weights that are all the same */
+        {5318, FB_ARITHMETIC_FP8, WHOLE},        /* the same */
+        {20146, FB_ARITHMETIC_TF32, WHOLE},      /* values that are cut to tf32, equal weights */
+        {20779, FB_ARITHMETIC_TF32, WHOLE},      /* the same */
+        {21512, FB_ARITHMETIC_TF32, WHOLE},      /* the same */
+        {1600013, FB_ARITHMETIC_BF16, WHOLE},    /* stored scores, a scale of 1.02 */
+        {2200050, FB_ARITHMETIC_BF16, WHOLE},    /* the same */
+        {21100011, FB_ARITHMETIC_TF32X3, WHOLE}, /* one key: half of all outputs are exact */
+        {2100002, FB_ARITHMETIC_F16, WHOLE},     /* an LSE stored in f16, the same in all rows */
+        {2100002, FB_ARITHMETIC_BF16, WHOLE},    /* in bf16 */
     };
     size_t failed = 0;
     for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
         r.seed = old[i].seed;
-        r.whole = !old[i].lengths;
+        r.keys = old[i].keys;
         r.arithmetic = old[i].arithmetic;
         failed += judge_all(r, 1);
     }
@@ -755,7 +772,9 @@ int main(int argc, char **argv) {
     rates r = {.seed = argc > 2 && !brief ? strtoull(argv[2], NULL, 10) : 1,
                .say = has_word(argc, argv, "say"),
                .list = has_word(argc, argv, "list"),
-               .whole = has_word(argc, argv, "whole"),
+               .keys = has_word(argc, argv, "whole") ? WHOLE
+                       : has_word(argc, argv, "few") ? SHORT
+                                                     : LENGTHS,
                .small = brief};
     for (size_t a = 0; a < NUM_ARITHMETICS && has_word(argc, argv, "sigma"); a++)
         if (only == FB_ARITHMETIC_AUTO || only == arithmetics[a])

@@ -153,14 +153,16 @@ static inline double small_exp(double x) {
 }
 
 /* The sum of weights without that of the rounded ones, relative to `sum`. Weights are `factor`
- * times as large where the maximum so far is smaller. Adding and taking away a number that is so
- * much larger rounds to nearest. */
+ * times as large where the maximum so far is smaller, but never above 1: that of the largest key so
+ * far is 1, and loses nothing. Adding and taking away a number that is so much larger rounds to
+ * nearest. */
 CLONES static double lost_at(fb_weight_format format, const double *weights, size_t count,
                              double factor) {
     double split = ldexp(1.0, 53 - format.bits) + 1.0, sum = 0.0;
     double large = 0x1.8p52 * format.spacing;
     for (size_t j = 0; j < count; j++) {
-        double w = weights[j] * factor, scaled = w * split, normal = scaled - (scaled - w);
+        double larger = weights[j] * factor, w = larger < 1.0 ? larger : 1.0;
+        double scaled = w * split, normal = scaled - (scaled - w);
         double small = (w + large) - large;
         sum += w - (w < format.normal ? small : normal);
     }

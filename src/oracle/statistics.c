@@ -51,6 +51,15 @@ double fb_student_quantile(double freedom, double probability) {
     return sqrt(freedom * y);
 }
 
+double fb_tail_bound(double count, double hits, double expected) {
+    if (hits <= expected)
+        return 1.0;
+    double misses = count - hits, information = hits * log(hits / expected);
+    if (misses > 0.0)
+        information += misses * log(misses / (count - expected));
+    return exp(-information);
+}
+
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return x < y ? -1 : x > y;

@@ -18,6 +18,10 @@ double fb_mean_square_quantile(double freedom, double probability);
 /* x with P(Student's t > x) = probability; freedom > 0 (Hill's expansion, Commun. ACM 13, 1970). */
 double fb_student_quantile(double freedom, double probability);
 
+/* At least the probability that `hits` or more of `count` independent events happen, of which
+ * `expected` happen on average (Hoeffding's bound, J. Amer. Statist. Assoc. 58, 1963). */
+double fb_tail_bound(double count, double hits, double expected);
+
 /* The median of |values|; 0 without values. Reorders them. */
 double fb_median_magnitude(double *values, size_t count);
 
