@@ -632,7 +632,7 @@ static int judge(const rates *r, uint64_t seed) {
     if (r->list)
         printf("draw\t%llu\t%s\t%s\t%s\t%s\n", (unsigned long long)seed,
                fb_arithmetic_name(k.arithmetic), mistakes[mistake].name, what,
-               verdict ? fb_report_reason(report) : "passed");
+               fb_report_reason(report));
     fb_report_destroy(report);
     return verdict;
 }
