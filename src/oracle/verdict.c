@@ -389,22 +389,48 @@ static bool is_stored_score(const fb_trial *trial, const fb_trial_tensor *t, siz
            spread_of(&trial->parts[t->external], row) < 0x1p-24;
 }
 
+/* What the best mistake changes in an element, over sigma; `from`: the elements of tensors before.
+ */
+static double best_change(const verdict *v, size_t tensor, size_t at, size_t from) {
+    const fb_trial_tensor *t = &v->trial->tensors[tensor];
+    size_t row = t->lse ? at : at / v->trial->dim;
+    double d = (v->filter->best.wrong[from + at] - t->truth[at]) / t->sigma[at];
+    bool there = v->filter->best.rows[tensor * v->trial->rows + row] && t->usable[at];
+    return there && isfinite(d) ? d : 0.0;
+}
+
+/* Whether the best mistake explains more than half of the errors. Stored scores err at random from
+ * row to row and from key to key: no single mistake explains most of that. */
+static bool explains_most(const verdict *v) {
+    double before = 0.0, after = 0.0;
+    size_t from = 0;
+    for (size_t i = 0; i < v->trial->num_tensors; i++) {
+        const fb_trial_tensor *t = &v->trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++) {
+            double e = t->error[at] / t->sigma[at], rest = e - best_change(v, i, at, from);
+            bool stored = t->lse && is_stored_score(v->trial, t, at);
+            before += stored ? 0.0 : e * e;
+            after += stored ? 0.0 : rest * rest;
+        }
+        from += t->value ? t->count : 0;
+    }
+    return after < 0.5 * before;
+}
+
 /* Whether the noise of stored scores would not look like the best mistake, where it was found: in
  * each row all errors may have one cause. */
 static bool told_from_eager(const verdict *v) {
     const fb_trial *trial = v->trial;
-    const fb_filter *f = v->filter;
     double sum = 0.0, squares = 0.0; /* of the coefficient, and of its standard error */
     size_t from = 0;
     for (size_t i = 0; i < trial->num_tensors; i++) {
         const fb_trial_tensor *t = &trial->tensors[i];
-        size_t width = t->lse ? 1 : trial->dim, count = t->value ? t->count / width : 0;
-        for (size_t row = 0; row < count; row++) {
+        size_t width = t->lse ? 1 : trial->dim, rows = t->value ? t->count / width : 0;
+        for (size_t row = 0; row < rows; row++) {
             double together = 0.0;
-            bool looked_at = f->best.rows[i * trial->rows + row] && !is_stored_score(trial, t, row);
-            for (size_t at = row * width; looked_at && at < (row + 1) * width; at++) {
-                double d = (f->best.wrong[from + at] - t->truth[at]) / t->sigma[at];
-                d = isfinite(d) && t->usable[at] ? d : 0.0;
+            bool stored = is_stored_score(trial, t, row);
+            for (size_t at = row * width; !stored && at < (row + 1) * width; at++) {
+                double d = best_change(v, i, at, from);
                 sum += d * d;
                 together += fabs(d);
             }
@@ -412,23 +438,23 @@ static bool told_from_eager(const verdict *v) {
         }
         from += t->value ? t->count : 0;
     }
-    return sum > fb_filter_threshold(f, 1000.0) * sqrt(squares);
+    return sum > fb_filter_threshold(v->filter, 1000.0) * sqrt(squares);
 }
 
 /* Whether scores that are stored in a lower type may be what was found. They look like a small
  * factor or offset, if the rest is as large as their noise; and like a mistake in a few rows, if
  * their noise would hide it there. */
 static bool may_be_eager(verdict *v) {
-    bool shown;
-    allow_eager(v->trial, true);
-    if (v->filter->best.sized) {
+    bool sized = v->filter->best.sized, shown;
+    if (!sized && explains_most(v))
+        return false;
+    if (sized)
         fb_filter_subtract(v->filter);
-        shown = shows_eager(v);
-        restore_errors(v->trial);
-    } else {
-        shown = !told_from_eager(v);
-    }
+    allow_eager(v->trial, true);
+    shown = sized ? shows_eager(v) : !told_from_eager(v);
     allow_eager(v->trial, false);
+    if (sized)
+        restore_errors(v->trial);
     return shown;
 }
 
