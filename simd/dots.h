@@ -17,6 +17,7 @@
  *                        chains [DOT_VECTORS][DOT_TILE_ROWS], to sums [outputs] a stride apart
  *   dot_in_register(vector)
  *                        keeps compilers from loading a vector again in every fma that uses it
+ *   dot_in_turn(sum)     keeps compilers from taking up the next row earlier, or does nothing
  *
  * The register tile is DOT_TILE_ROWS rows x 3 vectors. On AVX2 that is 4 x 3: 12 accumulators, 3
  * registers of weights, 1 of x; 7 loads feed 12 fma, and 12 independent chains hide their latency.
@@ -84,6 +85,9 @@ INLINE void dots_columns(const int ROWS, const fb_dtype DTYPE, const dots_source
         UNROLLED
         for (int i = 0; i < DOT_VECTORS; i++)
             chains[i][row] = dot_fma(x_values, w[i], chains[i][row]);
+        UNROLLED
+        for (int i = 0; i < DOT_VECTORS; i++)
+            dot_in_turn(chains[i][row]);
     }
 }
 

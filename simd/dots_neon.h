@@ -3,9 +3,18 @@
 #ifndef FB_SIMD_DOTS_NEON_H
 #define FB_SIMD_DOTS_NEON_H
 
-#define DOT_TILE_ROWS          4
-#define DOT_PER_VECTOR         1
-#define dot_in_register(value) ((void)0) /* no instruction of NEON loads and multiplies */
+#define DOT_TILE_ROWS  4
+#define DOT_PER_VECTOR 1
+
+/* clang 14 would load the next rows of x early, and run out of registers. gcc does well by itself.
+ */
+#ifdef __clang__
+#define dot_in_register(value) __asm__("" : "+w"((value).val[0]), "+w"((value).val[1]))
+#define dot_in_turn(sum)       __asm__ volatile("" : "+w"((sum).val[0]), "+w"((sum).val[1]))
+#else
+#define dot_in_register(value) ((void)0)
+#define dot_in_turn(sum)       ((void)0)
+#endif
 
 typedef float32x4x2_t dot_vector;
 

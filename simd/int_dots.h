@@ -91,15 +91,17 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
         if (has_zeros) {
             UNROLLED
             for (int row = 0; row < ROWS; row++)
-                begun[i][row] = int_begin(BITS, job->x[row].sums[unit], true, zeros[i]);
+                begun[i][ROW_OF(ROWS, row)] =
+                    int_begin(BITS, job->x[row].sums[unit], true, zeros[i]);
         } else {
             UNROLLED
             for (int row = 0; row < ROWS; row++)
-                begun[i][row] = int_begin(BITS, job->x[row].sums[unit], false, zeros[i]);
+                begun[i][ROW_OF(ROWS, row)] =
+                    int_begin(BITS, job->x[row].sums[unit], false, zeros[i]);
         }
         UNROLLED
         for (int row = 0; row < ROWS; row++)
-            sums[i][row] = int_start(BITS, begun[i][row]);
+            sums[i][ROW_OF(ROWS, row)] = int_start(BITS, begun[i][ROW_OF(ROWS, row)]);
     }
     UNROLLED
     for (int h = 0; h < HALVES; h++) {
@@ -116,8 +118,8 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
             int_x x = int_load_x(BITS, &job->x[row], half);
             UNROLLED
             for (int i = 0; i < INT_VECTORS; i++) {
-                sums[i][row] = int_dot(BITS, sums[i][row], w[i], x);
-                int_in_register(sums[i][row]);
+                sums[i][ROW_OF(ROWS, row)] = int_dot(BITS, sums[i][ROW_OF(ROWS, row)], w[i], x);
+                int_in_register(sums[i][ROW_OF(ROWS, row)]);
             }
         }
     }
@@ -126,8 +128,9 @@ INLINE void int_unit(const int ROWS, const int BITS, const int HALVES, const boo
         int_floats scales = int_load_scales(MIXED, job->scales + i * INT_PER_VECTOR, first, second);
         UNROLLED
         for (int row = 0; row < ROWS; row++)
-            c[i][row] = int_add(int_end(BITS, begun[i][row], sums[i][row]), scales,
-                                int_x_scales(MIXED, &job->x[row].scales[group]), c[i][row]);
+            c[i][ROW_OF(ROWS, row)] = int_add(
+                int_end(BITS, begun[i][ROW_OF(ROWS, row)], sums[i][ROW_OF(ROWS, row)]), scales,
+                int_x_scales(MIXED, &job->x[row].scales[group]), c[i][ROW_OF(ROWS, row)]);
     }
 }
 
@@ -138,7 +141,7 @@ INLINE void int_tile_of(const int ROWS, const int BITS, const int HALVES, const 
     for (int i = 0; i < INT_VECTORS; i++) {
         UNROLLED
         for (int row = 0; row < ROWS; row++)
-            c[i][row] = int_no_floats();
+            c[i][ROW_OF(ROWS, row)] = int_no_floats();
     }
     const size_t units = job->columns / (size_t)(HALVES * INT_HALF);
     const size_t bytes = (size_t)(HALVES * INT_HALF * BITS / 8);

@@ -396,7 +396,9 @@ INLINE unsigned_sums add_unsigned_four(unsigned_sums sums, uint8x16x2_t values,
                                        const uint8_t *four) {
     uint32_t x;
     memcpy(&x, four, sizeof x);
-    const uint8x16_t x_x4 = vreinterpretq_u8_u32(vdupq_n_u32(x));
+    uint8x16_t x_x4 = vreinterpretq_u8_u32(vdupq_n_u32(x));
+    /* Otherwise clang 14 copies upper halves of v into other registers, and runs out of these. */
+    __asm__("" : "+w"(x_x4));
     UNROLLED
     for (int i = 0; i < 2; i++) {
         uint8x16_t v = values.val[i];

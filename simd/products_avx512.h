@@ -91,8 +91,9 @@ INLINE void multiply_line(const size_t ROWS, const size_t BLOCKS, const fb_dtype
             __asm__("" : "+v"(a_x16));
         UNROLLED
         for (size_t block = 0; block < BLOCKS; block++)
-            acc[row][block] = first ? _mm512_mul_ps(a_x16, b_x16[block])
-                                    : _mm512_fmadd_ps(a_x16, b_x16[block], acc[row][block]);
+            acc[ROW_OF(ROWS, row)][block] =
+                first ? _mm512_mul_ps(a_x16, b_x16[block])
+                      : _mm512_fmadd_ps(a_x16, b_x16[block], acc[ROW_OF(ROWS, row)][block]);
     }
 }
 
@@ -137,7 +138,8 @@ INLINE void finish_chain(const size_t ROWS, const size_t BLOCKS, const bool ADD,
     const float *alpha = job->alpha;
     const size_t stride = job->stride, o_stride = job->o_stride;
 #define SUM                                                                                        \
-    (ADD ? _mm512_add_ps(_mm512_loadu_ps(sums + block * LANES), acc[row][block]) : acc[row][block])
+    (ADD ? _mm512_add_ps(_mm512_loadu_ps(sums + block * LANES), acc[ROW_OF(ROWS, row)][block])     \
+         : acc[ROW_OF(ROWS, row)][block])
     if (o) {
         EACH_ROW {
             const __m512 alpha_x16 = _mm512_set1_ps(alpha[row]);

@@ -18,6 +18,10 @@
 #define ROLLED   _Pragma("GCC unroll 1")
 #endif
 
+/* The number of a row in the arrays of a tile of ROWS rows. clang 14 learns too late that the only
+ * row is number 0, and would keep its accumulators in memory. */
+#define ROW_OF(ROWS, row) ((ROWS) == 1 ? 0 : (row))
+
 enum {
     BLOCK = FB_SEGMENT * 16, /* elements: 16 lines of 16 */
     CACHE_LINE = 64,

@@ -20,25 +20,16 @@ import sys
 ALLOWED = {
     ("avx2", r"softmax"): (2, "its array of what the maxima change by, one value a row"),
     ("avx512", r"softmax_(whole|short)_rows"): (1, "its array of what is subtracted, one value a row"),
-    ("avx512", r"(bf16|f16|f32)_1x4"): (
-        4,
-        "clang 14, one row, a length that is not a multiple of 16: its four sums are stored once a line",
-    ),
-    ("avx2", r"(scores|values)_\w+_[123]"): (
+    ("avx2", r"(scores|values)_bf16_(short_)?[12]"): (
         5,
-        "clang 14, tiles of one or two rows, where memory takes the time: pointers; and, in products whose "
-        "length is not a multiple of 16, two accumulators, at most once a range",
+        "gcc 12, tiles of one or two rows, where memory takes the time: pointers, once a block",
     ),
     ("avx2", r"(scores_bf16|values_\w+)_short_[56]s"): (
         1,
         "clang 14: a pointer, once a line, where the length is not a multiple of 16",
     ),
-    ("avx512vnni", r"int_dots_w4_\w+_1"): (
-        18,
-        "clang 14, one row: parts of three vectors, and pointers, once a unit of up to 128 columns of four outputs",
-    ),
     ("avx", r"int_dots_\w+"): (
-        9,
+        7,
         "pointers, and with groups of 32 columns permutations: once a unit of up to 128 columns, which the "
         "integer products take",
     ),
