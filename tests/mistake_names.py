@@ -3,7 +3,7 @@ import re
 
 # A section of the page: its heading, and the arrays that have its names.
 SECTIONS = (
-    ("Results", ("known_results.c list", "known_sizes.c words", "verdict.c coarser_words")),
+    ("Results", ("known_results.c list", "known_sizes.c words", "judging.c coarser_words")),
     ("Inputs and softmax", ("known_attention.c query_words", "known_attention.c exchanged", "known_attention.c list")),
     ("KV heads", ("known_heads.c rules",)),
     ("Masks and batches", ("known_masks.c list", "known_masks.c strict", "known_masks.c batch_list", "known_masks.c length_list")),

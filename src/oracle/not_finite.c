@@ -185,3 +185,10 @@ size_t fb_trial_not_finite(const fb_trial *trial, size_t tensor, char *words, si
         snprintf(words, size, "%zu values are infinite", infinite);
     return infinite;
 }
+
+bool fb_find_not_finite(const fb_trial *trial, size_t *tensor, char *words, size_t size) {
+    for (*tensor = 0; *tensor < trial->num_tensors; ++*tensor)
+        if (fb_trial_not_finite(trial, *tensor, words, size))
+            return true;
+    return false;
+}

@@ -110,6 +110,9 @@ fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_r
 /* The same from the parts as they are now. */
 fb_status fb_trial_refresh(fb_trial *trial);
 
+/* The errors of given tensors anew, after mistakes were taken away from them. */
+void fb_trial_restore_errors(fb_trial *trial);
+
 /* Whether given tensors have a part as their external (or internal) one. */
 enum { FB_EXTERNAL = 1, FB_INTERNAL = 2, FB_ALL_PARTS = 3 };
 bool fb_trial_uses(const fb_trial *trial, size_t part, unsigned which);

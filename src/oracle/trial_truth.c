@@ -326,3 +326,11 @@ fb_status fb_trial_prepare(fb_trial *trial, fb_arithmetic arithmetic, const fb_r
         FB_TRY(read_part(trial, &trial->parts[i], reading));
     return fb_trial_refresh(trial);
 }
+
+void fb_trial_restore_errors(fb_trial *trial) {
+    for (size_t i = 0; i < trial->num_tensors; i++) {
+        fb_trial_tensor *t = &trial->tensors[i];
+        for (size_t at = 0; t->value && at < t->count; at++)
+            t->error[at] = t->usable[at] ? t->value[at] - t->truth[at] : 0.0;
+    }
+}

@@ -18,4 +18,7 @@ fb_status fb_trial_name(fb_trial *trial, fb_arithmetic said, char *words, size_t
  * elements. */
 size_t fb_trial_not_finite(const fb_trial *trial, size_t tensor, char *words, size_t size);
 
+/* The first tensor that has some, and what they are; false: none. */
+bool fb_find_not_finite(const fb_trial *trial, size_t *tensor, char *words, size_t size);
+
 #endif
