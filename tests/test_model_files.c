@@ -144,9 +144,12 @@ Test(model_files, other_spellings) {
     c = expect_config(sdar_8b, "{\"do_sample\": true, \"temperature\": 0}", NULL, NULL);
     cr_assert(!c.do_sample && c.temperature == 0.0);
     c = expect_config(sdar_8b, "{\"do_sample\": true}", NULL, NULL);
-    cr_assert(c.do_sample && c.temperature == 1.0 && c.top_k == 0);
+    cr_assert(c.do_sample && c.temperature == 1.0 && c.top_k == 50);
     c = expect_config(sdar_8b, "{\"do_sample\": false, \"temperature\": 0.6}", NULL, NULL);
     cr_assert(!c.do_sample && c.temperature == 0.0);
+    expect_message(
+        read_config(sdar_8b, "{\"do_sample\": true, \"temperature\": -1}", NULL, NULL, &c),
+        FB_ERROR_FORMAT, "generation_config.json: temperature is -1, expected 0 or more");
     text = with(sdar_8b, "eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9, 1]");
     cr_assert_eq(expect_config(text, NULL, NULL, NULL).num_eos_token_ids, 12);
     cr_assert_eq(expect_config(text, NULL, NULL, NULL).eos_token_ids[11], 12);
@@ -696,7 +699,7 @@ Test(model_files, lying_indices) {
         {"{\"weight_map\": {\"model.norm.weight\": \"gone.safetensors\"}}", FB_ERROR_IO,
          "gone.safetensors"},
         {"{\"weight_map\": {\"no.such\": \"model-00001-of-00002.safetensors\"}}", FB_ERROR_FORMAT,
-         "no.such"},
+         "no tensor called model.layers.0.input_layernorm.weight"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tiny_model tiny = tiny_model_small;

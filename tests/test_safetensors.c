@@ -543,7 +543,17 @@ Test(checkpoint, opens_one_file_or_shards) {
     expect_checkpoint_refused(directory, FB_ERROR_IO, "1.safetensors: cannot open");
     write_shard("1.safetensors", "a", &written[0]);
     write_shard("2.safetensors", "b", &written[1]);
-    expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "2.safetensors: no tensor called c");
+    warnings = (fb_warnings){0}; /* nobody may need c; other loaders read what the files hold */
+    cr_assert_eq(fb_checkpoint_open(directory, false, &warnings, &checkpoint), FB_OK, "%s",
+                 fb_error_message());
+    cr_expect(fb_checkpoint_find(checkpoint, "a") && fb_checkpoint_find(checkpoint, "b"));
+    cr_expect_null(fb_checkpoint_find(checkpoint, "c"));
+    fb_checkpoint_close(checkpoint);
+    cr_assert_eq(warnings.count, 1u);
+    cr_expect(strstr(warnings.texts[0], "index.json places 1 tensor in files that do not have it: "
+                                        "c in 2.safetensors"),
+              "%s", warnings.texts[0]);
+    fb_warnings_free(&warnings);
     write_shard("2.safetensors", "c", &written[2]);
     checkpoint = NULL;
     cr_assert_eq(fb_checkpoint_open(directory, false, NULL, &checkpoint), FB_OK, "%s",
@@ -635,7 +645,33 @@ Test(checkpoint, takes_an_index_beside_its_only_file) {
         fb_checkpoint_close(checkpoint);
     }
     temporary_write_text(sharded, "{\"weight_map\":{\"z\":\"model.safetensors\"}}");
-    expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "no tensor called z");
+    fb_checkpoint *checkpoint = open_checkpoint(directory);
+    expect_value(checkpoint, "x", 1.0f);
+    cr_expect_null(fb_checkpoint_find(checkpoint, "z"));
+    fb_checkpoint_close(checkpoint);
+    temporary_remove();
+}
+
+/* A file that does not have what the index says it has does not hide another one that does. */
+Test(checkpoint, finds_misplaced_tensors) {
+    const char *directory = temporary_make();
+    write_two("1.safetensors", "a", 1.0f, "b", 2.0f);
+    write_two("2.safetensors", "c", 3.0f, "d", 4.0f);
+    temporary_write_text(sharded,
+                         "{\"weight_map\":{\"a\":\"2.safetensors\",\"b\":\"1.safetensors\"}}");
+    fb_checkpoint *checkpoint = open_checkpoint(directory);
+    expect_value(checkpoint, "a", 1.0f);
+    expect_value(checkpoint, "d", 4.0f);
+    fb_checkpoint_close(checkpoint);
+    write_two("2.safetensors", "b", 3.0f, "d", 4.0f); /* in both, and the index says which */
+    checkpoint = open_checkpoint(directory);
+    expect_value(checkpoint, "b", 2.0f);
+    fb_checkpoint_close(checkpoint);
+    temporary_write_text(sharded,
+                         "{\"weight_map\":{\"b\":\"1.safetensors\",\"d\":\"2.safetensors\","
+                         "\"e\":\"2.safetensors\"}}");
+    write_two("2.safetensors", "a", 3.0f, "d", 4.0f); /* a: in both, and nobody says which */
+    expect_checkpoint_refused(directory, FB_ERROR_FORMAT, "more than one tensor is called a");
     temporary_remove();
 }
 

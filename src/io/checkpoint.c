@@ -29,7 +29,8 @@ struct fb_checkpoint {
     char *split_names;     /* and their names */
 };
 
-/* An entry of weight_map: the file that holds a tensor, and the tensor once the file is open. */
+/* An entry of weight_map: the file that holds a tensor, and the tensor once the file is open; NULL
+ * if the file does not have it. */
 typedef struct placement {
     const char *name;
     const char *shard;
@@ -125,14 +126,31 @@ static fb_status open_shards(fb_checkpoint *checkpoint, placement_list *list, bo
         placement *item = &list->items[i];
         if (!single && (i == 0 || strcmp(item->shard, item[-1].shard) != 0))
             FB_TRY(open_shard(checkpoint, item->shard));
-        FB_TRY(fb_safetensors_get(checkpoint->shards[checkpoint->num_shards - 1], item->name,
-                                  &item->tensor));
+        item->tensor =
+            fb_safetensors_find(checkpoint->shards[checkpoint->num_shards - 1], item->name);
     }
     return FB_OK;
 }
 
-/* Adds the tensors of a file, except those that the index places in another file. `list` is sorted
- * by name. */
+/* Other loaders read what the files hold. A model that needs the tensor fails for lack of it. */
+static fb_status warn_of_missing(const fb_checkpoint *checkpoint, const placement_list *list,
+                                 fb_warnings *warnings) {
+    const placement *first = NULL;
+    size_t missing = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        first = !list->items[i].tensor && !first ? &list->items[i] : first;
+        missing += !list->items[i].tensor;
+    }
+    if (missing == 0)
+        return FB_OK;
+    return fb_warn(
+        warnings, "%s: %s places %zu tensor%s in files that do not have %s: %.200s in %.200s%s",
+        checkpoint->directory, index_name, missing, missing == 1 ? "" : "s",
+        missing == 1 ? "it" : "them", first->name, first->shard, missing == 1 ? "" : ", ...");
+}
+
+/* Adds the tensors of a file, except those that the index places in another file that has them.
+ * `list` is sorted by name. */
 static void add_tensors(fb_checkpoint *checkpoint, const fb_safetensors *shard,
                         const placement_list *list) {
     for (size_t i = 0; i < fb_safetensors_count(shard); i++) {
@@ -141,7 +159,7 @@ static void add_tensors(fb_checkpoint *checkpoint, const fb_safetensors *shard,
         const placement *named = list->count == 0 ? NULL
                                                   : bsearch(&wanted, list->items, list->count,
                                                             sizeof wanted, compare_names);
-        if (!named || named->tensor == tensor)
+        if (!named || !named->tensor || named->tensor == tensor)
             checkpoint->tensors[checkpoint->count++] = tensor;
     }
 }
@@ -211,6 +229,7 @@ static fb_status load_files(fb_checkpoint *checkpoint, placement_list *list, boo
         list->count = 0;
     }
     FB_TRY(open_shards(checkpoint, list, single));
+    FB_TRY(warn_of_missing(checkpoint, list, warnings));
     return collect_tensors(checkpoint, list);
 }
 
