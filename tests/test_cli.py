@@ -632,7 +632,7 @@ def sampling_that_the_files_ask_for():
         (copy / "generation_config.json").write_text(
             json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95})
         )
-        line = b"asks for --temperature 0.6 --top-k 20 --top-p 0.95\n"
+        line = b"ask for --temperature 0.6 --top-k 20 --top-p 0.95\n"
         for options, expected in (([], True), (["--temperature", 0], False), (["--temperature", 1], False)):
             result = generate("--prompt", PROMPT, "-n", 1, *options, model=copy)
             succeeded(result)

@@ -95,7 +95,7 @@ typedef struct fb_model_config {
 
     /* How generation_config.json (or config.json) asks to sample. Nothing in the library does so by
      * itself: the caller's fb_generate_options decide, whose default is greedy. temperature (1 if
-     * it is missing), top_k and top_p (0 if they are) are as there, and 0 without do_sample. */
+     * it is missing), top_k (50) and top_p (0) are as there, and 0 without do_sample. */
     bool do_sample;
     double temperature, top_p;
     size_t top_k;

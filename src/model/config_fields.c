@@ -236,7 +236,7 @@ const fb_field fb_generation_fields[] = {
     /* the caller's options decide: fb_generate_options, or the program's command line */
     USED("do_sample", "a program can ask for it; flashblock generate says how to do it"),
     USED("temperature", "with do_sample"),
-    USED("top_k", "with do_sample"),
+    USED("top_k", "with do_sample; missing: 50, as in transformers"),
     USED("top_p", "with do_sample"),
     UNUSED("max_length", "the caller says how many tokens"),
     UNUSED("max_new_tokens", "the caller says how many tokens"),

@@ -27,6 +27,7 @@ enum {
     MAX_BLOCK = 1 << 12, /* a pass takes memory for a block, however small the model is */
     /* Defaults of the Hugging Face class, for fields that config.json does not have. */
     DEFAULT_POSITIONS = 32768,
+    DEFAULT_TOP_K = 50, /* of transformers' GenerationConfig, when it samples */
 };
 
 enum {
@@ -425,6 +426,14 @@ static fb_status read_eos(const fb_json *root, const char *where, reading *r) {
     return FB_OK;
 }
 
+static fb_status read_not_negative(const fb_json *root, const char *where, const char *key,
+                                   double otherwise, double *value) {
+    FB_TRY(fb_json_get_double_or(root, where, key, otherwise, value));
+    return *value >= 0.0
+               ? FB_OK
+               : fb_fail(FB_ERROR_FORMAT, "%s: %s is %g, expected 0 or more", where, key, *value);
+}
+
 /* How to sample, if the file says whether to. */
 static fb_status read_sampling(const fb_json *root, const char *where, reading *r) {
     fb_model_config *config = &r->config;
@@ -435,9 +444,9 @@ static fb_status read_sampling(const fb_json *root, const char *where, reading *
         return FB_OK;
     FB_TRY(fb_json_get_bool(root, where, "do_sample", &sample));
     if (sample) {
-        FB_TRY(fb_json_get_double_or(root, where, "temperature", 1.0, &temperature));
-        FB_TRY(fb_json_get_double_or(root, where, "top_p", 0.0, &top_p));
-        FB_TRY(fb_json_get_size_or(root, where, "top_k", 0, SIZE_MAX, 0, &top_k));
+        FB_TRY(read_not_negative(root, where, "temperature", 1.0, &temperature));
+        FB_TRY(read_not_negative(root, where, "top_p", 0.0, &top_p));
+        FB_TRY(fb_json_get_size_or(root, where, "top_k", 0, SIZE_MAX, DEFAULT_TOP_K, &top_k));
     }
     if (sample && temperature == 0.0) /* the most probable token after all */
         sample = false;

@@ -61,8 +61,8 @@ void fb_summary_print_sampling(const fb_session *session) {
     const fb_model_config *config = fb_model_config_of(session->model);
     if (!config->do_sample || session->chose_sampling)
         return;
-    fprintf(stderr, "sampling   none; the model's generation_config.json asks for --temperature %g",
-            config->temperature > 0.0 ? config->temperature : 1.0);
+    fprintf(stderr, "sampling   none; the model's files ask for --temperature %g",
+            config->temperature);
     if (config->top_k > 0)
         fprintf(stderr, " --top-k %zu", config->top_k);
     if (config->top_p > 0.0 && config->top_p < 1.0)
