@@ -59,6 +59,7 @@ int main(void) {
     print_table("tokenizer.json: normalizer and pre_tokenizer", fb_before_fields);
     print_table("tokenizer.json: post_processor and decoder", fb_after_fields);
     print_table("tokenizer_config.json", fb_tokenizer_config_fields);
+    print_table("special_tokens_map.json", fb_special_map_fields);
     print_table("model.safetensors.index.json", fb_index_fields);
     print_table("config.json of a video model", fb_video_fields);
     return 0;

@@ -453,19 +453,19 @@ Test(fields, every_row_of_the_models_tables) {
 
 static const char tokenizer[] =
     "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":["
-    "{\"id\":40," ADDED(
+    "{\"id\":10," ADDED(
         "<s>",
         "true") "},"
-                "{\"id\":41," ADDED(
+                "{\"id\":11," ADDED(
                     "<|im_end|>",
                     "true") "},"
-                            "{\"id\":42," ADDED(
+                            "{\"id\":12," ADDED(
                                 "<|MASK|>",
                                 "true") "},"
-                                        "{\"id\":43," ADDED(
+                                        "{\"id\":13," ADDED(
                                             "<think>",
                                             "false") "},"
-                                                     "{\"id\":44," ADDED(
+                                                     "{\"id\":14," ADDED(
                                                          "\\u00e9",
                                                          "false") "}],"
                                                                   "\"normalizer\":{\"type\":"
@@ -495,7 +495,7 @@ static const char tokenizer[] =
                                                                   "\"id\":\"A\",\"type_id\":0}}],"
                                                                   "\"pair\":[],"
                                                                   "\"special_tokens\":{\"<s>\":{"
-                                                                  "\"id\":\"<s>\",\"ids\":[40],"
+                                                                  "\"id\":\"<s>\",\"ids\":[10],"
                                                                   "\"tokens\":[\"<s>\"]}}}]},"
                                                                   "\"decoder\":{\"type\":"
                                                                   "\"ByteLevel\",\"add_prefix_"
@@ -519,10 +519,10 @@ static const char tokenizer[] =
 
 static const char tokenizer_config[] =
     "{\"add_bos_token\":true,\"add_eos_token\":false,\"add_prefix_space\":false,"
-    "\"added_tokens_decoder\":{\"41\":{" ADDED(
+    "\"added_tokens_decoder\":{\"11\":{" ADDED(
         "<|im_end|>",
         "true") "},"
-                "\"50\":{" ADDED("\\u00fc",
+                "\"15\":{" ADDED("\\u00fc",
                                  "true") "}},"
                                          "\"additional_special_tokens\":[\"<s>\",\"<|im_end|>\"],"
                                          "\"auto_map\":{},\"bos_token\":\"<s>\","
@@ -556,6 +556,21 @@ Test(fields, of_tokenizer_config_json) {
                .table = fb_tokenizer_config_fields,
                .read = read_tokenizer};
     try_file(&s, tokenizer_config);
+    temporary_remove();
+}
+
+static const char special_tokens_map[] =
+    "{\"additional_special_tokens\":[\"<|im_end|>\",\"<s>\"],\"bos_token\":\"<s>\","
+    "\"cls_token\":\"<s>\",\"eos_token\":\"<|im_end|>\",\"extra_special_tokens\":[\"<s>\"],"
+    "\"mask_token\":\"<|MASK|>\",\"pad_token\":\"<s>\",\"sep_token\":\"<s>\",\"unk_token\":\"<s>"
+    "\"}";
+
+Test(fields, of_special_tokens_map_json) {
+    temporary_make();
+    temporary_write_text("tokenizer.json", tokenizer);
+    suite s = {
+        .file = "special_tokens_map.json", .table = fb_special_map_fields, .read = read_tokenizer};
+    try_file(&s, special_tokens_map);
     temporary_remove();
 }
 

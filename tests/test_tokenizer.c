@@ -1,45 +1,13 @@
-/* The effect of each field of tokenizer.json, on small vocabularies. test_tokenizer_errors.c has
- * malformed files, test_tokenizer_reference.c compares with the reference. */
-#include "tests/temporary.h"
+/* The effect of each field of tokenizer.json, on small vocabularies. test_added_tokens.c has added
+ * tokens, test_tokenizer_errors.c malformed files, test_tokenizer_reference.c compares with the
+ * reference. */
+#include "tests/tokenizer_case.h"
 
-#include <flashblock/tokenizer.h>
-
-#include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* a, b, -, space, and merges of them in the order a- -- -b ab, "Ġa". */
-#define VOCAB                                                                                      \
-    "\"a\":0,\"b\":1,\"-\":2,\"a-\":3,\"--\":4,\"-b\":5,\"ab\":6,\"\\u0120\":7,\"\\u0120a\":8,"    \
-    "\"<unk>\":9,\"abab\":10"
-#define MERGES "\"a -\",\"- -\",\"- b\",\"a b\",\"\\u0120 a\""
-#define MODEL  "{\"type\":\"BPE\",\"vocab\":{" VOCAB "},\"merges\":[" MERGES "]}"
-#define BYTES                                                                                      \
-    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"                   \
-    "\"use_regex\":false}"
-
-/* Writes a tokenizer.json of these fields and returns its path. */
-static const char *write_tokenizer(const char *added, const char *normalizer,
-                                   const char *pre_tokenizer, const char *model) {
-    char text[8192];
-    int length =
-        snprintf(text, sizeof text,
-                 "{\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,\"model\":%s}", added,
-                 normalizer, pre_tokenizer, model);
-    cr_assert(length > 0 && (size_t)length < sizeof text);
-    return temporary_write_text("tokenizer.json", text);
-}
-
-static fb_tokenizer *load(const char *added, const char *normalizer, const char *pre_tokenizer,
-                          const char *model) {
-    fb_tokenizer *tokenizer = NULL;
-    const char *path = write_tokenizer(added, normalizer, pre_tokenizer, model);
-    cr_assert_eq(fb_tokenizer_load(path, &tokenizer), FB_OK, "%s", fb_error_message());
-    return tokenizer;
-}
 
 static fb_tokenizer *load_demo(void) {
     const char *root = getenv("FLASHBLOCK_SOURCE_ROOT");
@@ -48,25 +16,6 @@ static fb_tokenizer *load_demo(void) {
     fb_tokenizer *tokenizer = NULL;
     cr_assert_eq(fb_tokenizer_load(path, &tokenizer), FB_OK, "%s", fb_error_message());
     return tokenizer;
-}
-
-/* The ids, in decimal, separated by spaces. */
-static const char *encode(const fb_tokenizer *tokenizer, const char *text, fb_added_tokens added) {
-    static char shown[4096];
-    int32_t *ids = NULL;
-    size_t count = 0, used = 0;
-    cr_assert_eq(fb_tokenizer_encode(tokenizer, text, strlen(text), added, &ids, &count), FB_OK,
-                 "%s", fb_error_message());
-    shown[0] = '\0';
-    for (size_t i = 0; i < count && used < sizeof shown - 16; i++)
-        used += (size_t)snprintf(shown + used, sizeof shown - used, i ? " %d" : "%d", (int)ids[i]);
-    fb_token_ids_free(ids);
-    return shown;
-}
-
-static void expect_encoded(const fb_tokenizer *tokenizer, const char *text, const char *wanted) {
-    const char *got = encode(tokenizer, text, FB_ADDED_PARSED);
-    cr_expect_str_eq(got, wanted, "'%s': ids %s, not %s", text, got, wanted);
 }
 
 Test(tokenizer, splits_in_every_way) {
@@ -161,35 +110,6 @@ Test(tokenizer, ignores_merges_of_whole_tokens) {
     temporary_remove();
 }
 
-#define ADDED                                                                                      \
-    "[{\"id\":20,\"content\":\"b-b\",\"special\":true},{\"id\":21,\"content\":\"aa\"},"            \
-    "{\"id\":22,\"content\":\"<l>\",\"lstrip\":true},{\"id\":23,\"content\":\"<r>\","              \
-    "\"rstrip\":true},{\"id\":24,\"content\":\"ba\",\"single_word\":true},"                        \
-    "{\"id\":25,\"content\":\"b-b-\",\"special\":true},{\"id\":26,\"content\":\"\"}]"
-
-Test(tokenizer, finds_added_tokens) {
-    temporary_make();
-    fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
-    expect_encoded(tokenizer, "ab-ba", "0 20 0");
-    expect_encoded(tokenizer, "b-b-b", "25 1"); /* the longest */
-    expect_encoded(tokenizer, "aaa", "21 0");   /* the leftmost */
-    expect_encoded(tokenizer, "a  <l> b", "0 22 7 1");
-    expect_encoded(tokenizer, "  <l><l>", "22 22");
-    expect_encoded(tokenizer, "a \xe2\x80\x83<l>", "0 22"); /* U+2003 */
-    expect_encoded(tokenizer, "a <r>  b", "0 7 23 1");
-    expect_encoded(tokenizer, "<r>  ", "23");
-    expect_encoded(tokenizer, "a ba b", "0 7 24 7 1");
-    expect_encoded(tokenizer, "ba-", "24 2");
-    expect_encoded(tokenizer, "aba", "6 0");
-    expect_encoded(tokenizer,
-                   "\xc3\xa9"
-                   "ba",
-                   "1 0");                          /* é is a letter, and no token here */
-    expect_encoded(tokenizer, "ba\xcc\x81", "1 0"); /* so is a combining accent */
-    fb_tokenizer_destroy(tokenizer);
-    temporary_remove();
-}
-
 /* A prompt that spells the mask token must not make the model denoise it. */
 Test(tokenizer, text_cannot_smuggle_in_special_tokens) {
     temporary_make();
@@ -232,12 +152,12 @@ Test(tokenizer, looks_tokens_up) {
     cr_expect_eq(fb_tokenizer_token_id(tokenizer, "b-b"), 20);
     cr_expect_eq(fb_tokenizer_token_id(tokenizer, "nothing"), -1);
     cr_expect(fb_tokenizer_is_special(tokenizer, 20) && !fb_tokenizer_is_special(tokenizer, 21));
-    cr_expect(!fb_tokenizer_is_special(tokenizer, -1) && !fb_tokenizer_is_special(tokenizer, 15) &&
+    cr_expect(!fb_tokenizer_is_special(tokenizer, -1) && !fb_tokenizer_is_special(tokenizer, 27) &&
               !fb_tokenizer_is_special(tokenizer, INT32_MAX));
     size_t length = 9;
     const char *bytes = fb_tokenizer_token_bytes(tokenizer, 8, &length);
     cr_expect(length == 2 && memcmp(bytes, " a", 2) == 0);
-    cr_expect_null(fb_tokenizer_token_bytes(tokenizer, 15, &length));
+    cr_expect_null(fb_tokenizer_token_bytes(tokenizer, 27, &length));
     cr_expect_eq(length, 0u);
     fb_tokenizer_destroy(tokenizer);
     fb_tokenizer_destroy(NULL);
@@ -247,7 +167,7 @@ Test(tokenizer, looks_tokens_up) {
 Test(tokenizer, decodes) {
     temporary_make();
     fb_tokenizer *tokenizer = load(ADDED, "null", BYTES, MODEL);
-    const int32_t ids[] = {8, 20, -5, 15, 1000000, INT32_MAX, INT32_MIN, 6, 21};
+    const int32_t ids[] = {8, 20, -5, 27, 1000000, INT32_MAX, INT32_MIN, 6, 21};
     char *text = NULL;
     size_t length = 0;
     cr_assert_eq(fb_tokenizer_decode(tokenizer, ids, 9, false, &text, &length), FB_OK);
@@ -468,7 +388,7 @@ static void write_processed(const char *processor) {
     char text[8192];
     int length = snprintf(text, sizeof text,
                           "{\"added_tokens\":[" SPECIAL "],\"pre_tokenizer\":" BYTES
-                          ",\"model\":" MODEL ",\"post_processor\":%s}",
+                          ",\"decoder\":" BYTES ",\"model\":" MODEL ",\"post_processor\":%s}",
                           processor);
     cr_assert(length > 0 && (size_t)length < sizeof text);
     temporary_write_text("tokenizer.json", text);
@@ -602,6 +522,33 @@ Test(tokenizer, fields_of_tokenizer_json_that_are_not_used) {
     }
     cr_expect_null(fb_tokenizer_warning(tokenizer, sizeof words / sizeof *words));
     fb_tokenizer_destroy(tokenizer);
+    cr_assert_eq(remove(temporary_path("tokenizer.json")), 0);
+    temporary_write_text("vocab.json", "{}");
+    cr_expect_eq(fb_tokenizer_load(directory, &tokenizer), FB_ERROR_IO);
+    cr_expect(strstr(fb_error_message(), "tokenizer.json: is not there, but vocab.json is: let "));
+    temporary_remove();
+}
+
+Test(tokenizer, warns_of_a_decoder_that_is_not_there) {
+    static const char *const decoders[] = {"\"decoder\":null,", ""};
+    temporary_make();
+    for (size_t i = 0; i < 2; i++) {
+        char text[1024];
+        fb_tokenizer *tokenizer = NULL;
+        snprintf(text, sizeof text, "{%s\"pre_tokenizer\":" BYTES ",\"model\":" MODEL "}",
+                 decoders[i]);
+        cr_assert_eq(fb_tokenizer_load(temporary_write_text("tokenizer.json", text), &tokenizer),
+                     FB_OK);
+        cr_expect(strstr(fb_tokenizer_warning(tokenizer, 0), "there is no decoder"));
+        fb_tokenizer_destroy(tokenizer);
+    }
+    temporary_remove();
+}
+
+Test(tokenizer, added_tokens_json_must_agree) {
+    const char *directory = temporary_make();
+    fb_tokenizer *tokenizer = NULL;
+    write_tokenizer("[]", "null", BYTES, MODEL);
     temporary_write_text("added_tokens.json", "{\"a\":1}");
     cr_expect_eq(fb_tokenizer_load(directory, &tokenizer), FB_ERROR_FORMAT);
     cr_expect(strstr(fb_error_message(), "added_tokens.json: 'a' is 1, but 0 in tokenizer.json"));

@@ -14,8 +14,9 @@
  * Ids are those of Hugging Face's `tokenizers` library, compared with its JavaScript implementation
  * (@huggingface/tokenizers): (?i:...) folds ASCII letters only. White space is the property
  * White_Space everywhere, also in GPT-2's expression, lstrip and rstrip, where that implementation
- * has JavaScript's \s (with U+FEFF, without U+0085); single_word, which it ignores, is heeded.
- * Characters are those of Unicode 17, whatever versions PCRE2 and utf8proc know.
+ * has JavaScript's \s (with U+FEFF, without U+0085). Added tokens are found, and their texts
+ * decoded, as transformers' own library does (tokenizers 0.22.2, in Rust). Characters are those of
+ * Unicode 17, whatever versions PCRE2 and utf8proc know.
  *
  * Text is UTF-8 and may hold NUL. Bytes that are not UTF-8 count as U+FFFD, one for each maximal
  * part of a sequence, as a browser decodes them.
@@ -48,11 +49,12 @@ extern "C" {
 typedef struct fb_tokenizer fb_tokenizer;
 
 /* `path` is a tokenizer.json, or a directory that holds one. In a directory, tokens that only
- * added_tokens_decoder of its tokenizer_config.json names are added too; other fields of that file
- * must agree with tokenizer.json where they concern ids (add_bos_token, add_eos_token,
- * add_prefix_space), and so must added_tokens.json. The caller owns *tokenizer. FB_ERROR_IO,
- * FB_ERROR_FORMAT (not JSON; merges of unknown tokens; an id or a text used twice; ...),
- * FB_ERROR_UNSUPPORTED. */
+ * added_tokens_decoder of its tokenizer_config.json names are added too, and tokens that this file
+ * or special_tokens_map.json names as special (eos_token, ...) are special. Other fields of
+ * tokenizer_config.json must agree with tokenizer.json where they concern ids (add_bos_token,
+ * add_eos_token, add_prefix_space), and so must added_tokens.json. The caller owns *tokenizer.
+ * FB_ERROR_IO, FB_ERROR_FORMAT (not JSON; merges of unknown tokens; an id or a text used twice;
+ * ...), FB_ERROR_UNSUPPORTED. */
 FB_API fb_status fb_tokenizer_load(const char *path, fb_tokenizer **tokenizer);
 
 /* What loading has to say about files that it accepts, as fb_model_warning: NULL for an index that
@@ -105,7 +107,7 @@ FB_API size_t fb_tokenizer_vocab_size(const fb_tokenizer *tokenizer);
  * of an added token by its text; -1 when there is none. */
 FB_API int32_t fb_tokenizer_token_id(const fb_tokenizer *tokenizer, const char *token);
 
-/* true for added tokens marked special; false for any other id, also one out of range. */
+/* true for special added tokens; false for any other id, also one out of range. */
 FB_API bool fb_tokenizer_is_special(const fb_tokenizer *tokenizer, int32_t id);
 
 /* The bytes that an id stands for, not necessarily whole characters; borrowed from the tokenizer.

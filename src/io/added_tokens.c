@@ -83,10 +83,6 @@ void fb_added_matcher_free(fb_added_matcher *matcher) {
     *matcher = (fb_added_matcher){0};
 }
 
-static bool is_allowed(const fb_added_entry *entry, fb_added_tokens mode) {
-    return mode == FB_ADDED_PARSED || (mode == FB_ADDED_SPECIAL_AS_TEXT && !entry->special);
-}
-
 /* All of entries[low .. high) agree in `depth` bytes. Returns the first whose next byte is at least
  * `byte`. */
 static size_t lower_bound(const fb_added_matcher *matcher, size_t low, size_t high, size_t depth,
@@ -103,9 +99,9 @@ static size_t lower_bound(const fb_added_matcher *matcher, size_t low, size_t hi
     return low;
 }
 
-/* The longest allowed entry at the beginning of text[0 .. length), or NULL. Each byte narrows the
- * sorted entries to those that still agree. An entry that ends there is the first of them. */
-static const fb_added_entry *longest_match(const fb_added_matcher *matcher, fb_added_tokens mode,
+/* The longest entry at the beginning of text[0 .. length), or NULL. Each byte narrows the sorted
+ * entries to those that still agree. An entry that ends there is the first of them. */
+static const fb_added_entry *longest_match(const fb_added_matcher *matcher,
                                            const unsigned char *text, size_t length) {
     const fb_added_entry *longest = NULL;
     size_t low = 0, high = matcher->count;
@@ -115,7 +111,7 @@ static const fb_added_entry *longest_match(const fb_added_matcher *matcher, fb_a
         if (low == high)
             break;
         const fb_added_entry *entry = &matcher->entries[low];
-        if (entry->length == depth + 1 && is_allowed(entry, mode))
+        if (entry->length == depth + 1)
             longest = entry;
     }
     return longest;
@@ -159,27 +155,28 @@ static size_t strip_right(const unsigned char *text, size_t begin, size_t length
     return begin;
 }
 
+/* Whether an entry that stands at text[begin .. end) is the token there. */
+static bool counts(const fb_added_entry *entry, fb_added_tokens mode, const unsigned char *text,
+                   size_t length, size_t begin, size_t end) {
+    return !(entry->special && mode == FB_ADDED_SPECIAL_AS_TEXT) &&
+           (!entry->single_word || stands_alone(text, length, begin, end));
+}
+
 fb_added_part fb_added_find(const fb_added_matcher *matcher, fb_added_tokens mode,
-                            const unsigned char *text, size_t length, size_t from) {
-    bool search = matcher->count > 0 && mode != FB_ADDED_AS_TEXT;
-    for (size_t at = from; search && at < length;) {
+                            const unsigned char *text, size_t length, size_t from, size_t search) {
+    bool any = matcher->count > 0 && mode != FB_ADDED_AS_TEXT;
+    for (size_t at = search; any && at < length;) {
         const fb_added_entry *entry =
-            matcher->begins[text[at]] ? longest_match(matcher, mode, text + at, length - at) : NULL;
-        if (!entry) {
-            at++;
-            continue;
+            matcher->begins[text[at]] ? longest_match(matcher, text + at, length - at) : NULL;
+        size_t end = entry ? at + entry->length : at + 1;
+        if (entry && counts(entry, mode, text, length, at, end)) {
+            size_t next = entry->rstrip ? strip_right(text, end, length) : end;
+            size_t begin = entry->lstrip ? strip_left(text, from, at) : at;
+            /* The white space before it, and then all of it, may be gone already. */
+            if (!entry->lstrip || next > from)
+                return (fb_added_part){from, begin, entry->id, next, end};
         }
-        size_t end = at + entry->length;
-        if (entry->single_word && !stands_alone(text, length, at, end)) {
-            at = end;
-            continue;
-        }
-        return (fb_added_part){
-            .begin = from,
-            .end = entry->lstrip ? strip_left(text, from, at) : at,
-            .id = entry->id,
-            .next = entry->rstrip ? strip_right(text, end, length) : end,
-        };
+        at = end; /* nothing is found within a text that does not count */
     }
-    return (fb_added_part){.begin = from, .end = length, .id = -1, .next = length};
+    return (fb_added_part){from, length, -1, length, length};
 }

@@ -32,15 +32,18 @@ void fb_added_matcher_free(fb_added_matcher *matcher);
 
 /* A part of a text: plain text, and the added token that ends it. */
 typedef struct fb_added_part {
-    size_t begin, end; /* of the plain text before the token; may be empty */
+    size_t begin, end; /* of the plain text before the token; empty unless begin < end */
     int32_t id;        /* of the token; -1: none, the plain text goes to the end */
-    size_t next;       /* where the next part begins */
+    size_t next;       /* where the next plain text begins */
+    size_t search;     /* where the next token may begin: in white space that rstrip removes, too */
 } fb_added_part;
 
-/* The part of text[0 .. length) that begins at `from`; the text is well-formed UTF-8. It ends with
- * the leftmost token, and if several begin there, with the longest. lstrip and rstrip remove white
- * space from the neighbouring parts. A single_word token does not match beside a word character. */
+/* The part of text[0 .. length) whose plain text begins at `from`, and whose token begins at
+ * `search` or later; the text is well-formed UTF-8. It ends with the leftmost token, and if several
+ * begin there, with the longest. lstrip and rstrip remove white space from the neighbouring parts.
+ * A single_word token does not match beside a word character. Where a token does not count, no
+ * other is found within its text. All of this is as the tokenizers library does it. */
 fb_added_part fb_added_find(const fb_added_matcher *matcher, fb_added_tokens mode,
-                            const unsigned char *text, size_t length, size_t from);
+                            const unsigned char *text, size_t length, size_t from, size_t search);
 
 #endif

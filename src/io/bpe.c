@@ -141,13 +141,17 @@ static fb_status append_symbols(const fb_bpe *bpe, const symbol *symbols, fb_buf
     return FB_OK;
 }
 
-/* *id is the token that equals the whole piece, or -1. */
+/* *id is the model's token that equals the whole piece, or -1. Text is never an added token here.
+ */
 static fb_status find_whole(const fb_vocabulary *vocabulary, const unsigned char *piece,
                             size_t length, int32_t *id) {
     fb_buffer spelling = {0};
     fb_status status = fb_byte_level_append_spelling(&spelling, piece, length);
     if (status == FB_OK)
         *id = fb_vocabulary_find(vocabulary, (const char *)spelling.data, spelling.size);
+    const fb_token *token = fb_vocabulary_token(vocabulary, *id);
+    if (token && !(token->flags & FB_TOKEN_OF_MODEL))
+        *id = -1;
     fb_buffer_free(&spelling);
     return status;
 }

@@ -27,13 +27,14 @@ typedef fb_status encode_plain(encoding *job, const unsigned char *text, size_t 
 /* Appends the ids of added tokens, and gives the text between them to `plain`. */
 static fb_status encode_parts(encoding *job, const fb_added_matcher *matcher, encode_plain *plain,
                               const unsigned char *text, size_t length) {
-    for (size_t from = 0; from < length;) {
-        fb_added_part part = fb_added_find(matcher, job->added, text, length, from);
+    for (size_t from = 0, search = 0; search < length;) {
+        fb_added_part part = fb_added_find(matcher, job->added, text, length, from, search);
         if (part.begin < part.end)
             FB_TRY(plain(job, text + part.begin, part.end - part.begin));
         if (part.id >= 0)
             FB_TRY(fb_buffer_append(job->ids, &part.id, sizeof part.id));
         from = part.next;
+        search = part.search;
     }
     return FB_OK;
 }

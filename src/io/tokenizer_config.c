@@ -1,17 +1,13 @@
 #include "io/tokenizer_config.h"
 
 #include "base/error.h"
+#include "io/added_list.h"
 #include "io/tokenizer_fields.h"
 
 #include <string.h>
 
 static int32_t find(const fb_tokenizer *tokenizer, const char *text) {
     return fb_vocabulary_find(&tokenizer->vocabulary, text, strlen(text));
-}
-
-/* A token is a text, or an object with `content`. NULL when it is neither. */
-static const char *content_of(const fb_json *token) {
-    return fb_json_string(fb_json_is_object(token) ? fb_json_object_get(token, "content") : token);
 }
 
 /* --- what begins and ends a text -------------------------------------------------------------- */
@@ -47,7 +43,7 @@ static fb_status check_end(const fb_tokenizer *tokenizer, const fb_json *config,
                        path, key, ids->size / sizeof(int32_t));
     if (!wanted)
         return FB_OK;
-    const char *text = content_of(fb_json_object_get(config, token));
+    const char *text = fb_token_content(fb_json_object_get(config, token));
     int32_t id = text ? find(tokenizer, text) : -1;
     if (ids->size == sizeof id && memcmp(ids->data, &id, sizeof id) == 0)
         return FB_OK;
@@ -84,36 +80,7 @@ static fb_status check_prefix_space(const fb_tokenizer *tokenizer, const fb_json
                                     key, wanted ? "true" : "false", used ? "true" : "false");
 }
 
-/* --- special tokens --------------------------------------------------------------------------- */
-
-static fb_status check_special(fb_tokenizer *tokenizer, const fb_json *token, const char *path,
-                               const char *key) {
-    char shown[FB_JSON_SHOW_SIZE];
-    const char *text = content_of(token);
-    if (!text)
-        return fb_fail(FB_ERROR_FORMAT, "%s: %s has %s, not a token", path, key,
-                       fb_json_show(token, shown));
-    return find(tokenizer, text) >= 0
-               ? FB_OK
-               : fb_warn(&tokenizer->warnings,
-                         "%s: %s has '%.100s', which is not a token of tokenizer.json", path, key,
-                         text);
-}
-
-/* A list of tokens, or an object of them by name. */
-static fb_status check_specials(fb_tokenizer *tokenizer, const fb_json *config, const char *path,
-                                const char *key) {
-    const fb_json *value = fb_json_object_get(config, key);
-    if (!fb_json_has(config, key))
-        return FB_OK;
-    if (!fb_json_is_object(value))
-        FB_TRY(fb_json_get_array(config, path, key, &value));
-    for (size_t i = 0; i < fb_json_array_size(value); i++)
-        FB_TRY(check_special(tokenizer, fb_json_array_get(value, i), path, key));
-    for (size_t i = 0; i < fb_json_object_size(value); i++)
-        FB_TRY(check_special(tokenizer, fb_json_object_at(value, i), path, key));
-    return FB_OK;
-}
+/* --- added tokens ----------------------------------------------------------------------------- */
 
 /* The loader has read what it uses of these; they are objects. */
 static fb_status check_decoder_items(fb_tokenizer *tokenizer, const fb_json *config,
@@ -129,8 +96,6 @@ fb_status fb_tokenizer_config_check(fb_tokenizer *tokenizer, const fb_json *conf
                                     const char *path) {
     FB_TRY(check_class(tokenizer, config, path));
     FB_TRY(check_prefix_space(tokenizer, config, path));
-    FB_TRY(check_specials(tokenizer, config, path, "additional_special_tokens"));
-    FB_TRY(check_specials(tokenizer, config, path, "extra_special_tokens"));
     FB_TRY(check_decoder_items(tokenizer, config, path));
     return fb_fields_check(config, path, fb_tokenizer_config_fields, NULL, &tokenizer->warnings);
 }

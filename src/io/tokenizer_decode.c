@@ -30,10 +30,6 @@ static fb_status put_token(fb_token_stream *stream, int32_t id) {
     if (!token || (stream->skip_special && (token->flags & FB_TOKEN_SPECIAL)))
         return FB_OK;
     const unsigned char *bytes = vocabulary->text.data + token->bytes;
-    if (token->flags & FB_TOKEN_ADDED) { /* an added token: a character cannot continue into it */
-        FB_TRY(flush(stream, true));
-        return fb_buffer_append(&stream->text, bytes, token->bytes_length);
-    }
     return fb_buffer_append(&stream->pending, bytes, token->bytes_length);
 }
 

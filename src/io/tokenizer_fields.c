@@ -90,15 +90,18 @@ const fb_field fb_after_fields[] = {
 
 const fb_field fb_tokenizer_config_fields[] = {
     USED("added_tokens_decoder", "those that tokenizer.json lacks"),
-    USED("mask_token", "the model's mask token"),
-    USED("eos_token", "the model's, if no configuration has one"),
-    USED("pad_token", "the model's, if no configuration has one"),
-    USED("bos_token", "what add_bos_token means"),
+    USED("mask_token", "the model's mask token; special"),
+    USED("eos_token", "the model's, if no configuration has one; special"),
+    USED("pad_token", "the model's, if no configuration has one; special"),
+    USED("bos_token", "what add_bos_token means; special"),
+    USED("unk_token", "special"),
+    USED("sep_token", "special"),
+    USED("cls_token", "special"),
     USED("add_bos_token", "must be as tokenizer.json's post_processor"),
     USED("add_eos_token", "must be as tokenizer.json's post_processor"),
     USED("add_prefix_space", "must be as tokenizer.json's pre_tokenizer"),
-    USED("additional_special_tokens", "must be tokens of tokenizer.json"),
-    USED("extra_special_tokens", "must be tokens of tokenizer.json"),
+    USED("additional_special_tokens", "special where tokenizer.json has no added token of it"),
+    USED("extra_special_tokens", "as additional_special_tokens"),
     USED("tokenizer_class", "of a byte-level tokenizer"),
     USED("chat_template", "--chat: must be ChatML"),
     REFUSED("do_lower_case", "false", "texts are not changed"),
@@ -107,9 +110,6 @@ const fb_field fb_tokenizer_config_fields[] = {
     WARNED("split_special_tokens", "false",
            "the caller says how special tokens in a text are read"),
     WARNED("fix_mistral_regex", "false", "the expression of tokenizer.json is used"),
-    UNUSED("unk_token", "tokenizer.json's model has one"),
-    UNUSED("sep_token", "no text is put together with it"),
-    UNUSED("cls_token", "no text is put together with it"),
     UNUSED("errors", "bytes that are not UTF-8 become U+FFFD, as in transformers' fast classes"),
     UNUSED("legacy", "of SentencePiece"),
     UNUSED("sp_model_kwargs", "of SentencePiece"),
@@ -142,6 +142,19 @@ const fb_field fb_tokenizer_config_fields[] = {
     UNUSED("use_fast", "of the Python call"),
     UNUSED("response_schema", "how an answer is read"),
     UNUSED("response_template", "how an answer is read"),
+    END,
+};
+
+const fb_field fb_special_map_fields[] = {
+    USED("mask_token", "as in tokenizer_config.json, which goes first"),
+    USED("eos_token", "as in tokenizer_config.json, which goes first"),
+    USED("pad_token", "as in tokenizer_config.json, which goes first"),
+    USED("bos_token", "special"),
+    USED("unk_token", "special"),
+    USED("sep_token", "special"),
+    USED("cls_token", "special"),
+    USED("additional_special_tokens", "as in tokenizer_config.json"),
+    USED("extra_special_tokens", "as in tokenizer_config.json"),
     END,
 };
 
@@ -188,11 +201,14 @@ static fb_status check_decoder(const fb_json *decoder, const char *where, bool *
     return FB_OK;
 }
 
-static fb_status check_decoders(const fb_json *root, const char *path) {
+static fb_status check_decoders(const fb_json *root, const char *path, fb_warnings *warnings) {
     char where[1024];
     bool found = false;
     if (!fb_json_has(root, "decoder"))
-        return FB_OK;
+        return fb_warn(warnings,
+                       "%s: there is no decoder: text is decoded by bytes; transformers puts "
+                       "spaces between the tokens' spellings",
+                       path);
     snprintf(where, sizeof where, "%s: decoder", path);
     FB_TRY(check_decoder(fb_json_object_get(root, "decoder"), where, &found));
     return found ? FB_OK : fb_fail(FB_ERROR_UNSUPPORTED, "%s: has no ByteLevel", where);
@@ -223,5 +239,5 @@ fb_status fb_tokenizer_check_fields(const fb_json *root, const char *path, fb_wa
         FB_TRY(check_component(fb_json_object_get(root, steps[i].name), where, steps[i].table, 0,
                                warnings));
     }
-    return check_decoders(root, path);
+    return check_decoders(root, path, warnings);
 }

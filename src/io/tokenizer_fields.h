@@ -11,6 +11,7 @@ extern const fb_field fb_bpe_fields[];              /* its model */
 extern const fb_field fb_before_fields[];           /* a step before it, of every type */
 extern const fb_field fb_after_fields[];            /* a step after it, of every type */
 extern const fb_field fb_tokenizer_config_fields[]; /* tokenizer_config.json */
+extern const fb_field fb_special_map_fields[];      /* special_tokens_map.json */
 extern const fb_field fb_index_fields[];            /* model.safetensors.index.json */
 
 /* Checks every field of tokenizer.json, and the decoder's type. `path` begins messages. */

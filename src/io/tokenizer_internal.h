@@ -14,8 +14,8 @@
 struct fb_tokenizer {
     fb_vocabulary vocabulary;
     bool nfc; /* normalise to NFC before splitting */
-    /* `raw` is searched for in the text as given. The rest of the text is normalised, and
-     * `normalized` (the added tokens with that mark) is searched for there. */
+    /* `raw` is searched for in the text as given. Then, in what is left between its tokens and
+     * normalised, `normalized` (the added tokens with that mark) is. */
     fb_added_matcher raw, normalized;
     fb_pretokenizer *pretokenizer;
     fb_bpe bpe;

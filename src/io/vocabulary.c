@@ -32,14 +32,9 @@ static fb_status store(fb_vocabulary *vocabulary, size_t id, const char *spellin
     token->spelling_length = (uint32_t)length;
     FB_TRY(fb_buffer_append(&vocabulary->text, spelling, length));
     token->bytes = vocabulary->text.size;
-    if (flags & FB_TOKEN_ADDED) { /* added tokens are plain text, not spelled in the alphabet */
-        token->bytes = token->spelling;
-    } else {
-        FB_TRY(fb_byte_level_append_bytes(&vocabulary->text, spelling, length));
-    }
-    token->bytes_length = flags & FB_TOKEN_ADDED ? (uint32_t)length
-                                                 : (uint32_t)(vocabulary->text.size - token->bytes);
-    token->flags = flags | FB_TOKEN_EXISTS;
+    FB_TRY(fb_byte_level_append_bytes(&vocabulary->text, spelling, length));
+    token->bytes_length = (uint32_t)(vocabulary->text.size - token->bytes);
+    token->flags = flags;
     return FB_OK;
 }
 
@@ -51,7 +46,7 @@ static fb_status store_model(fb_vocabulary *vocabulary, const fb_json *vocab, co
         if (vocabulary->tokens[id].flags)
             return fb_fail(FB_ERROR_FORMAT, "%s: id %zu is used twice, the second time by %s",
                            where, id, spelling);
-        FB_TRY(store(vocabulary, id, spelling, 0));
+        FB_TRY(store(vocabulary, id, spelling, FB_TOKEN_OF_MODEL));
     }
     return FB_OK;
 }
@@ -67,7 +62,7 @@ static fb_status store_added(fb_vocabulary *vocabulary, const fb_json *vocab,
         return fb_fail(FB_ERROR_FORMAT, "%s: added token %s: its id %zu or its text is used twice",
                        where, added->content, id);
     return store(vocabulary, id, added->content,
-                 FB_TOKEN_ADDED | (added->special ? (unsigned)FB_TOKEN_SPECIAL : 0u));
+                 before | FB_TOKEN_ADDED | (added->special ? (unsigned)FB_TOKEN_SPECIAL : 0u));
 }
 
 static int compare_text(const unsigned char *a, size_t a_length, const unsigned char *b,

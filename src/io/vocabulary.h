@@ -11,7 +11,8 @@
 /* No id is above this. The largest vocabularies in use have a quarter of a million tokens. */
 #define FB_MAX_TOKEN_ID ((1u << 22) - 1)
 
-enum { FB_TOKEN_EXISTS = 1, FB_TOKEN_ADDED = 2, FB_TOKEN_SPECIAL = 4 };
+/* A token is one of the model's (of model.vocab), an added one, or both. */
+enum { FB_TOKEN_OF_MODEL = 1, FB_TOKEN_ADDED = 2, FB_TOKEN_SPECIAL = 4 };
 
 typedef struct fb_token {
     size_t spelling, bytes; /* offsets into the vocabulary's text */

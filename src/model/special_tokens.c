@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "io/added_list.h"
 #include "io/file.h"
 #include "io/json.h"
 
@@ -44,10 +45,6 @@ static fb_status need_vocabulary(documents *files) {
     return FB_OK;
 }
 
-static const char *content_of(const fb_json *token) {
-    return fb_json_string(fb_json_is_object(token) ? fb_json_object_get(token, "content") : token);
-}
-
 static int32_t id_or_none(int64_t id) {
     return id >= 0 && id <= INT32_MAX ? (int32_t)id : -1;
 }
@@ -57,7 +54,7 @@ static int32_t find_in_decoder(const documents *files, const char *text) {
     const fb_json *decoder = fb_json_object_get(files->config, "added_tokens_decoder");
     for (size_t i = 0; i < fb_json_object_size(decoder); i++) {
         const char *key = fb_json_object_key(decoder, i);
-        const char *content = content_of(fb_json_object_at(decoder, i));
+        const char *content = fb_token_content(fb_json_object_at(decoder, i));
         char *end = NULL;
         long long id = strtoll(key, &end, 10);
         if (content && strcmp(content, text) == 0 && end != key && *end == '\0')
@@ -71,7 +68,7 @@ static int32_t find_in_added_tokens(const documents *files, const char *text) {
     const fb_json *added = fb_json_object_get(files->vocabulary, "added_tokens");
     for (size_t i = 0; i < fb_json_array_size(added); i++) {
         const fb_json *token = fb_json_array_get(added, i);
-        const char *content = content_of(token);
+        const char *content = fb_token_content(token);
         int64_t id = -1;
         if (content && strcmp(content, text) == 0 &&
             fb_json_is_int64(fb_json_object_get(token, "id"), &id))
@@ -101,7 +98,7 @@ static fb_status find_named(documents *files, const fb_json *file, const char *n
                             const char *key, int32_t *id) {
     *id = -1;
     const fb_json *token = fb_json_object_get(file, key);
-    const char *text = content_of(token);
+    const char *text = fb_token_content(token);
     if (!text && token && !fb_json_is_null(token)) {
         char shown[FB_JSON_SHOW_SIZE];
         return fb_fail(FB_ERROR_FORMAT, "%s/%s: %s is %s, not a token's text", files->directory,

@@ -47,7 +47,7 @@ export const variants = [
       added(1022, '<|im_end|>', {special: true, rstrip: true}),
       added(1023, '<|MASK|>', {special: true, lstrip: true}),
       added(1024, '<|'), added(1025, '<|im_end|><|im_end|>'), added(1026, 'the'),
-      added(1027, 'caf\u00e9', {normalized: true}), added(1028, 'ne\u0301', {normalized: true}),
+      added(1027, 'caf\u0229', {normalized: true}), added(1028, 'ne\u0301', {normalized: true}),
       added(1029, 'unto', {lstrip: true, rstrip: true}), added(1030, '\u212b'),
     ],
   }},
