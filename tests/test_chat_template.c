@@ -67,6 +67,19 @@ static const char with_tools[] =
     "    {%- endif %}\n"
     "{%- endif %}\n";
 
+/* The text with `end` for each line end. */
+static const char *with_line_ends(const char *text, const char *end) {
+    static char copy[2 * sizeof with_tools];
+    size_t used = 0;
+    for (; *text; text++) {
+        const char *put = *text == '\n' ? end : (const char[]){*text, '\0'};
+        cr_assert(used + strlen(put) < sizeof copy);
+        strcpy(copy + used, put);
+        used += strlen(put);
+    }
+    return copy;
+}
+
 Test(chat_template, those_that_are_chatml) {
     static const char *const texts[] = {
         LOOP ANSWER,
@@ -84,9 +97,12 @@ Test(chat_template, those_that_are_chatml) {
         "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
         "{% endif %}" LOOP ANSWER,
     };
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        cr_expect_eq(fb_chat_template_check(texts[i], strlen(texts[i]), "template"), FB_OK,
-                     "template %zu: %s", i, fb_error_message());
+    static const char *const ends[] = {"\n", "\r\n", "\r"}; /* all are \n to Jinja */
+    for (size_t i = 0; i < 3 * sizeof texts / sizeof *texts; i++) {
+        const char *text = with_line_ends(texts[i / 3], ends[i % 3]);
+        cr_expect_eq(fb_chat_template_check(text, strlen(text), "template"), FB_OK,
+                     "template %zu, line end %zu: %s", i / 3, i % 3, fb_error_message());
+    }
 }
 
 Test(chat_template, those_that_are_not) {

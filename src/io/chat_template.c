@@ -402,7 +402,22 @@ static fb_status check_answer(const scan *s) {
                   s->answer.data ? s->answer.size : 0);
 }
 
-fb_status fb_chat_template_check(const char *text, size_t length, const char *where) {
+/* Jinja reads each line end, \r\n and \r too, as \n. */
+static fb_status copy_lines(const char *text, size_t length, fb_buffer *lines) {
+    for (size_t from = 0; from < length;) {
+        const char *end = memchr(text + from, '\r', length - from);
+        size_t size = end ? (size_t)(end - text) - from : length - from;
+        FB_TRY(fb_buffer_append(lines, text + from, size));
+        from += size;
+        if (end)
+            FB_TRY(fb_buffer_append(lines, "\n", 1));
+        if (end)
+            from += from + 1 < length && text[from + 1] == '\n' ? 2 : 1;
+    }
+    return fb_buffer_terminate(lines); /* never a null pointer */
+}
+
+static fb_status check_lines(const char *text, size_t length, const char *where) {
     scan s = {.where = where, .text = text, .end = text + length};
     fb_status status = scan_all(&s);
     if (status == FB_OK)
@@ -413,6 +428,15 @@ fb_status fb_chat_template_check(const char *text, size_t length, const char *wh
         status = check_answer(&s);
     fb_buffer_free(&s.printed);
     fb_buffer_free(&s.answer);
+    return status;
+}
+
+fb_status fb_chat_template_check(const char *text, size_t length, const char *where) {
+    fb_buffer lines = {0};
+    fb_status status = copy_lines(text, length, &lines);
+    if (status == FB_OK)
+        status = check_lines((const char *)lines.data, lines.size, where);
+    fb_buffer_free(&lines);
     return status;
 }
 
