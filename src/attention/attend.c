@@ -10,8 +10,9 @@
  * Places: a key is known by its place. That is its token or, in a gathered view, its number among
  * all keys of the view. Only the functions that read a key ask for the token (token_at).
  *
- * Threads take units, or where units are few, (unit, chunk) pairs in waves that are merged in
- * order afterwards. Only the view decides where chunks are cut, so no bit depends on who did what.
+ * Threads take units, up to four of a head together, chunk by chunk; or where units are few, (unit,
+ * chunk) pairs in waves that are merged in order afterwards. Only the view decides where chunks are
+ * cut, so no bit depends on who did what.
  */
 #include "attention/check.h"
 #include "attention/chunk.h"
@@ -30,6 +31,7 @@
 enum {
     TASKS_PER_THREAD = 4,    /* enough to even out threads that are not equally fast */
     LEAST_UNIT_ROWS = 4,     /* of fewer rows products are slow: each key is used too seldom */
+    UNITS_TOGETHER = 4,      /* a chunk of f32 is 1 MiB with 128 dimensions, their state 0.4 MiB */
     PARALLEL_FMAS = 1 << 18, /* below this, starting threads costs more than it saves */
 };
 
@@ -118,44 +120,83 @@ static void fold_parts(const fb_attend_problem *problem, fb_row_unit unit,
     }
 }
 
-/* One thread computes a whole unit. */
-static void attend_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w) {
-    fb_begin_unit(problem, unit, w);
-    begin_merges(problem, unit, &w->range, &w->total);
-    for (size_t c = 0, count; c < problem->num_chunks; c += count) {
-        const fb_key_chunk *chunks = problem->chunks + c;
-        size_t left = problem->num_chunks - c, following = left > 1 ? chunks[1].begin : SIZE_MAX;
-        count = fb_next_parts(problem, unit, chunks, left, following, w, &w->chunk);
-        fold_parts(problem, unit, chunks, count, &w->chunk, &w->range, &w->total);
-    }
-    write_result(problem, unit, &w->total);
-}
-
 /* What threads share. `scratch` holds an fb_workspace for each of them; the rest is for
  * attend_by_chunks. */
 typedef struct shared {
     const fb_attend_problem *problem;
     float *scratch;
+    size_t together; /* units of a head that a thread takes together, at most */
     float *parts;
     size_t wave;
     const fb_key_chunk *chunks; /* of the present wave */
     size_t count, step, unit_tasks;
 } shared;
 
-static fb_workspace own_workspace(const shared *s, size_t worker) {
-    size_t floats = fb_workspace_floats(s->problem->head_dim);
-    return fb_workspace_at(s->scratch + worker * floats, s->problem->head_dim);
+static fb_workspace own_workspace(const shared *s, size_t worker, size_t unit) {
+    size_t floats = fb_workspace_floats(s->problem->head_dim, s->together);
+    return fb_workspace_at(s->scratch + worker * floats, s->problem->head_dim, unit);
 }
 
-static void attend_units(void *context, size_t first, size_t end, size_t worker) {
+/* Computes `count` units of a head, from unit number `first` on, chunk by chunk: the chunk comes
+ * from memory once and stays in the L2 cache for all of them. */
+static void attend_together(const shared *s, size_t first, size_t count, size_t worker) {
+    const fb_attend_problem *problem = s->problem;
+    fb_workspace w[UNITS_TOGETHER];
+    size_t next_chunk[UNITS_TOGETHER] = {0};
+    for (size_t i = 0; i < count; i++) {
+        fb_row_unit unit = unit_at(problem, first + i);
+        w[i] = own_workspace(s, worker, i);
+        fb_begin_unit(problem, unit, &w[i]);
+        begin_merges(problem, unit, &w[i].range, &w[i].total);
+    }
+    for (size_t c = 0; c < problem->num_chunks; c++)
+        for (size_t i = 0; i < count; i++) {
+            if (next_chunk[i] > c) /* it has taken this one beside another */
+                continue;
+            fb_row_unit unit = unit_at(problem, first + i);
+            const fb_key_chunk *chunks = problem->chunks + c;
+            size_t left = problem->num_chunks - c,
+                   following = left > 1 ? chunks[1].begin : SIZE_MAX;
+            if (i + 1 < count)
+                following = chunks[0].begin;
+            size_t taken =
+                fb_next_parts(problem, unit, chunks, left, following, &w[i], &w[i].chunk);
+            fold_parts(problem, unit, chunks, taken, &w[i].chunk, &w[i].range, &w[i].total);
+            next_chunk[i] = c + taken;
+        }
+    for (size_t i = 0; i < count; i++)
+        write_result(problem, unit_at(problem, first + i), &w[i].total);
+}
+
+/* Groups of units that are taken together, of each head. */
+static size_t groups_per_head(const fb_attend_problem *problem, size_t together) {
+    return (problem->units_per_head + together - 1) / together;
+}
+
+static void attend_groups(void *context, size_t first, size_t end, size_t worker) {
     const shared *s = context;
-    fb_workspace w = own_workspace(s, worker);
-    for (size_t u = first; u < end; u++)
-        attend_unit(s->problem, unit_at(s->problem, u), &w);
+    const size_t per_head = s->problem->units_per_head;
+    const size_t groups = groups_per_head(s->problem, s->together);
+    for (size_t group = first; group < end; group++) {
+        size_t begin = group % groups * s->together, left = per_head - begin;
+        attend_together(s, group / groups * per_head + begin,
+                        left < s->together ? left : s->together, worker);
+    }
 }
 
 static void attend_by_units(shared *s, size_t threads) {
-    fb_parallel_for(s->problem->num_units, 1, threads, attend_units, s);
+    size_t groups = groups_per_head(s->problem, s->together) * s->problem->kv->num_kv_heads;
+    fb_parallel_for(groups, 1, threads, attend_groups, s);
+}
+
+/* How many units a thread takes together: as many as leave enough tasks for all threads. */
+static size_t units_together(const fb_attend_problem *problem, size_t threads, size_t tasks) {
+    const size_t heads = problem->kv->num_kv_heads;
+    size_t together =
+        problem->units_per_head < UNITS_TOGETHER ? problem->units_per_head : UNITS_TOGETHER;
+    while (threads > 1 && together > 1 && groups_per_head(problem, together) * heads < tasks)
+        together--;
+    return together;
 }
 
 /* The parts of attend_by_chunks, [num_units][2 + wave]: a unit's range, its total, then its wave.
@@ -200,7 +241,7 @@ static void fold_task(const fb_attend_problem *problem, size_t u, const fb_key_c
 
 static void attend_tasks(void *context, size_t first, size_t end, size_t worker) {
     const shared *s = context;
-    fb_workspace w = own_workspace(s, worker);
+    fb_workspace w = own_workspace(s, worker, 0);
     for (size_t task = first; task < end; task++) {
         size_t slot = task % s->unit_tasks * s->step;
         size_t slots_end = slot + s->step < s->count ? slot + s->step : s->count;
@@ -343,9 +384,10 @@ static void cut_into_units(fb_attend_problem *problem, size_t threads) {
 
 /* Takes the memory first: nothing can fail once threads run. */
 static fb_status run_problem(const fb_attend_problem *problem, size_t threads) {
-    size_t workspaces = threads * fb_workspace_floats(problem->head_dim);
     size_t tasks = threads * TASKS_PER_THREAD;
     bool by_units = threads == 1 || problem->num_units >= tasks || problem->num_chunks < 2;
+    size_t together = by_units ? units_together(problem, threads, tasks) : 1;
+    size_t workspaces = threads * fb_workspace_floats(problem->head_dim, together);
     size_t wave = (tasks + problem->num_units - 1) / problem->num_units * chunks_of_task(problem);
     wave = wave < problem->num_chunks ? wave : problem->num_chunks;
     size_t floats = workspaces;
@@ -353,7 +395,7 @@ static fb_status run_problem(const fb_attend_problem *problem, size_t threads) {
         floats += problem->num_units * (FIRST_OF_WAVE + wave) * fb_part_floats(problem->head_dim);
     void *scratch = NULL;
     FB_TRY(fb_scratch_acquire(floats * sizeof(float), &scratch));
-    shared s = {.problem = problem, .scratch = scratch};
+    shared s = {.problem = problem, .scratch = scratch, .together = together};
     s.parts = (float *)scratch + workspaces;
     s.wave = wave;
     if (by_units)

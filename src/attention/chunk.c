@@ -46,13 +46,18 @@ static size_t tile_keys_floats(size_t head_dim) {
     return FB_TILE_KEYS * (head_dim + FB_INT_QUAD); /* few integers have more scales and padding */
 }
 
-size_t fb_workspace_floats(size_t head_dim) {
+/* What a thread has of each unit that it takes together with others. */
+static size_t unit_floats(size_t head_dim) {
     return padded(FB_UNIT_ROWS * fb_padded_dim(head_dim)) + padded(int_q_floats(head_dim)) +
-           padded(tile_keys_floats(head_dim)) + 2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) +
+           2 * padded(FB_UNIT_ROWS) + padded(VISIBLE_FLOATS) + 2 * fb_part_floats(head_dim);
+}
+
+size_t fb_workspace_floats(size_t head_dim, size_t units) {
+    return padded(tile_keys_floats(head_dim)) + 2 * padded(FB_TILE_KEYS * fb_padded_dim(head_dim)) +
            padded(FB_GROUP_KEYS * fb_padded_dim(head_dim)) + padded(fb_padded_dim(head_dim)) +
            padded(SCORE_FLOATS) + padded(FB_UNIT_ROWS * FB_TILE_KEYS) +
-           padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 4 * padded(FB_UNIT_ROWS) +
-           padded(VISIBLE_FLOATS) + 3 * fb_part_floats(head_dim);
+           padded(FB_UNIT_ROWS * FB_GROUP_KEYS) + 2 * padded(FB_UNIT_ROWS) +
+           fb_part_floats(head_dim) + units * unit_floats(head_dim);
 }
 
 /* The next `floats` of the memory at *at. */
@@ -62,12 +67,8 @@ static float *take(float **at, size_t floats) {
     return taken;
 }
 
-fb_workspace fb_workspace_at(float *base, size_t head_dim) {
+fb_workspace fb_workspace_at(float *base, size_t head_dim, size_t unit) {
     fb_workspace w = {0};
-    w.q = take(&base, FB_UNIT_ROWS * fb_padded_dim(head_dim));
-    w.int_q = (int8_t *)(void *)take(&base, int_q_floats(head_dim));
-    w.factors = take(&base, FB_UNIT_ROWS);
-    w.int_sums = (int32_t *)(void *)take(&base, FB_UNIT_ROWS);
     w.keys = take(&base, tile_keys_floats(head_dim));
     w.values = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
     w.transposed = take(&base, FB_TILE_KEYS * fb_padded_dim(head_dim));
@@ -78,10 +79,15 @@ fb_workspace fb_workspace_at(float *base, size_t head_dim) {
     w.sums = take(&base, FB_UNIT_ROWS * FB_GROUP_KEYS);
     w.max = take(&base, FB_UNIT_ROWS);
     w.alpha = take(&base, FB_UNIT_ROWS);
+    w.chunk = fb_part_at(take(&base, fb_part_floats(head_dim)), head_dim);
+    base += unit * unit_floats(head_dim);
+    w.q = take(&base, FB_UNIT_ROWS * fb_padded_dim(head_dim));
+    w.int_q = (int8_t *)(void *)take(&base, int_q_floats(head_dim));
+    w.factors = take(&base, FB_UNIT_ROWS);
+    w.int_sums = (int32_t *)(void *)take(&base, FB_UNIT_ROWS);
     w.visible = (size_t *)(void *)take(&base, VISIBLE_FLOATS);
-    fb_unit_part *parts[] = {&w.chunk, &w.range, &w.total};
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        *parts[i] = fb_part_at(take(&base, fb_part_floats(head_dim)), head_dim);
+    w.range = fb_part_at(take(&base, fb_part_floats(head_dim)), head_dim);
+    w.total = fb_part_at(take(&base, fb_part_floats(head_dim)), head_dim);
     return w;
 }
 

@@ -53,12 +53,9 @@ typedef struct fb_row_unit {
     size_t kv_head, first_row, rows;
 } fb_row_unit;
 
-/* One thread's memory; R = FB_UNIT_ROWS, D = head_dim. Outputs have rows of whole panels. */
+/* One thread's memory for a unit; R = FB_UNIT_ROWS, D = head_dim. Outputs have rows of whole
+ * panels. A thread may take several units together, chunk by chunk: they share the first arrays. */
 typedef struct fb_workspace {
-    float *q;           /* [blocks of D][R][16] */
-    int8_t *int_q;      /* [R][D padded] with keys of FB_INT8: the queries' integers */
-    float *factors;     /* [R] and scale * their scales */
-    int32_t *int_sums;  /* [R] and the sums of the integers */
     float *keys;        /* [4 groups][D][16] one tile, if it has to be packed; or ints, as packed */
     float *values;      /* [4 groups][panels][16][16] one tile, if it has to be packed */
     float *transposed;  /* the same: a tile's keys in the form of values, if mean keys are wanted */
@@ -69,8 +66,14 @@ typedef struct fb_workspace {
     float *max;         /* [R] */
     float *sums;        /* [R][16] */
     float *alpha;       /* [R] */
-    size_t *visible;    /* [R] how many of the view's keys each row sees */
     fb_unit_part chunk; /* the part of a chunk */
+
+    /* The unit's own: */
+    float *q;           /* [blocks of D][R][16] */
+    int8_t *int_q;      /* [R][D padded] with keys of FB_INT8: the queries' integers */
+    float *factors;     /* [R] and scale * their scales */
+    int32_t *int_sums;  /* [R] and the sums of the integers */
+    size_t *visible;    /* [R] how many of the view's keys each row sees */
     fb_unit_part range; /* the merge of the chunks of a range so far */
     fb_unit_part total; /* the merge of the ranges so far */
 } fb_workspace;
@@ -88,9 +91,10 @@ static inline size_t fb_row_head(const fb_attend_problem *problem, fb_row_unit u
 size_t fb_part_floats(size_t head_dim);
 fb_unit_part fb_part_at(float *base, size_t head_dim);
 
-/* The size of an fb_workspace in floats, and an fb_workspace in so many floats at `base`. */
-size_t fb_workspace_floats(size_t head_dim);
-fb_workspace fb_workspace_at(float *base, size_t head_dim);
+/* The size in floats of a thread's memory for `units` units, and the fb_workspace of unit number
+ * `unit` in so many floats at `base`. */
+size_t fb_workspace_floats(size_t head_dim, size_t units);
+fb_workspace fb_workspace_at(float *base, size_t head_dim, size_t unit);
 
 /* Prepares a thread's workspace for a unit: its queries, and how many keys each row sees. */
 void fb_begin_unit(const fb_attend_problem *problem, fb_row_unit unit, const fb_workspace *w);
